@@ -1,0 +1,167 @@
+/**
+ * A local server that plays `chat.qwen.ai` (OAuth) and `portal.qwen.ai` (API) on one port.
+ * As a program: `node qwen-server.mjs --help`. As a library:
+ *
+ *     const server = await startQwenServer({ expiresIn: 2 });
+ *     server.script("chat", ["quota", { do: "cut", after: 5 }]);
+ *     …
+ *     await server.close();
+ *
+ * ## Endpoints
+ *
+ * `device` POST /api/v1/oauth2/device/code, `token` POST /api/v1/oauth2/token, `models` GET /v1/models,
+ * `chat` POST /v1/chat/completions, `embeddings` POST /v1/embeddings (the three also under
+ * /compatible-mode/v1), and outside of scripts `authorize` GET and POST /authorize, and /_control.
+ *
+ * A request is checked in this order: form and client id, or the bearer token; then a scripted step
+ * is taken; then, where `strict` holds, what the portal refuses (400; noted in `violations` even if
+ * the step answers something else); then the quota (chat and embeddings take one each).
+ *
+ * ## What the model says
+ *
+ * `You said: <last user text>`, with a line `Image: image/png, 68 bytes` for each image. Directives
+ * anywhere in the last user text: `CALL <tool> {json}` (any number of them) calls tools that are
+ * offered, `SAY <n>` gives n words, `word1 word2 …`. A file name in the text calls an offered tool
+ * `read` with `{"filePath": name}`. After tool results: `The tool answered: <first 200 characters>`.
+ * A system prompt with the word "title" and no tools: the first five words. `max_tokens` cuts an
+ * answer after so many words, with `finish_reason: "length"`.
+ *
+ * ## Steps
+ *
+ * `script(endpoint, steps)` queues steps; each request takes the first that fits it. A step is a name
+ * or `{ do: name, … }`; without `do` it is `events` where it has those, `answer` where it has a status
+ * or a body, else `ok`.
+ *
+ * Instead of the endpoint's work (nothing is spent, redeemed or approved):
+ *
+ * - `answer` { status = 200, body: string, Buffer or what becomes JSON }
+ * - `pending` 400, `slow_down` 429, `slow_down_rfc` 400, `denied` 400, `expired` 400, `unauthorized` 401,
+ *   `status_pending` 200, `invalid_request` 400 (refused refresh token), `invalid_grant` 400
+ * - `quota` { as403, retryAfter, code = "insufficient_quota", message } 429 or 403
+ * - `rate_limit` { retryAfter, code = "Throttling.RateQuota", message } 429
+ * - `token_rejected` 401, `forbidden` 403, `server_error` { status = 503 } JSON, `html` { status = 504 }
+ * - `redirect` { location, status = 307 }
+ * - `reset` RST, `close` FIN, both before any answer; `hang` never answers; `garbage` is no HTTP
+ * - `empty_stream` only [DONE]; `binary` { bytes = 4096 }
+ * - `huge` { bytes = 200e6, contentType = "application/json" }, `flood` { bytes = 64e6, size = 1024 }
+ *   events of that size: both lazily, as fast as the client reads
+ * - `events` { events: [string or bytes, sent as they are; number or { wait }: ms to wait;
+ *   { base64 }; { json }: an SSE event] }
+ *
+ * On top of the endpoint's work:
+ *
+ * - `ok`; `delay` { ms } before the answer, when the work is done (the token is spent already)
+ * - `lost_answer` { replay }: reset in place of the answer; `replay` as in the options
+ * - `headers_then_stall`; `stall`, `cut` { after = 3 events of a stream, or half the bytes of a body },
+ *   `cut` also { reset: true }; `drip` { ms = 20, bytes = 1 }
+ * - `no_finish` { done = true } without `finish_reason`, and without [DONE] if `done` is false;
+ *   `truncated_json` { at = 0.5 }
+ *
+ * With any step: `times` (1, Infinity, in JSON "always"); which requests it is for: `account`,
+ * `match(entry)`, `anyone: true` (also those whose token or form is refused); `delay` (ms, a promise
+ * or a function that returns one: wait before answering); `status`, `headers`, `contentType`, `body`
+ * instead of its own; `override` (fields, or a function of the JSON answer) and `omit` (names);
+ * `strict`; `pace` (ms between events); `end`: "normal", "silence", "destroy" or "reset".
+ *
+ * ## /_control
+ *
+ * `GET` gives `{ url, stats, violations, pending, requests }`, secrets left out. `POST` takes JSON
+ * `{ action, … }` and gives `{ ok: true, result }`, or 400 `{ error }`. Actions: script { endpoint,
+ * steps }, clearScripts { endpoint }, approve { userCode, account }, deny, expire { userCode },
+ * issueToken { account, expiresIn }, addKey { plan, account }, revokeAccess { token }, revokeAllAccess
+ * { account }, revokeRefresh { token }, setQuota { account, left, as403, retryAfter }, set { options },
+ * reset.
+ *
+ * @module
+ */
+
+import { realpathSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { main } from "./qwen-server/program.mjs";
+import { QwenServer } from "./qwen-server/server.mjs";
+
+export { SECRET_PREFIX } from "./qwen-server/secrets.mjs";
+
+/**
+ * @typedef {object} Options all but the first six may be changed later by `server.set({ … })`
+ * @property {string} [host] "127.0.0.1"
+ * @property {number} [port] 0: any that is free
+ * @property {{ key: string, cert: string }} [tls] serve https
+ * @property {boolean} [http2] with `tls`: speak HTTP/2 to those who ask for it
+ * @property {(line: string) => void} [onLog] takes one redacted line per request
+ * @property {number} [keepRequests] 10,000: so many of the newest, or more, stay in `requests`
+ * @property {string[]} [accounts] ["alice", "bob"]: whom the approval page offers; others may be used
+ * @property {boolean | number} [autoApprove] approve each login at once (true), or after so many ms
+ * @property {string} [autoApproveAccount] the first of `accounts`
+ * @property {string | null} [clientId] Qwen's; null accepts any
+ * @property {number} [deviceExpiresIn] 900 s
+ * @property {number | null} [interval] 1 s; null leaves it out of the answer
+ * @property {boolean} [enforceInterval] false; true answers slow_down (429) to faster polls
+ * @property {number} [expiresIn] 21,600 s, fractions too: the lifetime of access tokens
+ * @property {boolean} [rotate] true; false: a refresh token stays valid and is not sent again
+ * @property {number} [graceMs] 0: for so long a spent refresh token may be redeemed again
+ * @property {"refuse" | "accept"} [replay] "refuse" a spent refresh token even if the answer to its
+ *   redemption was lost on the way
+ * @property {string} [resourceUrl] "full" (`http://127.0.0.1:PORT`), "host", "none", or as it is
+ * @property {boolean} [strict] true: refuse what the portal refuses
+ * @property {number} [pace] 0 ms between the events of a streamed answer
+ */
+
+/**
+ * @typedef {object} Entry a request in `server.requests`
+ * @property {number} id
+ * @property {number} at epoch ms
+ * @property {string | undefined} endpoint
+ * @property {string} method
+ * @property {string} path without the query
+ * @property {Record<string, string>} query
+ * @property {string} httpVersion
+ * @property {Record<string, string>} headers
+ * @property {unknown} body parsed if it is JSON or a form
+ * @property {string | undefined} rawBody
+ * @property {number | undefined} readAt when the body was there
+ * @property {string | undefined} account whose token or key it came with, even if that is refused
+ * @property {"oauth" | "api-key" | undefined} kind
+ * @property {string | undefined} step the name of the scripted step
+ * @property {number | undefined} status undefined while, or if, nothing was answered
+ * @property {number} bytes of the answer's body
+ * @property {string[]} violations
+ * @property {boolean} closedByClient the client went away before the end
+ * @property {number | undefined} finishedAt
+ */
+
+/**
+ * Starts a server. What it has:
+ *
+ * - `url`, `apiBaseUrl` (`${url}/v1`), `port`, `close()` (everything at once, sockets included)
+ * - `requests` (see `Entry`), `seen(endpoint)`, `waitFor(endpoint or predicate, timeoutMs = 5000)`: the
+ *   first entry that fits, past ones too (an endpoint: once its body was read); instead of the time
+ *   `{ timeoutMs, count }` waits for the `count`th
+ * - `stats`: connections, openSockets, requests, deviceRequests, tokenRequests, polls, slowDowns,
+ *   logins, refreshes (requests), redemptions (granted), doubleRedemptions (of a token that is spent,
+ *   unless the first answer was lost: those are `replays`; both revoke all tokens of that login),
+ *   models, chats, embeddings, unauthorized, quotaRefusals, closedByClient, bytesSent
+ * - `violations`: what strict checks and malformed OAuth requests were refused for; `failures`: errors
+ *   of the server's own, such as a throwing `match`
+ * - `issued`: every secret handed out; those made here contain `SECRET_PREFIX`
+ * - `script(endpoint, steps)`, `clearScripts(endpoint?)`, `scriptLeft(endpoint)`: steps not taken yet
+ * - `approve(userCode?, { account }?)`, `deny(userCode?)`, `expire(userCode?)`: no code means the newest
+ *   that is pending; `pendingUserCodes`
+ * - `issueToken({ account, expiresIn, access_token, refresh_token }?)`: a login, as the contents of an
+ *   `oauth_creds.json`; given tokens are adopted
+ * - `addKey({ key, plan = "dashscope", account, models }?)`: an API key ("coding-plan": `sk-sp-…`)
+ * - `revokeAccess(token or key)`, `revokeAllAccess(account?)`, `revokeRefresh(token)`
+ * - `setQuota(account, left, { as403, retryAfter, code, message }?)`: requests left, null is unlimited
+ * - `set(options)`, `options`, and `reset()`: forgets scripts, requests, stats and violations, not
+ *   tokens and quotas
+ *
+ * @param {Options} [options]
+ * @returns {Promise<QwenServer>}
+ */
+export async function startQwenServer(options = {}) {
+  return new QwenServer(options).listen(options);
+}
+
+if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
+  await main(process.argv.slice(2));
+}

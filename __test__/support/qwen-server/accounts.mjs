@@ -1,0 +1,142 @@
+import { newSecret } from "./secrets.mjs";
+
+const SCOPE = "openid profile email model.completion";
+
+/**
+ * Who may use the API: accounts with their quota, the tokens of each login (a family of tokens
+ * that are refreshed from one another), and API keys.
+ */
+export class Accounts {
+  #options;
+  #stats;
+  #accounts = new Map();
+  #access = new Map();
+  #refresh = new Map();
+  #keys = new Map();
+  #origin;
+
+  /** All secrets ever handed out, device codes included. */
+  issued = [];
+
+  constructor(options, stats, origin) {
+    this.#options = options;
+    this.#stats = stats;
+    this.#origin = origin;
+  }
+
+  /** @param {string} name */
+  get(name) {
+    if (typeof name !== "string" || !name) throw new TypeError("account must be a non-empty string");
+    if (!this.#accounts.has(name)) {
+      this.#accounts.set(name, { name, left: Infinity, refusal: {}, cached: new Set() });
+    }
+    return this.#accounts.get(name);
+  }
+
+  names() {
+    return [...new Set([...this.#options.accounts, ...this.#accounts.keys()])];
+  }
+
+  setQuota(name, left, refusal = {}) {
+    const account = this.get(name);
+    account.left = left ?? Infinity;
+    account.refusal = refusal;
+  }
+
+  /** A new login: `given` may carry tokens that exist already, in a fixture for instance. */
+  login(name, { expiresIn, given = {} } = {}) {
+    const family = { account: this.get(name), revoked: false };
+    return this.#issue(family, expiresIn ?? this.#options.expiresIn, given);
+  }
+
+  #issue(family, expiresIn, given = {}) {
+    const refresh = given.refresh_token ?? newSecret("rt");
+    this.#refresh.set(refresh, { family, revoked: false, spentAt: undefined, answer: undefined });
+    this.issued.push(refresh);
+    return { ...this.#issueAccess(family, expiresIn, given.access_token), refresh_token: refresh };
+  }
+
+  #issueAccess(family, expires_in, access_token = newSecret("at")) {
+    this.#access.set(access_token, { family, expiresAt: Date.now() + expires_in * 1000, revoked: false });
+    this.issued.push(access_token);
+    const resource_url = this.#resourceUrl();
+    return {
+      access_token,
+      token_type: "Bearer",
+      ...(resource_url && { resource_url }),
+      scope: SCOPE,
+      expires_in,
+    };
+  }
+
+  #resourceUrl() {
+    const { resourceUrl } = this.#options;
+    if (resourceUrl === "none" || !resourceUrl) return undefined;
+    if (resourceUrl === "full") return this.#origin();
+    return resourceUrl === "host" ? new URL(this.#origin()).host : resourceUrl;
+  }
+
+  refreshAccount(token) {
+    return this.#refresh.get(token)?.family.account;
+  }
+
+  /**
+   * Redeems a refresh token. A spent one ends its whole family, as a stolen token would, unless the
+   * answer to its first redemption was lost and the script grants the replay, or `graceMs` runs.
+   *
+   * @returns {{ tokens: object, record: object } | undefined} undefined: refused
+   */
+  redeem(token) {
+    const record = this.#refresh.get(token);
+    if (!record) return undefined;
+    const { rotate, graceMs, expiresIn } = this.#options;
+    if (record.spentAt !== undefined) {
+      const lost = record.answer === "lost";
+      this.#stats[lost ? "replays" : "doubleRedemptions"] += 1;
+      const granted = (lost && record.replayGranted) || Date.now() - record.spentAt < graceMs;
+      if (!granted) record.family.revoked = true;
+    }
+    if (record.revoked || record.family.revoked) return undefined;
+    this.#stats.redemptions += 1;
+    if (!rotate) return { tokens: this.#issueAccess(record.family, expiresIn), record: {} };
+    record.spentAt = Date.now();
+    record.answer = "pending";
+    return { tokens: this.#issue(record.family, expiresIn), record };
+  }
+
+  addKey({ key, plan = "dashscope", account, models } = {}) {
+    const made = key ?? `${plan === "coding-plan" ? "sk-sp-" : "sk-"}${newSecret("key")}`;
+    const owner = this.get(account ?? `key-${this.#keys.size + 1}`);
+    this.#keys.set(made, { account: owner, plan, models });
+    this.issued.push(made);
+    return made;
+  }
+
+  /** @returns {{ account?: object, kind?: "oauth" | "api-key", plan?: string, ok: boolean }} */
+  authenticate(bearer) {
+    const key = this.#keys.get(bearer);
+    if (key) return { ...key, kind: "api-key", ok: !key.revoked };
+    const token = this.#access.get(bearer);
+    if (!token) return { ok: false };
+    const ok = !token.revoked && !token.family.revoked && Date.now() < token.expiresAt;
+    return { account: token.family.account, kind: "oauth", ok };
+  }
+
+  revokeAccess(token) {
+    const record = this.#access.get(token) ?? this.#keys.get(token);
+    if (record) record.revoked = true;
+    return Boolean(record);
+  }
+
+  revokeAllAccess(name) {
+    for (const record of this.#access.values()) {
+      if (!name || record.family.account.name === name) record.revoked = true;
+    }
+  }
+
+  revokeRefresh(token) {
+    const record = this.#refresh.get(token);
+    if (record) record.revoked = true;
+    return Boolean(record);
+  }
+}

@@ -1,0 +1,11 @@
+import api from "./lib/api.js";
+
+export const {
+  QwenAuthPlugin,
+  createClient,
+  fetch,
+  pollDeviceToken,
+  refreshAccessToken,
+  requestDeviceAuthorization,
+} = api;
+export default api.QwenAuthPlugin;

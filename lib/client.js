@@ -1,0 +1,74 @@
+"use strict";
+
+const { invalidArgument } = require("./errors");
+const { call, createNativeClient } = require("./native");
+const { readRequest } = require("./request");
+const { toResponse } = require("./response");
+const validate = require("./validate");
+
+/** See `QwenClient` in index.d.ts. */
+class QwenClient {
+  #native;
+  #release;
+  #isClosed = false;
+  /** What ends each call that is under way. */
+  #scope = new Set();
+
+  /** @param {boolean} forHost whether errors are made final for OpenCode */
+  constructor(options, forHost) {
+    const { env = validate.environment(process.env, "process.env"), oauth = {}, onEvent, ...rest } = options;
+    const { signal: _, ...oauthSettings } = oauth;
+    const created = createNativeClient({ ...rest, oauth: oauthSettings, forHost }, env, onEvent);
+    this.#native = created.client;
+    this.#release = created.release;
+    this.baseUrl = this.#native.baseUrl;
+    this.fetch = (input, init) => this.#fetch(input, init);
+    Object.defineProperties(this, { baseUrl: { writable: false }, fetch: { writable: false } });
+  }
+
+  async #fetch(input, init) {
+    const { request, signal } = await readRequest(input, init);
+    const head = await this.#call((id) => this.#native.fetch(id, request), { signal });
+    return toResponse(head, { method: request.method, signal, scope: this.#scope });
+  }
+
+  async login(options) {
+    const { signal, openBrowser, onAuthorization } = validate.options(options, "options", {
+      signal: validate.signal,
+      openBrowser: validate.boolean,
+      onAuthorization: validate.callback,
+    });
+    return this.#call((id) => this.#native.login(id, openBrowser), { signal, onProgress: onAuthorization });
+  }
+
+  async accounts() {
+    return this.#call((id) => this.#native.accounts(id));
+  }
+
+  async activeAccount() {
+    const accounts = await this.accounts();
+    return accounts.find((account) => account.active) ?? null;
+  }
+
+  async getAccessToken(options) {
+    const { accountId, signal } = validate.options(options, "options", {
+      accountId: validate.text,
+      signal: validate.signal,
+    });
+    return this.#call((id) => this.#native.accessToken(id, accountId), { signal });
+  }
+
+  close() {
+    this.#isClosed = true;
+    this.#release();
+    const reason = new DOMException("The Qwen client was closed.", "AbortError");
+    for (const abort of [...this.#scope]) abort(reason);
+  }
+
+  async #call(start, options) {
+    if (this.#isClosed) throw invalidArgument("The client", "is closed; make another one");
+    return call((_bridge, id) => start(id), { ...options, scope: this.#scope });
+  }
+}
+
+module.exports = { QwenClient };

@@ -1,0 +1,148 @@
+"use strict";
+
+// Calls into the native core. A call is a number there and a promise here: one wake-up of the core says that there is
+// news, and `drain` takes all of it.
+
+const { QwenAuthError, fromBinding } = require("./errors");
+
+let addon;
+let bridge;
+let lastId = 0;
+let isKeptAlive = false;
+/** Calls that wait for their result. */
+const calls = new Map();
+/** Bodies whose reader waits for bytes. */
+const readers = new Map();
+/** Listeners for a client's events. */
+const listeners = new Map();
+
+/** The bridge of this environment, made at the first use: importing the package starts nothing. */
+function connect() {
+  if (bridge === undefined) {
+    try {
+      addon = require("../binding").load();
+      bridge = new addon.Bridge(onWake);
+    } catch (error) {
+      throw fromBinding(error);
+    }
+  }
+  return bridge;
+}
+
+function nextId() {
+  lastId = (lastId + 1) >>> 0;
+  return lastId;
+}
+
+function onWake() {
+  for (const message of bridge.drain()) deliver(message);
+  keepAlive();
+}
+
+function deliver({ id, kind, value, response }) {
+  if (kind === "readable") {
+    const resume = readers.get(id);
+    readers.delete(id);
+    resume?.();
+  } else if (kind === "event") {
+    tell(listeners.get(id), value);
+  } else if (kind === "progress") {
+    tell(calls.get(id)?.onProgress, value);
+  } else {
+    const call = calls.get(id);
+    if (call === undefined) response?.body.cancel();
+    call?.settle({ error: kind === "error" ? value : undefined, value: kind === "response" ? response : value });
+  }
+}
+
+/** A listener's own errors must not end up in the middle of somebody else's call. */
+function tell(listener, value) {
+  try {
+    listener?.(value);
+  } catch {
+    // It is the listener's to handle.
+  }
+}
+
+/** The process may end once no call and no reader waits, and no token is being written. */
+function keepAlive() {
+  const alive = calls.size > 0 || readers.size > 0 || bridge.isBusy();
+  if (alive !== isKeptAlive) {
+    isKeptAlive = alive;
+    bridge.keepAlive(alive);
+  }
+}
+
+/**
+ * Starts a call and waits for its result.
+ *
+ * @param {(bridge: object, id: number) => void} start
+ * @param {{signal?: AbortSignal, scope?: Set<(reason: unknown) => void>, onProgress?: (value: unknown) => void}} options
+ *   `scope` gets a function that ends the call, for as long as it is under way
+ */
+async function call(start, { signal, scope, onProgress } = {}) {
+  signal?.throwIfAborted();
+  const connected = connect();
+  const { error, value } = await new Promise((resolve, reject) => {
+    const id = nextId();
+    const finish = () => {
+      calls.delete(id);
+      signal?.removeEventListener("abort", onAbort);
+      scope?.delete(abort);
+    };
+    const abort = (reason) => {
+      finish();
+      connected.cancel(id);
+      reject(reason);
+      keepAlive();
+    };
+    const onAbort = () => abort(signal.reason);
+    const settle = (result) => {
+      finish();
+      resolve(result);
+    };
+    calls.set(id, { settle, onProgress });
+    signal?.addEventListener("abort", onAbort, { once: true });
+    scope?.add(abort);
+    try {
+      start(connected, id);
+    } catch (thrown) {
+      finish();
+      reject(fromBinding(thrown));
+    }
+    keepAlive();
+  });
+  if (error !== undefined) throw new QwenAuthError(error);
+  return value;
+}
+
+/** Resolves when a body that had nothing to read has something. */
+function readable(id) {
+  return new Promise((resolve) => {
+    readers.set(id, resolve);
+    keepAlive();
+  });
+}
+
+/** Nobody reads this body any more. */
+function forget(id) {
+  const resume = readers.get(id);
+  readers.delete(id);
+  resume?.();
+  if (bridge !== undefined) keepAlive();
+}
+
+/** Makes a native client whose events go to `onEvent`. Throws what is wrong with the settings. */
+function createNativeClient(settings, env, onEvent) {
+  const connected = connect();
+  const id = nextId();
+  if (onEvent !== undefined) listeners.set(id, onEvent);
+  const { client, error } = addon.createClient(connected, id, settings, env);
+  if (error !== undefined) {
+    listeners.delete(id);
+    throw new QwenAuthError(error);
+  }
+  return { client, release: () => listeners.delete(id) };
+}
+
+module.exports = { call, createNativeClient, forget, readable };

@@ -1,0 +1,127 @@
+"use strict";
+
+// Reads the arguments of fetch, as far as a native client needs them. What no HTTP header or method may be is for the
+// core to say.
+
+const { invalidArgument } = require("./errors");
+const { isObject, read, signal: readSignal } = require("./validate");
+
+const REDIRECTS = ["follow", "error", "manual"];
+
+/**
+ * @param {unknown} input a URL as string or object, or a Request
+ * @param {unknown} init
+ * @returns {Promise<{request: object, signal: AbortSignal | undefined}>}
+ */
+async function readRequest(input, init = {}) {
+  if (!isObject(init)) throw invalidArgument("init", "must be an object");
+  const source = isRequest(input) ? input : {};
+  const pick = (field) => {
+    const own = read(init, field, field);
+    return own === undefined ? read(source, field, `input.${field}`) : own;
+  };
+  const signal = pick("signal") ?? undefined;
+  if (signal !== undefined) readSignal(signal, "signal");
+  signal?.throwIfAborted();
+  const method = pick("method") ?? "GET";
+  if (typeof method !== "string" || method === "") throw invalidArgument("method", "must be the name of an HTTP method");
+  const redirect = pick("redirect") ?? "follow";
+  if (!REDIRECTS.includes(redirect)) throw invalidArgument("redirect", 'must be "follow", "error" or "manual"');
+  const headers = readHeaders(pick("headers"));
+  const { body, contentType } = await readBody(bodyOf(init, source, input));
+  if (contentType !== null && !hasHeader(headers, "content-type")) headers.push("content-type", contentType);
+  const request = { url: readUrl(input), method: normalizedMethod(method), headers, redirect, body };
+  return { request, signal };
+}
+
+function isRequest(input) {
+  return isObject(input) && !(input instanceof URL) && typeof read(input, "url", "input") === "string";
+}
+
+function readUrl(input) {
+  if (typeof input === "string") return input;
+  if (input instanceof URL) return input.href;
+  if (isRequest(input)) return input.url;
+  throw invalidArgument("input", "must be a URL or a Request");
+}
+
+/** fetch writes the usual methods in capitals, and leaves others as they are. */
+function normalizedMethod(method) {
+  const upper = method.toUpperCase();
+  return ["DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"].includes(upper) ? upper : method;
+}
+
+function readHeaders(headers) {
+  if (headers === undefined || headers === null) return [];
+  if (!isObject(headers)) throw invalidArgument("headers", "must be Headers, an object or an array of pairs");
+  const flat = [];
+  const add = (name, value) => {
+    if (typeof name !== "string" || isObject(value) || typeof value === "symbol") {
+      throw invalidArgument("headers", "must hold names and values that are strings");
+    }
+    if (value !== undefined) flat.push(name, String(value));
+  };
+  try {
+    if (typeof headers[Symbol.iterator] === "function") {
+      for (const [name, value] of headers) add(name, value);
+    } else {
+      for (const name of Object.keys(headers)) add(name, headers[name]);
+    }
+  } catch (error) {
+    throw error?.code === "ERR_QWEN_INVALID_ARGUMENT" ? error : invalidArgument("headers", "could not be read", error);
+  }
+  return flat;
+}
+
+function hasHeader(headers, name) {
+  return headers.some((entry, index) => index % 2 === 0 && entry.toLowerCase() === name);
+}
+
+function bodyOf(init, source, input) {
+  const own = read(init, "body", "body");
+  if (own !== undefined) return own;
+  const inherited = read(source, "body", "input.body");
+  return inherited === undefined || inherited === null ? null : input;
+}
+
+async function readBody(body) {
+  if (body === undefined || body === null) return { contentType: null };
+  if (typeof body === "string") return { body, contentType: "text/plain;charset=UTF-8" };
+  try {
+    if (body instanceof ArrayBuffer || ArrayBuffer.isView(body)) return { body: bytesOf(body), contentType: null };
+    if (typeof body.arrayBuffer === "function" && typeof body.url === "string") {
+      return { body: new Uint8Array(await body.arrayBuffer()), contentType: null };
+    }
+    if (isBodyInit(body)) {
+      // A body of another kind is read whole: a refused token means that it has to be sent again.
+      const response = new Response(body);
+      return { body: new Uint8Array(await response.arrayBuffer()), contentType: response.headers.get("content-type") };
+    }
+  } catch (error) {
+    throw invalidArgument("body", "could not be read", error);
+  }
+  throw invalidArgument("body", "must be a string, bytes, a Blob, FormData, URLSearchParams or a ReadableStream");
+}
+
+function isBodyInit(body) {
+  return [Blob, FormData, URLSearchParams, ReadableStream].some((kind) => body instanceof kind);
+}
+
+/** The bytes of a buffer; of a detached one there is no view to be had, so it throws. */
+function bytesOf(body) {
+  const buffer = ArrayBuffer.isView(body) ? body.buffer : body;
+  const view = new Uint8Array(buffer, body.byteOffset ?? 0, body.byteLength);
+  if (view.byteLength === 0 && isDetached(buffer)) throw new TypeError("the buffer is detached");
+  return view;
+}
+
+function isDetached(buffer) {
+  try {
+    new Uint8Array(buffer);
+    return false;
+  } catch {
+    return true;
+  }
+}
+
+module.exports = { readRequest };

@@ -1,0 +1,97 @@
+"use strict";
+
+// Makes a real Response of a native one.
+
+const { QwenAuthError } = require("./errors");
+const { forget, readable } = require("./native");
+
+const STATUSES_WITHOUT_BODY = [204, 205, 304];
+
+/**
+ * @param {{status: number, statusText: string, url: string, headers: string[], body: object}} head
+ * @param {{method: string, signal?: AbortSignal, scope: Set<(reason: unknown) => void>}} context
+ */
+function toResponse({ status, statusText, url, headers: pairs, body }, { method, signal, scope }) {
+  if (status < 200 || status > 599) {
+    body.cancel();
+    throw new QwenAuthError({
+      code: "ERR_QWEN_INVALID_RESPONSE",
+      message: `The server answered with HTTP status ${status}, which means nothing. Check the base URL, then try again.`,
+      status,
+      retryable: false,
+    });
+  }
+  const headers = new Headers();
+  for (let index = 0; index < pairs.length; index += 2) headers.append(pairs[index], pairs[index + 1]);
+  const hasBody = method !== "HEAD" && !STATUSES_WITHOUT_BODY.includes(status);
+  if (!hasBody) body.cancel();
+  const stream = hasBody ? toStream(body, signal, scope) : null;
+  const response = new Response(stream, { status, statusText, headers });
+  // A Response made by hand has no URL, and clients look at it.
+  Object.defineProperty(response, "url", { value: url, configurable: true });
+  return response;
+}
+
+/** A byte stream that reads only when it is read. */
+function toStream(body, signal, scope) {
+  const id = body.id;
+  let finish = () => {};
+  return new ReadableStream(
+    {
+      type: "bytes",
+      start(controller) {
+        // Held weakly: a response that is dropped unread must be collected, and so cancelled, before its signal is.
+        const weakly = [new WeakRef(controller), new WeakRef(body)];
+        const abort = (reason) => {
+          finish();
+          const [controllerLeft, bodyLeft] = weakly.map((reference) => reference.deref());
+          bodyLeft?.cancel();
+          controllerLeft?.error(reason);
+          forget(id);
+        };
+        const onAbort = () => abort(signal.reason);
+        finish = () => {
+          signal?.removeEventListener("abort", onAbort);
+          scope.delete(abort);
+        };
+        if (signal?.aborted) return onAbort();
+        signal?.addEventListener("abort", onAbort, { once: true });
+        scope.add(abort);
+      },
+      async pull(controller) {
+        let data = body.read();
+        while (data === null) {
+          await readable(id);
+          data = body.read();
+        }
+        if (data instanceof Uint8Array) {
+          controller.enqueue(data);
+          return;
+        }
+        finish();
+        if (data === true) {
+          close(controller);
+        } else {
+          controller.error(new QwenAuthError(data));
+        }
+      },
+      cancel() {
+        finish();
+        body.cancel();
+        forget(id);
+      },
+    },
+    { highWaterMark: 0 },
+  );
+}
+
+function close(controller) {
+  try {
+    controller.close();
+    controller.byobRequest?.respond(0);
+  } catch {
+    // The stream was cancelled or aborted while the last read was under way.
+  }
+}
+
+module.exports = { toResponse };

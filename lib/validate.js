@@ -1,0 +1,148 @@
+"use strict";
+
+// Reads callers' objects: each field once, checked, by name.
+
+const { invalidArgument } = require("./errors");
+
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
+/** Reads a property whose getter may throw. */
+function read(object, field, name) {
+  try {
+    return object[field];
+  } catch (error) {
+    throw invalidArgument(name, "could not be read", error);
+  }
+}
+
+function isObject(value) {
+  return (typeof value === "object" && value !== null) || typeof value === "function";
+}
+
+const string = (value, name) => {
+  if (typeof value !== "string") throw invalidArgument(name, "must be a string");
+  return value;
+};
+
+const text = (value, name) => {
+  if (typeof value !== "string" || value.trim() === "") throw invalidArgument(name, "must be a non-empty string");
+  return value;
+};
+
+const boolean = (value, name) => {
+  if (typeof value !== "boolean") throw invalidArgument(name, "must be true or false");
+  return value;
+};
+
+const callback = (value, name) => {
+  if (typeof value !== "function") throw invalidArgument(name, "must be a function");
+  return value;
+};
+
+const milliseconds = (value, name) => {
+  if (!Number.isInteger(value) || value < 1 || value > MAX_TIMER_MS) {
+    throw invalidArgument(name, `must be a whole number of milliseconds from 1 to ${MAX_TIMER_MS}`);
+  }
+  return value;
+};
+
+const seconds = (value, name) => {
+  if (typeof value !== "number" || !Number.isFinite(value) || value < 0) {
+    throw invalidArgument(name, "must be a number of seconds, 0 or more");
+  }
+  return value;
+};
+
+const signal = (value, name) => {
+  const isSignal = isObject(value) && typeof read(value, "aborted", name) === "boolean";
+  if (!isSignal || typeof read(value, "addEventListener", name) !== "function") {
+    throw invalidArgument(name, "must be an AbortSignal");
+  }
+  return value;
+};
+
+const environment = (value, name) => {
+  if (!isObject(value)) throw invalidArgument(name, "must be an object of strings");
+  const variables = {};
+  let names;
+  try {
+    names = Object.keys(value);
+  } catch (error) {
+    throw invalidArgument(name, "could not be read", error);
+  }
+  for (const key of names) {
+    const variable = read(value, key, `${name}.${key}`);
+    if (variable !== undefined) variables[key] = string(variable, `${name}.${key}`);
+  }
+  return variables;
+};
+
+/** Reads the fields of an options object; a missing object has none. */
+function options(value, name, fields) {
+  if (value === undefined) return {};
+  if (!isObject(value)) throw invalidArgument(name, "must be an object");
+  const result = {};
+  for (const [field, check] of Object.entries(fields)) {
+    const path = name === "options" ? field : `${name}.${field}`;
+    const found = read(value, field, path);
+    if (found !== undefined) result[field] = check(found, path);
+  }
+  return result;
+}
+
+/** Like `options`, but every field has to be there. */
+function record(value, name, fields) {
+  if (!isObject(value)) throw invalidArgument(name, "must be an object");
+  const checks = Object.entries(fields).map(([field, check]) => {
+    const required = (found, path) => check(found, path);
+    return [field, required];
+  });
+  const result = {};
+  for (const [field, check] of checks) result[field] = check(read(value, field, `${name}.${field}`), `${name}.${field}`);
+  return result;
+}
+
+const OAUTH_FIELDS = {
+  baseUrl: text,
+  deviceAuthorizationEndpoint: text,
+  tokenEndpoint: text,
+  clientId: text,
+  scope: text,
+  timeoutMs: milliseconds,
+};
+
+const oauth = (value, name) => options(value, name, { ...OAUTH_FIELDS, signal });
+
+const CLIENT_FIELDS = {
+  env: environment,
+  oauth,
+  baseUrl: text,
+  qwenMode: boolean,
+  connectTimeoutMs: milliseconds,
+  idleTimeoutMs: milliseconds,
+  onEvent: callback,
+};
+
+const DEVICE_AUTHORIZATION_FIELDS = {
+  deviceCode: text,
+  userCode: string,
+  verificationUri: string,
+  verificationUriComplete: string,
+  expiresIn: seconds,
+  interval: seconds,
+  codeVerifier: text,
+};
+
+module.exports = {
+  boolean,
+  callback,
+  environment,
+  isObject,
+  options,
+  read,
+  signal,
+  text,
+  oauthOptions: (value) => oauth(value, "options"),
+  clientOptions: (value) => options(value, "options", CLIENT_FIELDS),
+  deviceAuthorization: (value) => record(value, "authorization", DEVICE_AUTHORIZATION_FIELDS),
+};

@@ -1,0 +1,44 @@
+// What the scripts share: running commands, and installing what a fresh clone lacks.
+import { spawn } from "node:child_process";
+import { existsSync, readFileSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+export const root = dirname(dirname(fileURLToPath(import.meta.url)));
+
+/** Runs a command in the repository, its output on the terminal. Exits with its code if it fails. */
+export async function run(command, args, options = {}) {
+  const code = await exitCode(command, args, options);
+  if (code !== 0) {
+    console.error(`${command} ${args.join(" ")} failed (${code}).`);
+    process.exit(code);
+  }
+}
+
+/** Like `run`, but gives the exit code. */
+export function exitCode(command, args, { cwd = root, env = {} } = {}) {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, args, {
+      cwd,
+      stdio: "inherit",
+      env: { ...process.env, ...env },
+      shell: process.platform === "win32",
+    });
+    child.on("error", reject);
+    child.on("exit", (code, signal) => resolve(code ?? (signal ? 1 : 0)));
+  });
+}
+
+/** Installs the packages of a directory, unless they are there already as its lock file wants them. */
+export async function ensureDependencies(directory = ".") {
+  const cwd = join(root, directory);
+  const installed = join(cwd, "node_modules/.package-lock.json");
+  const lock = join(cwd, "package-lock.json");
+  if (existsSync(installed) && statSync(installed).mtimeMs >= statSync(lock).mtimeMs) return;
+  console.log(`Installing the packages of ${directory === "." ? "the repository" : directory} ...`);
+  await run("npm", ["ci", "--ignore-scripts", "--no-audit", "--no-fund"], { cwd });
+}
+
+export function readJson(path) {
+  return JSON.parse(readFileSync(join(root, path), "utf8"));
+}

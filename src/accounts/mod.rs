@@ -1,0 +1,4 @@
+//! Accounts: who a request is sent as.
+
+pub mod account;
+pub mod health;

@@ -1,0 +1,224 @@
+//! How results reach JavaScript: one weak thread-safe function per environment says "wake", and JavaScript takes what is
+//! there.
+//!
+//! Promises are made in JavaScript, by the id of the call. So nothing of ours keeps a process alive but calls that wait,
+//! and an environment can go away at any moment.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::FutureExt as _;
+use napi::bindgen_prelude::Function;
+use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
+use napi::{Env, Status};
+use napi_derive::napi;
+use serde_json::Value;
+use tokio::task::AbortHandle;
+
+use super::runtime::runtime;
+use super::types::{Authorization, OAuthSettings, ResponseHead, Variables, error_value, token_value};
+use crate::busy::Busy;
+use crate::clock::Clock;
+use crate::config::oauth_config;
+use crate::environment::Environment;
+use crate::error::{Error, Result};
+use crate::http::{Http, HttpConfig};
+use crate::oauth::OAuthClient;
+use crate::secret::Secret;
+
+type Wake = ThreadsafeFunction<(), (), (), Status, false, true>;
+
+/// What a call came to.
+pub enum Outcome {
+    /// A plain value.
+    Value(Value),
+    /// A response whose body is still to be read.
+    Response(Box<ResponseHead>),
+}
+
+/// One piece of news for JavaScript.
+#[napi(object, object_from_js = false)]
+pub struct Message {
+    /// The call concerned, or the body that can be read.
+    pub id: u32,
+    /// `value`, `response`, `error`, `progress`, `event` or `readable`.
+    pub kind: &'static str,
+    /// For all kinds but `response` and `readable`.
+    pub value: Option<Value>,
+    /// For `response`.
+    pub response: Option<ResponseHead>,
+}
+
+/// The part of a bridge that other threads hold.
+pub struct Shared {
+    wake: Mutex<Wake>,
+    is_woken: AtomicBool,
+    messages: Mutex<Vec<Message>>,
+    calls: Mutex<HashMap<u32, AbortHandle>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn wake(&self) {
+        if !self.is_woken.swap(true, Ordering::AcqRel) {
+            // An environment that is going away has nobody left to tell, whatever the status says.
+            let _ = lock(&self.wake).call((), ThreadsafeFunctionCallMode::NonBlocking);
+        }
+    }
+
+    fn send(&self, message: Message) {
+        lock(&self.messages).push(message);
+        self.wake();
+    }
+
+    /// Sends a value on the way to a call's result, or an event of a client.
+    pub fn send_value(&self, id: u32, kind: &'static str, value: Value) {
+        self.send(Message { id, kind, value: Some(value), response: None });
+    }
+
+    /// Says that a body has something to read.
+    pub fn send_readable(&self, id: u32) {
+        self.send(Message { id, kind: "readable", value: None, response: None });
+    }
+
+    /// Runs a call to its end, or until it is cancelled.
+    pub fn run(self: &Arc<Self>, id: u32, call: impl Future<Output = Result<Outcome>> + Send + 'static) {
+        let runtime = match runtime() {
+            Ok(runtime) => runtime,
+            Err(error) => return self.send_value(id, "error", error_value(&error)),
+        };
+        let shared = Arc::clone(self);
+        // Held while the call is entered, so that one that ends at once finds its entry to remove.
+        let mut calls = lock(&self.calls);
+        let task = runtime.spawn(async move {
+            let outcome = AssertUnwindSafe(call).catch_unwind().await;
+            lock(&shared.calls).remove(&id);
+            match outcome.unwrap_or_else(|_| Err(Error::internal("a call panicked"))) {
+                Ok(Outcome::Value(value)) => shared.send_value(id, "value", value),
+                Ok(Outcome::Response(head)) => shared.send(Message { id, kind: "response", value: None, response: Some(*head) }),
+                Err(error) => shared.send_value(id, "error", error_value(&error)),
+            }
+        });
+        calls.insert(id, task.abort_handle());
+    }
+}
+
+/// One environment's connection to the core.
+#[napi]
+pub struct Bridge {
+    shared: Arc<Shared>,
+    busy: Busy,
+}
+
+#[napi]
+impl Bridge {
+    /// `onWake` is called when there is something to [`drain`](Self::drain). It does not keep the process alive.
+    #[napi(constructor, catch_unwind)]
+    pub fn new(on_wake: Function<(), ()>) -> napi::Result<Self> {
+        let wake = on_wake.build_threadsafe_function::<()>().weak::<true>().build()?;
+        let shared = Arc::new(Shared {
+            wake: Mutex::new(wake),
+            is_woken: AtomicBool::new(false),
+            messages: Mutex::default(),
+            calls: Mutex::default(),
+        });
+        let idle = Arc::downgrade(&shared);
+        let busy = Busy::new(move || {
+            if let Some(shared) = idle.upgrade() {
+                shared.wake();
+            }
+        });
+        Ok(Self { shared, busy })
+    }
+
+    /// Takes all news.
+    #[napi(catch_unwind)]
+    pub fn drain(&self) -> Vec<Message> {
+        self.shared.is_woken.store(false, Ordering::Release);
+        std::mem::take(&mut *lock(&self.shared.messages))
+    }
+
+    /// Whether the process may end while nothing else keeps it alive.
+    #[napi(catch_unwind)]
+    #[expect(deprecated, reason = "more references, the alternative it names, only ever keep a process alive")]
+    pub fn keep_alive(&self, env: Env, alive: bool) -> napi::Result<()> {
+        let mut wake = lock(&self.shared.wake);
+        if alive { wake.refer(&env) } else { wake.unref(&env) }
+    }
+
+    /// Whether a token is being redeemed or written.
+    #[napi(catch_unwind)]
+    pub fn is_busy(&self) -> bool {
+        self.busy.is_busy()
+    }
+
+    /// Ends a call; nothing more is heard of it. What must reach its end goes on.
+    #[napi(catch_unwind)]
+    pub fn cancel(&self, id: u32) {
+        if let Some(call) = lock(&self.shared.calls).remove(&id) {
+            call.abort();
+        }
+    }
+
+    /// RFC 8628 section 3.1.
+    #[napi(catch_unwind)]
+    pub fn request_device_authorization(&self, id: u32, options: OAuthSettings, variables: Variables) {
+        self.shared.run(id, async move {
+            let authorization = oauth_client(&options, variables)?.request_device_authorization().await?;
+            Ok(Outcome::Value(Authorization::from(&authorization).into_value()))
+        });
+    }
+
+    /// RFC 8628 section 3.4.
+    #[napi(catch_unwind)]
+    pub fn poll_device_token(&self, id: u32, authorization: Authorization, options: OAuthSettings, variables: Variables) {
+        self.shared.run(id, async move {
+            let authorization = authorization.into();
+            let token = oauth_client(&options, variables)?.poll_device_token(&authorization).await?;
+            Ok(Outcome::Value(token_value(&token)))
+        });
+    }
+
+    /// RFC 6749 section 6.
+    #[napi(catch_unwind)]
+    pub fn refresh_access_token(&self, id: u32, refresh_token: String, options: OAuthSettings, variables: Variables) {
+        self.shared.run(id, async move {
+            let refresh_token = Secret::new(refresh_token);
+            let token = oauth_client(&options, variables)?.refresh_access_token(&refresh_token).await?;
+            Ok(Outcome::Value(token_value(&token)))
+        });
+    }
+}
+
+impl Bridge {
+    /// For those who send news of their own.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// For those who begin work that must reach its end.
+    pub fn busy(&self) -> &Busy {
+        &self.busy
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        for call in lock(&self.shared.calls).values() {
+            call.abort();
+        }
+    }
+}
+
+fn oauth_client(options: &OAuthSettings, variables: Variables) -> Result<OAuthClient> {
+    let environment: Environment = variables.into_iter().collect();
+    let config = oauth_config(&options.into(), &environment)?;
+    let http = HttpConfig::from_environment(&environment, config.timeout)?;
+    Ok(OAuthClient::new(Arc::new(Http::new(http)), config, Clock::system()))
+}

@@ -1,0 +1,143 @@
+//! A client as JavaScript holds it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Method;
+use napi::bindgen_prelude::Either;
+use napi_derive::napi;
+use serde_json::Value;
+
+use super::body::ResponseBody;
+use super::bridge::{Bridge, Outcome, Shared};
+use super::types::{
+    Authorization, ClientSettings, FetchRequest, ResponseHead, Variables, access_token_value, account_value, error_value, event_value,
+};
+use crate::client::{Client, Context};
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::events::Events;
+use crate::request::answer::Answer;
+use crate::request::fetch::{Redirect, Request};
+use crate::request::headers;
+use crate::request::stream::Stream;
+
+/// A client.
+#[napi]
+pub struct NativeClient {
+    client: Arc<Client>,
+    shared: Arc<Shared>,
+}
+
+/// A client, or why there is none.
+#[napi(object, object_from_js = false)]
+pub struct Created {
+    pub client: Option<NativeClient>,
+    pub error: Option<Value>,
+}
+
+/// Makes a client. Its events come as messages with its id.
+#[napi(catch_unwind)]
+pub fn create_client(bridge: &Bridge, id: u32, options: ClientSettings, variables: Variables) -> Created {
+    let shared = Arc::clone(bridge.shared());
+    let listener = Arc::downgrade(&shared);
+    let events = Events::new(move |event| {
+        if let Some(shared) = listener.upgrade() {
+            shared.send_value(id, "event", event_value(&event));
+        }
+    });
+    let context = Context { for_host: options.for_host, clock: Clock::system(), events, busy: bridge.busy().clone() };
+    match Client::new(&(&options).into(), variables.into_iter().collect(), context) {
+        Ok(client) => Created { client: Some(NativeClient { client: Arc::new(client), shared }), error: None },
+        Err(error) => Created { client: None, error: Some(error_value(&error)) },
+    }
+}
+
+#[napi]
+impl NativeClient {
+    /// What callers build their URLs from.
+    #[napi(getter, catch_unwind)]
+    pub fn base_url(&self) -> String {
+        self.client.base_url().to_owned()
+    }
+
+    /// Sends a request. The body of its response gets the id of the call.
+    #[napi(catch_unwind)]
+    pub fn fetch(&self, id: u32, request: FetchRequest) {
+        let (client, shared) = (Arc::clone(&self.client), Arc::clone(&self.shared));
+        let request = read_request(request);
+        self.shared.run(id, async move {
+            let answer = client.fetch(request?).await?;
+            Ok(Outcome::Response(Box::new(response_head(id, answer, shared))))
+        });
+    }
+
+    /// Logs in. The authorization comes as progress.
+    #[napi(catch_unwind)]
+    pub fn login(&self, id: u32, open_browser: Option<bool>) {
+        let (client, shared) = (Arc::clone(&self.client), Arc::clone(&self.shared));
+        self.shared.run(id, async move {
+            let account = client
+                .login(open_browser, |authorization| {
+                    shared.send_value(id, "progress", Authorization::from(authorization).into_value());
+                })
+                .await?;
+            Ok(Outcome::Value(account_value(&account)))
+        });
+    }
+
+    /// All accounts.
+    #[napi(catch_unwind)]
+    pub fn accounts(&self, id: u32) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            let accounts = client.accounts().await?;
+            Ok(Outcome::Value(accounts.iter().map(account_value).collect()))
+        });
+    }
+
+    /// A fresh token.
+    #[napi(catch_unwind)]
+    pub fn access_token(&self, id: u32, account_id: Option<String>) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            let token = client.access_token(account_id.as_deref()).await?;
+            Ok(Outcome::Value(access_token_value(&token)))
+        });
+    }
+}
+
+fn read_request(request: FetchRequest) -> Result<Request> {
+    let method = Method::from_bytes(request.method.as_bytes());
+    let pairs = request.headers.chunks_exact(2).map(|pair| (&pair[0], &pair[1]));
+    Ok(Request {
+        method: method.map_err(|_| Error::invalid_argument("method", "is no HTTP method"))?,
+        headers: headers::read(pairs)?,
+        body: request.body.map(|body| match body {
+            Either::A(text) => Bytes::from(text),
+            Either::B(bytes) => Bytes::copy_from_slice(&bytes),
+        }),
+        redirect: match request.redirect.as_str() {
+            "error" => Redirect::Error,
+            "manual" => Redirect::Manual,
+            _ => Redirect::Follow,
+        },
+        url: request.url,
+    })
+}
+
+fn response_head(id: u32, answer: Answer, shared: Arc<Shared>) -> ResponseHead {
+    let mut headers = Vec::with_capacity(answer.headers.len() * 2);
+    for (name, value) in &answer.headers {
+        headers.push(name.as_str().to_owned());
+        // One character a byte, as fetch has it.
+        headers.push(value.as_bytes().iter().copied().map(char::from).collect());
+    }
+    ResponseHead {
+        status: answer.status.as_u16(),
+        status_text: answer.status.canonical_reason().unwrap_or_default().to_owned(),
+        url: answer.url.into(),
+        headers,
+        body: ResponseBody::new(id, Stream::start(answer.body, move || shared.send_readable(id))),
+    }
+}

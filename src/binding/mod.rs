@@ -1,0 +1,7 @@
+//! What Node sees. Nothing here decides anything: it turns JavaScript values into the core's and back.
+
+mod body;
+mod bridge;
+mod client;
+mod runtime;
+mod types;

@@ -1,0 +1,227 @@
+//! JavaScript's values as the core's, and back. `index.js` has checked their types and ranges already.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use napi::bindgen_prelude::{Either, Uint8Array};
+use napi_derive::napi;
+use serde_json::{Map, Value, json};
+
+use super::body::ResponseBody;
+use crate::client::{AccessToken, AccountInfo, AccountState};
+use crate::config::{ClientOptions, OAuthOptions};
+use crate::error::Error;
+use crate::events::Event;
+use crate::oauth::device::DeviceAuthorization;
+use crate::oauth::token::Token;
+use crate::secret::Secret;
+
+/// Environment variables.
+pub type Variables = HashMap<String, String>;
+
+/// `OAuthOptions` of index.d.ts.
+#[napi(object, object_to_js = false)]
+pub struct OAuthSettings {
+    pub base_url: Option<String>,
+    pub device_authorization_endpoint: Option<String>,
+    pub token_endpoint: Option<String>,
+    pub client_id: Option<String>,
+    pub scope: Option<String>,
+    pub timeout_ms: Option<u32>,
+}
+
+/// `ClientOptions` of index.d.ts.
+#[napi(object, object_to_js = false)]
+pub struct ClientSettings {
+    pub oauth: OAuthSettings,
+    pub base_url: Option<String>,
+    pub qwen_mode: Option<bool>,
+    pub connect_timeout_ms: Option<u32>,
+    pub idle_timeout_ms: Option<u32>,
+    /// Whether errors are made final for `OpenCode`.
+    pub for_host: bool,
+}
+
+/// `DeviceAuthorization` of index.d.ts.
+#[napi(object, object_to_js = false)]
+pub struct Authorization {
+    pub device_code: String,
+    pub user_code: String,
+    pub verification_uri: String,
+    pub verification_uri_complete: String,
+    pub expires_in: f64,
+    pub interval: f64,
+    pub code_verifier: String,
+}
+
+/// A request, read off `fetch`'s arguments.
+#[napi(object, object_to_js = false)]
+pub struct FetchRequest {
+    pub url: String,
+    pub method: String,
+    /// Names and values in turn.
+    pub headers: Vec<String>,
+    pub body: Option<Either<String, Uint8Array>>,
+    /// `follow`, `error` or `manual`.
+    pub redirect: String,
+}
+
+/// A response whose body is still to be read.
+#[napi(object, object_from_js = false)]
+pub struct ResponseHead {
+    pub status: u16,
+    pub status_text: String,
+    pub url: String,
+    /// Names and values in turn.
+    pub headers: Vec<String>,
+    pub body: ResponseBody,
+}
+
+fn milliseconds(value: Option<u32>) -> Option<Duration> {
+    value.map(|ms| Duration::from_millis(ms.into()))
+}
+
+impl From<&OAuthSettings> for OAuthOptions {
+    fn from(settings: &OAuthSettings) -> Self {
+        Self {
+            base_url: settings.base_url.clone(),
+            device_authorization_endpoint: settings.device_authorization_endpoint.clone(),
+            token_endpoint: settings.token_endpoint.clone(),
+            client_id: settings.client_id.clone(),
+            scope: settings.scope.clone(),
+            timeout: milliseconds(settings.timeout_ms),
+        }
+    }
+}
+
+impl From<&ClientSettings> for ClientOptions {
+    fn from(settings: &ClientSettings) -> Self {
+        Self {
+            oauth: (&settings.oauth).into(),
+            base_url: settings.base_url.clone(),
+            qwen_mode: settings.qwen_mode,
+            connect_timeout: milliseconds(settings.connect_timeout_ms),
+            idle_timeout: milliseconds(settings.idle_timeout_ms),
+        }
+    }
+}
+
+impl From<Authorization> for DeviceAuthorization {
+    fn from(authorization: Authorization) -> Self {
+        Self {
+            device_code: Secret::new(authorization.device_code),
+            user_code: authorization.user_code,
+            verification_uri: authorization.verification_uri,
+            verification_uri_complete: authorization.verification_uri_complete,
+            expires_in: authorization.expires_in,
+            interval: authorization.interval,
+            code_verifier: Secret::new(authorization.code_verifier),
+        }
+    }
+}
+
+impl From<&DeviceAuthorization> for Authorization {
+    fn from(authorization: &DeviceAuthorization) -> Self {
+        Self {
+            device_code: authorization.device_code.expose().to_owned(),
+            user_code: authorization.user_code.clone(),
+            verification_uri: authorization.verification_uri.clone(),
+            verification_uri_complete: authorization.verification_uri_complete.clone(),
+            expires_in: authorization.expires_in,
+            interval: authorization.interval,
+            code_verifier: authorization.code_verifier.expose().to_owned(),
+        }
+    }
+}
+
+impl Authorization {
+    /// As JavaScript gets it.
+    pub fn into_value(self) -> Value {
+        json!({
+            "deviceCode": self.device_code,
+            "userCode": self.user_code,
+            "verificationUri": self.verification_uri,
+            "verificationUriComplete": self.verification_uri_complete,
+            "expiresIn": self.expires_in,
+            "interval": self.interval,
+            "codeVerifier": self.code_verifier,
+        })
+    }
+}
+
+/// `Token` of index.d.ts.
+pub fn token_value(token: &Token) -> Value {
+    without_null(json!({
+        "accessToken": token.access_token.expose(),
+        "refreshToken": token.refresh_token.as_ref().map(Secret::expose),
+        "tokenType": token.token_type,
+        "resourceUrl": token.resource_url,
+        "scope": token.scope,
+        "expiresAt": token.expires_at,
+    }))
+}
+
+/// The answer of `getAccessToken`.
+pub fn access_token_value(token: &AccessToken) -> Value {
+    json!({
+        "accessToken": token.access_token.expose(),
+        "baseUrl": token.base_url,
+        "accountId": token.account_id,
+        "expiresAt": token.expires_at,
+    })
+}
+
+/// `Account` of index.d.ts.
+pub fn account_value(account: &AccountInfo) -> Value {
+    without_null(json!({
+        "id": account.id,
+        "label": account.label,
+        "kind": "oauth",
+        "active": true,
+        "state": match account.state {
+            AccountState::Ready => "ready",
+            AccountState::NeedsLogin => "needs-login",
+        },
+        "baseUrl": account.base_url,
+        "expiresAt": account.expires_at,
+        "createdAt": account.updated_at,
+        "updatedAt": account.updated_at,
+        "lastError": account.last_error.as_ref().map(|error| {
+            json!({"code": error.code.as_str(), "message": error.message, "at": error.at})
+        }),
+    }))
+}
+
+/// `QwenEvent` of index.d.ts.
+pub fn event_value(event: &Event) -> Value {
+    without_null(json!({
+        "type": event.kind.as_str(),
+        "at": event.at,
+        "message": event.message,
+        "accountId": event.account_id,
+        "code": event.code.map(crate::error::Code::as_str),
+    }))
+}
+
+/// The fields of a `QwenAuthError`.
+pub fn error_value(error: &Error) -> Value {
+    without_null(json!({
+        "code": error.code().as_str(),
+        "message": error.message(),
+        "status": error.status(),
+        "oauthError": error.oauth_error(),
+        "accountId": error.account_id(),
+        "path": error.path().map(|path| path.to_string_lossy()),
+        "retryAfterMs": error.retry_after_ms(),
+        "retryable": error.is_retryable(),
+        "cause": error.cause().map(error_value),
+    }))
+}
+
+/// An optional property that is not there is missing, not null.
+fn without_null(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => Value::Object(fields.into_iter().filter(|(_, value)| !value.is_null()).collect::<Map<_, _>>()),
+        other => other,
+    }
+}

@@ -1,0 +1,247 @@
+//! Options and environment variables, made into values that are known to be usable.
+
+use std::time::Duration;
+
+use url::Url;
+
+use crate::base_url::{DEFAULT_API_BASE_URL, api_base_url};
+use crate::environment::Environment;
+use crate::error::{Code, Error, Result};
+use crate::http::{HttpConfig, is_secure};
+use crate::oauth::OAuthConfig;
+use crate::oauth::device::QWEN_CLIENT_ID;
+use crate::paths::Paths;
+
+/// Qwen's OAuth server.
+pub const DEFAULT_OAUTH_BASE_URL: &str = "https://chat.qwen.ai";
+const DEVICE_AUTHORIZATION_PATH: &str = "api/v1/oauth2/device/code";
+const TOKEN_PATH: &str = "api/v1/oauth2/token";
+const DEFAULT_SCOPE: &str = "openid profile email model.completion";
+
+const DEFAULT_OAUTH_TIMEOUT: Duration = Duration::from_secs(30);
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// OAuth settings as a caller gives them.
+#[derive(Debug, Clone, Default)]
+pub struct OAuthOptions {
+    /// Where the endpoints are, unless they are given themselves.
+    pub base_url: Option<String>,
+    /// RFC 8628 section 3.1.
+    pub device_authorization_endpoint: Option<String>,
+    /// RFC 6749 section 3.2.
+    pub token_endpoint: Option<String>,
+    /// A public client's id.
+    pub client_id: Option<String>,
+    /// Scopes, separated by spaces.
+    pub scope: Option<String>,
+    /// Limit of one HTTP request.
+    pub timeout: Option<Duration>,
+}
+
+/// Client settings as a caller gives them.
+#[derive(Debug, Clone, Default)]
+pub struct ClientOptions {
+    /// OAuth settings.
+    pub oauth: OAuthOptions,
+    /// API base URL for OAuth accounts.
+    pub base_url: Option<String>,
+    /// Whether bodies are shaped as the official CLI shapes them.
+    pub qwen_mode: Option<bool>,
+    /// Limit of making a connection.
+    pub connect_timeout: Option<Duration>,
+    /// How long a request may stay silent.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// Everything a client needs to know, checked.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    /// Where the files are.
+    pub paths: Paths,
+    /// The OAuth server.
+    pub oauth: OAuthConfig,
+    /// Proxies and certificates.
+    pub http: HttpConfig,
+    /// The base URL that callers address, for the client's life.
+    pub base_url: Url,
+    /// Where OAuth accounts are sent instead of their own host.
+    pub base_url_override: Option<Url>,
+    /// Whether bodies are shaped as the official CLI shapes them.
+    pub qwen_mode: bool,
+    /// How long a request may stay silent.
+    pub idle_timeout: Duration,
+    /// Settings that could not be read and were replaced by their default, for a person to see.
+    pub warnings: Vec<String>,
+}
+
+impl ClientConfig {
+    /// Reads options and environment; an option wins over the environment, the environment over the default.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_INVALID_ARGUMENT` for an option, `ERR_QWEN_INVALID_CONFIG` for a variable that is not usable.
+    pub fn read(options: &ClientOptions, environment: &Environment) -> Result<Self> {
+        let mut warnings = Vec::new();
+        let base_url_override = Source::option("baseUrl", options.base_url.as_deref())
+            .or_variable(environment, "OPENCODE_QWEN_BASE_URL")
+            .map(|source| api_base_url(source.value).map_err(|reason| source.unusable(reason)))
+            .transpose()?;
+        let default_base_url = || api_base_url(DEFAULT_API_BASE_URL).map_err(Error::internal);
+        Ok(Self {
+            paths: Paths::from_environment(environment)?,
+            oauth: oauth_config(&options.oauth, environment)?,
+            http: HttpConfig::from_environment(environment, options.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT))?,
+            base_url: base_url_override.clone().map_or_else(default_base_url, Ok)?,
+            base_url_override,
+            qwen_mode: options.qwen_mode.unwrap_or_else(|| switch(environment, "QWEN_MODE", true, &mut warnings)),
+            idle_timeout: options.idle_timeout.unwrap_or(DEFAULT_IDLE_TIMEOUT),
+            warnings,
+        })
+    }
+}
+
+/// The settings of the free OAuth functions.
+///
+/// # Errors
+/// As [`ClientConfig::read`].
+pub fn oauth_config(options: &OAuthOptions, environment: &Environment) -> Result<OAuthConfig> {
+    let base = Source::option("baseUrl", options.base_url.as_deref())
+        .or_variable(environment, "OPENCODE_QWEN_OAUTH_BASE_URL")
+        .unwrap_or(Source { name: "baseUrl", value: DEFAULT_OAUTH_BASE_URL, code: Code::Internal });
+    let mut base_url = secure_url(&base)?;
+    if base_url.query().is_some() || base_url.fragment().is_some() {
+        return Err(base.unusable("holds a query or fragment"));
+    }
+    if !base_url.path().ends_with('/') {
+        base_url.set_path(&format!("{}/", base_url.path()));
+    }
+    let endpoint = |name, given: Option<&str>, path: &str| match Source::option(name, given) {
+        Some(source) => secure_url(&source),
+        None => base_url.join(path).map_err(Error::internal),
+    };
+    Ok(OAuthConfig {
+        device_authorization_endpoint: endpoint(
+            "deviceAuthorizationEndpoint",
+            options.device_authorization_endpoint.as_deref(),
+            DEVICE_AUTHORIZATION_PATH,
+        )?,
+        token_endpoint: endpoint("tokenEndpoint", options.token_endpoint.as_deref(), TOKEN_PATH)?,
+        client_id: options.client_id.clone().unwrap_or_else(|| QWEN_CLIENT_ID.to_owned()),
+        scope: options.scope.clone().unwrap_or_else(|| DEFAULT_SCOPE.to_owned()),
+        timeout: options.timeout.unwrap_or(DEFAULT_OAUTH_TIMEOUT),
+    })
+}
+
+/// A setting and where it came from, so that an error can name it.
+struct Source<'a> {
+    name: &'static str,
+    value: &'a str,
+    code: Code,
+}
+
+trait OrVariable<'a> {
+    fn or_variable(self, environment: &'a Environment, name: &'static str) -> Option<Source<'a>>;
+}
+
+impl<'a> Source<'a> {
+    fn option(name: &'static str, value: Option<&'a str>) -> Option<Self> {
+        value.map(|value| Self { name, value, code: Code::InvalidArgument })
+    }
+
+    fn unusable(&self, reason: &str) -> Error {
+        Error::new(self.code, format!("{} is not usable: it {reason}. Set it to a URL such as https://host.example, or leave it out.", self.name))
+    }
+}
+
+impl<'a> OrVariable<'a> for Option<Source<'a>> {
+    fn or_variable(self, environment: &'a Environment, name: &'static str) -> Option<Source<'a>> {
+        self.or_else(|| environment.get(name).map(|value| Source { name, value, code: Code::InvalidConfig }))
+    }
+}
+
+fn secure_url(source: &Source) -> Result<Url> {
+    let url = Url::parse(source.value.trim()).map_err(|_| source.unusable("is not a URL"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(source.unusable("holds a user name or password"));
+    }
+    if !is_secure(&url) {
+        return Err(source.unusable("must be https (plain http is for loopback alone)"));
+    }
+    Ok(url)
+}
+
+fn switch(environment: &Environment, name: &str, default: bool, warnings: &mut Vec<String>) -> bool {
+    let Some(value) = environment.get(name) else { return default };
+    match value.trim().to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => true,
+        "0" | "false" | "no" | "off" => false,
+        _ => {
+            let used = if default { "on" } else { "off" };
+            warnings.push(format!("{name} is neither 1/true/yes/on nor 0/false/no/off; its default ({used}) is used."));
+            default
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(options: &ClientOptions, pairs: &[(&str, &str)]) -> Result<ClientConfig> {
+        let environment = pairs.iter().copied().chain([("HOME", "/h"), ("USERPROFILE", "C:\\h")]).collect();
+        ClientConfig::read(options, &environment)
+    }
+
+    #[test]
+    fn an_option_wins_over_the_environment_and_that_over_the_default() {
+        let config = read(&ClientOptions::default(), &[]).unwrap();
+        assert_eq!(config.base_url.as_str(), DEFAULT_API_BASE_URL);
+        assert_eq!(config.base_url_override, None);
+        assert_eq!(config.oauth.token_endpoint.as_str(), "https://chat.qwen.ai/api/v1/oauth2/token");
+        assert!(config.qwen_mode);
+
+        let variables = [
+            ("OPENCODE_QWEN_BASE_URL", "api.example"),
+            ("OPENCODE_QWEN_OAUTH_BASE_URL", "https://login.example/sub"),
+            ("QWEN_MODE", "off"),
+        ];
+        let config = read(&ClientOptions::default(), &variables).unwrap();
+        assert_eq!(config.base_url.as_str(), "https://api.example/v1");
+        assert_eq!(config.oauth.token_endpoint.as_str(), "https://login.example/sub/api/v1/oauth2/token");
+        assert!(!config.qwen_mode);
+
+        let options = ClientOptions {
+            base_url: Some("https://mine.example/v1".into()),
+            qwen_mode: Some(true),
+            oauth: OAuthOptions { token_endpoint: Some("https://mine.example/token".into()), ..OAuthOptions::default() },
+            ..ClientOptions::default()
+        };
+        let config = read(&options, &variables).unwrap();
+        assert_eq!(config.base_url.as_str(), "https://mine.example/v1");
+        assert_eq!(config.oauth.token_endpoint.as_str(), "https://mine.example/token");
+        assert!(config.qwen_mode);
+    }
+
+    #[test]
+    fn a_variable_that_is_not_usable_is_named() {
+        for (name, value) in [
+            ("OPENCODE_QWEN_BASE_URL", "http://portal.qwen.ai"),
+            ("OPENCODE_QWEN_BASE_URL", "https://user:secret@portal.qwen.ai"),
+            ("OPENCODE_QWEN_OAUTH_BASE_URL", "chat.qwen.ai"),
+            ("OPENCODE_QWEN_OAUTH_BASE_URL", "http://chat.qwen.ai"),
+        ] {
+            let error = read(&ClientOptions::default(), &[(name, value)]).unwrap_err();
+            assert_eq!(error.code(), Code::InvalidConfig);
+            assert!(error.message().contains(name) && !error.message().contains("secret"), "{}", error.message());
+        }
+        let options = ClientOptions { base_url: Some("nonsense://x".into()), ..ClientOptions::default() };
+        assert_eq!(read(&options, &[]).unwrap_err().code(), Code::InvalidArgument);
+    }
+
+    #[test]
+    fn a_switch_that_cannot_be_read_is_told_and_its_default_used() {
+        let config = read(&ClientOptions::default(), &[("QWEN_MODE", "maybe")]).unwrap();
+        assert!(config.qwen_mode);
+        assert!(config.warnings[0].contains("QWEN_MODE"));
+    }
+}

@@ -1,0 +1,273 @@
+//! The one error type of the crate: a stable code, a message for a person, and what a caller may act on.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The stable part of an error. JavaScript sees it as `ERR_QWEN_…`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Code {
+    /// A caller passed a value of the wrong type or out of range.
+    InvalidArgument,
+    /// An environment variable or option names a URL or value that cannot be used.
+    InvalidConfig,
+    /// A path leads somewhere the plugin must not write.
+    PathNotAllowed,
+    /// There is no account to send a request with.
+    NotLoggedIn,
+    /// A credentials file exists but holds no usable credentials.
+    CredentialsInvalid,
+    /// A file could not be read or written.
+    Io,
+    /// Another process held the lock for too long.
+    LockTimeout,
+    /// The device authorization request was refused (RFC 8628 section 3.2).
+    DeviceAuthorizationFailed,
+    /// The user refused the login (RFC 8628 section 3.5).
+    AccessDenied,
+    /// The device code ran out before the user approved it (RFC 8628 section 3.5).
+    DeviceCodeExpired,
+    /// The server refused the refresh token (RFC 6749 section 5.2).
+    RefreshTokenInvalid,
+    /// A refresh failed without a verdict on the refresh token.
+    RefreshUnavailable,
+    /// The OAuth server answered with an error that has no code of its own here.
+    OAuthError,
+    /// A server's answer lacks what the protocol requires.
+    InvalidResponse,
+    /// The server could not be reached, or the connection broke.
+    Network,
+    /// Nothing arrived within the time allowed.
+    Timeout,
+    /// The API refused an access token, a fresh one included.
+    TokenRejected,
+    /// The account's quota is used up.
+    QuotaExhausted,
+    /// The account may not be asked for a while.
+    RateLimited,
+    /// A defect of this package.
+    Internal,
+}
+
+impl Code {
+    /// The code as callers see it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidArgument => "ERR_QWEN_INVALID_ARGUMENT",
+            Self::InvalidConfig => "ERR_QWEN_INVALID_CONFIG",
+            Self::PathNotAllowed => "ERR_QWEN_PATH_NOT_ALLOWED",
+            Self::NotLoggedIn => "ERR_QWEN_NOT_LOGGED_IN",
+            Self::CredentialsInvalid => "ERR_QWEN_CREDENTIALS_INVALID",
+            Self::Io => "ERR_QWEN_IO",
+            Self::LockTimeout => "ERR_QWEN_LOCK_TIMEOUT",
+            Self::DeviceAuthorizationFailed => "ERR_QWEN_DEVICE_AUTHORIZATION_FAILED",
+            Self::AccessDenied => "ERR_QWEN_ACCESS_DENIED",
+            Self::DeviceCodeExpired => "ERR_QWEN_DEVICE_CODE_EXPIRED",
+            Self::RefreshTokenInvalid => "ERR_QWEN_REFRESH_TOKEN_INVALID",
+            Self::RefreshUnavailable => "ERR_QWEN_REFRESH_UNAVAILABLE",
+            Self::OAuthError => "ERR_QWEN_OAUTH_ERROR",
+            Self::InvalidResponse => "ERR_QWEN_INVALID_RESPONSE",
+            Self::Network => "ERR_QWEN_NETWORK",
+            Self::Timeout => "ERR_QWEN_TIMEOUT",
+            Self::TokenRejected => "ERR_QWEN_TOKEN_REJECTED",
+            Self::QuotaExhausted => "ERR_QWEN_QUOTA_EXHAUSTED",
+            Self::RateLimited => "ERR_QWEN_RATE_LIMITED",
+            Self::Internal => "ERR_QWEN_INTERNAL",
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error that may be shown to a user: it never holds a token or a key.
+///
+/// It is cheap to clone, since one failed refresh is the answer to every call that waited for it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{}", .0.message)]
+pub struct Error(Box<Details>);
+
+#[derive(Debug, Clone)]
+struct Details {
+    code: Code,
+    message: String,
+    status: Option<u16>,
+    oauth_error: Option<String>,
+    account_id: Option<String>,
+    path: Option<PathBuf>,
+    retry_after_ms: Option<u64>,
+    retryable: bool,
+    cause: Option<Error>,
+}
+
+impl Error {
+    /// An error with a message of one or two lines that says what to do next.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self(Box::new(Details {
+            code,
+            message: message.into(),
+            status: None,
+            oauth_error: None,
+            account_id: None,
+            path: None,
+            retry_after_ms: None,
+            retryable: false,
+            cause: None,
+        }))
+    }
+
+    /// A caller's mistake, naming the field.
+    #[must_use]
+    pub fn invalid_argument(field: &str, expected: &str) -> Self {
+        Self::new(Code::InvalidArgument, format!("{field} {expected}."))
+    }
+
+    /// A failed file operation. `action` completes the sentence "Could not …".
+    #[must_use]
+    pub fn io(action: &str, path: &Path, cause: &std::io::Error) -> Self {
+        Self::new(Code::Io, format!("Could not {action} {}: {}. {}", path.display(), cause, io_advice(cause)))
+            .with_path(path)
+    }
+
+    /// A defect of ours.
+    #[must_use]
+    pub fn internal(what: impl fmt::Display) -> Self {
+        Self::new(Code::Internal, format!("Internal error in opencode-qwen-cli-auth: {what}. Please report it."))
+    }
+
+    /// The HTTP status that led to the error.
+    #[must_use]
+    pub fn with_status(mut self, status: u16) -> Self {
+        self.0.status = Some(status);
+        self
+    }
+
+    /// The `error` of an OAuth error response (RFC 6749 section 5.2).
+    #[must_use]
+    pub fn with_oauth_error(mut self, error: Option<String>) -> Self {
+        self.0.oauth_error = error;
+        self
+    }
+
+    /// The account concerned.
+    #[must_use]
+    pub fn with_account(mut self, id: &str) -> Self {
+        self.0.account_id = Some(id.to_owned());
+        self
+    }
+
+    /// The file concerned.
+    #[must_use]
+    pub fn with_path(mut self, path: &Path) -> Self {
+        self.0.path = Some(path.to_owned());
+        self
+    }
+
+    /// How long the server asked to wait.
+    #[must_use]
+    pub fn with_retry_after_ms(mut self, ms: Option<u64>) -> Self {
+        self.0.retry_after_ms = ms;
+        self
+    }
+
+    /// Marks the error as one that may pass by itself.
+    #[must_use]
+    pub fn retryable(mut self) -> Self {
+        self.0.retryable = true;
+        self
+    }
+
+    /// What led to the error.
+    #[must_use]
+    pub fn with_cause(mut self, cause: Self) -> Self {
+        self.0.cause = Some(cause);
+        self
+    }
+
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// The text for a person.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The HTTP status, where one led to the error.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        self.0.status
+    }
+
+    /// The OAuth `error`, where the server gave one.
+    #[must_use]
+    pub fn oauth_error(&self) -> Option<&str> {
+        self.0.oauth_error.as_deref()
+    }
+
+    /// The account concerned.
+    #[must_use]
+    pub fn account_id(&self) -> Option<&str> {
+        self.0.account_id.as_deref()
+    }
+
+    /// The file concerned.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.0.path.as_deref()
+    }
+
+    /// How long the server asked to wait, in milliseconds.
+    #[must_use]
+    pub fn retry_after_ms(&self) -> Option<u64> {
+        self.0.retry_after_ms
+    }
+
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        self.0.retryable
+    }
+
+    /// What led to the error.
+    #[must_use]
+    pub fn cause(&self) -> Option<&Self> {
+        self.0.cause.as_ref()
+    }
+}
+
+fn io_advice(cause: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind as Kind;
+    match cause.kind() {
+        Kind::PermissionDenied => "Check who owns it and its mode, then try again.",
+        Kind::StorageFull | Kind::QuotaExceeded => "Free some disk space, then try again.",
+        Kind::ReadOnlyFilesystem => "Make the file system writable, or point QWEN_HOME at one that is.",
+        Kind::NotADirectory | Kind::IsADirectory => "Something else is in its place; move it away, then try again.",
+        _ => "Try again; if it stays, check the disk and QWEN_HOME.",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_io_error_names_the_file_and_the_way_out() {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let error = Error::io("write", Path::new("/home/u/.qwen/oauth_creds.json"), &full);
+        assert_eq!(error.code().as_str(), "ERR_QWEN_IO");
+        assert!(error.message().contains("/home/u/.qwen/oauth_creds.json"));
+        assert!(error.message().contains("Free some disk space"));
+    }
+}

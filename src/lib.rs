@@ -1,0 +1,25 @@
+//! Qwen accounts for `OpenCode`: device login, token refresh and the request path.
+//!
+//! The core is plain Rust and knows nothing of Node; only `binding` does. ARCHITECTURE.md has the map.
+
+pub mod accounts;
+pub mod base_url;
+pub mod browser;
+pub mod busy;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod environment;
+pub mod error;
+pub mod events;
+pub mod http;
+pub mod models;
+pub mod oauth;
+pub mod paths;
+pub mod request;
+pub mod secret;
+pub mod store;
+pub mod token_manager;
+
+#[cfg(feature = "napi-binding")]
+mod binding;

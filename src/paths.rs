@@ -1,0 +1,86 @@
+//! Where the files are.
+
+use std::path::{Path, PathBuf};
+
+use crate::environment::Environment;
+use crate::error::{Code, Error, Result};
+
+/// The directories everything else is relative to.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    home: PathBuf,
+    qwen_dir: PathBuf,
+}
+
+impl Paths {
+    /// Finds the home directory and, from it or from `QWEN_HOME`, the Qwen directory. Opens nothing.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_INVALID_CONFIG` where there is no home directory, or `QWEN_HOME` is no path.
+    pub fn from_environment(environment: &Environment) -> Result<Self> {
+        let home_variable = if cfg!(windows) { "USERPROFILE" } else { "HOME" };
+        let home = environment.get(home_variable).map(PathBuf::from).or_else(dirs::home_dir).ok_or_else(|| {
+            Error::new(Code::InvalidConfig, format!("There is no home directory. Set {home_variable}, or QWEN_HOME."))
+        })?;
+        let qwen_dir = match environment.get("QWEN_HOME") {
+            Some(value) => absolute("QWEN_HOME", &expand_home(value, &home))?,
+            None => home.join(".qwen"),
+        };
+        Ok(Self { home, qwen_dir })
+    }
+
+    /// The user's home directory.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// The directory shared with the qwen CLI.
+    #[must_use]
+    pub fn qwen_dir(&self) -> &Path {
+        &self.qwen_dir
+    }
+
+    /// The credentials file shared with the qwen CLI.
+    #[must_use]
+    pub fn credentials(&self) -> PathBuf {
+        self.qwen_dir.join("oauth_creds.json")
+    }
+}
+
+/// Expands a leading `~`, as the qwen CLI does.
+fn expand_home(value: &str, home: &Path) -> PathBuf {
+    if value == "~" {
+        return home.to_owned();
+    }
+    match value.strip_prefix("~/").or_else(|| value.strip_prefix("~\\")) {
+        Some(rest) => home.join(rest),
+        None => PathBuf::from(value),
+    }
+}
+
+fn absolute(variable: &str, path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| {
+        Error::new(Code::InvalidConfig, format!("{variable} is no usable path: {error}. Set it to a directory, or unset it."))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn qwen_dir(pairs: &[(&str, &str)]) -> PathBuf {
+        let environment = pairs.iter().copied().collect();
+        Paths::from_environment(&environment).unwrap().qwen_dir().to_owned()
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn qwen_home_wins_and_its_tilde_is_expanded() {
+        assert_eq!(qwen_dir(&[("HOME", "/h")]), Path::new("/h/.qwen"));
+        assert_eq!(qwen_dir(&[("HOME", "/h"), ("QWEN_HOME", "")]), Path::new("/h/.qwen"));
+        assert_eq!(qwen_dir(&[("HOME", "/h"), ("QWEN_HOME", "/q")]), Path::new("/q"));
+        assert_eq!(qwen_dir(&[("HOME", "/h"), ("QWEN_HOME", "~/q")]), Path::new("/h/q"));
+        assert_eq!(qwen_dir(&[("HOME", "/h"), ("QWEN_HOME", "~")]), Path::new("/h"));
+    }
+}

@@ -1,0 +1,193 @@
+//! An answer on its way back to the caller.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde_json::{Value, json};
+use url::Url;
+
+use super::guard::Guard;
+use super::host_errors::FinalError;
+use crate::error::{Code, Error, Result};
+use crate::http::TransportError;
+
+/// Says which of our errors an answer stands for.
+const ERROR_HEADER: HeaderName = HeaderName::from_static("x-qwen-error");
+/// Says which account answered.
+const ACCOUNT_HEADER: HeaderName = HeaderName::from_static("x-qwen-account");
+
+/// A response as the caller will see it.
+#[derive(Debug)]
+pub struct Answer {
+    /// As the server sent it.
+    pub status: StatusCode,
+    /// As the server sent them, and ours.
+    pub headers: HeaderMap,
+    /// Where it came from.
+    pub url: Url,
+    /// What is still to be read.
+    pub body: Body,
+}
+
+impl Answer {
+    /// Names the account that answered.
+    pub fn note_account(&mut self, id: &str) {
+        if let Ok(id) = HeaderValue::from_str(id) {
+            self.headers.insert(ACCOUNT_HEADER, id);
+        }
+    }
+
+    /// Says which of our errors this is.
+    pub fn note_error(&mut self, code: Code) {
+        self.headers.insert(ERROR_HEADER, HeaderValue::from_static(code.as_str()));
+    }
+
+    /// Which of our errors this is.
+    #[must_use]
+    pub fn error_code(&self) -> Option<&str> {
+        self.headers.get(ERROR_HEADER)?.to_str().ok()
+    }
+
+    /// Replaces the message of an error body by one that says more; `original` is the body as far as it was read. The
+    /// server's own code and type stay.
+    pub fn explain(&mut self, error: &Error, original: &[u8]) {
+        let mut document = match serde_json::from_slice(original) {
+            Ok(Value::Object(document)) => document,
+            _ => serde_json::Map::new(),
+        };
+        match document.get_mut("error").and_then(Value::as_object_mut) {
+            Some(fields) => drop(fields.insert("message".to_owned(), error.message().into())),
+            None => drop(document.insert("error".to_owned(), json!({"message": error.message(), "type": "invalid_request_error"}))),
+        }
+        self.set_json(&Value::Object(document));
+        self.note_error(error.code());
+    }
+
+    /// Makes the answer the host's last word on the request.
+    #[must_use]
+    pub fn into_final(mut self, error: &FinalError) -> Self {
+        self.status = error.status;
+        self.headers.remove(RETRY_AFTER);
+        self.set_json(&json!({"error": {"message": error.message, "type": "qwen_error"}}));
+        self.note_error(error.code);
+        self
+    }
+
+    /// An answer that no server sent.
+    #[must_use]
+    pub fn without_server(url: Url, error: &FinalError) -> Self {
+        let empty = Body::from_bytes(Bytes::new());
+        Self { status: error.status, headers: HeaderMap::new(), url, body: empty }.into_final(error)
+    }
+
+    fn set_json(&mut self, document: &Value) {
+        self.headers.remove(CONTENT_LENGTH);
+        self.headers.remove(CONTENT_ENCODING);
+        self.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.body = Body::from_bytes(Bytes::from(document.to_string()));
+    }
+}
+
+/// The bytes of an answer, as they come.
+#[derive(Debug)]
+pub struct Body {
+    /// What was read ahead.
+    head: VecDeque<Bytes>,
+    live: Option<reqwest::Response>,
+    idle_timeout: Duration,
+    guard: Option<Guard>,
+}
+
+impl Body {
+    /// A body that is there already.
+    #[must_use]
+    pub fn from_bytes(bytes: Bytes) -> Self {
+        Self { head: VecDeque::from([bytes]), live: None, idle_timeout: Duration::MAX, guard: None }
+    }
+
+    /// A body that is still to come; `idle_timeout` is the longest silence.
+    #[must_use]
+    pub fn live(response: reqwest::Response, idle_timeout: Duration) -> Self {
+        Self { head: VecDeque::new(), live: Some(response), idle_timeout, guard: None }
+    }
+
+    /// The next bytes, or `None` at the end.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_TIMEOUT` after the longest silence, `ERR_QWEN_NETWORK` where the connection broke.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        if let Some(bytes) = self.head.pop_front() {
+            return Ok(Some(bytes));
+        }
+        loop {
+            let chunk = self.receive().await;
+            let Some(guard) = &mut self.guard else { return chunk };
+            match chunk {
+                Ok(Some(bytes)) => {
+                    let lines = guard.pass(&bytes);
+                    if !lines.is_empty() {
+                        return Ok(Some(lines));
+                    }
+                }
+                Ok(None) => {
+                    let rest = guard.end(None);
+                    self.guard = None;
+                    return Ok(rest);
+                }
+                Err(error) => {
+                    let rest = guard.end(Some(&error));
+                    (self.guard, self.live) = (None, None);
+                    return Ok(rest);
+                }
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> Result<Option<Bytes>> {
+        let Some(response) = &mut self.live else { return Ok(None) };
+        let host = response.url().host_str().unwrap_or("Qwen").to_owned();
+        let chunk = match tokio::time::timeout(self.idle_timeout, response.chunk()).await {
+            Ok(Ok(chunk)) => Ok(chunk),
+            Ok(Err(error)) => Err(TransportError { before_send: false, ..TransportError::new(&error, &host) }.error),
+            Err(_) => Err(TransportError::timeout(&host, self.idle_timeout).error),
+        };
+        if !matches!(chunk, Ok(Some(_))) {
+            self.live = None;
+        }
+        chunk
+    }
+
+    /// Reads up to `limit` bytes ahead, and gives them; they are still part of the body.
+    ///
+    /// # Errors
+    /// As [`Body::next`].
+    pub async fn peek(&mut self, limit: usize) -> Result<Vec<u8>> {
+        let mut seen: Vec<u8> = self.head.iter().flatten().copied().collect();
+        while seen.len() < limit {
+            let Some(chunk) = self.receive().await? else { break };
+            seen.extend_from_slice(&chunk);
+            self.head.push_back(chunk);
+        }
+        seen.truncate(limit);
+        Ok(seen)
+    }
+
+    /// Watches a stream of chat events from here on. Gives what is wrong with one that ends before it has said anything.
+    pub async fn watch(&mut self) -> Option<Error> {
+        let mut guard = Guard::default();
+        loop {
+            if guard.has_said_something() {
+                self.guard = Some(guard);
+                return None;
+            }
+            match self.receive().await {
+                Ok(Some(bytes)) => self.head.push_back(guard.pass(&bytes)),
+                Ok(None) => return Some(guard.problem(None)),
+                Err(error) => return Some(guard.problem(Some(&error))),
+            }
+        }
+    }
+}

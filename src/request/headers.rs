@@ -1,0 +1,109 @@
+//! Request and response headers. Pure.
+
+use http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
+};
+
+use crate::error::{Code, Error, Result};
+use crate::secret::Secret;
+
+/// How this package names itself to the API.
+pub const PRODUCT: &str = concat!("opencode-qwen-cli-auth/", env!("CARGO_PKG_VERSION"));
+
+/// Belong to one connection or to our own client, never to the caller.
+const NOT_FORWARDED: [HeaderName; 10] = [
+    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+];
+
+/// Reads the caller's headers.
+///
+/// # Errors
+/// `ERR_QWEN_INVALID_ARGUMENT` naming the header, never its value.
+pub fn read<N: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (N, V)>) -> Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs {
+        let name = HeaderName::try_from(name.as_ref().trim())
+            .map_err(|_| Error::new(Code::InvalidArgument, "headers holds a name that is no valid HTTP header name."))?;
+        let value = HeaderValue::from_bytes(&latin1(value.as_ref().trim()).unwrap_or_default())
+            .ok()
+            .filter(|_| latin1(value.as_ref()).is_some())
+            .ok_or_else(|| Error::new(Code::InvalidArgument, format!("headers.{name} holds characters that no HTTP header may.")))?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+/// A fetch header value is a byte string: one byte a character.
+fn latin1(value: &str) -> Option<Vec<u8>> {
+    value.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect()
+}
+
+/// The headers of an attempt: the caller's, and over them what Qwen expects.
+///
+/// # Errors
+/// `ERR_QWEN_INTERNAL` where the token is no header value; tokens are checked when they are read.
+pub fn for_attempt(callers: &HeaderMap, access_token: &Secret) -> Result<HeaderMap> {
+    let mut headers = callers.clone();
+    for name in NOT_FORWARDED {
+        headers.remove(name);
+    }
+    let mut authorization =
+        HeaderValue::try_from(format!("Bearer {}", access_token.expose())).map_err(|_| Error::internal("a token is no header value"))?;
+    authorization.set_sensitive(true);
+    headers.insert(AUTHORIZATION, authorization);
+    headers.insert(USER_AGENT, HeaderValue::from_static(PRODUCT));
+    headers.insert("x-dashscope-useragent", HeaderValue::from_static(PRODUCT));
+    headers.insert("x-dashscope-authtype", HeaderValue::from_static("qwen-oauth"));
+    headers.insert("x-dashscope-cachecontrol", HeaderValue::from_static("enable"));
+    // Bodies pass through as they are, so the server must not compress them.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    Ok(headers)
+}
+
+/// The headers that a caller gets to see.
+#[must_use]
+pub fn of_answer(mut headers: HeaderMap) -> HeaderMap {
+    for name in [CONNECTION, TRANSFER_ENCODING, TRAILER, UPGRADE] {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ours_win_and_others_stay() {
+        let callers = read([
+            ("authorization", "Bearer placeholder"),
+            ("User-Agent", "ai-sdk"),
+            ("accept-encoding", "gzip"),
+            ("content-length", "5"),
+            ("x-session-id", "s"),
+            ("content-type", "application/json"),
+        ])
+        .unwrap();
+        let headers = for_attempt(&callers, &Secret::new("t0ken")).unwrap();
+        assert_eq!(headers["authorization"], "Bearer t0ken");
+        assert!(headers["authorization"].is_sensitive());
+        assert_eq!(headers["user-agent"], PRODUCT);
+        assert_eq!(headers["x-dashscope-authtype"], "qwen-oauth");
+        assert_eq!(headers["accept-encoding"], "identity");
+        assert!(!headers.contains_key("content-length"));
+        assert_eq!(headers["x-session-id"], "s");
+        assert_eq!(headers.get_all("authorization").iter().count(), 1);
+    }
+
+    #[test]
+    fn a_header_that_would_split_the_request_is_refused() {
+        for (name, value) in [("x-a", "b\r\nx-evil: 1"), ("x-a", "b\0"), ("x a", "b"), ("", "b"), ("x-a\n", "\u{1f600}")] {
+            let error = read([(name, value)]).unwrap_err();
+            assert_eq!(error.code(), Code::InvalidArgument);
+            assert!(!error.message().contains("evil"));
+        }
+        assert_eq!(read([("x-a", " caf\u{e9} ")]).unwrap()["x-a"].as_bytes(), b"caf\xe9");
+    }
+}

@@ -1,0 +1,172 @@
+//! Errors as `OpenCode` must get them: said once, and not retried. Pure.
+//!
+//! `OpenCode` shows a 4xx with a message as it is, retries a 429 for as long as its `Retry-After` says, in silence, and
+//! takes any error that holds one of its retry words for a 429.
+
+use http::StatusCode;
+
+use super::classify::Verdict;
+use crate::error::{Code, Error};
+
+/// A wait of up to this long may pass as a 429.
+const SHORT_WAIT_MS: u64 = 60_000;
+
+/// What `OpenCode` 1.18 takes for a reason to retry, wherever it stands.
+const RETRY_WORDS: [&str; 29] = [
+    "429",
+    "500",
+    "502",
+    "503",
+    "504",
+    "524",
+    "rate limit",
+    "rate_limit",
+    "too many requests",
+    "overloaded",
+    "unavailable",
+    "internal error",
+    "server error",
+    "terminated",
+    "fetch failed",
+    "network error",
+    "connection error",
+    "econnreset",
+    "econnrefused",
+    "etimedout",
+    "enotfound",
+    "epipe",
+    "socket hang up",
+    "timeout",
+    "timed out",
+    "exhausted",
+    "try again later",
+    "temporarily at capacity",
+    "too_many_requests",
+];
+
+/// The last word on a request, as the host shows it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct FinalError {
+    /// A 4xx that the host does not retry.
+    pub status: StatusCode,
+    /// One line of advice without a retry word.
+    pub message: String,
+    /// Which of our errors it is.
+    pub code: Code,
+}
+
+impl FinalError {
+    fn new(status: StatusCode, code: Code, message: &str) -> Self {
+        Self { status, message: plain(message), code }
+    }
+
+    /// What to make of an answer that is about the account's quota or rate; `None` where it may pass.
+    #[must_use]
+    pub fn of_verdict(verdict: Verdict, retry_after_ms: Option<u64>) -> Option<Self> {
+        let free_again = retry_after_ms.map(|ms| format!(" It is free again in {}.", duration(ms))).unwrap_or_default();
+        let (code, message) = match verdict {
+            Verdict::QuotaExhausted => (Code::QuotaExhausted, format!("The quota of this Qwen account is used up.{free_again} Log in with another account to go on now.")),
+            Verdict::RateLimited if retry_after_ms.is_some_and(|ms| ms > SHORT_WAIT_MS) => {
+                (Code::RateLimited, format!("Qwen takes no more requests from this account for now.{free_again}"))
+            }
+            Verdict::Pass | Verdict::TokenRejected | Verdict::RateLimited => return None,
+        };
+        Some(Self::new(StatusCode::PAYMENT_REQUIRED, code, &message))
+    }
+
+    /// What to make of an error of ours; `None` where it may pass by itself, so that the host may try again.
+    #[must_use]
+    pub fn of_error(error: &Error) -> Option<Self> {
+        let status = match error.code() {
+            _ if error.is_retryable() => return None,
+            Code::NotLoggedIn | Code::CredentialsInvalid | Code::RefreshTokenInvalid | Code::TokenRejected => StatusCode::UNAUTHORIZED,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Some(Self::new(status, error.code(), error.message()))
+    }
+
+    /// A stream that has ended before it said anything.
+    #[must_use]
+    pub fn of_stream(problem: &Error) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, problem.code(), problem.message())
+    }
+}
+
+/// The text with its retry words broken by a character that is not seen.
+#[must_use]
+pub fn plain(message: &str) -> String {
+    const WORD_JOINER: char = '\u{2060}';
+    let mut text = message.to_owned();
+    for word in RETRY_WORDS {
+        while let Some(at) = text.to_ascii_lowercase().find(word) {
+            text.insert(at + 1, WORD_JOINER);
+        }
+    }
+    text
+}
+
+/// A time span for a person, in its two largest units.
+fn duration(ms: u64) -> String {
+    let minutes = ms.div_ceil(60_000);
+    let (days, hours, minutes) = (minutes / 1440, minutes / 60 % 24, minutes % 60);
+    match (days, hours) {
+        (0, 0) => format!("{minutes} min"),
+        (0, _) if minutes == 0 => format!("{hours} h"),
+        (0, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn holds_retry_word(text: &str) -> bool {
+        RETRY_WORDS.iter().any(|word| text.to_ascii_lowercase().contains(word))
+    }
+
+    #[test]
+    fn a_used_up_quota_is_final_and_says_when_it_is_free() {
+        let final_error = FinalError::of_verdict(Verdict::QuotaExhausted, Some(3_600_000)).unwrap();
+        assert_eq!(final_error.status, StatusCode::PAYMENT_REQUIRED);
+        assert!(final_error.message.contains("used up") && final_error.message.contains("free again in 1 h"));
+        assert!(!final_error.message.contains('\u{2060}'));
+    }
+
+    #[test]
+    fn a_short_wait_passes_and_a_long_one_does_not() {
+        assert_eq!(FinalError::of_verdict(Verdict::RateLimited, Some(5_000)), None);
+        assert_eq!(FinalError::of_verdict(Verdict::RateLimited, None), None);
+        assert!(FinalError::of_verdict(Verdict::RateLimited, Some(3_600_000)).is_some());
+    }
+
+    #[test]
+    fn trouble_that_may_pass_is_left_to_the_hosts_retries() {
+        assert_eq!(FinalError::of_error(&Error::new(Code::RefreshUnavailable, "x").retryable()), None);
+        assert_eq!(FinalError::of_error(&Error::new(Code::NotLoggedIn, "x")).unwrap().status, StatusCode::UNAUTHORIZED);
+    }
+
+    #[test]
+    fn spans_are_short() {
+        for (ms, text) in [(1, "1 min"), (720_000, "12 min"), (3_600_000, "1 h"), (5_400_000, "1 h 30 min"), (90_000_000, "1 d 1 h")] {
+            assert_eq!(duration(ms), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_retry_word_survives_and_nothing_else_changes(text in "([a-z ]{0,3}(429|500|timeout|Time-out|EXHAUSTED|rate limit|5000|unavailable)){0,4}") {
+            let made_plain = plain(&text);
+            prop_assert!(!holds_retry_word(&made_plain));
+            prop_assert_eq!(made_plain.replace('\u{2060}', ""), text);
+        }
+
+        #[test]
+        fn any_span_is_free_of_retry_words(ms in any::<u64>()) {
+            let final_error = FinalError::of_verdict(Verdict::QuotaExhausted, Some(ms)).unwrap();
+            prop_assert!(!holds_retry_word(&final_error.message));
+        }
+    }
+}

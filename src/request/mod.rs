@@ -1,0 +1,13 @@
+//! The way of a request: from the caller's bytes to the account's host, and of the answer back.
+//!
+//! [`fetch`] is the pipeline; everything else here is one of its steps.
+
+pub mod answer;
+pub mod body;
+pub mod classify;
+pub mod fetch;
+pub mod guard;
+pub mod headers;
+pub mod host_errors;
+pub mod stream;
+pub mod target;

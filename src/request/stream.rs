@@ -1,0 +1,191 @@
+//! A bounded queue between the network and a reader that may be slow.
+//!
+//! One task per answer fills it and stops reading from the network when it is full, so that memory stays bounded and
+//! the server feels the reader's pace. Cancelling drops the connection at once.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use super::answer::Body;
+use crate::error::Error;
+
+/// The network is not read while this much waits for the reader.
+const CAPACITY: usize = 512 * 1024;
+/// The most that one read gives.
+const MAX_READ: usize = 128 * 1024;
+
+/// What a read found.
+#[derive(Debug)]
+pub enum Read {
+    /// Bytes, never empty.
+    Data(Bytes),
+    /// Nothing yet: the queue calls its waker once there is.
+    Pending,
+    /// The end.
+    End,
+    /// The answer broke off.
+    Failed(Error),
+}
+
+/// The reader's end of an answer's body. Dropping it cancels the answer.
+pub struct Stream {
+    queue: Arc<Queue>,
+    pump: AbortHandle,
+}
+
+struct Queue {
+    state: Mutex<State>,
+    room: Notify,
+    waker: Box<dyn Fn() + Send + Sync>,
+}
+
+#[derive(Default)]
+struct State {
+    chunks: VecDeque<Bytes>,
+    size: usize,
+    end: Option<Result<(), Error>>,
+    reader_waits: bool,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let wake = {
+            let mut state = self.lock();
+            change(&mut state);
+            std::mem::take(&mut state.reader_waits)
+        };
+        if wake {
+            (self.waker)();
+        }
+    }
+
+    async fn fill(&self, mut body: Body) {
+        loop {
+            let room = self.room.notified();
+            if self.lock().size >= CAPACITY {
+                room.await;
+                continue;
+            }
+            match body.next().await {
+                Ok(Some(chunk)) if chunk.is_empty() => {}
+                Ok(Some(chunk)) => self.change(|state| {
+                    state.size += chunk.len();
+                    state.chunks.push_back(chunk);
+                }),
+                Ok(None) => return self.change(|state| state.end = Some(Ok(()))),
+                Err(error) => return self.change(|state| state.end = Some(Err(error))),
+            }
+        }
+    }
+}
+
+impl Stream {
+    /// Starts reading. `waker` is called, from another thread, after a read that found nothing, once there is something.
+    #[must_use]
+    pub fn start(body: Body, waker: impl Fn() + Send + Sync + 'static) -> Self {
+        let queue = Arc::new(Queue { state: Mutex::default(), room: Notify::new(), waker: Box::new(waker) });
+        let filling = Arc::clone(&queue);
+        let pump = tokio::spawn(async move { filling.fill(body).await }).abort_handle();
+        Self { queue, pump }
+    }
+
+    /// Takes what is there. Never blocks.
+    #[must_use]
+    pub fn read(&self) -> Read {
+        let mut state = self.queue.lock();
+        let Some(first) = state.chunks.pop_front() else {
+            return match &state.end {
+                Some(Ok(())) => Read::End,
+                Some(Err(error)) => Read::Failed(error.clone()),
+                None => {
+                    state.reader_waits = true;
+                    Read::Pending
+                }
+            };
+        };
+        let data = take(&mut state, first);
+        state.size -= data.len();
+        let has_room = state.size < CAPACITY;
+        drop(state);
+        if has_room {
+            self.queue.room.notify_one();
+        }
+        Read::Data(data)
+    }
+}
+
+/// Joins waiting chunks, since each crossing to the reader costs more than a copy of a small one.
+fn take(state: &mut State, first: Bytes) -> Bytes {
+    if first.len() > MAX_READ {
+        let mut first = first;
+        let rest = first.split_off(MAX_READ);
+        state.chunks.push_front(rest);
+        return first;
+    }
+    let fits = |length: usize, next: Option<&Bytes>| next.is_some_and(|next| length + next.len() <= MAX_READ);
+    if !fits(first.len(), state.chunks.front()) {
+        return first;
+    }
+    let mut joined = BytesMut::from(first.as_ref());
+    while fits(joined.len(), state.chunks.front()) {
+        let Some(next) = state.chunks.pop_front() else { break };
+        joined.extend_from_slice(&next);
+    }
+    joined.freeze()
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.pump.abort();
+    }
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stream")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn everything_arrives_in_order_and_a_reader_is_woken_once_per_wait() {
+        let (wake, mut woken) = tokio::sync::mpsc::unbounded_channel();
+        let bytes = Bytes::from((0..1_000_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>());
+        let stream = Stream::start(Body::from_bytes(bytes.clone()), move || wake.send(()).unwrap());
+        let mut received = Vec::new();
+        loop {
+            match stream.read() {
+                Read::Data(data) => {
+                    assert!(!data.is_empty() && data.len() <= MAX_READ);
+                    received.extend_from_slice(&data);
+                }
+                Read::Pending => woken.recv().await.unwrap(),
+                Read::End => break,
+                Read::Failed(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(received, bytes);
+        assert!(woken.try_recv().is_err());
+    }
+
+    #[test]
+    fn small_chunks_are_joined_and_large_ones_split() {
+        let mut state = State::default();
+        state.chunks.extend([Bytes::from_static(b"b"), Bytes::from_static(b"c"), Bytes::from(vec![0; MAX_READ])]);
+        assert_eq!(take(&mut state, Bytes::from_static(b"a")).as_ref(), b"abc");
+        assert_eq!(state.chunks.len(), 1);
+        let large = take(&mut state, Bytes::from(vec![1; MAX_READ + 1]));
+        assert_eq!((large.len(), state.chunks[0].len()), (MAX_READ, 1));
+    }
+}

@@ -1,0 +1,258 @@
+//! `oauth_creds.json`, the file that is shared with the qwen CLI.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::atomic;
+use super::lock::LockPaths;
+use crate::clock::epoch_ms;
+use crate::error::{Code, Error, Result};
+use crate::oauth::error_response::text;
+use crate::oauth::token::Token;
+use crate::secret::Secret;
+
+/// No credentials file is anywhere near this large.
+const MAX_SIZE: u64 = 1024 * 1024;
+
+/// Tokens as a file holds them, and whatever else is in it.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// The tokens.
+    pub token: Token,
+    /// When the file was last written, in epoch milliseconds.
+    pub modified_at: u64,
+    document: Map<String, Value>,
+}
+
+/// Tells two versions of a file apart without reading it. A renamed file has a new inode, whatever the clock says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    modified: Option<std::time::SystemTime>,
+    length: u64,
+    inode: u64,
+}
+
+/// One credentials file.
+#[derive(Debug, Clone)]
+pub struct CredentialsFile {
+    path: PathBuf,
+}
+
+impl CredentialsFile {
+    /// Opens nothing.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The locks that guard it.
+    #[must_use]
+    pub fn locks(&self) -> LockPaths {
+        LockPaths { kernel: self.path.with_extension("flock"), cli: self.path.with_extension("lock") }
+    }
+
+    /// What the file is now, or `None` where there is none.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`.
+    pub fn stamp(&self) -> Result<Option<Stamp>> {
+        match fs::metadata(&self.path) {
+            Ok(metadata) => Ok(Some(Stamp {
+                modified: metadata.modified().ok(),
+                length: metadata.len(),
+                inode: inode(&metadata),
+            })),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.unreadable(&error)),
+        }
+    }
+
+    /// Reads the file; `None` where there is none.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`, and `ERR_QWEN_CREDENTIALS_INVALID` where the file holds no usable tokens.
+    pub fn read(&self) -> Result<Option<Credentials>> {
+        let mut file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(self.unreadable(&error)),
+        };
+        let metadata = file.metadata().map_err(|error| self.unreadable(&error))?;
+        if !metadata.is_file() {
+            return Err(self.invalid("is not a file"));
+        }
+        let mut contents = Vec::new();
+        file.by_ref().take(MAX_SIZE + 1).read_to_end(&mut contents).map_err(|error| self.unreadable(&error))?;
+        if contents.len() as u64 > MAX_SIZE {
+            return Err(self.invalid("is larger than 1 MiB"));
+        }
+        let modified_at = metadata.modified().map_or(0, epoch_ms);
+        self.parse(&contents, modified_at).map(Some)
+    }
+
+    fn parse(&self, contents: &[u8], modified_at: u64) -> Result<Credentials> {
+        let document = match serde_json::from_slice(contents) {
+            Ok(Value::Object(document)) => document,
+            Ok(_) => return Err(self.invalid("is not a JSON object")),
+            Err(_) if contents.trim_ascii().is_empty() => return Err(self.invalid("is empty")),
+            Err(_) => return Err(self.invalid("is not JSON")),
+        };
+        let access_token = text(&document, "access_token")
+            .filter(|token| !token.chars().any(char::is_control))
+            .ok_or_else(|| self.invalid("has no usable access_token"))?;
+        let token = Token {
+            access_token: Secret::new(access_token),
+            refresh_token: text(&document, "refresh_token").map(Secret::new),
+            token_type: text(&document, "token_type").unwrap_or("Bearer").to_owned(),
+            resource_url: text(&document, "resource_url").map(str::to_owned),
+            scope: text(&document, "scope").map(str::to_owned),
+            // Without a usable expiry the token is refreshed before it is used.
+            expires_at: document.get("expiry_date").and_then(instant).unwrap_or(0),
+        };
+        Ok(Credentials { token, modified_at, document })
+    }
+
+    /// Replaces the tokens in the file. Fields of `previous` that are not ours are kept.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`; the file is then as it was.
+    pub fn write(&self, token: &Token, previous: Option<&Credentials>) -> Result<()> {
+        let mut document = previous.map(|credentials| credentials.document.clone()).unwrap_or_default();
+        let mut set = |field: &str, value: Option<&str>| match value {
+            Some(value) => drop(document.insert(field.to_owned(), Value::from(value))),
+            None => drop(document.shift_remove(field)),
+        };
+        set("access_token", Some(token.access_token.expose()));
+        set("refresh_token", token.refresh_token.as_ref().map(Secret::expose));
+        set("token_type", Some(&token.token_type));
+        set("resource_url", token.resource_url.as_deref());
+        document.insert("expiry_date".to_owned(), Value::from(token.expires_at));
+        // Two spaces and no final newline, as the CLI writes it.
+        let contents = serde_json::to_vec_pretty(&document).map_err(Error::internal)?;
+        atomic::replace(&self.path, &contents)
+    }
+
+    /// Moves a file that holds no usable tokens out of the way, under a name that says when.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`.
+    pub fn set_aside(&self, now_ms: u64) -> Result<PathBuf> {
+        let aside = self.path.with_extension(format!("json.corrupt-{now_ms}"));
+        fs::rename(&self.path, &aside).map_err(|error| Error::io("move aside", &self.path, &error))?;
+        Ok(aside)
+    }
+
+    fn unreadable(&self, error: &std::io::Error) -> Error {
+        Error::io("read", &self.path, error)
+    }
+
+    fn invalid(&self, what: &str) -> Error {
+        let message = format!("The credentials file {} {what}. Log in again, or restore it from a backup.", self.path.display());
+        Error::new(Code::CredentialsInvalid, message).with_path(&self.path)
+    }
+}
+
+/// An instant in epoch milliseconds: a number, or a string that holds one.
+fn instant(value: &Value) -> Option<u64> {
+    let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?;
+    // Larger numbers are no instants that JavaScript knows.
+    const MAX_INSTANT: f64 = 8.64e15;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range was checked")]
+    (0.0..=MAX_INSTANT).contains(&number).then_some(number as u64)
+}
+
+#[cfg(unix)]
+fn inode(metadata: &fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(metadata)
+}
+
+#[cfg(not(unix))]
+fn inode(_metadata: &fs::Metadata) -> u64 {
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn file_with(contents: &[u8]) -> (tempfile::TempDir, CredentialsFile) {
+        let temporary = tempfile::tempdir().unwrap();
+        let file = CredentialsFile::new(temporary.path().join("oauth_creds.json"));
+        fs::write(file.path(), contents).unwrap();
+        (temporary, file)
+    }
+
+    #[test]
+    fn the_clis_form_and_unknown_fields_survive_a_write() {
+        let original = json!({
+            "access_token": "a", "refresh_token": "r", "token_type": "Bearer", "resource_url": "portal.qwen.ai",
+            "expiry_date": 1_893_456_000_000_u64, "added_by_cli_0.99": {"kept": true}
+        });
+        let (_temporary, file) = file_with(serde_json::to_string_pretty(&original).unwrap().as_bytes());
+        let mut credentials = file.read().unwrap().unwrap();
+        assert_eq!(credentials.token.expires_at, 1_893_456_000_000);
+        file.write(&credentials.token, Some(&credentials)).unwrap();
+        assert_eq!(fs::read_to_string(file.path()).unwrap(), serde_json::to_string_pretty(&original).unwrap());
+
+        credentials.token.access_token = Secret::new("b");
+        file.write(&credentials.token, Some(&credentials)).unwrap();
+        let written: Value = serde_json::from_slice(&fs::read(file.path()).unwrap()).unwrap();
+        assert_eq!(written["access_token"], "b");
+        assert_eq!(written["added_by_cli_0.99"], original["added_by_cli_0.99"]);
+    }
+
+    #[test]
+    fn an_expiry_may_be_a_string_and_a_missing_one_means_expired() {
+        let expiry = |value: Value| {
+            let (_temporary, file) = file_with(json!({"access_token": "a", "expiry_date": value}).to_string().as_bytes());
+            file.read().unwrap().unwrap().token.expires_at
+        };
+        assert_eq!(expiry(json!("1893456000000")), 1_893_456_000_000);
+        for bad in [json!(null), json!("soon"), json!(-1), json!(1e300), json!({})] {
+            assert_eq!(expiry(bad), 0);
+        }
+    }
+
+    #[test]
+    fn what_holds_no_tokens_is_an_error_that_names_the_file() {
+        for contents in [&b""[..], b"{", b"[]", b"{}", b"\x00\xff", br#"{"access_token":""}"#, b"{\"access_token\":\"a\\u0000\"}"] {
+            let (_temporary, file) = file_with(contents);
+            let error = file.read().unwrap_err();
+            assert_eq!(error.code(), Code::CredentialsInvalid);
+            assert_eq!(error.path(), Some(file.path()));
+            assert_eq!(fs::read(file.path()).unwrap(), contents);
+        }
+        let (_temporary, file) = file_with(&vec![b' '; 1024 * 1024 + 1]);
+        assert!(file.read().unwrap_err().message().contains("1 MiB"));
+    }
+
+    #[test]
+    fn a_rewrite_changes_the_stamp() {
+        let (_temporary, file) = file_with(br#"{"access_token":"a"}"#);
+        let before = file.stamp().unwrap();
+        let credentials = file.read().unwrap();
+        assert_eq!(file.stamp().unwrap(), before);
+        file.write(&credentials.as_ref().unwrap().token, credentials.as_ref()).unwrap();
+        assert_ne!(file.stamp().unwrap(), before);
+    }
+
+    proptest! {
+        #[test]
+        fn reading_never_panics(contents in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let (_temporary, file) = file_with(&contents);
+            let _ = file.read();
+        }
+    }
+}

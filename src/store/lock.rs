@@ -1,0 +1,281 @@
+//! Locks on a file of tokens: a kernel lock between our own processes, and the qwen CLI's lock file towards the CLI.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::clock::{Clock, epoch_ms};
+use crate::error::{Code, Error, Result};
+use crate::store::atomic::create_private_directory;
+
+/// How long a caller waits for its turn.
+pub const WAIT_LIMIT: Duration = Duration::from_secs(30);
+/// A lock file that is held must be touched more often than this: the CLI up to 0.15 takes one of 10 s for stale.
+pub const TOUCH_INTERVAL: Duration = Duration::from_secs(3);
+/// The age at which the CLI (0.24) takes a lock file for stale. Older versions use 10 s, but may themselves still be at
+/// work then.
+const STALE_AFTER: Duration = Duration::from_secs(35);
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(150);
+/// The second line of a lock file of ours. The CLI writes one line and reads none.
+const OWNER: &str = "opencode-qwen-cli-auth";
+
+/// The two locks of one file.
+#[derive(Debug, Clone)]
+pub struct LockPaths {
+    /// Locked by the kernel: empty, permanent, never removed.
+    pub kernel: PathBuf,
+    /// Created and removed, as the CLI does it.
+    pub cli: PathBuf,
+}
+
+/// Runs `body` while this process holds both locks.
+///
+/// The kernel lock dies with its holder and is never stolen. It is not held while the CLI's lock is waited for, so that
+/// whoever has it is at work. `meanwhile` is asked between tries: it may find that there is nothing left to do.
+///
+/// # Errors
+/// `ERR_QWEN_LOCK_TIMEOUT` after [`WAIT_LIMIT`], `ERR_QWEN_IO`, and what `body` returns.
+pub fn exclusively<T>(
+    paths: &LockPaths,
+    clock: &Clock,
+    mut meanwhile: impl FnMut() -> Option<T>,
+    body: impl FnOnce(&mut CliLock) -> Result<T>,
+) -> Result<T> {
+    let directory = paths.kernel.parent().unwrap_or(Path::new("."));
+    create_private_directory(directory)?;
+    let file = open_lock_file(&paths.kernel).map_err(|error| Error::io("open", &paths.kernel, &error))?;
+    let mut kernel = fd_lock::RwLock::new(file);
+    let started = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match kernel.try_write() {
+            Ok(_guard) => {
+                if let Some(mut cli) = CliLock::try_acquire(&paths.cli, clock, true)? {
+                    return body(&mut cli);
+                }
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) if is_unsupported(&error) => {
+                if let Some(mut cli) = CliLock::try_acquire(&paths.cli, clock, false)? {
+                    return body(&mut cli);
+                }
+            }
+            Err(error) => return Err(Error::io("lock", &paths.kernel, &error)),
+        }
+        if let Some(done) = meanwhile() {
+            return Ok(done);
+        }
+        if started.elapsed() >= WAIT_LIMIT {
+            return Err(timed_out(&paths.cli));
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn timed_out(path: &Path) -> Error {
+    let message = format!(
+        "Another process has held {} for {} s. Try again; if it stays, close other qwen or OpenCode sessions.",
+        path.display(),
+        WAIT_LIMIT.as_secs()
+    );
+    Error::new(Code::LockTimeout, message).with_path(path).retryable()
+}
+
+fn open_lock_file(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+/// Some network file systems have no such locks; the CLI's kind alone must do there.
+fn is_unsupported(error: &std::io::Error) -> bool {
+    const NO_LOCKS_AVAILABLE: i32 = if cfg!(target_os = "macos") { 77 } else { 37 };
+    error.kind() == ErrorKind::Unsupported || cfg!(unix) && error.raw_os_error() == Some(NO_LOCKS_AVAILABLE)
+}
+
+/// The CLI's lock file while it is ours. It can be lost: an exiting qwen process removes it, whoever holds it.
+#[derive(Debug)]
+pub struct CliLock {
+    path: PathBuf,
+    contents: String,
+}
+
+impl CliLock {
+    /// One try. `sole` says that no other process of ours can hold it, so that a file of ours is a dead process's.
+    fn try_acquire(path: &Path, clock: &Clock, sole: bool) -> Result<Option<Self>> {
+        let contents = format!("{}\n{OWNER} {}\n", uuid::Uuid::new_v4(), std::process::id());
+        for _ in 0..2 {
+            match create_exclusively(path, &contents) {
+                Ok(()) => return Ok(Some(Self { path: path.to_owned(), contents })),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(Error::io("create", path, &error)),
+            }
+            if !remove_if_abandoned(path, clock, sole)? {
+                return Ok(None);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the lock file is still the one that this process made.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        read_short(&self.path).is_ok_and(|contents| contents == self.contents)
+    }
+
+    /// Keeps the lock from looking stale; takes it again where it was removed and nobody else has it.
+    pub fn keep(&mut self, clock: &Clock) {
+        if self.is_held() {
+            let now = SystemTime::UNIX_EPOCH + Duration::from_millis(clock.now_ms());
+            // A lock that can't be touched is not lost yet, and there is nobody to tell.
+            let _ = OpenOptions::new().write(true).open(&self.path).and_then(|file| file.set_modified(now));
+        } else {
+            let _ = create_exclusively(&self.path, &self.contents);
+        }
+    }
+}
+
+impl Drop for CliLock {
+    fn drop(&mut self) {
+        if self.is_held() {
+            #[expect(clippy::disallowed_methods, reason = "a lock is released by removing it")]
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn create_exclusively(path: &Path, contents: &str) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)?.write_all(contents.as_bytes())
+}
+
+/// Removes a lock file that nobody can be behind any more. Says whether it is worth trying again.
+fn remove_if_abandoned(path: &Path, clock: &Clock, sole: bool) -> Result<bool> {
+    let gone = |error: &std::io::Error| error.kind() == ErrorKind::NotFound;
+    let modified = match fs::symlink_metadata(path).and_then(|metadata| metadata.modified()) {
+        Ok(modified) => modified,
+        Err(error) if gone(&error) => return Ok(true),
+        Err(error) => return Err(Error::io("look at", path, &error)),
+    };
+    let ours = sole && read_short(path).is_ok_and(|contents| contents.lines().nth(1).is_some_and(|line| line.starts_with(OWNER)));
+    // A clock that jumped can put a live lock's time into the future, or a dead one's.
+    let age_ms = clock.now_ms().abs_diff(epoch_ms(modified));
+    if !ours && u128::from(age_ms) < STALE_AFTER.as_millis() {
+        return Ok(false);
+    }
+    #[expect(clippy::disallowed_methods, reason = "an abandoned lock is removed, as the CLI does it")]
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if gone(&error) => Ok(true),
+        Err(error) => Err(Error::io("remove the abandoned lock", path, &error)),
+    }
+}
+
+/// Reads a lock file; anything longer than a lock file is not one of ours.
+fn read_short(path: &Path) -> std::io::Result<String> {
+    let mut contents = String::new();
+    File::open(path)?.take(256).read_to_string(&mut contents)?;
+    Ok(contents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(directory: &Path) -> LockPaths {
+        LockPaths { kernel: directory.join("oauth_creds.flock"), cli: directory.join("oauth_creds.lock") }
+    }
+
+    fn foreign_lock(path: &Path, age: Duration) {
+        create_exclusively(path, "0b6f2f0e-0000-4000-8000-000000000000").unwrap();
+        let now = Clock::system().now_ms();
+        let modified = SystemTime::UNIX_EPOCH + Duration::from_millis(now) - age;
+        OpenOptions::new().write(true).open(path).unwrap().set_modified(modified).unwrap();
+    }
+
+    #[test]
+    fn both_locks_are_held_and_the_cli_lock_is_released() {
+        let temporary = tempfile::tempdir().unwrap();
+        let paths = paths(temporary.path());
+        let clock = Clock::system();
+        exclusively(&paths, &clock, || None, |cli| {
+            assert!(cli.is_held());
+            let file = open_lock_file(&paths.kernel).unwrap();
+            assert_eq!(fd_lock::RwLock::new(file).try_write().unwrap_err().kind(), ErrorKind::WouldBlock);
+            Ok(())
+        })
+        .unwrap();
+        assert!(!paths.cli.exists() && paths.kernel.exists());
+    }
+
+    #[test]
+    fn a_dead_process_of_ours_does_not_block() {
+        let temporary = tempfile::tempdir().unwrap();
+        let paths = paths(temporary.path());
+        create_exclusively(&paths.cli, &format!("some-uuid\n{OWNER} 1\n")).unwrap();
+        exclusively(&paths, &Clock::system(), || None, |_| Ok(())).unwrap();
+    }
+
+    #[test]
+    fn a_lock_of_the_cli_is_waited_for_until_it_is_stale() {
+        let temporary = tempfile::tempdir().unwrap();
+        let paths = paths(temporary.path());
+        foreign_lock(&paths.cli, Duration::from_secs(34));
+        let waited = exclusively(&paths, &Clock::system(), || Some("waited"), |_| Ok("entered")).unwrap();
+        assert_eq!(waited, "waited");
+        fs::remove_file(&paths.cli).unwrap();
+        foreign_lock(&paths.cli, Duration::from_secs(36));
+        assert_eq!(exclusively(&paths, &Clock::system(), || None, |_| Ok("entered")).unwrap(), "entered");
+    }
+
+    #[test]
+    fn a_lock_that_was_taken_away_is_noticed_and_left_to_its_new_holder() {
+        let temporary = tempfile::tempdir().unwrap();
+        let paths = paths(temporary.path());
+        let clock = Clock::system();
+        exclusively(&paths, &clock, || None, |cli| {
+            fs::remove_file(&paths.cli).unwrap();
+            assert!(!cli.is_held());
+            cli.keep(&clock);
+            assert!(cli.is_held());
+            fs::remove_file(&paths.cli).unwrap();
+            foreign_lock(&paths.cli, Duration::ZERO);
+            cli.keep(&clock);
+            assert!(!cli.is_held());
+            Ok(())
+        })
+        .unwrap();
+        assert!(paths.cli.exists());
+    }
+
+    #[test]
+    fn two_threads_are_never_inside_at_once() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let temporary = tempfile::tempdir().unwrap();
+        let paths = paths(temporary.path());
+        let inside = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..10 {
+                        exclusively(&paths, &Clock::system(), || None, |_| {
+                            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                            std::thread::yield_now();
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                            Ok(())
+                        })
+                        .unwrap();
+                    }
+                });
+            }
+        });
+    }
+}

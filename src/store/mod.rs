@@ -1,0 +1,5 @@
+//! Files that hold tokens: how they are locked, read and replaced. Everything here blocks; call it from a blocking thread.
+
+pub mod atomic;
+pub mod credentials;
+pub mod lock;
