@@ -1,4 +1,5 @@
 //! Link flags for a Node native addon.
+#![expect(clippy::disallowed_methods, reason = "cargo configures a build script by its environment")]
 
 fn main() {
     if std::env::var_os("CARGO_FEATURE_NAPI_BINDING").is_none() {

@@ -41,6 +41,12 @@ class QwenClient {
     return this.#call((id) => this.#native.login(id, openBrowser), { signal, onProgress: onAuthorization });
   }
 
+  /** Takes over the tokens of a login that OpenCode kept itself, if there is no credentials file. */
+  async adopt({ access, refresh, expires }) {
+    const tokens = { access: validate.text(access, "access"), refresh: validate.text(refresh, "refresh"), expires };
+    return this.#call((id) => this.#native.adopt(id, { ...tokens, expires: Number(expires) || 0 }));
+  }
+
   async accounts() {
     return this.#call((id) => this.#native.accounts(id));
   }

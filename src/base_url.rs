@@ -58,7 +58,15 @@ mod tests {
 
     #[test]
     fn a_host_that_must_not_get_a_token_is_refused() {
-        for text in ["http://portal.qwen.ai", "ftp://portal.qwen.ai", "https://u:p@portal.qwen.ai", "https://portal.qwen.ai/?a=b", "https://", "", "a b"] {
+        for text in [
+            "http://portal.qwen.ai",
+            "ftp://portal.qwen.ai",
+            "https://u:p@portal.qwen.ai",
+            "https://portal.qwen.ai/?a=b",
+            "https://",
+            "",
+            "a b",
+        ] {
             assert!(api_base_url(text).is_err(), "{text}");
         }
     }

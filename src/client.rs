@@ -17,6 +17,7 @@ use crate::events::{Event, EventKind, Events};
 use crate::http::Http;
 use crate::oauth::OAuthClient;
 use crate::oauth::device::DeviceAuthorization;
+use crate::oauth::token::Token;
 use crate::request::answer::Answer;
 use crate::request::fetch::{Pipeline, Request, Settings};
 use crate::secret::Secret;
@@ -100,7 +101,13 @@ impl Client {
         let config = ClientConfig::read(options, &environment)?;
         for message in &config.warnings {
             let at = clock.now_ms();
-            events.emit(Event { kind: EventKind::Config, at, message: message.clone(), account_id: None, code: None });
+            events.emit(Event {
+                kind: EventKind::Config,
+                at,
+                message: message.clone(),
+                account_id: None,
+                code: None,
+            });
         }
         let http = Arc::new(Http::new(config.http));
         let oauth = OAuthClient::new(Arc::clone(&http), config.oauth, clock.clone());
@@ -165,6 +172,14 @@ impl Client {
         Ok(self.describe(&stored))
     }
 
+    /// Takes tokens over that a host kept, if there is no credentials file. Says whether it did.
+    ///
+    /// # Errors
+    /// Those of [`TokenManager::adopt`].
+    pub async fn adopt(&self, token: Token) -> Result<bool> {
+        self.tokens.adopt(&self.account, token).await
+    }
+
     /// All accounts.
     ///
     /// # Errors
@@ -180,7 +195,10 @@ impl Client {
     /// `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has, and those of [`TokenManager::token`].
     pub async fn access_token(&self, account_id: Option<&str>) -> Result<AccessToken> {
         if account_id.is_some_and(|id| id != self.account.id) {
-            return Err(Error::invalid_argument("accountId", "is not the id of an account; accounts() lists them"));
+            return Err(Error::invalid_argument(
+                "accountId",
+                "is not the id of an account; accounts() lists them",
+            ));
         }
         let token = self.tokens.token(&self.account, None).await?;
         let base_url = self.account.base_url(&token, self.base_url_override.as_ref())?;

@@ -42,3 +42,11 @@ impl fmt::Debug for Clock {
 pub fn epoch_ms(time: std::time::SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
+
+/// An instant as JavaScript has it, in epoch milliseconds; `None` for a number that is no instant there.
+#[must_use]
+pub fn instant_from_number(number: f64) -> Option<u64> {
+    const MAX_INSTANT: f64 = 8.64e15;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range was checked")]
+    (0.0..=MAX_INSTANT).contains(&number).then_some(number as u64)
+}

@@ -90,10 +90,15 @@ impl ClientConfig {
         Ok(Self {
             paths: Paths::from_environment(environment)?,
             oauth: oauth_config(&options.oauth, environment)?,
-            http: HttpConfig::from_environment(environment, options.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT))?,
+            http: HttpConfig::from_environment(
+                environment,
+                options.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
+            )?,
             base_url: base_url_override.clone().map_or_else(default_base_url, Ok)?,
             base_url_override,
-            qwen_mode: options.qwen_mode.unwrap_or_else(|| switch(environment, "QWEN_MODE", true, &mut warnings)),
+            qwen_mode: options
+                .qwen_mode
+                .unwrap_or_else(|| switch(environment, "QWEN_MODE", true, &mut warnings)),
             idle_timeout: options.idle_timeout.unwrap_or(DEFAULT_IDLE_TIMEOUT),
             warnings,
         })
@@ -149,7 +154,13 @@ impl<'a> Source<'a> {
     }
 
     fn unusable(&self, reason: &str) -> Error {
-        Error::new(self.code, format!("{} is not usable: it {reason}. Set it to a URL such as https://host.example, or leave it out.", self.name))
+        Error::new(
+            self.code,
+            format!(
+                "{} is not usable: it {reason}. Set it to a URL such as https://host.example, or leave it out.",
+                self.name
+            ),
+        )
     }
 }
 
@@ -177,7 +188,9 @@ fn switch(environment: &Environment, name: &str, default: bool, warnings: &mut V
         "0" | "false" | "no" | "off" => false,
         _ => {
             let used = if default { "on" } else { "off" };
-            warnings.push(format!("{name} is neither 1/true/yes/on nor 0/false/no/off; its default ({used}) is used."));
+            warnings.push(format!(
+                "{name} is neither 1/true/yes/on nor 0/false/no/off; its default ({used}) is used."
+            ));
             default
         }
     }
@@ -213,7 +226,10 @@ mod tests {
         let options = ClientOptions {
             base_url: Some("https://mine.example/v1".into()),
             qwen_mode: Some(true),
-            oauth: OAuthOptions { token_endpoint: Some("https://mine.example/token".into()), ..OAuthOptions::default() },
+            oauth: OAuthOptions {
+                token_endpoint: Some("https://mine.example/token".into()),
+                ..OAuthOptions::default()
+            },
             ..ClientOptions::default()
         };
         let config = read(&options, &variables).unwrap();
@@ -232,7 +248,11 @@ mod tests {
         ] {
             let error = read(&ClientOptions::default(), &[(name, value)]).unwrap_err();
             assert_eq!(error.code(), Code::InvalidConfig);
-            assert!(error.message().contains(name) && !error.message().contains("secret"), "{}", error.message());
+            assert!(
+                error.message().contains(name) && !error.message().contains("secret"),
+                "{}",
+                error.message()
+            );
         }
         let options = ClientOptions { base_url: Some("nonsense://x".into()), ..ClientOptions::default() };
         assert_eq!(read(&options, &[]).unwrap_err().code(), Code::InvalidArgument);

@@ -140,7 +140,10 @@ impl Error {
     /// A defect of ours.
     #[must_use]
     pub fn internal(what: impl fmt::Display) -> Self {
-        Self::new(Code::Internal, format!("Internal error in opencode-qwen-cli-auth: {what}. Please report it."))
+        Self::new(
+            Code::Internal,
+            format!("Internal error in opencode-qwen-cli-auth: {what}. Please report it."),
+        )
     }
 
     /// The HTTP status that led to the error.
@@ -253,7 +256,9 @@ fn io_advice(cause: &std::io::Error) -> &'static str {
         Kind::PermissionDenied => "Check who owns it and its mode, then try again.",
         Kind::StorageFull | Kind::QuotaExceeded => "Free some disk space, then try again.",
         Kind::ReadOnlyFilesystem => "Make the file system writable, or point QWEN_HOME at one that is.",
-        Kind::NotADirectory | Kind::IsADirectory => "Something else is in its place; move it away, then try again.",
+        Kind::NotADirectory | Kind::IsADirectory => {
+            "Something else is in its place; move it away, then try again."
+        }
         _ => "Try again; if it stays, check the disk and QWEN_HOME.",
     }
 }

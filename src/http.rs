@@ -18,6 +18,8 @@ const POOL_IDLE: Duration = Duration::from_secs(30);
 /// A silent connection is probed after this long, and given up within twice that.
 const PROBE_INTERVAL: Duration = Duration::from_secs(8);
 
+type MakeProxy = fn(Url) -> reqwest::Result<Proxy>;
+
 /// What a [`Http`] is made from.
 #[derive(Debug, Clone)]
 pub struct HttpConfig {
@@ -34,17 +36,16 @@ impl HttpConfig {
     /// `ERR_QWEN_INVALID_CONFIG` where a proxy variable holds no proxy URL. The value is not repeated: it may hold
     /// a password.
     pub fn from_environment(environment: &Environment, connect_timeout: Duration) -> Result<Self> {
-        let exceptions = environment
-            .first(&["NO_PROXY", "no_proxy"])
-            .and_then(|(_, hosts)| NoProxy::from_string(hosts));
+        let exceptions =
+            environment.first(&["NO_PROXY", "no_proxy"]).and_then(|(_, hosts)| NoProxy::from_string(hosts));
         let mut proxies = Vec::new();
-        let sources: [(&[&'static str], fn(Url) -> reqwest::Result<Proxy>); 3] = [
-            (&["HTTPS_PROXY", "https_proxy"], Proxy::https::<Url>),
-            (&["HTTP_PROXY", "http_proxy"], Proxy::http::<Url>),
-            (&["ALL_PROXY", "all_proxy"], Proxy::all::<Url>),
+        let sources: [(_, MakeProxy); 3] = [
+            (["HTTPS_PROXY", "https_proxy"], Proxy::https::<Url>),
+            (["HTTP_PROXY", "http_proxy"], Proxy::http::<Url>),
+            (["ALL_PROXY", "all_proxy"], Proxy::all::<Url>),
         ];
         for (names, make) in sources {
-            let Some((name, value)) = environment.first(names) else { continue };
+            let Some((name, value)) = environment.first(&names) else { continue };
             let proxy = proxy_url(value).and_then(|url| make(url).ok()).ok_or_else(|| {
                 Error::new(
                     Code::InvalidConfig,
@@ -156,9 +157,8 @@ fn read_certificates(variable: &str, path: &std::path::Path) -> Result<Vec<Certi
         )
         .with_path(path)
     };
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| unusable(&error))?;
+    let certificates: Vec<_> =
+        CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|error| unusable(&error))?;
     if certificates.is_empty() {
         return Err(unusable(&"it has no CERTIFICATE section"));
     }
@@ -204,9 +204,19 @@ impl TransportError {
         let before_send = error.is_connect() || error.is_builder();
         let reason = describe(error);
         let error = if error.is_timeout() {
-            Error::new(Code::Timeout, format!("{host} could not be reached in time ({reason}). Check the network or proxy, then try again."))
+            Error::new(
+                Code::Timeout,
+                format!(
+                    "{host} could not be reached in time ({reason}). Check the network or proxy, then try again."
+                ),
+            )
         } else if before_send {
-            Error::new(Code::Network, format!("Could not connect to {host}: {reason}. Check the network, DNS and proxy, then try again."))
+            Error::new(
+                Code::Network,
+                format!(
+                    "Could not connect to {host}: {reason}. Check the network, DNS and proxy, then try again."
+                ),
+            )
         } else {
             Error::new(Code::Network, format!("The connection to {host} broke: {reason}. Try again."))
         };
@@ -216,7 +226,8 @@ impl TransportError {
     /// Nothing arrived within the time allowed.
     #[must_use]
     pub fn timeout(host: &str, limit: Duration) -> Self {
-        let message = format!("{host} sent nothing for {} s. Check the network, then try again.", limit.as_secs_f64());
+        let message =
+            format!("{host} sent nothing for {} s. Check the network, then try again.", limit.as_secs_f64());
         Self { error: Error::new(Code::Timeout, message).retryable(), before_send: false }
     }
 }
@@ -228,7 +239,8 @@ fn describe(error: &reqwest::Error) -> String {
     while let Some(cause) = source {
         source = cause.source();
         let text = cause.to_string();
-        if source.is_none() || text.contains("dns") || text.contains("proxy") || text.contains("certificate") {
+        if source.is_none() || text.contains("dns") || text.contains("proxy") || text.contains("certificate")
+        {
             reasons.push(text);
         }
     }
@@ -299,10 +311,21 @@ mod tests {
 
     #[test]
     fn plain_http_is_for_loopback_alone() {
-        for url in ["https://portal.qwen.ai/v1", "http://127.0.0.1:1/", "http://127.8.0.1/", "http://localhost/", "http://[::1]/"] {
+        for url in [
+            "https://portal.qwen.ai/v1",
+            "http://127.0.0.1:1/",
+            "http://127.8.0.1/",
+            "http://localhost/",
+            "http://[::1]/",
+        ] {
             assert!(is_secure(&Url::parse(url).unwrap()), "{url}");
         }
-        for url in ["http://portal.qwen.ai/", "http://localhost.evil.example/", "ftp://127.0.0.1/", "file:///etc/passwd"] {
+        for url in [
+            "http://portal.qwen.ai/",
+            "http://localhost.evil.example/",
+            "ftp://127.0.0.1/",
+            "file:///etc/passwd",
+        ] {
             assert!(!is_secure(&Url::parse(url).unwrap()), "{url}");
         }
     }

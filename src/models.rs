@@ -24,7 +24,8 @@ pub fn output_cap(model: &str) -> Option<u64> {
 /// Whether a model looks at images, and so may be asked to look closely.
 #[must_use]
 pub fn takes_images(model: &str) -> bool {
-    let vision_series = model.strip_prefix("qwen").is_some_and(|rest| rest.contains("-vl") || rest.contains("-omni"));
+    let vision_series =
+        model.strip_prefix("qwen").is_some_and(|rest| rest.contains("-vl") || rest.contains("-omni"));
     model == VISION_MODEL || vision_series
 }
 

@@ -19,9 +19,13 @@ impl Paths {
     /// `ERR_QWEN_INVALID_CONFIG` where there is no home directory, or `QWEN_HOME` is no path.
     pub fn from_environment(environment: &Environment) -> Result<Self> {
         let home_variable = if cfg!(windows) { "USERPROFILE" } else { "HOME" };
-        let home = environment.get(home_variable).map(PathBuf::from).or_else(dirs::home_dir).ok_or_else(|| {
-            Error::new(Code::InvalidConfig, format!("There is no home directory. Set {home_variable}, or QWEN_HOME."))
-        })?;
+        let home =
+            environment.get(home_variable).map(PathBuf::from).or_else(dirs::home_dir).ok_or_else(|| {
+                Error::new(
+                    Code::InvalidConfig,
+                    format!("There is no home directory. Set {home_variable}, or QWEN_HOME."),
+                )
+            })?;
         let qwen_dir = match environment.get("QWEN_HOME") {
             Some(value) => absolute("QWEN_HOME", &expand_home(value, &home))?,
             None => home.join(".qwen"),
@@ -61,7 +65,10 @@ fn expand_home(value: &str, home: &Path) -> PathBuf {
 
 fn absolute(variable: &str, path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| {
-        Error::new(Code::InvalidConfig, format!("{variable} is no usable path: {error}. Set it to a directory, or unset it."))
+        Error::new(
+            Code::InvalidConfig,
+            format!("{variable} is no usable path: {error}. Set it to a directory, or unset it."),
+        )
     })
 }
 

@@ -91,7 +91,8 @@ impl TokenManager {
                 return Ok(token);
             }
         }
-        Err(Error::new(Code::TokenRejected, "Qwen refused the token that it has just issued. Log in again.").with_account(&account.id))
+        Err(Error::new(Code::TokenRejected, "Qwen refused the token that it has just issued. Log in again.")
+            .with_account(&account.id))
     }
 
     /// What the account's file holds now. The file is read again only if it has changed.
@@ -113,22 +114,56 @@ impl TokenManager {
         blocking(move || {
             let _busy = busy;
             let file = &account.credentials;
-            lock::exclusively(&file.locks(), &inner.clock, || None, |_| {
-                let previous = match file.read() {
-                    Ok(previous) => previous,
-                    Err(error) if error.code() == Code::CredentialsInvalid => {
-                        file.set_aside(inner.clock.now_ms())?;
-                        None
-                    }
-                    Err(error) => return Err(error),
-                };
-                file.write(&token, previous.as_ref())
-            })?;
+            lock::exclusively(
+                &file.locks(),
+                &inner.clock,
+                || None,
+                |_| {
+                    let previous = match file.read() {
+                        Ok(previous) => previous,
+                        Err(error) if error.code() == Code::CredentialsInvalid => {
+                            file.set_aside(inner.clock.now_ms())?;
+                            None
+                        }
+                        Err(error) => return Err(error),
+                    };
+                    file.write(&token, previous.as_ref())
+                },
+            )?;
             inner.with_state(&account, |state| {
                 state.refused = None;
                 state.unsaved = None;
             });
             Ok(())
+        })
+        .await
+    }
+
+    /// Takes tokens over that were kept elsewhere, if the account has no file yet. Says whether it did.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`.
+    pub async fn adopt(&self, account: &Account, token: Token) -> Result<bool> {
+        if self.credentials(account).await.is_ok_and(|found| found.is_some()) {
+            return Ok(false);
+        }
+        let (inner, account) = (Arc::clone(&self.0), account.clone());
+        let busy = inner.busy.enter();
+        blocking(move || {
+            let _busy = busy;
+            let file = &account.credentials;
+            lock::exclusively(
+                &file.locks(),
+                &inner.clock,
+                || None,
+                |_| {
+                    // A file that is there but broken may be mended by its owner.
+                    if file.stamp()?.is_some() {
+                        return Ok(false);
+                    }
+                    file.write(&token, None).map(|()| true)
+                },
+            )
         })
         .await
     }
@@ -157,7 +192,9 @@ impl TokenManager {
                 drop(busy);
                 outcome
             });
-            let refresh = async move { task.await.unwrap_or_else(|failure| Err(Error::internal(failure))) }.boxed().shared();
+            let refresh = async move { task.await.unwrap_or_else(|failure| Err(Error::internal(failure))) }
+                .boxed()
+                .shared();
             state.refresh = Some(refresh.clone());
             refresh
         })
@@ -184,7 +221,9 @@ impl Inner {
         }
         let credentials = account.credentials.read()?.map(Arc::new);
         // Were the file replaced between the two looks, its stamp would differ again at the next.
-        self.with_state(account, |state| state.read = credentials.clone().map(|credentials| (stamp, credentials)));
+        self.with_state(account, |state| {
+            state.read = credentials.clone().map(|credentials| (stamp, credentials));
+        });
         Ok(credentials)
     }
 
@@ -192,7 +231,9 @@ impl Inner {
     fn current(&self, account: &Account, credentials: &Credentials) -> Arc<Token> {
         let unsaved = self.with_state(account, |state| state.unsaved.clone());
         match unsaved {
-            Some((spent, token)) if credentials.token.refresh_token.as_ref() == Some(&spent) => Arc::new(token),
+            Some((spent, token)) if credentials.token.refresh_token.as_ref() == Some(&spent) => {
+                Arc::new(token)
+            }
             _ => Arc::new(credentials.token.clone()),
         }
     }
@@ -203,11 +244,14 @@ impl Inner {
 
     fn refusal(&self, account: &Account, credentials: &Credentials) -> Option<Error> {
         let refused = self.with_state(account, |state| state.refused.clone());
-        refused.filter(|(token, _)| credentials.token.refresh_token.as_ref() == Some(token)).map(|(_, error)| error)
+        refused
+            .filter(|(token, _)| credentials.token.refresh_token.as_ref() == Some(token))
+            .map(|(_, error)| error)
     }
 
     fn emit(&self, kind: EventKind, account: &Account, message: String, code: Option<Code>) {
-        let event = Event { kind, at: self.clock.now_ms(), message, account_id: Some(account.id.clone()), code };
+        let event =
+            Event { kind, at: self.clock.now_ms(), message, account_id: Some(account.id.clone()), code };
         self.events.emit(event);
     }
 }
@@ -230,11 +274,14 @@ impl Refresh {
 
     /// The token that another process has put into the file, where one has.
     fn refreshed_elsewhere(&self) -> Result<Option<Arc<Token>>> {
-        let Some(credentials) = self.inner.read(&self.account)? else { return Err(not_logged_in(&self.account)) };
+        let Some(credentials) = self.inner.read(&self.account)? else {
+            return Err(not_logged_in(&self.account));
+        };
         let token = &credentials.token;
         let now = self.inner.clock.now_ms();
         // A token that someone has only just obtained may be used up to its end.
-        let usable = self.inner.is_fresh(token) || token.access_token != self.seen.access_token && token.expires_at > now;
+        let usable = self.inner.is_fresh(token)
+            || token.access_token != self.seen.access_token && token.expires_at > now;
         let refused = self.rejected.as_ref() == Some(&token.access_token);
         Ok((usable && !refused).then(|| Arc::new(token.clone())))
     }
@@ -257,7 +304,7 @@ impl Refresh {
             Redeemed::ByUs(token) => token.or_else_from(&current),
             Redeemed::Elsewhere(token) => return Ok(token),
         };
-        self.keep(&spent, token, cli)
+        Ok(self.keep(&spent, token, cli))
     }
 
     /// Redeems the refresh token, keeping the CLI's lock fresh meanwhile.
@@ -280,7 +327,9 @@ impl Refresh {
                 Redemption::Unusable(error) => return Err(error.with_account(&self.account.id)),
                 Redemption::Unavailable { cause, in_doubt } => (cause, in_doubt),
             };
-            let delay = retries.next_delay(&cause, in_doubt).filter(|delay| started.elapsed() + *delay < REFRESH_LIMIT);
+            let delay = retries
+                .next_delay(&cause, in_doubt)
+                .filter(|delay| started.elapsed() + *delay < REFRESH_LIMIT);
             let Some(delay) = delay else {
                 return Err(refresh_unavailable(cause).with_account(&self.account.id));
             };
@@ -301,28 +350,39 @@ impl Refresh {
             return Ok(Redeemed::Elsewhere(token));
         }
         let error = error.with_account(&self.account.id).with_path(self.account.credentials.path());
-        self.inner.with_state(&self.account, |state| state.refused = Some((refresh_token.clone(), error.clone())));
+        self.inner
+            .with_state(&self.account, |state| state.refused = Some((refresh_token.clone(), error.clone())));
         self.inner.emit(EventKind::NeedsLogin, &self.account, error.message().to_owned(), Some(error.code()));
         Err(error)
     }
 
     /// Puts new tokens where the spent one was, and nowhere else.
-    fn keep(&self, spent: &Secret, token: Token, cli: &mut CliLock) -> Outcome {
+    fn keep(&self, spent: &Secret, token: Token, cli: &mut CliLock) -> Arc<Token> {
         cli.keep(&self.inner.clock);
         self.inner.with_state(&self.account, |state| state.unsaved = Some((spent.clone(), token.clone())));
-        self.inner.emit(EventKind::Refreshed, &self.account, "The Qwen token was refreshed.".to_owned(), None);
+        self.inner.emit(
+            EventKind::Refreshed,
+            &self.account,
+            "The Qwen token was refreshed.".to_owned(),
+            None,
+        );
         let found = self.inner.read(&self.account);
         match found {
             Ok(Some(credentials)) if credentials.token.refresh_token.as_ref() == Some(spent) => {
                 if let Err(error) = self.save(&credentials, &token) {
                     // The token works all the same, and is written as soon as that is possible.
-                    self.inner.emit(EventKind::Retry, &self.account, error.message().to_owned(), Some(error.code()));
+                    self.inner.emit(
+                        EventKind::Retry,
+                        &self.account,
+                        error.message().to_owned(),
+                        Some(error.code()),
+                    );
                 }
             }
             // Another login, a logout or a broken file took its place meanwhile: that is the user's word, not ours.
             _ => self.inner.with_state(&self.account, |state| state.unsaved = None),
         }
-        Ok(Arc::new(token))
+        Arc::new(token)
     }
 
     fn save(&self, previous: &Credentials, token: &Token) -> Result<()> {
@@ -340,13 +400,15 @@ enum Redeemed {
 /// The error of an account without credentials.
 fn not_logged_in(account: &Account) -> Error {
     let path = account.credentials.path();
-    let message = format!("Not logged in to Qwen: there is no {}. Log in with `opencode auth login`.", path.display());
+    let message =
+        format!("Not logged in to Qwen: there is no {}. Log in with `opencode auth login`.", path.display());
     Error::new(Code::NotLoggedIn, message).with_path(path)
 }
 
 fn no_refresh_token(account: &Account) -> Error {
     let path = account.credentials.path();
-    let message = format!("The Qwen login in {} has expired and has no refresh token. Log in again.", path.display());
+    let message =
+        format!("The Qwen login in {} has expired and has no refresh token. Log in again.", path.display());
     Error::new(Code::RefreshTokenInvalid, message).with_path(path).with_account(&account.id)
 }
 

@@ -36,7 +36,8 @@ impl Account {
         let named = token.resource_url.as_deref().unwrap_or(DEFAULT_API_BASE_URL);
         api_base_url(named).map_err(|reason| {
             let path = self.credentials.path();
-            let message = format!("The resource_url in {} is not usable: it {reason}. Log in again.", path.display());
+            let message =
+                format!("The resource_url in {} is not usable: it {reason}. Log in again.", path.display());
             Error::new(Code::CredentialsInvalid, message).with_path(path).with_account(&self.id)
         })
     }

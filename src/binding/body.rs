@@ -24,7 +24,10 @@ impl ResponseBody {
 
     /// Takes what is there: bytes; `null` for nothing yet, to be followed by `readable`; `true` at the end; else an error.
     #[napi(catch_unwind)]
-    pub fn read<'env>(&self, env: &'env Env) -> napi::Result<Either<BufferSlice<'env>, Either<bool, Option<Value>>>> {
+    pub fn read<'env>(
+        &self,
+        env: &'env Env,
+    ) -> napi::Result<Either<BufferSlice<'env>, Either<bool, Option<Value>>>> {
         Ok(match self.stream.as_ref().map(Stream::read) {
             Some(Read::Data(bytes)) => Either::A(BufferSlice::copy_from(env, bytes)?),
             Some(Read::Pending) => Either::B(Either::B(None)),

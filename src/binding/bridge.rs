@@ -101,7 +101,9 @@ impl Shared {
             lock(&shared.calls).remove(&id);
             match outcome.unwrap_or_else(|_| Err(Error::internal("a call panicked"))) {
                 Ok(Outcome::Value(value)) => shared.send_value(id, "value", value),
-                Ok(Outcome::Response(head)) => shared.send(Message { id, kind: "response", value: None, response: Some(*head) }),
+                Ok(Outcome::Response(head)) => {
+                    shared.send(Message { id, kind: "response", value: None, response: Some(*head) });
+                }
                 Err(error) => shared.send_value(id, "error", error_value(&error)),
             }
         });
@@ -146,10 +148,8 @@ impl Bridge {
 
     /// Whether the process may end while nothing else keeps it alive.
     #[napi(catch_unwind)]
-    #[expect(deprecated, reason = "more references, the alternative it names, only ever keep a process alive")]
     pub fn keep_alive(&self, env: Env, alive: bool) -> napi::Result<()> {
-        let mut wake = lock(&self.shared.wake);
-        if alive { wake.refer(&env) } else { wake.unref(&env) }
+        set_referenced(&mut lock(&self.shared.wake), env, alive)
     }
 
     /// Whether a token is being redeemed or written.
@@ -177,7 +177,13 @@ impl Bridge {
 
     /// RFC 8628 section 3.4.
     #[napi(catch_unwind)]
-    pub fn poll_device_token(&self, id: u32, authorization: Authorization, options: OAuthSettings, variables: Variables) {
+    pub fn poll_device_token(
+        &self,
+        id: u32,
+        authorization: Authorization,
+        options: OAuthSettings,
+        variables: Variables,
+    ) {
         self.shared.run(id, async move {
             let authorization = authorization.into();
             let token = oauth_client(&options, variables)?.poll_device_token(&authorization).await?;
@@ -187,7 +193,13 @@ impl Bridge {
 
     /// RFC 6749 section 6.
     #[napi(catch_unwind)]
-    pub fn refresh_access_token(&self, id: u32, refresh_token: String, options: OAuthSettings, variables: Variables) {
+    pub fn refresh_access_token(
+        &self,
+        id: u32,
+        refresh_token: String,
+        options: OAuthSettings,
+        variables: Variables,
+    ) {
         self.shared.run(id, async move {
             let refresh_token = Secret::new(refresh_token);
             let token = oauth_client(&options, variables)?.refresh_access_token(&refresh_token).await?;
@@ -214,6 +226,11 @@ impl Drop for Bridge {
             call.abort();
         }
     }
+}
+
+#[expect(deprecated, reason = "more references, the alternative it names, only ever keep a process alive")]
+fn set_referenced(wake: &mut Wake, env: Env, referenced: bool) -> napi::Result<()> {
+    if referenced { wake.refer(&env) } else { wake.unref(&env) }
 }
 
 fn oauth_client(options: &OAuthSettings, variables: Variables) -> Result<OAuthClient> {

@@ -11,7 +11,8 @@ use serde_json::Value;
 use super::body::ResponseBody;
 use super::bridge::{Bridge, Outcome, Shared};
 use super::types::{
-    Authorization, ClientSettings, FetchRequest, ResponseHead, Variables, access_token_value, account_value, error_value, event_value,
+    Authorization, ClientSettings, FetchRequest, HostTokens, ResponseHead, Variables, access_token_value,
+    account_value, error_value, event_value,
 };
 use crate::client::{Client, Context};
 use crate::clock::Clock;
@@ -38,6 +39,7 @@ pub struct Created {
 
 /// Makes a client. Its events come as messages with its id.
 #[napi(catch_unwind)]
+#[expect(clippy::needless_pass_by_value, reason = "an argument is made for the call")]
 pub fn create_client(bridge: &Bridge, id: u32, options: ClientSettings, variables: Variables) -> Created {
     let shared = Arc::clone(bridge.shared());
     let listener = Arc::downgrade(&shared);
@@ -46,9 +48,12 @@ pub fn create_client(bridge: &Bridge, id: u32, options: ClientSettings, variable
             shared.send_value(id, "event", event_value(&event));
         }
     });
-    let context = Context { for_host: options.for_host, clock: Clock::system(), events, busy: bridge.busy().clone() };
+    let context =
+        Context { for_host: options.for_host, clock: Clock::system(), events, busy: bridge.busy().clone() };
     match Client::new(&(&options).into(), variables.into_iter().collect(), context) {
-        Ok(client) => Created { client: Some(NativeClient { client: Arc::new(client), shared }), error: None },
+        Ok(client) => {
+            Created { client: Some(NativeClient { client: Arc::new(client), shared }), error: None }
+        }
         Err(error) => Created { client: None, error: Some(error_value(&error)) },
     }
 }
@@ -84,6 +89,13 @@ impl NativeClient {
                 .await?;
             Ok(Outcome::Value(account_value(&account)))
         });
+    }
+
+    /// Takes tokens over that a host kept, if there is no credentials file.
+    #[napi(catch_unwind)]
+    pub fn adopt(&self, id: u32, tokens: HostTokens) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move { Ok(Outcome::Value(client.adopt(tokens.into()).await?.into())) });
     }
 
     /// All accounts.

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::body::ResponseBody;
 use crate::client::{AccessToken, AccountInfo, AccountState};
+use crate::clock::instant_from_number;
 use crate::config::{ClientOptions, OAuthOptions};
 use crate::error::Error;
 use crate::events::Event;
@@ -52,6 +53,15 @@ pub struct Authorization {
     pub expires_in: f64,
     pub interval: f64,
     pub code_verifier: String,
+}
+
+/// What a host's own store holds of a login.
+#[napi(object, object_to_js = false)]
+pub struct HostTokens {
+    pub access: String,
+    pub refresh: String,
+    /// Epoch milliseconds.
+    pub expires: f64,
 }
 
 /// A request, read off `fetch`'s arguments.
@@ -102,6 +112,19 @@ impl From<&ClientSettings> for ClientOptions {
             qwen_mode: settings.qwen_mode,
             connect_timeout: milliseconds(settings.connect_timeout_ms),
             idle_timeout: milliseconds(settings.idle_timeout_ms),
+        }
+    }
+}
+
+impl From<HostTokens> for Token {
+    fn from(tokens: HostTokens) -> Self {
+        Self {
+            access_token: Secret::new(tokens.access),
+            refresh_token: Some(Secret::new(tokens.refresh)),
+            token_type: "Bearer".to_owned(),
+            resource_url: None,
+            scope: None,
+            expires_at: instant_from_number(tokens.expires).unwrap_or(0),
         }
     }
 }
@@ -221,7 +244,9 @@ pub fn error_value(error: &Error) -> Value {
 /// An optional property that is not there is missing, not null.
 fn without_null(value: Value) -> Value {
     match value {
-        Value::Object(fields) => Value::Object(fields.into_iter().filter(|(_, value)| !value.is_null()).collect::<Map<_, _>>()),
+        Value::Object(fields) => {
+            Value::Object(fields.into_iter().filter(|(_, value)| !value.is_null()).collect::<Map<_, _>>())
+        }
         other => other,
     }
 }

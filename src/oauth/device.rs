@@ -37,7 +37,11 @@ pub struct DeviceAuthorization {
 /// # Errors
 /// `ERR_QWEN_DEVICE_AUTHORIZATION_FAILED` where the server refused, `ERR_QWEN_INVALID_RESPONSE` where a success lacks
 /// a required field.
-pub fn read_device_authorization(answer: &Answer, client_id: &str, code_verifier: Secret) -> Result<DeviceAuthorization> {
+pub fn read_device_authorization(
+    answer: &Answer,
+    client_id: &str,
+    code_verifier: Secret,
+) -> Result<DeviceAuthorization> {
     if !(200..300).contains(&answer.status) {
         return Err(refused(answer));
     }
@@ -53,7 +57,9 @@ pub fn read_device_authorization(answer: &Answer, client_id: &str, code_verifier
         Url::parse(value)
             .ok()
             .filter(|url| matches!(url.scheme(), "https" | "http") && url.has_host())
-            .ok_or_else(|| invalid(&format!("has a {field} that is no web address")).with_status(answer.status))
+            .ok_or_else(|| {
+                invalid(&format!("has a {field} that is no web address")).with_status(answer.status)
+            })
     };
     let verification_uri = required("verification_uri")?;
     web_page("verification_uri", verification_uri)?;
@@ -70,7 +76,8 @@ pub fn read_device_authorization(answer: &Answer, client_id: &str, code_verifier
         user_code: required("user_code")?.to_owned(),
         verification_uri: verification_uri.to_owned(),
         verification_uri_complete: complete.into(),
-        expires_in: expires_in.ok_or_else(|| invalid("has no usable expires_in").with_status(answer.status))?,
+        expires_in: expires_in
+            .ok_or_else(|| invalid("has no usable expires_in").with_status(answer.status))?,
         interval: seconds(object, "interval").unwrap_or(DEFAULT_INTERVAL_S),
         code_verifier,
     })
@@ -111,17 +118,27 @@ mod tests {
 
     fn read(value: &Value, client_id: &str) -> Result<DeviceAuthorization> {
         let body = Body::read(Some(value.to_string().as_bytes()));
-        read_device_authorization(&Answer { status: 200, retry_after_ms: None, body }, client_id, Secret::new("v"))
+        read_device_authorization(
+            &Answer { status: 200, retry_after_ms: None, body },
+            client_id,
+            Secret::new("v"),
+        )
     }
 
     #[test]
     fn defaults_of_the_rfc_and_qwens_query_parameter() {
         let read_one = read(&answer(), QWEN_CLIENT_ID).unwrap();
         assert!((read_one.interval - 5.0).abs() < f64::EPSILON);
-        assert_eq!(read_one.verification_uri_complete, "https://chat.qwen.ai/authorize?user_code=ABCD&client=qwen-code");
+        assert_eq!(
+            read_one.verification_uri_complete,
+            "https://chat.qwen.ai/authorize?user_code=ABCD&client=qwen-code"
+        );
         let mut given = answer();
         given["verification_uri_complete"] = json!("https://chat.qwen.ai/authorize?client=other&user_code=A");
-        assert_eq!(read(&given, QWEN_CLIENT_ID).unwrap().verification_uri_complete, "https://chat.qwen.ai/authorize?client=other&user_code=A");
+        assert_eq!(
+            read(&given, QWEN_CLIENT_ID).unwrap().verification_uri_complete,
+            "https://chat.qwen.ai/authorize?client=other&user_code=A"
+        );
     }
 
     #[test]

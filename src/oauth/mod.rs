@@ -75,8 +75,10 @@ impl OAuthClient {
         // Qwen expects a request id here, and on no other request.
         let request_id = uuid::Uuid::new_v4().to_string();
         let endpoint = &self.config.device_authorization_endpoint;
-        let answer =
-            self.post(endpoint, &form, Some(&request_id), self.config.timeout).await.map_err(|failure| failure.error)?;
+        let answer = self
+            .post(endpoint, &form, Some(&request_id), self.config.timeout)
+            .await
+            .map_err(|failure| failure.error)?;
         device::read_device_authorization(&answer, &self.config.client_id, verifier)
     }
 
@@ -183,7 +185,9 @@ impl OAuthClient {
             })?;
             Ok(Answer { status, retry_after_ms, body: Body::read(body.as_deref()) })
         };
-        tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| Err(TransportError::timeout(host, limit)))
+        tokio::time::timeout(limit, exchange)
+            .await
+            .unwrap_or_else(|_| Err(TransportError::timeout(host, limit)))
     }
 }
 
@@ -194,7 +198,8 @@ pub fn refresh_unavailable(cause: Error) -> Error {
         "The Qwen token could not be refreshed now: {} The login is kept; try again when the server can be reached.",
         cause.message()
     );
-    let mut error = Error::new(Code::RefreshUnavailable, message).retryable().with_retry_after_ms(cause.retry_after_ms());
+    let mut error =
+        Error::new(Code::RefreshUnavailable, message).retryable().with_retry_after_ms(cause.retry_after_ms());
     if let Some(status) = cause.status() {
         error = error.with_status(status);
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 use super::device::finite_duration;
 use super::error_response::{Answer, Body, text};
 use super::token::{Token, unreadable};
@@ -51,7 +53,10 @@ impl Polling {
     /// Polling as the device authorization answer asks for, both in seconds.
     #[must_use]
     pub fn new(interval_s: f64, expires_in_s: f64) -> Self {
-        Self { interval: finite_duration(interval_s).max(MIN_INTERVAL), expires_in: finite_duration(expires_in_s) }
+        Self {
+            interval: finite_duration(interval_s).max(MIN_INTERVAL),
+            expires_in: finite_duration(expires_in_s),
+        }
     }
 
     /// The next step, `elapsed` after the polling began.
@@ -66,7 +71,8 @@ impl Polling {
         match reply {
             Reply::SlowDown => self.interval += SLOW_DOWN_STEP,
             Reply::Trouble(error) if error.code() == Code::Timeout => {
-                self.interval = (self.interval * 2).clamp(self.interval.min(MAX_BACKOFF), MAX_BACKOFF.max(self.interval));
+                self.interval =
+                    (self.interval * 2).clamp(self.interval.min(MAX_BACKOFF), MAX_BACKOFF.max(self.interval));
             }
             _ => {}
         }
@@ -79,22 +85,26 @@ pub fn read_poll(answer: &Answer, now_ms: u64) -> Reply {
     match answer.error() {
         Some("authorization_pending") => return Reply::Pending,
         Some("slow_down") => return Reply::SlowDown,
-        Some("access_denied") => return failed(Code::AccessDenied, "The login was refused in the browser. Log in again and approve it.", answer),
+        Some("access_denied") => {
+            return failed(
+                Code::AccessDenied,
+                "The login was refused in the browser. Log in again and approve it.",
+                answer,
+            );
+        }
         Some("expired_token") => return expired(answer),
         _ => {}
     }
     match (answer.status, &answer.body) {
-        (200..=299, Body::Object(object)) if text(object, "access_token").is_none() && text(object, "status") == Some("pending") => Reply::Pending,
-        (200..=299, Body::Object(object)) => match Token::from_answer(object, now_ms) {
-            Ok(token) => Reply::Approved(token),
-            Err(error) => Reply::Failed(error.with_status(answer.status)),
-        },
+        (200..=299, Body::Object(object)) => approved(object, answer, now_ms),
         (429, _) => Reply::SlowDown,
-        (500..=599, body) => trouble(body, answer),
         (401, Body::NotJson { empty: true }) => expired(answer),
-        (_, body @ Body::NotJson { .. }) => trouble(body, answer),
-        (401, _) if !matches!(answer.error(), Some("invalid_client" | "unauthorized_client")) => expired(answer),
-        (_, body @ (Body::OtherJson | Body::TooLarge)) => Reply::Failed(unreadable(body).with_status(answer.status)),
+        (500..=599, body) | (_, body @ Body::NotJson { .. }) => {
+            Reply::Trouble(unreadable(body).with_status(answer.status).retryable())
+        }
+        (401, _) if !matches!(answer.error(), Some("invalid_client" | "unauthorized_client")) => {
+            expired(answer)
+        }
         (_, Body::Object(_)) => {
             let error = answer.printable_error();
             let message = format!(
@@ -104,13 +114,27 @@ pub fn read_poll(answer: &Answer, now_ms: u64) -> Reply {
             );
             failed(Code::OAuthError, &message, answer)
         }
+        (_, body) => Reply::Failed(unreadable(body).with_status(answer.status)),
+    }
+}
+
+fn approved(object: &Map<String, Value>, answer: &Answer, now_ms: u64) -> Reply {
+    if text(object, "access_token").is_none() && text(object, "status") == Some("pending") {
+        return Reply::Pending;
+    }
+    match Token::from_answer(object, now_ms) {
+        Ok(token) => Reply::Approved(token),
+        Err(error) => Reply::Failed(error.with_status(answer.status)),
     }
 }
 
 /// The error for a device code that ran out.
 #[must_use]
 pub fn expired_error() -> Error {
-    Error::new(Code::DeviceCodeExpired, "The login was not approved in time, and its code has expired. Log in again.")
+    Error::new(
+        Code::DeviceCodeExpired,
+        "The login was not approved in time, and its code has expired. Log in again.",
+    )
 }
 
 fn expired(answer: &Answer) -> Reply {
@@ -118,11 +142,9 @@ fn expired(answer: &Answer) -> Reply {
 }
 
 fn failed(code: Code, message: &str, answer: &Answer) -> Reply {
-    Reply::Failed(Error::new(code, message).with_status(answer.status).with_oauth_error(answer.printable_error()))
-}
-
-fn trouble(body: &Body, answer: &Answer) -> Reply {
-    Reply::Trouble(unreadable(body).with_status(answer.status).retryable())
+    Reply::Failed(
+        Error::new(code, message).with_status(answer.status).with_oauth_error(answer.printable_error()),
+    )
 }
 
 #[cfg(test)]

@@ -61,14 +61,23 @@ impl Token {
 }
 
 /// Seconds, at most [`MAX_LIFETIME_S`], in whole milliseconds.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "callers pass 0 to MAX_LIFETIME_S")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "callers pass 0 to MAX_LIFETIME_S"
+)]
 fn seconds_to_ms(seconds: f64) -> u64 {
     (seconds * 1000.0) as u64
 }
 
 /// An error for an answer that is not what the protocol promises.
 pub(super) fn invalid(what: &str) -> Error {
-    Error::new(Code::InvalidResponse, format!("The answer of the OAuth server {what}. Check the OAuth URLs and any proxy in between, then try again."))
+    Error::new(
+        Code::InvalidResponse,
+        format!(
+            "The answer of the OAuth server {what}. Check the OAuth URLs and any proxy in between, then try again."
+        ),
+    )
 }
 
 /// Why a body can't be used at all.
@@ -113,7 +122,9 @@ pub fn read_refresh(answer: &Answer, now_ms: u64) -> Redemption {
                 Ok(token) => Redemption::Redeemed(token),
                 Err(error) => Redemption::Unusable(error.with_status(answer.status)),
             },
-            Body::OtherJson | Body::TooLarge => Redemption::Unusable(unreadable(&answer.body).with_status(answer.status)),
+            Body::OtherJson | Body::TooLarge => {
+                Redemption::Unusable(unreadable(&answer.body).with_status(answer.status))
+            }
             Body::NotJson { .. } => unavailable(unreadable(&answer.body), answer),
         };
     }
@@ -167,14 +178,21 @@ mod tests {
 
     #[test]
     fn an_access_token_is_a_non_empty_string_without_control_characters() {
-        for bad in [json!({}), json!({"access_token": ""}), json!({"access_token": 5}), json!({"access_token": "a\r\nX: y"})] {
+        for bad in [
+            json!({}),
+            json!({"access_token": ""}),
+            json!({"access_token": 5}),
+            json!({"access_token": "a\r\nX: y"}),
+        ] {
             assert_eq!(parse(&bad).unwrap_err().code(), Code::InvalidResponse);
         }
     }
 
     #[test]
     fn a_refresh_keeps_what_the_answer_leaves_out() {
-        let old = parse(&json!({"access_token": "a", "refresh_token": "r", "resource_url": "portal.qwen.ai"})).unwrap();
+        let old =
+            parse(&json!({"access_token": "a", "refresh_token": "r", "resource_url": "portal.qwen.ai"}))
+                .unwrap();
         let new = parse(&json!({"access_token": "b"})).unwrap().or_else_from(&old);
         assert_eq!(new.refresh_token, old.refresh_token);
         assert_eq!(new.resource_url.as_deref(), Some("portal.qwen.ai"));
@@ -191,7 +209,10 @@ mod tests {
             (401, r#"{"error":"anything"}"#),
             (403, r#"{"error":"anything"}"#),
         ] {
-            assert!(matches!(read_refresh(&answer(status, body.as_bytes()), 0), Redemption::Refused(_)), "{status} {body}");
+            assert!(
+                matches!(read_refresh(&answer(status, body.as_bytes()), 0), Redemption::Refused(_)),
+                "{status} {body}"
+            );
         }
         for (status, body) in [
             (400, r#"{"error":"temporarily_unavailable"}"#),
@@ -205,7 +226,10 @@ mod tests {
             (200, "<html>log in to the airport wifi</html>"),
             (200, r#"{"access_tok"#),
         ] {
-            assert!(matches!(read_refresh(&answer(status, body.as_bytes()), 0), Redemption::Unavailable { .. }), "{status} {body}");
+            assert!(
+                matches!(read_refresh(&answer(status, body.as_bytes()), 0), Redemption::Unavailable { .. }),
+                "{status} {body}"
+            );
         }
         assert!(matches!(read_refresh(&answer(200, b"{}"), 0), Redemption::Unusable(_)));
         let large = Answer { status: 200, retry_after_ms: None, body: Body::read(None) };

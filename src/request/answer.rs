@@ -60,7 +60,10 @@ impl Answer {
         };
         match document.get_mut("error").and_then(Value::as_object_mut) {
             Some(fields) => drop(fields.insert("message".to_owned(), error.message().into())),
-            None => drop(document.insert("error".to_owned(), json!({"message": error.message(), "type": "invalid_request_error"}))),
+            None => drop(document.insert(
+                "error".to_owned(),
+                json!({"message": error.message(), "type": "invalid_request_error"}),
+            )),
         }
         self.set_json(&Value::Object(document));
         self.note_error(error.code());
@@ -97,6 +100,8 @@ pub struct Body {
     /// What was read ahead.
     head: VecDeque<Bytes>,
     live: Option<reqwest::Response>,
+    /// What was found to be wrong with the rest.
+    failure: Option<Error>,
     idle_timeout: Duration,
     guard: Option<Guard>,
 }
@@ -105,13 +110,19 @@ impl Body {
     /// A body that is there already.
     #[must_use]
     pub fn from_bytes(bytes: Bytes) -> Self {
-        Self { head: VecDeque::from([bytes]), live: None, idle_timeout: Duration::MAX, guard: None }
+        Self {
+            head: VecDeque::from([bytes]),
+            live: None,
+            failure: None,
+            idle_timeout: Duration::MAX,
+            guard: None,
+        }
     }
 
     /// A body that is still to come; `idle_timeout` is the longest silence.
     #[must_use]
     pub fn live(response: reqwest::Response, idle_timeout: Duration) -> Self {
-        Self { head: VecDeque::new(), live: Some(response), idle_timeout, guard: None }
+        Self { head: VecDeque::new(), live: Some(response), failure: None, idle_timeout, guard: None }
     }
 
     /// The next bytes, or `None` at the end.
@@ -121,6 +132,9 @@ impl Body {
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         if let Some(bytes) = self.head.pop_front() {
             return Ok(Some(bytes));
+        }
+        if let Some(error) = self.failure.take() {
+            return Err(error);
         }
         loop {
             let chunk = self.receive().await;
@@ -151,7 +165,9 @@ impl Body {
         let host = response.url().host_str().unwrap_or("Qwen").to_owned();
         let chunk = match tokio::time::timeout(self.idle_timeout, response.chunk()).await {
             Ok(Ok(chunk)) => Ok(chunk),
-            Ok(Err(error)) => Err(TransportError { before_send: false, ..TransportError::new(&error, &host) }.error),
+            Ok(Err(error)) => {
+                Err(TransportError { before_send: false, ..TransportError::new(&error, &host) }.error)
+            }
             Err(_) => Err(TransportError::timeout(&host, self.idle_timeout).error),
         };
         if !matches!(chunk, Ok(Some(_))) {
@@ -160,19 +176,25 @@ impl Body {
         chunk
     }
 
-    /// Reads up to `limit` bytes ahead, and gives them; they are still part of the body.
-    ///
-    /// # Errors
-    /// As [`Body::next`].
-    pub async fn peek(&mut self, limit: usize) -> Result<Vec<u8>> {
+    /// Reads up to `limit` bytes ahead, and gives them; they are still part of the body. What cuts the body short is
+    /// found again by [`Body::next`].
+    pub async fn peek(&mut self, limit: usize) -> Vec<u8> {
         let mut seen: Vec<u8> = self.head.iter().flatten().copied().collect();
         while seen.len() < limit {
-            let Some(chunk) = self.receive().await? else { break };
-            seen.extend_from_slice(&chunk);
-            self.head.push_back(chunk);
+            match self.receive().await {
+                Ok(Some(chunk)) => {
+                    seen.extend_from_slice(&chunk);
+                    self.head.push_back(chunk);
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.failure = Some(error);
+                    break;
+                }
+            }
         }
         seen.truncate(limit);
-        Ok(seen)
+        seen
     }
 
     /// Watches a stream of chat events from here on. Gives what is wrong with one that ends before it has said anything.

@@ -37,7 +37,8 @@ pub struct Shaped {
 #[must_use]
 pub fn shape(body: &[u8], ids: Option<&Ids>) -> Option<Shaped> {
     let mut fields: Fields = serde_json::from_slice(body).ok()?;
-    let model: String = fields.get("model").and_then(|raw| serde_json::from_str(raw).ok()).unwrap_or_default();
+    let model: String =
+        fields.get("model").and_then(|raw| serde_json::from_str(raw).ok()).unwrap_or_default();
     let stream = fields.get("stream") == Some("true");
     if let Some(cap) = output_cap(&model) {
         for limit in ["max_tokens", "max_completion_tokens"] {
@@ -277,14 +278,17 @@ mod tests {
             {"role": "system", "content": [{"type": "text", "text": "be kind", "cache_control": {"type": "ephemeral"}}]},
             {"role": "assistant", "content": "hello"},
         ]}));
-        assert_eq!(body["messages"], json!([
-            {"role": "system", "content": [
-                {"type": "text", "text": "be brief"},
-                {"type": "text", "text": "be kind", "cache_control": {"type": "ephemeral"}}
-            ]},
-            {"role": "user", "content": "hi"},
-            {"role": "assistant", "content": "hello"},
-        ]));
+        assert_eq!(
+            body["messages"],
+            json!([
+                {"role": "system", "content": [
+                    {"type": "text", "text": "be brief"},
+                    {"type": "text", "text": "be kind", "cache_control": {"type": "ephemeral"}}
+                ]},
+                {"role": "user", "content": "hi"},
+                {"role": "assistant", "content": "hello"},
+            ])
+        );
         assert_eq!(body["metadata"], json!({"sessionId": "s", "promptId": "p"}));
     }
 
@@ -295,7 +299,10 @@ mod tests {
             "tools": [{"type": "function", "function": {"name": "a"}}, {"type": "function", "function": {"name": "b"}}]}));
         let marker = json!({"type": "ephemeral"});
         assert_eq!(body["messages"][0]["content"][0]["cache_control"], marker);
-        assert_eq!(body["messages"][1]["content"], json!([{"type": "text", "text": "hi", "cache_control": marker}]));
+        assert_eq!(
+            body["messages"][1]["content"],
+            json!([{"type": "text", "text": "hi", "cache_control": marker}])
+        );
         assert_eq!(body["tools"][0].get("cache_control"), None);
         assert_eq!(body["tools"][1]["cache_control"], marker);
     }
@@ -312,10 +319,16 @@ mod tests {
     #[test]
     fn caps_lower_and_never_raise_or_invent() {
         assert_eq!(capped(&json!({"model": "coder-model", "max_tokens": 99_999_999}))["max_tokens"], 65_536);
-        assert_eq!(capped(&json!({"model": "vision-model", "max_completion_tokens": 9_000.5}))["max_completion_tokens"], 8_192);
+        assert_eq!(
+            capped(&json!({"model": "vision-model", "max_completion_tokens": 9_000.5}))["max_completion_tokens"],
+            8_192
+        );
         assert_eq!(capped(&json!({"model": "coder-model", "max_tokens": 5}))["max_tokens"], 5);
         assert_eq!(capped(&json!({"model": "other", "max_tokens": 99_999_999}))["max_tokens"], 99_999_999);
-        assert_eq!(capped(&json!({"model": "coder-model", "max_tokens": null})), json!({"model": "coder-model", "max_tokens": null}));
+        assert_eq!(
+            capped(&json!({"model": "coder-model", "max_tokens": null})),
+            json!({"model": "coder-model", "max_tokens": null})
+        );
         assert_eq!(capped(&json!({"model": "coder-model"})), json!({"model": "coder-model"}));
     }
 
@@ -329,7 +342,9 @@ mod tests {
 
     #[test]
     fn the_callers_metadata_and_image_setting_win() {
-        let body = shaped(&json!({"model": "vision-model", "metadata": {"promptId": "mine", "x": 1}, "vl_high_resolution_images": false}));
+        let body = shaped(
+            &json!({"model": "vision-model", "metadata": {"promptId": "mine", "x": 1}, "vl_high_resolution_images": false}),
+        );
         assert_eq!(body["metadata"], json!({"promptId": "mine", "x": 1, "sessionId": "s"}));
         assert_eq!(body["vl_high_resolution_images"], false);
         assert_eq!(shaped(&json!({"model": "vision-model"}))["vl_high_resolution_images"], true);
@@ -348,25 +363,40 @@ mod tests {
 
     #[test]
     fn numbers_strings_and_key_order_survive_as_they_were_written() {
-        let body = r#"{"z":1.0e+2,"a":"\u00e9\n","big":12345678901234567890123,"model":"m","a\u0062c":[ 1 , 2 ]}"#;
+        let body =
+            r#"{"z":1.0e+2,"a":"\u00e9\n","big":12345678901234567890123,"model":"m","a\u0062c":[ 1 , 2 ]}"#;
         let bytes = shape(body.as_bytes(), None).unwrap().bytes;
         assert_eq!(String::from_utf8(bytes).unwrap(), body.replace(r"a\u0062c", "abc"));
     }
 
     fn any_json() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
-            Just(Value::Null), any::<bool>().prop_map(Value::from), any::<i64>().prop_map(Value::from), ".{0,8}".prop_map(Value::from),
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            ".{0,8}".prop_map(Value::from),
         ];
-        leaf.prop_recursive(3, 24, 4, |inner| prop_oneof![
-            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            proptest::collection::vec((".{0,4}", inner), 0..4).prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
-        ])
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::vec((".{0,4}", inner), 0..4)
+                    .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+            ]
+        })
     }
 
     fn any_message() -> impl Strategy<Value = Value> {
-        let role = prop_oneof![Just("system"), Just("developer"), Just("user"), Just("assistant"), Just("tool")];
-        let text_parts = proptest::collection::vec("[a-z]{0,6}".prop_map(|text| json!({"type": "text", "text": text})), 0..3);
-        let content = prop_oneof!["[a-z]{0,6}".prop_map(Value::from), text_parts.prop_map(Value::from), Just(Value::Null)];
+        let role =
+            prop_oneof![Just("system"), Just("developer"), Just("user"), Just("assistant"), Just("tool")];
+        let text_parts = proptest::collection::vec(
+            "[a-z]{0,6}".prop_map(|text| json!({"type": "text", "text": text})),
+            0..3,
+        );
+        let content = prop_oneof![
+            "[a-z]{0,6}".prop_map(Value::from),
+            text_parts.prop_map(Value::from),
+            Just(Value::Null)
+        ];
         (role, content).prop_map(|(role, content)| json!({"role": role, "content": content}))
     }
 

@@ -27,9 +27,8 @@ pub fn classify(status: u16, body: &[u8]) -> Verdict {
     let error = ApiError::read(body);
     match status {
         401 => Verdict::TokenRejected,
-        429 if error.is_quota() => Verdict::QuotaExhausted,
+        403 | 429 if error.is_quota() => Verdict::QuotaExhausted,
         429 => Verdict::RateLimited,
-        403 if error.is_quota() => Verdict::QuotaExhausted,
         403 if error.is_about_token() => Verdict::TokenRejected,
         _ => Verdict::Pass,
     }
@@ -48,7 +47,8 @@ impl ApiError {
         let Ok(value) = serde_json::from_slice::<Value>(body) else { return Self::default() };
         // DashScope's own form has the fields at the top.
         let error = value.get("error").filter(|error| error.is_object()).unwrap_or(&value);
-        let field = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default().to_ascii_lowercase();
+        let field =
+            |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default().to_ascii_lowercase();
         Self { code: field("code"), kind: field("type"), message: field("message") }
     }
 
@@ -57,11 +57,15 @@ impl ApiError {
         if named("insufficient_quota") || named("quota_exceeded") {
             return !self.message.contains("concurrency");
         }
-        ["free", "hour", "week", "month"].iter().any(|window| self.message.contains(&format!("{window} allocated quota exceeded")))
+        ["free", "hour", "week", "month"]
+            .iter()
+            .any(|window| self.message.contains(&format!("{window} allocated quota exceeded")))
     }
 
     fn is_about_token(&self) -> bool {
-        ["invalid access token", "token expired", "access denied"].iter().any(|words| self.message.contains(words))
+        ["invalid access token", "token expired", "access denied"]
+            .iter()
+            .any(|words| self.message.contains(words))
     }
 }
 
@@ -78,11 +82,17 @@ mod tests {
 
     #[test]
     fn quota_is_not_a_rate_limit() {
-        assert_eq!(verdict(429, "insufficient_quota", "Free allocated quota exceeded."), Verdict::QuotaExhausted);
+        assert_eq!(
+            verdict(429, "insufficient_quota", "Free allocated quota exceeded."),
+            Verdict::QuotaExhausted
+        );
         assert_eq!(verdict(403, "insufficient_quota", ""), Verdict::QuotaExhausted);
         assert_eq!(classify(403, br#"{"error":{"type":"quota_exceeded"}}"#), Verdict::QuotaExhausted);
         assert_eq!(verdict(429, "", "week allocated quota exceeded"), Verdict::QuotaExhausted);
-        assert_eq!(verdict(429, "insufficient_quota", "concurrency allocated quota exceeded"), Verdict::RateLimited);
+        assert_eq!(
+            verdict(429, "insufficient_quota", "concurrency allocated quota exceeded"),
+            Verdict::RateLimited
+        );
         assert_eq!(verdict(429, "Throttling.RateQuota", "slow"), Verdict::RateLimited);
         assert_eq!(verdict(429, "Throttling.AllocationQuota", "slow"), Verdict::RateLimited);
         assert_eq!(classify(429, b"<html>"), Verdict::RateLimited);
@@ -90,7 +100,10 @@ mod tests {
 
     #[test]
     fn a_refused_token_is_not_a_forbidden_thing() {
-        assert_eq!(verdict(401, "invalid_api_key", "invalid access token or token expired"), Verdict::TokenRejected);
+        assert_eq!(
+            verdict(401, "invalid_api_key", "invalid access token or token expired"),
+            Verdict::TokenRejected
+        );
         assert_eq!(classify(401, b""), Verdict::TokenRejected);
         assert_eq!(verdict(403, "", "Access denied."), Verdict::TokenRejected);
         assert_eq!(classify(403, br#"{"code":"x","message":"Token expired"}"#), Verdict::TokenRejected);

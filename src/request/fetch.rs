@@ -126,7 +126,14 @@ struct Attempt {
 impl Pipeline {
     /// Sends nothing until [`Pipeline::fetch`] is called.
     #[must_use]
-    pub fn new(settings: Settings, http: Arc<Http>, tokens: TokenManager, health: Arc<Health>, clock: Clock, events: Events) -> Self {
+    pub fn new(
+        settings: Settings,
+        http: Arc<Http>,
+        tokens: TokenManager,
+        health: Arc<Health>,
+        clock: Clock,
+        events: Events,
+    ) -> Self {
         let session_id = uuid::Uuid::new_v4().to_string();
         Self { settings, http, tokens, health, clock, events, session_id, prompts: AtomicU64::new(0) }
     }
@@ -179,8 +186,7 @@ impl Pipeline {
             Ok(token) => {
                 attempt = self.attempt(account, &token, prepared, budget).await?;
                 if attempt.verdict == Verdict::TokenRejected {
-                    let message =
-                        "Qwen refused this login, and a fresh token for it too. Log in again with `opencode auth login`.";
+                    let message = "Qwen refused this login, and a fresh token for it too. Log in again with `opencode auth login`.";
                     let error = Error::new(Code::TokenRejected, message).with_account(&account.id);
                     self.needs_login(account, &token.access_token, &error);
                     attempt.failure = Some(error);
@@ -286,7 +292,13 @@ impl Pipeline {
         Ids { prompt_id: format!("{session_id}########{count}"), session_id }
     }
 
-    async fn attempt(&self, account: &Account, token: &Token, prepared: &Prepared, budget: &mut Budget) -> Result<Attempt> {
+    async fn attempt(
+        &self,
+        account: &Account,
+        token: &Token,
+        prepared: &Prepared,
+        budget: &mut Budget,
+    ) -> Result<Attempt> {
         let base = account.base_url(token, self.settings.base_url_override.as_ref())?;
         let url = prepared.target.url_below(&base);
         let headers = headers::for_attempt(&prepared.headers, &token.access_token)?;
@@ -295,20 +307,32 @@ impl Pipeline {
         let headers = headers::of_answer(response.headers().clone());
         let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let retry_after_ms = retry_after.and_then(|value| retry_after_ms(value, self.clock.now_ms()));
-        let mut answer = Answer { status, headers, url, body: Body::live(response, self.settings.idle_timeout) };
-        let error_body = if needs_body(status.as_u16()) { answer.body.peek(MAX_ERROR_BODY).await? } else { Vec::new() };
+        let mut answer =
+            Answer { status, headers, url, body: Body::live(response, self.settings.idle_timeout) };
+        let error_body =
+            if needs_body(status.as_u16()) { answer.body.peek(MAX_ERROR_BODY).await } else { Vec::new() };
         let verdict = classify(status.as_u16(), &error_body);
         Ok(Attempt { answer, verdict, error_body, retry_after_ms, failure: None })
     }
 
     /// One exchange with the server, redirects on the same origin included. A connection that failed before anything
     /// was sent is tried once more.
-    async fn exchange(&self, account: &Account, mut url: Url, headers: HeaderMap, prepared: &Prepared, budget: &mut Budget) -> Result<reqwest::Response> {
+    async fn exchange(
+        &self,
+        account: &Account,
+        mut url: Url,
+        headers: HeaderMap,
+        prepared: &Prepared,
+        budget: &mut Budget,
+    ) -> Result<reqwest::Response> {
         let client = self.http.client().await?;
         let mut may_reconnect = true;
         loop {
             if !budget.take() {
-                return Err(Error::new(Code::Network, "Qwen's host redirects again and again. Check the base URL, then try again."));
+                return Err(Error::new(
+                    Code::Network,
+                    "Qwen's host redirects again and again. Check the base URL, then try again.",
+                ));
             }
             let host = url.host_str().unwrap_or("Qwen").to_owned();
             let mut request = client.request(prepared.method.clone(), url.clone()).headers(headers.clone());
@@ -327,14 +351,15 @@ impl Pipeline {
                 }
                 Err(_) => return Err(TransportError::timeout(&host, self.settings.idle_timeout).error),
             };
-            match redirected(&response, &url, prepared) {
-                None => return Ok(response),
-                Some(_) if prepared.redirect == Redirect::Error => {
-                    let message = format!("{host} answered with a redirect, which redirect: \"error\" does not allow.");
+            let Some(next) = redirected(&response, &url, prepared) else { return Ok(response) };
+            match prepared.redirect {
+                Redirect::Follow if next.origin() == url.origin() => url = next,
+                Redirect::Follow | Redirect::Manual => return Ok(response),
+                Redirect::Error => {
+                    let message =
+                        format!("{host} answered with a redirect, which redirect: \"error\" does not allow.");
                     return Err(Error::new(Code::Network, message).with_status(response.status().as_u16()));
                 }
-                Some(next) if prepared.redirect == Redirect::Follow && next.origin() == url.origin() => url = next,
-                Some(_) => return Ok(response),
             }
         }
     }
@@ -344,7 +369,9 @@ impl Pipeline {
 fn redirected(response: &reqwest::Response, from: &Url, prepared: &Prepared) -> Option<Url> {
     let keeps_method = match response.status() {
         StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,
-        StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER => prepared.method == Method::GET || prepared.method == Method::HEAD,
+        StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER => {
+            prepared.method == Method::GET || prepared.method == Method::HEAD
+        }
         _ => false,
     };
     let location = response.headers().get(LOCATION)?.to_str().ok()?;

@@ -79,7 +79,9 @@ impl Guard {
             self.is_finished |= choice.finish_reason.is_some_and(|reason| !reason.is_empty());
             if let Some(delta) = choice.delta {
                 let said = |text: Option<String>| text.is_some_and(|text| !text.is_empty());
-                self.has_content |= said(delta.content) || said(delta.reasoning_content) || delta.tool_calls.is_some_and(|calls| !calls.is_empty());
+                self.has_content |= said(delta.content)
+                    || said(delta.reasoning_content)
+                    || delta.tool_calls.is_some_and(|calls| !calls.is_empty());
             }
         }
     }
@@ -100,7 +102,9 @@ impl Guard {
     pub fn problem(&self, failure: Option<&Error>) -> Error {
         let (code, what) = match failure {
             Some(error) => (error.code(), error.message().to_owned()),
-            None if self.has_content => (Code::InvalidResponse, "Qwen ended its answer without finishing it.".to_owned()),
+            None if self.has_content => {
+                (Code::InvalidResponse, "Qwen ended its answer without finishing it.".to_owned())
+            }
             None => (Code::InvalidResponse, "Qwen sent an empty answer.".to_owned()),
         };
         Error::new(code, format!("{what} Send the message again."))

@@ -1,8 +1,8 @@
 //! Request and response headers. Pure.
 
 use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION,
-    TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName,
+    HeaderValue, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
 
 use crate::error::{Code, Error, Result};
@@ -13,7 +13,16 @@ pub const PRODUCT: &str = concat!("opencode-qwen-cli-auth/", env!("CARGO_PKG_VER
 
 /// Belong to one connection or to our own client, never to the caller.
 const NOT_FORWARDED: [HeaderName; 10] = [
-    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    ACCEPT_ENCODING,
+    CONNECTION,
+    CONTENT_LENGTH,
+    EXPECT,
+    HOST,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
 ];
 
 /// Reads the caller's headers.
@@ -23,12 +32,18 @@ const NOT_FORWARDED: [HeaderName; 10] = [
 pub fn read<N: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (N, V)>) -> Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     for (name, value) in pairs {
-        let name = HeaderName::try_from(name.as_ref().trim())
-            .map_err(|_| Error::new(Code::InvalidArgument, "headers holds a name that is no valid HTTP header name."))?;
+        let name = HeaderName::try_from(name.as_ref().trim()).map_err(|_| {
+            Error::new(Code::InvalidArgument, "headers holds a name that is no valid HTTP header name.")
+        })?;
         let value = HeaderValue::from_bytes(&latin1(value.as_ref().trim()).unwrap_or_default())
             .ok()
             .filter(|_| latin1(value.as_ref()).is_some())
-            .ok_or_else(|| Error::new(Code::InvalidArgument, format!("headers.{name} holds characters that no HTTP header may.")))?;
+            .ok_or_else(|| {
+                Error::new(
+                    Code::InvalidArgument,
+                    format!("headers.{name} holds characters that no HTTP header may."),
+                )
+            })?;
         headers.append(name, value);
     }
     Ok(headers)
@@ -48,8 +63,8 @@ pub fn for_attempt(callers: &HeaderMap, access_token: &Secret) -> Result<HeaderM
     for name in NOT_FORWARDED {
         headers.remove(name);
     }
-    let mut authorization =
-        HeaderValue::try_from(format!("Bearer {}", access_token.expose())).map_err(|_| Error::internal("a token is no header value"))?;
+    let mut authorization = HeaderValue::try_from(format!("Bearer {}", access_token.expose()))
+        .map_err(|_| Error::internal("a token is no header value"))?;
     authorization.set_sensitive(true);
     headers.insert(AUTHORIZATION, authorization);
     headers.insert(USER_AGENT, HeaderValue::from_static(PRODUCT));
@@ -99,7 +114,9 @@ mod tests {
 
     #[test]
     fn a_header_that_would_split_the_request_is_refused() {
-        for (name, value) in [("x-a", "b\r\nx-evil: 1"), ("x-a", "b\0"), ("x a", "b"), ("", "b"), ("x-a\n", "\u{1f600}")] {
+        for (name, value) in
+            [("x-a", "b\r\nx-evil: 1"), ("x-a", "b\0"), ("x a", "b"), ("", "b"), ("x-a\n", "\u{1f600}")]
+        {
             let error = read([(name, value)]).unwrap_err();
             assert_eq!(error.code(), Code::InvalidArgument);
             assert!(!error.message().contains("evil"));

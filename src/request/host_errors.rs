@@ -63,12 +63,19 @@ impl FinalError {
     /// What to make of an answer that is about the account's quota or rate; `None` where it may pass.
     #[must_use]
     pub fn of_verdict(verdict: Verdict, retry_after_ms: Option<u64>) -> Option<Self> {
-        let free_again = retry_after_ms.map(|ms| format!(" It is free again in {}.", duration(ms))).unwrap_or_default();
+        let free_again =
+            retry_after_ms.map(|ms| format!(" It is free again in {}.", duration(ms))).unwrap_or_default();
         let (code, message) = match verdict {
-            Verdict::QuotaExhausted => (Code::QuotaExhausted, format!("The quota of this Qwen account is used up.{free_again} Log in with another account to go on now.")),
-            Verdict::RateLimited if retry_after_ms.is_some_and(|ms| ms > SHORT_WAIT_MS) => {
-                (Code::RateLimited, format!("Qwen takes no more requests from this account for now.{free_again}"))
-            }
+            Verdict::QuotaExhausted => (
+                Code::QuotaExhausted,
+                format!(
+                    "The quota of this Qwen account is used up.{free_again} Log in with another account to go on now."
+                ),
+            ),
+            Verdict::RateLimited if retry_after_ms.is_some_and(|ms| ms > SHORT_WAIT_MS) => (
+                Code::RateLimited,
+                format!("Qwen takes no more requests from this account for now.{free_again}"),
+            ),
             Verdict::Pass | Verdict::TokenRejected | Verdict::RateLimited => return None,
         };
         Some(Self::new(StatusCode::PAYMENT_REQUIRED, code, &message))
@@ -79,7 +86,10 @@ impl FinalError {
     pub fn of_error(error: &Error) -> Option<Self> {
         let status = match error.code() {
             _ if error.is_retryable() => return None,
-            Code::NotLoggedIn | Code::CredentialsInvalid | Code::RefreshTokenInvalid | Code::TokenRejected => StatusCode::UNAUTHORIZED,
+            Code::NotLoggedIn
+            | Code::CredentialsInvalid
+            | Code::RefreshTokenInvalid
+            | Code::TokenRejected => StatusCode::UNAUTHORIZED,
             _ => StatusCode::BAD_REQUEST,
         };
         Some(Self::new(status, error.code(), error.message()))
@@ -145,12 +155,21 @@ mod tests {
     #[test]
     fn trouble_that_may_pass_is_left_to_the_hosts_retries() {
         assert_eq!(FinalError::of_error(&Error::new(Code::RefreshUnavailable, "x").retryable()), None);
-        assert_eq!(FinalError::of_error(&Error::new(Code::NotLoggedIn, "x")).unwrap().status, StatusCode::UNAUTHORIZED);
+        assert_eq!(
+            FinalError::of_error(&Error::new(Code::NotLoggedIn, "x")).unwrap().status,
+            StatusCode::UNAUTHORIZED
+        );
     }
 
     #[test]
     fn spans_are_short() {
-        for (ms, text) in [(1, "1 min"), (720_000, "12 min"), (3_600_000, "1 h"), (5_400_000, "1 h 30 min"), (90_000_000, "1 d 1 h")] {
+        for (ms, text) in [
+            (1, "1 min"),
+            (720_000, "12 min"),
+            (3_600_000, "1 h"),
+            (5_400_000, "1 h 30 min"),
+            (90_000_000, "1 d 1 h"),
+        ] {
             assert_eq!(duration(ms), text);
         }
     }

@@ -182,7 +182,11 @@ mod tests {
     #[test]
     fn small_chunks_are_joined_and_large_ones_split() {
         let mut state = State::default();
-        state.chunks.extend([Bytes::from_static(b"b"), Bytes::from_static(b"c"), Bytes::from(vec![0; MAX_READ])]);
+        state.chunks.extend([
+            Bytes::from_static(b"b"),
+            Bytes::from_static(b"c"),
+            Bytes::from(vec![0; MAX_READ]),
+        ]);
         assert_eq!(take(&mut state, Bytes::from_static(b"a")).as_ref(), b"abc");
         assert_eq!(state.chunks.len(), 1);
         let large = take(&mut state, Bytes::from(vec![1; MAX_READ + 1]));

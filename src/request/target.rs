@@ -21,7 +21,10 @@ impl Target {
     /// `ERR_QWEN_INVALID_ARGUMENT` for anything else.
     pub fn resolve(url: &str, bases: &[Url]) -> Result<Self> {
         let url = Url::parse(url).map_err(|error| {
-            Error::new(Code::InvalidArgument, format!("input is not an absolute URL ({error}). Build it from the client's baseUrl."))
+            Error::new(
+                Code::InvalidArgument,
+                format!("input is not an absolute URL ({error}). Build it from the client's baseUrl."),
+            )
         })?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Error::new(Code::InvalidArgument, "input must not hold a user name or password."));
@@ -69,7 +72,9 @@ mod tests {
     use super::*;
 
     fn bases() -> Vec<Url> {
-        ["https://dashscope.aliyuncs.com/compatible-mode/v1", "https://portal.qwen.ai/v1"].map(|base| Url::parse(base).unwrap()).to_vec()
+        ["https://dashscope.aliyuncs.com/compatible-mode/v1", "https://portal.qwen.ai/v1"]
+            .map(|base| Url::parse(base).unwrap())
+            .to_vec()
     }
 
     fn sent_to(url: &str) -> Result<String> {
@@ -78,7 +83,10 @@ mod tests {
 
     #[test]
     fn any_base_means_the_chosen_accounts_base() {
-        assert_eq!(sent_to("https://dashscope.aliyuncs.com/compatible-mode/v1/chat/completions?a=b#c").unwrap(), "https://portal.qwen.ai/v1/chat/completions?a=b");
+        assert_eq!(
+            sent_to("https://dashscope.aliyuncs.com/compatible-mode/v1/chat/completions?a=b#c").unwrap(),
+            "https://portal.qwen.ai/v1/chat/completions?a=b"
+        );
         assert_eq!(sent_to("https://portal.qwen.ai/v1/models").unwrap(), "https://portal.qwen.ai/v1/models");
         assert_eq!(sent_to("https://portal.qwen.ai/v1").unwrap(), "https://portal.qwen.ai/v1");
     }

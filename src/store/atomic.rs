@@ -68,7 +68,8 @@ fn sync_directory(_directory: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
@@ -91,7 +92,8 @@ mod tests {
     #[test]
     fn a_link_is_written_through() {
         let temporary = tempfile::tempdir().unwrap();
-        let (real, link) = (temporary.path().join("dotfiles/creds.json"), temporary.path().join("creds.json"));
+        let (real, link) =
+            (temporary.path().join("dotfiles/creds.json"), temporary.path().join("creds.json"));
         replace(&real, b"old").unwrap();
         symlink("dotfiles/creds.json", &link).unwrap();
         replace(&link, b"new").unwrap();

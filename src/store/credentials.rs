@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::atomic;
 use super::lock::LockPaths;
-use crate::clock::epoch_ms;
+use crate::clock::{epoch_ms, instant_from_number};
 use crate::error::{Code, Error, Result};
 use crate::oauth::error_response::text;
 use crate::oauth::token::Token;
@@ -91,7 +91,10 @@ impl CredentialsFile {
             return Err(self.invalid("is not a file"));
         }
         let mut contents = Vec::new();
-        file.by_ref().take(MAX_SIZE + 1).read_to_end(&mut contents).map_err(|error| self.unreadable(&error))?;
+        file.by_ref()
+            .take(MAX_SIZE + 1)
+            .read_to_end(&mut contents)
+            .map_err(|error| self.unreadable(&error))?;
         if contents.len() as u64 > MAX_SIZE {
             return Err(self.invalid("is larger than 1 MiB"));
         }
@@ -156,18 +159,17 @@ impl CredentialsFile {
     }
 
     fn invalid(&self, what: &str) -> Error {
-        let message = format!("The credentials file {} {what}. Log in again, or restore it from a backup.", self.path.display());
+        let message = format!(
+            "The credentials file {} {what}. Log in again, or restore it from a backup.",
+            self.path.display()
+        );
         Error::new(Code::CredentialsInvalid, message).with_path(&self.path)
     }
 }
 
 /// An instant in epoch milliseconds: a number, or a string that holds one.
 fn instant(value: &Value) -> Option<u64> {
-    let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?;
-    // Larger numbers are no instants that JavaScript knows.
-    const MAX_INSTANT: f64 = 8.64e15;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range was checked")]
-    (0.0..=MAX_INSTANT).contains(&number).then_some(number as u64)
+    instant_from_number(value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?)
 }
 
 #[cfg(unix)]
@@ -181,6 +183,7 @@ fn inode(_metadata: &fs::Metadata) -> u64 {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make files that no writer of ours would")]
 mod tests {
     use proptest::prelude::*;
     use serde_json::json;
@@ -204,7 +207,10 @@ mod tests {
         let mut credentials = file.read().unwrap().unwrap();
         assert_eq!(credentials.token.expires_at, 1_893_456_000_000);
         file.write(&credentials.token, Some(&credentials)).unwrap();
-        assert_eq!(fs::read_to_string(file.path()).unwrap(), serde_json::to_string_pretty(&original).unwrap());
+        assert_eq!(
+            fs::read_to_string(file.path()).unwrap(),
+            serde_json::to_string_pretty(&original).unwrap()
+        );
 
         credentials.token.access_token = Secret::new("b");
         file.write(&credentials.token, Some(&credentials)).unwrap();
@@ -216,7 +222,8 @@ mod tests {
     #[test]
     fn an_expiry_may_be_a_string_and_a_missing_one_means_expired() {
         let expiry = |value: Value| {
-            let (_temporary, file) = file_with(json!({"access_token": "a", "expiry_date": value}).to_string().as_bytes());
+            let (_temporary, file) =
+                file_with(json!({"access_token": "a", "expiry_date": value}).to_string().as_bytes());
             file.read().unwrap().unwrap().token.expires_at
         };
         assert_eq!(expiry(json!("1893456000000")), 1_893_456_000_000);
@@ -227,7 +234,15 @@ mod tests {
 
     #[test]
     fn what_holds_no_tokens_is_an_error_that_names_the_file() {
-        for contents in [&b""[..], b"{", b"[]", b"{}", b"\x00\xff", br#"{"access_token":""}"#, b"{\"access_token\":\"a\\u0000\"}"] {
+        for contents in [
+            &b""[..],
+            b"{",
+            b"[]",
+            b"{}",
+            b"\x00\xff",
+            br#"{"access_token":""}"#,
+            b"{\"access_token\":\"a\\u0000\"}",
+        ] {
             let (_temporary, file) = file_with(contents);
             let error = file.read().unwrap_err();
             assert_eq!(error.code(), Code::CredentialsInvalid);

@@ -165,7 +165,9 @@ fn remove_if_abandoned(path: &Path, clock: &Clock, sole: bool) -> Result<bool> {
         Err(error) if gone(&error) => return Ok(true),
         Err(error) => return Err(Error::io("look at", path, &error)),
     };
-    let ours = sole && read_short(path).is_ok_and(|contents| contents.lines().nth(1).is_some_and(|line| line.starts_with(OWNER)));
+    let ours = sole
+        && read_short(path)
+            .is_ok_and(|contents| contents.lines().nth(1).is_some_and(|line| line.starts_with(OWNER)));
     // A clock that jumped can put a live lock's time into the future, or a dead one's.
     let age_ms = clock.now_ms().abs_diff(epoch_ms(modified));
     if !ours && u128::from(age_ms) < STALE_AFTER.as_millis() {
@@ -187,6 +189,7 @@ fn read_short(path: &Path) -> std::io::Result<String> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests take locks away, as the CLI does")]
 mod tests {
     use super::*;
 
@@ -206,12 +209,17 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let paths = paths(temporary.path());
         let clock = Clock::system();
-        exclusively(&paths, &clock, || None, |cli| {
-            assert!(cli.is_held());
-            let file = open_lock_file(&paths.kernel).unwrap();
-            assert_eq!(fd_lock::RwLock::new(file).try_write().unwrap_err().kind(), ErrorKind::WouldBlock);
-            Ok(())
-        })
+        exclusively(
+            &paths,
+            &clock,
+            || None,
+            |cli| {
+                assert!(cli.is_held());
+                let file = open_lock_file(&paths.kernel).unwrap();
+                assert_eq!(fd_lock::RwLock::new(file).try_write().unwrap_err().kind(), ErrorKind::WouldBlock);
+                Ok(())
+            },
+        )
         .unwrap();
         assert!(!paths.cli.exists() && paths.kernel.exists());
     }
@@ -241,17 +249,22 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let paths = paths(temporary.path());
         let clock = Clock::system();
-        exclusively(&paths, &clock, || None, |cli| {
-            fs::remove_file(&paths.cli).unwrap();
-            assert!(!cli.is_held());
-            cli.keep(&clock);
-            assert!(cli.is_held());
-            fs::remove_file(&paths.cli).unwrap();
-            foreign_lock(&paths.cli, Duration::ZERO);
-            cli.keep(&clock);
-            assert!(!cli.is_held());
-            Ok(())
-        })
+        exclusively(
+            &paths,
+            &clock,
+            || None,
+            |cli| {
+                fs::remove_file(&paths.cli).unwrap();
+                assert!(!cli.is_held());
+                cli.keep(&clock);
+                assert!(cli.is_held());
+                fs::remove_file(&paths.cli).unwrap();
+                foreign_lock(&paths.cli, Duration::ZERO);
+                cli.keep(&clock);
+                assert!(!cli.is_held());
+                Ok(())
+            },
+        )
         .unwrap();
         assert!(paths.cli.exists());
     }
@@ -266,12 +279,17 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..10 {
-                        exclusively(&paths, &Clock::system(), || None, |_| {
-                            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
-                            std::thread::yield_now();
-                            inside.fetch_sub(1, Ordering::SeqCst);
-                            Ok(())
-                        })
+                        exclusively(
+                            &paths,
+                            &Clock::system(),
+                            || None,
+                            |_| {
+                                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                                std::thread::yield_now();
+                                inside.fetch_sub(1, Ordering::SeqCst);
+                                Ok(())
+                            },
+                        )
                         .unwrap();
                     }
                 });
