@@ -170,7 +170,7 @@ impl Bridge {
     #[napi(catch_unwind)]
     pub fn request_device_authorization(&self, id: u32, options: OAuthSettings, variables: Variables) {
         self.shared.run(id, async move {
-            let authorization = oauth_client(&options, variables)?.request_device_authorization().await?;
+            let authorization = oauth_client(options, variables)?.request_device_authorization().await?;
             Ok(Outcome::Value(Authorization::from(&authorization).into_value()))
         });
     }
@@ -186,7 +186,7 @@ impl Bridge {
     ) {
         self.shared.run(id, async move {
             let authorization = authorization.into();
-            let token = oauth_client(&options, variables)?.poll_device_token(&authorization).await?;
+            let token = oauth_client(options, variables)?.poll_device_token(&authorization).await?;
             Ok(Outcome::Value(token_value(&token)))
         });
     }
@@ -202,7 +202,7 @@ impl Bridge {
     ) {
         self.shared.run(id, async move {
             let refresh_token = Secret::new(refresh_token);
-            let token = oauth_client(&options, variables)?.refresh_access_token(&refresh_token).await?;
+            let token = oauth_client(options, variables)?.refresh_access_token(&refresh_token).await?;
             Ok(Outcome::Value(token_value(&token)))
         });
     }
@@ -233,7 +233,7 @@ fn set_referenced(wake: &mut Wake, env: Env, referenced: bool) -> napi::Result<(
     if referenced { wake.refer(&env) } else { wake.unref(&env) }
 }
 
-fn oauth_client(options: &OAuthSettings, variables: Variables) -> Result<OAuthClient> {
+fn oauth_client(options: OAuthSettings, variables: Variables) -> Result<OAuthClient> {
     let environment: Environment = variables.into_iter().collect();
     let config = oauth_config(&options.into(), &environment)?;
     let http = HttpConfig::from_environment(&environment, config.timeout)?;

@@ -39,7 +39,6 @@ pub struct Created {
 
 /// Makes a client. Its events come as messages with its id.
 #[napi(catch_unwind)]
-#[expect(clippy::needless_pass_by_value, reason = "an argument is made for the call")]
 pub fn create_client(bridge: &Bridge, id: u32, options: ClientSettings, variables: Variables) -> Created {
     let shared = Arc::clone(bridge.shared());
     let listener = Arc::downgrade(&shared);
@@ -50,7 +49,7 @@ pub fn create_client(bridge: &Bridge, id: u32, options: ClientSettings, variable
     });
     let context =
         Context { for_host: options.for_host, clock: Clock::system(), events, busy: bridge.busy().clone() };
-    match Client::new(&(&options).into(), variables.into_iter().collect(), context) {
+    match Client::new(&options.into(), variables.into_iter().collect(), context) {
         Ok(client) => {
             Created { client: Some(NativeClient { client: Arc::new(client), shared }), error: None }
         }

@@ -91,24 +91,24 @@ fn milliseconds(value: Option<u32>) -> Option<Duration> {
     value.map(|ms| Duration::from_millis(ms.into()))
 }
 
-impl From<&OAuthSettings> for OAuthOptions {
-    fn from(settings: &OAuthSettings) -> Self {
+impl From<OAuthSettings> for OAuthOptions {
+    fn from(settings: OAuthSettings) -> Self {
         Self {
-            base_url: settings.base_url.clone(),
-            device_authorization_endpoint: settings.device_authorization_endpoint.clone(),
-            token_endpoint: settings.token_endpoint.clone(),
-            client_id: settings.client_id.clone(),
-            scope: settings.scope.clone(),
+            base_url: settings.base_url,
+            device_authorization_endpoint: settings.device_authorization_endpoint,
+            token_endpoint: settings.token_endpoint,
+            client_id: settings.client_id,
+            scope: settings.scope,
             timeout: milliseconds(settings.timeout_ms),
         }
     }
 }
 
-impl From<&ClientSettings> for ClientOptions {
-    fn from(settings: &ClientSettings) -> Self {
+impl From<ClientSettings> for ClientOptions {
+    fn from(settings: ClientSettings) -> Self {
         Self {
-            oauth: (&settings.oauth).into(),
-            base_url: settings.base_url.clone(),
+            oauth: settings.oauth.into(),
+            base_url: settings.base_url,
             qwen_mode: settings.qwen_mode,
             connect_timeout: milliseconds(settings.connect_timeout_ms),
             idle_timeout: milliseconds(settings.idle_timeout_ms),
