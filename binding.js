@@ -32,9 +32,12 @@ function load() {
   }
   const looked = reasons.length > 0 ? `Looked for ${reasons.join("; ")}.` : "There is no build for it.";
   const advice = `Install ${NAME} again without --omit=optional, or see its README for the supported platforms.`;
-  throw Object.assign(new Error(`The native part of ${NAME} could not be loaded on ${platform}. ${looked}\n${advice}`), {
-    code: "ERR_QWEN_NATIVE_BINDING",
-  });
+  throw Object.assign(
+    new Error(`The native part of ${NAME} could not be loaded on ${platform}. ${looked}\n${advice}`),
+    {
+      code: "ERR_QWEN_NATIVE_BINDING",
+    },
+  );
 }
 
 function firstLine(error) {

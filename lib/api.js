@@ -15,19 +15,25 @@ function oauthCall(options, start) {
 }
 
 async function requestDeviceAuthorization(options) {
-  return oauthCall(options, (bridge, id, settings, env) => bridge.requestDeviceAuthorization(id, settings, env));
+  return oauthCall(options, (bridge, id, settings, env) =>
+    bridge.requestDeviceAuthorization(id, settings, env),
+  );
 }
 
 async function pollDeviceToken(authorization, options) {
   const checked = validate.deviceAuthorization(authorization);
-  return oauthCall(options, (bridge, id, settings, env) => bridge.pollDeviceToken(id, checked, settings, env));
+  return oauthCall(options, (bridge, id, settings, env) =>
+    bridge.pollDeviceToken(id, checked, settings, env),
+  );
 }
 
 async function refreshAccessToken(refreshToken, options) {
   if (typeof refreshToken !== "string" || refreshToken === "") {
     throw invalidArgument("refreshToken", "must be a non-empty string");
   }
-  return oauthCall(options, (bridge, id, settings, env) => bridge.refreshAccessToken(id, refreshToken, settings, env));
+  return oauthCall(options, (bridge, id, settings, env) =>
+    bridge.refreshAccessToken(id, refreshToken, settings, env),
+  );
 }
 
 function createClient(options) {

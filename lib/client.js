@@ -43,7 +43,11 @@ class QwenClient {
 
   /** Takes over the tokens of a login that OpenCode kept itself, if there is no credentials file. */
   async adopt({ access, refresh, expires }) {
-    const tokens = { access: validate.text(access, "access"), refresh: validate.text(refresh, "refresh"), expires };
+    const tokens = {
+      access: validate.text(access, "access"),
+      refresh: validate.text(refresh, "refresh"),
+      expires,
+    };
     return this.#call((id) => this.#native.adopt(id, { ...tokens, expires: Number(expires) || 0 }));
   }
 

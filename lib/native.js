@@ -51,7 +51,10 @@ function deliver({ id, kind, value, response }) {
   } else {
     const call = calls.get(id);
     if (call === undefined) response?.body.cancel();
-    call?.settle({ error: kind === "error" ? value : undefined, value: kind === "response" ? response : value });
+    call?.settle({
+      error: kind === "error" ? value : undefined,
+      value: kind === "response" ? response : value,
+    });
   }
 }
 

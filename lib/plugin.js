@@ -82,7 +82,12 @@ function placeholder(accountId) {
 
 /** The provider, under whatever the user has configured for it. */
 function configure(config, qwen) {
-  const ours = { npm: "@ai-sdk/openai-compatible", name: "Qwen Code", options: connection(qwen), models: MODELS };
+  const ours = {
+    npm: "@ai-sdk/openai-compatible",
+    name: "Qwen Code",
+    options: connection(qwen),
+    models: MODELS,
+  };
   config.provider ??= {};
   config.provider[PROVIDER] = mergeUnder(ours, config.provider[PROVIDER]);
 }
@@ -116,7 +121,8 @@ function capOutput(request, output) {
     output.options.max_tokens = Math.min(chosen, limit);
     return;
   }
-  const isHostDefault = output.maxOutputTokens === undefined || output.maxOutputTokens === Math.min(limit, HOST_OUTPUT_LIMIT);
+  const isHostDefault =
+    output.maxOutputTokens === undefined || output.maxOutputTokens === Math.min(limit, HOST_OUTPUT_LIMIT);
   if (!isHostDefault) return;
   output.options.max_tokens = limit;
   if (output.maxOutputTokens !== undefined) output.maxOutputTokens = limit;
@@ -196,7 +202,9 @@ class Host {
   }
 
   toast(variant, message) {
-    this.#send(() => this.#client?.tui?.showToast({ body: { title: "Qwen", message, variant, duration: 10_000 } }));
+    this.#send(() =>
+      this.#client?.tui?.showToast({ body: { title: "Qwen", message, variant, duration: 10_000 } }),
+    );
   }
 
   toastSoon(variant, message) {

@@ -24,9 +24,11 @@ async function readRequest(input, init = {}) {
   if (signal !== undefined) readSignal(signal, "signal");
   signal?.throwIfAborted();
   const method = pick("method") ?? "GET";
-  if (typeof method !== "string" || method === "") throw invalidArgument("method", "must be the name of an HTTP method");
+  if (typeof method !== "string" || method === "")
+    throw invalidArgument("method", "must be the name of an HTTP method");
   const redirect = pick("redirect") ?? "follow";
-  if (!REDIRECTS.includes(redirect)) throw invalidArgument("redirect", 'must be "follow", "error" or "manual"');
+  if (!REDIRECTS.includes(redirect))
+    throw invalidArgument("redirect", 'must be "follow", "error" or "manual"');
   const headers = readHeaders(pick("headers"));
   const { body, contentType } = await readBody(bodyOf(init, source, input));
   if (contentType !== null && !hasHeader(headers, "content-type")) headers.push("content-type", contentType);
@@ -68,7 +70,9 @@ function readHeaders(headers) {
       for (const name of Object.keys(headers)) add(name, headers[name]);
     }
   } catch (error) {
-    throw error?.code === "ERR_QWEN_INVALID_ARGUMENT" ? error : invalidArgument("headers", "could not be read", error);
+    throw error?.code === "ERR_QWEN_INVALID_ARGUMENT"
+      ? error
+      : invalidArgument("headers", "could not be read", error);
   }
   return flat;
 }
@@ -88,19 +92,26 @@ async function readBody(body) {
   if (body === undefined || body === null) return { contentType: null };
   if (typeof body === "string") return { body, contentType: "text/plain;charset=UTF-8" };
   try {
-    if (body instanceof ArrayBuffer || ArrayBuffer.isView(body)) return { body: bytesOf(body), contentType: null };
+    if (body instanceof ArrayBuffer || ArrayBuffer.isView(body))
+      return { body: bytesOf(body), contentType: null };
     if (typeof body.arrayBuffer === "function" && typeof body.url === "string") {
       return { body: new Uint8Array(await body.arrayBuffer()), contentType: null };
     }
     if (isBodyInit(body)) {
       // A body of another kind is read whole: a refused token means that it has to be sent again.
       const response = new Response(body);
-      return { body: new Uint8Array(await response.arrayBuffer()), contentType: response.headers.get("content-type") };
+      return {
+        body: new Uint8Array(await response.arrayBuffer()),
+        contentType: response.headers.get("content-type"),
+      };
     }
   } catch (error) {
     throw invalidArgument("body", "could not be read", error);
   }
-  throw invalidArgument("body", "must be a string, bytes, a Blob, FormData, URLSearchParams or a ReadableStream");
+  throw invalidArgument(
+    "body",
+    "must be a string, bytes, a Blob, FormData, URLSearchParams or a ReadableStream",
+  );
 }
 
 function isBodyInit(body) {

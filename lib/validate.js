@@ -25,7 +25,8 @@ const string = (value, name) => {
 };
 
 const text = (value, name) => {
-  if (typeof value !== "string" || value.trim() === "") throw invalidArgument(name, "must be a non-empty string");
+  if (typeof value !== "string" || value.trim() === "")
+    throw invalidArgument(name, "must be a non-empty string");
   return value;
 };
 
@@ -98,7 +99,8 @@ function record(value, name, fields) {
     return [field, required];
   });
   const result = {};
-  for (const [field, check] of checks) result[field] = check(read(value, field, `${name}.${field}`), `${name}.${field}`);
+  for (const [field, check] of checks)
+    result[field] = check(read(value, field, `${name}.${field}`), `${name}.${field}`);
   return result;
 }
 

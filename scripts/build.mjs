@@ -4,4 +4,14 @@ import { ensureDependencies, run } from "./tasks.mjs";
 await ensureDependencies();
 const profile = process.argv.includes("--dev") ? [] : ["--release"];
 // The types that the tool generates describe the binding, not the package; index.d.ts is written by hand.
-await run("npx", ["napi", "build", "--platform", "--no-js", "--dts", "target/binding.d.ts", ...profile, "--", "--locked"]);
+await run("npx", [
+  "napi",
+  "build",
+  "--platform",
+  "--no-js",
+  "--dts",
+  "target/binding.d.ts",
+  ...profile,
+  "--",
+  "--locked",
+]);

@@ -1,0 +1,46 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { qwen, rejection } from "./support/harness.mjs";
+import { decideInBrowser, startOidcProvider } from "./support/oidc.mjs";
+
+const { pollDeviceToken, refreshAccessToken, requestDeviceAuthorization } = qwen;
+
+test("a certified OpenID provider takes the device flow and the refresh, by options alone", async (t) => {
+  const { url, options } = await startOidcProvider(t);
+  const authorization = await requestDeviceAuthorization(options);
+  assert.equal(authorization.verificationUri, `${url}/device`);
+  assert.doesNotMatch(authorization.verificationUriComplete, /client=/);
+  const polling = pollDeviceToken({ ...authorization, interval: 0.2 }, options);
+  const page = await decideInBrowser(authorization.verificationUriComplete, "approve");
+  assert.match(page, /Continue on your device/);
+  const token = await polling;
+  assert.ok(token.refreshToken);
+  assert.equal(token.resourceUrl, undefined);
+  assert.ok(Math.abs(token.expiresAt - Date.now() - 1_800_000) < 60_000);
+
+  const refreshed = await refreshAccessToken(token.refreshToken, options);
+  assert.notEqual(refreshed.accessToken, token.accessToken);
+  assert.notEqual(refreshed.refreshToken, token.refreshToken, "it rotates");
+  const again = await refreshAccessToken(refreshed.refreshToken, options);
+  assert.ok(again.accessToken);
+
+  const spent = refreshAccessToken(token.refreshToken, options);
+  await rejection(spent, "ERR_QWEN_REFRESH_TOKEN_INVALID", { status: 400, oauthError: "invalid_grant" });
+});
+
+test("a person who says no on the provider's page ends the polling", async (t) => {
+  const { options } = await startOidcProvider(t);
+  const authorization = await requestDeviceAuthorization(options);
+  const polling = pollDeviceToken({ ...authorization, interval: 0.2 }, options);
+  polling.catch(() => {});
+  await decideInBrowser(authorization.verificationUriComplete, "deny");
+  await rejection(polling, "ERR_QWEN_ACCESS_DENIED", { oauthError: "access_denied" });
+});
+
+test("what the provider refuses is told with its own error code", async (t) => {
+  const { options } = await startOidcProvider(t);
+  const unknown = { ...options, clientId: "nobody" };
+  const code = "ERR_QWEN_DEVICE_AUTHORIZATION_FAILED";
+  await rejection(requestDeviceAuthorization(unknown), code, { oauthError: "invalid_client" });
+  await rejection(refreshAccessToken("never-issued", options), "ERR_QWEN_REFRESH_TOKEN_INVALID");
+});

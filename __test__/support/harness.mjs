@@ -1,0 +1,142 @@
+/**
+ * What the specs share: a private home directory, a client that knows the local server, and what a rejection has to
+ * look like. Nothing of the machine's own configuration takes part.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import qwen from "opencode-qwen-cli-auth/api";
+import { SECRET_PREFIX, startQwenServer } from "./qwen-server.mjs";
+
+export { qwen };
+
+for (const name of Object.keys(process.env)) {
+  if (/^(?:(?:HTTPS?|ALL|NO)_PROXY|OPENCODE_QWEN_.*|QWEN_.*|NODE_EXTRA_CA_CERTS|SSL_CERT_FILE)$/i.test(name)) {
+    delete process.env[name];
+  }
+}
+
+/** A home directory of its own, removed when the test ends. */
+export function temporaryHome(t) {
+  const home = mkdtempSync(join(tmpdir(), "qwen-auth-spec-"));
+  t.after(() => rmSync(home, { recursive: true, force: true }));
+  return homeAt(home);
+}
+
+/** The paths in a home directory, and how its credentials are read and written. */
+export function homeAt(home) {
+  const directory = join(home, ".qwen");
+  const path = join(directory, "oauth_creds.json");
+  return {
+    home,
+    directory,
+    path,
+    env: { HOME: home, USERPROFILE: home },
+    write(contents) {
+      mkdirSync(directory, { recursive: true, mode: 0o700 });
+      const isRaw = typeof contents === "string" || contents instanceof Uint8Array;
+      writeFileSync(path, isRaw ? contents : JSON.stringify(contents, null, 2), { mode: 0o600 });
+      return readFileSync(path);
+    },
+    bytes: () => readFileSync(path),
+    read: () => JSON.parse(readFileSync(path, "utf8")),
+    files: () => readdirSync(directory).sort(),
+  };
+}
+
+/** A server that is closed when the test ends. */
+export async function startServer(t, options) {
+  const server = await startQwenServer(options);
+  t.after(() => server.close());
+  return server;
+}
+
+/** A client that is closed when the test ends; `events` takes what it tells. */
+export function startClient(t, { env, ...options } = {}) {
+  const events = [];
+  const client = qwen.createClient({ env, onEvent: (event) => events.push(event), ...options });
+  t.after(() => client.close());
+  return { client, events };
+}
+
+/**
+ * A server, a home directory and a client that belong together.
+ *
+ * @param {object} [options]
+ * @param {object} [options.server] options of the server
+ * @param {object | null} [options.token] what to ask `issueToken` for; null: nobody is logged in
+ * @param {object} [options.client] options of the client
+ * @param {object} [options.oauth] its OAuth options
+ * @param {object} [options.env] further variables of its environment
+ */
+export async function setUp(t, { server: serverOptions, token = {}, client: clientOptions, oauth, env } = {}) {
+  const server = await startServer(t, serverOptions);
+  const home = temporaryHome(t);
+  if (token !== null) home.write(server.issueToken(token));
+  const settings = {
+    env: { ...home.env, ...env },
+    oauth: { baseUrl: server.url, ...oauth },
+    ...clientOptions,
+  };
+  const { client, events } = startClient(t, settings);
+  return { server, home, client, events, settings };
+}
+
+export const EXPIRED = { expiresIn: -60 };
+
+/** A chat request, as an SDK would send it. */
+export function chat(client, text, fields = {}, init = {}) {
+  return client.fetch(`${client.baseUrl}/chat/completions`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ model: "coder-model", messages: [{ role: "user", content: text }], ...fields }),
+    ...init,
+  });
+}
+
+/**
+ * Waits for a rejection with this code, and checks what every rejection promises.
+ *
+ * @returns {Promise<Error>}
+ */
+export async function rejection(promise, code, fields = {}) {
+  const error = await Promise.resolve(promise).then(
+    (value) => assert.fail(`resolved with ${describe(value)} instead of rejecting with ${code}`),
+    (reason) => reason,
+  );
+  if (error?.code === "ERR_ASSERTION") throw error;
+  assertQwenError(error, code, fields);
+  return error;
+}
+
+export function assertQwenError(error, code, fields = {}) {
+  assert.ok(error instanceof Error, `${code} was expected, not ${describe(error)}`);
+  assert.equal(error.code, code, error.stack);
+  assert.equal(error.name, "QwenAuthError");
+  assert.ok(error.message.length > 10 && error.message.split("\n").length <= 2, error.message);
+  for (const [name, value] of Object.entries(fields)) assert.deepEqual(error[name], value, `${name}: ${error.stack}`);
+  const everything = `${error.stack}${JSON.stringify(error)}${error.cause?.stack ?? ""}`;
+  assert.ok(!everything.includes(SECRET_PREFIX), "the error holds a secret");
+}
+
+function describe(value) {
+  if (value instanceof Response) return `a response ${value.status}`;
+  return String(JSON.stringify(value) ?? value);
+}
+
+/** Waits until a condition holds that nobody tells us of. */
+export async function until(condition, what, timeoutMs = 5000) {
+  const end = Date.now() + timeoutMs;
+  for (;;) {
+    const value = await condition();
+    if (value) return value;
+    if (Date.now() > end) assert.fail(`not within ${timeoutMs} ms: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));

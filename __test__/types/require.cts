@@ -1,0 +1,46 @@
+// What the type check promises to users of `require`: the examples of the README, and that wrong calls do not compile.
+import qwen = require("opencode-qwen-cli-auth");
+import api = require("opencode-qwen-cli-auth/api");
+import server = require("opencode-qwen-cli-auth/server");
+
+const client: qwen.QwenClient = qwen.createClient({
+  env: process.env,
+  oauth: { baseUrl: "https://login.example", timeoutMs: 5_000 },
+  idleTimeoutMs: 60_000,
+  onEvent: (event) => console.log(event.type, event.message),
+});
+
+async function useClient(): Promise<void> {
+  const account: qwen.Account = await client.login({
+    openBrowser: false,
+    onAuthorization: ({ verificationUriComplete, userCode }) =>
+      console.log(verificationUriComplete, userCode),
+  });
+  const { accessToken, baseUrl } = await client.getAccessToken({ accountId: account.id });
+  const response: Response = await client.fetch(`${client.baseUrl}/models`, {
+    signal: AbortSignal.timeout(1_000),
+  });
+  console.log(accessToken.length, baseUrl, response.status);
+  client.close();
+}
+
+async function logIn(signal: AbortSignal): Promise<qwen.Token> {
+  const authorization = await api.requestDeviceAuthorization({ signal });
+  const token = await qwen.pollDeviceToken(authorization, { signal });
+  try {
+    return await qwen.refreshAccessToken(token.refreshToken ?? "");
+  } catch (error) {
+    const { code, retryable } = error as qwen.QwenAuthError;
+    if (code === "ERR_QWEN_REFRESH_UNAVAILABLE" && retryable) return token;
+    throw error;
+  }
+}
+
+// @ts-expect-error a number of milliseconds, not a string
+qwen.createClient({ idleTimeoutMs: "60s" });
+// @ts-expect-error the base URL is fixed
+client.baseUrl = "https://elsewhere.example";
+// @ts-expect-error there is no such code
+const code: qwen.ErrorCode = "ERR_QWEN_NONSENSE";
+
+export = { useClient, logIn, code, plugin: server.default };

@@ -1,0 +1,3 @@
+import qwen = require("./index.js");
+
+export = qwen;

@@ -1,0 +1,350 @@
+/**
+ * Qwen accounts for OpenCode and for any Node or Bun program: device login, token refresh that is safe across
+ * processes, and a `fetch` that sends each request with the right token to the right host.
+ *
+ * Importing it starts no thread and opens no file or socket. Every rejection is a {@link qwen.QwenAuthError}; an
+ * abort rejects with the signal's reason.
+ *
+ * @packageDocumentation
+ */
+
+declare namespace qwen {
+  /**
+   * Which OAuth server to talk to, and as whom. Without options that is Qwen's, as the official CLI's public client.
+   *
+   * OAuth servers are https, or http on loopback. Redirects are not followed. Answers are read up to 1 MiB.
+   */
+  interface OAuthOptions {
+    /**
+     * Where the two endpoints are, unless they are given themselves: `{baseUrl}/api/v1/oauth2/device/code` and
+     * `{baseUrl}/api/v1/oauth2/token`.
+     *
+     * @defaultValue `OPENCODE_QWEN_OAUTH_BASE_URL`, else `https://chat.qwen.ai`
+     */
+    baseUrl?: string;
+    /** The device authorization endpoint (RFC 8628 section 3.1). */
+    deviceAuthorizationEndpoint?: string;
+    /** The token endpoint (RFC 6749 section 3.2). */
+    tokenEndpoint?: string;
+    /** A public client's id (RFC 6749 section 2.2). @defaultValue Qwen Code's */
+    clientId?: string;
+    /** Scopes, separated by spaces (RFC 6749 section 3.3). @defaultValue `openid profile email model.completion` */
+    scope?: string;
+    /** Limit of one HTTP request, its answer included, in milliseconds: 1 to 2147483647. @defaultValue 30000 */
+    timeoutMs?: number;
+    /** Ends the call at once; it then rejects with the signal's reason. */
+    signal?: AbortSignal;
+  }
+
+  /** A login that waits for the user's approval (RFC 8628 section 3.2). */
+  interface DeviceAuthorization {
+    /** What is exchanged for tokens once the user has approved. A secret. */
+    deviceCode: string;
+    /** What the user types in, or compares. */
+    userCode: string;
+    /** Where the user goes. */
+    verificationUri: string;
+    /** The same with the user code in it. `verificationUri` where the server gives none. */
+    verificationUriComplete: string;
+    /** Lifetime of both codes, in seconds. */
+    expiresIn: number;
+    /** Least time between two polls, in seconds. 5 where the server names none. */
+    interval: number;
+    /** The PKCE verifier that belongs to this request (RFC 7636 section 4.1). A secret. */
+    codeVerifier: string;
+  }
+
+  /** Tokens as a server issued them (RFC 6749 section 5.1). */
+  interface Token {
+    /** What authorizes API requests. A secret. */
+    accessToken: string;
+    /** What is redeemed for the next access token, once. A refresh answer may leave it out: the old one stays valid. */
+    refreshToken?: string;
+    /** `Bearer`, in practice. */
+    tokenType: string;
+    /** The API host that the token is valid on, as Qwen names it: often a bare host. */
+    resourceUrl?: string;
+    /** The granted scope. */
+    scope?: string;
+    /** When the access token expires, in epoch milliseconds. An hour from now where the server names no lifetime. */
+    expiresAt: number;
+  }
+
+  /** A client's settings. An option wins over the environment, the environment over the default. */
+  interface ClientOptions {
+    /**
+     * The whole environment, `HOME` and proxies included, read once.
+     *
+     * @defaultValue `process.env`
+     */
+    env?: Record<string, string | undefined>;
+    /** The OAuth server. Its `signal` is not used: each call takes its own. */
+    oauth?: OAuthOptions;
+    /**
+     * API base URL for OAuth accounts, instead of each account's own: https, or http on loopback. `/v1` is appended
+     * where the path does not end with it.
+     *
+     * @defaultValue `OPENCODE_QWEN_BASE_URL`, else the account's `resource_url`
+     */
+    baseUrl?: string;
+    /**
+     * Whether chat bodies are shaped as the official CLI shapes them: one system message first, no role `developer`,
+     * cache markers, `metadata`, `vl_high_resolution_images`. Output caps apply in any case.
+     *
+     * @defaultValue `QWEN_MODE`, else `true`
+     */
+    qwenMode?: boolean;
+    /** Limit of making a connection, in milliseconds: 1 to 2147483647. @defaultValue 10000 */
+    connectTimeoutMs?: number;
+    /**
+     * How long a request may stay silent, the wait for its headers included, in milliseconds: 1 to 2147483647. There
+     * is no limit on the whole of a request.
+     *
+     * @defaultValue 300000
+     */
+    idleTimeoutMs?: number;
+    /** Told what a person may want to know. What it throws is ignored. */
+    onEvent?: (event: QwenEvent) => void;
+  }
+
+  /** Something a person may want to know. It never holds a secret. */
+  interface QwenEvent {
+    /**
+     * - `refreshed`: a refresh token was redeemed
+     * - `needs-login`: an account needs a new login
+     * - `retry`: a request or refresh is tried again
+     * - `config`: a setting could not be read, and its default is used
+     */
+    type: "refreshed" | "needs-login" | "retry" | "config";
+    /** When, in epoch milliseconds. */
+    at: number;
+    /** One line for a person. */
+    message: string;
+    /** The account concerned. */
+    accountId?: string;
+    /** The code of the error that led to it. */
+    code?: ErrorCode;
+  }
+
+  /** An account. It never holds a token. */
+  interface Account {
+    /** Stays the same for the account's life. */
+    id: string;
+    /** A name for a person. */
+    label: string;
+    /** How it authenticates. */
+    kind: "oauth";
+    /** Whether requests go to it first. */
+    active: boolean;
+    /** Whether requests can be sent with it: `needs-login` after its tokens were refused. */
+    state: "ready" | "needs-login";
+    /** The API base URL that its token is valid on. */
+    baseUrl: string;
+    /** When its access token expires, in epoch milliseconds. It is refreshed by itself. */
+    expiresAt?: number;
+    /** In epoch milliseconds. */
+    createdAt: number;
+    /** In epoch milliseconds. */
+    updatedAt: number;
+    /** What went wrong last, since this process started and until the next success. */
+    lastError?: { code: ErrorCode; message: string; at: number };
+  }
+
+  /** A token for someone who sends requests without {@link QwenClient.fetch}. */
+  interface AccessToken {
+    /** A secret. */
+    accessToken: string;
+    /** The only host that it may be sent to. */
+    baseUrl: string;
+    /** Whose it is. */
+    accountId: string;
+    /** When it expires, in epoch milliseconds. */
+    expiresAt: number;
+  }
+
+  /** One set of settings, and all that is done with them. */
+  interface QwenClient {
+    /**
+     * What to build request URLs from, such as `${baseUrl}/chat/completions`: the `baseURL` of an OpenAI SDK. It is
+     * known before any login and stays the same; a request to it goes to the account's own host.
+     */
+    readonly baseUrl: string;
+
+    /**
+     * Sends a request to the API as the global `fetch` does, with the account's token, to the account's host. It is
+     * bound: it may be passed on alone.
+     *
+     * An HTTP error of the API is a `Response`, with status, `Retry-After` and the error's `code` as the server sent
+     * them. Where more is known, `error.message` says it and the header `x-qwen-error` has one of our codes. The header
+     * `x-qwen-account` names the account. A refused token is refreshed once, and the request sent once more. One call
+     * never costs more than 4 requests to the API.
+     *
+     * @throws {@link QwenAuthError}
+     * - `ERR_QWEN_INVALID_ARGUMENT`: a URL that is neither below `baseUrl` nor below an account's own, or anything else
+     *   that is no request
+     * - `ERR_QWEN_NOT_LOGGED_IN`, `ERR_QWEN_CREDENTIALS_INVALID`, `ERR_QWEN_REFRESH_TOKEN_INVALID`: log in
+     * - `ERR_QWEN_REFRESH_UNAVAILABLE`, `ERR_QWEN_LOCK_TIMEOUT`: no token could be had now; `retryable`
+     * - `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`: no answer, or one that broke off (then the body's stream errors with it)
+     * - `ERR_QWEN_IO`, `ERR_QWEN_INVALID_CONFIG`, `ERR_QWEN_INVALID_RESPONSE`
+     */
+    fetch: typeof globalThis.fetch;
+
+    /**
+     * Logs in by the device flow, and keeps the tokens in `oauth_creds.json`, which the qwen CLI shares. Resolves once
+     * the user has approved.
+     *
+     * @param options.openBrowser - whether to open the user's browser; by default where there is a display
+     * @param options.signal - ends the login
+     * @param options.onAuthorization - gets the address and the code to show
+     * @throws {@link QwenAuthError} as {@link requestDeviceAuthorization} and {@link pollDeviceToken};
+     * `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`
+     */
+    login(options?: {
+      openBrowser?: boolean;
+      signal?: AbortSignal;
+      onAuthorization?: (authorization: DeviceAuthorization) => void;
+    }): Promise<Account>;
+
+    /**
+     * All accounts.
+     *
+     * @throws {@link QwenAuthError} `ERR_QWEN_CREDENTIALS_INVALID`, `ERR_QWEN_IO`
+     */
+    accounts(): Promise<Account[]>;
+
+    /**
+     * The account that requests go to first; `null` without a login.
+     *
+     * @throws {@link QwenAuthError} as {@link QwenClient.accounts}
+     */
+    activeAccount(): Promise<Account | null>;
+
+    /**
+     * A token that is fresh for 30 s at the least, or was obtained just now. Refreshes it where it is not: once, for
+     * all callers in all processes.
+     *
+     * @param options.accountId - @defaultValue the active account
+     * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has, `ERR_QWEN_NOT_LOGGED_IN`,
+     * `ERR_QWEN_CREDENTIALS_INVALID`, `ERR_QWEN_REFRESH_TOKEN_INVALID`, `ERR_QWEN_REFRESH_UNAVAILABLE`,
+     * `ERR_QWEN_INVALID_RESPONSE`, `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`
+     */
+    getAccessToken(options?: { accountId?: string; signal?: AbortSignal }): Promise<AccessToken>;
+
+    /**
+     * Ends what is under way: calls reject, and bodies error, with an `AbortError`. A token that is being redeemed is
+     * still written. Later calls reject with `ERR_QWEN_INVALID_ARGUMENT`.
+     */
+    close(): void;
+  }
+
+  /** The stable part of an error. */
+  type ErrorCode =
+    /** A wrong type or a value out of range; the message names the field. */
+    | "ERR_QWEN_INVALID_ARGUMENT"
+    /** An environment variable holds a URL, path or file that cannot be used. */
+    | "ERR_QWEN_INVALID_CONFIG"
+    /** There is no account. */
+    | "ERR_QWEN_NOT_LOGGED_IN"
+    /** A credentials file holds no usable tokens. It is left as it is. */
+    | "ERR_QWEN_CREDENTIALS_INVALID"
+    /** A file could not be read or written; `path` names it. */
+    | "ERR_QWEN_IO"
+    /** Another process held the lock for 30 s. */
+    | "ERR_QWEN_LOCK_TIMEOUT"
+    /** The server refused to start a login. */
+    | "ERR_QWEN_DEVICE_AUTHORIZATION_FAILED"
+    /** The user refused the login. */
+    | "ERR_QWEN_ACCESS_DENIED"
+    /** The login was not approved in time. */
+    | "ERR_QWEN_DEVICE_CODE_EXPIRED"
+    /** The server refused the refresh token: a new login is needed. */
+    | "ERR_QWEN_REFRESH_TOKEN_INVALID"
+    /** A refresh failed without a verdict on the token: nothing is lost, and it may work later. */
+    | "ERR_QWEN_REFRESH_UNAVAILABLE"
+    /** An OAuth error that has no code of its own; `oauthError` has it. */
+    | "ERR_QWEN_OAUTH_ERROR"
+    /** An answer that lacks what the protocol requires, or is too large. */
+    | "ERR_QWEN_INVALID_RESPONSE"
+    /** No connection, or one that broke. */
+    | "ERR_QWEN_NETWORK"
+    /** Nothing arrived within the time allowed. */
+    | "ERR_QWEN_TIMEOUT"
+    /** The API refused the access token, and a fresh one too. */
+    | "ERR_QWEN_TOKEN_REJECTED"
+    /** The account's quota is used up. */
+    | "ERR_QWEN_QUOTA_EXHAUSTED"
+    /** The account may not be asked for a while. */
+    | "ERR_QWEN_RATE_LIMITED"
+    /** The native addon could not be loaded. */
+    | "ERR_QWEN_NATIVE_BINDING"
+    /** A defect of this package. */
+    | "ERR_QWEN_INTERNAL";
+
+  /** What every call rejects with. Its message says what to do next, in one or two lines, and never holds a secret. */
+  interface QwenAuthError extends Error {
+    name: "QwenAuthError";
+    code: ErrorCode;
+    /** The HTTP status that led to it. */
+    status?: number;
+    /** The `error` of an OAuth error response (RFC 6749 section 5.2). */
+    oauthError?: string;
+    /** The account concerned. */
+    accountId?: string;
+    /** The file concerned. */
+    path?: string;
+    /** How long the server asks to wait, in milliseconds. */
+    retryAfterMs?: number;
+    /** Whether the same call may succeed later. */
+    retryable: boolean;
+    /** What led to it. */
+    cause?: unknown;
+  }
+
+  /**
+   * Starts a login (RFC 8628 section 3.1) with a PKCE challenge (RFC 7636).
+   *
+   * @throws {@link QwenAuthError} `ERR_QWEN_DEVICE_AUTHORIZATION_FAILED`, `ERR_QWEN_INVALID_RESPONSE`, `ERR_QWEN_NETWORK`,
+   * `ERR_QWEN_TIMEOUT`, `ERR_QWEN_INVALID_ARGUMENT`, `ERR_QWEN_INVALID_CONFIG`
+   */
+  function requestDeviceAuthorization(options?: OAuthOptions): Promise<DeviceAuthorization>;
+
+  /**
+   * Polls until the user has decided or the code has expired (RFC 8628 sections 3.4 and 3.5). Waits `interval` before
+   * each poll, 5 s more for good after each `slow_down`; survives network trouble and gateways' pages until `expiresIn`
+   * is over, counted from the call.
+   *
+   * @param authorization - what {@link requestDeviceAuthorization} gave
+   * @throws {@link QwenAuthError} `ERR_QWEN_ACCESS_DENIED`, `ERR_QWEN_DEVICE_CODE_EXPIRED`, `ERR_QWEN_OAUTH_ERROR`,
+   * `ERR_QWEN_INVALID_RESPONSE`, `ERR_QWEN_INVALID_ARGUMENT`, `ERR_QWEN_INVALID_CONFIG`
+   */
+  function pollDeviceToken(authorization: DeviceAuthorization, options?: OAuthOptions): Promise<Token>;
+
+  /**
+   * Redeems a refresh token (RFC 6749 section 6), with up to two retries where there was no verdict on it. Touches no
+   * file: a token that is kept in one is refreshed by {@link QwenClient.getAccessToken}.
+   *
+   * @throws {@link QwenAuthError} `ERR_QWEN_REFRESH_TOKEN_INVALID`; `ERR_QWEN_REFRESH_UNAVAILABLE` with what happened as
+   * its `cause`; `ERR_QWEN_INVALID_RESPONSE`, `ERR_QWEN_INVALID_ARGUMENT`, `ERR_QWEN_INVALID_CONFIG`
+   */
+  function refreshAccessToken(refreshToken: string, options?: OAuthOptions): Promise<Token>;
+
+  /**
+   * Makes a client. Opens nothing.
+   *
+   * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT`, `ERR_QWEN_INVALID_CONFIG`, `ERR_QWEN_NATIVE_BINDING`
+   */
+  function createClient(options?: ClientOptions): QwenClient;
+
+  /** {@link QwenClient.fetch} of a client with default settings, made at the first call. */
+  const fetch: typeof globalThis.fetch;
+
+  /**
+   * The OpenCode plugin. OpenCode calls it; its second argument is what the configuration gives beside the plugin's
+   * name: {@link ClientOptions} but for `env` and `onEvent`.
+   *
+   * @see https://opencode.ai/docs/plugins
+   */
+  const QwenAuthPlugin: (input: unknown, options?: Omit<ClientOptions, "env" | "onEvent">) => Promise<object>;
+}
+
+export = qwen;

@@ -1,0 +1,27 @@
+// Installs, builds and runs all tests: `npm test`.
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { ensureDependencies, exitCode, root, run } from "./tasks.mjs";
+
+const END_TO_END = "__test__/e2e";
+
+const specs = (directory) =>
+  readdirSync(join(root, directory))
+    .filter((name) => name.endsWith(".spec.mjs"))
+    .map((name) => join(directory, name));
+
+await ensureDependencies();
+await ensureDependencies(END_TO_END);
+await run(process.execPath, ["scripts/build.mjs"]);
+const suites = [
+  ["Rust", "cargo", ["test", "--locked", "--no-default-features"]],
+  ["Node and Bun", process.execPath, ["--test", ...specs("__test__")]],
+  ["OpenCode", process.execPath, ["--test", ...specs(END_TO_END)]],
+];
+const failed = [];
+for (const [name, command, args] of suites) {
+  console.log(`\n${name} tests`);
+  if ((await exitCode(command, args)) !== 0) failed.push(name);
+}
+if (failed.length > 0) console.error(`\nFailed: ${failed.join(", ")} tests.`);
+process.exit(failed.length === 0 ? 0 : 1);

@@ -1,0 +1,4 @@
+import qwen = require("./index.js");
+
+declare const plugin: { default: typeof qwen.QwenAuthPlugin };
+export = plugin;
