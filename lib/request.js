@@ -128,8 +128,7 @@ function bytesOf(body) {
 
 function isDetached(buffer) {
   try {
-    new Uint8Array(buffer);
-    return false;
+    return new Uint8Array(buffer).byteLength < 0;
   } catch {
     return true;
   }
