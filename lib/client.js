@@ -33,12 +33,14 @@ class QwenClient {
   }
 
   async login(options) {
-    const { signal, openBrowser, onAuthorization } = validate.options(options, "options", {
-      signal: validate.signal,
+    const { signal, onAuthorization, ...settings } = validate.options(options, "options", {
+      label: validate.text,
+      replace: validate.text,
       openBrowser: validate.boolean,
+      signal: validate.signal,
       onAuthorization: validate.callback,
     });
-    return this.#call((id) => this.#native.login(id, openBrowser), { signal, onProgress: onAuthorization });
+    return this.#call((id) => this.#native.login(id, settings), { signal, onProgress: onAuthorization });
   }
 
   /** Takes over the tokens of a login that OpenCode kept itself, if there is no credentials file. */
@@ -58,6 +60,26 @@ class QwenClient {
   async activeAccount() {
     const accounts = await this.accounts();
     return accounts.find((account) => account.active) ?? null;
+  }
+
+  async setActiveAccount(accountId) {
+    const checked = validate.text(accountId, "id");
+    return this.#call((id) => this.#native.setActiveAccount(id, checked));
+  }
+
+  async removeAccount(accountId) {
+    const checked = validate.text(accountId, "id");
+    await this.#call((id) => this.#native.removeAccount(id, checked));
+  }
+
+  /** Notes that OpenCode has an entry of ours. */
+  async noteHostLogin() {
+    await this.#call((id) => this.#native.noteHostLogin(id));
+  }
+
+  /** Whether OpenCode has had an entry of ours. */
+  async hadHostLogin() {
+    return this.#call((id) => this.#native.hadHostLogin(id));
   }
 
   async getAccessToken(options) {

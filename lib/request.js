@@ -32,17 +32,26 @@ async function readRequest(input, init = {}) {
   const headers = readHeaders(pick("headers"));
   const { body, contentType } = await readBody(bodyOf(init, source, input));
   if (contentType !== null && !hasHeader(headers, "content-type")) headers.push("content-type", contentType);
-  const request = { url: readUrl(input), method: normalizedMethod(method), headers, redirect, body };
+  const utcOffsetMinutes = -new Date().getTimezoneOffset();
+  const request = { url: readUrl(input), method: normalizedMethod(method), headers, redirect, body, utcOffsetMinutes };
   return { request, signal };
 }
 
 function isRequest(input) {
-  return isObject(input) && !(input instanceof URL) && typeof read(input, "url", "input") === "string";
+  return isObject(input) && !isUrl(input) && typeof read(input, "url", "input") === "string";
+}
+
+function isUrl(input) {
+  try {
+    return input instanceof URL;
+  } catch (error) {
+    throw invalidArgument("input", "could not be read", error);
+  }
 }
 
 function readUrl(input) {
   if (typeof input === "string") return input;
-  if (input instanceof URL) return input.href;
+  if (isUrl(input)) return input.href;
   if (isRequest(input)) return input.url;
   throw invalidArgument("input", "must be a URL or a Request");
 }
@@ -65,7 +74,11 @@ function readHeaders(headers) {
   };
   try {
     if (typeof headers[Symbol.iterator] === "function") {
-      for (const [name, value] of headers) add(name, value);
+      for (const pair of headers) {
+        const [name, value, ...rest] = pair;
+        if (value === undefined || rest.length > 0) throw invalidArgument("headers", "must hold pairs of name and value");
+        add(name, value);
+      }
     } else {
       for (const name of Object.keys(headers)) add(name, headers[name]);
     }
@@ -123,7 +136,8 @@ function bytesOf(body) {
   const buffer = ArrayBuffer.isView(body) ? body.buffer : body;
   const view = new Uint8Array(buffer, body.byteOffset ?? 0, body.byteLength);
   if (view.byteLength === 0 && isDetached(buffer)) throw new TypeError("the buffer is detached");
-  return view;
+  // The caller may change its bytes as soon as fetch has returned.
+  return view.slice();
 }
 
 function isDetached(buffer) {

@@ -35,6 +35,11 @@ const boolean = (value, name) => {
   return value;
 };
 
+const oneOf = (names) => (value, name) => {
+  if (!names.includes(value)) throw invalidArgument(name, `must be one of ${names.join(", ")}`);
+  return value;
+};
+
 const callback = (value, name) => {
   if (typeof value !== "function") throw invalidArgument(name, "must be a function");
   return value;
@@ -55,8 +60,9 @@ const seconds = (value, name) => {
 };
 
 const signal = (value, name) => {
-  const isSignal = isObject(value) && typeof read(value, "aborted", name) === "boolean";
-  if (!isSignal || typeof read(value, "addEventListener", name) !== "function") {
+  const has = (property, type) => typeof read(value, property, name) === type;
+  const isSignal = isObject(value) && has("aborted", "boolean") && has("throwIfAborted", "function");
+  if (!isSignal || !has("addEventListener", "function") || !has("removeEventListener", "function")) {
     throw invalidArgument(name, "must be an AbortSignal");
   }
   return value;
@@ -94,13 +100,11 @@ function options(value, name, fields) {
 /** Like `options`, but every field has to be there. */
 function record(value, name, fields) {
   if (!isObject(value)) throw invalidArgument(name, "must be an object");
-  const checks = Object.entries(fields).map(([field, check]) => {
-    const required = (found, path) => check(found, path);
-    return [field, required];
-  });
   const result = {};
-  for (const [field, check] of checks)
-    result[field] = check(read(value, field, `${name}.${field}`), `${name}.${field}`);
+  for (const [field, check] of Object.entries(fields)) {
+    const path = `${name}.${field}`;
+    result[field] = check(read(value, field, path), path);
+  }
   return result;
 }
 
@@ -119,6 +123,10 @@ const CLIENT_FIELDS = {
   env: environment,
   oauth,
   baseUrl: text,
+  accountsPath: text,
+  quotaCooldownMs: milliseconds,
+  rotation: oneOf(["sequential", "round-robin", "hybrid"]),
+  degrade: boolean,
   qwenMode: boolean,
   connectTimeoutMs: milliseconds,
   idleTimeoutMs: milliseconds,

@@ -4,24 +4,29 @@ use std::sync::Arc;
 
 use url::Url;
 
-use crate::accounts::account::Account;
-use crate::accounts::health::{Health, LastError};
+use crate::accounts::registry::{Registry, View, unknown_account};
+use crate::accounts::standing::{Standing, standing};
 use crate::base_url::display;
 use crate::browser;
 use crate::busy::Busy;
 use crate::clock::Clock;
 use crate::config::{ClientConfig, ClientOptions};
 use crate::environment::Environment;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::events::{Event, EventKind, Events};
 use crate::http::Http;
 use crate::oauth::OAuthClient;
 use crate::oauth::device::DeviceAuthorization;
 use crate::oauth::token::Token;
 use crate::request::answer::Answer;
-use crate::request::fetch::{Pipeline, Request, Settings};
+use crate::request::attempt::Sender;
+use crate::request::fetch::{Pipeline, Settings};
+use crate::request::prepare::Request;
 use crate::secret::Secret;
-use crate::store::credentials::{Credentials, CredentialsFile};
+use crate::store::accounts::StoreFile;
+use crate::store::credentials::CredentialsFile;
+use crate::store::document::{LastError, Record};
+use crate::store::legacy::LegacyFile;
 use crate::token_manager::TokenManager;
 
 /// What a client is given by whoever runs it.
@@ -37,13 +42,15 @@ pub struct Context {
     pub busy: Busy,
 }
 
-/// Whether requests can be sent with an account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AccountState {
-    /// As far as is known, yes.
-    Ready,
-    /// Not before a new login.
-    NeedsLogin,
+/// What a login is to do.
+#[derive(Debug, Clone, Default)]
+pub struct LoginOptions {
+    /// The account's name.
+    pub label: Option<String>,
+    /// The account to renew.
+    pub replace: Option<String>,
+    /// Whether to open the user's browser; by default where there is a display.
+    pub open_browser: Option<bool>,
 }
 
 /// An account as a person sees it: no secret is in it.
@@ -53,13 +60,17 @@ pub struct AccountInfo {
     pub id: String,
     /// A name for a person.
     pub label: String,
+    /// Whether it is the user's choice.
+    pub active: bool,
     /// Whether requests can be sent with it.
-    pub state: AccountState,
+    pub standing: Standing,
     /// Where they go.
     pub base_url: String,
     /// When the access token expires, in epoch milliseconds.
-    pub expires_at: u64,
-    /// When its credentials were last written, in epoch milliseconds.
+    pub expires_at: Option<u64>,
+    /// In epoch milliseconds.
+    pub created_at: u64,
+    /// In epoch milliseconds.
     pub updated_at: u64,
     /// What went wrong last.
     pub last_error: Option<LastError>,
@@ -81,14 +92,13 @@ pub struct AccessToken {
 /// One client.
 #[derive(Debug)]
 pub struct Client {
-    base_url: String,
+    base_url: Url,
     base_url_override: Option<Url>,
     environment: Environment,
+    clock: Clock,
     oauth: OAuthClient,
     tokens: TokenManager,
     pipeline: Pipeline,
-    health: Arc<Health>,
-    account: Account,
 }
 
 impl Client {
@@ -100,43 +110,43 @@ impl Client {
         let Context { for_host, clock, events, busy } = context;
         let config = ClientConfig::read(options, &environment)?;
         for message in &config.warnings {
-            let at = clock.now_ms();
-            events.emit(Event {
-                kind: EventKind::Config,
-                at,
-                message: message.clone(),
-                account_id: None,
-                code: None,
-            });
+            events.emit(Event::new(EventKind::Config, clock.now_ms(), message.clone()));
         }
         let http = Arc::new(Http::new(config.http));
         let oauth = OAuthClient::new(Arc::clone(&http), config.oauth, clock.clone());
-        let tokens = TokenManager::new(oauth.clone(), clock.clone(), events.clone(), busy);
-        let health = Arc::new(Health::default());
+        let (accounts_path, is_default) = config.accounts_path;
+        let registry = Registry::new(
+            CredentialsFile::new(config.paths.credentials()),
+            StoreFile::new(accounts_path, is_default),
+            LegacyFile::new(config.paths.legacy_token()),
+            clock.clone(),
+            events.clone(),
+        );
+        let tokens =
+            TokenManager::new(oauth.clone(), Arc::new(registry), clock.clone(), events.clone(), busy);
         let settings = Settings {
             base_url: config.base_url.clone(),
-            base_url_override: config.base_url_override.clone(),
             qwen_mode: config.qwen_mode,
-            idle_timeout: config.idle_timeout,
             for_host,
+            rotation: config.rotation,
+            quota_cooldown_ms: u64::try_from(config.quota_cooldown.as_millis()).unwrap_or(u64::MAX),
+            degrade: config.degrade,
         };
-        let pipeline = Pipeline::new(settings, http, tokens.clone(), Arc::clone(&health), clock, events);
-        Ok(Self {
-            base_url: display(&config.base_url),
-            base_url_override: config.base_url_override,
-            environment,
-            oauth,
-            tokens,
-            pipeline,
-            health,
-            account: Account::of_the_cli(CredentialsFile::new(config.paths.credentials())),
-        })
+        let sender = Sender {
+            http,
+            base_url_override: config.base_url_override.clone(),
+            idle_timeout: config.idle_timeout,
+            clock: clock.clone(),
+        };
+        let pipeline = Pipeline::new(settings, sender, tokens.clone(), clock.clone(), events);
+        let (base_url, base_url_override) = (config.base_url, config.base_url_override);
+        Ok(Self { base_url, base_url_override, environment, clock, oauth, tokens, pipeline })
     }
 
     /// What callers build their URLs from.
     #[must_use]
-    pub fn base_url(&self) -> &str {
-        &self.base_url
+    pub fn base_url(&self) -> String {
+        display(&self.base_url)
     }
 
     /// Sends a request; see [`Pipeline::fetch`].
@@ -144,19 +154,25 @@ impl Client {
     /// # Errors
     /// As [`Pipeline::fetch`].
     pub async fn fetch(&self, request: Request) -> Result<Answer> {
-        self.pipeline.fetch(&self.account, request).await
+        self.pipeline.fetch(request).await
     }
 
     /// Logs in: starts a device authorization, hands it to `on_authorization`, waits for the user, and keeps the tokens.
     ///
     /// # Errors
-    /// Those of [`OAuthClient::request_device_authorization`], [`OAuthClient::poll_device_token`] and
-    /// [`TokenManager::store_login`].
+    /// `ERR_QWEN_INVALID_ARGUMENT` where `replace` is no account; those of
+    /// [`OAuthClient::request_device_authorization`], [`OAuthClient::poll_device_token`] and [`Registry::add_login`].
     pub async fn login(
         &self,
-        open_browser: Option<bool>,
+        options: LoginOptions,
         on_authorization: impl FnOnce(&DeviceAuthorization) + Send,
     ) -> Result<AccountInfo> {
+        let LoginOptions { label, replace, open_browser } = options;
+        if let Some(id) = replace.as_deref()
+            && self.tokens.view().await?.record(id).is_none()
+        {
+            return Err(unknown_account("replace", id));
+        }
         let authorization = self.oauth.request_device_authorization().await?;
         on_authorization(&authorization);
         if open_browser.unwrap_or_else(|| browser::has_display(&self.environment)) {
@@ -165,65 +181,138 @@ impl Client {
             drop(tokio::task::spawn_blocking(move || browser::open(&address)));
         }
         let token = self.oauth.poll_device_token(&authorization).await?;
-        self.tokens.store_login(&self.account, token).await?;
-        self.health.recovered(&self.account.id);
-        let stored = self.tokens.credentials(&self.account).await?;
-        let stored = stored.ok_or_else(|| Error::internal("the login was stored and is not there"))?;
-        Ok(self.describe(&stored))
+        let added =
+            move |registry: &Registry| registry.add_login(&token, label.as_deref(), replace.as_deref());
+        let id = self.tokens.with_registry(added).await?;
+        self.account(&id).await
     }
 
-    /// Takes tokens over that a host kept, if there is no credentials file. Says whether it did.
+    /// Takes tokens over that a host kept, if there is no account yet. Says whether it did.
     ///
     /// # Errors
-    /// Those of [`TokenManager::adopt`].
+    /// Those of [`Registry::add_login`].
     pub async fn adopt(&self, token: Token) -> Result<bool> {
-        self.tokens.adopt(&self.account, token).await
+        let take_over = move |registry: &Registry| {
+            let view = registry.view()?;
+            let is_wanted = view.document.records.is_empty()
+                && view.problem.is_none()
+                && !view.document.was_removed(&token);
+            if is_wanted {
+                registry.add_login(&token, None, None)?;
+            }
+            Ok(is_wanted)
+        };
+        self.tokens.with_registry(take_over).await
+    }
+
+    /// Notes that `OpenCode` has an entry of ours.
+    ///
+    /// # Errors
+    /// Those of [`Registry::with_store`].
+    pub async fn note_host_login(&self) -> Result<()> {
+        let is_known = self.tokens.view().await?.document.had_host_login();
+        if is_known {
+            return Ok(());
+        }
+        self.tokens
+            .with_registry(|registry| registry.with_store(crate::store::document::Document::note_host_login))
+            .await
+    }
+
+    /// Whether `OpenCode` has had an entry of ours.
+    ///
+    /// # Errors
+    /// Those of [`Registry::view`].
+    pub async fn had_host_login(&self) -> Result<bool> {
+        Ok(self.tokens.view().await?.document.had_host_login())
     }
 
     /// All accounts.
     ///
     /// # Errors
-    /// `ERR_QWEN_CREDENTIALS_INVALID`, `ERR_QWEN_IO`.
+    /// `ERR_QWEN_CREDENTIALS_INVALID` where there is none but a broken credentials file; those of [`Registry::view`].
     pub async fn accounts(&self) -> Result<Vec<AccountInfo>> {
-        let credentials = self.tokens.credentials(&self.account).await?;
-        Ok(credentials.iter().map(|credentials| self.describe(credentials)).collect())
+        let view = self.tokens.view().await?;
+        match &view.problem {
+            Some(problem) if view.document.records.is_empty() => Err(problem.clone()),
+            _ => Ok(self.listed(&view).map(|record| self.describe(&view, record)).collect()),
+        }
+    }
+
+    /// Makes an account the user's choice, and the qwen CLI's.
+    ///
+    /// # Errors
+    /// Those of [`Registry::activate`].
+    pub async fn set_active_account(&self, id: &str) -> Result<AccountInfo> {
+        let chosen = id.to_owned();
+        self.tokens.with_registry(move |registry| registry.activate(&chosen)).await?;
+        // The qwen CLI should find a token that works. If none can be had now, it will refresh this one itself.
+        let _ = self.tokens.token(id, None).await;
+        self.account(id).await
+    }
+
+    /// Removes an account for good.
+    ///
+    /// # Errors
+    /// Those of [`Registry::remove`].
+    pub async fn remove_account(&self, id: &str) -> Result<()> {
+        let id = id.to_owned();
+        self.tokens.with_registry(move |registry| registry.remove(&id)).await
     }
 
     /// A token that is fresh for 30 s at the least; see [`TokenManager::token`].
     ///
     /// # Errors
-    /// `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has, and those of [`TokenManager::token`].
+    /// `ERR_QWEN_NOT_LOGGED_IN` and those of [`TokenManager::token`].
     pub async fn access_token(&self, account_id: Option<&str>) -> Result<AccessToken> {
-        if account_id.is_some_and(|id| id != self.account.id) {
-            return Err(Error::invalid_argument(
-                "accountId",
-                "is not the id of an account; accounts() lists them",
-            ));
-        }
-        let token = self.tokens.token(&self.account, None).await?;
-        let base_url = self.account.base_url(&token, self.base_url_override.as_ref())?;
+        let view = self.tokens.view().await?;
+        let Some(id) = account_id.or(view.document.active_id()) else {
+            return Err(view.no_account());
+        };
+        let token = self.tokens.token(id, None).await?;
+        let record = view.record(id).ok_or_else(|| unknown_account("accountId", id))?;
+        let base_url = view.account(record).base_url(&token, self.base_url_override.as_ref())?;
         Ok(AccessToken {
             access_token: token.access_token.clone(),
             base_url: display(&base_url),
-            account_id: self.account.id.clone(),
+            account_id: id.to_owned(),
             expires_at: token.expires_at,
         })
     }
 
-    fn describe(&self, credentials: &Credentials) -> AccountInfo {
-        let token = &credentials.token;
-        let refusal = self.tokens.refusal(&self.account, credentials);
-        let last = self.health.last(&self.account.id, &token.access_token);
-        let needs_login = refusal.is_some() || last.as_ref().is_some_and(|(_, needs_login)| *needs_login);
-        let base_url = self.account.base_url(token, self.base_url_override.as_ref());
+    async fn account(&self, id: &str) -> Result<AccountInfo> {
+        let view = self.tokens.view().await?;
+        let record = view.record(id).ok_or_else(|| unknown_account("id", id))?;
+        Ok(self.describe(&view, record))
+    }
+
+    /// Accounts that a person can do something with. One whose place a newer token of the CLI's took, and whose own has
+    /// expired, is most likely that one's past.
+    fn listed<'a>(&self, view: &'a View) -> impl Iterator<Item = &'a Record> {
+        let now = self.clock.now_ms();
+        view.document.records.iter().filter(move |record| {
+            !record.is_superseded() || record.token().is_some_and(|token| token.expires_at > now)
+        })
+    }
+
+    fn describe(&self, view: &View, record: &Record) -> AccountInfo {
+        let account = view.account(record);
+        let token = record.token();
+        let base_url = token.as_ref().map(|token| account.base_url(token, self.base_url_override.as_ref()));
+        let mut standing = standing(record, self.clock.now_ms());
+        if record.is_refused() || record.rejected_at().is_some() {
+            standing = Standing::Dead;
+        }
         AccountInfo {
-            id: self.account.id.clone(),
-            label: self.account.label.clone(),
-            state: if needs_login { AccountState::NeedsLogin } else { AccountState::Ready },
-            base_url: base_url.map_or_else(|_| self.base_url.clone(), |url| display(&url)),
-            expires_at: token.expires_at,
-            updated_at: credentials.modified_at,
-            last_error: last.map(|(error, _)| error),
+            active: view.document.active_id() == Some(record.id()),
+            standing,
+            base_url: display(base_url.and_then(Result::ok).as_ref().unwrap_or(&self.base_url)),
+            expires_at: token.map(|token| token.expires_at),
+            created_at: record.created_at(),
+            updated_at: record.updated_at(),
+            last_error: record.last_error(),
+            id: account.id,
+            label: account.label,
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Options and environment variables, made into values that are known to be usable.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use url::Url;
 
+use crate::accounts::rotation::Rotation;
 use crate::base_url::{DEFAULT_API_BASE_URL, api_base_url};
 use crate::environment::Environment;
 use crate::error::{Code, Error, Result};
@@ -11,6 +13,7 @@ use crate::http::{HttpConfig, is_secure};
 use crate::oauth::OAuthConfig;
 use crate::oauth::device::QWEN_CLIENT_ID;
 use crate::paths::Paths;
+use crate::store::place;
 
 /// Qwen's OAuth server.
 pub const DEFAULT_OAUTH_BASE_URL: &str = "https://chat.qwen.ai";
@@ -20,6 +23,7 @@ const DEFAULT_SCOPE: &str = "openid profile email model.completion";
 
 const DEFAULT_OAUTH_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const DEFAULT_QUOTA_COOLDOWN_MS: u64 = 1_800_000;
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// OAuth settings as a caller gives them.
@@ -46,6 +50,14 @@ pub struct ClientOptions {
     pub oauth: OAuthOptions,
     /// API base URL for OAuth accounts.
     pub base_url: Option<String>,
+    /// The account store.
+    pub accounts_path: Option<String>,
+    /// How long an exhausted account is left alone.
+    pub quota_cooldown: Option<Duration>,
+    /// How requests are spread over the accounts.
+    pub rotation: Option<Rotation>,
+    /// Whether a smaller payload is tried when every account is out of quota.
+    pub degrade: Option<bool>,
     /// Whether bodies are shaped as the official CLI shapes them.
     pub qwen_mode: Option<bool>,
     /// Limit of making a connection.
@@ -67,6 +79,14 @@ pub struct ClientConfig {
     pub base_url: Url,
     /// Where OAuth accounts are sent instead of their own host.
     pub base_url_override: Option<Url>,
+    /// The account store, and whether it is where it is by default.
+    pub accounts_path: (PathBuf, bool),
+    /// How long an exhausted account is left alone.
+    pub quota_cooldown: Duration,
+    /// How requests are spread over the accounts.
+    pub rotation: Rotation,
+    /// Whether a smaller payload is tried when every account is out of quota.
+    pub degrade: bool,
     /// Whether bodies are shaped as the official CLI shapes them.
     pub qwen_mode: bool,
     /// How long a request may stay silent.
@@ -82,14 +102,30 @@ impl ClientConfig {
     /// `ERR_QWEN_INVALID_ARGUMENT` for an option, `ERR_QWEN_INVALID_CONFIG` for a variable that is not usable.
     pub fn read(options: &ClientOptions, environment: &Environment) -> Result<Self> {
         let mut warnings = Vec::new();
-        let base_url_override = Source::option("baseUrl", options.base_url.as_deref())
+        let base_url_override = Source::option("baseUrl".to_owned(), options.base_url.as_deref())
             .or_variable(environment, "OPENCODE_QWEN_BASE_URL")
             .map(|source| api_base_url(source.value).map_err(|reason| source.unusable(reason)))
             .transpose()?;
         let default_base_url = || api_base_url(DEFAULT_API_BASE_URL).map_err(Error::internal);
+        let paths = Paths::from_environment(environment)?;
+        let accounts_path = accounts_path(options.accounts_path.as_deref(), environment, &paths)?;
         Ok(Self {
-            paths: Paths::from_environment(environment)?,
-            oauth: oauth_config(&options.oauth, environment)?,
+            paths,
+            accounts_path,
+            quota_cooldown: options.quota_cooldown.unwrap_or_else(|| {
+                let ms = number(
+                    environment,
+                    "OPENCODE_QWEN_QUOTA_COOLDOWN_MS",
+                    DEFAULT_QUOTA_COOLDOWN_MS,
+                    &mut warnings,
+                );
+                Duration::from_millis(ms)
+            }),
+            rotation: options.rotation.unwrap_or_else(|| rotation(environment, &mut warnings)),
+            degrade: options
+                .degrade
+                .unwrap_or_else(|| switch(environment, "OPENCODE_QWEN_DEGRADE", true, &mut warnings)),
+            oauth: oauth_config(&options.oauth, environment, "oauth.")?,
             http: HttpConfig::from_environment(
                 environment,
                 options.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
@@ -105,14 +141,15 @@ impl ClientConfig {
     }
 }
 
-/// The settings of the free OAuth functions.
+/// The settings of an OAuth client. `prefix` is what the options' names begin with for the caller.
 ///
 /// # Errors
 /// As [`ClientConfig::read`].
-pub fn oauth_config(options: &OAuthOptions, environment: &Environment) -> Result<OAuthConfig> {
-    let base = Source::option("baseUrl", options.base_url.as_deref())
+pub fn oauth_config(options: &OAuthOptions, environment: &Environment, prefix: &str) -> Result<OAuthConfig> {
+    let named = |name: &str| format!("{prefix}{name}");
+    let base = Source::option(named("baseUrl"), options.base_url.as_deref())
         .or_variable(environment, "OPENCODE_QWEN_OAUTH_BASE_URL")
-        .unwrap_or(Source { name: "baseUrl", value: DEFAULT_OAUTH_BASE_URL, code: Code::Internal });
+        .unwrap_or_else(|| Source::new("baseUrl".to_owned(), DEFAULT_OAUTH_BASE_URL));
     let mut base_url = secure_url(&base)?;
     if base_url.query().is_some() || base_url.fragment().is_some() {
         return Err(base.unusable("holds a query or fragment"));
@@ -120,7 +157,7 @@ pub fn oauth_config(options: &OAuthOptions, environment: &Environment) -> Result
     if !base_url.path().ends_with('/') {
         base_url.set_path(&format!("{}/", base_url.path()));
     }
-    let endpoint = |name, given: Option<&str>, path: &str| match Source::option(name, given) {
+    let endpoint = |name: &str, given: Option<&str>, path: &str| match Source::option(named(name), given) {
         Some(source) => secure_url(&source),
         None => base_url.join(path).map_err(Error::internal),
     };
@@ -139,18 +176,22 @@ pub fn oauth_config(options: &OAuthOptions, environment: &Environment) -> Result
 
 /// A setting and where it came from, so that an error can name it.
 struct Source<'a> {
-    name: &'static str,
+    name: String,
     value: &'a str,
     code: Code,
 }
 
 trait OrVariable<'a> {
-    fn or_variable(self, environment: &'a Environment, name: &'static str) -> Option<Source<'a>>;
+    fn or_variable(self, environment: &'a Environment, name: &str) -> Option<Source<'a>>;
 }
 
 impl<'a> Source<'a> {
-    fn option(name: &'static str, value: Option<&'a str>) -> Option<Self> {
-        value.map(|value| Self { name, value, code: Code::InvalidArgument })
+    fn new(name: String, value: &'a str) -> Self {
+        Self { name, value, code: Code::InvalidArgument }
+    }
+
+    fn option(name: String, value: Option<&'a str>) -> Option<Self> {
+        value.map(|value| Self::new(name, value))
     }
 
     fn unusable(&self, reason: &str) -> Error {
@@ -165,8 +206,9 @@ impl<'a> Source<'a> {
 }
 
 impl<'a> OrVariable<'a> for Option<Source<'a>> {
-    fn or_variable(self, environment: &'a Environment, name: &'static str) -> Option<Source<'a>> {
-        self.or_else(|| environment.get(name).map(|value| Source { name, value, code: Code::InvalidConfig }))
+    fn or_variable(self, environment: &'a Environment, name: &str) -> Option<Source<'a>> {
+        let from_variable = |value| Source { name: name.to_owned(), value, code: Code::InvalidConfig };
+        self.or_else(|| environment.get(name).map(from_variable))
     }
 }
 
@@ -179,6 +221,41 @@ fn secure_url(source: &Source) -> Result<Url> {
         return Err(source.unusable("must be https (plain http is for loopback alone)"));
     }
     Ok(url)
+}
+
+/// Options and variables that name the store must name a place that is safe to write.
+fn accounts_path(option: Option<&str>, environment: &Environment, paths: &Paths) -> Result<(PathBuf, bool)> {
+    const VARIABLE: &str = "OPENCODE_QWEN_ACCOUNTS_PATH";
+    let given = option
+        .map(|value| ("accountsPath", value))
+        .or_else(|| environment.get(VARIABLE).map(|value| (VARIABLE, value)));
+    let (name, path) = match given {
+        Some((name, value)) => (name, paths.from_user(value)),
+        None => ("oauth_accounts.json", paths.accounts()),
+    };
+    place::check(name, &path, paths.qwen_dir())?;
+    let is_default = path == paths.accounts();
+    Ok((path, is_default))
+}
+
+fn number(environment: &Environment, name: &str, default: u64, warnings: &mut Vec<String>) -> u64 {
+    let Some(value) = environment.get(name) else { return default };
+    value.trim().parse().unwrap_or_else(|_| {
+        warnings
+            .push(format!("{name} is not a whole number of milliseconds; its default ({default}) is used."));
+        default
+    })
+}
+
+fn rotation(environment: &Environment, warnings: &mut Vec<String>) -> Rotation {
+    const VARIABLE: &str = "OPENCODE_QWEN_ROTATION";
+    let Some(value) = environment.get(VARIABLE) else { return Rotation::default() };
+    Rotation::from_name(value.trim()).unwrap_or_else(|| {
+        warnings.push(format!(
+            "{VARIABLE} is none of sequential, round-robin, hybrid; its default (sequential) is used."
+        ));
+        Rotation::default()
+    })
 }
 
 fn switch(environment: &Environment, name: &str, default: bool, warnings: &mut Vec<String>) -> bool {

@@ -17,6 +17,10 @@ pub enum Code {
     NotLoggedIn,
     /// A credentials file exists but holds no usable credentials.
     CredentialsInvalid,
+    /// The account store is damaged and could not be moved aside.
+    StoreCorrupt,
+    /// The account store is of a version that is not known, and could not be moved aside.
+    StoreUnsupported,
     /// A file could not be read or written.
     Io,
     /// Another process held the lock for too long.
@@ -59,6 +63,8 @@ impl Code {
             Self::PathNotAllowed => "ERR_QWEN_PATH_NOT_ALLOWED",
             Self::NotLoggedIn => "ERR_QWEN_NOT_LOGGED_IN",
             Self::CredentialsInvalid => "ERR_QWEN_CREDENTIALS_INVALID",
+            Self::StoreCorrupt => "ERR_QWEN_STORE_CORRUPT",
+            Self::StoreUnsupported => "ERR_QWEN_STORE_UNSUPPORTED",
             Self::Io => "ERR_QWEN_IO",
             Self::LockTimeout => "ERR_QWEN_LOCK_TIMEOUT",
             Self::DeviceAuthorizationFailed => "ERR_QWEN_DEVICE_AUTHORIZATION_FAILED",

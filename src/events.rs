@@ -17,6 +17,18 @@ pub enum EventKind {
     Retry,
     /// A setting could not be read.
     Config,
+    /// Requests go to another account from now on.
+    Switched,
+    /// An account's quota is used up.
+    Exhausted,
+    /// An account can be asked again.
+    Ready,
+    /// A smaller payload was sent, since every account is out of quota.
+    Degraded,
+    /// The qwen CLI answered, since every account is out of quota.
+    CliFallback,
+    /// A file was damaged and set aside, or a login found in it.
+    StoreRepaired,
 }
 
 impl EventKind {
@@ -28,6 +40,12 @@ impl EventKind {
             Self::NeedsLogin => "needs-login",
             Self::Retry => "retry",
             Self::Config => "config",
+            Self::Switched => "switched",
+            Self::Exhausted => "exhausted",
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::CliFallback => "cli-fallback",
+            Self::StoreRepaired => "store-repaired",
         }
     }
 }
@@ -43,8 +61,41 @@ pub struct Event {
     pub message: String,
     /// The account concerned.
     pub account_id: Option<String>,
+    /// Its name.
+    pub label: Option<String>,
+    /// The account that was used before.
+    pub from_account_id: Option<String>,
     /// The code of the error that led to it.
     pub code: Option<Code>,
+    /// Until when, in epoch milliseconds.
+    pub until: Option<u64>,
+}
+
+impl Event {
+    /// An event that is about no account in particular.
+    #[must_use]
+    pub fn new(kind: EventKind, at: u64, message: String) -> Self {
+        Self {
+            kind,
+            at,
+            message,
+            account_id: None,
+            label: None,
+            from_account_id: None,
+            code: None,
+            until: None,
+        }
+    }
+
+    /// An event of one account.
+    #[must_use]
+    pub fn of_account(kind: EventKind, at: u64, id: &str, label: &str, message: String) -> Self {
+        Self {
+            account_id: Some(id.to_owned()),
+            label: Some(label.to_owned()),
+            ..Self::new(kind, at, message)
+        }
+    }
 }
 
 /// Where events go.

@@ -37,7 +37,10 @@ impl HttpConfig {
     /// a password.
     pub fn from_environment(environment: &Environment, connect_timeout: Duration) -> Result<Self> {
         let exceptions =
-            environment.first(&["NO_PROXY", "no_proxy"]).and_then(|(_, hosts)| NoProxy::from_string(hosts));
+            environment.first(&["NO_PROXY", "no_proxy"]).map(|(_, hosts)| hosts).unwrap_or_default();
+        // A lone asterisk is about names to the library, and about every host to everyone else.
+        let leaves_out_all = exceptions.split(',').any(|host| host.trim() == "*");
+        let exceptions = NoProxy::from_string(exceptions);
         let mut proxies = Vec::new();
         let sources: [(_, MakeProxy); 3] = [
             (["HTTPS_PROXY", "https_proxy"], Proxy::https::<Url>),
@@ -52,7 +55,9 @@ impl HttpConfig {
                     format!("{name} is not a proxy URL. Set it to http://host:port, https://host:port or socks5://host:port, or unset it."),
                 )
             })?;
-            proxies.push(proxy.no_proxy(exceptions.clone()));
+            if !leaves_out_all {
+                proxies.push(proxy.no_proxy(exceptions.clone()));
+            }
         }
         Ok(Self {
             proxies,
@@ -141,11 +146,12 @@ fn tls_config(config: &HttpConfig) -> Result<rustls::ClientConfig> {
         roots.add_parsable_certificates(read_certificates("NODE_EXTRA_CA_CERTS", path)?);
     }
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(Error::internal)?
         .with_root_certificates(roots)
         .with_no_client_auth();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(tls)
 }
 

@@ -45,6 +45,24 @@ impl Paths {
         &self.qwen_dir
     }
 
+    /// The account store, where nothing else is set.
+    #[must_use]
+    pub fn accounts(&self) -> PathBuf {
+        self.qwen_dir.join("oauth_accounts.json")
+    }
+
+    /// A path that a user gave: `~` is the home directory, and a relative one is inside the Qwen directory.
+    #[must_use]
+    pub fn from_user(&self, path: &str) -> PathBuf {
+        self.qwen_dir.join(expand_home(path, &self.home))
+    }
+
+    /// Where the original plugin's first versions kept their token.
+    #[must_use]
+    pub fn legacy_token(&self) -> PathBuf {
+        self.home.join(".opencode/qwen/oauth_token.json")
+    }
+
     /// The credentials file shared with the qwen CLI.
     #[must_use]
     pub fn credentials(&self) -> PathBuf {

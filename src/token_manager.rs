@@ -12,6 +12,7 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::runtime::Handle;
 
 use crate::accounts::account::Account;
+use crate::accounts::registry::{Guarded, Registry, View, unknown_account};
 use crate::busy::Busy;
 use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
@@ -20,11 +21,9 @@ use crate::oauth::refresh::RefreshRetries;
 use crate::oauth::token::{Redemption, Token};
 use crate::oauth::{OAuthClient, refresh_unavailable};
 use crate::secret::Secret;
-use crate::store::credentials::{Credentials, Stamp};
-use crate::store::lock::{self, CliLock, TOUCH_INTERVAL};
+use crate::store::document::{LastError, Record};
+use crate::store::lock::TOUCH_INTERVAL;
 
-/// A token is refreshed this long before it expires.
-pub const FRESHNESS_MARGIN_MS: u64 = 30_000;
 /// A whole refresh under the lock, its retries included.
 const REFRESH_LIMIT: Duration = Duration::from_secs(20);
 
@@ -37,6 +36,7 @@ pub struct TokenManager(Arc<Inner>);
 
 struct Inner {
     oauth: OAuthClient,
+    registry: Arc<Registry>,
     clock: Clock,
     events: Events,
     state: Mutex<HashMap<String, AccountState>>,
@@ -52,132 +52,89 @@ impl std::fmt::Debug for Inner {
 /// What a process remembers of one account.
 #[derive(Default)]
 struct AccountState {
-    /// The file as it was last read.
-    read: Option<(Stamp, Arc<Credentials>)>,
     /// The refresh that is under way.
     refresh: Option<SharedRefresh>,
-    /// The refresh token that the server refused, and how.
-    refused: Option<(Secret, Error)>,
     /// Tokens that were redeemed and could not be written, and the refresh token they were redeemed for.
     unsaved: Option<(Secret, Token)>,
+    /// The refresh token that the server refused, and how.
+    refused: Option<(Secret, Error)>,
 }
 
 impl TokenManager {
     /// Reads nothing until it is asked for a token. `busy` counts what must reach its end once it has begun.
     #[must_use]
-    pub fn new(oauth: OAuthClient, clock: Clock, events: Events, busy: Busy) -> Self {
-        Self(Arc::new(Inner { oauth, clock, events, state: Mutex::default(), busy }))
+    pub fn new(
+        oauth: OAuthClient,
+        registry: Arc<Registry>,
+        clock: Clock,
+        events: Events,
+        busy: Busy,
+    ) -> Self {
+        Self(Arc::new(Inner { oauth, registry, clock, events, state: Mutex::default(), busy }))
     }
 
     /// A token that is fresh for 30 s at the least, or was obtained just now. `rejected` is a token that the API
     /// refused: it is not given again.
     ///
     /// # Errors
-    /// `ERR_QWEN_NOT_LOGGED_IN`, `ERR_QWEN_CREDENTIALS_INVALID`, `ERR_QWEN_REFRESH_TOKEN_INVALID`,
-    /// `ERR_QWEN_REFRESH_UNAVAILABLE`, `ERR_QWEN_INVALID_RESPONSE`, `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`.
-    pub async fn token(&self, account: &Account, rejected: Option<&Secret>) -> Outcome {
+    /// `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has, `ERR_QWEN_CREDENTIALS_INVALID`,
+    /// `ERR_QWEN_REFRESH_TOKEN_INVALID`, `ERR_QWEN_REFRESH_UNAVAILABLE`, `ERR_QWEN_INVALID_RESPONSE`,
+    /// `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`.
+    pub async fn token(&self, id: &str, rejected: Option<&Secret>) -> Outcome {
         // A refresh that was under way may bring the very token that was refused, so there may be a second one.
         for _ in 0..2 {
-            let credentials = self.credentials(account).await?.ok_or_else(|| not_logged_in(account))?;
-            let token = self.0.current(account, &credentials);
-            if self.0.is_fresh(&token) && Some(&token.access_token) != rejected {
+            let view = self.view().await?;
+            let (account, record) = find(&view, id)?;
+            let token = self.0.current(&account, record)?;
+            let is_good = self.0.is_fresh(&token) && Some(&token.access_token) != rejected;
+            if is_good && self.0.has_unsaved(&account.id) {
+                // Nobody else can have this token, so it must be written before this process ends.
+                return Ok(self.refresh(&account, Arc::clone(&token), None).await.unwrap_or(token));
+            }
+            if is_good {
                 return Ok(token);
             }
-            if let Some(error) = self.0.refusal(account, &credentials) {
+            if let Some(error) = self.0.refused_before(&account, record) {
                 return Err(error);
             }
-            let token = self.refresh(account, token, rejected.cloned()).await?;
+            let token = self.refresh(&account, token, rejected.cloned()).await?;
             if Some(&token.access_token) != rejected {
                 return Ok(token);
             }
         }
-        Err(Error::new(Code::TokenRejected, "Qwen refused the token that it has just issued. Log in again.")
-            .with_account(&account.id))
+        let message = "Qwen refused the token that it has just issued. Log in again.";
+        Err(Error::new(Code::TokenRejected, message).with_account(id))
     }
 
-    /// What the account's file holds now. The file is read again only if it has changed.
+    /// All accounts as they are now.
     ///
     /// # Errors
-    /// `ERR_QWEN_CREDENTIALS_INVALID`, `ERR_QWEN_IO`.
-    pub async fn credentials(&self, account: &Account) -> Result<Option<Arc<Credentials>>> {
-        let (inner, account) = (Arc::clone(&self.0), account.clone());
-        blocking(move || inner.read(&account)).await
+    /// Those of [`Registry::view`].
+    pub async fn view(&self) -> Result<Arc<View>> {
+        self.with_registry(Registry::view).await
     }
 
-    /// Replaces the account's tokens by those of a new login.
+    /// Reads or changes the accounts, on a thread that may block. A change that has begun reaches its end.
     ///
     /// # Errors
-    /// `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`.
-    pub async fn store_login(&self, account: &Account, token: Token) -> Result<()> {
-        let (inner, account) = (Arc::clone(&self.0), account.clone());
-        let busy = inner.busy.enter();
+    /// What `action` returns.
+    pub async fn with_registry<T: Send + 'static>(
+        &self,
+        action: impl FnOnce(&Registry) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let registry = Arc::clone(&self.0.registry);
+        let busy = self.0.busy.enter();
         blocking(move || {
             let _busy = busy;
-            let file = &account.credentials;
-            lock::exclusively(
-                &file.locks(),
-                &inner.clock,
-                || None,
-                |_| {
-                    let previous = match file.read() {
-                        Ok(previous) => previous,
-                        Err(error) if error.code() == Code::CredentialsInvalid => {
-                            file.set_aside(inner.clock.now_ms())?;
-                            None
-                        }
-                        Err(error) => return Err(error),
-                    };
-                    file.write(&token, previous.as_ref())
-                },
-            )?;
-            inner.with_state(&account, |state| {
-                state.refused = None;
-                state.unsaved = None;
-            });
-            Ok(())
+            action(&registry)
         })
         .await
-    }
-
-    /// Takes tokens over that were kept elsewhere, if the account has no file yet. Says whether it did.
-    ///
-    /// # Errors
-    /// `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`.
-    pub async fn adopt(&self, account: &Account, token: Token) -> Result<bool> {
-        if self.credentials(account).await.is_ok_and(|found| found.is_some()) {
-            return Ok(false);
-        }
-        let (inner, account) = (Arc::clone(&self.0), account.clone());
-        let busy = inner.busy.enter();
-        blocking(move || {
-            let _busy = busy;
-            let file = &account.credentials;
-            lock::exclusively(
-                &file.locks(),
-                &inner.clock,
-                || None,
-                |_| {
-                    // A file that is there but broken may be mended by its owner.
-                    if file.stamp()?.is_some() {
-                        return Ok(false);
-                    }
-                    file.write(&token, None).map(|()| true)
-                },
-            )
-        })
-        .await
-    }
-
-    /// Whether the account's refresh token was refused, and how. A new token in the file clears it.
-    #[must_use]
-    pub fn refusal(&self, account: &Account, credentials: &Credentials) -> Option<Error> {
-        self.0.refusal(account, credentials)
     }
 
     /// Joins the refresh that is under way, or starts one. It runs to its end even if every caller gives up: a token
     /// that was redeemed must be written.
     fn refresh(&self, account: &Account, seen: Arc<Token>, rejected: Option<Secret>) -> SharedRefresh {
-        self.0.with_state(account, |state| {
+        self.0.with_state(&account.id, |state| {
             if let Some(refresh) = &state.refresh {
                 return refresh.clone();
             }
@@ -185,10 +142,10 @@ impl TokenManager {
             let busy = inner.busy.enter();
             let work = Refresh { inner, account: account.clone(), seen, rejected };
             let task = tokio::spawn(async move {
-                let (inner, account) = (Arc::clone(&work.inner), work.account.clone());
+                let (inner, id) = (Arc::clone(&work.inner), work.account.id.clone());
                 let runtime = Handle::current();
                 let outcome = blocking(move || work.run(&runtime)).await;
-                inner.with_state(&account, |state| state.refresh = None);
+                inner.with_state(&id, |state| state.refresh = None);
                 drop(busy);
                 outcome
             });
@@ -202,57 +159,41 @@ impl TokenManager {
 }
 
 impl Inner {
-    fn with_state<T>(&self, account: &Account, action: impl FnOnce(&mut AccountState) -> T) -> T {
+    fn with_state<T>(&self, id: &str, action: impl FnOnce(&mut AccountState) -> T) -> T {
         // A panic elsewhere can't leave this map half-changed: each change is one assignment.
         let mut states = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        action(states.entry(account.id.clone()).or_default())
+        action(states.entry(id.to_owned()).or_default())
     }
 
-    fn read(&self, account: &Account) -> Result<Option<Arc<Credentials>>> {
-        let Some(stamp) = account.credentials.stamp()? else {
-            self.with_state(account, |state| state.read = None);
-            return Ok(None);
-        };
-        let known = self.with_state(account, |state| state.read.clone());
-        if let Some((known_stamp, credentials)) = known
-            && known_stamp == stamp
-        {
-            return Ok(Some(credentials));
-        }
-        let credentials = account.credentials.read()?.map(Arc::new);
-        // Were the file replaced between the two looks, its stamp would differ again at the next.
-        self.with_state(account, |state| {
-            state.read = credentials.clone().map(|credentials| (stamp, credentials));
-        });
-        Ok(credentials)
+    /// The account's token: what the files hold, unless that was redeemed already and could not be replaced.
+    fn current(&self, account: &Account, record: &Record) -> Outcome {
+        let token = record.token().ok_or_else(|| without_token(account))?;
+        let unsaved = self.with_state(&account.id, |state| state.unsaved.clone());
+        Ok(Arc::new(match unsaved {
+            Some((spent, unsaved)) if token.refresh_token.as_ref() == Some(&spent) => unsaved,
+            _ => token,
+        }))
     }
 
-    /// The account's token: what its file holds, unless that was redeemed already and could not be replaced.
-    fn current(&self, account: &Account, credentials: &Credentials) -> Arc<Token> {
-        let unsaved = self.with_state(account, |state| state.unsaved.clone());
-        match unsaved {
-            Some((spent, token)) if credentials.token.refresh_token.as_ref() == Some(&spent) => {
-                Arc::new(token)
-            }
-            _ => Arc::new(credentials.token.clone()),
-        }
+    /// The verdict that the server gave before: asking again would bring the same.
+    fn refused_before(&self, account: &Account, record: &Record) -> Option<Error> {
+        let refresh_token = record.token()?.refresh_token?;
+        let refused = self.with_state(&account.id, |state| state.refused.clone());
+        let known = refused.filter(|(token, _)| *token == refresh_token).map(|(_, error)| error);
+        known.or_else(|| record.is_refused().then(|| refused_elsewhere(account, record)))
+    }
+
+    fn has_unsaved(&self, id: &str) -> bool {
+        self.with_state(id, |state| state.unsaved.is_some())
     }
 
     fn is_fresh(&self, token: &Token) -> bool {
-        token.expires_at > self.clock.now_ms().saturating_add(FRESHNESS_MARGIN_MS)
-    }
-
-    fn refusal(&self, account: &Account, credentials: &Credentials) -> Option<Error> {
-        let refused = self.with_state(account, |state| state.refused.clone());
-        refused
-            .filter(|(token, _)| credentials.token.refresh_token.as_ref() == Some(token))
-            .map(|(_, error)| error)
+        token.is_fresh(self.clock.now_ms())
     }
 
     fn emit(&self, kind: EventKind, account: &Account, message: String, code: Option<Code>) {
-        let event =
-            Event { kind, at: self.clock.now_ms(), message, account_id: Some(account.id.clone()), code };
-        self.events.emit(event);
+        let event = Event::of_account(kind, self.clock.now_ms(), &account.id, &account.label, message);
+        self.events.emit(Event { code, ..event });
     }
 }
 
@@ -267,48 +208,52 @@ struct Refresh {
 
 impl Refresh {
     fn run(self, runtime: &Handle) -> Outcome {
-        let locks = self.account.credentials.locks();
-        let meanwhile = || self.refreshed_elsewhere().ok().flatten().map(Ok);
-        lock::exclusively(&locks, &self.inner.clock, meanwhile, |cli| Ok(self.under_lock(runtime, cli)))?
+        let elsewhere = || {
+            let view = self.inner.registry.view().ok()?;
+            self.refreshed_elsewhere(&view).map(Ok)
+        };
+        self.inner.registry.guarded(elsewhere, |guard| Ok(self.under_lock(runtime, guard)))?
     }
 
-    /// The token that another process has put into the file, where one has.
-    fn refreshed_elsewhere(&self) -> Result<Option<Arc<Token>>> {
-        let Some(credentials) = self.inner.read(&self.account)? else {
-            return Err(not_logged_in(&self.account));
-        };
-        let token = &credentials.token;
+    /// The token that another process has brought, where one has.
+    fn refreshed_elsewhere(&self, view: &View) -> Option<Arc<Token>> {
+        let token = view.record(&self.account.id)?.token()?;
         let now = self.inner.clock.now_ms();
         // A token that someone has only just obtained may be used up to its end.
-        let usable = self.inner.is_fresh(token)
+        let usable = self.inner.is_fresh(&token)
             || token.access_token != self.seen.access_token && token.expires_at > now;
         let refused = self.rejected.as_ref() == Some(&token.access_token);
-        Ok((usable && !refused).then(|| Arc::new(token.clone())))
+        (usable && !refused).then(|| Arc::new(token))
     }
 
-    fn under_lock(&self, runtime: &Handle, cli: &mut CliLock) -> Outcome {
-        if let Some(token) = self.refreshed_elsewhere()? {
+    fn under_lock(&self, runtime: &Handle, guard: &mut Guarded) -> Outcome {
+        let view = self.inner.registry.view_guarded(guard)?;
+        if let Some(token) = self.refreshed_elsewhere(&view) {
             return Ok(token);
         }
-        let credentials = self.inner.read(&self.account)?.ok_or_else(|| not_logged_in(&self.account))?;
-        let current = self.inner.current(&self.account, &credentials);
-        if current.refresh_token != credentials.token.refresh_token {
-            // The file still holds a spent token: what was redeemed for it must get there first.
-            self.save(&credentials, &current)?;
+        let (account, record) = find(&view, &self.account.id)?;
+        if record.is_superseded() {
+            return Err(superseded(&account));
+        }
+        let current = self.inner.current(&account, record)?;
+        let stored = record.token().and_then(|token| token.refresh_token);
+        if let Some(spent) = stored.filter(|stored| current.refresh_token.as_ref() != Some(stored)) {
+            // The files still hold a spent token: what was redeemed for it must get there first.
+            self.save_or_tell(guard, &spent, &current);
             if self.inner.is_fresh(&current) && self.rejected.as_ref() != Some(&current.access_token) {
                 return Ok(current);
             }
         }
-        let spent = current.refresh_token.clone().ok_or_else(|| no_refresh_token(&self.account))?;
-        let token = match runtime.block_on(self.redeem(&spent, cli))? {
+        let spent = current.refresh_token.clone().ok_or_else(|| no_refresh_token(&account))?;
+        let token = match runtime.block_on(self.redeem(&spent, guard))? {
             Redeemed::ByUs(token) => token.or_else_from(&current),
             Redeemed::Elsewhere(token) => return Ok(token),
         };
-        Ok(self.keep(&spent, token, cli))
+        Ok(self.keep(guard, &spent, token))
     }
 
     /// Redeems the refresh token, keeping the CLI's lock fresh meanwhile.
-    async fn redeem(&self, refresh_token: &Secret, cli: &mut CliLock) -> Result<Redeemed> {
+    async fn redeem(&self, refresh_token: &Secret, guard: &mut Guarded<'_>) -> Result<Redeemed> {
         let started = Instant::now();
         let mut retries = RefreshRetries::new(1);
         let mut touch = tokio::time::interval(TOUCH_INTERVAL);
@@ -318,12 +263,12 @@ impl Refresh {
             let redemption = loop {
                 tokio::select! {
                     redemption = &mut request => break redemption,
-                    _ = touch.tick() => cli.keep(&self.inner.clock),
+                    _ = touch.tick() => guard.0.keep(&self.inner.clock),
                 }
             };
             let (cause, in_doubt) = match redemption {
                 Redemption::Redeemed(token) => return Ok(Redeemed::ByUs(token)),
-                Redemption::Refused(error) => return self.refused(refresh_token, error),
+                Redemption::Refused(error) => return self.refused(refresh_token, error, guard),
                 Redemption::Unusable(error) => return Err(error.with_account(&self.account.id)),
                 Redemption::Unavailable { cause, in_doubt } => (cause, in_doubt),
             };
@@ -336,59 +281,65 @@ impl Refresh {
             let message = format!("Refreshing the Qwen token is tried again: {}", cause.message());
             self.inner.emit(EventKind::Retry, &self.account, message, Some(cause.code()));
             tokio::time::sleep(delay).await;
-            cli.keep(&self.inner.clock);
+            guard.0.keep(&self.inner.clock);
+            if !guard.0.is_held() {
+                // The CLI took our lock while we waited, and is at work with the same token now.
+                return Err(refresh_unavailable(cause).with_account(&self.account.id));
+            }
             // Whoever has put another token there meanwhile has made this one worthless.
-            if let Some(token) = self.refreshed_elsewhere()? {
+            let view = self.inner.registry.view_guarded(guard)?;
+            if let Some(token) = self.refreshed_elsewhere(&view) {
                 return Ok(Redeemed::Elsewhere(token));
             }
         }
     }
 
-    fn refused(&self, refresh_token: &Secret, error: Error) -> Result<Redeemed> {
+    fn refused(&self, refresh_token: &Secret, error: Error, guard: &mut Guarded) -> Result<Redeemed> {
         // The CLI may have redeemed the same token in the moment before.
-        if let Some(token) = self.refreshed_elsewhere()? {
+        let view = self.inner.registry.view_guarded(guard)?;
+        if let Some(token) = self.refreshed_elsewhere(&view) {
             return Ok(Redeemed::Elsewhere(token));
         }
-        let error = error.with_account(&self.account.id).with_path(self.account.credentials.path());
-        self.inner
-            .with_state(&self.account, |state| state.refused = Some((refresh_token.clone(), error.clone())));
+        let error = error.with_account(&self.account.id).with_path(&self.account.path);
+        let last = LastError {
+            code: error.code().as_str().to_owned(),
+            message: error.message().to_owned(),
+            at: self.inner.clock.now_ms(),
+        };
+        self.inner.with_state(&self.account.id, |state| {
+            state.refused = Some((refresh_token.clone(), error.clone()));
+        });
+        let noted = self.inner.registry.with_record(&self.account.id, |record, _| {
+            record.set_refused(refresh_token);
+            record.set_last_error(Some(&last));
+        });
+        // What can't be noted for others is known here all the same.
+        let _ = noted;
         self.inner.emit(EventKind::NeedsLogin, &self.account, error.message().to_owned(), Some(error.code()));
         Err(error)
     }
 
-    /// Puts new tokens where the spent one was, and nowhere else.
-    fn keep(&self, spent: &Secret, token: Token, cli: &mut CliLock) -> Arc<Token> {
-        cli.keep(&self.inner.clock);
-        self.inner.with_state(&self.account, |state| state.unsaved = Some((spent.clone(), token.clone())));
-        self.inner.emit(
-            EventKind::Refreshed,
-            &self.account,
-            "The Qwen token was refreshed.".to_owned(),
-            None,
-        );
-        let found = self.inner.read(&self.account);
-        match found {
-            Ok(Some(credentials)) if credentials.token.refresh_token.as_ref() == Some(spent) => {
-                if let Err(error) = self.save(&credentials, &token) {
-                    // The token works all the same, and is written as soon as that is possible.
-                    self.inner.emit(
-                        EventKind::Retry,
-                        &self.account,
-                        error.message().to_owned(),
-                        Some(error.code()),
-                    );
-                }
-            }
-            // Another login, a logout or a broken file took its place meanwhile: that is the user's word, not ours.
-            _ => self.inner.with_state(&self.account, |state| state.unsaved = None),
-        }
+    fn keep(&self, guard: &mut Guarded, spent: &Secret, token: Token) -> Arc<Token> {
+        self.inner.with_state(&self.account.id, |state| state.unsaved = Some((spent.clone(), token.clone())));
+        let message = format!("The token of the Qwen account \"{}\" was refreshed.", self.account.label);
+        self.inner.emit(EventKind::Refreshed, &self.account, message, None);
+        self.save_or_tell(guard, spent, &token);
         Arc::new(token)
     }
 
-    fn save(&self, previous: &Credentials, token: &Token) -> Result<()> {
-        self.account.credentials.write(token, Some(previous))?;
-        self.inner.with_state(&self.account, |state| state.unsaved = None);
-        Ok(())
+    /// A token that can't be written works all the same, and is written as soon as that is possible.
+    fn save_or_tell(&self, guard: &mut Guarded, spent: &Secret, token: &Token) {
+        match self.inner.registry.replace_token(guard, &self.account.id, spent, token) {
+            Ok(()) => self.inner.with_state(&self.account.id, |state| state.unsaved = None),
+            Err(error) => {
+                self.inner.emit(
+                    EventKind::Retry,
+                    &self.account,
+                    error.message().to_owned(),
+                    Some(error.code()),
+                );
+            }
+        }
     }
 }
 
@@ -397,19 +348,41 @@ enum Redeemed {
     Elsewhere(Arc<Token>),
 }
 
-/// The error of an account without credentials.
-fn not_logged_in(account: &Account) -> Error {
-    let path = account.credentials.path();
+fn find<'a>(view: &'a View, id: &str) -> Result<(Account, &'a Record)> {
+    let record = view.record(id).ok_or_else(|| unknown_account("accountId", id))?;
+    Ok((view.account(record), record))
+}
+
+fn without_token(account: &Account) -> Error {
     let message =
-        format!("Not logged in to Qwen: there is no {}. Log in with `opencode auth login`.", path.display());
-    Error::new(Code::NotLoggedIn, message).with_path(path)
+        format!("The Qwen account \"{}\" holds no tokens. Log in again, or remove it.", account.label);
+    account.error(Code::CredentialsInvalid, message)
 }
 
 fn no_refresh_token(account: &Account) -> Error {
-    let path = account.credentials.path();
-    let message =
-        format!("The Qwen login in {} has expired and has no refresh token. Log in again.", path.display());
-    Error::new(Code::RefreshTokenInvalid, message).with_path(path).with_account(&account.id)
+    let message = format!(
+        "The login of the Qwen account \"{}\" has expired and has no refresh token. Log in again.",
+        account.label
+    );
+    account.error(Code::RefreshTokenInvalid, message)
+}
+
+fn superseded(account: &Account) -> Error {
+    let message = format!(
+        "The login of the Qwen account \"{}\" has expired, and a newer one took its place. Choose it with `use {}` to renew it, or log in again.",
+        account.label, account.id
+    );
+    account.error(Code::RefreshTokenInvalid, message)
+}
+
+/// The verdict that the server gave to another process.
+fn refused_elsewhere(account: &Account, record: &Record) -> Error {
+    let last = record.last_error().filter(|error| error.code == Code::RefreshTokenInvalid.as_str());
+    let message = last.map_or_else(
+        || format!("The login of the Qwen account \"{}\" is no longer valid. Log in again.", account.label),
+        |error| error.message,
+    );
+    account.error(Code::RefreshTokenInvalid, message)
 }
 
 /// Runs file work on a thread that may block.

@@ -1,30 +1,25 @@
 //! One account, as a value that is passed along.
 
+use std::path::PathBuf;
+
 use url::Url;
 
 use crate::base_url::{DEFAULT_API_BASE_URL, api_base_url};
 use crate::error::{Code, Error, Result};
 use crate::oauth::token::Token;
-use crate::store::credentials::CredentialsFile;
 
-/// Where an account is and where its tokens are kept.
-#[derive(Debug, Clone)]
+/// Who a request is sent as.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     /// A stable id.
     pub id: String,
     /// A name for a person.
     pub label: String,
     /// The file that holds its tokens.
-    pub credentials: CredentialsFile,
+    pub path: PathBuf,
 }
 
 impl Account {
-    /// The account that is shared with the qwen CLI.
-    #[must_use]
-    pub fn of_the_cli(credentials: CredentialsFile) -> Self {
-        Self { id: "qwen-cli".to_owned(), label: "Qwen".to_owned(), credentials }
-    }
-
     /// The base URL that this account's token is valid on.
     ///
     /// # Errors
@@ -35,10 +30,18 @@ impl Account {
         }
         let named = token.resource_url.as_deref().unwrap_or(DEFAULT_API_BASE_URL);
         api_base_url(named).map_err(|reason| {
-            let path = self.credentials.path();
-            let message =
-                format!("The resource_url in {} is not usable: it {reason}. Log in again.", path.display());
-            Error::new(Code::CredentialsInvalid, message).with_path(path).with_account(&self.id)
+            let path = self.path.display();
+            let message = format!(
+                "The resource_url of the Qwen account \"{}\" in {path} is not usable: it {reason}. Log in again.",
+                self.label
+            );
+            self.error(Code::CredentialsInvalid, message)
         })
+    }
+
+    /// An error that is about this account and its file.
+    #[must_use]
+    pub fn error(&self, code: Code, message: impl Into<String>) -> Error {
+        Error::new(code, message).with_account(&self.id).with_path(&self.path)
     }
 }

@@ -1,4 +1,9 @@
 //! Accounts: who a request is sent as.
 
 pub mod account;
-pub mod health;
+pub mod cooldown;
+pub mod identity;
+pub mod reconcile;
+pub mod registry;
+pub mod rotation;
+pub mod standing;

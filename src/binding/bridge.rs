@@ -235,7 +235,7 @@ fn set_referenced(wake: &mut Wake, env: Env, referenced: bool) -> napi::Result<(
 
 fn oauth_client(options: OAuthSettings, variables: Variables) -> Result<OAuthClient> {
     let environment: Environment = variables.into_iter().collect();
-    let config = oauth_config(&options.into(), &environment)?;
+    let config = oauth_config(&options.into(), &environment, "")?;
     let http = HttpConfig::from_environment(&environment, config.timeout)?;
     Ok(OAuthClient::new(Arc::new(Http::new(http)), config, Clock::system()))
 }

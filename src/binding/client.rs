@@ -11,16 +11,16 @@ use serde_json::Value;
 use super::body::ResponseBody;
 use super::bridge::{Bridge, Outcome, Shared};
 use super::types::{
-    Authorization, ClientSettings, FetchRequest, HostTokens, ResponseHead, Variables, access_token_value,
-    account_value, error_value, event_value,
+    Authorization, ClientSettings, FetchRequest, HostTokens, LoginSettings, ResponseHead, Variables,
+    access_token_value, account_value, error_value, event_value,
 };
 use crate::client::{Client, Context};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::request::answer::Answer;
-use crate::request::fetch::{Redirect, Request};
 use crate::request::headers;
+use crate::request::prepare::{Redirect, Request};
 use crate::request::stream::Stream;
 
 /// A client.
@@ -62,7 +62,7 @@ impl NativeClient {
     /// What callers build their URLs from.
     #[napi(getter, catch_unwind)]
     pub fn base_url(&self) -> String {
-        self.client.base_url().to_owned()
+        self.client.base_url()
     }
 
     /// Sends a request. The body of its response gets the id of the call.
@@ -78,11 +78,11 @@ impl NativeClient {
 
     /// Logs in. The authorization comes as progress.
     #[napi(catch_unwind)]
-    pub fn login(&self, id: u32, open_browser: Option<bool>) {
+    pub fn login(&self, id: u32, options: LoginSettings) {
         let (client, shared) = (Arc::clone(&self.client), Arc::clone(&self.shared));
         self.shared.run(id, async move {
             let account = client
-                .login(open_browser, |authorization| {
+                .login(options.into(), |authorization| {
                     shared.send_value(id, "progress", Authorization::from(authorization).into_value());
                 })
                 .await?;
@@ -105,6 +105,43 @@ impl NativeClient {
             let accounts = client.accounts().await?;
             Ok(Outcome::Value(accounts.iter().map(account_value).collect()))
         });
+    }
+
+    /// Makes an account the user's choice.
+    #[napi(catch_unwind)]
+    pub fn set_active_account(&self, id: u32, account_id: String) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            let account = client.set_active_account(&account_id).await?;
+            Ok(Outcome::Value(account_value(&account)))
+        });
+    }
+
+    /// Removes an account for good.
+    #[napi(catch_unwind)]
+    pub fn remove_account(&self, id: u32, account_id: String) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            client.remove_account(&account_id).await?;
+            Ok(Outcome::Value(Value::Null))
+        });
+    }
+
+    /// Notes that `OpenCode` has an entry of ours.
+    #[napi(catch_unwind)]
+    pub fn note_host_login(&self, id: u32) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            client.note_host_login().await?;
+            Ok(Outcome::Value(Value::Null))
+        });
+    }
+
+    /// Whether `OpenCode` has had an entry of ours.
+    #[napi(catch_unwind)]
+    pub fn had_host_login(&self, id: u32) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move { Ok(Outcome::Value(client.had_host_login().await?.into())) });
     }
 
     /// A fresh token.
@@ -133,6 +170,7 @@ fn read_request(request: FetchRequest) -> Result<Request> {
             "manual" => Redirect::Manual,
             _ => Redirect::Follow,
         },
+        utc_offset_minutes: request.utc_offset_minutes,
         url: request.url,
     })
 }

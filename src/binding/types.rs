@@ -8,7 +8,9 @@ use napi_derive::napi;
 use serde_json::{Map, Value, json};
 
 use super::body::ResponseBody;
-use crate::client::{AccessToken, AccountInfo, AccountState};
+use crate::accounts::rotation::Rotation;
+use crate::accounts::standing::Standing;
+use crate::client::{AccessToken, AccountInfo, LoginOptions};
 use crate::clock::instant_from_number;
 use crate::config::{ClientOptions, OAuthOptions};
 use crate::error::Error;
@@ -36,6 +38,11 @@ pub struct OAuthSettings {
 pub struct ClientSettings {
     pub oauth: OAuthSettings,
     pub base_url: Option<String>,
+    pub accounts_path: Option<String>,
+    pub quota_cooldown_ms: Option<u32>,
+    /// One of the names of `Rotation`.
+    pub rotation: Option<String>,
+    pub degrade: Option<bool>,
     pub qwen_mode: Option<bool>,
     pub connect_timeout_ms: Option<u32>,
     pub idle_timeout_ms: Option<u32>,
@@ -53,6 +60,20 @@ pub struct Authorization {
     pub expires_in: f64,
     pub interval: f64,
     pub code_verifier: String,
+}
+
+/// What a login is to do.
+#[napi(object, object_to_js = false)]
+pub struct LoginSettings {
+    pub label: Option<String>,
+    pub replace: Option<String>,
+    pub open_browser: Option<bool>,
+}
+
+impl From<LoginSettings> for LoginOptions {
+    fn from(settings: LoginSettings) -> Self {
+        Self { label: settings.label, replace: settings.replace, open_browser: settings.open_browser }
+    }
 }
 
 /// What a host's own store holds of a login.
@@ -74,6 +95,8 @@ pub struct FetchRequest {
     pub body: Option<Either<String, Uint8Array>>,
     /// `follow`, `error` or `manual`.
     pub redirect: String,
+    /// The caller's clock, in minutes ahead of UTC.
+    pub utc_offset_minutes: i32,
 }
 
 /// A response whose body is still to be read.
@@ -109,6 +132,10 @@ impl From<ClientSettings> for ClientOptions {
         Self {
             oauth: settings.oauth.into(),
             base_url: settings.base_url,
+            accounts_path: settings.accounts_path,
+            quota_cooldown: milliseconds(settings.quota_cooldown_ms),
+            rotation: settings.rotation.as_deref().and_then(Rotation::from_name),
+            degrade: settings.degrade,
             qwen_mode: settings.qwen_mode,
             connect_timeout: milliseconds(settings.connect_timeout_ms),
             idle_timeout: milliseconds(settings.idle_timeout_ms),
@@ -200,17 +227,22 @@ pub fn account_value(account: &AccountInfo) -> Value {
         "id": account.id,
         "label": account.label,
         "kind": "oauth",
-        "active": true,
-        "state": match account.state {
-            AccountState::Ready => "ready",
-            AccountState::NeedsLogin => "needs-login",
+        "active": account.active,
+        "state": match account.standing {
+            Standing::Ready => "ready",
+            Standing::Cooling(_) => "cooling",
+            Standing::Rejected | Standing::Dead => "needs-login",
         },
         "baseUrl": account.base_url,
         "expiresAt": account.expires_at,
-        "createdAt": account.updated_at,
+        "coolingUntil": match account.standing {
+            Standing::Cooling(until) => Some(until),
+            _ => None,
+        },
+        "createdAt": account.created_at,
         "updatedAt": account.updated_at,
         "lastError": account.last_error.as_ref().map(|error| {
-            json!({"code": error.code.as_str(), "message": error.message, "at": error.at})
+            json!({"code": error.code, "message": error.message, "at": error.at})
         }),
     }))
 }
@@ -222,6 +254,9 @@ pub fn event_value(event: &Event) -> Value {
         "at": event.at,
         "message": event.message,
         "accountId": event.account_id,
+        "label": event.label,
+        "fromAccountId": event.from_account_id,
+        "until": event.until,
         "code": event.code.map(crate::error::Code::as_str),
     }))
 }

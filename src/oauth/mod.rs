@@ -27,6 +27,9 @@ use crate::secret::Secret;
 /// OAuth answers are read up to this size.
 const MAX_BODY: usize = 1024 * 1024;
 
+/// The last poll of a device code may take a little longer than the code lives.
+const LAST_POLL: Duration = Duration::from_secs(1);
+
 const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
 /// Which OAuth server to talk to, and as whom.
@@ -108,7 +111,9 @@ impl OAuthClient {
                     });
                 }
             }
-            let reply = match self.post(&self.config.token_endpoint, &form, None, self.config.timeout).await {
+            let left = polling.left(started.elapsed()).max(LAST_POLL);
+            let limit = self.config.timeout.min(left);
+            let reply = match self.post(&self.config.token_endpoint, &form, None, limit).await {
                 Ok(answer) => poll::read_poll(&answer, self.clock.now_ms()),
                 // A certificate file that can't be read does not mend itself while we wait.
                 Err(failure) if !failure.error.is_retryable() => Reply::Failed(failure.error),

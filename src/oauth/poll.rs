@@ -62,8 +62,14 @@ impl Polling {
     /// The next step, `elapsed` after the polling began.
     #[must_use]
     pub fn next(&self, elapsed: Duration) -> Next {
-        let left = self.expires_in.saturating_sub(elapsed);
+        let left = self.left(elapsed);
         if self.interval < left { Next::AskAfter(self.interval) } else { Next::ExpireAfter(left) }
+    }
+
+    /// How long the device code still lives, `elapsed` after the polling began.
+    #[must_use]
+    pub fn left(&self, elapsed: Duration) -> Duration {
+        self.expires_in.saturating_sub(elapsed)
     }
 
     /// Takes note of a reply that was not the last one.

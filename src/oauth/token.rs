@@ -6,6 +6,8 @@ use super::error_response::{Answer, Body, seconds, text};
 use crate::error::{Code, Error, Result};
 use crate::secret::Secret;
 
+/// A token is refreshed this long before it expires.
+pub const FRESHNESS_MARGIN_MS: u64 = 30_000;
 /// Assumed lifetime where the server names none.
 const DEFAULT_LIFETIME_S: f64 = 3600.0;
 /// Longer lifetimes are cut to this, so that an instant always fits a JavaScript number.
@@ -48,6 +50,12 @@ impl Token {
             scope: text(object, "scope").map(str::to_owned),
             expires_at: now_ms.saturating_add(seconds_to_ms(lifetime)),
         })
+    }
+
+    /// Whether it can still be used for a while.
+    #[must_use]
+    pub fn is_fresh(&self, now_ms: u64) -> bool {
+        self.expires_at > now_ms.saturating_add(FRESHNESS_MARGIN_MS)
     }
 
     /// The token with what a refresh answer left out taken from the token it replaces.

@@ -14,6 +14,9 @@ use super::host_errors::FinalError;
 use crate::error::{Code, Error, Result};
 use crate::http::TransportError;
 
+/// So much of a stream is held back until it says something.
+const MAX_HELD: usize = 1024 * 1024;
+
 /// Says which of our errors an answer stands for.
 const ERROR_HEADER: HeaderName = HeaderName::from_static("x-qwen-error");
 /// Says which account answered.
@@ -86,7 +89,8 @@ impl Answer {
         Self { status: error.status, headers: HeaderMap::new(), url, body: empty }.into_final(error)
     }
 
-    fn set_json(&mut self, document: &Value) {
+    /// Replaces the body.
+    pub fn set_json(&mut self, document: &Value) {
         self.headers.remove(CONTENT_LENGTH);
         self.headers.remove(CONTENT_ENCODING);
         self.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -199,17 +203,31 @@ impl Body {
 
     /// Watches a stream of chat events from here on. Gives what is wrong with one that ends before it has said anything.
     pub async fn watch(&mut self) -> Option<Error> {
+        let limit = self.idle_timeout;
         let mut guard = Guard::default();
-        loop {
-            if guard.has_said_something() {
+        match tokio::time::timeout(limit, self.watch_for_content(&mut guard)).await {
+            Ok(Ok(())) => {
                 self.guard = Some(guard);
-                return None;
+                None
             }
+            Ok(Err(problem)) => Some(problem),
+            // A server that only keeps the connection alive has said nothing either.
+            Err(_) => Some(guard.problem(Some(&TransportError::timeout("Qwen", limit).error))),
+        }
+    }
+
+    async fn watch_for_content(&mut self, guard: &mut Guard) -> Result<()> {
+        let mut held = 0;
+        while !guard.has_said_something() && held < MAX_HELD {
             match self.receive().await {
-                Ok(Some(bytes)) => self.head.push_back(guard.pass(&bytes)),
-                Ok(None) => return Some(guard.problem(None)),
-                Err(error) => return Some(guard.problem(Some(&error))),
+                Ok(Some(bytes)) => {
+                    held += bytes.len();
+                    self.head.push_back(guard.pass(&bytes));
+                }
+                Ok(None) => return Err(guard.problem(None)),
+                Err(error) => return Err(guard.problem(Some(&error))),
             }
         }
+        Ok(())
     }
 }

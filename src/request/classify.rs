@@ -34,6 +34,14 @@ pub fn classify(status: u16, body: &[u8]) -> Verdict {
     }
 }
 
+/// The server's own code of an error body.
+#[must_use]
+pub fn error_code(body: &[u8]) -> Option<String> {
+    let value: Value = serde_json::from_slice(body).ok()?;
+    let error = value.get("error").filter(|error| error.is_object()).unwrap_or(&value);
+    ["code", "type"].iter().find_map(|name| error.get(*name)?.as_str()).map(str::to_owned)
+}
+
 /// The parts of an OpenAI-style error, in lower case.
 #[derive(Debug, Default)]
 struct ApiError {

@@ -32,7 +32,7 @@ const NOT_FORWARDED: [HeaderName; 10] = [
 pub fn read<N: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (N, V)>) -> Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     for (name, value) in pairs {
-        let name = HeaderName::try_from(name.as_ref().trim()).map_err(|_| {
+        let name = HeaderName::try_from(name.as_ref()).map_err(|_| {
             Error::new(Code::InvalidArgument, "headers holds a name that is no valid HTTP header name.")
         })?;
         let value = HeaderValue::from_bytes(&latin1(value.as_ref().trim()).unwrap_or_default())

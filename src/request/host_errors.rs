@@ -5,7 +5,6 @@
 
 use http::StatusCode;
 
-use super::classify::Verdict;
 use crate::error::{Code, Error};
 
 /// A wait of up to this long may pass as a 429.
@@ -60,25 +59,20 @@ impl FinalError {
         Self { status, message: plain(message), code }
     }
 
-    /// What to make of an answer that is about the account's quota or rate; `None` where it may pass.
+    /// Every account is out of quota.
     #[must_use]
-    pub fn of_verdict(verdict: Verdict, retry_after_ms: Option<u64>) -> Option<Self> {
-        let free_again =
-            retry_after_ms.map(|ms| format!(" It is free again in {}.", duration(ms))).unwrap_or_default();
-        let (code, message) = match verdict {
-            Verdict::QuotaExhausted => (
-                Code::QuotaExhausted,
-                format!(
-                    "The quota of this Qwen account is used up.{free_again} Log in with another account to go on now."
-                ),
-            ),
-            Verdict::RateLimited if retry_after_ms.is_some_and(|ms| ms > SHORT_WAIT_MS) => (
-                Code::RateLimited,
-                format!("Qwen takes no more requests from this account for now.{free_again}"),
-            ),
-            Verdict::Pass | Verdict::TokenRejected | Verdict::RateLimited => return None,
-        };
-        Some(Self::new(StatusCode::PAYMENT_REQUIRED, code, &message))
+    pub fn of_quota(message: &str) -> Self {
+        Self::new(StatusCode::PAYMENT_REQUIRED, Code::QuotaExhausted, message)
+    }
+
+    /// What to make of a rate limit; `None` where it is so short that the host may wait.
+    #[must_use]
+    pub fn of_rate_limit(retry_after_ms: Option<u64>, now_ms: u64, utc_offset_minutes: i32) -> Option<Self> {
+        let wait = retry_after_ms.filter(|ms| *ms > SHORT_WAIT_MS)?;
+        let when = moment(now_ms.saturating_add(wait), now_ms, utc_offset_minutes);
+        let message =
+            format!("Qwen takes no more requests from this account for now; it is free again {when}.");
+        Some(Self::new(StatusCode::PAYMENT_REQUIRED, Code::RateLimited, &message))
     }
 
     /// What to make of an error of ours; `None` where it may pass by itself, so that the host may try again.
@@ -115,6 +109,24 @@ pub fn plain(message: &str) -> String {
     text
 }
 
+/// What to say when every account is out of quota until `free_at` (epoch milliseconds).
+#[must_use]
+pub fn out_of_quota(accounts: usize, free_at: u64, now_ms: u64, utc_offset_minutes: i32) -> String {
+    let when = moment(free_at, now_ms, utc_offset_minutes);
+    let what = match accounts {
+        1 => format!("The quota of this Qwen account is used up; it is free again {when}."),
+        _ => format!("All {accounts} accounts are out of quota; the next is free {when}."),
+    };
+    format!("{what} Wait until then, or add an account with `opencode auth login`.")
+}
+
+/// A moment for a person: the time of day, and how long it is until then.
+fn moment(at_ms: u64, now_ms: u64, utc_offset_minutes: i32) -> String {
+    let minutes = i64::try_from(at_ms / 60_000).unwrap_or(i64::MAX / 2) + i64::from(utc_offset_minutes);
+    let (hour, minute) = (minutes.rem_euclid(1440) / 60, minutes.rem_euclid(60));
+    format!("at {hour:02}:{minute:02} (in {})", duration(at_ms.saturating_sub(now_ms)))
+}
+
 /// A time span for a person, in its two largest units.
 fn duration(ms: u64) -> String {
     let minutes = ms.div_ceil(60_000);
@@ -139,17 +151,23 @@ mod tests {
 
     #[test]
     fn a_used_up_quota_is_final_and_says_when_it_is_free() {
-        let final_error = FinalError::of_verdict(Verdict::QuotaExhausted, Some(3_600_000)).unwrap();
-        assert_eq!(final_error.status, StatusCode::PAYMENT_REQUIRED);
-        assert!(final_error.message.contains("used up") && final_error.message.contains("free again in 1 h"));
-        assert!(!final_error.message.contains('\u{2060}'));
+        let now = 1_795_500_000_000;
+        let message = out_of_quota(3, now + 720_000, now, 60);
+        assert_eq!(
+            message,
+            "All 3 accounts are out of quota; the next is free at 07:12 (in 12 min). Wait until then, or add an account with `opencode auth login`."
+        );
+        let final_error = FinalError::of_quota(&message);
+        assert_eq!((final_error.status, final_error.message), (StatusCode::PAYMENT_REQUIRED, message));
     }
 
     #[test]
     fn a_short_wait_passes_and_a_long_one_does_not() {
-        assert_eq!(FinalError::of_verdict(Verdict::RateLimited, Some(5_000)), None);
-        assert_eq!(FinalError::of_verdict(Verdict::RateLimited, None), None);
-        assert!(FinalError::of_verdict(Verdict::RateLimited, Some(3_600_000)).is_some());
+        assert_eq!(FinalError::of_rate_limit(Some(5_000), 0, 0), None);
+        assert_eq!(FinalError::of_rate_limit(None, 0, 0), None);
+        assert!(
+            FinalError::of_rate_limit(Some(3_600_000), 0, 0).unwrap().message.contains("at 01:00 (in 1 h)")
+        );
     }
 
     #[test]
@@ -183,9 +201,9 @@ mod tests {
         }
 
         #[test]
-        fn any_span_is_free_of_retry_words(ms in any::<u64>()) {
-            let final_error = FinalError::of_verdict(Verdict::QuotaExhausted, Some(ms)).unwrap();
-            prop_assert!(!holds_retry_word(&final_error.message));
+        fn any_moment_is_free_of_retry_words(accounts in 1_usize..100, free_at in any::<u64>(), now in any::<u64>(), offset in -840..840) {
+            let message = out_of_quota(accounts, free_at, now, offset);
+            prop_assert!(!holds_retry_word(&plain(&message)));
         }
     }
 }

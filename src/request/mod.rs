@@ -3,11 +3,16 @@
 //! [`fetch`] is the pipeline; everything else here is one of its steps.
 
 pub mod answer;
+pub mod attempt;
 pub mod body;
 pub mod classify;
+pub mod degrade;
 pub mod fetch;
+mod fields;
 pub mod guard;
 pub mod headers;
 pub mod host_errors;
+pub mod plan;
+pub mod prepare;
 pub mod stream;
 pub mod target;

@@ -1,14 +1,14 @@
 //! `oauth_creds.json`, the file that is shared with the qwen CLI.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Read as _};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::atomic;
+use super::file::{self, Contents, Stamp};
 use super::lock::LockPaths;
-use crate::clock::{epoch_ms, instant_from_number};
+use crate::clock::instant_from_number;
 use crate::error::{Code, Error, Result};
 use crate::oauth::error_response::text;
 use crate::oauth::token::Token;
@@ -25,14 +25,6 @@ pub struct Credentials {
     /// When the file was last written, in epoch milliseconds.
     pub modified_at: u64,
     document: Map<String, Value>,
-}
-
-/// Tells two versions of a file apart without reading it. A renamed file has a new inode, whatever the clock says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stamp {
-    modified: Option<std::time::SystemTime>,
-    length: u64,
-    inode: u64,
 }
 
 /// One credentials file.
@@ -65,15 +57,7 @@ impl CredentialsFile {
     /// # Errors
     /// `ERR_QWEN_IO`.
     pub fn stamp(&self) -> Result<Option<Stamp>> {
-        match fs::metadata(&self.path) {
-            Ok(metadata) => Ok(Some(Stamp {
-                modified: metadata.modified().ok(),
-                length: metadata.len(),
-                inode: inode(&metadata),
-            })),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.unreadable(&error)),
-        }
+        file::stamp(&self.path)
     }
 
     /// Reads the file; `None` where there is none.
@@ -81,25 +65,12 @@ impl CredentialsFile {
     /// # Errors
     /// `ERR_QWEN_IO`, and `ERR_QWEN_CREDENTIALS_INVALID` where the file holds no usable tokens.
     pub fn read(&self) -> Result<Option<Credentials>> {
-        let mut file = match File::open(&self.path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(self.unreadable(&error)),
-        };
-        let metadata = file.metadata().map_err(|error| self.unreadable(&error))?;
-        if !metadata.is_file() {
-            return Err(self.invalid("is not a file"));
+        match file::read(&self.path, MAX_SIZE)? {
+            Contents::Missing => Ok(None),
+            Contents::NotAFile => Err(self.invalid("is not a file")),
+            Contents::TooLarge => Err(self.invalid("is larger than 1 MiB")),
+            Contents::Bytes { bytes, modified_at } => self.parse(&bytes, modified_at).map(Some),
         }
-        let mut contents = Vec::new();
-        file.by_ref()
-            .take(MAX_SIZE + 1)
-            .read_to_end(&mut contents)
-            .map_err(|error| self.unreadable(&error))?;
-        if contents.len() as u64 > MAX_SIZE {
-            return Err(self.invalid("is larger than 1 MiB"));
-        }
-        let modified_at = metadata.modified().map_or(0, epoch_ms);
-        self.parse(&contents, modified_at).map(Some)
     }
 
     fn parse(&self, contents: &[u8], modified_at: u64) -> Result<Credentials> {
@@ -144,18 +115,30 @@ impl CredentialsFile {
         atomic::replace(&self.path, &contents)
     }
 
+    /// Removes the file: the user has removed its account.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`.
+    pub fn remove(&self) -> Result<()> {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the one act that removes credentials, and the user's own"
+        )]
+        match fs::remove_file(&self.path) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Error::io("remove", &self.path, &error)),
+        }
+    }
+
     /// Moves a file that holds no usable tokens out of the way, under a name that says when.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`.
     pub fn set_aside(&self, now_ms: u64) -> Result<PathBuf> {
-        let aside = self.path.with_extension(format!("json.corrupt-{now_ms}"));
+        let aside = file::aside(&self.path, now_ms);
         fs::rename(&self.path, &aside).map_err(|error| Error::io("move aside", &self.path, &error))?;
         Ok(aside)
-    }
-
-    fn unreadable(&self, error: &std::io::Error) -> Error {
-        Error::io("read", &self.path, error)
     }
 
     fn invalid(&self, what: &str) -> Error {
@@ -170,16 +153,6 @@ impl CredentialsFile {
 /// An instant in epoch milliseconds: a number, or a string that holds one.
 fn instant(value: &Value) -> Option<u64> {
     instant_from_number(value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?)
-}
-
-#[cfg(unix)]
-fn inode(metadata: &fs::Metadata) -> u64 {
-    std::os::unix::fs::MetadataExt::ino(metadata)
-}
-
-#[cfg(not(unix))]
-fn inode(_metadata: &fs::Metadata) -> u64 {
-    0
 }
 
 #[cfg(test)]

@@ -1,5 +1,10 @@
 //! Files that hold tokens: how they are locked, read and replaced. Everything here blocks; call it from a blocking thread.
 
+pub mod accounts;
 pub mod atomic;
 pub mod credentials;
+pub mod document;
+pub mod file;
+pub mod legacy;
 pub mod lock;
+pub mod place;

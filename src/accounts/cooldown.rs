@@ -1,0 +1,50 @@
+//! How long an account is left alone. Pure.
+
+/// Longer cooldowns are a mistake of somebody's: no window of Qwen's is longer than a month.
+const LONGEST_COOLDOWN_MS: u64 = 32 * 24 * 3600 * 1000;
+
+/// Until when an account that ran out of quota at `now_ms` is left alone: for the cooldown, or for the server's longer
+/// `Retry-After`.
+#[must_use]
+pub fn exhausted_until(now_ms: u64, cooldown_ms: u64, retry_after_ms: Option<u64>) -> u64 {
+    let wait = cooldown_ms.max(retry_after_ms.unwrap_or(0)).min(LONGEST_COOLDOWN_MS);
+    now_ms.saturating_add(wait)
+}
+
+/// Until when an account is cooling, if it is. An end that is too far off to be true is none.
+#[must_use]
+pub fn cooling_until(exhausted_until: u64, now_ms: u64) -> Option<u64> {
+    let left = exhausted_until.checked_sub(now_ms).filter(|left| *left > 0)?;
+    (left <= LONGEST_COOLDOWN_MS).then_some(exhausted_until)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_longer_of_cooldown_and_retry_after() {
+        assert_eq!(exhausted_until(1_000, 500, None), 1_500);
+        assert_eq!(exhausted_until(1_000, 500, Some(100)), 1_500);
+        assert_eq!(exhausted_until(1_000, 500, Some(9_000)), 10_000);
+    }
+
+    #[test]
+    fn an_end_in_the_far_future_is_a_mistake() {
+        assert_eq!(cooling_until(8_640_000_000_000_000, 1_000), None);
+        assert_eq!(cooling_until(2_000, 1_000), Some(2_000));
+        assert_eq!(cooling_until(1_000, 1_000), None);
+    }
+
+    proptest! {
+        #[test]
+        fn every_cooldown_ends(now in 0_u64..4_000_000_000_000, cooldown in any::<u64>(), retry_after in any::<Option<u64>>()) {
+            let until = exhausted_until(now, cooldown, retry_after);
+            prop_assert!(until >= now);
+            prop_assert_eq!(cooling_until(until, now).unwrap_or(now), until);
+            prop_assert_eq!(cooling_until(until, until), None);
+        }
+    }
+}

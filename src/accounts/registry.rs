@@ -1,0 +1,456 @@
+//! All accounts, as the files have them now: `oauth_accounts.json`, and `oauth_creds.json`, which is the qwen CLI's too.
+//!
+//! Looking costs a few `stat`s; a file is read again only if it has changed. Everything here blocks.
+//!
+//! Locks are taken in one order: the one of the credentials, then the one of the store.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::account::Account;
+use super::identity::same_user;
+use super::reconcile::{Findings, Held, reconcile};
+use crate::clock::Clock;
+use crate::error::{Code, Error, Result};
+use crate::events::{Event, EventKind, Events};
+use crate::oauth::token::Token;
+use crate::secret::Secret;
+use crate::store::accounts::{self as store, StoreFile, Stored};
+use crate::store::credentials::{Credentials, CredentialsFile};
+use crate::store::document::{Document, Record};
+use crate::store::file::Stamp;
+use crate::store::legacy::LegacyFile;
+use crate::store::lock::{self, CliLock};
+
+/// The id of the account in `oauth_creds.json` while there is no store.
+const ONLY_ACCOUNT: &str = "qwen-cli";
+
+/// The files and what is known of them.
+#[derive(Debug)]
+pub struct Registry {
+    credentials: CredentialsFile,
+    store: StoreFile,
+    legacy: LegacyFile,
+    clock: Clock,
+    events: Events,
+    cache: Mutex<Option<(Stamps, Arc<View>)>>,
+}
+
+type Stamps = (Option<Stamp>, Option<Stamp>, Option<Stamp>);
+
+/// All accounts at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// The store, brought up to date with the credentials file.
+    pub document: Document,
+    /// The account that the credentials file holds.
+    pub linked: Option<String>,
+    /// What is wrong with the credentials file.
+    pub problem: Option<Error>,
+    /// Where the credentials file is.
+    pub credentials_path: PathBuf,
+    /// Where the store is.
+    pub store_path: PathBuf,
+}
+
+impl View {
+    /// The account with an id.
+    #[must_use]
+    pub fn record(&self, id: &str) -> Option<&Record> {
+        self.document.record(id)
+    }
+
+    /// Who a request is sent as, for an account that has tokens.
+    #[must_use]
+    pub fn account(&self, record: &Record) -> Account {
+        let position = self.document.records.iter().position(|other| other.id() == record.id()).unwrap_or(0);
+        let label = record.label().map_or_else(|| format!("Account {}", position + 1), str::to_owned);
+        let label = if record.is_superseded() { format!("{label} (earlier)") } else { label };
+        let is_linked = self.linked.as_deref() == Some(record.id());
+        let path = if is_linked { self.credentials_path.clone() } else { self.store_path.clone() };
+        Account { id: record.id().to_owned(), label, path }
+    }
+
+    /// Why there is no account to send anything with.
+    #[must_use]
+    pub fn no_account(&self) -> Error {
+        self.problem.clone().unwrap_or_else(|| {
+            let path = &self.credentials_path;
+            let message = format!(
+                "Not logged in to Qwen: there is no account, and no {}. Log in with `opencode auth login`.",
+                path.display()
+            );
+            Error::new(Code::NotLoggedIn, message).with_path(path)
+        })
+    }
+}
+
+/// The credentials lock, which a refresh holds for all its length.
+pub struct Guarded<'a>(pub &'a mut CliLock);
+
+impl Registry {
+    /// Opens nothing.
+    #[must_use]
+    pub fn new(
+        credentials: CredentialsFile,
+        store: StoreFile,
+        legacy: LegacyFile,
+        clock: Clock,
+        events: Events,
+    ) -> Self {
+        Self { credentials, store, legacy, clock, events, cache: Mutex::default() }
+    }
+
+    /// All accounts as they are now.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`, `ERR_QWEN_STORE_CORRUPT`, `ERR_QWEN_STORE_UNSUPPORTED`, `ERR_QWEN_LOCK_TIMEOUT`.
+    pub fn view(&self) -> Result<Arc<View>> {
+        self.look(None)
+    }
+
+    /// The same while the credentials lock is held.
+    ///
+    /// # Errors
+    /// As [`Registry::view`].
+    pub fn view_guarded(&self, guard: &mut Guarded) -> Result<Arc<View>> {
+        self.look(Some(guard))
+    }
+
+    fn look(&self, guard: Option<&mut Guarded>) -> Result<Arc<View>> {
+        let stamps = self.stamps()?;
+        let known = self.cache.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((known_stamps, view)) = known
+            && known_stamps == stamps
+        {
+            return Ok(view);
+        }
+        let (before, is_sound) = match self.store.read()? {
+            Stored::Missing => (None, true),
+            Stored::Usable(document) => (Some(*document), true),
+            Stored::Broken { .. } => (None, false),
+        };
+        let (view, findings) = self.reconciled(before.clone());
+        let is_settled = match &before {
+            Some(before) => *before == view.document && findings.repair.is_none(),
+            None => is_sound && needs_no_store(&view),
+        };
+        if is_settled {
+            return Ok(self.remember(stamps, view));
+        }
+        match self.settle(guard, findings.repair.is_some()) {
+            Ok(view) => Ok(self.remember(self.stamps()?, view)),
+            // The accounts can be used without being written: a read-only home must not stop a chat.
+            Err(error) if is_sound && error.code() == Code::Io => {
+                self.tell(EventKind::Config, error.message().to_owned(), Some(error.code()), None);
+                Ok(self.remember(stamps, view))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn stamps(&self) -> Result<Stamps> {
+        Ok((self.credentials.stamp()?, self.store.stamp()?, self.legacy.stamp()))
+    }
+
+    fn remember(&self, stamps: Stamps, view: View) -> Arc<View> {
+        let view = Arc::new(view);
+        *self.cache.lock().unwrap_or_else(PoisonError::into_inner) = Some((stamps, Arc::clone(&view)));
+        view
+    }
+
+    fn reconciled(&self, stored: Option<Document>) -> (View, Findings) {
+        let is_missing = stored.is_none();
+        let mut document = stored.unwrap_or_default();
+        let (held, problem) = match self.credentials.read() {
+            Ok(held) => (held, None),
+            Err(error) => (None, Some(error)),
+        };
+        let held = held.map(|Credentials { token, modified_at, .. }| Held { token, modified_at });
+        let legacy = self.legacy.read();
+        let now = self.clock.now_ms();
+        let mut first_id = is_missing.then(|| ONLY_ACCOUNT.to_owned());
+        let new_id = || first_id.take().unwrap_or_else(|| new_id(now));
+        let findings = reconcile(&mut document, held.as_ref(), legacy.as_ref(), now, new_id);
+        let view = View {
+            document,
+            linked: findings.linked.clone(),
+            problem,
+            credentials_path: self.credentials.path().to_owned(),
+            store_path: self.store.path().to_owned(),
+        };
+        (view, findings)
+    }
+
+    /// Writes what was found, and puts the credentials file right where it is behind.
+    fn settle(&self, guard: Option<&mut Guarded>, needs_repair: bool) -> Result<View> {
+        match guard {
+            Some(guard) => self.settle_guarded(guard),
+            None if needs_repair => self.guarded(|| None, |guard| self.settle_guarded(guard)),
+            None => self.settle_store().map(|(view, _)| view),
+        }
+    }
+
+    fn settle_guarded(&self, _guard: &mut Guarded) -> Result<View> {
+        let (view, findings) = self.settle_store()?;
+        if let Some(token) = findings.repair {
+            let previous = self.credentials.read().unwrap_or_default();
+            self.credentials.write(&token, previous.as_ref())?;
+        }
+        Ok(view)
+    }
+
+    fn settle_store(&self) -> Result<(View, Findings)> {
+        self.with_store(|document| {
+            let (view, findings) = self.reconciled(Some(std::mem::take(document)));
+            *document = view.document.clone();
+            let first = view.document.records.len() == findings.adopted.len();
+            for id in findings.adopted.iter().filter(|_| !first) {
+                let message = "A login that was not known was found, and added as an account.".to_owned();
+                self.tell(EventKind::StoreRepaired, message, None, Some(id));
+            }
+            (view, findings)
+        })
+    }
+
+    /// Changes the store: under its lock it is read again, changed, and written if that made a difference.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`, `ERR_QWEN_STORE_CORRUPT`, `ERR_QWEN_STORE_UNSUPPORTED`, `ERR_QWEN_LOCK_TIMEOUT`.
+    pub fn with_store<T>(&self, change: impl FnOnce(&mut Document) -> T) -> Result<T> {
+        lock::exclusively(
+            self.store.locks(),
+            &self.clock,
+            || None,
+            |_| {
+                let mut must_write = false;
+                let mut document = match self.store.read()? {
+                    Stored::Missing => {
+                        let (view, _) = self.reconciled(None);
+                        must_write = !needs_no_store(&view);
+                        view.document
+                    }
+                    Stored::Usable(document) => *document,
+                    Stored::Broken { reason, recovered } => {
+                        let aside = self.store.set_aside(reason, self.clock.now_ms())?;
+                        let message = format!(
+                            "{} It was kept as {}; {} accounts could be recovered from it.",
+                            store::broken(self.store.path(), reason),
+                            aside.display(),
+                            recovered.records.len()
+                        );
+                        self.tell(EventKind::StoreRepaired, message, Some(store::code(reason)), None);
+                        must_write = true;
+                        *recovered
+                    }
+                };
+                let before = document.clone();
+                let result = change(&mut document);
+                if must_write || document != before {
+                    self.store.write(&document)?;
+                }
+                Ok(result)
+            },
+        )
+    }
+
+    /// Changes one account of the store, if it is still there.
+    ///
+    /// # Errors
+    /// As [`Registry::with_store`].
+    pub fn with_record<T>(&self, id: &str, change: impl FnOnce(&mut Record, u64) -> T) -> Result<Option<T>> {
+        let now = self.clock.now_ms();
+        self.with_store(|document| document.record_mut(id).map(|record| change(record, now)))
+    }
+
+    /// Runs `body` with the credentials lock; `meanwhile` is asked while it is waited for.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`, and what `body` returns.
+    pub fn guarded<T>(
+        &self,
+        meanwhile: impl FnMut() -> Option<T>,
+        body: impl FnOnce(&mut Guarded) -> Result<T>,
+    ) -> Result<T> {
+        lock::exclusively(&self.credentials.locks(), &self.clock, meanwhile, |cli| body(&mut Guarded(cli)))
+    }
+
+    /// Keeps the tokens that were redeemed for `spent`: in the store, and in the credentials file if that still holds
+    /// `spent`. The store is first: from it the other can be put right.
+    ///
+    /// # Errors
+    /// Why neither could be written.
+    pub fn replace_token(&self, guard: &mut Guarded, id: &str, spent: &Secret, token: &Token) -> Result<()> {
+        let stored = match self.store.stamp() {
+            // Without a store the credentials file is all there is.
+            Ok(None) => Ok(None),
+            _ => self.with_record(id, |record, now| {
+                record.set_token(token, now);
+                record.set_rejected(None);
+                record.set_last_error(None);
+            }),
+        };
+        guard.0.keep(&self.clock);
+        let held = self.credentials.read();
+        let written = match held {
+            Ok(Some(held)) if held.token.refresh_token.as_ref() == Some(spent) => {
+                self.credentials.write(token, Some(&held)).map(|()| true)
+            }
+            // A directory that is away for a moment is no logout.
+            Err(error) if error.code() == Code::Io => Err(error),
+            // Another login, a logout or a broken file took its place: that is the user's word, not ours.
+            _ => Ok(false),
+        };
+        match (stored, written) {
+            (Ok(_), Ok(_)) | (Err(_), Ok(true)) => Ok(()),
+            (Ok(Some(())), Err(error)) => {
+                // What is in the store puts the other right at the next look.
+                self.tell(EventKind::Retry, error.message().to_owned(), Some(error.code()), Some(id));
+                Ok(())
+            }
+            (Ok(None), Err(error)) | (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Adds the account of a new login, or renews one: `replace`, or the one that is known to be the same user's. Like
+    /// any choice of the user's, it becomes the active one, and the qwen CLI's.
+    ///
+    /// # Errors
+    /// As [`Registry::with_store`]; `ERR_QWEN_INVALID_ARGUMENT` where `replace` is no account any more.
+    pub fn add_login(&self, token: &Token, label: Option<&str>, replace: Option<&str>) -> Result<String> {
+        self.guarded(
+            || None,
+            |guard| {
+                // What is in the credentials file must be safe in the store before it may be replaced.
+                let view = self.view_guarded(guard)?;
+                if let Some(id) = replace.filter(|id| view.record(id).is_none()) {
+                    return Err(unknown_account("replace", id));
+                }
+                if view.document.records.is_empty() && label.is_none() && self.store.stamp()?.is_none() {
+                    self.put_in_credentials(token)?;
+                    return Ok(ONLY_ACCOUNT.to_owned());
+                }
+                let now = self.clock.now_ms();
+                let id = self.with_store(|document| add(document, token, label, replace, now))?;
+                self.put_in_credentials(token)?;
+                self.with_store(|document| document.set_linked_id(Some(&id)))?;
+                Ok(id)
+            },
+        )
+    }
+
+    /// Makes an account the active one, and the qwen CLI's: the user's choice.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::with_store`].
+    pub fn activate(&self, id: &str) -> Result<()> {
+        self.guarded(
+            || None,
+            |guard| {
+                let view = self.view_guarded(guard)?;
+                let record = view.record(id).ok_or_else(|| unknown_account("id", id))?;
+                let token = record.token();
+                self.with_store(|document| {
+                    document.set_active_id(Some(id));
+                    if let Some(record) = document.record_mut(id) {
+                        record.set_superseded(false);
+                    }
+                })?;
+                if let Some(token) = token.filter(|_| view.linked.as_deref() != Some(id)) {
+                    self.put_in_credentials(&token)?;
+                    self.with_store(|document| document.set_linked_id(Some(id)))?;
+                }
+                Ok(())
+            },
+        )
+    }
+
+    /// Removes an account for good, and the credentials file if that holds it.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::with_store`].
+    pub fn remove(&self, id: &str) -> Result<()> {
+        self.guarded(
+            || None,
+            |guard| {
+                let view = self.view_guarded(guard)?;
+                view.record(id).ok_or_else(|| unknown_account("id", id))?;
+                self.with_store(|document| document.remove(id))?;
+                if view.linked.as_deref() == Some(id) { self.credentials.remove() } else { Ok(()) }
+            },
+        )
+    }
+
+    fn put_in_credentials(&self, token: &Token) -> Result<()> {
+        let previous = match self.credentials.read() {
+            Ok(previous) => previous,
+            Err(error) if error.code() == Code::CredentialsInvalid => {
+                let aside = self.credentials.set_aside(self.clock.now_ms())?;
+                let message = format!("{} It was kept as {}.", error.message(), aside.display());
+                self.tell(EventKind::StoreRepaired, message, Some(error.code()), None);
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        self.credentials.write(token, previous.as_ref())
+    }
+
+    fn tell(&self, kind: EventKind, message: String, code: Option<Code>, account_id: Option<&str>) {
+        let account_id = account_id.map(str::to_owned);
+        self.events.emit(Event { account_id, code, ..Event::new(kind, self.clock.now_ms(), message) });
+    }
+}
+
+fn add(
+    document: &mut Document,
+    token: &Token,
+    label: Option<&str>,
+    replace: Option<&str>,
+    now: u64,
+) -> String {
+    let same_user = |record: &Record| record.token().is_some_and(|own| same_user(&own, token));
+    let renewed = replace.map(str::to_owned).or_else(|| {
+        document.records.iter().find(|record| same_user(record)).map(|record| record.id().to_owned())
+    });
+    let id = renewed.unwrap_or_else(|| new_id(now));
+    if let Some(record) = document.record_mut(&id) {
+        record.set_token(token, now);
+        record.set_superseded(false);
+        record.set_rejected(None);
+        record.set_last_error(None);
+        record.set_exhausted_until(0, None, now);
+        if let Some(label) = label {
+            record.set_label(label);
+        }
+    } else {
+        document.records.push(Record::new(&id, label, token, now));
+    }
+    document.set_active_id(Some(&id));
+    id
+}
+
+/// Whether there is nothing to keep beside the credentials file. Its account is the only one, and the file may change
+/// hands as it likes.
+fn needs_no_store(view: &View) -> bool {
+    match view.document.records.as_slice() {
+        [] => true,
+        [record] => view.linked.as_deref() == Some(record.id()),
+        _ => false,
+    }
+}
+
+/// An id in the original's form.
+fn new_id(now_ms: u64) -> String {
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    format!("acct_{now_ms:x}_{}", &random[..8])
+}
+
+/// The error for an id that no account has.
+#[must_use]
+pub fn unknown_account(field: &str, id: &str) -> Error {
+    let shown: String = id.chars().filter(|c| !c.is_control()).take(64).collect();
+    Error::new(
+        Code::InvalidArgument,
+        format!("{field} is no account: {shown}. The list of accounts has their ids."),
+    )
+}

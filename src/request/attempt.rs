@@ -1,0 +1,166 @@
+//! One attempt: the request over the wire with one account's token, and what the answer means for that account.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HeaderMap, LOCATION, RETRY_AFTER};
+use http::{Method, StatusCode};
+use url::Url;
+
+use super::answer::{Answer, Body};
+use super::classify::{Verdict, classify, needs_body};
+use super::headers;
+use super::prepare::{Prepared, Redirect};
+use crate::accounts::account::Account;
+use crate::clock::Clock;
+use crate::error::{Code, Error, Result};
+use crate::http::{Http, TransportError, retry_after_ms};
+use crate::oauth::token::Token;
+
+/// Error bodies are looked at up to this size.
+const MAX_ERROR_BODY: usize = 64 * 1024;
+
+/// Bounds what one call may cost the API, whatever goes wrong.
+#[derive(Debug)]
+pub struct Budget {
+    left: usize,
+    /// What must be left for accounts that are still to be asked.
+    pub reserved: usize,
+}
+
+impl Budget {
+    /// Two requests for each account, and two more.
+    #[must_use]
+    pub fn for_accounts(accounts: usize) -> Self {
+        Self { left: 2 * accounts + 2, reserved: 0 }
+    }
+
+    /// Whether there is one to spare for a second try.
+    #[must_use]
+    pub fn may_retry(&self) -> bool {
+        self.left > self.reserved
+    }
+
+    fn take(&mut self) -> bool {
+        let left = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        left
+    }
+}
+
+/// An answer, and what it means for the account that it was asked with.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The answer.
+    pub answer: Answer,
+    /// What it means.
+    pub verdict: Verdict,
+    /// The error body as far as it was read.
+    pub error_body: Vec<u8>,
+    /// How long the server asks to wait.
+    pub retry_after_ms: Option<u64>,
+}
+
+/// Sends requests.
+#[derive(Debug)]
+pub struct Sender {
+    /// The connections.
+    pub http: Arc<Http>,
+    /// Where OAuth accounts are sent instead of their own host.
+    pub base_url_override: Option<Url>,
+    /// How long a request may stay silent.
+    pub idle_timeout: Duration,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Sender {
+    /// Sends a request with an account's token. `reconnecting` is told of a connection that failed before anything was
+    /// sent, and is tried once more.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`, `ERR_QWEN_CREDENTIALS_INVALID`, `ERR_QWEN_INVALID_CONFIG`.
+    pub async fn attempt(
+        &self,
+        account: &Account,
+        token: &Token,
+        prepared: &Prepared,
+        budget: &mut Budget,
+        reconnecting: impl FnOnce(&Error),
+    ) -> Result<Attempt> {
+        let base = account.base_url(token, self.base_url_override.as_ref())?;
+        let url = prepared.target.url_below(&base);
+        let headers = headers::for_attempt(&prepared.headers, &token.access_token)?;
+        let response = self.exchange(url, headers, prepared, budget, reconnecting).await?;
+        let (status, url) = (response.status(), response.url().clone());
+        let headers = headers::of_answer(response.headers().clone());
+        let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let retry_after_ms = retry_after.and_then(|value| retry_after_ms(value, self.clock.now_ms()));
+        let mut answer = Answer { status, headers, url, body: Body::live(response, self.idle_timeout) };
+        let error_body =
+            if needs_body(status.as_u16()) { answer.body.peek(MAX_ERROR_BODY).await } else { Vec::new() };
+        let verdict = classify(status.as_u16(), &error_body);
+        answer.note_account(&account.id);
+        Ok(Attempt { answer, verdict, error_body, retry_after_ms })
+    }
+
+    async fn exchange(
+        &self,
+        mut url: Url,
+        headers: HeaderMap,
+        prepared: &Prepared,
+        budget: &mut Budget,
+        reconnecting: impl FnOnce(&Error),
+    ) -> Result<reqwest::Response> {
+        let client = self.http.client().await?;
+        let mut reconnecting = Some(reconnecting);
+        loop {
+            let host = url.host_str().unwrap_or("Qwen").to_owned();
+            if !budget.take() {
+                let message = format!(
+                    "{host} took more tries than one request may cost. Check the base URL, then try again."
+                );
+                return Err(Error::new(Code::Network, message));
+            }
+            let mut request = client.request(prepared.method.clone(), url.clone()).headers(headers.clone());
+            if let Some(body) = &prepared.body {
+                request = request.body(body.clone());
+            }
+            let response = match tokio::time::timeout(self.idle_timeout, request.send()).await {
+                Ok(Ok(response)) => response,
+                Ok(Err(error)) => {
+                    let failure = TransportError::new(&error, &host);
+                    match reconnecting.take().filter(|_| failure.before_send && budget.may_retry()) {
+                        Some(tell) => tell(&failure.error),
+                        None => return Err(failure.error),
+                    }
+                    continue;
+                }
+                Err(_) => return Err(TransportError::timeout(&host, self.idle_timeout).error),
+            };
+            let Some(next) = redirected(&response, &url, &prepared.method) else { return Ok(response) };
+            match prepared.redirect {
+                Redirect::Follow if next.origin() == url.origin() && budget.may_retry() => url = next,
+                Redirect::Follow | Redirect::Manual => return Ok(response),
+                Redirect::Error => {
+                    let message =
+                        format!("{host} answered with a redirect, which redirect: \"error\" does not allow.");
+                    return Err(Error::new(Code::Network, message).with_status(response.status().as_u16()));
+                }
+            }
+        }
+    }
+}
+
+/// Where a redirect leads that keeps the method: others would turn a POST into a GET.
+fn redirected(response: &reqwest::Response, from: &Url, method: &Method) -> Option<Url> {
+    let keeps_method = match response.status() {
+        StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,
+        StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER => {
+            method == Method::GET || method == Method::HEAD
+        }
+        _ => false,
+    };
+    let location = response.headers().get(LOCATION)?.to_str().ok()?;
+    keeps_method.then(|| from.join(location).ok()).flatten()
+}

@@ -1,0 +1,322 @@
+//! What comes next in a call: the states of the pipeline, and its transitions in one place. Pure.
+
+use std::collections::VecDeque;
+
+use crate::accounts::rotation::Rotation;
+use crate::accounts::standing::Standing;
+
+/// While every account is cooling, a degraded payload is tried at most this often.
+const DEGRADE_INTERVAL_MS: u64 = 60_000;
+
+/// An account that may be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its id.
+    pub id: String,
+    /// How it stands.
+    pub standing: Standing,
+}
+
+/// What is known when a call begins.
+#[derive(Debug, Clone)]
+pub struct Situation<'a> {
+    /// All accounts, in the store's order.
+    pub candidates: &'a [Candidate],
+    /// The account that the user has chosen.
+    pub active: Option<&'a str>,
+    /// How requests are spread.
+    pub rotation: Rotation,
+    /// Counts this process's requests.
+    pub turn: usize,
+    /// Tells processes apart.
+    pub process: usize,
+    /// The time in epoch milliseconds.
+    pub now_ms: u64,
+    /// When a degraded payload was last tried because every account was cooling.
+    pub degraded_at: u64,
+    /// Whether a degraded payload may be tried at all: not for requests that are no chat.
+    pub may_degrade: bool,
+    /// Whether the CLI may be asked.
+    pub may_fall_back: bool,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Send the payload with this account.
+    Ask(String),
+    /// Send a degraded payload with this account: every account is out of quota.
+    Degrade(String),
+    /// Ask the CLI.
+    FallBack,
+    /// Say that every account is out of quota.
+    GiveUp,
+    /// Pass on what the last account came to.
+    PassOn,
+}
+
+/// How a step ended that did not end the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The account is out of quota until then.
+    Exhausted(u64),
+    /// The account is rate limited for longer than can be waited for.
+    RateLimited,
+    /// The account's login does not work.
+    Unusable,
+    /// The degraded payload, or the CLI, did not bring an answer.
+    Failed,
+}
+
+/// The course of one call.
+#[derive(Debug)]
+pub struct Plan {
+    queue: VecDeque<String>,
+    current: Option<String>,
+    /// The exhausted account that is free first, and when.
+    free_first: Option<(String, u64)>,
+    may_degrade: bool,
+    may_fall_back: bool,
+    last: Option<Outcome>,
+}
+
+impl Plan {
+    /// Which accounts come into question, in what order.
+    #[must_use]
+    pub fn new(situation: &Situation) -> Self {
+        let Situation { candidates, rotation, turn, process, .. } = situation;
+        let active = candidates
+            .iter()
+            .position(|candidate| Some(candidate.id.as_str()) == situation.active)
+            .unwrap_or(0);
+        let from_active = || candidates[active.min(candidates.len())..].iter().chain(&candidates[..active]);
+        let with = |wanted: fn(Standing) -> bool| -> Vec<&Candidate> {
+            from_active().filter(|candidate| wanted(candidate.standing)).collect()
+        };
+        let ready = with(|standing| standing == Standing::Ready);
+        let mut queue: VecDeque<String> = rotation
+            .order(ready.len(), 0, *turn, *process)
+            .into_iter()
+            .map(|at| ready[at].id.clone())
+            .collect();
+        if queue.is_empty() {
+            // Nothing else is left: what was refused a moment ago may be believed again.
+            queue.extend(
+                with(|standing| standing == Standing::Rejected)
+                    .into_iter()
+                    .map(|candidate| candidate.id.clone()),
+            );
+        }
+        let free_first = candidates.iter().filter_map(|candidate| match candidate.standing {
+            Standing::Cooling(until) => Some((candidate.id.clone(), until)),
+            _ => None,
+        });
+        let free_first = free_first.min_by_key(|(_, until)| *until);
+        if queue.is_empty() && free_first.is_none() {
+            // The first account's own error says what is wrong.
+            queue.extend(from_active().next().map(|candidate| candidate.id.clone()));
+        }
+        let degraded_lately = situation.now_ms.abs_diff(situation.degraded_at) < DEGRADE_INTERVAL_MS;
+        let may_degrade = situation.may_degrade && !(queue.is_empty() && degraded_lately);
+        Self {
+            queue,
+            current: None,
+            free_first,
+            may_degrade,
+            may_fall_back: situation.may_fall_back,
+            last: None,
+        }
+    }
+
+    /// How many accounts are still to be asked.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// The first step.
+    #[must_use]
+    pub fn begin(&mut self) -> Step {
+        self.next_account().unwrap_or_else(|| self.without_account())
+    }
+
+    /// The step after one that ended so.
+    #[must_use]
+    pub fn after(&mut self, outcome: Outcome) -> Step {
+        if let (Outcome::Exhausted(until), Some(id)) = (outcome, self.current.clone())
+            && self.free_first.as_ref().is_none_or(|(_, first)| until < *first)
+        {
+            self.free_first = Some((id, until));
+        }
+        if outcome == Outcome::Failed {
+            return self.without_account();
+        }
+        self.last = Some(outcome);
+        self.next_account().unwrap_or_else(|| match outcome {
+            // A rate limit passes: the caller waits as the server says.
+            Outcome::RateLimited => Step::PassOn,
+            _ if self.free_first.is_some() => self.without_account(),
+            _ => Step::PassOn,
+        })
+    }
+
+    /// When the first account is free again, in epoch milliseconds.
+    #[must_use]
+    pub fn free_at(&self) -> Option<u64> {
+        self.free_first.as_ref().map(|(_, until)| *until)
+    }
+
+    fn next_account(&mut self) -> Option<Step> {
+        self.current = self.queue.pop_front();
+        self.current.clone().map(Step::Ask)
+    }
+
+    /// Every account is out of quota: each way out is tried once.
+    fn without_account(&mut self) -> Step {
+        if std::mem::take(&mut self.may_degrade)
+            && let Some((id, _)) = &self.free_first
+        {
+            return Step::Degrade(id.clone());
+        }
+        if std::mem::take(&mut self.may_fall_back) { Step::FallBack } else { Step::GiveUp }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn candidates(standings: &[Standing]) -> Vec<Candidate> {
+        standings
+            .iter()
+            .enumerate()
+            .map(|(at, standing)| Candidate { id: at.to_string(), standing: *standing })
+            .collect()
+    }
+
+    fn situation(candidates: &[Candidate]) -> Situation<'_> {
+        Situation {
+            candidates,
+            active: Some("0"),
+            rotation: Rotation::Sequential,
+            turn: 0,
+            process: 0,
+            now_ms: 1_000_000,
+            degraded_at: 0,
+            may_degrade: true,
+            may_fall_back: true,
+        }
+    }
+
+    fn ask(id: &str) -> Step {
+        Step::Ask(id.to_owned())
+    }
+
+    #[test]
+    fn every_ready_account_once_then_degraded_then_the_cli_then_the_end() {
+        use Standing::{Cooling, Dead, Ready};
+        let all = candidates(&[Ready, Dead, Ready, Cooling(1_000_300)]);
+        let mut plan = Plan::new(&situation(&all));
+        assert_eq!(plan.begin(), ask("0"));
+        assert_eq!(plan.after(Outcome::Exhausted(1_000_900)), ask("2"));
+        assert_eq!(plan.after(Outcome::Exhausted(1_000_100)), Step::Degrade("2".into()));
+        assert_eq!(plan.after(Outcome::Failed), Step::FallBack);
+        assert_eq!(plan.after(Outcome::Failed), Step::GiveUp);
+        assert_eq!(plan.free_at(), Some(1_000_100));
+    }
+
+    #[test]
+    fn while_all_are_cooling_no_full_payload_is_sent_and_a_degraded_one_once_a_minute() {
+        let all = candidates(&[Standing::Cooling(1_000_900), Standing::Cooling(1_000_100)]);
+        assert_eq!(Plan::new(&situation(&all)).begin(), Step::Degrade("1".into()));
+        let lately = Situation { degraded_at: 999_000, ..situation(&all) };
+        assert_eq!(Plan::new(&lately).begin(), Step::FallBack);
+        let no_cli = Situation { may_fall_back: false, ..lately };
+        assert_eq!(Plan::new(&no_cli).begin(), Step::GiveUp);
+    }
+
+    #[test]
+    fn a_rate_limit_of_the_last_account_is_the_callers() {
+        let all = candidates(&[Standing::Ready, Standing::Ready]);
+        let mut plan = Plan::new(&situation(&all));
+        assert_eq!(plan.begin(), ask("0"));
+        assert_eq!(plan.after(Outcome::RateLimited), ask("1"));
+        assert_eq!(plan.after(Outcome::RateLimited), Step::PassOn);
+    }
+
+    #[test]
+    fn logins_that_do_not_work_are_said_by_the_last_of_them() {
+        let all = candidates(&[Standing::Rejected, Standing::Dead]);
+        let mut plan = Plan::new(&situation(&all));
+        assert_eq!(plan.begin(), ask("0"));
+        assert_eq!(plan.after(Outcome::Unusable), Step::PassOn);
+        let all = candidates(&[Standing::Dead, Standing::Dead]);
+        assert_eq!(Plan::new(&Situation { active: Some("1"), ..situation(&all) }).begin(), ask("1"));
+    }
+
+    #[test]
+    fn a_refused_account_is_asked_only_if_nothing_is_ready() {
+        let all = candidates(&[Standing::Rejected, Standing::Ready]);
+        let mut plan = Plan::new(&situation(&all));
+        assert_eq!(plan.begin(), ask("1"));
+        assert_eq!(plan.left(), 0);
+    }
+
+    fn any_standing() -> impl Strategy<Value = Standing> {
+        prop_oneof![
+            Just(Standing::Ready),
+            Just(Standing::Rejected),
+            Just(Standing::Dead),
+            (1_000_001_u64..2_000_000).prop_map(Standing::Cooling),
+        ]
+    }
+
+    fn any_outcome() -> impl Strategy<Value = Outcome> {
+        prop_oneof![
+            (1_000_001_u64..2_000_000).prop_map(Outcome::Exhausted),
+            Just(Outcome::RateLimited),
+            Just(Outcome::Unusable),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn each_account_is_asked_once_and_the_call_ends(
+            standings in proptest::collection::vec(any_standing(), 0..7),
+            outcomes in proptest::collection::vec(any_outcome(), 20),
+            active in 0_usize..8, turn in any::<usize>(), may_degrade in any::<bool>(), may_fall_back in any::<bool>(),
+        ) {
+            let all = candidates(&standings);
+            let active = active.to_string();
+            let situation = Situation { active: Some(&active), rotation: Rotation::RoundRobin, turn, may_degrade, may_fall_back, ..situation(&all) };
+            let mut plan = Plan::new(&situation);
+            let mut step = plan.begin();
+            let mut asked = Vec::new();
+            let (mut degraded, mut fell_back) = (0, 0);
+            for outcome in outcomes {
+                step = match step {
+                    Step::Ask(id) => {
+                        prop_assert_eq!(degraded + fell_back, 0);
+                        asked.push(id);
+                        plan.after(outcome)
+                    }
+                    Step::Degrade(_) => { degraded += 1; plan.after(Outcome::Failed) }
+                    Step::FallBack => { fell_back += 1; plan.after(Outcome::Failed) }
+                    Step::GiveUp | Step::PassOn => { step = Step::GiveUp; break; }
+                };
+            }
+            prop_assert_eq!(step, Step::GiveUp);
+            let ready: Vec<_> = all.iter().filter(|candidate| candidate.standing == Standing::Ready).map(|candidate| candidate.id.clone()).collect();
+            let mut sorted = asked.clone();
+            sorted.sort();
+            sorted.dedup();
+            prop_assert_eq!(sorted.len(), asked.len());
+            if !ready.is_empty() {
+                prop_assert_eq!(sorted, ready);
+            }
+            prop_assert!(degraded <= usize::from(may_degrade) && fell_back <= usize::from(may_fall_back));
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Reading a file that others may replace at any moment.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
+
+use crate::clock::epoch_ms;
+use crate::error::{Error, Result};
+
+/// Tells two versions of a file apart without reading it. A renamed file has a new inode, whatever the clock says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    modified: Option<std::time::SystemTime>,
+    length: u64,
+    inode: u64,
+}
+
+/// What was found at a path.
+#[derive(Debug)]
+pub enum Contents {
+    /// Nothing.
+    Missing,
+    /// A directory, a device or the like.
+    NotAFile,
+    /// More than such a file can hold.
+    TooLarge,
+    /// A file.
+    Bytes {
+        /// All of it.
+        bytes: Vec<u8>,
+        /// When it was written, in epoch milliseconds.
+        modified_at: u64,
+    },
+}
+
+/// What a file is now, or `None` where there is none.
+///
+/// # Errors
+/// `ERR_QWEN_IO`.
+pub fn stamp(path: &Path) -> Result<Option<Stamp>> {
+    match fs::metadata(path) {
+        Ok(metadata) => {
+            let modified = metadata.modified().ok();
+            Ok(Some(Stamp { modified, length: metadata.len(), inode: inode(&metadata) }))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unreadable(path, &error)),
+    }
+}
+
+/// Reads a file of at most `limit` bytes.
+///
+/// # Errors
+/// `ERR_QWEN_IO`.
+pub fn read(path: &Path, limit: u64) -> Result<Contents> {
+    // Looked at first: opening a pipe or a device may block, or do something.
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => return Ok(Contents::NotAFile),
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Contents::Missing),
+        Err(error) => return Err(unreadable(path, &error)),
+    }
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Contents::Missing),
+        Err(error) => return Err(unreadable(path, &error)),
+    };
+    let modified_at = file.metadata().and_then(|metadata| metadata.modified()).map_or(0, epoch_ms);
+    let mut bytes = Vec::new();
+    file.by_ref().take(limit + 1).read_to_end(&mut bytes).map_err(|error| unreadable(path, &error))?;
+    Ok(if bytes.len() as u64 > limit { Contents::TooLarge } else { Contents::Bytes { bytes, modified_at } })
+}
+
+/// The name under which a file that can't be used is kept.
+#[must_use]
+pub fn aside(path: &Path, now_ms: u64) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(format!(".corrupt-{now_ms}"));
+    let mut aside = PathBuf::from(&name);
+    let mut count = 1;
+    while aside.symlink_metadata().is_ok() {
+        count += 1;
+        let mut next = name.clone();
+        next.push(format!("-{count}"));
+        aside = PathBuf::from(next);
+    }
+    aside
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+    Error::io("read", path, error)
+}
+
+#[cfg(unix)]
+fn inode(metadata: &fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(metadata)
+}
+
+#[cfg(not(unix))]
+fn inode(_metadata: &fs::Metadata) -> u64 {
+    0
+}
