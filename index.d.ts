@@ -88,6 +88,36 @@ declare namespace qwen {
      */
     baseUrl?: string;
     /**
+     * The account store: a `.json` inside the Qwen directory, after all links, and none of the qwen CLI's own files. A
+     * relative path is inside that directory.
+     *
+     * @defaultValue `OPENCODE_QWEN_ACCOUNTS_PATH`, else `oauth_accounts.json` there
+     */
+    accountsPath?: string;
+    /**
+     * How long an account that is out of quota is left alone, in milliseconds: 1 to 2147483647. A longer `Retry-After` of
+     * the server's counts instead.
+     *
+     * @defaultValue `OPENCODE_QWEN_QUOTA_COOLDOWN_MS`, else 1800000
+     */
+    quotaCooldownMs?: number;
+    /**
+     * How requests are spread over the accounts:
+     * - `sequential`: the active account until it is out of quota
+     * - `round-robin`: a turn for each request
+     * - `hybrid`: like `sequential`, with each process starting at another account
+     *
+     * @defaultValue `OPENCODE_QWEN_ROTATION`, else `sequential`
+     */
+    rotation?: "sequential" | "round-robin" | "hybrid";
+    /**
+     * Whether a shorter request (at most 1,024 tokens of output, the oldest turns left out) is tried when every account
+     * is out of quota.
+     *
+     * @defaultValue `OPENCODE_QWEN_DEGRADE`, else `true`
+     */
+    degrade?: boolean;
+    /**
      * Whether chat bodies are shaped as the official CLI shapes them: one system message first, no role `developer`,
      * cache markers, `metadata`, `vl_high_resolution_images`. Output caps apply in any case.
      *
@@ -114,16 +144,36 @@ declare namespace qwen {
      * - `needs-login`: an account needs a new login
      * - `retry`: a request or refresh is tried again
      * - `config`: a setting could not be read, and its default is used
+     * - `exhausted`: an account is out of quota
+     * - `switched`: requests go to another account from now on
+     * - `ready`: an account that was out of quota has answered again
+     * - `degraded`: every account is out of quota, and a shorter request was answered
+     * - `store-repaired`: a damaged file was moved aside, or a login was found that no account had
      */
-    type: "refreshed" | "needs-login" | "retry" | "config";
+    type:
+      | "refreshed"
+      | "needs-login"
+      | "retry"
+      | "config"
+      | "exhausted"
+      | "switched"
+      | "ready"
+      | "degraded"
+      | "store-repaired";
     /** When, in epoch milliseconds. */
     at: number;
     /** One line for a person. */
     message: string;
     /** The account concerned. */
     accountId?: string;
+    /** Its name. */
+    label?: string;
+    /** For `switched`: the account that was used before. */
+    fromAccountId?: string;
     /** The code of the error that led to it. */
     code?: ErrorCode;
+    /** For `exhausted`: until when, in epoch milliseconds. */
+    until?: number;
   }
 
   /** An account. It never holds a token. */
@@ -134,19 +184,24 @@ declare namespace qwen {
     label: string;
     /** How it authenticates. */
     kind: "oauth";
-    /** Whether requests go to it first. */
+    /** Whether it is the user's choice: requests go to it first. Quota does not move it. */
     active: boolean;
-    /** Whether requests can be sent with it: `needs-login` after its tokens were refused. */
-    state: "ready" | "needs-login";
+    /**
+     * Whether requests can be sent with it: `cooling` while it is out of quota or rate limited, `needs-login` after its
+     * tokens were refused.
+     */
+    state: "ready" | "cooling" | "needs-login";
     /** The API base URL that its token is valid on. */
     baseUrl: string;
     /** When its access token expires, in epoch milliseconds. It is refreshed by itself. */
     expiresAt?: number;
+    /** When it can be asked again, in epoch milliseconds. */
+    coolingUntil?: number;
     /** In epoch milliseconds. */
     createdAt: number;
     /** In epoch milliseconds. */
     updatedAt: number;
-    /** What went wrong last, since this process started and until the next success. */
+    /** What went wrong last, until the next success; `at` in epoch milliseconds. */
     lastError?: { code: ErrorCode; message: string; at: number };
   }
 
@@ -171,13 +226,18 @@ declare namespace qwen {
     readonly baseUrl: string;
 
     /**
-     * Sends a request to the API as the global `fetch` does, with the account's token, to the account's host. It is
+     * Sends a request to the API as the global `fetch` does, with an account's token, to that account's host. It is
      * bound: it may be passed on alone.
+     *
+     * The active account is asked, or the next that is ready. One that is out of quota is left alone for a while, and
+     * the same payload goes to the next; each is asked once. When none is left, a shorter request is tried (the answer
+     * then has the header `x-qwen-degraded: 1`), and then the answer is a 429 that says when the first account is free.
+     * A rate limit of up to 10 s is waited for, once.
      *
      * An HTTP error of the API is a `Response`, with status, `Retry-After` and the error's `code` as the server sent
      * them. Where more is known, `error.message` says it and the header `x-qwen-error` has one of our codes. The header
      * `x-qwen-account` names the account. A refused token is refreshed once, and the request sent once more. One call
-     * never costs more than 4 requests to the API.
+     * never costs more than two requests for each account, and two more.
      *
      * @throws {@link QwenAuthError}
      * - `ERR_QWEN_INVALID_ARGUMENT`: a URL that is neither below `baseUrl` nor below an account's own, or anything else
@@ -190,25 +250,31 @@ declare namespace qwen {
     fetch: typeof globalThis.fetch;
 
     /**
-     * Logs in by the device flow, and keeps the tokens in `oauth_creds.json`, which the qwen CLI shares. Resolves once
-     * the user has approved.
+     * Logs in by the device flow. Resolves once the user has approved. The login becomes the active account, and the
+     * one of the qwen CLI, with which `oauth_creds.json` is shared; accounts that were there stay. Logging in as the same
+     * user, where the token tells, renews that user's account.
      *
+     * @param options.label - a name for the account
+     * @param options.replace - the id of an account that this login renews
      * @param options.openBrowser - whether to open the user's browser; by default where there is a display
      * @param options.signal - ends the login
      * @param options.onAuthorization - gets the address and the code to show
      * @throws {@link QwenAuthError} as {@link requestDeviceAuthorization} and {@link pollDeviceToken};
-     * `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`
+     * `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`, `ERR_QWEN_STORE_CORRUPT`, `ERR_QWEN_STORE_UNSUPPORTED`
      */
     login(options?: {
+      label?: string;
+      replace?: string;
       openBrowser?: boolean;
       signal?: AbortSignal;
       onAuthorization?: (authorization: DeviceAuthorization) => void;
     }): Promise<Account>;
 
     /**
-     * All accounts.
+     * All accounts: those of the store, and the one in `oauth_creds.json`.
      *
-     * @throws {@link QwenAuthError} `ERR_QWEN_CREDENTIALS_INVALID`, `ERR_QWEN_IO`
+     * @throws {@link QwenAuthError} `ERR_QWEN_CREDENTIALS_INVALID`, `ERR_QWEN_IO`, `ERR_QWEN_LOCK_TIMEOUT`,
+     * `ERR_QWEN_STORE_CORRUPT`, `ERR_QWEN_STORE_UNSUPPORTED`
      */
     accounts(): Promise<Account[]>;
 
@@ -218,6 +284,22 @@ declare namespace qwen {
      * @throws {@link QwenAuthError} as {@link QwenClient.accounts}
      */
     activeAccount(): Promise<Account | null>;
+
+    /**
+     * Makes an account the user's choice: requests go to it first, and its token is written to `oauth_creds.json` for the
+     * qwen CLI, once the token that was there is safe in the store.
+     *
+     * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has; as {@link QwenClient.accounts}
+     */
+    setActiveAccount(id: string): Promise<Account>;
+
+    /**
+     * Removes an account for good: its tokens are not taken back from any file. If `oauth_creds.json` holds it, that file
+     * is removed too, and the qwen CLI is logged out with it.
+     *
+     * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has; as {@link QwenClient.accounts}
+     */
+    removeAccount(id: string): Promise<void>;
 
     /**
      * A token that is fresh for 30 s at the least, or was obtained just now. Refreshes it where it is not: once, for
@@ -243,10 +325,16 @@ declare namespace qwen {
     | "ERR_QWEN_INVALID_ARGUMENT"
     /** An environment variable holds a URL, path or file that cannot be used. */
     | "ERR_QWEN_INVALID_CONFIG"
+    /** A path leads out of the Qwen directory, or to a file of the qwen CLI's own. */
+    | "ERR_QWEN_PATH_NOT_ALLOWED"
     /** There is no account. */
     | "ERR_QWEN_NOT_LOGGED_IN"
     /** A credentials file holds no usable tokens. It is left as it is. */
     | "ERR_QWEN_CREDENTIALS_INVALID"
+    /** The account store is damaged, and could not be moved aside. */
+    | "ERR_QWEN_STORE_CORRUPT"
+    /** The account store was written by another version, and could not be moved aside. */
+    | "ERR_QWEN_STORE_UNSUPPORTED"
     /** A file could not be read or written; `path` names it. */
     | "ERR_QWEN_IO"
     /** Another process held the lock for 30 s. */
@@ -331,7 +419,8 @@ declare namespace qwen {
   /**
    * Makes a client. Opens nothing.
    *
-   * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT`, `ERR_QWEN_INVALID_CONFIG`, `ERR_QWEN_NATIVE_BINDING`
+   * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT`, `ERR_QWEN_INVALID_CONFIG`, `ERR_QWEN_PATH_NOT_ALLOWED`,
+   * `ERR_QWEN_NATIVE_BINDING`
    */
   function createClient(options?: ClientOptions): QwenClient;
 
