@@ -4,11 +4,10 @@
 //! that change are taken apart. Everything else is copied as it came, key order included.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::fields::{Fields, array};
 use crate::models::{output_cap, takes_images};
 
 /// What a caching server is told to keep.
@@ -148,107 +147,6 @@ fn shape_metadata(raw: Option<&str>, ids: &Ids) -> Option<String> {
         }
     }
     Some(metadata.to_json(0))
-}
-
-fn array(items: &[Cow<str>]) -> String {
-    let mut json = String::with_capacity(items.iter().map(|item| item.len() + 1).sum::<usize>() + 2);
-    json.push('[');
-    for (index, item) in items.iter().enumerate() {
-        if index > 0 {
-            json.push(',');
-        }
-        json.push_str(item);
-    }
-    json.push(']');
-    json
-}
-
-/// The fields of a JSON object, in order, each value as it was written.
-struct Fields<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
-
-impl<'a> Fields<'a> {
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref())
-    }
-
-    /// The value as it came, for as long as the body lives; `None` once it was set.
-    fn original(&self, name: &str) -> Option<&'a str> {
-        self.0.iter().find(|(key, _)| key == name).and_then(|(_, value)| match value {
-            Cow::Borrowed(original) => Some(*original),
-            Cow::Owned(_) => None,
-        })
-    }
-
-    fn set(&mut self, name: &'static str, value: impl Into<Cow<'a, str>>) {
-        match self.0.iter_mut().find(|(key, _)| key == name) {
-            Some((_, old)) => *old = value.into(),
-            None => self.0.push((Cow::Borrowed(name), value.into())),
-        }
-    }
-
-    fn to_json(&self, capacity: usize) -> String {
-        let mut json = String::with_capacity(capacity);
-        json.push('{');
-        for (index, (key, value)) in self.0.iter().enumerate() {
-            if index > 0 {
-                json.push(',');
-            }
-            json.push_str(&serde_json::Value::from(key.as_ref()).to_string());
-            json.push(':');
-            json.push_str(value);
-        }
-        json.push('}');
-        json
-    }
-}
-
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct FieldsVisitor;
-        impl<'de> Visitor<'de> for FieldsVisitor {
-            type Value = Fields<'de>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-                formatter.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields: Vec<(Cow<'de, str>, Cow<'de, str>)> = Vec::new();
-                while let Some((Key(key), value)) = map.next_entry::<Key, &RawValue>()? {
-                    // Of a key that is there twice the last one counts, as in every JSON parser.
-                    fields.retain(|(known, _)| *known != key);
-                    fields.push((key, Cow::Borrowed(value.get())));
-                }
-                Ok(Fields(fields))
-            }
-        }
-        deserializer.deserialize_map(FieldsVisitor)
-    }
-}
-
-/// A key, borrowed unless it is written with escapes.
-struct Key<'a>(Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Key<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct KeyVisitor;
-        impl<'de> Visitor<'de> for KeyVisitor {
-            type Value = Key<'de>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-                formatter.write_str("a key")
-            }
-
-            fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Self::Value, E> {
-                Ok(Key(Cow::Borrowed(key)))
-            }
-
-            fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
-                Ok(Key(Cow::Owned(key.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(KeyVisitor)
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub mod answer;
 pub mod body;
 pub mod classify;
 pub mod fetch;
+mod fields;
 pub mod guard;
 pub mod headers;
 pub mod host_errors;

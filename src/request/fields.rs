@@ -1,0 +1,109 @@
+//! JSON objects whose values stay as they were written. Pure.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// The fields of a JSON object, in order, each value as it was written.
+pub(super) struct Fields<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl<'a> Fields<'a> {
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref())
+    }
+
+    /// The value as it came, for as long as the body lives; `None` once it was set.
+    pub(super) fn original(&self, name: &str) -> Option<&'a str> {
+        self.0.iter().find(|(key, _)| key == name).and_then(|(_, value)| match value {
+            Cow::Borrowed(original) => Some(*original),
+            Cow::Owned(_) => None,
+        })
+    }
+
+    pub(super) fn set(&mut self, name: &'static str, value: impl Into<Cow<'a, str>>) {
+        match self.0.iter_mut().find(|(key, _)| key == name) {
+            Some((_, old)) => *old = value.into(),
+            None => self.0.push((Cow::Borrowed(name), value.into())),
+        }
+    }
+
+    pub(super) fn to_json(&self, capacity: usize) -> String {
+        let mut json = String::with_capacity(capacity);
+        json.push('{');
+        for (index, (key, value)) in self.0.iter().enumerate() {
+            if index > 0 {
+                json.push(',');
+            }
+            json.push_str(&serde_json::Value::from(key.as_ref()).to_string());
+            json.push(':');
+            json.push_str(value);
+        }
+        json.push('}');
+        json
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FieldsVisitor;
+        impl<'de> Visitor<'de> for FieldsVisitor {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields: Vec<(Cow<'de, str>, Cow<'de, str>)> = Vec::new();
+                while let Some((Key(key), value)) = map.next_entry::<Key, &RawValue>()? {
+                    // Of a key that is there twice the last one counts, as in every JSON parser.
+                    fields.retain(|(known, _)| *known != key);
+                    fields.push((key, Cow::Borrowed(value.get())));
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+/// A key, borrowed unless it is written with escapes.
+struct Key<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Key<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+        impl<'de> Visitor<'de> for KeyVisitor {
+            type Value = Key<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str("a key")
+            }
+
+            fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Self::Value, E> {
+                Ok(Key(Cow::Borrowed(key)))
+            }
+
+            fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
+                Ok(Key(Cow::Owned(key.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(KeyVisitor)
+    }
+}
+
+/// Joins JSON values to an array.
+pub(super) fn array(items: &[Cow<str>]) -> String {
+    let mut json = String::with_capacity(items.iter().map(|item| item.len() + 1).sum::<usize>() + 2);
+    json.push('[');
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            json.push(',');
+        }
+        json.push_str(item);
+    }
+    json.push(']');
+    json
+}
