@@ -5,6 +5,7 @@
 pub mod answer;
 pub mod body;
 pub mod classify;
+pub mod degrade;
 pub mod fetch;
 mod fields;
 pub mod guard;
