@@ -16,6 +16,7 @@ pub mod http;
 pub mod models;
 pub mod oauth;
 pub mod paths;
+pub mod redact;
 pub mod request;
 pub mod secret;
 pub mod store;
