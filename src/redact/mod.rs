@@ -48,7 +48,13 @@ impl KnownSecrets {
     /// What takes out the secrets that are known now.
     #[must_use]
     pub fn redactor(&self) -> Redactor {
-        Redactor::new(self.lock().iter())
+        self.redactor_with(&[])
+    }
+
+    /// What takes out the secrets that are known now, and `more`.
+    #[must_use]
+    pub fn redactor_with(&self, more: &[Secret]) -> Redactor {
+        Redactor::new(self.lock().iter().chain(more))
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Secret>> {
@@ -136,6 +142,12 @@ impl Redactor {
         // The note must fit as well, or it would be cut the next time.
         let kept = cut(&text, MAX_STRING - 64);
         self.text(&format!("{kept}[cut, {} bytes in all]", string.len()))
+    }
+
+    /// The value of a named field, as [`Redactor::string`] gives it; a mark where the name says that it is secret.
+    #[must_use]
+    pub fn field(&self, name: &str, value: &str) -> String {
+        if looks::is_secret_name(name) && !value.is_empty() { MARK.to_owned() } else { self.string(value) }
     }
 
     /// A JSON value without secrets, its strings cut as by [`Redactor::string`].
