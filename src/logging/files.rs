@@ -104,3 +104,37 @@ fn make_private(path: &Path, found: &fs::Metadata, mode: u32) -> io::Result<()> 
 fn make_private(_path: &Path, _found: &fs::Metadata, _mode: u32) -> io::Result<()> {
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_late_to_a_rotation_leaves_the_new_file_alone() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("debug.log");
+        let log = Rotating::new(path.clone(), 10);
+        log.append(b"0123456789").unwrap();
+        let (mine, theirs) = (log.open().unwrap(), log.open().unwrap());
+        log.rotate(theirs, 9).unwrap();
+        log.append(b"new").unwrap();
+        log.rotate(mine, 9).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read(temporary.path().join("debug.log.1")).unwrap(), b"0123456789");
+    }
+
+    #[test]
+    fn while_another_process_rotates_lines_go_to_the_full_file() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("debug.log");
+        let log = Rotating::new(path.clone(), 4);
+        log.append(b"0123").unwrap();
+        let mut lock = fd_lock::RwLock::new(log.open().unwrap());
+        let held = lock.try_write().unwrap();
+        log.append(b"4567").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"01234567");
+        drop(held);
+        log.append(b"89").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"89");
+    }
+}
