@@ -50,3 +50,55 @@ pub fn instant_from_number(number: f64) -> Option<u64> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range was checked")]
     (0.0..=MAX_INSTANT).contains(&number).then_some(number as u64)
 }
+
+/// An instant in epoch milliseconds as ISO 8601 has it, in UTC: `2026-04-15T08:30:00.000Z`.
+#[must_use]
+pub fn iso_time(epoch_ms: u64) -> String {
+    const DAY_MS: u64 = 86_400_000;
+    const DAYS_OF_400_YEARS: u64 = 146_097;
+    // Days are counted from 1 March of the year 0, so that the day that may be missing is the last of its year.
+    let days = epoch_ms / DAY_MS + 719_468;
+    let (cycle, day) = (days / DAYS_OF_400_YEARS, days % DAYS_OF_400_YEARS);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let march_month = (5 * day + 2) / 153;
+    let day = day - (153 * march_month + 2) / 5 + 1;
+    let (month, in_new_year) = if march_month < 10 { (march_month + 3, 0) } else { (march_month - 9, 1) };
+    let year = cycle * 400 + year + in_new_year;
+    let ms = epoch_ms % DAY_MS;
+    let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1_000 % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms % 1_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn leap_days_and_ends_of_years() {
+        for (ms, expected) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (1_735_689_599_999, "2024-12-31T23:59:59.999Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(iso_time(ms), expected);
+        }
+        assert!(iso_time(u64::MAX).ends_with('Z'));
+    }
+
+    proptest! {
+        #[test]
+        fn the_same_as_another_calendar(ms in 0..253_402_300_800_000_u64) {
+            let other = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(ms));
+            let [_, day, month, year, time, _] = other.split(' ').collect::<Vec<_>>()[..] else { panic!("{other}") };
+            let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+            let month = months.iter().position(|name| *name == month).unwrap() + 1;
+            prop_assert_eq!(iso_time(ms), format!("{year}-{month:02}-{day}T{time}.{:03}Z", ms % 1000));
+        }
+    }
+}

@@ -91,6 +91,10 @@ pub struct ClientConfig {
     pub qwen_mode: bool,
     /// How long a request may stay silent.
     pub idle_timeout: Duration,
+    /// Whether a debug log is written (`DEBUG_QWEN_PLUGIN`; off by default).
+    pub debug_log: bool,
+    /// Whether each request is logged to a file of its own (`ENABLE_PLUGIN_REQUEST_LOGGING`; off by default).
+    pub request_log: bool,
     /// Settings that could not be read and were replaced by their default, for a person to see.
     pub warnings: Vec<String>,
 }
@@ -136,6 +140,8 @@ impl ClientConfig {
                 .qwen_mode
                 .unwrap_or_else(|| switch(environment, "QWEN_MODE", true, &mut warnings)),
             idle_timeout: options.idle_timeout.unwrap_or(DEFAULT_IDLE_TIMEOUT),
+            debug_log: switch(environment, "DEBUG_QWEN_PLUGIN", false, &mut warnings),
+            request_log: switch(environment, "ENABLE_PLUGIN_REQUEST_LOGGING", false, &mut warnings),
             warnings,
         })
     }
@@ -340,5 +346,15 @@ mod tests {
         let config = read(&ClientOptions::default(), &[("QWEN_MODE", "maybe")]).unwrap();
         assert!(config.qwen_mode);
         assert!(config.warnings[0].contains("QWEN_MODE"));
+    }
+
+    #[test]
+    fn logs_are_off_unless_they_are_turned_on() {
+        let config = read(&ClientOptions::default(), &[]).unwrap();
+        assert!(!config.debug_log && !config.request_log);
+        let variables = [("DEBUG_QWEN_PLUGIN", "1"), ("ENABLE_PLUGIN_REQUEST_LOGGING", "loud")];
+        let config = read(&ClientOptions::default(), &variables).unwrap();
+        assert!(config.debug_log && !config.request_log);
+        assert!(config.warnings[0].contains("ENABLE_PLUGIN_REQUEST_LOGGING"));
     }
 }

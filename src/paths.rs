@@ -68,6 +68,12 @@ impl Paths {
     pub fn credentials(&self) -> PathBuf {
         self.qwen_dir.join("oauth_creds.json")
     }
+
+    /// Where logs go that the user has turned on.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.home.join(".opencode").join("logs").join("qwen-plugin")
+    }
 }
 
 /// Expands a leading `~`, as the qwen CLI does.

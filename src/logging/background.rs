@@ -1,0 +1,171 @@
+//! A thread that does for others what must not hold them up.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What is handed in is done on a thread of its own, in order, in batches. The thread starts with the first item and
+/// ends when this is dropped, which waits for what is left, for at most 2 s.
+pub struct Background<T: Send + 'static> {
+    shared: Arc<Shared<T>>,
+    capacity: usize,
+}
+
+type Work<T> = Box<dyn FnMut(VecDeque<T>, u64) + Send>;
+
+struct Shared<T> {
+    state: Mutex<State<T>>,
+    changed: Condvar,
+}
+
+struct State<T> {
+    waiting: VecDeque<T>,
+    dropped: u64,
+    is_working: bool,
+    is_closed: bool,
+    has_thread: bool,
+    /// There until the thread starts.
+    work: Option<Work<T>>,
+}
+
+/// How long dropping waits: a disk that hangs must not hang its user too.
+const END_LIMIT: Duration = Duration::from_secs(2);
+
+impl<T: Send + 'static> Background<T> {
+    /// At most `capacity` items wait; further ones are dropped. `work` is given a batch, and how many items were dropped
+    /// since the batch before. What panics in it is lost, and the next batch is done.
+    pub fn new(capacity: usize, work: impl FnMut(VecDeque<T>, u64) + Send + 'static) -> Self {
+        let state = State {
+            waiting: VecDeque::new(),
+            dropped: 0,
+            is_working: false,
+            is_closed: false,
+            has_thread: false,
+            work: Some(Box::new(work)),
+        };
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() }), capacity }
+    }
+
+    /// Hands an item over. Never waits for the work. Says whether there was room for it.
+    pub fn submit(&self, item: T) -> bool {
+        let mut state = self.shared.lock();
+        if state.is_closed || state.waiting.len() >= self.capacity {
+            state.dropped += 1;
+            return false;
+        }
+        state.waiting.push_back(item);
+        if let Some(work) = state.work.take() {
+            let shared = Arc::clone(&self.shared);
+            let thread = std::thread::Builder::new().name("qwen-log".to_owned());
+            // Where no thread can be made, items are dropped once the queue is full.
+            state.has_thread = thread.spawn(move || shared.run(work)).is_ok();
+        }
+        drop(state);
+        self.shared.changed.notify_all();
+        true
+    }
+
+    /// Waits until all that was handed in is done, for at most `limit`. Says whether it is.
+    pub fn flush(&self, limit: Duration) -> bool {
+        let state = self.shared.lock();
+        let is_busy = |state: &mut State<T>| state.is_working || !state.waiting.is_empty();
+        let waited = self.shared.changed.wait_timeout_while(state, limit, is_busy);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+}
+
+impl<T> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, mut work: Work<T>) {
+        loop {
+            let mut state = self
+                .changed
+                .wait_while(self.lock(), |state| state.waiting.is_empty() && !state.is_closed)
+                .unwrap_or_else(PoisonError::into_inner);
+            if state.waiting.is_empty() {
+                drop(state);
+                // What the work owns may have an end of its own, which is part of this one.
+                drop(work);
+                self.lock().has_thread = false;
+                self.changed.notify_all();
+                return;
+            }
+            state.is_working = true;
+            let (batch, dropped) = (std::mem::take(&mut state.waiting), std::mem::take(&mut state.dropped));
+            drop(state);
+            let _ = catch_unwind(AssertUnwindSafe(|| work(batch, dropped)));
+            self.lock().is_working = false;
+            self.changed.notify_all();
+        }
+    }
+}
+
+impl<T: Send + 'static> Drop for Background<T> {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.is_closed = true;
+        self.shared.changed.notify_all();
+        let has_thread = |state: &mut State<T>| state.has_thread;
+        drop(self.shared.changed.wait_timeout_while(state, END_LIMIT, has_thread));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn everything_is_done_in_order_and_before_the_end() {
+        let (sender, receiver) = mpsc::channel();
+        let background = Background::new(10_000, move |batch: VecDeque<u32>, dropped| {
+            assert_eq!(dropped, 0);
+            for item in batch {
+                sender.send(item).unwrap();
+            }
+        });
+        assert!((0..5_000).all(|item| background.submit(item)));
+        drop(background);
+        assert_eq!(receiver.try_iter().collect::<Vec<_>>(), (0..5_000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_is_counted() {
+        let (started, is_working) = mpsc::channel();
+        let (go, gate) = mpsc::channel::<()>();
+        let (sender, receiver) = mpsc::channel();
+        let background = Background::new(2, move |batch: VecDeque<u32>, dropped| {
+            started.send(()).unwrap();
+            gate.recv().unwrap();
+            sender.send((batch, dropped)).unwrap();
+        });
+        assert!(background.submit(0));
+        is_working.recv().unwrap();
+        assert!(!background.flush(Duration::from_millis(1)));
+        assert_eq!([1, 2, 3, 4].map(|item| background.submit(item)), [true, true, false, false]);
+        for _ in 0..2 {
+            go.send(()).unwrap();
+        }
+        assert!(background.flush(Duration::from_secs(30)));
+        assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [(vec![0].into(), 0), (vec![1, 2].into(), 2)]);
+    }
+
+    #[test]
+    fn a_panic_ends_its_batch_alone() {
+        let (sender, receiver) = mpsc::channel();
+        let background = Background::new(2, move |batch: VecDeque<u32>, _| {
+            assert_ne!(batch[0], 0);
+            sender.send(batch[0]).unwrap();
+        });
+        for item in [0, 1] {
+            assert!(background.submit(item));
+            assert!(background.flush(Duration::from_secs(30)));
+        }
+        assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [1]);
+    }
+}

@@ -1,0 +1,248 @@
+//! The debug log of `DEBUG_QWEN_PLUGIN`: a file, since anything printed would garble the host's screen.
+//!
+//! One line an entry: time, process, level, event, and fields as `name=value`. Lines are written by a thread of their
+//! own; what it has no time for is dropped and counted, and nothing here ever fails a request.
+
+pub mod background;
+pub mod files;
+
+use std::collections::VecDeque;
+use std::fmt::{self, Display, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Clock, iso_time};
+use crate::redact::{KnownSecrets, Redactor};
+use background::Background;
+use files::Rotating;
+
+/// The name of the log in the directory of logs. The one before it has `.1` at its end.
+pub const DEBUG_LOG: &str = "debug.log";
+/// How large the log may grow, in bytes. With the one before it, it takes twice that.
+pub const MAX_LOG_BYTES: u64 = 5 * 1024 * 1024;
+/// How many entries wait for the disk at most.
+const CAPACITY: usize = 1024;
+/// Lines are joined up to this many bytes to be written at once.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// How much an entry matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// What is done.
+    Debug,
+    /// What a person may want to know.
+    Info,
+    /// What went wrong, and was dealt with.
+    Warn,
+    /// What went wrong.
+    Error,
+}
+
+impl Level {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Debug => "DEBUG",
+            Self::Info => "INFO",
+            Self::Warn => "WARN",
+            Self::Error => "ERROR",
+        }
+    }
+}
+
+/// A log that may be off, which costs a look. Clones write to the same file.
+#[derive(Clone, Default)]
+pub struct Logger(Option<Arc<Open>>);
+
+struct Open {
+    clock: Clock,
+    background: Background<Entry>,
+}
+
+struct Entry {
+    at: u64,
+    level: Level,
+    event: &'static str,
+    fields: Vec<(&'static str, String)>,
+}
+
+impl Logger {
+    /// Writes nothing.
+    #[must_use]
+    pub fn off() -> Self {
+        Self(None)
+    }
+
+    /// Writes to [`DEBUG_LOG`] in `directory`, which is created with the first entry. `secrets` never get into it.
+    #[must_use]
+    pub fn in_directory(directory: &Path, clock: Clock, secrets: KnownSecrets) -> Self {
+        let file = Rotating::new(directory.join(DEBUG_LOG), MAX_LOG_BYTES);
+        let work = move |entries, dropped| write(&file, &secrets.redactor(), entries, dropped);
+        Self(Some(Arc::new(Open { clock, background: Background::new(CAPACITY, work) })))
+    }
+
+    /// Whether anything is written, for what would be dear to find out otherwise.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Logs what is done.
+    pub fn debug(&self, event: &'static str, fields: &[(&'static str, &dyn Display)]) {
+        self.log(Level::Debug, event, fields);
+    }
+
+    /// Logs what a person may want to know.
+    pub fn info(&self, event: &'static str, fields: &[(&'static str, &dyn Display)]) {
+        self.log(Level::Info, event, fields);
+    }
+
+    /// Logs what went wrong, and was dealt with.
+    pub fn warn(&self, event: &'static str, fields: &[(&'static str, &dyn Display)]) {
+        self.log(Level::Warn, event, fields);
+    }
+
+    /// Logs what went wrong.
+    pub fn error(&self, event: &'static str, fields: &[(&'static str, &dyn Display)]) {
+        self.log(Level::Error, event, fields);
+    }
+
+    /// Logs an entry. Never waits and never fails.
+    pub fn log(&self, level: Level, event: &'static str, fields: &[(&'static str, &dyn Display)]) {
+        let Some(open) = &self.0 else { return };
+        let fields = fields.iter().map(|(name, value)| (*name, value.to_string())).collect();
+        open.background.submit(Entry { at: open.clock.now_ms(), level, event, fields });
+    }
+
+    /// Waits until all entries are written, for at most `limit`. Says whether they are. Dropping the last clone waits
+    /// as well, for at most 2 s.
+    #[expect(clippy::must_use_candidate, reason = "waiting is what it is called for")]
+    pub fn flush(&self, limit: Duration) -> bool {
+        self.0.as_ref().is_none_or(|open| open.background.flush(limit))
+    }
+}
+
+impl fmt::Debug for Logger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_on() { "Logger(on)" } else { "Logger(off)" })
+    }
+}
+
+fn write(file: &Rotating, redactor: &Redactor, entries: VecDeque<Entry>, dropped: u64) {
+    let mut lines = String::new();
+    if dropped > 0
+        && let Some(first) = entries.front()
+    {
+        let fields = vec![("dropped", dropped.to_string())];
+        let entry = Entry { at: first.at, level: Level::Warn, event: "log-overrun", fields };
+        write_line(&mut lines, &entry, redactor);
+    }
+    let mut rest = entries.into_iter().peekable();
+    while let Some(entry) = rest.next() {
+        write_line(&mut lines, &entry, redactor);
+        if lines.len() >= WRITE_BYTES || rest.peek().is_none() {
+            // There is nobody to tell: this is where others tell what went wrong.
+            let _ = file.append(lines.as_bytes());
+            lines.clear();
+        }
+    }
+}
+
+fn write_line(line: &mut String, entry: &Entry, redactor: &Redactor) {
+    let Entry { at, level, event, fields } = entry;
+    let _ = write!(line, "{} {} {} ", iso_time(*at), std::process::id(), level.as_str());
+    escape(line, event);
+    for (name, value) in fields {
+        line.push(' ');
+        escape(line, name);
+        line.push('=');
+        let value = redactor.field(name, value);
+        if value.is_empty() || value.contains(|c: char| c.is_whitespace() || matches!(c, '"' | '=' | '\\')) {
+            line.push('"');
+            escape(line, &value);
+            line.push('"');
+        } else {
+            escape(line, &value);
+        }
+    }
+    line.push('\n');
+}
+
+/// Keeps an entry on its line, and a terminal that shows it as it is: no control characters, no line ends of any kind,
+/// nothing that turns the direction of text around.
+fn escape(line: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => line.extend(['\\', c]),
+            '\n' => line.push_str("\\n"),
+            '\r' => line.push_str("\\r"),
+            '\t' => line.push_str("\\t"),
+            '\u{2028}'
+            | '\u{2029}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}' => {
+                line.extend(c.escape_unicode());
+            }
+            _ if c.is_control() => line.extend(c.escape_unicode()),
+            _ => line.push(c),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::secret::Secret;
+
+    fn line(fields: Vec<(&'static str, String)>) -> String {
+        let entry = Entry { at: 1_744_705_800_123, level: Level::Warn, event: "refresh", fields };
+        let mut line = String::new();
+        write_line(&mut line, &entry, &Redactor::new([&Secret::new("known-secret")]));
+        line
+    }
+
+    #[test]
+    fn one_line_an_entry() {
+        let fields = vec![
+            ("account", "work laptop".to_owned()),
+            ("ms", 12.to_string()),
+            ("why", "a \"quoted\"\nline\u{1b}[31m\u{202e}".to_owned()),
+            ("none", String::new()),
+            ("refresh_token", "abc".to_owned()),
+            ("seen", "known-secret".to_owned()),
+        ];
+        assert_eq!(
+            line(fields),
+            format!(
+                "2025-04-15T08:30:00.123Z {} WARN refresh account=\"work laptop\" ms=12 why=\"a \\\"quoted\\\"\\nline\\u{{1b}}[31m\\u{{202e}}\" none=\"\" refresh_token=*** seen=***\n",
+                std::process::id()
+            )
+        );
+    }
+
+    #[test]
+    fn a_log_that_is_off_does_not_even_look_at_the_fields() {
+        struct Panics;
+        impl Display for Panics {
+            fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+                panic!("nobody asked")
+            }
+        }
+        let logger = Logger::off();
+        logger.debug("event", &[("field", &Panics)]);
+        assert!(!logger.is_on() && logger.flush(Duration::ZERO));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_breaks_out_of_its_line(value in ".{0,60}|[\\s\\\\\"=\u{0}-\u{20}\u{7f}-\u{9f}]{0,20}") {
+            let line = line(vec![("a", value), ("b", "end".to_owned())]);
+            prop_assert!(line.ends_with(" b=end\n"));
+            prop_assert!(!line[..line.len() - 1].chars().any(char::is_control));
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What a secret looks like: by the name before it, or by its form.
+
+use std::ops::Range;
+
+/// Known prefixes are followed by that much at the least.
+const MIN_KEY: usize = 8;
+
+/// Field names, in lower case, that are followed by a secret wherever they stand in a text.
+const NAMES_IN_TEXT: [&str; 20] = [
+    "access_token",
+    "accesstoken",
+    "access-token",
+    "refresh_token",
+    "refreshtoken",
+    "refresh-token",
+    "id_token",
+    "idtoken",
+    "device_code",
+    "devicecode",
+    "code_verifier",
+    "codeverifier",
+    "client_secret",
+    "clientsecret",
+    "api_key",
+    "apikey",
+    "api-key",
+    "password",
+    "passwd",
+    "signature",
+];
+/// As above, but too common outside of a URL.
+const NAMES_IN_QUERY: [&str; 4] = ["?key", "&key", "?token", "&token"];
+/// Header names, in lower case, whose whole line is secret.
+const NAMES_OF_LINES: [&str; 2] = ["authorization", "cookie"];
+
+/// Whether a JSON field or a parameter of that name holds a secret.
+pub(super) fn is_secret_name(name: &str) -> bool {
+    let name: String =
+        name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+    matches!(name.as_str(), "key" | "accountkey" | "cookie" | "setcookie" | "sig" | "pass")
+        || [
+            "token",
+            "apikey",
+            "secret",
+            "password",
+            "passwd",
+            "devicecode",
+            "codeverifier",
+            "authorization",
+            "signature",
+        ]
+        .iter()
+        .any(|end| name.ends_with(end))
+}
+
+/// Whether a header of that name, in lower case, holds a secret.
+pub(super) fn is_secret_header(name: &str) -> bool {
+    ["authorization", "cookie", "api-key", "apikey", "secret", "password", "credential", "signature"]
+        .iter()
+        .any(|part| name.contains(part))
+        || is_secret_name(name)
+}
+
+/// Finds what looks like a secret in a text. No range is all marks.
+pub(super) fn find(text: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    // Of the same length as the text, byte for byte.
+    let lower = text.to_ascii_lowercase();
+    let mut add = |range: Range<usize>| {
+        if !text[range.clone()].bytes().all(|byte| byte == b'*') {
+            found.push(range);
+        }
+    };
+    for (at, word) in lower.match_indices("bearer") {
+        let start = skip(text, at + word.len(), is_blank);
+        if start > at + word.len() {
+            add(start..skip(text, start, is_token));
+        }
+    }
+    for (at, prefix) in lower.match_indices("sk-") {
+        let end = skip(text, at + prefix.len(), is_word);
+        if end - at - prefix.len() >= MIN_KEY && begins_word(text, at) {
+            add(at..end);
+        }
+    }
+    // A JSON Web Token: a JSON object in base64, and two parts more.
+    for (at, _) in text.match_indices("eyJ") {
+        let mut end = skip(text, at, is_word);
+        let mut parts = 1;
+        while parts < 3 && text[end..].starts_with('.') {
+            end = skip(text, end + 1, is_word);
+            parts += 1;
+        }
+        if parts == 3 && begins_word(text, at) {
+            add(at..end);
+        }
+    }
+    for (at, _) in text.match_indices("://") {
+        let start = at + 3;
+        let end =
+            skip(text, start, |byte| !is_blank(byte) && !br#"/?#"'`<>\"#.contains(&byte) && byte >= b' ');
+        if let Some(user) = text[start..end].rfind('@') {
+            add(start..start + user);
+        }
+    }
+    for name in NAMES_IN_TEXT.iter().chain(&NAMES_IN_QUERY) {
+        for (at, _) in lower.match_indices(name) {
+            if let Some(range) = value_after(text, at + name.len(), false) {
+                add(range);
+            }
+        }
+    }
+    for name in NAMES_OF_LINES {
+        for (at, _) in lower.match_indices(name) {
+            if let Some(range) = value_after(text, at + name.len(), true) {
+                add(range);
+            }
+        }
+    }
+    found
+}
+
+/// The value after a name: `name=value`, `name: value`, `"name": "value"`, `\"name\":\"value\"`. With `line`, one without
+/// quotes after a colon goes on to the end of the line.
+fn value_after(text: &str, name_end: usize, line: bool) -> Option<Range<usize>> {
+    let bytes = text.as_bytes();
+    let closing = skip(text, name_end, |byte| byte == b'\\');
+    let after_quote =
+        if bytes.get(closing).is_some_and(|byte| is_quote(*byte)) { closing + 1 } else { name_end };
+    let separator = skip(text, after_quote, is_blank);
+    if !matches!(bytes.get(separator)?, b':' | b'=') || bytes.get(separator + 1) == Some(&b'=') {
+        return None;
+    }
+    let line = line && bytes[separator] == b':';
+    let value = skip(text, separator + 1, is_blank);
+    let opening = skip(text, value, |byte| byte == b'\\');
+    if let Some(&quote) = bytes.get(opening).filter(|byte| is_quote(**byte)) {
+        let escapes = opening - value;
+        let start = opening + 1;
+        if let Some(end) = closing_quote(bytes, start, quote, escapes) {
+            return (end > start).then_some(start..end);
+        }
+        return unquoted(text, start, line);
+    }
+    unquoted(text, value, line)
+}
+
+fn unquoted(text: &str, start: usize, line: bool) -> Option<Range<usize>> {
+    let end = if line {
+        skip(text, start, |byte| !br#""'`\"#.contains(&byte) && byte != b'\n' && byte != b'\r')
+    } else {
+        skip(text, start, |byte| byte > b' ' && !br#"&,;"'`<>(){}[]|\"#.contains(&byte))
+    };
+    (end > start).then_some(start..end)
+}
+
+/// Where a quoted value ends: before the next such quote that is escaped as often as the opening one.
+fn closing_quote(bytes: &[u8], start: usize, quote: u8, escapes: usize) -> Option<usize> {
+    let mut backslashes = 0;
+    for (index, &byte) in bytes.iter().enumerate().skip(start) {
+        match byte {
+            b'\\' => backslashes += 1,
+            _ if byte == quote && backslashes == escapes => return Some(index - escapes),
+            b'\n' | b'\r' => return None,
+            _ => backslashes = 0,
+        }
+    }
+    None
+}
+
+/// The end of the run of such bytes. A byte of a longer character is never the end.
+fn skip(text: &str, start: usize, is_part: impl Fn(u8) -> bool) -> usize {
+    let rest = &text.as_bytes()[start..];
+    start + rest.iter().position(|byte| !is_part(*byte)).unwrap_or(rest.len())
+}
+
+fn begins_word(text: &str, at: usize) -> bool {
+    at == 0 || !text.as_bytes()[at - 1].is_ascii_alphanumeric()
+}
+
+fn is_blank(byte: u8) -> bool {
+    byte == b' ' || byte == b'\t'
+}
+
+fn is_quote(byte: u8) -> bool {
+    matches!(byte, b'"' | b'\'' | b'`')
+}
+
+fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
+}
+
+fn is_token(byte: u8) -> bool {
+    is_word(byte) || b".~+/=".contains(&byte)
+}
