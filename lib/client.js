@@ -34,7 +34,7 @@ class QwenClient {
 
   async login(options) {
     const { signal, onAuthorization, ...settings } = validate.options(options, "options", {
-      label: validate.text,
+      label: validate.label,
       replace: validate.text,
       openBrowser: validate.boolean,
       signal: validate.signal,

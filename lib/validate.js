@@ -30,6 +30,14 @@ const text = (value, name) => {
   return value;
 };
 
+/** A name that is shown on terminals. */
+const label = (value, name) => {
+  text(value, name);
+  // eslint-disable-next-line no-control-regex -- control characters are what is looked for
+  if (/[\u0000-\u001f\u007f-\u009f]/u.test(value)) throw invalidArgument(name, "must not hold control characters");
+  return value;
+};
+
 const boolean = (value, name) => {
   if (typeof value !== "boolean") throw invalidArgument(name, "must be true or false");
   return value;
@@ -148,6 +156,7 @@ module.exports = {
   callback,
   environment,
   isObject,
+  label,
   options,
   read,
   signal,

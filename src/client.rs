@@ -15,13 +15,16 @@ use crate::environment::Environment;
 use crate::error::Result;
 use crate::events::{Event, EventKind, Events};
 use crate::http::Http;
+use crate::logging::Logger;
 use crate::oauth::OAuthClient;
 use crate::oauth::device::DeviceAuthorization;
 use crate::oauth::token::Token;
+use crate::redact::KnownSecrets;
 use crate::request::answer::Answer;
 use crate::request::attempt::Sender;
-use crate::request::fetch::{Pipeline, Settings};
+use crate::request::fetch::{Journal, Pipeline, Settings};
 use crate::request::prepare::Request;
+use crate::request_log::RequestLog;
 use crate::secret::Secret;
 use crate::store::accounts::StoreFile;
 use crate::store::credentials::CredentialsFile;
@@ -109,6 +112,18 @@ impl Client {
     pub fn new(options: &ClientOptions, environment: Environment, context: Context) -> Result<Self> {
         let Context { for_host, clock, events, busy } = context;
         let config = ClientConfig::read(options, &environment)?;
+        let (secrets, logs) = (KnownSecrets::default(), config.paths.logs());
+        let logger = if config.debug_log {
+            Logger::in_directory(&logs, clock.clone(), secrets.clone())
+        } else {
+            Logger::off()
+        };
+        let request_log = if config.request_log {
+            RequestLog::in_directory(&logs, clock.clone(), secrets.clone(), logger.clone())
+        } else {
+            RequestLog::off()
+        };
+        let events = logged(events, logger.clone());
         for message in &config.warnings {
             events.emit(Event::new(EventKind::Config, clock.now_ms(), message.clone()));
         }
@@ -122,8 +137,14 @@ impl Client {
             clock.clone(),
             events.clone(),
         );
-        let tokens =
-            TokenManager::new(oauth.clone(), Arc::new(registry), clock.clone(), events.clone(), busy);
+        let tokens = TokenManager::new(
+            oauth.clone(),
+            Arc::new(registry),
+            clock.clone(),
+            events.clone(),
+            busy,
+            secrets,
+        );
         let settings = Settings {
             base_url: config.base_url.clone(),
             qwen_mode: config.qwen_mode,
@@ -138,7 +159,12 @@ impl Client {
             idle_timeout: config.idle_timeout,
             clock: clock.clone(),
         };
-        let pipeline = Pipeline::new(settings, sender, tokens.clone(), clock.clone(), events);
+        let pipeline = Pipeline::new(
+            settings,
+            sender,
+            tokens.clone(),
+            Journal { clock: clock.clone(), events, logger, request_log },
+        );
         let (base_url, base_url_override) = (config.base_url, config.base_url_override);
         Ok(Self { base_url, base_url_override, environment, clock, oauth, tokens, pipeline })
     }
@@ -315,4 +341,16 @@ impl Client {
             label: account.label,
         }
     }
+}
+
+/// What happens is told to the listener, and to the debug log.
+fn logged(events: Events, logger: Logger) -> Events {
+    if !logger.is_on() {
+        return events;
+    }
+    Events::new(move |event| {
+        let account = event.account_id.as_deref().unwrap_or_default();
+        logger.info(event.kind.as_str(), &[("account", &account), ("message", &event.message)]);
+        events.emit(event);
+    })
 }

@@ -68,6 +68,7 @@ pub struct ClientOptions {
 
 /// Everything a client needs to know, checked.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the user's")]
 pub struct ClientConfig {
     /// Where the files are.
     pub paths: Paths,

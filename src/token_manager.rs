@@ -20,6 +20,7 @@ use crate::events::{Event, EventKind, Events};
 use crate::oauth::refresh::RefreshRetries;
 use crate::oauth::token::{Redemption, Token};
 use crate::oauth::{OAuthClient, refresh_unavailable};
+use crate::redact::KnownSecrets;
 use crate::secret::Secret;
 use crate::store::document::{LastError, Record};
 use crate::store::lock::TOUCH_INTERVAL;
@@ -41,6 +42,7 @@ struct Inner {
     events: Events,
     state: Mutex<HashMap<String, AccountState>>,
     busy: Busy,
+    secrets: KnownSecrets,
 }
 
 impl std::fmt::Debug for Inner {
@@ -61,7 +63,8 @@ struct AccountState {
 }
 
 impl TokenManager {
-    /// Reads nothing until it is asked for a token. `busy` counts what must reach its end once it has begun.
+    /// Reads nothing until it is asked for a token. `busy` counts what must reach its end once it has begun; `secrets` is
+    /// told of every token, so that none gets into a log.
     #[must_use]
     pub fn new(
         oauth: OAuthClient,
@@ -69,8 +72,9 @@ impl TokenManager {
         clock: Clock,
         events: Events,
         busy: Busy,
+        secrets: KnownSecrets,
     ) -> Self {
-        Self(Arc::new(Inner { oauth, registry, clock, events, state: Mutex::default(), busy }))
+        Self(Arc::new(Inner { oauth, registry, clock, events, state: Mutex::default(), busy, secrets }))
     }
 
     /// A token that is fresh for 30 s at the least, or was obtained just now. `rejected` is a token that the API
@@ -169,10 +173,12 @@ impl Inner {
     fn current(&self, account: &Account, record: &Record) -> Outcome {
         let token = record.token().ok_or_else(|| without_token(account))?;
         let unsaved = self.with_state(&account.id, |state| state.unsaved.clone());
-        Ok(Arc::new(match unsaved {
+        let token = match unsaved {
             Some((spent, unsaved)) if token.refresh_token.as_ref() == Some(&spent) => unsaved,
             _ => token,
-        }))
+        };
+        self.know(&token);
+        Ok(Arc::new(token))
     }
 
     /// The verdict that the server gave before: asking again would bring the same.
@@ -181,6 +187,12 @@ impl Inner {
         let refused = self.with_state(&account.id, |state| state.refused.clone());
         let known = refused.filter(|(token, _)| *token == refresh_token).map(|(_, error)| error);
         known.or_else(|| record.is_refused().then(|| refused_elsewhere(account, record)))
+    }
+
+    fn know(&self, token: &Token) {
+        for secret in std::iter::once(&token.access_token).chain(&token.refresh_token) {
+            self.secrets.add(secret);
+        }
     }
 
     fn has_unsaved(&self, id: &str) -> bool {
@@ -320,6 +332,7 @@ impl Refresh {
     }
 
     fn keep(&self, guard: &mut Guarded, spent: &Secret, token: Token) -> Arc<Token> {
+        self.inner.know(&token);
         self.inner.with_state(&self.account.id, |state| state.unsaved = Some((spent.clone(), token.clone())));
         let message = format!("The token of the Qwen account \"{}\" was refreshed.", self.account.label);
         self.inner.emit(EventKind::Refreshed, &self.account, message, None);

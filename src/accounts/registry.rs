@@ -77,7 +77,7 @@ impl View {
         self.problem.clone().unwrap_or_else(|| {
             let path = &self.credentials_path;
             let message = format!(
-                "Not logged in to Qwen: there is no account, and no {}. Log in with `opencode auth login`.",
+                "Not logged in to Qwen: there is no account, and no {}. Log in with `opencode auth login` or `npx opencode-qwen-cli-auth login`.",
                 path.display()
             );
             Error::new(Code::NotLoggedIn, message).with_path(path)
@@ -344,6 +344,7 @@ impl Registry {
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::with_store`].
     pub fn activate(&self, id: &str) -> Result<()> {
+        self.expect_account(id)?;
         self.guarded(
             || None,
             |guard| {
@@ -370,6 +371,7 @@ impl Registry {
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::with_store`].
     pub fn remove(&self, id: &str) -> Result<()> {
+        self.expect_account(id)?;
         self.guarded(
             || None,
             |guard| {
@@ -379,6 +381,11 @@ impl Registry {
                 if view.linked.as_deref() == Some(id) { self.credentials.remove() } else { Ok(()) }
             },
         )
+    }
+
+    /// Looked at before a lock is taken: a mistake must leave no files behind.
+    fn expect_account(&self, id: &str) -> Result<()> {
+        self.view()?.record(id).map(drop).ok_or_else(|| unknown_account("id", id))
     }
 
     fn put_in_credentials(&self, token: &Token) -> Result<()> {

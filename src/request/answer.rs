@@ -13,6 +13,7 @@ use super::guard::Guard;
 use super::host_errors::FinalError;
 use crate::error::{Code, Error, Result};
 use crate::http::TransportError;
+use crate::request_log::{Outcome, RequestRecord};
 
 /// So much of a stream is held back until it says something.
 const MAX_HELD: usize = 1024 * 1024;
@@ -108,6 +109,7 @@ pub struct Body {
     failure: Option<Error>,
     idle_timeout: Duration,
     guard: Option<Guard>,
+    record: RequestRecord,
 }
 
 impl Body {
@@ -120,13 +122,26 @@ impl Body {
             failure: None,
             idle_timeout: Duration::MAX,
             guard: None,
+            record: RequestRecord::default(),
         }
     }
 
     /// A body that is still to come; `idle_timeout` is the longest silence.
     #[must_use]
     pub fn live(response: reqwest::Response, idle_timeout: Duration) -> Self {
-        Self { head: VecDeque::new(), live: Some(response), failure: None, idle_timeout, guard: None }
+        Self {
+            head: VecDeque::new(),
+            live: Some(response),
+            failure: None,
+            idle_timeout,
+            guard: None,
+            record: RequestRecord::default(),
+        }
+    }
+
+    /// Lets a record hear of every byte, and of the end.
+    pub fn recorded(&mut self, record: RequestRecord) {
+        self.record = record;
     }
 
     /// The next bytes, or `None` at the end.
@@ -134,6 +149,16 @@ impl Body {
     /// # Errors
     /// `ERR_QWEN_TIMEOUT` after the longest silence, `ERR_QWEN_NETWORK` where the connection broke.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        let next = self.next_unrecorded().await;
+        match &next {
+            Ok(Some(bytes)) => self.record.chunk(bytes),
+            Ok(None) => self.record.finish(Outcome::Completed),
+            Err(error) => self.record.finish(Outcome::Failed(error.code())),
+        }
+        next
+    }
+
+    async fn next_unrecorded(&mut self) -> Result<Option<Bytes>> {
         if let Some(bytes) = self.head.pop_front() {
             return Ok(Some(bytes));
         }

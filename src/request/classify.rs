@@ -15,6 +15,19 @@ pub enum Verdict {
     RateLimited,
 }
 
+impl Verdict {
+    /// Its name in logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::TokenRejected => "token-rejected",
+            Self::QuotaExhausted => "quota-exhausted",
+            Self::RateLimited => "rate-limited",
+        }
+    }
+}
+
 /// Whether the body has to be looked at to tell what the answer means.
 #[must_use]
 pub fn needs_body(status: u16) -> bool {

@@ -3,7 +3,7 @@
 //! [`Plan`] says what comes next; the methods here carry it out.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use http::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{HeaderName, StatusCode};
@@ -13,20 +13,21 @@ use url::Url;
 use super::answer::Answer;
 use super::attempt::{Attempt, Budget, Sender};
 use super::body::Ids;
-use super::classify::{Verdict, error_code};
+use super::classify::Verdict;
 use super::host_errors::{FinalError, out_of_quota};
 use super::plan::{Candidate, Outcome, Plan, Situation, Step};
 use super::prepare::{Prepared, Request};
 use crate::accounts::account::Account;
-use crate::accounts::cooldown::exhausted_until;
 use crate::accounts::registry::View;
 use crate::accounts::rotation::Rotation;
 use crate::accounts::standing::standing;
+use crate::base_url::display;
 use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
-use crate::events::{Event, EventKind, Events};
+use crate::events::{EventKind, Events};
+use crate::logging::Logger;
 use crate::oauth::token::Token;
-use crate::store::document::{LastError, Record};
+use crate::request_log::{self, RequestLog, RequestRecord};
 use crate::token_manager::TokenManager;
 
 /// Where a host names its conversation.
@@ -34,10 +35,10 @@ const CONVERSATION_HEADER: &str = "x-session-id";
 /// Says that a smaller payload was answered.
 const DEGRADED_HEADER: HeaderName = HeaderName::from_static("x-qwen-degraded");
 /// The longest `Retry-After` that is waited for, and the wait where a rate limit names none.
-const LONGEST_WAIT_MS: u64 = 10_000;
+pub(super) const LONGEST_WAIT_MS: u64 = 10_000;
 const DEFAULT_WAIT_MS: u64 = 1_000;
 /// What a quota error is called where the server has not said.
-const QUOTA_CODE: &str = "insufficient_quota";
+pub(super) const QUOTA_CODE: &str = "insufficient_quota";
 
 /// What the pipeline needs to know, for a client's life.
 #[derive(Debug, Clone)]
@@ -56,35 +57,48 @@ pub struct Settings {
     pub degrade: bool,
 }
 
+/// When things happen, and who is told.
+#[derive(Debug)]
+pub struct Journal {
+    /// The time.
+    pub clock: Clock,
+    /// Who is told what happens.
+    pub events: Events,
+    /// The debug log.
+    pub logger: Logger,
+    /// The log of requests.
+    pub request_log: RequestLog,
+}
+
 /// The request path of a client.
 #[derive(Debug)]
 pub struct Pipeline {
-    settings: Settings,
-    sender: Sender,
-    tokens: TokenManager,
-    clock: Clock,
-    events: Events,
-    session_id: String,
-    prompts: AtomicU64,
-    turns: AtomicUsize,
-    last_used: Mutex<Option<String>>,
+    pub(super) settings: Settings,
+    pub(super) sender: Sender,
+    pub(super) tokens: TokenManager,
+    pub(super) journal: Journal,
+    pub(super) session_id: String,
+    pub(super) prompts: AtomicU64,
+    pub(super) turns: AtomicUsize,
+    pub(super) last_used: Mutex<Option<String>>,
 }
 
 /// One call of the caller's, while it lasts.
-struct Call {
-    prepared: Prepared,
-    view: Arc<View>,
-    plan: Plan,
-    budget: Budget,
+pub(super) struct Call {
+    pub(super) prepared: Prepared,
+    pub(super) view: Arc<View>,
+    pub(super) plan: Plan,
+    pub(super) budget: Budget,
     /// What the last account that was asked came to.
-    last: Option<Result<Answer>>,
+    pub(super) last: Option<Result<Answer>>,
     /// The server's code for the last quota error.
-    quota_code: Option<String>,
-    utc_offset_minutes: i32,
+    pub(super) quota_code: Option<String>,
+    pub(super) utc_offset_minutes: i32,
+    pub(super) record: RequestRecord,
 }
 
 /// How a step ended: with the call's answer, or with a reason for another step.
-enum Ended {
+pub(super) enum Ended {
     Answered(Box<Answer>),
     With(Outcome),
 }
@@ -92,19 +106,12 @@ enum Ended {
 impl Pipeline {
     /// Sends nothing until [`Pipeline::fetch`] is called.
     #[must_use]
-    pub fn new(
-        settings: Settings,
-        sender: Sender,
-        tokens: TokenManager,
-        clock: Clock,
-        events: Events,
-    ) -> Self {
+    pub fn new(settings: Settings, sender: Sender, tokens: TokenManager, journal: Journal) -> Self {
         Self {
             settings,
             sender,
             tokens,
-            clock,
-            events,
+            journal,
             session_id: uuid::Uuid::new_v4().to_string(),
             prompts: AtomicU64::new(0),
             turns: AtomicUsize::new(0),
@@ -131,15 +138,34 @@ impl Pipeline {
 
     async fn run(&self, request: Request) -> Result<Answer> {
         let mut call = self.begin(request).await?;
+        let answer = self.carry_out(&mut call).await;
+        let mut record = call.record;
+        match answer {
+            Ok(mut answer) => {
+                record.response(answer.status.as_u16(), &answer.headers);
+                answer.body.recorded(record);
+                Ok(answer)
+            }
+            Err(error) => {
+                record.finish(request_log::Outcome::Failed(error.code()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn carry_out(&self, call: &mut Call) -> Result<Answer> {
         let mut step = call.plan.begin();
         loop {
             let ended = match step {
-                Step::Ask(id) => self.ask(&mut call, &id).await?,
-                Step::Degrade(id) => self.degrade(&mut call, &id).await?,
+                Step::Ask(id) => self.ask(call, &id).await?,
+                Step::Degrade(id) => self.degrade(call, &id).await?,
                 Step::FallBack => Ended::With(Outcome::Failed),
-                Step::GiveUp => return Ok(self.give_up(&call)),
+                Step::GiveUp => return Ok(self.give_up(call)),
                 Step::PassOn => {
-                    return call.last.unwrap_or_else(|| Err(Error::internal("there was nobody to ask")));
+                    return call
+                        .last
+                        .take()
+                        .unwrap_or_else(|| Err(Error::internal("there was nobody to ask")));
                 }
             };
             match ended {
@@ -158,12 +184,13 @@ impl Pipeline {
             view.account(record).base_url(&record.token()?, self.sender.base_url_override.as_ref()).ok()
         }));
         let utc_offset_minutes = request.utc_offset_minutes;
+        let url = request.url.clone();
         let ids = self.settings.qwen_mode.then(|| self.ids(&request.headers));
         let prepared = Prepared::new(request, &bases, ids).await?;
         if records.is_empty() {
             return Err(view.no_account());
         }
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.journal.clock.now_ms();
         let candidates: Vec<_> = records
             .iter()
             .map(|record| Candidate { id: record.id().to_owned(), standing: standing(record, now_ms) })
@@ -180,7 +207,14 @@ impl Pipeline {
             may_fall_back: false,
         });
         let budget = Budget::for_accounts(records.len());
-        Ok(Call { prepared, view, plan, budget, last: None, quota_code: None, utc_offset_minutes })
+        let record = self.journal.request_log.start(&request_log::Start {
+            url: &url,
+            method: &prepared.method,
+            headers: &prepared.headers,
+            body: prepared.body.as_ref(),
+            stream: prepared.is_chat_stream,
+        });
+        Ok(Call { prepared, view, plan, budget, last: None, quota_code: None, utc_offset_minutes, record })
     }
 
     /// The ids of this request: the host's own session where it names one.
@@ -233,154 +267,33 @@ impl Pipeline {
         self.judge(call, &account, &record, &token, attempt).await
     }
 
-    /// What an account's answer means for the call.
-    async fn judge(
-        &self,
-        call: &mut Call,
-        account: &Account,
-        record: &Record,
-        token: &Token,
-        attempt: Attempt,
-    ) -> Result<Ended> {
-        match attempt.verdict {
-            Verdict::Pass => {
-                let mut answer = attempt.answer;
-                if answer.status.is_success() {
-                    self.succeeded(account, record).await;
-                    answer = self.watched(answer, &call.prepared).await;
-                }
-                Ok(Ended::Answered(Box::new(answer)))
-            }
-            Verdict::TokenRejected => {
-                let message = "Qwen refused this login, and a fresh token for it too. Log in again with `opencode auth login`.";
-                let error = Error::new(Code::TokenRejected, message).with_account(&account.id);
-                self.tell(EventKind::NeedsLogin, account, error.message(), Some(error.code()));
-                Ok(self.unusable(call, account, token, attempt, &error).await)
-            }
-            Verdict::QuotaExhausted => {
-                call.quota_code = error_code(&attempt.error_body);
-                let now = self.clock.now_ms();
-                let until = exhausted_until(now, self.settings.quota_cooldown_ms, attempt.retry_after_ms);
-                let until = self.cool(account, until, call.quota_code.clone()).await;
-                let message = format!("The quota of the Qwen account \"{}\" is used up.", account.label);
-                self.emit(Event {
-                    until: Some(until),
-                    code: Some(Code::QuotaExhausted),
-                    ..Event::of_account(EventKind::Exhausted, now, &account.id, &account.label, message)
-                });
-                Ok(Ended::With(Outcome::Exhausted(until)))
-            }
-            Verdict::RateLimited => {
-                let until = attempt.retry_after_ms.filter(|ms| *ms > LONGEST_WAIT_MS);
-                let limit = FinalError::of_rate_limit(
-                    attempt.retry_after_ms,
-                    self.clock.now_ms(),
-                    call.utc_offset_minutes,
-                );
-                let answer = match limit {
-                    Some(limit) if self.settings.for_host => attempt.answer.into_final(&limit),
-                    _ => attempt.answer,
-                };
-                let Some(wait) = until else { return Ok(Ended::Answered(Box::new(answer))) };
-                self.cool(account, exhausted_until(self.clock.now_ms(), 0, Some(wait)), None).await;
-                call.last = Some(Ok(answer));
-                Ok(Ended::With(Outcome::RateLimited))
-            }
-        }
-    }
-
     async fn attempt(&self, call: &mut Call, account: &Account, token: &Token) -> Result<Attempt> {
-        let retry = |error: &Error| self.tell(EventKind::Retry, account, error.message(), Some(error.code()));
-        self.sender.attempt(account, token, &call.prepared, &mut call.budget, retry).await
+        let prepared = call.prepared.clone();
+        self.send(call, account, token, &prepared).await
     }
 
-    /// The account's login does not work; what the server said is kept in case nobody else can be asked.
-    async fn unusable(
+    async fn send(
         &self,
         call: &mut Call,
         account: &Account,
         token: &Token,
-        attempt: Attempt,
-        error: &Error,
-    ) -> Ended {
-        let Attempt { mut answer, error_body, .. } = attempt;
-        let now = self.clock.now_ms();
-        let last = LastError {
-            code: error.code().as_str().to_owned(),
-            message: error.message().to_owned(),
-            at: now,
+        prepared: &Prepared,
+    ) -> Result<Attempt> {
+        let retry = |error: &Error| self.tell(EventKind::Retry, account, error.message(), Some(error.code()));
+        let base_url =
+            account.base_url(token, self.sender.base_url_override.as_ref()).map(|url| display(&url));
+        call.record.attempt_started(&account.label, &base_url.unwrap_or_default(), &token.access_token);
+        let attempt = self.sender.attempt(account, token, prepared, &mut call.budget, retry).await;
+        let (status, verdict) = match &attempt {
+            Ok(attempt) => (Some(attempt.answer.status.as_u16()), attempt.verdict.as_str()),
+            Err(error) => (None, error.code().as_str()),
         };
-        let rejected = (error.code() == Code::TokenRejected).then(|| token.access_token.clone());
-        self.note(&account.id, move |record, now| {
-            if let Some(token) = &rejected {
-                record.set_rejected(Some((token, now)));
-            }
-            record.set_last_error(Some(&last));
-        })
-        .await;
-        answer = match FinalError::of_error(error) {
-            Some(final_error) if self.settings.for_host => answer.into_final(&final_error),
-            _ => {
-                answer.explain(error, &error_body);
-                answer
-            }
-        };
-        call.last = Some(Ok(answer));
-        Ended::With(Outcome::Unusable)
-    }
-
-    /// Lets an account cool, for all processes. One that another process has just found exhausted is left as it is.
-    async fn cool(&self, account: &Account, until: u64, code: Option<String>) -> u64 {
-        let (id, code) = (account.id.clone(), code.unwrap_or_else(|| QUOTA_CODE.to_owned()));
-        let change = move |record: &mut Record, now: u64| {
-            let known = record.exhausted_until();
-            if known <= now || known < until && until - known > LONGEST_WAIT_MS {
-                record.set_exhausted_until(until, Some(&code), now);
-            }
-            record.exhausted_until()
-        };
-        let written = self.tokens.with_registry(move |registry| registry.with_record(&id, change)).await;
-        written.ok().flatten().unwrap_or(until)
-    }
-
-    /// Notes what a success says of an account, if that is news.
-    async fn succeeded(&self, account: &Account, record: &Record) {
-        let was_exhausted = record.exhausted_until() > 0;
-        if was_exhausted {
-            let message = format!("The Qwen account \"{}\" can be asked again.", account.label);
-            self.tell(EventKind::Ready, account, &message, None);
-        }
-        if was_exhausted || record.rejected_at().is_some() || record.last_error().is_some() {
-            self.note(&account.id, |record, now| {
-                record.set_rejected(None);
-                record.set_last_error(None);
-                if record.exhausted_until() <= now {
-                    record.set_exhausted_until(0, None, now);
-                }
-            })
-            .await;
-        }
-        let before =
-            self.last_used.lock().unwrap_or_else(PoisonError::into_inner).replace(account.id.clone());
-        if let Some(before) = before.filter(|before| *before != account.id)
-            && self.settings.rotation != Rotation::RoundRobin
-        {
-            let message = format!("Requests go to the Qwen account \"{}\" now.", account.label);
-            let now = self.clock.now_ms();
-            let event = Event::of_account(EventKind::Switched, now, &account.id, &account.label, message);
-            self.emit(Event { from_account_id: Some(before), ..event });
-        }
-    }
-
-    /// In a host, a stream that says nothing is an error.
-    async fn watched(&self, mut answer: Answer, prepared: &Prepared) -> Answer {
-        if self.settings.for_host
-            && prepared.is_chat_stream
-            && let Some(problem) = answer.body.watch().await
-        {
-            return answer.into_final(&FinalError::of_stream(&problem));
-        }
-        answer
+        call.record.attempt_ended(status, verdict);
+        let shown_status = status.unwrap_or_default();
+        self.journal
+            .logger
+            .debug("attempt", &[("account", &account.id), ("status", &shown_status), ("verdict", &verdict)]);
+        attempt
     }
 
     /// Every account is out of quota: a smaller payload may still be answered.
@@ -390,7 +303,7 @@ impl Pipeline {
             return Ok(Ended::With(Outcome::Failed));
         };
         let account = call.view.account(&record);
-        let now = self.clock.now_ms();
+        let now = self.journal.clock.now_ms();
         let noted = self
             .tokens
             .with_registry(move |registry| registry.with_store(|document| document.set_degraded_at(now)));
@@ -398,7 +311,8 @@ impl Pipeline {
         let _ = noted.await;
         let Ok(token) = self.tokens.token(id, None).await else { return Ok(Ended::With(Outcome::Failed)) };
         call.budget.reserved = usize::MAX;
-        let sent = self.sender.attempt(&account, &token, &degraded, &mut call.budget, |_| {}).await;
+        call.record.note("degraded");
+        let sent = self.send(call, &account, &token, &degraded).await;
         let Some(mut answer) =
             sent.ok().map(|attempt| attempt.answer).filter(|answer| answer.status.is_success())
         else {
@@ -416,7 +330,7 @@ impl Pipeline {
 
     /// The last word: every account is out of quota.
     fn give_up(&self, call: &Call) -> Answer {
-        let now = self.clock.now_ms();
+        let now = self.journal.clock.now_ms();
         let free_at = call.plan.free_at().unwrap_or(now);
         let records = &call.view.document.records;
         let message = out_of_quota(records.len(), free_at, now, call.utc_offset_minutes);
@@ -432,23 +346,6 @@ impl Pipeline {
         answer.set_json(&json!({"error": {"message": message, "type": QUOTA_CODE, "code": code}}));
         answer.headers.insert(RETRY_AFTER, HeaderValue::from((free_at.saturating_sub(now)).div_ceil(1000)));
         answer
-    }
-
-    /// Writes what is known of an account.
-    async fn note(&self, id: &str, change: impl FnOnce(&mut Record, u64) + Send + 'static) {
-        let id = id.to_owned();
-        // What can't be written is only found out again.
-        let _ = self.tokens.with_registry(move |registry| registry.with_record(&id, change)).await;
-    }
-
-    fn tell(&self, kind: EventKind, account: &Account, message: &str, code: Option<Code>) {
-        let event =
-            Event::of_account(kind, self.clock.now_ms(), &account.id, &account.label, message.to_owned());
-        self.emit(Event { code, ..event });
-    }
-
-    fn emit(&self, event: Event) {
-        self.events.emit(event);
     }
 }
 

@@ -12,6 +12,7 @@ mod fields;
 pub mod guard;
 pub mod headers;
 pub mod host_errors;
+mod judge;
 pub mod plan;
 pub mod prepare;
 pub mod stream;

@@ -1,0 +1,187 @@
+//! What an account's answer means: for the call, for the account, and for those who want to know.
+
+use std::sync::PoisonError;
+
+use super::answer::Answer;
+use super::attempt::Attempt;
+use super::classify::{Verdict, error_code};
+use super::fetch::{Call, Ended, LONGEST_WAIT_MS, Pipeline, QUOTA_CODE};
+use super::host_errors::FinalError;
+use super::plan::Outcome;
+use super::prepare::Prepared;
+use crate::accounts::account::Account;
+use crate::accounts::cooldown::exhausted_until;
+use crate::accounts::rotation::Rotation;
+use crate::error::{Code, Error, Result};
+use crate::events::{Event, EventKind};
+use crate::oauth::token::Token;
+use crate::store::document::{LastError, Record};
+
+impl Pipeline {
+    /// What an account's answer means for the call.
+    pub(super) async fn judge(
+        &self,
+        call: &mut Call,
+        account: &Account,
+        record: &Record,
+        token: &Token,
+        attempt: Attempt,
+    ) -> Result<Ended> {
+        match attempt.verdict {
+            Verdict::Pass => {
+                let mut answer = attempt.answer;
+                if answer.status.is_success() {
+                    self.succeeded(account, record).await;
+                    answer = self.watched(answer, &call.prepared).await;
+                }
+                Ok(Ended::Answered(Box::new(answer)))
+            }
+            Verdict::TokenRejected => {
+                let message = "Qwen refused this login, and a fresh token for it too. Log in again with `opencode auth login`.";
+                let error = Error::new(Code::TokenRejected, message).with_account(&account.id);
+                self.tell(EventKind::NeedsLogin, account, error.message(), Some(error.code()));
+                Ok(self.unusable(call, account, token, attempt, &error).await)
+            }
+            Verdict::QuotaExhausted => {
+                call.quota_code = error_code(&attempt.error_body);
+                let now = self.journal.clock.now_ms();
+                let until = exhausted_until(now, self.settings.quota_cooldown_ms, attempt.retry_after_ms);
+                let until = self.cool(account, until, call.quota_code.clone()).await;
+                let message = format!("The quota of the Qwen account \"{}\" is used up.", account.label);
+                self.emit(Event {
+                    until: Some(until),
+                    code: Some(Code::QuotaExhausted),
+                    ..Event::of_account(EventKind::Exhausted, now, &account.id, &account.label, message)
+                });
+                Ok(Ended::With(Outcome::Exhausted(until)))
+            }
+            Verdict::RateLimited => {
+                let until = attempt.retry_after_ms.filter(|ms| *ms > LONGEST_WAIT_MS);
+                let limit = FinalError::of_rate_limit(
+                    attempt.retry_after_ms,
+                    self.journal.clock.now_ms(),
+                    call.utc_offset_minutes,
+                );
+                let answer = match limit {
+                    Some(limit) if self.settings.for_host => attempt.answer.into_final(&limit),
+                    _ => attempt.answer,
+                };
+                let Some(wait) = until else { return Ok(Ended::Answered(Box::new(answer))) };
+                self.cool(account, exhausted_until(self.journal.clock.now_ms(), 0, Some(wait)), None).await;
+                call.last = Some(Ok(answer));
+                Ok(Ended::With(Outcome::RateLimited))
+            }
+        }
+    }
+
+    /// The account's login does not work; what the server said is kept in case nobody else can be asked.
+    pub(super) async fn unusable(
+        &self,
+        call: &mut Call,
+        account: &Account,
+        token: &Token,
+        attempt: Attempt,
+        error: &Error,
+    ) -> Ended {
+        let Attempt { mut answer, error_body, .. } = attempt;
+        let now = self.journal.clock.now_ms();
+        let last = LastError {
+            code: error.code().as_str().to_owned(),
+            message: error.message().to_owned(),
+            at: now,
+        };
+        let rejected = (error.code() == Code::TokenRejected).then(|| token.access_token.clone());
+        self.note(&account.id, move |record, now| {
+            if let Some(token) = &rejected {
+                record.set_rejected(Some((token, now)));
+            }
+            record.set_last_error(Some(&last));
+        })
+        .await;
+        answer = match FinalError::of_error(error) {
+            Some(final_error) if self.settings.for_host => answer.into_final(&final_error),
+            _ => {
+                answer.explain(error, &error_body);
+                answer
+            }
+        };
+        call.last = Some(Ok(answer));
+        Ended::With(Outcome::Unusable)
+    }
+
+    /// Lets an account cool, for all processes. One that another process has just found exhausted is left as it is.
+    pub(super) async fn cool(&self, account: &Account, until: u64, code: Option<String>) -> u64 {
+        let (id, code) = (account.id.clone(), code.unwrap_or_else(|| QUOTA_CODE.to_owned()));
+        let change = move |record: &mut Record, now: u64| {
+            let known = record.exhausted_until();
+            if known <= now || known < until && until - known > LONGEST_WAIT_MS {
+                record.set_exhausted_until(until, Some(&code), now);
+            }
+            record.exhausted_until()
+        };
+        let written = self.tokens.with_registry(move |registry| registry.with_record(&id, change)).await;
+        written.ok().flatten().unwrap_or(until)
+    }
+
+    /// Notes what a success says of an account, if that is news.
+    pub(super) async fn succeeded(&self, account: &Account, record: &Record) {
+        let was_exhausted = record.exhausted_until() > 0;
+        if was_exhausted {
+            let message = format!("The Qwen account \"{}\" can be asked again.", account.label);
+            self.tell(EventKind::Ready, account, &message, None);
+        }
+        if was_exhausted || record.rejected_at().is_some() || record.last_error().is_some() {
+            self.note(&account.id, |record, now| {
+                record.set_rejected(None);
+                record.set_last_error(None);
+                if record.exhausted_until() <= now {
+                    record.set_exhausted_until(0, None, now);
+                }
+            })
+            .await;
+        }
+        let before =
+            self.last_used.lock().unwrap_or_else(PoisonError::into_inner).replace(account.id.clone());
+        if let Some(before) = before.filter(|before| *before != account.id)
+            && self.settings.rotation != Rotation::RoundRobin
+        {
+            let message = format!("Requests go to the Qwen account \"{}\" now.", account.label);
+            let now = self.journal.clock.now_ms();
+            let event = Event::of_account(EventKind::Switched, now, &account.id, &account.label, message);
+            self.emit(Event { from_account_id: Some(before), ..event });
+        }
+    }
+
+    /// In a host, a stream that says nothing is an error.
+    pub(super) async fn watched(&self, mut answer: Answer, prepared: &Prepared) -> Answer {
+        if self.settings.for_host
+            && prepared.is_chat_stream
+            && let Some(problem) = answer.body.watch().await
+        {
+            return answer.into_final(&FinalError::of_stream(&problem));
+        }
+        answer
+    }
+
+    /// Writes what is known of an account.
+    pub(super) async fn note(&self, id: &str, change: impl FnOnce(&mut Record, u64) + Send + 'static) {
+        let id = id.to_owned();
+        // What can't be written is only found out again.
+        let _ = self.tokens.with_registry(move |registry| registry.with_record(&id, change)).await;
+    }
+
+    pub(super) fn tell(&self, kind: EventKind, account: &Account, message: &str, code: Option<Code>) {
+        let event = Event::of_account(
+            kind,
+            self.journal.clock.now_ms(),
+            &account.id,
+            &account.label,
+            message.to_owned(),
+        );
+        self.emit(Event { code, ..event });
+    }
+
+    pub(super) fn emit(&self, event: Event) {
+        self.journal.events.emit(event);
+    }
+}
