@@ -1,0 +1,69 @@
+"use strict";
+
+// Reads the arguments.
+
+const { parseArgs } = require("node:util");
+const { COMMANDS } = require("./commands");
+const { UsageError } = require("./failure");
+
+const COMMON = {
+  json: { type: "boolean" },
+  help: { type: "boolean", short: "h" },
+  version: { type: "boolean", short: "v" },
+};
+
+/**
+ * @param {string[]} argv
+ * @returns {{command?: string, operand?: string, options: object}} without a command where only help or the version is
+ *   asked for
+ */
+function readArguments(argv) {
+  const { values, positionals } = parse(argv);
+  const [name, ...operands] = positionals;
+  const isKnown = name !== undefined && Object.hasOwn(COMMANDS, name);
+  if (name !== undefined && !isKnown) throw new UsageError(`There is no command ${JSON.stringify(name)}.`);
+  const command = isKnown ? COMMANDS[name] : { options: {} };
+  for (const [option, value] of Object.entries(values)) {
+    if (!Object.hasOwn(COMMON, option) && !Object.hasOwn(command.options, option)) {
+      throw new UsageError(`--${option} is no option of ${name ?? "this program without a command"}.`, name);
+    }
+    if (typeof value === "string" && value.trim() === "") throw new UsageError(`--${option} is empty.`, name);
+  }
+  if (values.help || values.version) return { command: name, options: values };
+  if (name === undefined) throw new UsageError("A command is missing.");
+  return { command: name, operand: readOperand(command.operand, operands, name), options: values };
+}
+
+function parse(argv) {
+  const options = Object.assign({}, ...Object.values(COMMANDS).map(({ options }) => options), COMMON);
+  const known = Object.entries(options).map(([name, { type, short }]) => [
+    name,
+    short ? { type, short } : { type },
+  ]);
+  try {
+    return parseArgs({
+      args: argv,
+      options: Object.fromEntries(known),
+      allowPositionals: true,
+      strict: true,
+    });
+  } catch (error) {
+    if (!String(error?.code).startsWith("ERR_PARSE_ARGS")) throw error;
+    throw new UsageError(
+      error.message,
+      argv.find((argument) => Object.hasOwn(COMMANDS, argument)),
+    );
+  }
+}
+
+function readOperand(wanted, [operand, ...more], command) {
+  if (wanted !== undefined && (operand === undefined || operand.trim() === "")) {
+    throw new UsageError(`${command} needs ${wanted}.`, command);
+  }
+  const surplus = wanted === undefined ? operand : more[0];
+  if (surplus !== undefined)
+    throw new UsageError(`${JSON.stringify(surplus)} is one argument too many.`, command);
+  return operand;
+}
+
+module.exports = { readArguments };

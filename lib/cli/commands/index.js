@@ -1,0 +1,14 @@
+"use strict";
+
+// The commands by name. Each has a `summary`, its `options` (for parseArgs, with what help says), perhaps an `operand`,
+// and `run`, which resolves with a `value` for JSON and `lines` for a person; `undefined` where it has printed by itself.
+
+const COMMANDS = {
+  login: require("./login"),
+  accounts: require("./accounts"),
+  use: require("./use"),
+  remove: require("./remove"),
+  status: require("./status"),
+};
+
+module.exports = { COMMANDS };

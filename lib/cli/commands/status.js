@@ -1,0 +1,68 @@
+"use strict";
+
+const { version } = require("../../../package.json");
+const { qwenDirectory } = require("../directory");
+const { LOG_IN, shown } = require("../naming");
+const { clean } = require("../text");
+const { distance, timeOfDay } = require("../time");
+
+async function run({ client, env, notes }) {
+  const accounts = await client.accounts();
+  const now = Date.now();
+  const activeAccount = accounts.find(({ active }) => active) ?? null;
+  const inState = (state) => accounts.filter((account) => account.state === state).length;
+  const value = {
+    activeAccount,
+    token: tokenOf(activeAccount, now),
+    accounts: {
+      total: accounts.length,
+      ready: inState("ready"),
+      cooling: inState("cooling"),
+      needsLogin: inState("needs-login"),
+    },
+    directory: qwenDirectory(env),
+    // They are a part of the answer here.
+    notes: notes.splice(0),
+    versions: { package: version, node: process.versions.node },
+  };
+  return { value, lines: describe(value, now) };
+}
+
+function tokenOf(account, now) {
+  if (account?.expiresAt === undefined) return null;
+  return { valid: account.expiresAt > now, expiresAt: account.expiresAt };
+}
+
+function describe({ activeAccount, token, accounts, directory, notes, versions }, now) {
+  const { total, ready, cooling, needsLogin } = accounts;
+  const rows = [
+    ...(activeAccount === null ? [["Account", `none. ${LOG_IN}`]] : describeAccount(activeAccount, now)),
+    ...(token === null ? [] : [["Token", describeToken(token, now)]]),
+    ["Accounts", `${total}: ${ready} ready, ${cooling} cooling, ${needsLogin} in need of a login`],
+    ["Files", clean(directory)],
+    ...notes.map((note) => ["Note", clean(note)]),
+    ["Versions", `opencode-qwen-cli-auth ${versions.package}, Node.js ${versions.node}`],
+  ];
+  return rows.map(([name, text]) => `${name.padEnd(10)}${text}`);
+}
+
+function describeAccount(account, now) {
+  const { state, coolingUntil, baseUrl, lastError } = account;
+  const until = state === "cooling" && coolingUntil ? `, free at ${timeOfDay(coolingUntil, now)}` : "";
+  return [
+    ["Account", `${shown(account)}, ${clean(state)}${until}`],
+    ["API", clean(baseUrl)],
+    ...(lastError ? [["Error", `${clean(lastError.message)} (${distance(lastError.at, now)})`]] : []),
+  ];
+}
+
+function describeToken({ valid, expiresAt }, now) {
+  const when = distance(expiresAt, now);
+  return valid ? `valid, expires ${when}` : `expired ${when}; the next request refreshes it`;
+}
+
+module.exports = {
+  summary: "show the active account, its token, files and versions",
+  options: {},
+  run,
+};

@@ -1,0 +1,91 @@
+"use strict";
+
+// The command line: reads the arguments, runs the command, prints what came of it.
+
+const { version } = require("../../package.json");
+const { createClient } = require("../api");
+const { readArguments } = require("./arguments");
+const { COMMANDS } = require("./commands");
+const { UsageError, describe } = require("./failure");
+const { Interrupt } = require("./interrupt");
+const { Screen } = require("./screen");
+const { clean, json } = require("./text");
+const { PROGRAM, help, usageLine } = require("./usage");
+
+const DONE = 0;
+const FAILED = 1;
+const WRONG_USAGE = 2;
+
+/** Events that the caller of a command has to know of. */
+const NOTABLE = new Set(["config", "store-repaired", "needs-login"]);
+
+/** Sets the exit code and lets the process end by itself: output is then complete, and so are tokens being written. */
+async function main() {
+  const streams = {
+    out: new Screen(process.stdout, process.env),
+    err: new Screen(process.stderr, process.env),
+  };
+  process.exitCode = await run(process.argv.slice(2), streams);
+}
+
+async function run(argv, streams) {
+  let request;
+  try {
+    request = readArguments(argv);
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+    streams.err.print(clean(error.message), usageLine(error.command), `See ${PROGRAM} --help.`);
+    return WRONG_USAGE;
+  }
+  const { command, options } = request;
+  if (options.help) {
+    streams.out.print(...help(command));
+    return DONE;
+  }
+  if (options.version) {
+    streams.out.print(options.json ? json({ version }) : version);
+    return DONE;
+  }
+  return execute(request, streams);
+}
+
+async function execute({ command, operand, options }, { out, err }) {
+  const interrupt = new Interrupt([process.stdout, process.stderr]);
+  const notes = [];
+  const tellNotes = () => err.print(...new Set(notes.splice(0).map((note) => `Note: ${clean(note)}`)));
+  let client;
+  try {
+    client = createClient({ onEvent: ({ type, message }) => NOTABLE.has(type) && notes.push(message) });
+    const { signal } = interrupt;
+    signal.addEventListener("abort", () => client.close());
+    // What only a person needs to see must not get between a program and its JSON.
+    const screen = options.json && command === "login" ? err : out;
+    const result = await COMMANDS[command].run({
+      client,
+      operand,
+      options,
+      signal,
+      screen,
+      notes,
+      tellNotes,
+      env: process.env,
+    });
+    tellNotes();
+    if (result !== undefined) out.print(...(options.json ? [json(result.value, 2)] : result.lines));
+    return DONE;
+  } catch (error) {
+    tellNotes();
+    if (interrupt.exitCode !== undefined) {
+      if (interrupt.isBySignal) err.print("Cancelled.");
+      return interrupt.exitCode;
+    }
+    err.print(clean(error.message));
+    if (options.json) out.print(json({ error: describe(error) }, 2));
+    return FAILED;
+  } finally {
+    client?.close();
+    interrupt.release();
+  }
+}
+
+module.exports = { main };

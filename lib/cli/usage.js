@@ -1,0 +1,65 @@
+"use strict";
+
+// What help says.
+
+const { COMMANDS } = require("./commands");
+
+const PROGRAM = "opencode-qwen-cli-auth";
+
+const COMMON = [
+  ["--json", "print JSON"],
+  ["-h, --help", "show this help"],
+  ["-v, --version", "show the version"],
+];
+
+/** The line that a wrong call is answered with. */
+function usageLine(name) {
+  if (name === undefined) {
+    return `Usage: ${PROGRAM} <${Object.keys(COMMANDS).join("|")}> [options]`;
+  }
+  const { operand, options } = COMMANDS[name];
+  const parts = Object.entries(options).map(([option, { value }]) => `[${flag(option, value)}]`);
+  return ["Usage:", PROGRAM, name, ...(operand ? [operand] : []), ...parts, "[--json]"].join(" ");
+}
+
+function help(name) {
+  if (name === undefined) {
+    const commands = Object.entries(COMMANDS).map(([command, { operand, summary }]) => [
+      operand ? `${command} ${operand}` : command,
+      summary,
+    ]);
+    return [
+      usageLine(),
+      "",
+      "Commands:",
+      ...columns(commands),
+      "",
+      "Options of all commands:",
+      ...columns(COMMON),
+      "",
+      `"${PROGRAM} <command> --help" shows the options of a command.`,
+      "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 ended by Ctrl-C.",
+    ];
+  }
+  const { summary, options } = COMMANDS[name];
+  const own = Object.entries(options).map(([option, { value, summary }]) => [flag(option, value), summary]);
+  return [
+    usageLine(name),
+    "",
+    `${summary[0].toUpperCase()}${summary.slice(1)}.`,
+    "",
+    "Options:",
+    ...columns([...own, ...COMMON]),
+  ];
+}
+
+function flag(option, value) {
+  return value === undefined ? `--${option}` : `--${option} ${value}`;
+}
+
+function columns(rows) {
+  const width = Math.max(...rows.map(([left]) => left.length));
+  return rows.map(([left, right]) => `  ${left.padEnd(width)}  ${right}`);
+}
+
+module.exports = { PROGRAM, help, usageLine };
