@@ -1,6 +1,16 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { once } from "node:events";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { describe, test } from "node:test";
@@ -483,6 +493,20 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     writeAccounts(context, [{ label: "work" }, { label: "second" }]);
     const { stderr, signal } = await watch.ended;
     assert.deepEqual([stderr, signal], ["", null]);
+  });
+
+  test("output that can't be written is a failure", { skip: !existsSync("/dev/full") }, async (t) => {
+    const { env } = await setUp(t, { accounts: [{ label: "work" }] });
+    for (const args of [["--help"], ["accounts"], ["accounts", "--watch"]]) {
+      const stdio = ["ignore", openSync("/dev/full", "w"), "pipe"];
+      const child = spawn(process.execPath, [PROGRAM, ...args], { env, stdio });
+      t.after(() => child.kill("SIGKILL"));
+      closeSync(stdio[1]);
+      const closed = once(child, "close");
+      const stderr = await child.stderr.setEncoding("utf8").toArray();
+      assert.deepEqual(await closed, [1, null]);
+      assert.match(stderr.join(""), /^Could not write the output: ENOSPC.*\n$/);
+    }
   });
 
   describe(

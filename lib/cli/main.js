@@ -25,7 +25,14 @@ async function main() {
     out: new Screen(process.stdout, process.env),
     err: new Screen(process.stderr, process.env),
   };
-  process.exitCode = await run(process.argv.slice(2), streams);
+  process.stdout.on("error", (error) => {
+    // A reader that has seen enough is no failure.
+    if (error.code === "EPIPE") return;
+    process.exitCode = FAILED;
+    streams.err.print(`Could not write the output: ${clean(error.message)}. Check the disk it goes to.`);
+  });
+  const exitCode = await run(process.argv.slice(2), streams);
+  process.exitCode ||= exitCode;
 }
 
 async function run(argv, streams) {
