@@ -8,9 +8,15 @@ const { distance, timeOfDay } = require("./time");
 
 const GAP = "  ";
 const HEADINGS = ["", "ACCOUNT", "STATE", "TOKEN EXPIRES", "LAST ERROR"];
-/** What columns can do with at the least, and in which order they give way. */
-const LEAST = [1, 8, 11, 7, 0];
-const GIVES_WAY = [4, 1, 3, 2];
+/** How columns give way where there is no room: which one, and down to what width. */
+const CONCESSIONS = [
+  [1, 20],
+  [4, 12],
+  [1, 8],
+  [4, 0],
+  [3, 7],
+  [2, 11],
+];
 
 /** @returns {string[]} lines of `columns` cells at the most */
 function accountsTable(accounts, { columns, now }) {
@@ -47,8 +53,8 @@ function inWords(code) {
 function fit(natural, columns) {
   const widths = [...natural];
   let surplus = widths.reduce((sum, width) => sum + width, GAP.length * (widths.length - 1)) - columns;
-  for (const column of GIVES_WAY) {
-    const given = Math.max(0, Math.min(surplus, widths[column] - LEAST[column]));
+  for (const [column, least] of CONCESSIONS) {
+    const given = Math.max(0, Math.min(surplus, widths[column] - least));
     widths[column] -= given;
     surplus -= given;
   }
