@@ -33,7 +33,14 @@ async function readRequest(input, init = {}) {
   const { body, contentType } = await readBody(bodyOf(init, source, input));
   if (contentType !== null && !hasHeader(headers, "content-type")) headers.push("content-type", contentType);
   const utcOffsetMinutes = -new Date().getTimezoneOffset();
-  const request = { url: readUrl(input), method: normalizedMethod(method), headers, redirect, body, utcOffsetMinutes };
+  const request = {
+    url: readUrl(input),
+    method: normalizedMethod(method),
+    headers,
+    redirect,
+    body,
+    utcOffsetMinutes,
+  };
   return { request, signal };
 }
 
@@ -76,7 +83,8 @@ function readHeaders(headers) {
     if (typeof headers[Symbol.iterator] === "function") {
       for (const pair of headers) {
         const [name, value, ...rest] = pair;
-        if (value === undefined || rest.length > 0) throw invalidArgument("headers", "must hold pairs of name and value");
+        if (value === undefined || rest.length > 0)
+          throw invalidArgument("headers", "must hold pairs of name and value");
         add(name, value);
       }
     } else {

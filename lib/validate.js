@@ -34,7 +34,8 @@ const text = (value, name) => {
 const label = (value, name) => {
   text(value, name);
   // eslint-disable-next-line no-control-regex -- control characters are what is looked for
-  if (/[\u0000-\u001f\u007f-\u009f]/u.test(value)) throw invalidArgument(name, "must not hold control characters");
+  if (/[\u0000-\u001f\u007f-\u009f]/u.test(value))
+    throw invalidArgument(name, "must not hold control characters");
   return value;
 };
 
