@@ -118,6 +118,13 @@ declare namespace qwen {
      */
     degrade?: boolean;
     /**
+     * Whether the qwen CLI is asked when every account is out of quota, a shorter request too. It runs on whatever login
+     * or key it has, which may be paid for: turning it on is the consent.
+     *
+     * @defaultValue `OPENCODE_QWEN_ENABLE_CLI_FALLBACK`, else `false`
+     */
+    cliFallback?: boolean;
+    /**
      * Whether chat bodies are shaped as the official CLI shapes them: one system message first, no role `developer`,
      * cache markers, `metadata`, `vl_high_resolution_images`. Output caps apply in any case.
      *
@@ -148,6 +155,7 @@ declare namespace qwen {
      * - `switched`: requests go to another account from now on
      * - `ready`: an account that was out of quota has answered again
      * - `degraded`: every account is out of quota, and a shorter request was answered
+     * - `cli-fallback`: every account is out of quota, and the qwen CLI answered
      * - `store-repaired`: a damaged file was moved aside, or a login was found that no account had
      */
     type:
@@ -159,6 +167,7 @@ declare namespace qwen {
       | "switched"
       | "ready"
       | "degraded"
+      | "cli-fallback"
       | "store-repaired";
     /** When, in epoch milliseconds. */
     at: number;
@@ -231,7 +240,8 @@ declare namespace qwen {
      *
      * The active account is asked, or the next that is ready. One that is out of quota is left alone for a while, and
      * the same payload goes to the next; each is asked once. When none is left, a shorter request is tried (the answer
-     * then has the header `x-qwen-degraded: 1`), and then the answer is a 429 that says when the first account is free.
+     * then has the header `x-qwen-degraded: 1`), then the qwen CLI where that is turned on (`x-qwen-cli-fallback: 1`), and
+     * then the answer is a 429 that says when the first account is free.
      * A rate limit of up to 10 s is waited for, once.
      *
      * An HTTP error of the API is a `Response`, with status, `Retry-After` and the error's `code` as the server sent
@@ -363,6 +373,10 @@ declare namespace qwen {
     | "ERR_QWEN_QUOTA_EXHAUSTED"
     /** The account may not be asked for a while. */
     | "ERR_QWEN_RATE_LIMITED"
+    /** The qwen CLI was not found. Not thrown by `fetch`: its message is part of the 429's. */
+    | "ERR_QWEN_CLI_NOT_FOUND"
+    /** The qwen CLI did not answer. Not thrown by `fetch`: its message is part of the 429's. */
+    | "ERR_QWEN_CLI_FAILED"
     /** The native addon could not be loaded. */
     | "ERR_QWEN_NATIVE_BINDING"
     /** A defect of this package. */
