@@ -136,6 +136,7 @@ const CLIENT_FIELDS = {
   quotaCooldownMs: milliseconds,
   rotation: oneOf(["sequential", "round-robin", "hybrid"]),
   degrade: boolean,
+  cliFallback: boolean,
   qwenMode: boolean,
   connectTimeoutMs: milliseconds,
   idleTimeoutMs: milliseconds,

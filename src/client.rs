@@ -9,6 +9,7 @@ use crate::accounts::standing::{Standing, standing};
 use crate::base_url::display;
 use crate::browser;
 use crate::busy::Busy;
+use crate::cli::CliFallback;
 use crate::clock::Clock;
 use crate::config::{ClientConfig, ClientOptions};
 use crate::environment::Environment;
@@ -124,6 +125,9 @@ impl Client {
             RequestLog::off()
         };
         let events = logged(events, logger.clone());
+        let fallback = config
+            .cli_fallback
+            .then(|| Arc::new(CliFallback::new(environment.clone(), config.paths.clone(), clock.clone())));
         for message in &config.warnings {
             events.emit(Event::new(EventKind::Config, clock.now_ms(), message.clone()));
         }
@@ -152,6 +156,7 @@ impl Client {
             rotation: config.rotation,
             quota_cooldown_ms: u64::try_from(config.quota_cooldown.as_millis()).unwrap_or(u64::MAX),
             degrade: config.degrade,
+            fallback,
         };
         let sender = Sender {
             http,

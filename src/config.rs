@@ -58,6 +58,8 @@ pub struct ClientOptions {
     pub rotation: Option<Rotation>,
     /// Whether a smaller payload is tried when every account is out of quota.
     pub degrade: Option<bool>,
+    /// Whether the qwen CLI is asked when every account is out of quota.
+    pub cli_fallback: Option<bool>,
     /// Whether bodies are shaped as the official CLI shapes them.
     pub qwen_mode: Option<bool>,
     /// Limit of making a connection.
@@ -88,6 +90,8 @@ pub struct ClientConfig {
     pub rotation: Rotation,
     /// Whether a smaller payload is tried when every account is out of quota.
     pub degrade: bool,
+    /// Whether the qwen CLI is asked when every account is out of quota.
+    pub cli_fallback: bool,
     /// Whether bodies are shaped as the official CLI shapes them.
     pub qwen_mode: bool,
     /// How long a request may stay silent.
@@ -130,6 +134,9 @@ impl ClientConfig {
             degrade: options
                 .degrade
                 .unwrap_or_else(|| switch(environment, "OPENCODE_QWEN_DEGRADE", true, &mut warnings)),
+            cli_fallback: options.cli_fallback.unwrap_or_else(|| {
+                switch(environment, "OPENCODE_QWEN_ENABLE_CLI_FALLBACK", false, &mut warnings)
+            }),
             oauth: oauth_config(&options.oauth, environment, "oauth.")?,
             http: HttpConfig::from_environment(
                 environment,

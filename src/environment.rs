@@ -18,6 +18,11 @@ impl Environment {
         found.map(String::as_str).filter(|value| !value.trim().is_empty())
     }
 
+    /// All variables as they were handed in, empty ones too.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// The first of several names that is set, as with `HTTPS_PROXY` and `https_proxy`.
     #[must_use]
     pub fn first(&self, names: &[&'static str]) -> Option<(&'static str, &str)> {

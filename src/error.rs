@@ -49,6 +49,10 @@ pub enum Code {
     QuotaExhausted,
     /// The account may not be asked for a while.
     RateLimited,
+    /// There is no qwen CLI to fall back on.
+    CliNotFound,
+    /// The qwen CLI could not answer.
+    CliFailed,
     /// A defect of this package.
     Internal,
 }
@@ -79,6 +83,8 @@ impl Code {
             Self::TokenRejected => "ERR_QWEN_TOKEN_REJECTED",
             Self::QuotaExhausted => "ERR_QWEN_QUOTA_EXHAUSTED",
             Self::RateLimited => "ERR_QWEN_RATE_LIMITED",
+            Self::CliNotFound => "ERR_QWEN_CLI_NOT_FOUND",
+            Self::CliFailed => "ERR_QWEN_CLI_FAILED",
             Self::Internal => "ERR_QWEN_INTERNAL",
         }
     }

@@ -6,6 +6,7 @@ pub mod accounts;
 pub mod base_url;
 pub mod browser;
 pub mod busy;
+pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;

@@ -77,7 +77,8 @@ impl Paths {
 }
 
 /// Expands a leading `~`, as the qwen CLI does.
-fn expand_home(value: &str, home: &Path) -> PathBuf {
+#[must_use]
+pub fn expand_home(value: &str, home: &Path) -> PathBuf {
     if value == "~" {
         return home.to_owned();
     }

@@ -43,6 +43,7 @@ pub struct ClientSettings {
     /// One of the names of `Rotation`.
     pub rotation: Option<String>,
     pub degrade: Option<bool>,
+    pub cli_fallback: Option<bool>,
     pub qwen_mode: Option<bool>,
     pub connect_timeout_ms: Option<u32>,
     pub idle_timeout_ms: Option<u32>,
@@ -136,6 +137,7 @@ impl From<ClientSettings> for ClientOptions {
             quota_cooldown: milliseconds(settings.quota_cooldown_ms),
             rotation: settings.rotation.as_deref().and_then(Rotation::from_name),
             degrade: settings.degrade,
+            cli_fallback: settings.cli_fallback,
             qwen_mode: settings.qwen_mode,
             connect_timeout: milliseconds(settings.connect_timeout_ms),
             idle_timeout: milliseconds(settings.idle_timeout_ms),

@@ -11,6 +11,7 @@ use url::Url;
 
 use super::guard::Guard;
 use super::host_errors::FinalError;
+use crate::cli::{CliAnswer, CliBody};
 use crate::error::{Code, Error, Result};
 use crate::http::TransportError;
 use crate::request_log::{Outcome, RequestRecord};
@@ -20,6 +21,8 @@ const MAX_HELD: usize = 1024 * 1024;
 
 /// Says which of our errors an answer stands for.
 const ERROR_HEADER: HeaderName = HeaderName::from_static("x-qwen-error");
+/// Says that the qwen CLI answered.
+const FALLBACK_HEADER: HeaderName = HeaderName::from_static("x-qwen-cli-fallback");
 /// Says which account answered.
 const ACCOUNT_HEADER: HeaderName = HeaderName::from_static("x-qwen-account");
 
@@ -83,6 +86,17 @@ impl Answer {
         self
     }
 
+    /// What the qwen CLI answered.
+    #[must_use]
+    pub fn of_cli(url: Url, answer: CliAnswer) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+        headers.insert(FALLBACK_HEADER, HeaderValue::from_static("1"));
+        let body =
+            Body { source: Some(Source::Cli(Box::new(answer.body))), ..Body::from_bytes(Bytes::new()) };
+        Self { status: StatusCode::OK, headers, url, body }
+    }
+
     /// An answer that no server sent.
     #[must_use]
     pub fn without_server(url: Url, error: &FinalError) -> Self {
@@ -99,12 +113,19 @@ impl Answer {
     }
 }
 
+/// Where the rest of a body comes from.
+#[derive(Debug)]
+enum Source {
+    Network(Box<reqwest::Response>),
+    Cli(Box<CliBody>),
+}
+
 /// The bytes of an answer, as they come.
 #[derive(Debug)]
 pub struct Body {
     /// What was read ahead.
     head: VecDeque<Bytes>,
-    live: Option<reqwest::Response>,
+    source: Option<Source>,
     /// What was found to be wrong with the rest.
     failure: Option<Error>,
     idle_timeout: Duration,
@@ -118,7 +139,7 @@ impl Body {
     pub fn from_bytes(bytes: Bytes) -> Self {
         Self {
             head: VecDeque::from([bytes]),
-            live: None,
+            source: None,
             failure: None,
             idle_timeout: Duration::MAX,
             guard: None,
@@ -131,7 +152,7 @@ impl Body {
     pub fn live(response: reqwest::Response, idle_timeout: Duration) -> Self {
         Self {
             head: VecDeque::new(),
-            live: Some(response),
+            source: Some(Source::Network(Box::new(response))),
             failure: None,
             idle_timeout,
             guard: None,
@@ -182,7 +203,7 @@ impl Body {
                 }
                 Err(error) => {
                     let rest = guard.end(Some(&error));
-                    (self.guard, self.live) = (None, None);
+                    (self.guard, self.source) = (None, None);
                     return Ok(rest);
                 }
             }
@@ -190,17 +211,14 @@ impl Body {
     }
 
     async fn receive(&mut self) -> Result<Option<Bytes>> {
-        let Some(response) = &mut self.live else { return Ok(None) };
-        let host = response.url().host_str().unwrap_or("Qwen").to_owned();
-        let chunk = match tokio::time::timeout(self.idle_timeout, response.chunk()).await {
-            Ok(Ok(chunk)) => Ok(chunk),
-            Ok(Err(error)) => {
-                Err(TransportError { before_send: false, ..TransportError::new(&error, &host) }.error)
-            }
-            Err(_) => Err(TransportError::timeout(&host, self.idle_timeout).error),
+        let chunk = match &mut self.source {
+            None => Ok(None),
+            Some(Source::Network(response)) => receive(response, self.idle_timeout).await,
+            // It has limits of its own.
+            Some(Source::Cli(body)) => body.next().await,
         };
         if !matches!(chunk, Ok(Some(_))) {
-            self.live = None;
+            self.source = None;
         }
         chunk
     }
@@ -254,5 +272,16 @@ impl Body {
             }
         }
         Ok(())
+    }
+}
+
+async fn receive(response: &mut reqwest::Response, idle_timeout: Duration) -> Result<Option<Bytes>> {
+    let host = response.url().host_str().unwrap_or("Qwen").to_owned();
+    match tokio::time::timeout(idle_timeout, response.chunk()).await {
+        Ok(Ok(chunk)) => Ok(chunk),
+        Ok(Err(error)) => {
+            Err(TransportError { before_send: false, ..TransportError::new(&error, &host) }.error)
+        }
+        Err(_) => Err(TransportError::timeout(&host, idle_timeout).error),
     }
 }

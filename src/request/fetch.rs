@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use http::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{HeaderName, StatusCode};
 use serde_json::json;
+use tokio::runtime::Handle;
 use url::Url;
 
 use super::answer::Answer;
@@ -22,9 +23,10 @@ use crate::accounts::registry::View;
 use crate::accounts::rotation::Rotation;
 use crate::accounts::standing::standing;
 use crate::base_url::display;
+use crate::cli::CliFallback;
 use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
-use crate::events::{EventKind, Events};
+use crate::events::{Event, EventKind, Events};
 use crate::logging::Logger;
 use crate::oauth::token::Token;
 use crate::request_log::{self, RequestLog, RequestRecord};
@@ -55,6 +57,8 @@ pub struct Settings {
     pub quota_cooldown_ms: u64,
     /// Whether a smaller payload is tried when every account is out of quota.
     pub degrade: bool,
+    /// The qwen CLI, where it may be asked when every account is out of quota.
+    pub fallback: Option<Arc<CliFallback>>,
 }
 
 /// When things happen, and who is told.
@@ -94,6 +98,8 @@ pub(super) struct Call {
     /// The server's code for the last quota error.
     pub(super) quota_code: Option<String>,
     pub(super) utc_offset_minutes: i32,
+    /// Why the CLI did not answer.
+    pub(super) cli_failure: Option<Error>,
     pub(super) record: RequestRecord,
 }
 
@@ -159,7 +165,7 @@ impl Pipeline {
             let ended = match step {
                 Step::Ask(id) => self.ask(call, &id).await?,
                 Step::Degrade(id) => self.degrade(call, &id).await?,
-                Step::FallBack => Ended::With(Outcome::Failed),
+                Step::FallBack => self.fall_back(call).await?,
                 Step::GiveUp => return Ok(self.give_up(call)),
                 Step::PassOn => {
                     return call
@@ -204,7 +210,7 @@ impl Pipeline {
             now_ms,
             degraded_at: view.document.degraded_at(),
             may_degrade: self.settings.degrade && prepared.is_chat,
-            may_fall_back: false,
+            may_fall_back: self.settings.fallback.is_some() && prepared.is_chat,
         });
         let budget = Budget::for_accounts(records.len());
         let record = self.journal.request_log.start(&request_log::Start {
@@ -214,7 +220,17 @@ impl Pipeline {
             body: prepared.body.as_ref(),
             stream: prepared.is_chat_stream,
         });
-        Ok(Call { prepared, view, plan, budget, last: None, quota_code: None, utc_offset_minutes, record })
+        Ok(Call {
+            prepared,
+            view,
+            plan,
+            budget,
+            last: None,
+            quota_code: None,
+            utc_offset_minutes,
+            cli_failure: None,
+            record,
+        })
     }
 
     /// The ids of this request: the host's own session where it names one.
@@ -328,12 +344,40 @@ impl Pipeline {
         Ok(Ended::Answered(Box::new(self.watched(answer, &degraded).await)))
     }
 
+    /// Every account is out of quota: the qwen CLI has a login or key of its own.
+    async fn fall_back(&self, call: &mut Call) -> Result<Ended> {
+        let (Some(fallback), Some(body)) = (self.settings.fallback.clone(), call.prepared.body.clone())
+        else {
+            return Ok(Ended::With(Outcome::Failed));
+        };
+        call.record.note("cli-fallback");
+        // It begins with files: they must not hold up other requests.
+        let runtime = Handle::current();
+        let answering = move || runtime.block_on(fallback.complete(&body));
+        let answer = match tokio::task::spawn_blocking(answering).await.map_err(Error::internal)? {
+            Ok(answer) => answer,
+            Err(error) => {
+                call.cli_failure = Some(error);
+                return Ok(Ended::With(Outcome::Failed));
+            }
+        };
+        let now = self.journal.clock.now_ms();
+        let message = "All accounts are out of quota; the qwen CLI answered.".to_owned();
+        self.emit(Event::new(EventKind::CliFallback, now, message));
+        let url = call.prepared.target.url_below(&self.settings.base_url);
+        let answer = Answer::of_cli(url, answer);
+        Ok(Ended::Answered(Box::new(self.watched(answer, &call.prepared).await)))
+    }
+
     /// The last word: every account is out of quota.
     fn give_up(&self, call: &Call) -> Answer {
         let now = self.journal.clock.now_ms();
         let free_at = call.plan.free_at().unwrap_or(now);
         let records = &call.view.document.records;
-        let message = out_of_quota(records.len(), free_at, now, call.utc_offset_minutes);
+        let mut message = out_of_quota(records.len(), free_at, now, call.utc_offset_minutes);
+        if let Some(failure) = &call.cli_failure {
+            message = format!("{message}\n{}", failure.message());
+        }
         let url = call.prepared.target.url_below(&self.settings.base_url);
         let final_error = FinalError::of_quota(&message);
         let mut answer = Answer::without_server(url, &final_error);

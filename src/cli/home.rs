@@ -1,0 +1,212 @@
+//! The private directories that the CLI runs in, and the settings it finds there.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::login::Login;
+use super::prompt::SYSTEM_PROMPT;
+use crate::environment::Environment;
+use crate::error::{Error, Result};
+use crate::paths::Paths;
+use crate::store::atomic;
+
+/// Where the CLI looks for settings that an administrator made.
+const SYSTEM_DIRECTORY: &str = if cfg!(target_os = "macos") {
+    "/Library/Application Support/QwenCode"
+} else if cfg!(windows) {
+    "C:\\ProgramData\\qwen-code"
+} else {
+    "/etc/qwen-code"
+};
+/// No settings file is anywhere near this large.
+const MAX_SETTINGS: u64 = 4 * 1024 * 1024;
+/// With its marker the CLI leaves the file as it is; 0.15.10 would ask for the language of the system otherwise.
+const OUTPUT_LANGUAGE: &str = "# Output language preference: auto\n<!-- qwen-code:llm-output-language: auto -->\n\n\
+    Write in the language of the conversation.\n";
+
+/// Directories of one run. Dropping it removes them.
+#[derive(Debug)]
+pub struct Workspace {
+    root: tempfile::TempDir,
+}
+
+impl Workspace {
+    /// Makes an empty working directory, and beside it the home of a CLI without memory, hooks, servers, skills and
+    /// statistics.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`.
+    pub fn create(environment: &Environment, login: &Login) -> Result<Self> {
+        let base = environment.first(&["TMPDIR", "TEMP", "TMP"]);
+        let base = base.map_or_else(std::env::temp_dir, |(_, value)| PathBuf::from(value));
+        let base = std::path::absolute(&base).unwrap_or(base);
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("qwen-fallback-");
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+        let root =
+            builder.tempdir_in(&base).map_err(|error| Error::io("create a directory in", &base, &error))?;
+        let workspace = Self { root };
+        for directory in [workspace.home(), workspace.work()] {
+            atomic::create_private_directory(&directory)?;
+        }
+        let settings = settings(login).to_string();
+        for (name, contents) in [
+            // The CLI looks for one from the working directory up, and others may write where temporary files are.
+            (".env", ""),
+            ("home/settings.json", settings.as_str()),
+            ("home/defaults.json", "{\"$version\":4}"),
+            ("home/system.md", SYSTEM_PROMPT),
+            ("home/output-language.md", OUTPUT_LANGUAGE),
+        ] {
+            write(&workspace.root.path().join(name), contents)?;
+        }
+        Ok(workspace)
+    }
+
+    /// The working directory, which stays empty.
+    #[must_use]
+    pub fn work(&self) -> PathBuf {
+        self.root.path().join("work")
+    }
+
+    fn home(&self) -> PathBuf {
+        self.root.path().join("home")
+    }
+
+    /// What leads the CLI here.
+    #[must_use]
+    pub fn variables(&self) -> Vec<(&'static str, PathBuf)> {
+        let home = self.home();
+        vec![
+            // An administrator's settings would win over a user's, so ours are given as those.
+            ("QWEN_CODE_SYSTEM_SETTINGS_PATH", home.join("settings.json")),
+            ("QWEN_CODE_SYSTEM_DEFAULTS_PATH", home.join("defaults.json")),
+            ("QWEN_SYSTEM_MD", home.join("system.md")),
+            ("QWEN_RUNTIME_DIR", home.clone()),
+            ("QWEN_HOME", home),
+        ]
+    }
+}
+
+fn write(path: &Path, contents: &str) -> Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options.open(path).and_then(|mut file| file.write_all(contents.as_bytes()));
+    written.map_err(|error| Error::io("write", path, &error))
+}
+
+/// The settings: the login, and everything else off. Names of several versions stand side by side; the CLI skips those
+/// that it does not know.
+fn settings(login: &Login) -> Value {
+    let mut settings = json!({
+        "$version": 4,
+        "privacy": {"usageStatisticsEnabled": false},
+        "telemetry": {"enabled": false, "logPrompts": false},
+        "general": {
+            "enableAutoUpdate": false, "disableAutoUpdate": true, "disableUpdateNag": true, "chatRecording": false,
+            "preventSystemSleep": false, "checkpointing": {"enabled": false},
+        },
+        "disableAllHooks": true,
+        "mcpServers": {},
+        "memory": {"enableManagedAutoMemory": false, "enableManagedAutoDream": false, "enableAutoSkill": false},
+        "skills": {"disabledLevels": ["project", "user", "extension", "bundled"]},
+        "ide": {"enabled": false},
+        "ui": {"disableWorkflowKeywordTrigger": true, "enableFollowupSuggestions": false},
+        "tools": {"approvalMode": "default", "autoAccept": false, "codeModeOnly": false, "sandbox": false},
+        // Files of this name are read into the prompt, from the working directory up.
+        "context": {"fileName": "no-memory-for-the-fallback.md"},
+    });
+    for (name, value) in &login.settings {
+        settings[name] = value.clone();
+    }
+    settings["security"]["folderTrust"] = json!({"enabled": false});
+    settings["model"]["skipStartupContext"] = true.into();
+    settings["model"]["skipNextSpeakerCheck"] = true.into();
+    settings
+}
+
+/// Reads what the user, and the system around, have set the CLI up with.
+#[must_use]
+pub fn login(environment: &Environment, paths: &Paths) -> Login {
+    let system = environment
+        .get("QWEN_CODE_SYSTEM_SETTINGS_PATH")
+        .map_or_else(|| Path::new(SYSTEM_DIRECTORY).join("settings.json"), PathBuf::from);
+    let defaults = environment
+        .get("QWEN_CODE_SYSTEM_DEFAULTS_PATH")
+        .map_or_else(|| system.with_file_name("system-defaults.json"), PathBuf::from);
+    let user = paths.qwen_dir().join("settings.json");
+    let documents: Vec<Value> = [&defaults, &user, &system].map(|path| document(path)).into();
+    let env_files = [paths.qwen_dir().to_owned(), paths.home().join(".qwen"), paths.home().to_owned()];
+    let env_files: Vec<String> =
+        env_files.iter().filter_map(|directory| read(&directory.join(".env"))).collect();
+    Login::new(environment, &documents, &env_files)
+}
+
+/// A settings file, which may have comments; nothing where there is none that can be read.
+fn document(path: &Path) -> Value {
+    let parsed = read(path).and_then(|mut text| {
+        json_strip_comments::strip(&mut text).ok()?;
+        serde_json::from_str(&text).ok()
+    });
+    parsed.unwrap_or_else(|| Value::Object(Map::new()))
+}
+
+fn read(path: &Path) -> Option<String> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    let file =
+        File::open(path).ok().filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file()))?;
+    file.take(MAX_SETTINGS).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_settings_hold_the_login_and_turn_the_rest_off() {
+        let user = json!({"security": {"auth": {"selectedType": "openai"}}, "model": {"name": "m"}, "modelProviders": {"openai": []}});
+        let settings = settings(&Login::new(&Environment::default(), &[user], &[]));
+        assert_eq!(
+            settings["security"],
+            json!({"auth": {"selectedType": "openai"}, "folderTrust": {"enabled": false}})
+        );
+        assert_eq!(settings["model"]["name"], "m");
+        assert_eq!(settings["modelProviders"], json!({"openai": []}));
+        assert_eq!(settings["disableAllHooks"], true);
+        let nothing = super::settings(&Login::default());
+        assert_eq!(nothing["model"]["skipStartupContext"], true);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn the_directories_are_private_and_go_away() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let temporary = tempfile::tempdir().unwrap();
+        let environment = [("TMPDIR", temporary.path().to_str().unwrap())].into_iter().collect();
+        let workspace = Workspace::create(&environment, &Login::default()).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(workspace.root.path()), 0o700);
+        assert_eq!(mode(&workspace.home().join("settings.json")), 0o600);
+        assert_eq!(fs::read_dir(workspace.work()).unwrap().count(), 0);
+        drop(workspace);
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn comments_in_settings_are_no_matter() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("settings.json");
+        write(&path, "{ // mine\n \"a\": \"//b\" /* c */ }").unwrap();
+        assert_eq!(document(&path), json!({"a": "//b"}));
+        assert_eq!(document(temporary.path()), json!({}));
+        assert_eq!(document(&temporary.path().join("none")), json!({}));
+    }
+}
