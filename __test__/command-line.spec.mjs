@@ -192,13 +192,20 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     const [, userCode] = /user_code=(\S+?)&/.exec(lines[2]);
     assert.equal(lines[2], `  ${server.url}/authorize?user_code=${userCode}&client=qwen-code`);
     assert.equal(lines[4], `The code is ${userCode}. It is valid for 15 min.`);
-    assert.match(lines[5], /^Logged in as "work" \(acct_\w+\)\.$/);
+    assert.match(lines[5], /^Logged in as "work" \(acct_\w+\)\. It is the active account now/);
     assert.equal(lines.length, 6);
     assert.equal(home.read().access_token.startsWith(SECRET_PREFIX), true);
 
     const second = done(await run("login", "--label", "private"));
-    const [, id] = /Logged in as "private" \((acct_\w+)\)/.exec(second);
-    assert.ok(second.endsWith(`To change that: opencode-qwen-cli-auth use ${id}\n`), second);
+    assert.match(second, /Logged in as "private" \(acct_\w+\)\./);
+    const accounts = JSON.parse(done(await run("accounts", "--json")));
+    assert.deepEqual(
+      accounts.map(({ label, active }) => [label, active]),
+      [
+        ["work", false],
+        ["private", true],
+      ],
+    );
     assert.deepEqual([server.stats.logins, server.violations], [2, []]);
   });
 

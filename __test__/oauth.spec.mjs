@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { test } from "node:test";
-import { qwen, rejection, sleep, startServer } from "./support/harness.mjs";
+import { describe, test } from "node:test";
+import { endOf, qwen, rejection, sleep, startServer } from "./support/harness.mjs";
 
 const { pollDeviceToken, requestDeviceAuthorization } = qwen;
 const QUICK = { interval: 0.1 };
@@ -11,232 +11,254 @@ async function login(t, { server: options, polls = [], authorization: changes } 
   const server = await startServer(t, { ...QUICK, ...options });
   server.script("token", polls);
   const authorization = await requestDeviceAuthorization({ baseUrl: server.url });
-  return { server, authorization: { ...authorization, ...changes }, options: { baseUrl: server.url } };
+  return {
+    server,
+    authorization: { ...authorization, ...changes },
+    options: { baseUrl: server.url, signal: endOf(t) },
+  };
 }
 
-test("a device authorization request is what RFC 8628, RFC 7636 and Qwen expect", async (t) => {
-  const server = await startServer(t, { interval: 2, deviceExpiresIn: 600 });
-  const authorization = await requestDeviceAuthorization({ baseUrl: server.url });
-  const [entry] = server.seen("device");
-  assert.deepEqual(server.violations, []);
-  assert.match(authorization.codeVerifier, /^[A-Za-z0-9_-]{43}$/);
-  assert.deepEqual(entry.body, {
-    client_id: "f0304373b74a44d2b584a3fb70ca9e56",
-    scope: "openid profile email model.completion",
-    code_challenge: createHash("sha256").update(authorization.codeVerifier).digest("base64url"),
-    code_challenge_method: "S256",
+// Most of them wait for a timer or a retry, so they wait together.
+describe("device authorization", { concurrency: true }, () => {
+  test("a device authorization request is what RFC 8628, RFC 7636 and Qwen expect", async (t) => {
+    const server = await startServer(t, { interval: 2, deviceExpiresIn: 600 });
+    const authorization = await requestDeviceAuthorization({ baseUrl: server.url });
+    const [entry] = server.seen("device");
+    assert.deepEqual(server.violations, []);
+    assert.match(authorization.codeVerifier, /^[A-Za-z0-9_-]{43}$/);
+    assert.deepEqual(entry.body, {
+      client_id: "f0304373b74a44d2b584a3fb70ca9e56",
+      scope: "openid profile email model.completion",
+      code_challenge: createHash("sha256").update(authorization.codeVerifier).digest("base64url"),
+      code_challenge_method: "S256",
+    });
+    assert.equal(entry.headers["content-type"], "application/x-www-form-urlencoded");
+    assert.equal(entry.headers.accept, "application/json");
+    assert.match(
+      entry.headers["x-request-id"],
+      /^[\da-f]{8}-[\da-f]{4}-4[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/,
+    );
+    assert.equal(entry.headers.authorization, undefined);
+    assert.deepEqual(Object.keys(authorization).sort(), [
+      "codeVerifier",
+      "deviceCode",
+      "expiresIn",
+      "interval",
+      "userCode",
+      "verificationUri",
+      "verificationUriComplete",
+    ]);
+    assert.deepEqual([authorization.interval, authorization.expiresIn], [2, 600]);
+    assert.equal(authorization.verificationUri, `${server.url}/authorize`);
+    const again = await requestDeviceAuthorization({ baseUrl: server.url });
+    assert.notEqual(again.codeVerifier, authorization.codeVerifier);
+    assert.notEqual(server.seen("device")[1].headers["x-request-id"], entry.headers["x-request-id"]);
   });
-  assert.equal(entry.headers["content-type"], "application/x-www-form-urlencoded");
-  assert.equal(entry.headers.accept, "application/json");
-  assert.match(entry.headers["x-request-id"], /^[\da-f]{8}-[\da-f]{4}-4[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/);
-  assert.equal(entry.headers.authorization, undefined);
-  assert.deepEqual(Object.keys(authorization).sort(), [
-    "codeVerifier",
-    "deviceCode",
-    "expiresIn",
-    "interval",
-    "userCode",
-    "verificationUri",
-    "verificationUriComplete",
-  ]);
-  assert.deepEqual([authorization.interval, authorization.expiresIn], [2, 600]);
-  assert.equal(authorization.verificationUri, `${server.url}/authorize`);
-  const again = await requestDeviceAuthorization({ baseUrl: server.url });
-  assert.notEqual(again.codeVerifier, authorization.codeVerifier);
-  assert.notEqual(server.seen("device")[1].headers["x-request-id"], entry.headers["x-request-id"]);
-});
 
-test("what a device authorization answer leaves out is filled in", async (t) => {
-  const server = await startServer(t, { interval: null, clientId: null });
-  const ask = (step, options) => {
-    server.script("device", [step]);
-    return requestDeviceAuthorization({ baseUrl: server.url, ...options });
-  };
-  const bare = await ask({ omit: ["verification_uri_complete"] });
-  assert.equal(bare.interval, 5);
-  assert.equal(bare.verificationUriComplete, `${server.url}/authorize?client=qwen-code`);
-  const complete = "https://chat.qwen.ai/authorize?a=%26&user_code=AB-CD#top";
-  const added = await ask({ override: { verification_uri_complete: complete } });
-  const url = new URL(added.verificationUriComplete);
-  assert.deepEqual([...url.searchParams], [["a", "&"], ["user_code", "AB-CD"], ["client", "qwen-code"]]);
-  const foreign = await ask({ omit: ["verification_uri_complete"] }, { clientId: "mine" });
-  assert.equal(foreign.verificationUriComplete, foreign.verificationUri);
-  assert.equal(server.seen("device").at(-1).body.client_id, "mine");
-});
-
-test("a device authorization that fails says how", async (t) => {
-  const server = await startServer(t);
-  const fails = async (step, code, fields) => {
-    server.script("device", [step]);
-    return rejection(requestDeviceAuthorization({ baseUrl: server.url, timeoutMs: 300 }), code, fields);
-  };
-  const refusal = { status: 400, body: { error: "invalid_scope" } };
-  const refused = { status: 400, oauthError: "invalid_scope", retryable: false };
-  await fails(refusal, "ERR_QWEN_DEVICE_AUTHORIZATION_FAILED", refused);
-  const busy = { status: 429, body: "{}", headers: { "retry-after": "7" } };
-  await fails(busy, "ERR_QWEN_DEVICE_AUTHORIZATION_FAILED", { retryAfterMs: 7000, retryable: true });
-  await fails("html", "ERR_QWEN_DEVICE_AUTHORIZATION_FAILED", { status: 504, retryable: true });
-  const location = `${server.url}/v1/models`;
-  await fails({ do: "redirect", location }, "ERR_QWEN_DEVICE_AUTHORIZATION_FAILED", { status: 307 });
-  await fails("reset", "ERR_QWEN_NETWORK", { retryable: true });
-  await fails("garbage", "ERR_QWEN_NETWORK");
-  await fails("hang", "ERR_QWEN_TIMEOUT", { retryable: true });
-  for (const step of [
-    { status: 200, body: "<html>" },
-    { status: 200, body: "[]" },
-    "binary",
-    "huge",
-    { omit: ["device_code"] },
-    { override: { user_code: 7 } },
-    { override: { expires_in: "soon" } },
-    { override: { verification_uri: "javascript:alert(1)" } },
-    { override: { verification_uri_complete: "file:///etc/passwd" } },
-  ]) {
-    await fails(step, "ERR_QWEN_INVALID_RESPONSE", { status: 200 });
-  }
-  assert.equal(server.stats.models, 0);
-});
-
-test("polling outlasts everything that is no answer, and gets the token", async (t) => {
-  const polls = [
-    "pending",
-    "status_pending",
-    "html",
-    { do: "server_error", status: 500 },
-    { status: 400, body: "<html>" },
-    { status: 200, body: "" },
-    "reset",
-    "close",
-    "garbage",
-  ];
-  const { server, authorization, options } = await login(t, { polls });
-  server.approve(authorization.userCode);
-  const before = Date.now();
-  const token = await pollDeviceToken(authorization, options);
-  assert.equal(server.stats.polls, polls.length + 1);
-  assert.ok(server.issued.includes(token.accessToken) && server.issued.includes(token.refreshToken));
-  assert.deepEqual([token.tokenType, token.resourceUrl], ["Bearer", server.url]);
-  assert.ok(token.expiresAt >= before + 21_600_000 && token.expiresAt <= Date.now() + 21_600_000);
-  assert.deepEqual(server.violations, []);
-  const entry = server.seen("token")[0];
-  assert.deepEqual(entry.body, {
-    grant_type: "urn:ietf:params:oauth:grant-type:device_code",
-    client_id: "f0304373b74a44d2b584a3fb70ca9e56",
-    device_code: authorization.deviceCode,
-    code_verifier: authorization.codeVerifier,
+  test("what a device authorization answer leaves out is filled in", async (t) => {
+    const server = await startServer(t, { interval: null, clientId: null });
+    const ask = (step, options) => {
+      server.script("device", [step]);
+      return requestDeviceAuthorization({ baseUrl: server.url, ...options });
+    };
+    const bare = await ask({ omit: ["verification_uri_complete"] });
+    assert.equal(bare.interval, 5);
+    assert.equal(bare.verificationUriComplete, `${server.url}/authorize?client=qwen-code`);
+    const complete = "https://chat.qwen.ai/authorize?a=%26&user_code=AB-CD#top";
+    const added = await ask({ override: { verification_uri_complete: complete } });
+    const url = new URL(added.verificationUriComplete);
+    assert.deepEqual(
+      [...url.searchParams],
+      [
+        ["a", "&"],
+        ["user_code", "AB-CD"],
+        ["client", "qwen-code"],
+      ],
+    );
+    const foreign = await ask({ omit: ["verification_uri_complete"] }, { clientId: "mine" });
+    assert.equal(foreign.verificationUriComplete, foreign.verificationUri);
+    assert.equal(server.seen("device").at(-1).body.client_id, "mine");
   });
-  assert.equal(entry.headers["x-request-id"], undefined);
-});
 
-test("slow_down, in either dialect, adds five seconds to the interval for good", async (t) => {
-  await Promise.all(
-    ["slow_down", "slow_down_rfc", { status: 429, body: "too many" }].map(async (step) => {
-      const { server, authorization, options } = await login(t, { polls: ["pending", step, "pending"] });
-      server.approve(authorization.userCode);
-      const controller = new AbortController();
-      const polling = pollDeviceToken(authorization, { ...options, signal: controller.signal });
-      polling.catch(() => {});
-      await server.waitFor("token", { count: 3, timeoutMs: 15_000 });
-      controller.abort();
-      const [first, second, third] = server.seen("token").map(({ at }) => at);
-      assert.ok(second - first < 2000, `${second - first} ms before it was asked to slow down`);
-      assert.ok(third - second >= 5000, `${third - second} ms after it was asked to slow down`);
-    }),
-  );
-});
-
-test("a verdict ends the polling at once", async (t) => {
-  const verdicts = [
-    ["denied", "ERR_QWEN_ACCESS_DENIED", { oauthError: "access_denied" }],
-    [{ status: 403, body: { error: "access_denied" } }, "ERR_QWEN_ACCESS_DENIED", { status: 403 }],
-    ["expired", "ERR_QWEN_DEVICE_CODE_EXPIRED", { oauthError: "expired_token" }],
-    ["unauthorized", "ERR_QWEN_DEVICE_CODE_EXPIRED", { status: 401 }],
-    [{ status: 401, body: { error: "invalid_client" } }, "ERR_QWEN_OAUTH_ERROR", { oauthError: "invalid_client" }],
-    [{ status: 400, body: { error: "unsupported_grant_type" } }, "ERR_QWEN_OAUTH_ERROR", { status: 400 }],
-    [{ status: 200, body: {} }, "ERR_QWEN_INVALID_RESPONSE", { status: 200 }],
-    [{ status: 200, body: { access_token: "a\nb" } }, "ERR_QWEN_INVALID_RESPONSE", {}],
-    ["huge", "ERR_QWEN_INVALID_RESPONSE", {}],
-  ];
-  for (const [step, code, fields] of verdicts) {
-    const { server, authorization, options } = await login(t, { polls: [step] });
-    await rejection(pollDeviceToken(authorization, options), code, { ...fields, retryable: false });
-    assert.equal(server.stats.polls, 1);
-  }
-});
-
-test("the decisions of the user and the server's clock arrive", async (t) => {
-  const denied = await login(t);
-  denied.server.deny(denied.authorization.userCode);
-  await rejection(pollDeviceToken(denied.authorization, denied.options), "ERR_QWEN_ACCESS_DENIED");
-  const late = await login(t);
-  late.server.expire(late.authorization.userCode);
-  await rejection(pollDeviceToken(late.authorization, late.options), "ERR_QWEN_DEVICE_CODE_EXPIRED");
-  const wrong = await login(t, { authorization: { codeVerifier: "x".repeat(43) } });
-  wrong.server.approve(wrong.authorization.userCode);
-  const error = await rejection(pollDeviceToken(wrong.authorization, wrong.options), "ERR_QWEN_OAUTH_ERROR");
-  assert.equal(error.oauthError, "invalid_grant");
-});
-
-test("a code that is never approved expires by itself, with the last trouble as its cause", async (t) => {
-  const { server, authorization, options } = await login(t, {
-    server: { deviceExpiresIn: 0.5 },
-    polls: [{ do: "html", times: Infinity }],
+  test("a device authorization that fails says how", async (t) => {
+    const server = await startServer(t);
+    const fails = async (step, code, fields) => {
+      server.script("device", [step]);
+      const timeoutMs = step === "hang" ? 300 : undefined;
+      return rejection(requestDeviceAuthorization({ baseUrl: server.url, timeoutMs }), code, fields);
+    };
+    const refusal = { status: 400, body: { error: "invalid_scope" } };
+    const refused = { status: 400, oauthError: "invalid_scope", retryable: false };
+    await fails(refusal, "ERR_QWEN_DEVICE_AUTHORIZATION_FAILED", refused);
+    const busy = { status: 429, body: "{}", headers: { "retry-after": "7" } };
+    await fails(busy, "ERR_QWEN_DEVICE_AUTHORIZATION_FAILED", { retryAfterMs: 7000, retryable: true });
+    await fails("html", "ERR_QWEN_DEVICE_AUTHORIZATION_FAILED", { status: 504, retryable: true });
+    const location = `${server.url}/v1/models`;
+    await fails({ do: "redirect", location }, "ERR_QWEN_DEVICE_AUTHORIZATION_FAILED", { status: 307 });
+    await fails("reset", "ERR_QWEN_NETWORK", { retryable: true });
+    await fails("garbage", "ERR_QWEN_NETWORK");
+    await fails("hang", "ERR_QWEN_TIMEOUT", { retryable: true });
+    for (const step of [
+      { status: 200, body: "<html>" },
+      { status: 200, body: "[]" },
+      "binary",
+      "huge",
+      { omit: ["device_code"] },
+      { override: { user_code: 7 } },
+      { override: { expires_in: "soon" } },
+      { override: { verification_uri: "javascript:alert(1)" } },
+      { override: { verification_uri_complete: "file:///etc/passwd" } },
+    ]) {
+      await fails(step, "ERR_QWEN_INVALID_RESPONSE", { status: 200 });
+    }
+    assert.equal(server.stats.models, 0);
   });
-  const error = await rejection(pollDeviceToken(authorization, options), "ERR_QWEN_DEVICE_CODE_EXPIRED");
-  assert.equal(error.cause.code, "ERR_QWEN_INVALID_RESPONSE");
-  assert.equal(error.cause.status, 504);
-  assert.ok(server.stats.polls >= 1 && server.stats.polls <= 5);
-});
 
-test("a silent server costs a poll, not the login", async (t) => {
-  const { server, authorization, options } = await login(t, { polls: ["hang"] });
-  server.approve(authorization.userCode);
-  const token = await pollDeviceToken(authorization, { ...options, timeoutMs: 200 });
-  assert.ok(server.issued.includes(token.accessToken));
-  assert.equal(server.stats.polls, 2);
-});
-
-test("an abort ends the polling at once with its reason, and nothing more is sent", async (t) => {
-  const { server, authorization, options } = await login(t, { polls: ["pending", "hang"] });
-  const waiting = new AbortController();
-  const polling = pollDeviceToken(authorization, { ...options, signal: waiting.signal });
-  await server.waitFor("token", { count: 2 });
-  const reason = new Error("enough");
-  waiting.abort(reason);
-  await assert.rejects(polling, (error) => error === reason);
-  await server.waitFor((entry) => entry.step === "hang" && entry.closedByClient);
-  await sleep(400);
-  assert.equal(server.stats.polls, 2);
-  await assert.rejects(pollDeviceToken(authorization, { ...options, signal: AbortSignal.abort() }), {
-    name: "AbortError",
+  test("polling outlasts everything that is no answer, and gets the token", async (t) => {
+    const polls = [
+      "pending",
+      "status_pending",
+      "html",
+      { do: "server_error", status: 500 },
+      { status: 400, body: "<html>" },
+      { status: 200, body: "" },
+      "reset",
+      "close",
+      "garbage",
+    ];
+    const { server, authorization, options } = await login(t, { polls });
+    server.approve(authorization.userCode);
+    const before = Date.now();
+    const token = await pollDeviceToken(authorization, options);
+    assert.equal(server.stats.polls, polls.length + 1);
+    assert.ok(server.issued.includes(token.accessToken) && server.issued.includes(token.refreshToken));
+    assert.deepEqual([token.tokenType, token.resourceUrl], ["Bearer", server.url]);
+    assert.ok(token.expiresAt >= before + 21_600_000 && token.expiresAt <= Date.now() + 21_600_000);
+    assert.deepEqual(server.violations, []);
+    const entry = server.seen("token")[0];
+    assert.deepEqual(entry.body, {
+      grant_type: "urn:ietf:params:oauth:grant-type:device_code",
+      client_id: "f0304373b74a44d2b584a3fb70ca9e56",
+      device_code: authorization.deviceCode,
+      code_verifier: authorization.codeVerifier,
+    });
+    assert.equal(entry.headers["x-request-id"], undefined);
   });
-  assert.equal(server.stats.polls, 2);
-  server.script("device", ["hang"]);
-  const asking = new AbortController();
-  const request = requestDeviceAuthorization({ ...options, signal: asking.signal });
-  await server.waitFor("device", { count: 2 });
-  asking.abort();
-  await assert.rejects(request, { name: "AbortError" });
-});
 
-test("each endpoint can be named by itself, and the environment names the base", async (t) => {
-  const [devices, tokens] = [await startServer(t, QUICK), await startServer(t, { clientId: "mine" })];
-  const named = {
-    baseUrl: "https://nobody.invalid",
-    deviceAuthorizationEndpoint: `${devices.url}/api/v1/oauth2/device/code`,
-    tokenEndpoint: `${tokens.url}/api/v1/oauth2/token`,
-  };
-  const authorization = await requestDeviceAuthorization(named);
-  tokens.script("token", ["denied"]);
-  const options = { ...named, clientId: "mine", scope: "a b" };
-  await rejection(pollDeviceToken(authorization, options), "ERR_QWEN_ACCESS_DENIED");
-  assert.deepEqual([devices.stats.tokenRequests, tokens.stats.polls], [0, 1]);
-  process.env.OPENCODE_QWEN_OAUTH_BASE_URL = `${devices.url}/`;
-  t.after(() => delete process.env.OPENCODE_QWEN_OAUTH_BASE_URL);
-  await requestDeviceAuthorization();
-  assert.equal(devices.stats.deviceRequests, 2);
-  process.env.OPENCODE_QWEN_OAUTH_BASE_URL = "http://chat.qwen.ai";
-  await rejection(requestDeviceAuthorization(), "ERR_QWEN_INVALID_CONFIG");
-  await requestDeviceAuthorization({ baseUrl: devices.url });
-  assert.equal(devices.stats.deviceRequests, 3);
+  test("slow_down, in either dialect, adds five seconds to the interval for good", async (t) => {
+    await Promise.all(
+      ["slow_down", "slow_down_rfc", { status: 429, body: "too many" }].map(async (step) => {
+        const { server, authorization, options } = await login(t, { polls: ["pending", step, "pending"] });
+        server.approve(authorization.userCode);
+        pollDeviceToken(authorization, options).catch(() => {});
+        await server.waitFor("token", { count: 3, timeoutMs: 15_000 });
+        const [first, second, third] = server.seen("token").map(({ at }) => at);
+        assert.ok(second - first < 2000, `${second - first} ms before it was asked to slow down`);
+        assert.ok(third - second >= 5000, `${third - second} ms after it was asked to slow down`);
+      }),
+    );
+  });
+
+  test("a verdict ends the polling at once", async (t) => {
+    const verdicts = [
+      ["denied", "ERR_QWEN_ACCESS_DENIED", { oauthError: "access_denied" }],
+      [{ status: 403, body: { error: "access_denied" } }, "ERR_QWEN_ACCESS_DENIED", { status: 403 }],
+      ["expired", "ERR_QWEN_DEVICE_CODE_EXPIRED", { oauthError: "expired_token" }],
+      ["unauthorized", "ERR_QWEN_DEVICE_CODE_EXPIRED", { status: 401 }],
+      [
+        { status: 401, body: { error: "invalid_client" } },
+        "ERR_QWEN_OAUTH_ERROR",
+        { oauthError: "invalid_client" },
+      ],
+      [{ status: 400, body: { error: "unsupported_grant_type" } }, "ERR_QWEN_OAUTH_ERROR", { status: 400 }],
+      [{ status: 200, body: {} }, "ERR_QWEN_INVALID_RESPONSE", { status: 200 }],
+      [{ status: 200, body: { access_token: "a\nb" } }, "ERR_QWEN_INVALID_RESPONSE", {}],
+      ["huge", "ERR_QWEN_INVALID_RESPONSE", {}],
+    ];
+    for (const [step, code, fields] of verdicts) {
+      const { server, authorization, options } = await login(t, { polls: [step] });
+      await rejection(pollDeviceToken(authorization, options), code, { ...fields, retryable: false });
+      assert.equal(server.stats.polls, 1);
+    }
+  });
+
+  test("the decisions of the user and the server's clock arrive", async (t) => {
+    const denied = await login(t);
+    denied.server.deny(denied.authorization.userCode);
+    await rejection(pollDeviceToken(denied.authorization, denied.options), "ERR_QWEN_ACCESS_DENIED");
+    const late = await login(t);
+    late.server.expire(late.authorization.userCode);
+    await rejection(pollDeviceToken(late.authorization, late.options), "ERR_QWEN_DEVICE_CODE_EXPIRED");
+    const wrong = await login(t, { authorization: { codeVerifier: "x".repeat(43) } });
+    wrong.server.approve(wrong.authorization.userCode);
+    const error = await rejection(
+      pollDeviceToken(wrong.authorization, wrong.options),
+      "ERR_QWEN_OAUTH_ERROR",
+    );
+    assert.equal(error.oauthError, "invalid_grant");
+  });
+
+  test("a code that is never approved expires by itself, with the last trouble as its cause", async (t) => {
+    const { server, authorization, options } = await login(t, {
+      server: { deviceExpiresIn: 0.5 },
+      polls: [{ do: "html", times: Infinity }],
+    });
+    const error = await rejection(pollDeviceToken(authorization, options), "ERR_QWEN_DEVICE_CODE_EXPIRED");
+    assert.equal(error.cause.code, "ERR_QWEN_INVALID_RESPONSE");
+    assert.equal(error.cause.status, 504);
+    assert.ok(server.stats.polls >= 1 && server.stats.polls <= 5);
+  });
+
+  test("a silent server costs a poll, not the login", async (t) => {
+    const { server, authorization, options } = await login(t, { polls: ["hang"] });
+    server.approve(authorization.userCode);
+    const token = await pollDeviceToken(authorization, { ...options, timeoutMs: 500 });
+    assert.ok(server.issued.includes(token.accessToken));
+    assert.equal(server.stats.polls, 2);
+  });
+
+  test("an abort ends the polling at once with its reason, and nothing more is sent", async (t) => {
+    const { server, authorization, options } = await login(t, { polls: ["pending", "hang"] });
+    const waiting = new AbortController();
+    const polling = pollDeviceToken(authorization, { ...options, signal: waiting.signal });
+    await server.waitFor("token", { count: 2 });
+    const reason = new Error("enough");
+    waiting.abort(reason);
+    await assert.rejects(polling, (error) => error === reason);
+    await server.waitFor((entry) => entry.step === "hang" && entry.closedByClient);
+    await sleep(400);
+    assert.equal(server.stats.polls, 2);
+    await assert.rejects(pollDeviceToken(authorization, { ...options, signal: AbortSignal.abort() }), {
+      name: "AbortError",
+    });
+    assert.equal(server.stats.polls, 2);
+    server.script("device", ["hang"]);
+    const asking = new AbortController();
+    const request = requestDeviceAuthorization({ ...options, signal: asking.signal });
+    await server.waitFor("device", { count: 2 });
+    asking.abort();
+    await assert.rejects(request, { name: "AbortError" });
+  });
+
+  test("each endpoint can be named by itself, and the environment names the base", async (t) => {
+    const [devices, tokens] = [await startServer(t, QUICK), await startServer(t, { clientId: "mine" })];
+    const named = {
+      baseUrl: "https://nobody.invalid",
+      deviceAuthorizationEndpoint: `${devices.url}/api/v1/oauth2/device/code`,
+      tokenEndpoint: `${tokens.url}/api/v1/oauth2/token`,
+    };
+    const authorization = await requestDeviceAuthorization(named);
+    tokens.script("token", ["denied"]);
+    const options = { ...named, clientId: "mine", scope: "a b" };
+    await rejection(pollDeviceToken(authorization, options), "ERR_QWEN_ACCESS_DENIED");
+    assert.deepEqual([devices.stats.tokenRequests, tokens.stats.polls], [0, 1]);
+    process.env.OPENCODE_QWEN_OAUTH_BASE_URL = `${devices.url}/`;
+    t.after(() => delete process.env.OPENCODE_QWEN_OAUTH_BASE_URL);
+    await requestDeviceAuthorization();
+    assert.equal(devices.stats.deviceRequests, 2);
+    process.env.OPENCODE_QWEN_OAUTH_BASE_URL = "http://chat.qwen.ai";
+    await rejection(requestDeviceAuthorization(), "ERR_QWEN_INVALID_CONFIG");
+    await requestDeviceAuthorization({ baseUrl: devices.url });
+    assert.equal(devices.stats.deviceRequests, 3);
+  });
 });

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { qwen, rejection } from "./support/harness.mjs";
+import { endOf, qwen, rejection } from "./support/harness.mjs";
 import { decideInBrowser, startOidcProvider } from "./support/oidc.mjs";
 
 const { pollDeviceToken, refreshAccessToken, requestDeviceAuthorization } = qwen;
@@ -10,9 +10,9 @@ test("a certified OpenID provider takes the device flow and the refresh, by opti
   const authorization = await requestDeviceAuthorization(options);
   assert.equal(authorization.verificationUri, `${url}/device`);
   assert.doesNotMatch(authorization.verificationUriComplete, /client=/);
-  const polling = pollDeviceToken({ ...authorization, interval: 0.2 }, options);
+  const polling = pollDeviceToken({ ...authorization, interval: 0.2 }, { ...options, signal: endOf(t) });
   const page = await decideInBrowser(authorization.verificationUriComplete, "approve");
-  assert.match(page, /Continue on your device/);
+  assert.match(page, /Sign-in Success/);
   const token = await polling;
   assert.ok(token.refreshToken);
   assert.equal(token.resourceUrl, undefined);
@@ -31,7 +31,7 @@ test("a certified OpenID provider takes the device flow and the refresh, by opti
 test("a person who says no on the provider's page ends the polling", async (t) => {
   const { options } = await startOidcProvider(t);
   const authorization = await requestDeviceAuthorization(options);
-  const polling = pollDeviceToken({ ...authorization, interval: 0.2 }, options);
+  const polling = pollDeviceToken({ ...authorization, interval: 0.2 }, { ...options, signal: endOf(t) });
   polling.catch(() => {});
   await decideInBrowser(authorization.verificationUriComplete, "deny");
   await rejection(polling, "ERR_QWEN_ACCESS_DENIED", { oauthError: "access_denied" });

@@ -3,7 +3,7 @@
 // Calls into the native core. A call is a number there and a promise here: one wake-up of the core says that there is
 // news, and `drain` takes all of it.
 
-const { QwenAuthError, fromBinding } = require("./errors");
+const { QwenAuthError, fromBinding, invalidArgument } = require("./errors");
 
 let addon;
 let bridge;
@@ -104,8 +104,13 @@ async function call(start, { signal, scope, onProgress } = {}) {
       finish();
       resolve(result);
     };
+    try {
+      signal?.addEventListener("abort", onAbort, { once: true });
+    } catch (thrown) {
+      reject(invalidArgument("signal", "could not be listened to", thrown));
+      return;
+    }
     calls.set(id, { settle, onProgress });
-    signal?.addEventListener("abort", onAbort, { once: true });
     scope?.add(abort);
     try {
       start(connected, id);

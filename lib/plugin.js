@@ -5,40 +5,76 @@
 
 const { QwenClient } = require("./client");
 const { MODELS } = require("./models");
-const { options: readOptions, clientOptions } = require("./validate");
+const { clientOptions } = require("./validate");
 
 const PROVIDER = "qwen-code";
 const SERVICE = "opencode-qwen-cli-auth";
+const PLACEHOLDER = `${SERVICE}:`;
 /** OpenCode's own limit on what it asks for, which is lower than what the models give. */
 const HOST_OUTPUT_LIMIT = 32_000;
 const TEN_YEARS_MS = 10 * 365 * 24 * 3600 * 1000;
-/** A toast needs a screen, and at the start there is none yet. */
-const FIRST_TOAST_DELAY_MS = 2_000;
+/** A toast needs a screen, which comes seconds after the plugins. */
+const FIRST_TOAST_DELAY_MS = 5_000;
 
-const LEVELS = { "needs-login": "error", retry: "warn", config: "warn" };
+/** What a person should know at once is a toast; the rest is for the log alone. */
+const TOASTS = {
+  "needs-login": "error",
+  "cli-fallback": "warning",
+  degraded: "warning",
+  exhausted: "warning",
+  "store-repaired": "warning",
+  switched: "info",
+};
+const LEVELS = { "needs-login": "error", switched: "info", refreshed: "info", ready: "info" };
+
+const LOGGED_OUT = {
+  code: "ERR_QWEN_NOT_LOGGED_IN",
+  message: "You have logged out of Qwen in OpenCode. Log in again with `opencode auth login`.",
+};
 
 /** See `QwenAuthPlugin` in index.d.ts. Never throws: some versions of OpenCode die of it, others say nothing. */
 async function QwenAuthPlugin(input, options) {
   const host = new Host(input?.client);
   const qwen = openClient(options, host);
   let login;
+  /** As far as this process knows. OpenCode calls the loader if it has one. */
+  let hasEntry = false;
+
+  async function noteEntry() {
+    hasEntry = true;
+    await host.attempt(async () => qwen.noteHostLogin());
+  }
+
+  /** Who has logged out of OpenCode is not served by the files that are still there for others. */
+  async function send(request, init) {
+    const isLoggedOut = !hasEntry && (await host.attempt(async () => qwen.hadHostLogin()));
+    return isLoggedOut ? refusal(401, LOGGED_OUT) : qwen.fetch(request, init);
+  }
+
+  const connection = { apiKey: SERVICE, baseURL: qwen.baseUrl, fetch: send };
+
+  /** OpenCode's command line shows what is thrown, its screen does not. */
+  async function orToast(step, signal) {
+    try {
+      return await step;
+    } catch (error) {
+      if (!signal.aborted) host.toast("error", error.message);
+      throw error;
+    }
+  }
 
   async function authorize() {
     // Nobody tells a plugin that the user gave up; a new login is the sign.
-    login?.abort();
-    login = new AbortController();
-    const { signal } = login;
-    const { promise: authorized, resolve: onAuthorization } = Promise.withResolvers?.() ?? withResolvers();
-    const account = qwen.login({ signal, onAuthorization });
-    // It is awaited in the callback, which may never be called.
-    account.catch(() => {});
-    const authorization = await Promise.race([authorized, account]);
+    login?.abort(new Error("Another login was started, and this one is over."));
+    const { signal } = (login = new AbortController());
+    const { account, authorization } = await orToast(startLogin(qwen, signal), signal);
     return {
       url: authorization.verificationUriComplete,
       instructions: `Approve the login in your browser. The code is ${authorization.userCode}.`,
       method: "auto",
       callback: async () => {
-        const { id } = await account;
+        const { id } = await orToast(account, signal);
+        await noteEntry();
         return { type: "success", ...placeholder(id) };
       },
     };
@@ -48,13 +84,14 @@ async function QwenAuthPlugin(input, options) {
     auth: {
       provider: PROVIDER,
       loader: async (getAuth) => {
-        await host.attempt(async () => qwen.adopt?.(await getAuth()));
-        return connection(qwen);
+        await host.attempt(async () => adopt(qwen, await getAuth()));
+        await noteEntry();
+        return connection;
       },
       methods: [{ type: "oauth", label: "Qwen Code (qwen.ai OAuth)", authorize }],
     },
     config: async (config) => {
-      host.attempt(() => configure(config, qwen));
+      host.attempt(() => configure(config, connection));
     },
     "chat.params": async (request, output) => {
       host.attempt(() => capOutput(request, output));
@@ -69,23 +106,36 @@ async function QwenAuthPlugin(input, options) {
   };
 }
 
-/** What a provider needs to send its requests through us. */
-function connection(qwen) {
-  return { apiKey: SERVICE, baseURL: qwen.baseUrl, fetch: qwen.fetch };
+/** Starts a login, and waits until there is something to show. The account comes when the user has approved. */
+async function startLogin(qwen, signal) {
+  let account;
+  const authorization = await new Promise((onAuthorization, onFailure) => {
+    account = qwen.login({ signal, onAuthorization });
+    // Whoever waits for the account hears of a later failure; there may be nobody.
+    account.catch(onFailure);
+  });
+  return { account, authorization };
+}
+
+/** Real tokens in OpenCode's own file are what another version of the plugin left there. */
+async function adopt(qwen, auth) {
+  const isReal =
+    auth?.type === "oauth" && auth.access && auth.refresh && !auth.access.startsWith?.(PLACEHOLDER);
+  if (isReal) await qwen.adopt(auth);
 }
 
 /** A stand-in that names the account: a copy of the token would go stale. */
 function placeholder(accountId) {
-  const text = `${SERVICE}:${accountId}`;
+  const text = PLACEHOLDER + accountId;
   return { access: text, refresh: text, expires: Date.now() + TEN_YEARS_MS };
 }
 
 /** The provider, under whatever the user has configured for it. */
-function configure(config, qwen) {
+function configure(config, connection) {
   const ours = {
     npm: "@ai-sdk/openai-compatible",
     name: "Qwen Code",
-    options: connection(qwen),
+    options: connection,
     models: MODELS,
   };
   config.provider ??= {};
@@ -142,8 +192,7 @@ function isOurs({ provider, model }) {
 /** The plugin's own client, or one that says why there is none. */
 function openClient(options, host) {
   try {
-    const settings = clientOptions(readOptions(options, "options", {}) && options);
-    return new QwenClient({ ...settings, onEvent: (event) => host.tell(event) }, true);
+    return new QwenClient({ ...clientOptions(options), onEvent: (event) => host.tell(event) }, true);
   } catch (error) {
     host.log("error", error.message, { code: error.code });
     host.toastSoon("error", error.message);
@@ -152,24 +201,24 @@ function openClient(options, host) {
 }
 
 function brokenClient(error) {
-  const body = JSON.stringify({ error: { message: error.message, type: "qwen_error" } });
-  const headers = { "content-type": "application/json", "x-qwen-error": error.code };
   return {
     baseUrl: "https://dashscope.aliyuncs.com/compatible-mode/v1",
-    fetch: async () => new Response(body, { status: 400, headers }),
+    fetch: async () => refusal(400, error),
     login: async () => {
       throw error;
     },
+    adopt() {},
+    noteHostLogin() {},
+    hadHostLogin() {},
     close() {},
   };
 }
 
-function withResolvers() {
-  let resolve;
-  const promise = new Promise((resolver) => {
-    resolve = resolver;
-  });
-  return { promise, resolve };
+/** An answer that OpenCode shows as it is, and does not ask for again. */
+function refusal(status, { code, message }) {
+  const body = JSON.stringify({ error: { message, type: "qwen_error" } });
+  const headers = { "content-type": "application/json", "x-qwen-error": code };
+  return new Response(body, { status, headers });
 }
 
 /** OpenCode's places for news: its log, and toasts. Anything printed would land on its screen. */
@@ -191,14 +240,15 @@ class Host {
     }
   }
 
-  tell(event) {
-    const level = LEVELS[event.type] ?? "info";
-    this.log(level, event.message, event);
-    if (level === "error") this.toast(level, event.message);
+  tell({ message, ...event }) {
+    this.log(LEVELS[event.type] ?? "warn", message, event);
+    if (event.type in TOASTS) this.toast(TOASTS[event.type], message);
   }
 
+  /** The service is named twice, for the versions that leave it out of their log. */
   log(level, message, extra) {
-    this.#send(() => this.#client?.app?.log({ body: { service: SERVICE, level, message, extra } }));
+    const body = { service: SERVICE, level, message, extra: { service: SERVICE, ...extra } };
+    this.#send(() => this.#client?.app?.log({ body }));
   }
 
   toast(variant, message) {

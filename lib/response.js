@@ -34,41 +34,24 @@ function toResponse({ status, statusText, url, headers: pairs, body }, { method,
 
 /** A byte stream that reads only when it is read. */
 function toStream(body, signal, scope) {
-  const id = body.id;
-  let finish = () => {};
+  let watch;
   return new ReadableStream(
     {
       type: "bytes",
       start(controller) {
-        // Held weakly: a response that is dropped unread must be collected, and so cancelled, before its signal is.
-        const weakly = [new WeakRef(controller), new WeakRef(body)];
-        const abort = (reason) => {
-          finish();
-          const [controllerLeft, bodyLeft] = weakly.map((reference) => reference.deref());
-          bodyLeft?.cancel();
-          controllerLeft?.error(reason);
-          forget(id);
-        };
-        const onAbort = () => abort(signal.reason);
-        finish = () => {
-          signal?.removeEventListener("abort", onAbort);
-          scope.delete(abort);
-        };
-        if (signal?.aborted) return onAbort();
-        signal?.addEventListener("abort", onAbort, { once: true });
-        scope.add(abort);
+        watch = watchForAbort(new WeakRef(controller), new WeakRef(body), body.id, signal, scope);
       },
       async pull(controller) {
         let data = body.read();
         while (data === null) {
-          await readable(id);
+          await readable(body.id);
           data = body.read();
         }
         if (data instanceof Uint8Array) {
           controller.enqueue(data);
           return;
         }
-        finish();
+        watch.end();
         if (data === true) {
           close(controller);
         } else {
@@ -76,13 +59,38 @@ function toStream(body, signal, scope) {
         }
       },
       cancel() {
-        finish();
+        watch.end();
         body.cancel();
-        forget(id);
+        forget(body.id);
       },
     },
     { highWaterMark: 0 },
   );
+}
+
+/**
+ * Ends a stream when its signal or its client says so. The stream is held weakly: a response that is dropped unread must
+ * be collected, and so cancelled, before they are.
+ */
+function watchForAbort(controller, body, id, signal, scope) {
+  const abort = (reason) => {
+    end();
+    body.deref()?.cancel();
+    controller.deref()?.error(reason);
+    forget(id);
+  };
+  const onAbort = () => abort(signal.reason);
+  const end = () => {
+    signal?.removeEventListener("abort", onAbort);
+    scope.delete(abort);
+  };
+  if (signal?.aborted) {
+    onAbort();
+  } else {
+    signal?.addEventListener("abort", onAbort, { once: true });
+    scope.add(abort);
+  }
+  return { end };
 }
 
 function close(controller) {

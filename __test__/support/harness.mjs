@@ -15,7 +15,9 @@ import { SECRET_PREFIX, startQwenServer } from "./qwen-server.mjs";
 export { qwen };
 
 for (const name of Object.keys(process.env)) {
-  if (/^(?:(?:HTTPS?|ALL|NO)_PROXY|OPENCODE_QWEN_.*|QWEN_.*|NODE_EXTRA_CA_CERTS|SSL_CERT_FILE)$/i.test(name)) {
+  if (
+    /^(?:(?:HTTPS?|ALL|NO)_PROXY|OPENCODE_QWEN_.*|QWEN_.*|NODE_EXTRA_CA_CERTS|SSL_CERT_FILE)$/i.test(name)
+  ) {
     delete process.env[name];
   }
 }
@@ -73,7 +75,10 @@ export function startClient(t, { env, ...options } = {}) {
  * @param {object} [options.oauth] its OAuth options
  * @param {object} [options.env] further variables of its environment
  */
-export async function setUp(t, { server: serverOptions, token = {}, client: clientOptions, oauth, env } = {}) {
+export async function setUp(
+  t,
+  { server: serverOptions, token = {}, client: clientOptions, oauth, env } = {},
+) {
   const server = await startServer(t, serverOptions);
   const home = temporaryHome(t);
   if (token !== null) home.write(server.issueToken(token));
@@ -118,7 +123,8 @@ export function assertQwenError(error, code, fields = {}) {
   assert.equal(error.code, code, error.stack);
   assert.equal(error.name, "QwenAuthError");
   assert.ok(error.message.length > 10 && error.message.split("\n").length <= 2, error.message);
-  for (const [name, value] of Object.entries(fields)) assert.deepEqual(error[name], value, `${name}: ${error.stack}`);
+  for (const [name, value] of Object.entries(fields))
+    assert.deepEqual(error[name], value, `${name}: ${error.stack}`);
   const everything = `${error.stack}${JSON.stringify(error)}${error.cause?.stack ?? ""}`;
   assert.ok(!everything.includes(SECRET_PREFIX), "the error holds a secret");
 }
@@ -140,3 +146,10 @@ export async function until(condition, what, timeoutMs = 5000) {
 }
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** A signal for what must not outlive a test that fails. */
+export function endOf(t) {
+  const controller = new AbortController();
+  t.after(() => controller.abort());
+  return controller.signal;
+}

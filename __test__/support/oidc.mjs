@@ -13,7 +13,11 @@ export const SCOPE = "openid offline_access";
 
 /** A provider that is closed when the test ends. @returns {Promise<{ url: string, options: object }>} */
 export async function startOidcProvider(t) {
-  const Provider = await importQuietly();
+  // It warns of development defaults that are just what a test wants.
+  const { warn, info } = console;
+  Object.assign(console, { warn() {}, info() {} });
+  t.after(() => Object.assign(console, { warn, info }));
+  const { Provider } = await import("oidc-provider");
   const server = http.createServer();
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   t.after(() => {
@@ -48,33 +52,19 @@ export async function startOidcProvider(t) {
   return { url, options };
 }
 
-/** It warns of development defaults that are just what a test wants. */
-async function importQuietly() {
-  const { warn, info } = console;
-  Object.assign(console, { warn() {}, info() {} });
-  try {
-    const { Provider } = await import("oidc-provider");
-    return class extends Provider {
-      constructor(...args) {
-        Object.assign(console, { warn() {}, info() {} });
-        super(...args);
-        Object.assign(console, { warn, info });
-      }
-    };
-  } finally {
-    Object.assign(console, { warn, info });
-  }
-}
-
 /** Goes through the provider's pages as a person with a browser would. */
 export async function decideInBrowser(address, decision) {
   const browser = new Browser();
   let page = await browser.open(address);
   for (let pages = 0; page.form; pages += 1) {
     assert.ok(pages < 8, `too many pages; the last was ${page.text}`);
-    const answers = { login: "ada", password: "any" };
-    if (decision === "deny" && page.text.includes('name="abort"')) answers.abort = "yes";
-    page = await browser.submit(page.form, answers);
+    const denies = decision === "deny" && page.text.includes('name="abort"');
+    page = await browser.submit(page.form, {
+      login: "ada",
+      password: "any",
+      ...(denies && { abort: "yes" }),
+    });
+    if (denies) break;
   }
   return page.text;
 }
@@ -86,7 +76,11 @@ class Browser {
     let url = new URL(address);
     for (let redirects = 0; redirects < 10; redirects += 1) {
       const cookie = [...this.#cookies].map(([name, value]) => `${name}=${value}`).join("; ");
-      const response = await fetch(url, { ...init, headers: { ...init.headers, cookie }, redirect: "manual" });
+      const response = await fetch(url, {
+        ...init,
+        headers: { ...init.headers, cookie },
+        redirect: "manual",
+      });
       for (const line of response.headers.getSetCookie()) {
         const [, name, value] = /^([^=]+)=([^;]*)/.exec(line);
         this.#cookies.set(name, value);

@@ -15,7 +15,7 @@ use super::answer::Answer;
 use super::attempt::{Attempt, Budget, Sender};
 use super::body::Ids;
 use super::classify::Verdict;
-use super::host_errors::{FinalError, out_of_quota};
+use super::host_errors::{Cooling, FinalError, all_cooling};
 use super::plan::{Candidate, Outcome, Plan, Situation, Step};
 use super::prepare::{Prepared, Request};
 use crate::accounts::account::Account;
@@ -30,6 +30,7 @@ use crate::events::{Event, EventKind, Events};
 use crate::logging::Logger;
 use crate::oauth::token::Token;
 use crate::request_log::{self, RequestLog, RequestRecord};
+use crate::store::document::Record;
 use crate::token_manager::TokenManager;
 
 /// Where a host names its conversation.
@@ -39,6 +40,8 @@ const DEGRADED_HEADER: HeaderName = HeaderName::from_static("x-qwen-degraded");
 /// The longest `Retry-After` that is waited for, and the wait where a rate limit names none.
 pub(super) const LONGEST_WAIT_MS: u64 = 10_000;
 const DEFAULT_WAIT_MS: u64 = 1_000;
+/// What the store calls a rate limit that an account cools for.
+pub(super) const RATE_LIMIT_CODE: &str = "rate_limit_exceeded";
 /// What a quota error is called where the server has not said.
 pub(super) const QUOTA_CODE: &str = "insufficient_quota";
 
@@ -374,20 +377,26 @@ impl Pipeline {
         let now = self.journal.clock.now_ms();
         let free_at = call.plan.free_at().unwrap_or(now);
         let records = &call.view.document.records;
-        let mut message = out_of_quota(records.len(), free_at, now, call.utc_offset_minutes);
+        let stored = || records.iter().filter_map(Record::last_error_code).collect::<Vec<_>>();
+        let codes = call.quota_code.as_deref().map_or_else(stored, |code| vec![code]);
+        let is_rate_limit = !codes.is_empty() && codes.iter().all(|code| *code == RATE_LIMIT_CODE);
+        let why = if is_rate_limit { Cooling::RateLimited } else { Cooling::OutOfQuota };
+        let code = codes
+            .iter()
+            .find(|code| is_rate_limit || **code != RATE_LIMIT_CODE)
+            .map_or(QUOTA_CODE, |code| *code);
+        let mut message = all_cooling(why, records.len(), free_at, now, call.utc_offset_minutes);
         if let Some(failure) = &call.cli_failure {
             message = format!("{message}\n{}", failure.message());
         }
         let url = call.prepared.target.url_below(&self.settings.base_url);
-        let final_error = FinalError::of_quota(&message);
+        let final_error = FinalError::of_cooling(why, &message);
         let mut answer = Answer::without_server(url, &final_error);
         if self.settings.for_host {
             return answer;
         }
-        let stored = || records.iter().find_map(|record| record.last_error_code().map(str::to_owned));
-        let code = call.quota_code.clone().or_else(stored).unwrap_or_else(|| QUOTA_CODE.to_owned());
         answer.status = StatusCode::TOO_MANY_REQUESTS;
-        answer.set_json(&json!({"error": {"message": message, "type": QUOTA_CODE, "code": code}}));
+        answer.set_json(&json!({"error": {"message": message, "type": code, "code": code}}));
         answer.headers.insert(RETRY_AFTER, HeaderValue::from((free_at.saturating_sub(now)).div_ceil(1000)));
         answer
     }

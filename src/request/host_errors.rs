@@ -59,10 +59,14 @@ impl FinalError {
         Self { status, message: plain(message), code }
     }
 
-    /// Every account is out of quota.
+    /// No account can be asked.
     #[must_use]
-    pub fn of_quota(message: &str) -> Self {
-        Self::new(StatusCode::PAYMENT_REQUIRED, Code::QuotaExhausted, message)
+    pub fn of_cooling(why: Cooling, message: &str) -> Self {
+        let code = match why {
+            Cooling::OutOfQuota => Code::QuotaExhausted,
+            Cooling::RateLimited => Code::RateLimited,
+        };
+        Self::new(StatusCode::PAYMENT_REQUIRED, code, message)
     }
 
     /// What to make of a rate limit; `None` where it is so short that the host may wait.
@@ -109,13 +113,40 @@ pub fn plain(message: &str) -> String {
     text
 }
 
-/// What to say when every account is out of quota until `free_at` (epoch milliseconds).
+/// Why no account can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cooling {
+    /// Their quota is used up.
+    OutOfQuota,
+    /// They have been asked too much, all of them.
+    RateLimited,
+}
+
+/// What to say when no account can be asked until `free_at` (epoch milliseconds).
 #[must_use]
-pub fn out_of_quota(accounts: usize, free_at: u64, now_ms: u64, utc_offset_minutes: i32) -> String {
+pub fn all_cooling(
+    why: Cooling,
+    accounts: usize,
+    free_at: u64,
+    now_ms: u64,
+    utc_offset_minutes: i32,
+) -> String {
     let when = moment(free_at, now_ms, utc_offset_minutes);
-    let what = match accounts {
-        1 => format!("The quota of this Qwen account is used up; it is free again {when}."),
-        _ => format!("All {accounts} accounts are out of quota; the next is free {when}."),
+    let what = match (why, accounts) {
+        (Cooling::OutOfQuota, 1) => {
+            format!("The quota of this Qwen account is used up; it is free again {when}.")
+        }
+        (Cooling::OutOfQuota, _) => {
+            format!("All {accounts} accounts are out of quota; the next is free {when}.")
+        }
+        (Cooling::RateLimited, 1) => {
+            format!("Qwen takes no more requests from this account for now; it is free again {when}.")
+        }
+        (Cooling::RateLimited, _) => {
+            format!(
+                "Qwen takes no more requests from all {accounts} accounts for now; the next is free {when}."
+            )
+        }
     };
     format!("{what} Wait until then, or add an account with `opencode auth login`.")
 }
@@ -152,12 +183,12 @@ mod tests {
     #[test]
     fn a_used_up_quota_is_final_and_says_when_it_is_free() {
         let now = 1_795_500_000_000;
-        let message = out_of_quota(3, now + 720_000, now, 60);
+        let message = all_cooling(Cooling::OutOfQuota, 3, now + 720_000, now, 60);
         assert_eq!(
             message,
             "All 3 accounts are out of quota; the next is free at 07:12 (in 12 min). Wait until then, or add an account with `opencode auth login`."
         );
-        let final_error = FinalError::of_quota(&message);
+        let final_error = FinalError::of_cooling(Cooling::OutOfQuota, &message);
         assert_eq!((final_error.status, final_error.message), (StatusCode::PAYMENT_REQUIRED, message));
     }
 
@@ -202,7 +233,7 @@ mod tests {
 
         #[test]
         fn any_moment_is_free_of_retry_words(accounts in 1_usize..100, free_at in any::<u64>(), now in any::<u64>(), offset in -840..840) {
-            let message = out_of_quota(accounts, free_at, now, offset);
+            let message = all_cooling(Cooling::OutOfQuota, accounts, free_at, now, offset);
             prop_assert!(!holds_retry_word(&plain(&message)));
         }
     }

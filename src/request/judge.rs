@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use super::answer::Answer;
 use super::attempt::Attempt;
 use super::classify::{Verdict, error_code};
-use super::fetch::{Call, Ended, LONGEST_WAIT_MS, Pipeline, QUOTA_CODE};
+use super::fetch::{Call, Ended, LONGEST_WAIT_MS, Pipeline, QUOTA_CODE, RATE_LIMIT_CODE};
 use super::host_errors::FinalError;
 use super::plan::Outcome;
 use super::prepare::Prepared;
@@ -67,7 +67,8 @@ impl Pipeline {
                     _ => attempt.answer,
                 };
                 let Some(wait) = until else { return Ok(Ended::Answered(Box::new(answer))) };
-                self.cool(account, exhausted_until(self.journal.clock.now_ms(), 0, Some(wait)), None).await;
+                let until = exhausted_until(self.journal.clock.now_ms(), 0, Some(wait));
+                self.cool(account, until, Some(RATE_LIMIT_CODE.to_owned())).await;
                 call.last = Some(Ok(answer));
                 Ok(Ended::With(Outcome::RateLimited))
             }

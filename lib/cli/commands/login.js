@@ -59,11 +59,7 @@ function waiting(left, columns) {
 }
 
 function success(account) {
-  const lines = [`Logged in as ${shown(account)}.`];
-  if (!account.active) {
-    lines.push(`Another account is the active one. To change that: opencode-qwen-cli-auth use ${account.id}`);
-  }
-  return lines;
+  return [`Logged in as ${shown(account)}. It is the active account now, and the one of the qwen CLI.`];
 }
 
 module.exports = {

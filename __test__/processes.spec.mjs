@@ -1,0 +1,128 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { existsSync, statSync } from "node:fs";
+import { test } from "node:test";
+import { RUNTIMES, startChild } from "./support/child.mjs";
+import { EXPIRED, setUp, until } from "./support/harness.mjs";
+
+/** What a child process needs to make the same client. */
+const clientData = ({ server, home }) => ({ env: home.env, oauth: { baseUrl: server.url } });
+
+test("twenty processes that find the token expired at once redeem it once", async (t) => {
+  const set = await setUp(t, { token: EXPIRED });
+  const { server, home } = set;
+  // Long enough for all of them to find the lock taken.
+  server.script("token", [{ do: "delay", ms: 300 }]);
+  const runtimes = Object.keys(RUNTIMES);
+  const children = Array.from({ length: 20 }, (_, index) =>
+    startChild(
+      t,
+      runtimes[index % 5 === 0 ? runtimes.length - 1 : 0],
+      async ({ load, report, told, data }) => {
+        const { createClient } = await load();
+        const client = createClient(data);
+        await client.accounts();
+        report("ready");
+        await told();
+        report((await client.getAccessToken()).accessToken);
+      },
+      { data: clientData(set) },
+    ),
+  );
+  await Promise.all(children.map((child) => child.report(0, 60_000)));
+  for (const child of children) child.tell();
+  const answers = await Promise.all(children.map(async (child) => (await child.end(60_000))[1]));
+  const { refreshes, redemptions, doubleRedemptions } = server.stats;
+  assert.deepEqual(
+    { refreshes, redemptions, doubleRedemptions },
+    { refreshes: 1, redemptions: 1, doubleRedemptions: 0 },
+  );
+  assert.deepEqual([...new Set(answers)], [home.read().access_token]);
+  assert.equal(answers.length, 20);
+  assert.deepEqual(home.files(), ["oauth_creds.flock", "oauth_creds.json"]);
+  assert.equal(statSync(join(home.directory, "oauth_creds.flock")).size, 0);
+});
+
+for (const runtime of Object.keys(RUNTIMES)) {
+  test(`${runtime}: a process whose caller gave up ends only when the token is written`, async (t) => {
+    const set = await setUp(t, { token: EXPIRED });
+    const { server, home } = set;
+    const old = home.read();
+    let open;
+    const opened = new Promise((resolve) => (open = resolve));
+    server.script("token", [{ do: "delay", ms: () => opened }]);
+    const child = startChild(
+      t,
+      runtime,
+      async ({ load, report, told, data }) => {
+        const client = (await load()).createClient(data);
+        const controller = new AbortController();
+        const asked = client.getAccessToken({ signal: controller.signal }).catch((error) => error.name);
+        await told();
+        controller.abort();
+        report(await asked);
+      },
+      { data: clientData(set) },
+    );
+    await server.waitFor("token", { timeoutMs: 20_000 });
+    child.tell();
+    assert.equal(await child.report(), "AbortError");
+    assert.equal(home.read().access_token, old.access_token);
+    setTimeout(open, 300);
+    await child.end();
+    assert.notEqual(home.read().access_token, old.access_token);
+    assert.ok(server.issued.includes(home.read().refresh_token));
+    assert.equal(server.stats.redemptions, 1);
+    assert.deepEqual(home.files(), ["oauth_creds.flock", "oauth_creds.json"]);
+  });
+
+  test(`${runtime}: a process that is killed in the middle of a refresh blocks nobody`, async (t) => {
+    const set = await setUp(t, { server: { replay: "accept" }, token: EXPIRED });
+    const { server, home, client } = set;
+    server.script("token", ["hang"]);
+    const child = startChild(
+      t,
+      runtime,
+      async ({ load, data }) => {
+        await (await load()).createClient(data).getAccessToken();
+      },
+      { data: clientData(set) },
+    );
+    await server.waitFor("token", { timeoutMs: 20_000 });
+    assert.ok(existsSync(join(home.directory, "oauth_creds.lock")));
+    const before = home.bytes();
+    child.kill("SIGKILL");
+    await server.waitFor((entry) => entry.closedByClient);
+    assert.deepEqual(home.bytes(), before);
+    const { accessToken } = await client.getAccessToken();
+    assert.equal(home.read().access_token, accessToken);
+    assert.deepEqual(home.files(), ["oauth_creds.flock", "oauth_creds.json"]);
+  });
+}
+
+test("a process waits for another's refresh, and takes its token", async (t) => {
+  const set = await setUp(t, { token: EXPIRED });
+  const { server, client } = set;
+  let open;
+  const opened = new Promise((resolve) => (open = resolve));
+  server.script("token", [{ do: "delay", ms: () => opened }]);
+  const ours = client.getAccessToken();
+  await server.waitFor("token");
+  const child = startChild(
+    t,
+    "node",
+    async ({ load, report, data }) => {
+      const client = (await load()).createClient(data);
+      const asked = client.getAccessToken();
+      report("asked");
+      report((await asked).accessToken);
+    },
+    { data: clientData(set) },
+  );
+  await child.report();
+  open();
+  const { accessToken } = await ours;
+  assert.equal((await child.end())[1], accessToken);
+  assert.equal(server.stats.redemptions, 1);
+  await until(() => set.home.files().length === 2, "the lock is released");
+});

@@ -1,0 +1,3 @@
+import { testCases } from "./support/cases.mjs";
+
+await testCases("response bodies", "stream-cases.mjs");

@@ -1,0 +1,122 @@
+/**
+ * The `ai` package with `@ai-sdk/openai-compatible` on top of a client's fetch, for Node and Bun.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
+import { APICallError, generateText, jsonSchema, stepCountIs, streamText, tool } from "ai";
+import { PNG } from "./png.mjs";
+
+const failure = (promise) =>
+  promise.then(
+    (value) => assert.fail(`resolved with ${value}`),
+    (error) => error,
+  );
+const quiet = { maxRetries: 0, onError() {} };
+
+function provider({ client }) {
+  return createOpenAICompatible({
+    name: "qwen",
+    baseURL: client.baseUrl,
+    apiKey: "unused",
+    fetch: client.fetch,
+    includeUsage: true,
+  });
+}
+
+const weather = tool({
+  description: "The weather",
+  inputSchema: jsonSchema({ type: "object", properties: { city: { type: "string" } } }),
+  execute: async ({ city }) => `sunny in ${city}`,
+});
+
+export const cases = {
+  async "answers and streams"(context) {
+    const model = provider(context)("coder-model");
+    const { text, usage, response } = await generateText({ model, system: "Help.", prompt: "hello" });
+    assert.equal(text, "You said: hello");
+    assert.ok(usage.totalTokens > 0 && response.id);
+    const result = streamText({ model, prompt: "SAY 50", ...quiet });
+    let streamed = "";
+    for await (const part of result.textStream) streamed += part;
+    assert.match(streamed, /word1 word2 .*word50/);
+    assert.equal(await result.finishReason, "stop");
+    assert.ok((await result.usage).totalTokens > 0);
+    assert.deepEqual((await context.server.state()).violations, []);
+  },
+
+  async "tools run, and their results go back"(context) {
+    const options = {
+      model: provider(context)("coder-model"),
+      tools: { weather },
+      stopWhen: stepCountIs(3),
+      prompt: 'CALL weather {"city":"Hangzhou"}',
+    };
+    const generated = await generateText(options);
+    assert.match(generated.text, /The tool answered: .*sunny in Hangzhou/);
+    assert.equal(generated.steps.length, 2);
+    assert.match(await streamText({ ...options, ...quiet }).text, /sunny in Hangzhou/);
+    assert.deepEqual((await context.server.state()).violations, []);
+  },
+
+  async "images are seen"(context) {
+    const content = [
+      { type: "text", text: "what is this?" },
+      { type: "image", image: Buffer.from(PNG, "base64"), mediaType: "image/png" },
+    ];
+    const model = provider(context)("vision-model");
+    const { text } = await generateText({ model, messages: [{ role: "user", content }] });
+    assert.match(text, /Image: image\/png, \d+ bytes/);
+  },
+
+  async "an abort closes the socket"(context) {
+    await context.server.script("chat", { do: "stall", after: 2 });
+    const controller = new AbortController();
+    const model = provider(context)("coder-model");
+    const result = streamText({ model, prompt: "SAY 9", abortSignal: controller.signal, ...quiet });
+    const parts = [];
+    for await (const part of result.fullStream) {
+      parts.push(part.type);
+      if (part.type === "text-delta") controller.abort();
+    }
+    assert.ok(parts.includes("abort"), parts.join());
+    await context.server.chat(-1, ({ closedByClient }) => closedByClient);
+  },
+
+  async "errors are the SDK's own, with what the server said"(context) {
+    const ask = () =>
+      generateText({ model: provider(context)("coder-model"), prompt: "hello", maxRetries: 0 });
+    await context.server.script("chat", { do: "server_error", status: 500 });
+    const broken = await failure(ask());
+    assert.deepEqual([broken.statusCode, broken.isRetryable], [500, true]);
+    await context.server.script("chat", { do: "cut", after: 3, pace: 50 });
+    const stream = streamText({ model: provider(context)("coder-model"), prompt: "SAY 9", ...quiet });
+    const types = [];
+    const torn = await failure(
+      (async () => {
+        for await (const part of stream.fullStream) {
+          types.push(part.type);
+          if (part.type === "error") throw part.error;
+        }
+      })(),
+    );
+    assert.ok(types.includes("text-delta"), types.join());
+    assert.equal((torn.cause ?? torn).code, "ERR_QWEN_NETWORK");
+    await context.server.script("chat", { do: "token_rejected", times: 2 });
+    const refused = await failure(ask());
+    assert.equal(refused.statusCode, 401);
+    assert.match(refused.message, /[Ll]og in/);
+    assert.equal(refused.responseHeaders["x-qwen-error"], "ERR_QWEN_TOKEN_REJECTED");
+  },
+
+  async "a rate limit is the SDK's own, with the server's Retry-After"(context) {
+    await context.server.script("chat", { do: "rate_limit", retryAfter: 77 });
+    const model = provider(context)("coder-model");
+    const limited = await failure(generateText({ model, prompt: "hello", maxRetries: 0 }));
+    assert.ok(APICallError.isInstance(limited), limited.stack);
+    assert.deepEqual([limited.statusCode, limited.isRetryable], [429, true]);
+    assert.equal(limited.responseHeaders["retry-after"], "77");
+  },
+};

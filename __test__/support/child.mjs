@@ -1,0 +1,106 @@
+/**
+ * Processes of their own, in Node or in Bun, that run a function of the spec.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { bun, bunEnvironment } from "./bun.mjs";
+
+const PROGRAM = fileURLToPath(new URL("child-program.mjs", import.meta.url));
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+
+/** The runtimes at hand. */
+export const RUNTIMES = { node: process.execPath, ...(bun && { bun }) };
+
+/**
+ * Starts a process that runs `body`, which sees nothing of this module but `data`.
+ *
+ * @param {object} t the test: what still runs when it ends is killed
+ * @param {"node" | "bun"} runtime
+ * @param {(context: { load(): Promise<object>, report(value: unknown): void, told(): Promise<void>,
+ *   revive(text: string): Function, data: any }) => Promise<void>} body
+ * @param {object} [options]
+ * @param {unknown} [options.data]
+ * @param {Record<string, string>} [options.env] in place of this process's HOME
+ * @param {string[]} [options.args] of the runtime
+ */
+export function startChild(t, runtime, body, { data, env = {}, args = [] } = {}) {
+  const child = spawn(RUNTIMES[runtime], [...args, PROGRAM], {
+    cwd: ROOT,
+    env: {
+      ...process.env,
+      ...(runtime === "bun" && bunEnvironment),
+      ...env,
+      SPEC_CHILD: JSON.stringify({ source: String(body), data }),
+    },
+    stdio: ["pipe", "pipe", "pipe"],
+  });
+  t.after(() => child.kill("SIGKILL"));
+  child.stdin.on("error", () => {});
+  let [stdout, stderr] = ["", ""];
+  let ended;
+  const waiting = new Set();
+  child.stdout.setEncoding("utf8").on("data", (text) => {
+    stdout += text;
+    for (const check of waiting) check();
+  });
+  child.stderr.setEncoding("utf8").on("data", (text) => (stderr += text));
+  const closed = new Promise((resolve) => {
+    child.on("close", (code, signal) => {
+      ended = { code, signal };
+      resolve(ended);
+      for (const check of waiting) check();
+    });
+  });
+  const reports = () =>
+    stdout
+      .split("\n")
+      .slice(0, -1)
+      .map((line) => JSON.parse(line));
+
+  return {
+    pid: child.pid,
+    kill: (signal) => child.kill(signal),
+    tell: () => child.stdin.write("go\n"),
+    reports,
+    /** The report with this index, once it is there. */
+    report(index = 0, timeoutMs = 30_000) {
+      return new Promise((resolve, reject) => {
+        const settle = (act, value) => {
+          clearTimeout(timer);
+          waiting.delete(check);
+          act(value);
+        };
+        const check = () => {
+          if (reports().length > index) settle(resolve, reports()[index]);
+          else if (ended)
+            settle(reject, new Error(`${runtime} ended with ${JSON.stringify(ended)}: ${stderr}`));
+        };
+        const timer = setTimeout(() => {
+          settle(reject, new Error(`${runtime} reported nothing within ${timeoutMs} ms: ${stderr}`));
+        }, timeoutMs);
+        waiting.add(check);
+        check();
+      });
+    },
+    /** Its reports, once it has ended well by itself. */
+    async end(timeoutMs = 30_000) {
+      let timer;
+      const late = new Promise((resolve) => (timer = setTimeout(resolve, timeoutMs, undefined)));
+      const result = await Promise.race([closed, late]);
+      clearTimeout(timer);
+      assert.ok(result, `${runtime} still runs after ${timeoutMs} ms; it said: ${stdout} ${stderr}`);
+      assert.deepEqual(result, { code: 0, signal: null }, `${runtime} said: ${stdout} ${stderr}`);
+      return reports();
+    },
+  };
+}
+
+/** Runs `body` to its end, and gives its first report. */
+export async function inChild(t, runtime, body, options) {
+  const [first] = await startChild(t, runtime, body, options).end();
+  return first;
+}

@@ -1,0 +1,97 @@
+/**
+ * Proxies as they are met in offices: HTTP, with CONNECT and absolute-form requests, and SOCKS5 (RFC 1928).
+ *
+ * @module
+ */
+
+import http from "node:http";
+import net from "node:net";
+
+/**
+ * @param {object} t the test, at whose end it is closed
+ * @param {object} [options]
+ * @param {string} [options.credentials] "user:password" that it insists on
+ * @param {number} [options.refusals] so many CONNECTs are answered with 502 first
+ */
+export async function startHttpProxy(t, { credentials, refusals = 0 } = {}) {
+  const seen = [];
+  const expected = credentials && `Basic ${Buffer.from(credentials).toString("base64")}`;
+  const allowed = (req) => !expected || req.headers["proxy-authorization"] === expected;
+  const server = http.createServer((req, res) => {
+    seen.push({ method: req.method, target: req.url });
+    if (!allowed(req)) return res.writeHead(407, { "proxy-authenticate": "Basic" }).end();
+    const { "proxy-authorization": _, ...headers } = req.headers;
+    const onward = http.request(req.url, { method: req.method, headers }, (answer) => {
+      res.writeHead(answer.statusCode, answer.headers);
+      answer.pipe(res);
+    });
+    onward.on("error", () => res.writeHead(502).end());
+    req.pipe(onward);
+  });
+  server.on("connect", (req, socket, head) => {
+    seen.push({ method: "CONNECT", target: req.url });
+    if (!allowed(req)) return socket.end("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n");
+    if (seen.length <= refusals) return socket.end("HTTP/1.1 502 Bad Gateway\r\n\r\n");
+    const [host, port] = split(req.url);
+    join(socket, host, port, (onward) => {
+      socket.write("HTTP/1.1 200 Connection established\r\n\r\n");
+      onward.write(head);
+    });
+  });
+  const port = await listen(t, server);
+  return { url: `http://${credentials ? `${credentials}@` : ""}127.0.0.1:${port}`, seen };
+}
+
+/** A SOCKS5 proxy without authentication. */
+export async function startSocksProxy(t) {
+  const seen = [];
+  const server = net.createServer((socket) => {
+    socket.on("error", () => {});
+    socket.once("data", () => {
+      socket.write(Buffer.from([5, 0]));
+      socket.once("data", (request) => {
+        const [host, port] = destination(request);
+        seen.push({ method: "SOCKS5", target: `${host}:${port}` });
+        join(socket, host, port, () => socket.write(Buffer.from([5, 0, 0, 1, 0, 0, 0, 0, 0, 0])));
+      });
+    });
+  });
+  return { url: `socks5://127.0.0.1:${await listen(t, server)}`, seen };
+}
+
+function destination(request) {
+  const isName = request[3] === 3;
+  const end = isName ? 5 + request[4] : 8;
+  const host = isName ? request.toString("latin1", 5, end) : [...request.subarray(4, 8)].join(".");
+  return [host, request.readUInt16BE(end)];
+}
+
+function split(authority) {
+  const at = authority.lastIndexOf(":");
+  return [authority.slice(0, at), Number(authority.slice(at + 1))];
+}
+
+function join(socket, host, port, onReady) {
+  const onward = net.connect(port, host, () => {
+    onReady(onward);
+    socket.pipe(onward).pipe(socket);
+  });
+  for (const end of [socket, onward]) {
+    end.on("error", () => {});
+    end.on("close", () => (end === socket ? onward : socket).destroy());
+  }
+}
+
+async function listen(t, server) {
+  const sockets = new Set();
+  server.on("connection", (socket) => {
+    sockets.add(socket);
+    socket.on("close", () => sockets.delete(socket));
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  t.after(() => {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  });
+  return server.address().port;
+}
