@@ -531,7 +531,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
         const { code, stdout } = await login.ended;
         assert.equal(code, 0);
         const screen = screenAfter(stdout);
-        assert.match(screen.at(-2), /^Logged in as "work" \(acct_\w+\)\.$/);
+        assert.match(screen.at(-2), /^Logged in as "work" \(acct_\w+\)\. It is the active account now\.$/);
         assert.equal(
           screen.some((line) => line.includes("left")),
           false,

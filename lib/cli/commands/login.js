@@ -59,7 +59,7 @@ function waiting(left, columns) {
 }
 
 function success(account) {
-  return [`Logged in as ${shown(account)}. It is the active account now, and the one of the qwen CLI.`];
+  return [`Logged in as ${shown(account)}. It is the active account now.`];
 }
 
 module.exports = {
