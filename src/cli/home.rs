@@ -21,6 +21,8 @@ const SYSTEM_DIRECTORY: &str = if cfg!(target_os = "macos") {
 } else {
     "/etc/qwen-code"
 };
+/// A CLI whose host was killed ends by itself, at the latest after this: 0.24.4 counts the whole run, both a request.
+const MAX_LIFE_S: u64 = 150;
 /// No settings file is anywhere near this large.
 const MAX_SETTINGS: u64 = 4 * 1024 * 1024;
 /// With its marker the CLI leaves the file as it is; 0.15.10 would ask for the language of the system otherwise.
@@ -128,6 +130,11 @@ fn settings(login: &Login) -> Value {
     settings["security"]["folderTrust"] = json!({"enabled": false});
     settings["model"]["skipStartupContext"] = true.into();
     settings["model"]["skipNextSpeakerCheck"] = true.into();
+    settings["model"]["maxWallTimeSeconds"] = MAX_LIFE_S.into();
+    if !settings["model"]["generationConfig"].is_object() {
+        settings["model"]["generationConfig"] = json!({});
+    }
+    settings["model"]["generationConfig"]["timeout"] = (MAX_LIFE_S * 1_000).into();
     settings
 }
 
