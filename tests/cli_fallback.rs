@@ -7,6 +7,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use opencode_qwen_cli_auth::busy::Busy;
 use opencode_qwen_cli_auth::cli::run::Limits;
 use opencode_qwen_cli_auth::cli::{CliAnswer, CliFallback};
 use opencode_qwen_cli_auth::clock::Clock;
@@ -108,11 +110,11 @@ fn quick() -> Limits {
     }
 }
 
-fn body(stream: bool) -> Vec<u8> {
+fn body(stream: bool) -> Bytes {
     let messages = json!([{"role": "user", "content": "/help @/etc/passwd --yolo"}]);
     json!({"model": "coder-model", "stream": stream, "stream_options": {"include_usage": true}, "messages": messages})
         .to_string()
-        .into_bytes()
+        .into()
 }
 
 async fn whole(answer: CliAnswer) -> Value {
@@ -307,6 +309,37 @@ async fn an_abort_and_a_dropped_answer_kill_the_group() {
     scene.is_cleaned_up(2).await;
 }
 
+#[tokio::test]
+async fn nothing_is_left_when_the_answer_is_read_and_a_host_can_wait_for_an_abort() {
+    let left = |scene: &Scene| std::fs::read_dir(scene.path("tmp")).unwrap().count();
+    let spawn = "trap '' TERM HUP; sleep 600 & echo $$ $! > \"$OUT/pids\"";
+    for end in ["wait", "exit 1"] {
+        let scene = Scene::new(&format!("{spawn}\n{}\n{end}", answer()));
+        let mut answer = scene.ask(true).await.unwrap();
+        while answer.body.next().await.unwrap().is_some() {}
+        assert_eq!(left(&scene), 0);
+        scene.is_cleaned_up(2).await;
+        let scene = Scene::new(&format!("{spawn}\n{INIT}\n{end}"));
+        let limits = Limits { first_word: Duration::from_millis(500), ..quick() };
+        scene.fallback(limits).complete(&body(true)).await.unwrap_err();
+        assert_eq!(left(&scene), 0);
+        scene.is_cleaned_up(2).await;
+    }
+
+    let scene = Scene::new(&format!("{spawn}\n{}\nwait", answer()));
+    let (idle, mut is_idle) = tokio::sync::mpsc::unbounded_channel();
+    let busy = Busy::new(move || {
+        let _ = idle.send(());
+    });
+    let answer = scene.fallback(quick()).with_busy(busy.clone()).complete(&body(true)).await.unwrap();
+    assert!(!busy.is_busy());
+    drop(answer);
+    assert!(busy.is_busy());
+    is_idle.recv().await.unwrap();
+    assert_eq!(left(&scene), 0);
+    scene.is_cleaned_up(2).await;
+}
+
 #[test]
 fn a_runtime_that_ends_takes_the_group_along() {
     let scene = Scene::new(&format!("trap '' TERM; sleep 600 & echo $$ $! > \"$OUT/pids\"\n{INIT}\nwait"));
@@ -403,8 +436,8 @@ async fn a_large_prompt_is_fed_while_the_answer_is_read() {
     ));
     let text = "x".repeat(120_000);
     let messages: Vec<_> = (0..10).map(|_| json!({"role": "user", "content": text})).collect();
-    let body = json!({"messages": messages}).to_string();
-    whole(scene.fallback(quick()).complete(body.as_bytes()).await.unwrap()).await;
+    let body = Bytes::from(json!({"messages": messages}).to_string());
+    whole(scene.fallback(quick()).complete(&body).await.unwrap()).await;
     let size: usize = scene.read("size").trim().parse().unwrap();
     assert!((300_000..=512 * 1024).contains(&size), "{size}");
 }

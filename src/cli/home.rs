@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
@@ -21,6 +22,12 @@ const SYSTEM_DIRECTORY: &str = if cfg!(target_os = "macos") {
 } else {
     "/etc/qwen-code"
 };
+/// A CLI whose host was killed ends by itself, at the latest after this: 0.24.4 counts the whole run, both a request.
+const MAX_LIFE_S: u64 = 150;
+/// What directories are called.
+const PREFIX: &str = "qwen-fallback-";
+/// A directory this old belongs to nobody who lives.
+const FORGOTTEN: Duration = Duration::from_secs(3_600);
 /// No settings file is anywhere near this large.
 const MAX_SETTINGS: u64 = 4 * 1024 * 1024;
 /// With its marker the CLI leaves the file as it is; 0.15.10 would ask for the language of the system otherwise.
@@ -44,11 +51,12 @@ impl Workspace {
         let base = base.map_or_else(std::env::temp_dir, |(_, value)| PathBuf::from(value));
         let base = std::path::absolute(&base).unwrap_or(base);
         let mut builder = tempfile::Builder::new();
-        builder.prefix("qwen-fallback-");
+        builder.prefix(PREFIX);
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
         let root =
             builder.tempdir_in(&base).map_err(|error| Error::io("create a directory in", &base, &error))?;
+        remove_forgotten(&base, root.path());
         let workspace = Self { root };
         for directory in [workspace.home(), workspace.work()] {
             atomic::create_private_directory(&directory)?;
@@ -92,6 +100,32 @@ impl Workspace {
     }
 }
 
+/// Removes what a host left behind that was killed. Another user's is left alone, and so is a link. `new` has just been
+/// made: it says what time it is, and who we are.
+fn remove_forgotten(base: &Path, new: &Path) {
+    let (Ok(entries), Ok(new)) = (fs::read_dir(base), fs::symlink_metadata(new)) else { return };
+    let is_ours = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX));
+    for path in is_ours.map(|entry| entry.path()) {
+        let Ok(old) = fs::symlink_metadata(&path) else { continue };
+        let age = new.modified().and_then(|now| Ok(now.duration_since(old.modified()?).unwrap_or_default()));
+        if old.is_dir() && same_owner(&old, &new) && age.is_ok_and(|age| age > FORGOTTEN) {
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
+}
+
+#[cfg(unix)]
+fn same_owner(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    one.uid() == other.uid()
+}
+
+/// Windows gives each user a directory for temporary files.
+#[cfg(not(unix))]
+fn same_owner(_one: &fs::Metadata, _other: &fs::Metadata) -> bool {
+    true
+}
+
 fn write(path: &Path, contents: &str) -> Result<()> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create_new(true);
@@ -128,6 +162,11 @@ fn settings(login: &Login) -> Value {
     settings["security"]["folderTrust"] = json!({"enabled": false});
     settings["model"]["skipStartupContext"] = true.into();
     settings["model"]["skipNextSpeakerCheck"] = true.into();
+    settings["model"]["maxWallTimeSeconds"] = MAX_LIFE_S.into();
+    if !settings["model"]["generationConfig"].is_object() {
+        settings["model"]["generationConfig"] = json!({});
+    }
+    settings["model"]["generationConfig"]["timeout"] = (MAX_LIFE_S * 1_000).into();
     settings
 }
 
@@ -198,6 +237,29 @@ mod tests {
         assert_eq!(fs::read_dir(workspace.work()).unwrap().count(), 0);
         drop(workspace);
         assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_was_forgotten_is_removed() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = |name: &str, age: u64| {
+            let path = temporary.path().join(name);
+            fs::create_dir_all(path.join("home")).unwrap();
+            let file = File::open(&path).unwrap();
+            let now = file.metadata().unwrap().modified().unwrap();
+            file.set_modified(now - Duration::from_secs(age)).unwrap();
+        };
+        directory("qwen-fallback-old", 4_000);
+        directory("qwen-fallback-new", 60);
+        directory("other-old", 4_000);
+        std::os::unix::fs::symlink("other-old", temporary.path().join("qwen-fallback-link")).unwrap();
+        let environment = [("TMPDIR", temporary.path().to_str().unwrap())].into_iter().collect();
+        drop(Workspace::create(&environment, &Login::default()).unwrap());
+        let mut left: Vec<_> =
+            fs::read_dir(temporary.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["other-old", "qwen-fallback-link", "qwen-fallback-new"]);
     }
 
     #[test]

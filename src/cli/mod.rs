@@ -18,13 +18,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
 use self::completion::Completion;
 use self::find::Program;
-use self::login::Login;
 use self::output::Event;
-use self::run::{Job, Limits, Run};
+use self::run::{Job, Limits, Request, Run};
 use self::source::{Source, TURN_OFF, broken_off, oauth_ended};
+use crate::busy::Busy;
 use crate::clock::Clock;
 use crate::environment::Environment;
 use crate::error::{Code, Error, Result};
@@ -36,10 +37,11 @@ const MAX_RUNS: usize = 2;
 /// Answers chat requests by running the qwen CLI.
 #[derive(Debug)]
 pub struct CliFallback {
-    environment: Environment,
+    environment: Arc<Environment>,
     paths: Paths,
     clock: Clock,
     limits: Limits,
+    busy: Busy,
     runs: Arc<Semaphore>,
     /// Tools that a version has which we did not know of.
     more_tools: Mutex<Vec<String>>,
@@ -58,10 +60,11 @@ pub struct CliAnswer {
 #[derive(Debug)]
 pub struct CliBody {
     ready: VecDeque<Bytes>,
-    /// `None` once the answer is whole.
+    /// `None` once nothing is left of the CLI.
     source: Option<Source>,
     completion: Completion,
     has_text: bool,
+    is_whole: bool,
 }
 
 impl CliFallback {
@@ -69,10 +72,11 @@ impl CliFallback {
     #[must_use]
     pub fn new(environment: Environment, paths: Paths, clock: Clock) -> Self {
         Self {
-            environment,
+            environment: Arc::new(environment),
             paths,
             clock,
             limits: Limits::default(),
+            busy: Busy::unobserved(),
             runs: Arc::new(Semaphore::new(MAX_RUNS)),
             more_tools: Mutex::default(),
         }
@@ -82,6 +86,13 @@ impl CliFallback {
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Lets the host wait for the moment it takes to stop a CLI and to remove its directories.
+    #[must_use]
+    pub fn with_busy(mut self, busy: Busy) -> Self {
+        self.busy = busy;
         self
     }
 
@@ -99,62 +110,81 @@ impl CliFallback {
     /// # Errors
     /// `ERR_QWEN_CLI_NOT_FOUND`; `ERR_QWEN_CLI_FAILED` for all that keeps the CLI from answering; `ERR_QWEN_IO` where no
     /// temporary files can be made; `ERR_QWEN_INVALID_ARGUMENT` where the body is no chat request.
-    pub async fn complete(&self, body: &[u8]) -> Result<CliAnswer> {
-        let program = self.find()?;
-        let prompt: Arc<str> = prompt::prompt(body)?.into();
-        let login = home::login(&self.environment, &self.paths);
-        if login.is_oauth() {
-            return Err(oauth_ended());
-        }
+    pub async fn complete(&self, body: &Bytes) -> Result<CliAnswer> {
+        let request = self.prepare(body.clone()).await?;
         let id = uuid::Uuid::new_v4().simple().to_string();
         let mut completion = Completion::new(body, &id, self.clock.now_ms());
-        let (mut source, model) = self.ask(&program, &login, &prompt).await?;
+        let (mut source, model) = self.ask(&request).await?;
         if let Some(model) = model {
             completion.set_model(&model);
         }
-        let first = source.first().await?;
-        let (bytes, source) = if completion.stream {
-            source.put_back(first);
-            (completion.head(), Some(source))
-        } else {
-            (source.whole(first, &completion).await?, None)
+        let first = match source.first().await {
+            Ok(first) => first,
+            Err(error) => return stopped(source, error).await,
         };
         let content_type = completion.content_type();
-        let ready = VecDeque::from([bytes]);
-        Ok(CliAnswer { content_type, body: CliBody { ready, source, completion, has_text: false } })
+        if completion.stream {
+            source.put_back(first);
+            let (ready, source) = (VecDeque::from([completion.head()]), Some(source));
+            let body = CliBody { ready, source, completion, has_text: false, is_whole: false };
+            return Ok(CliAnswer { content_type, body });
+        }
+        match source.whole(first, &completion).await {
+            Ok(whole) => {
+                source.stop().await;
+                let ready = VecDeque::from([whole]);
+                let body = CliBody { ready, source: None, completion, has_text: true, is_whole: true };
+                Ok(CliAnswer { content_type, body })
+            }
+            Err(error) => stopped(source, error).await,
+        }
+    }
+
+    /// Finds the CLI and its login, and writes the prompt: work on files and much text, so not on the async thread.
+    async fn prepare(&self, body: Bytes) -> Result<Arc<Request>> {
+        let (environment, paths) = (Arc::clone(&self.environment), self.paths.clone());
+        let preparing = move || {
+            let program = find::find(&environment, &paths)?;
+            let prompt = prompt::prompt(&body)?;
+            let login = home::login(&environment, &paths);
+            if login.is_oauth() {
+                return Err(oauth_ended());
+            }
+            Ok(Arc::new(Request { program, login, prompt }))
+        };
+        spawn_blocking(preparing).await.map_err(Error::internal)?
     }
 
     /// Starts the CLI, again if it turns out to have tools that are not turned off yet.
-    async fn ask(
-        &self,
-        program: &Program,
-        login: &Login,
-        prompt: &Arc<str>,
-    ) -> Result<(Source, Option<String>)> {
+    async fn ask(&self, request: &Arc<Request>) -> Result<(Source, Option<String>)> {
         for is_last in [false, true] {
             let permit = Arc::clone(&self.runs).acquire_owned().await.map_err(Error::internal)?;
-            let more_tools = self.more_tools.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let run = Run::start(Job {
-                program,
-                environment: &self.environment,
-                login,
-                prompt: Arc::clone(prompt),
-                more_tools: &more_tools,
+            let job = Job {
+                request: Arc::clone(request),
+                environment: Arc::clone(&self.environment),
+                more_tools: self.more_tools.lock().unwrap_or_else(PoisonError::into_inner).clone(),
                 limits: self.limits,
                 permit,
-            })?;
-            let mut source = Source::new(run, login.secrets(), self.limits);
-            let (model, tools) = match source.next_in_time().await? {
-                Event::Started { model, tools } => (model, tools),
-                Event::Failed(message) => return Err(source.failed(&message)),
-                other => {
+                busy: self.busy.clone(),
+            };
+            let run = spawn_blocking(move || Run::start(job)).await.map_err(Error::internal)??;
+            let mut source = Source::new(run, request.login.secrets(), self.limits);
+            let (model, tools) = match source.next_in_time().await {
+                Ok(Event::Started { model, tools }) => (model, tools),
+                Ok(Event::Failed(message)) => {
+                    let error = source.failed(&message);
+                    return stopped(source, error).await;
+                }
+                Ok(other) => {
                     source.put_back(other);
                     (None, Vec::new())
                 }
+                Err(error) => return stopped(source, error).await,
             };
             if tools.is_empty() {
                 return Ok((source, model));
             }
+            source.stop().await;
             if is_last {
                 break;
             }
@@ -169,6 +199,12 @@ impl CliFallback {
     }
 }
 
+/// An error, once nothing is left of the CLI.
+async fn stopped<T>(source: Source, error: Error) -> Result<T> {
+    source.stop().await;
+    Err(error)
+}
+
 impl CliBody {
     /// The next bytes, or `None` at the end.
     ///
@@ -180,6 +216,10 @@ impl CliBody {
                 return Ok(Some(bytes));
             }
             let Some(source) = &mut self.source else { return Ok(None) };
+            if self.is_whole {
+                self.stop().await;
+                return Ok(None);
+            }
             let failure = match source.next().await {
                 Ok(Event::Text(text)) => {
                     self.has_text = true;
@@ -192,7 +232,7 @@ impl CliBody {
                 }
                 Ok(Event::Finished(finish)) if self.has_text => {
                     self.ready.push_back(self.completion.tail(&finish));
-                    self.source = None;
+                    self.is_whole = true;
                     continue;
                 }
                 Ok(Event::Restarted) if self.has_text => broken_off("the connection to the model was lost"),
@@ -201,8 +241,14 @@ impl CliBody {
                 Ok(Event::Failed(message)) => broken_off(&source.quote(&message)),
                 Err(error) => error,
             };
-            self.source = None;
+            self.stop().await;
             return Err(failure);
+        }
+    }
+
+    async fn stop(&mut self) {
+        if let Some(source) = self.source.take() {
+            source.stop().await;
         }
     }
 

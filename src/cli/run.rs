@@ -9,11 +9,13 @@ use process_wrap::tokio::{ChildWrapper, CommandWrap};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 use super::find::{Program, path_variable};
 use super::home::Workspace;
 use super::login::Login;
+use crate::busy::{Busy, BusyGuard};
 use crate::environment::Environment;
 use crate::error::{Code, Error, Result};
 
@@ -58,21 +60,30 @@ impl Default for Limits {
 
 /// What a run is given.
 #[derive(Debug)]
-pub struct Job<'a> {
-    /// The CLI.
-    pub program: &'a Program,
+pub struct Job {
+    /// The CLI, what it logs in with, and what it reads from its standard input.
+    pub request: Arc<Request>,
     /// The caller's environment.
-    pub environment: &'a Environment,
-    /// What it logs in with.
-    pub login: &'a Login,
-    /// What it reads from its standard input.
-    pub prompt: Arc<str>,
+    pub environment: Arc<Environment>,
     /// Tools to turn off besides those that are known.
-    pub more_tools: &'a [String],
+    pub more_tools: Vec<String>,
     /// How long it may take.
     pub limits: Limits,
     /// Held while it runs.
     pub permit: OwnedSemaphorePermit,
+    /// Keeps the host waiting while the CLI is stopped and its directories are removed.
+    pub busy: Busy,
+}
+
+/// What stays the same if the CLI has to be started again.
+#[derive(Debug)]
+pub struct Request {
+    /// The CLI.
+    pub program: Program,
+    /// What it logs in with.
+    pub login: Login,
+    /// What it reads.
+    pub prompt: String,
 }
 
 /// How a process ended.
@@ -105,23 +116,27 @@ pub struct Run {
     ended: oneshot::Receiver<Ended>,
     /// How the process ended, while there may still be output in the pipe.
     end: Option<Ended>,
-    _cancel: oneshot::Sender<()>,
+    cancel: Option<oneshot::Sender<BusyGuard>>,
+    keeper: Option<JoinHandle<()>>,
+    busy: Busy,
 }
 
 impl Run {
-    /// Starts the CLI. No shell is between, and the prompt is not on its command line.
+    /// Starts the CLI. No shell is between, and the prompt is not on its command line. It works on files, and needs the
+    /// async runtime around it.
     ///
     /// # Errors
     /// `ERR_QWEN_CLI_FAILED` where it can't be started, `ERR_QWEN_IO` where it has no place to run.
-    pub fn start(job: Job<'_>) -> Result<Self> {
-        let workspace = Workspace::create(job.environment, job.login)?;
-        let mut command = CommandWrap::with_new(&job.program.executable, |command| {
-            command.args(&job.program.script);
+    pub fn start(job: Job) -> Result<Self> {
+        let Request { program, login, .. } = &*job.request;
+        let workspace = Workspace::create(&job.environment, login)?;
+        let mut command = CommandWrap::with_new(&program.executable, |command| {
+            command.args(&program.script);
             command.args(["--output-format", "stream-json", "--include-partial-messages"]);
             command.args(["--approval-mode", "default", "--chat-recording=false", "--exclude-tools"]);
-            command.arg([&[TOOLS.to_owned()], job.more_tools].concat().join(","));
-            command.env_clear().envs(job.login.variables.iter().map(|(name, value)| (name, value)));
-            command.env("PATH", path_variable(job.environment, job.program)).envs(workspace.variables());
+            command.arg([&[TOOLS.to_owned()], &job.more_tools[..]].concat().join(","));
+            command.env_clear().envs(login.variables.iter().map(|(name, value)| (name, value)));
+            command.env("PATH", path_variable(&job.environment, program)).envs(workspace.variables());
             for name in ["QWEN_TELEMETRY_ENABLED", "QWEN_USAGE_STATISTICS_ENABLED"] {
                 command.env(name, "false");
             }
@@ -136,26 +151,33 @@ impl Run {
         #[cfg(windows)]
         command.wrap(process_wrap::tokio::JobObject).wrap(process_wrap::tokio::KillOnDrop);
         let child = command.spawn().map_err(|error| {
-            let cli = job.program.cli.display();
+            let cli = program.cli.display();
             Error::new(
                 Code::CliFailed,
                 format!(
                     "The qwen CLI {cli} can't be started: {error}. Run it by hand, or set QWEN_CLI_PATH."
                 ),
             )
-            .with_path(&job.program.cli)
+            .with_path(&program.cli)
         })?;
         let mut group = Group { child, is_gone: false };
         let (stdin, stderr) = (group.child.stdin().take(), group.child.stderr().take());
         let stdout = group.child.stdout().take().ok_or_else(|| Error::internal("a child without a pipe"))?;
         let (cancel, cancelled) = oneshot::channel();
         let (tell, ended) = oneshot::channel();
-        let keeper = Keeper { group, _workspace: workspace, _permit: job.permit };
-        tokio::spawn(async move {
-            let end = keeper.keep(stdin, job.prompt, stderr, cancelled, job.limits).await;
-            let _ = tell.send(end);
-        });
-        Ok(Self { stdout, has_read: 0, ended, end: None, _cancel: cancel })
+        let keeper = Keeper { group, workspace: Some(workspace), _permit: job.permit };
+        let keeper = tokio::spawn(keeper.keep(stdin, job.request, stderr, cancelled, job.limits, tell));
+        let (cancel, keeper) = (Some(cancel), Some(keeper));
+        Ok(Self { stdout, has_read: 0, ended, end: None, cancel, keeper, busy: job.busy })
+    }
+
+    /// Stops the CLI, and waits until nothing is left of it.
+    pub async fn stop(mut self) {
+        let keeper = self.keeper.take();
+        drop(self);
+        if let Some(keeper) = keeper {
+            let _ = timeout(2 * REAP, keeper).await;
+        }
     }
 
     /// The next output. It may be dropped while it waits: nothing is lost.
@@ -187,6 +209,15 @@ impl Run {
     fn output(&mut self, buffer: BytesMut) -> Output {
         self.has_read += buffer.len();
         if self.has_read > MAX_OUTPUT { Output::TooMuch } else { Output::Bytes(buffer.freeze()) }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if let Some(cancel) = self.cancel.take() {
+            // A keeper that has come to its end needs no guard.
+            let _ = cancel.send(self.busy.enter());
+        }
     }
 }
 
@@ -233,7 +264,7 @@ impl Drop for Group {
 /// when nobody is left who writes there.
 struct Keeper {
     group: Group,
-    _workspace: Workspace,
+    workspace: Option<Workspace>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -241,17 +272,18 @@ impl Keeper {
     async fn keep(
         mut self,
         stdin: Option<ChildStdin>,
-        prompt: Arc<str>,
+        request: Arc<Request>,
         mut stderr: Option<ChildStderr>,
-        cancelled: oneshot::Receiver<()>,
+        cancelled: oneshot::Receiver<BusyGuard>,
         limits: Limits,
-    ) -> Ended {
+        tell: oneshot::Sender<Ended>,
+    ) {
         let mut ended = Ended::default();
         let mut tail = Vec::new();
         let feed = async {
             if let Some(mut stdin) = stdin {
                 // A CLI that ends without reading has said why.
-                let _ = stdin.write_all(prompt.as_bytes()).await;
+                let _ = stdin.write_all(request.prompt.as_bytes()).await;
             }
         };
         let background = async {
@@ -261,9 +293,10 @@ impl Keeper {
         let cause = tokio::select! {
             status = self.group.child.wait() => Cause::Exit(status.ok()),
             () = sleep(limits.total) => Cause::Timeout,
-            _ = cancelled => Cause::Cancelled,
-            () = background => Cause::Cancelled,
+            guard = cancelled => Cause::Cancelled(guard.ok()),
+            () = background => Cause::Cancelled(None),
         };
+        let mut guard = None;
         match cause {
             Cause::Exit(status) => {
                 ended.status = status;
@@ -273,18 +306,24 @@ impl Keeper {
                 ended.timed_out = true;
                 self.group.end(limits.grace).await;
             }
-            Cause::Cancelled => self.group.kill().await,
+            Cause::Cancelled(busy) => {
+                guard = busy;
+                self.group.kill().await;
+            }
         }
         let _ = timeout(DRAIN, read_tail(&mut stderr, &mut tail)).await;
         ended.complaint = String::from_utf8_lossy(&tail).into_owned();
-        ended
+        let _ = tell.send(ended);
+        let workspace = self.workspace.take();
+        let _ = spawn_blocking(move || drop(workspace)).await;
+        drop(guard);
     }
 }
 
 enum Cause {
     Exit(Option<ExitStatus>),
     Timeout,
-    Cancelled,
+    Cancelled(Option<BusyGuard>),
 }
 
 /// Reads to the end and keeps the last of it.

@@ -41,6 +41,11 @@ impl Source {
         self.events.push_front(event);
     }
 
+    /// Stops the CLI, and waits until nothing is left of it.
+    pub async fn stop(self) {
+        self.run.stop().await;
+    }
+
     /// What the CLI says, for a message.
     pub fn quote(&self, message: &str) -> String {
         redact::line(message, &self.secrets, MAX_QUOTE)
