@@ -125,9 +125,10 @@ impl Client {
             RequestLog::off()
         };
         let events = logged(events, logger.clone());
-        let fallback = config
-            .cli_fallback
-            .then(|| Arc::new(CliFallback::new(environment.clone(), config.paths.clone(), clock.clone())));
+        let fallback = config.cli_fallback.then(|| {
+            let fallback = CliFallback::new(environment.clone(), config.paths.clone(), clock.clone());
+            Arc::new(fallback.with_busy(busy.clone()))
+        });
         for message in &config.warnings {
             events.emit(Event::new(EventKind::Config, clock.now_ms(), message.clone()));
         }

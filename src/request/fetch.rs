@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex};
 use http::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{HeaderName, StatusCode};
 use serde_json::json;
-use tokio::runtime::Handle;
 use url::Url;
 
 use super::answer::Answer;
@@ -354,10 +353,7 @@ impl Pipeline {
             return Ok(Ended::With(Outcome::Failed));
         };
         call.record.note("cli-fallback");
-        // It begins with files: they must not hold up other requests.
-        let runtime = Handle::current();
-        let answering = move || runtime.block_on(fallback.complete(&body));
-        let answer = match tokio::task::spawn_blocking(answering).await.map_err(Error::internal)? {
+        let answer = match fallback.complete(&body).await {
             Ok(answer) => answer,
             Err(error) => {
                 call.cli_failure = Some(error);
