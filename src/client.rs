@@ -267,7 +267,7 @@ impl Client {
         let view = self.tokens.view().await?;
         match &view.problem {
             Some(problem) if view.document.records.is_empty() => Err(problem.clone()),
-            _ => Ok(self.listed(&view).map(|record| self.describe(&view, record)).collect()),
+            _ => Ok(view.listed(self.clock.now_ms()).map(|record| self.describe(&view, record)).collect()),
         }
     }
 
@@ -316,15 +316,6 @@ impl Client {
         let view = self.tokens.view().await?;
         let record = view.record(id).ok_or_else(|| unknown_account("id", id))?;
         Ok(self.describe(&view, record))
-    }
-
-    /// Accounts that a person can do something with. One whose place a newer token of the CLI's took, and whose own has
-    /// expired, is most likely that one's past.
-    fn listed<'a>(&self, view: &'a View) -> impl Iterator<Item = &'a Record> {
-        let now = self.clock.now_ms();
-        view.document.records.iter().filter(move |record| {
-            !record.is_superseded() || record.token().is_some_and(|token| token.expires_at > now)
-        })
     }
 
     fn describe(&self, view: &View, record: &Record) -> AccountInfo {

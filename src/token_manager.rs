@@ -313,11 +313,7 @@ impl Refresh {
             return Ok(Redeemed::Elsewhere(token));
         }
         let error = error.with_account(&self.account.id).with_path(&self.account.path);
-        let last = LastError {
-            code: error.code().as_str().to_owned(),
-            message: error.message().to_owned(),
-            at: self.inner.clock.now_ms(),
-        };
+        let last = LastError::new(&error, self.inner.clock.now_ms());
         self.inner.with_state(&self.account.id, |state| {
             state.refused = Some((refresh_token.clone(), error.clone()));
         });

@@ -129,8 +129,10 @@ fn adopt(
     let before = document.linked_id().map(str::to_owned);
     let mut label = None;
     if let Some(record) = before.as_deref().and_then(|id| document.record_mut(id)) {
-        let is_newer = held.modified_at >= record.updated_at()
-            || record.token().is_none_or(|token| held.token.expires_at >= token.expires_at);
+        // A time that is still to come was noted by a clock that was wrong.
+        let is_later = held.modified_at >= record.updated_at() || record.updated_at() > now_ms;
+        let is_newer =
+            is_later || record.token().is_none_or(|token| held.token.expires_at >= token.expires_at);
         if is_newer {
             record.set_superseded(true);
             label = record.label().map(str::to_owned);
@@ -152,6 +154,10 @@ fn take_over(
     new_id: &mut impl FnMut() -> String,
     findings: &mut Findings,
 ) {
+    if document.knows_legacy(token) {
+        return;
+    }
+    document.note_legacy(token);
     let is_known = document.records.iter().any(|record| relation(record, token).is_some());
     if is_known || document.was_removed(token) {
         return;

@@ -60,10 +60,19 @@ impl View {
         self.document.record(id)
     }
 
+    /// Accounts that something can be done with. One whose place a newer token of the CLI's took, and whose own has
+    /// expired, is most likely that one's past.
+    pub fn listed(&self, now_ms: u64) -> impl Iterator<Item = &Record> {
+        self.document.records.iter().filter(move |record| {
+            !record.is_superseded() || record.token().is_some_and(|token| token.expires_at > now_ms)
+        })
+    }
+
     /// Who a request is sent as, for an account that has tokens.
     #[must_use]
     pub fn account(&self, record: &Record) -> Account {
-        let position = self.document.records.iter().position(|other| other.id() == record.id()).unwrap_or(0);
+        let current = self.document.records.iter().filter(|other| !other.is_superseded());
+        let position = current.take_while(|other| other.id() != record.id()).count();
         let label = record.label().map_or_else(|| format!("Account {}", position + 1), str::to_owned);
         let label = if record.is_superseded() { format!("{label} (earlier)") } else { label };
         let is_linked = self.linked.as_deref() == Some(record.id());

@@ -15,7 +15,7 @@ use super::attempt::{Attempt, Budget, Sender};
 use super::body::Ids;
 use super::classify::Verdict;
 use super::host_errors::{Cooling, FinalError, all_cooling};
-use super::plan::{Candidate, Outcome, Plan, Situation, Step};
+use super::plan::{Candidate, DEGRADE_INTERVAL_MS, Outcome, Plan, Situation, Step};
 use super::prepare::{Prepared, Request};
 use crate::accounts::account::Account;
 use crate::accounts::registry::View;
@@ -29,7 +29,7 @@ use crate::events::{Event, EventKind, Events};
 use crate::logging::Logger;
 use crate::oauth::token::Token;
 use crate::request_log::{self, RequestLog, RequestRecord};
-use crate::store::document::Record;
+use crate::store::document::Document;
 use crate::token_manager::TokenManager;
 
 /// Where a host names its conversation.
@@ -39,7 +39,7 @@ const DEGRADED_HEADER: HeaderName = HeaderName::from_static("x-qwen-degraded");
 /// The longest `Retry-After` that is waited for, and the wait where a rate limit names none.
 pub(super) const LONGEST_WAIT_MS: u64 = 10_000;
 const DEFAULT_WAIT_MS: u64 = 1_000;
-/// What the store calls a rate limit that an account cools for.
+/// What a rate limit is called where the server has not said.
 pub(super) const RATE_LIMIT_CODE: &str = "rate_limit_exceeded";
 /// What a quota error is called where the server has not said.
 pub(super) const QUOTA_CODE: &str = "insufficient_quota";
@@ -199,8 +199,8 @@ impl Pipeline {
             return Err(view.no_account());
         }
         let now_ms = self.journal.clock.now_ms();
-        let candidates: Vec<_> = records
-            .iter()
+        let candidates: Vec<_> = view
+            .listed(now_ms)
             .map(|record| Candidate { id: record.id().to_owned(), standing: standing(record, now_ms) })
             .collect();
         let plan = Plan::new(&Situation {
@@ -214,7 +214,7 @@ impl Pipeline {
             may_degrade: self.settings.degrade && prepared.is_chat,
             may_fall_back: self.settings.fallback.is_some() && prepared.is_chat,
         });
-        let budget = Budget::for_accounts(records.len());
+        let budget = Budget::for_accounts(candidates.len());
         let record = self.journal.request_log.start(&request_log::Start {
             url: &url,
             method: &prepared.method,
@@ -258,6 +258,10 @@ impl Pipeline {
                 return Ok(Ended::With(Outcome::Unusable));
             }
         };
+        if let Err(error) = account.base_url(&token, self.sender.base_url_override.as_ref()) {
+            call.last = Some(Err(error));
+            return Ok(Ended::With(Outcome::Unusable));
+        }
         let mut attempt = self.attempt(call, &account, &token).await?;
         if attempt.verdict == Verdict::TokenRejected {
             let renewed = match self.tokens.token(id, Some(&token.access_token)).await {
@@ -321,12 +325,9 @@ impl Pipeline {
             return Ok(Ended::With(Outcome::Failed));
         };
         let account = call.view.account(&record);
-        let now = self.journal.clock.now_ms();
-        let noted = self
-            .tokens
-            .with_registry(move |registry| registry.with_store(|document| document.set_degraded_at(now)));
-        // A store that can't be written must not stop an answer.
-        let _ = noted.await;
+        if !self.may_degrade(call.plan.found_none_ready()).await {
+            return Ok(Ended::With(Outcome::Failed));
+        }
         let Ok(token) = self.tokens.token(id, None).await else { return Ok(Ended::With(Outcome::Failed)) };
         call.budget.reserved = usize::MAX;
         call.record.note("degraded");
@@ -344,6 +345,22 @@ impl Pipeline {
         );
         answer.headers.insert(DEGRADED_HEADER, HeaderValue::from_static("1"));
         Ok(Ended::Answered(Box::new(self.watched(answer, &degraded).await)))
+    }
+
+    /// Whether a degraded payload may be sent. If every account was cooling to begin with, that is once a minute for all
+    /// processes.
+    async fn may_degrade(&self, needs_leave: bool) -> bool {
+        let now = self.journal.clock.now_ms();
+        let claim = move |document: &mut Document| {
+            let is_free = now.abs_diff(document.degraded_at()) >= DEGRADE_INTERVAL_MS;
+            if is_free || !needs_leave {
+                document.set_degraded_at(now);
+            }
+            is_free || !needs_leave
+        };
+        let claimed = self.tokens.with_registry(move |registry| registry.with_store(claim)).await;
+        // A store that can't be written must not stop an answer.
+        claimed.unwrap_or(true)
     }
 
     /// Every account is out of quota: the qwen CLI has a login or key of its own.
@@ -372,16 +389,16 @@ impl Pipeline {
     fn give_up(&self, call: &Call) -> Answer {
         let now = self.journal.clock.now_ms();
         let free_at = call.plan.free_at().unwrap_or(now);
-        let records = &call.view.document.records;
-        let stored = || records.iter().filter_map(Record::last_error_code).collect::<Vec<_>>();
-        let codes = call.quota_code.as_deref().map_or_else(stored, |code| vec![code]);
-        let is_rate_limit = !codes.is_empty() && codes.iter().all(|code| *code == RATE_LIMIT_CODE);
+        let listed: Vec<_> = call.view.listed(now).collect();
+        let cooling: Vec<_> = listed.iter().filter(|record| record.exhausted_until() > now).collect();
+        let is_rate_limit = call.quota_code.is_none()
+            && !cooling.is_empty()
+            && cooling.iter().all(|record| record.is_rate_limited());
         let why = if is_rate_limit { Cooling::RateLimited } else { Cooling::OutOfQuota };
-        let code = codes
-            .iter()
-            .find(|code| is_rate_limit || **code != RATE_LIMIT_CODE)
-            .map_or(QUOTA_CODE, |code| *code);
-        let mut message = all_cooling(why, records.len(), free_at, now, call.utc_offset_minutes);
+        let mut stored = cooling.iter().filter(|record| is_rate_limit || !record.is_rate_limited());
+        let stored = stored.find_map(|record| record.last_error_code());
+        let code = call.quota_code.as_deref().or(stored).unwrap_or(QUOTA_CODE);
+        let mut message = all_cooling(why, listed.len(), free_at, now, call.utc_offset_minutes);
         if let Some(failure) = &call.cli_failure {
             message = format!("{message}\n{}", failure.message());
         }

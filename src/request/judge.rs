@@ -10,7 +10,7 @@ use super::host_errors::FinalError;
 use super::plan::Outcome;
 use super::prepare::Prepared;
 use crate::accounts::account::Account;
-use crate::accounts::cooldown::exhausted_until;
+use crate::accounts::cooldown::{cooling_until, exhausted_until};
 use crate::accounts::rotation::Rotation;
 use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind};
@@ -43,11 +43,13 @@ impl Pipeline {
                 Ok(self.unusable(call, account, token, attempt, &error).await)
             }
             Verdict::QuotaExhausted => {
-                call.quota_code = error_code(&attempt.error_body);
+                let code = error_code(&attempt.error_body).unwrap_or_else(|| QUOTA_CODE.to_owned());
+                call.quota_code = Some(code.clone());
                 let now = self.journal.clock.now_ms();
                 let until = exhausted_until(now, self.settings.quota_cooldown_ms, attempt.retry_after_ms);
-                let until = self.cool(account, until, call.quota_code.clone()).await;
                 let message = format!("The quota of the Qwen account \"{}\" is used up.", account.label);
+                let why = Error::new(Code::QuotaExhausted, message.as_str());
+                let until = self.cool(account, until, code, &why).await;
                 self.emit(Event {
                     until: Some(until),
                     code: Some(Code::QuotaExhausted),
@@ -68,9 +70,12 @@ impl Pipeline {
                 };
                 let Some(wait) = until else { return Ok(Ended::Answered(Box::new(answer))) };
                 let until = exhausted_until(self.journal.clock.now_ms(), 0, Some(wait));
-                self.cool(account, until, Some(RATE_LIMIT_CODE.to_owned())).await;
+                let code = error_code(&attempt.error_body).unwrap_or_else(|| RATE_LIMIT_CODE.to_owned());
+                let message =
+                    format!("Qwen takes no more requests from the account \"{}\" for now.", account.label);
+                let until = self.cool(account, until, code, &Error::new(Code::RateLimited, message)).await;
                 call.last = Some(Ok(answer));
-                Ok(Ended::With(Outcome::RateLimited))
+                Ok(Ended::With(Outcome::RateLimited(until)))
             }
         }
     }
@@ -85,17 +90,10 @@ impl Pipeline {
         error: &Error,
     ) -> Ended {
         let Attempt { mut answer, error_body, .. } = attempt;
-        let now = self.journal.clock.now_ms();
-        let last = LastError {
-            code: error.code().as_str().to_owned(),
-            message: error.message().to_owned(),
-            at: now,
-        };
-        let rejected = (error.code() == Code::TokenRejected).then(|| token.access_token.clone());
+        let last = LastError::new(error, self.journal.clock.now_ms());
+        let rejected = token.access_token.clone();
         self.note(&account.id, move |record, now| {
-            if let Some(token) = &rejected {
-                record.set_rejected(Some((token, now)));
-            }
+            record.set_rejected(Some((&rejected, now)));
             record.set_last_error(Some(&last));
         })
         .await;
@@ -110,15 +108,19 @@ impl Pipeline {
         Ended::With(Outcome::Unusable)
     }
 
-    /// Lets an account cool, for all processes. One that another process has just found exhausted is left as it is.
-    pub(super) async fn cool(&self, account: &Account, until: u64, code: Option<String>) -> u64 {
-        let (id, code) = (account.id.clone(), code.unwrap_or_else(|| QUOTA_CODE.to_owned()));
+    /// Lets an account cool, for all processes. One that another process has just found so is left as it is.
+    pub(super) async fn cool(&self, account: &Account, until: u64, code: String, why: &Error) -> u64 {
+        let id = account.id.clone();
+        let last = LastError::new(why, self.journal.clock.now_ms());
+        let is_rate_limited = why.code() == Code::RateLimited;
         let change = move |record: &mut Record, now: u64| {
-            let known = record.exhausted_until();
-            if known <= now || known < until && until - known > LONGEST_WAIT_MS {
+            let known = cooling_until(record.exhausted_until(), now);
+            if known.is_none_or(|known| until.saturating_sub(known) > LONGEST_WAIT_MS) {
                 record.set_exhausted_until(until, Some(&code), now);
+                record.set_rate_limited(is_rate_limited);
+                record.set_last_error(Some(&last));
             }
-            record.exhausted_until()
+            cooling_until(record.exhausted_until(), now).unwrap_or(until)
         };
         let written = self.tokens.with_registry(move |registry| registry.with_record(&id, change)).await;
         written.ok().flatten().unwrap_or(until)
@@ -135,8 +137,9 @@ impl Pipeline {
             self.note(&account.id, |record, now| {
                 record.set_rejected(None);
                 record.set_last_error(None);
-                if record.exhausted_until() <= now {
+                if cooling_until(record.exhausted_until(), now).is_none() {
                     record.set_exhausted_until(0, None, now);
+                    record.set_rate_limited(false);
                 }
             })
             .await;

@@ -6,7 +6,7 @@ use crate::accounts::rotation::Rotation;
 use crate::accounts::standing::Standing;
 
 /// While every account is cooling, a degraded payload is tried at most this often.
-const DEGRADE_INTERVAL_MS: u64 = 60_000;
+pub const DEGRADE_INTERVAL_MS: u64 = 60_000;
 
 /// An account that may be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,8 +60,8 @@ pub enum Step {
 pub enum Outcome {
     /// The account is out of quota until then.
     Exhausted(u64),
-    /// The account is rate limited for longer than can be waited for.
-    RateLimited,
+    /// The account is rate limited until then, which is longer than can be waited for.
+    RateLimited(u64),
     /// The account's login does not work.
     Unusable,
     /// The degraded payload, or the CLI, did not bring an answer.
@@ -77,7 +77,7 @@ pub struct Plan {
     free_first: Option<(String, u64)>,
     may_degrade: bool,
     may_fall_back: bool,
-    last: Option<Outcome>,
+    found_none_ready: bool,
 }
 
 impl Plan {
@@ -117,15 +117,10 @@ impl Plan {
             queue.extend(from_active().next().map(|candidate| candidate.id.clone()));
         }
         let degraded_lately = situation.now_ms.abs_diff(situation.degraded_at) < DEGRADE_INTERVAL_MS;
-        let may_degrade = situation.may_degrade && !(queue.is_empty() && degraded_lately);
-        Self {
-            queue,
-            current: None,
-            free_first,
-            may_degrade,
-            may_fall_back: situation.may_fall_back,
-            last: None,
-        }
+        let found_none_ready = ready.is_empty();
+        let may_degrade = situation.may_degrade && !(found_none_ready && degraded_lately);
+        let may_fall_back = situation.may_fall_back;
+        Self { queue, current: None, free_first, may_degrade, may_fall_back, found_none_ready }
     }
 
     /// How many accounts are still to be asked.
@@ -143,7 +138,8 @@ impl Plan {
     /// The step after one that ended so.
     #[must_use]
     pub fn after(&mut self, outcome: Outcome) -> Step {
-        if let (Outcome::Exhausted(until), Some(id)) = (outcome, self.current.clone())
+        if let (Outcome::Exhausted(until) | Outcome::RateLimited(until), Some(id)) =
+            (outcome, self.current.clone())
             && self.free_first.as_ref().is_none_or(|(_, first)| until < *first)
         {
             self.free_first = Some((id, until));
@@ -151,13 +147,18 @@ impl Plan {
         if outcome == Outcome::Failed {
             return self.without_account();
         }
-        self.last = Some(outcome);
         self.next_account().unwrap_or_else(|| match outcome {
             // A rate limit passes: the caller waits as the server says.
-            Outcome::RateLimited => Step::PassOn,
+            Outcome::RateLimited(_) => Step::PassOn,
             _ if self.free_first.is_some() => self.without_account(),
             _ => Step::PassOn,
         })
+    }
+
+    /// Whether no account was ready when the call began: a degraded payload then needs leave, once a minute for all.
+    #[must_use]
+    pub fn found_none_ready(&self) -> bool {
+        self.found_none_ready
     }
 
     /// When the first account is free again, in epoch milliseconds.
@@ -242,8 +243,8 @@ mod tests {
         let all = candidates(&[Standing::Ready, Standing::Ready]);
         let mut plan = Plan::new(&situation(&all));
         assert_eq!(plan.begin(), ask("0"));
-        assert_eq!(plan.after(Outcome::RateLimited), ask("1"));
-        assert_eq!(plan.after(Outcome::RateLimited), Step::PassOn);
+        assert_eq!(plan.after(Outcome::RateLimited(1_000_200)), ask("1"));
+        assert_eq!(plan.after(Outcome::RateLimited(1_000_200)), Step::PassOn);
     }
 
     #[test]
@@ -276,7 +277,7 @@ mod tests {
     fn any_outcome() -> impl Strategy<Value = Outcome> {
         prop_oneof![
             (1_000_001_u64..2_000_000).prop_map(Outcome::Exhausted),
-            Just(Outcome::RateLimited),
+            (1_000_001_u64..2_000_000).prop_map(Outcome::RateLimited),
             Just(Outcome::Unusable),
         ]
     }

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::accounts::identity::fingerprint;
 use crate::clock::instant_from_number;
+use crate::error::Error;
 use crate::oauth::token::Token;
 use crate::secret::Secret;
 
@@ -35,6 +36,14 @@ pub struct LastError {
     pub message: String,
     /// When, in epoch milliseconds.
     pub at: u64,
+}
+
+impl LastError {
+    /// An error as the store keeps it.
+    #[must_use]
+    pub fn new(error: &Error, at: u64) -> Self {
+        Self { code: error.code().as_str().to_owned(), message: error.message().to_owned(), at }
+    }
 }
 
 /// Why a store can't be used.
@@ -74,6 +83,9 @@ impl Document {
         // A broken file has few places where an object can begin and does not end.
         const MAX_TRIES: usize = 10_000;
         let mut document = Self::default();
+        for name in ["activeAccountId", "removedTokens", "openCodeLogin"] {
+            document.set(name, field_of_broken(contents, name));
+        }
         let mut at = 0;
         for _ in 0..MAX_TRIES {
             let Some(brace) = contents[at..].iter().position(|&byte| byte == b'{') else { break };
@@ -156,6 +168,17 @@ impl Document {
     /// Notes a degraded try.
     pub fn set_degraded_at(&mut self, now_ms: u64) {
         self.set("degradedAt", Some(now_ms.into()));
+    }
+
+    /// Whether the original's old token file was looked at while it held this token.
+    #[must_use]
+    pub fn knows_legacy(&self, token: &Token) -> bool {
+        self.fields.get("legacyToken").and_then(Value::as_str) == Some(&fingerprint(&token.access_token))
+    }
+
+    /// Notes the token of the original's old file.
+    pub fn note_legacy(&mut self, token: &Token) {
+        self.set("legacyToken", Some(fingerprint(&token.access_token).into()));
     }
 
     /// The account with an id.
@@ -330,6 +353,17 @@ impl Record {
         self.touch(now_ms);
     }
 
+    /// Whether it cools because of a rate limit, and not for want of quota.
+    #[must_use]
+    pub fn is_rate_limited(&self) -> bool {
+        self.0.get("rateLimited").and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// Notes why it cools.
+    pub fn set_rate_limited(&mut self, rate_limited: bool) {
+        self.set("rateLimited", rate_limited.then_some(Value::Bool(true)));
+    }
+
     /// The server's code for its last quota error.
     #[must_use]
     pub fn last_error_code(&self) -> Option<&str> {
@@ -401,6 +435,14 @@ impl Record {
             None => drop(self.0.shift_remove(name)),
         }
     }
+}
+
+/// The first value that a name has in contents that are no JSON as a whole.
+fn field_of_broken(contents: &[u8], name: &str) -> Option<Value> {
+    let quoted = format!("\"{name}\"");
+    let at = contents.windows(quoted.len()).position(|window| window == quoted.as_bytes())?;
+    let rest = contents[at + quoted.len()..].trim_ascii_start().strip_prefix(b":")?;
+    serde_json::Deserializer::from_slice(rest).into_iter::<Value>().next()?.ok()
 }
 
 fn instant(value: &Value) -> Option<u64> {

@@ -1,0 +1,166 @@
+//! Other processes: this test program again, told to be one client.
+
+use std::io::{BufRead as _, Write as _};
+use std::path::Path;
+use std::process::Stdio;
+
+use opencode_qwen_cli_auth::accounts::registry::Registry;
+use opencode_qwen_cli_auth::busy::Busy;
+use opencode_qwen_cli_auth::client::{Client, Context};
+use opencode_qwen_cli_auth::clock::Clock;
+use opencode_qwen_cli_auth::config::ClientOptions;
+use opencode_qwen_cli_auth::environment::Environment;
+use opencode_qwen_cli_auth::error::Result;
+use opencode_qwen_cli_auth::events::Events;
+use opencode_qwen_cli_auth::store::accounts::StoreFile;
+use opencode_qwen_cli_auth::store::credentials::CredentialsFile;
+use opencode_qwen_cli_auth::store::legacy::LegacyFile;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{ChildStdin, ChildStdout, Command};
+
+use super::setup::{Setup, chat};
+use super::time::soon;
+
+/// Tells a process of this program that it is to be a client.
+const ROLE: &str = "OPENCODE_QWEN_TEST_CLIENT";
+const MARK: &str = "answer: ";
+
+/// A process with a client in it. It is killed with this value.
+pub struct Child {
+    process: tokio::process::Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Child {
+    /// Starts a client for the setup's user, and waits until it is ready.
+    pub async fn start(setup: &Setup) -> Self {
+        Self::start_as(setup, None).await
+    }
+
+    /// As [`Child::start`], under another user id.
+    pub async fn start_as(setup: &Setup, user: Option<u32>) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "support::child::client", "--nocapture", "--test-threads=1"])
+            .env_clear()
+            .env(ROLE, "1")
+            .env("HOME", setup.home.path())
+            .env("OPENCODE_QWEN_OAUTH_BASE_URL", setup.server.url())
+            .current_dir(Path::new("/"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        let mut process = command.spawn().unwrap();
+        let input = process.stdin.take().unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap()).lines();
+        let mut child = Self { process, input, output };
+        assert_eq!(child.answer().await, "ready");
+        child
+    }
+
+    /// Asks for a fresh token, without waiting for it.
+    pub async fn ask(&mut self) {
+        self.order("token").await;
+    }
+
+    async fn order(&mut self, order: &str) {
+        self.input.write_all(format!("{order}\n").as_bytes()).await.unwrap();
+    }
+
+    /// Sends a chat: the status and the account, or the code of the error.
+    pub async fn chat(&mut self) -> String {
+        self.order("chat").await;
+        self.answer().await
+    }
+
+    /// Finds an account to be out of quota.
+    pub async fn exhaust(&mut self, id: &str) -> String {
+        self.order(&format!("exhaust {id}")).await;
+        self.answer().await
+    }
+
+    /// The token, or the code of the error.
+    pub async fn answer(&mut self) -> String {
+        soon("a client process's answer", async {
+            loop {
+                let line = self.output.next_line().await.unwrap().expect("the client process has ended");
+                // The test harness prints its own lines, and leaves the first of ours on one of them.
+                if let Some((_, answer)) = line.split_once(MARK) {
+                    return answer.to_owned();
+                }
+            }
+        })
+        .await
+    }
+
+    pub async fn token(&mut self) -> String {
+        self.ask().await;
+        self.answer().await
+    }
+
+    /// Sends a signal, named as for kill(1).
+    pub async fn signal(&self, name: &str) {
+        let id = self.process.id().unwrap().to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().await.unwrap().success());
+    }
+
+    /// Ends the process as a power cut would end it.
+    pub async fn kill(mut self) {
+        self.process.kill().await.unwrap();
+    }
+}
+
+fn say(answer: &str) {
+    let mut output = std::io::stdout().lock();
+    writeln!(output, "{MARK}{answer}").unwrap();
+    output.flush().unwrap();
+}
+
+fn exhaust(id: &str) -> Result<String> {
+    let directory = Path::new(&std::env::var("HOME").unwrap()).join(".qwen");
+    let registry = Registry::new(
+        CredentialsFile::new(directory.join("oauth_creds.json")),
+        StoreFile::new(directory.join("oauth_accounts.json"), true),
+        LegacyFile::new(directory.join("none")),
+        Clock::system(),
+        Events::none(),
+    );
+    let until = Clock::system().now_ms() + 3_600_000;
+    registry.with_record(id, |record, now| record.set_exhausted_until(until, Some(id), now))?;
+    Ok("exhausted".to_owned())
+}
+
+/// No test: what the other processes run.
+#[test]
+fn client() {
+    if std::env::var_os(ROLE).is_none() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let environment: Environment = std::env::vars().collect();
+    let context =
+        Context { for_host: false, clock: Clock::system(), events: Events::none(), busy: Busy::unobserved() };
+    let client = Client::new(&ClientOptions::default(), environment, context).unwrap();
+    say("ready");
+    for line in std::io::stdin().lock().lines() {
+        let line = line.unwrap();
+        let outcome = match line.split_once(' ') {
+            None if line == "token" => {
+                let token = runtime.block_on(client.access_token(None));
+                token.map(|token| token.access_token.expose().to_owned())
+            }
+            None if line == "chat" => runtime.block_on(client.fetch(chat(false))).map(|answer| {
+                let account =
+                    answer.headers.get("x-qwen-account").map_or("nobody", |id| id.to_str().unwrap());
+                format!("{} {account}", answer.status.as_u16())
+            }),
+            Some(("exhaust", id)) => exhaust(id),
+            _ => panic!("no order: {line}"),
+        };
+        say(&outcome.unwrap_or_else(|error| error.code().as_str().to_owned()));
+    }
+}

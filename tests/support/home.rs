@@ -1,0 +1,103 @@
+//! A home directory with its Qwen directory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use opencode_qwen_cli_auth::clock::Clock;
+use opencode_qwen_cli_auth::environment::Environment;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+pub struct Home(TempDir);
+
+impl Home {
+    /// A home with an empty Qwen directory.
+    pub fn new() -> Self {
+        let home = Self(TempDir::new().unwrap());
+        fs::create_dir(home.qwen_dir()).unwrap();
+        home
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub fn qwen_dir(&self) -> PathBuf {
+        self.path().join(".qwen")
+    }
+
+    pub fn credentials(&self) -> PathBuf {
+        self.qwen_dir().join("oauth_creds.json")
+    }
+
+    /// The file of all accounts.
+    pub fn store(&self) -> PathBuf {
+        self.qwen_dir().join("oauth_accounts.json")
+    }
+
+    /// The token file of the original plugin's first versions.
+    pub fn legacy(&self) -> PathBuf {
+        self.path().join(".opencode/qwen/oauth_token.json")
+    }
+
+    pub fn cli_lock(&self) -> PathBuf {
+        self.qwen_dir().join("oauth_creds.lock")
+    }
+
+    /// Writes the file as the qwen CLI does: in full, in place of the old one.
+    pub fn write(&self, document: &Value) {
+        let temporary = self.path().join("written-by-the-cli");
+        fs::write(&temporary, serde_json::to_vec_pretty(document).unwrap()).unwrap();
+        fs::rename(temporary, self.credentials()).unwrap();
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        fs::read(self.credentials()).unwrap()
+    }
+
+    pub fn document(&self) -> Value {
+        serde_json::from_slice(&self.bytes()).unwrap()
+    }
+
+    pub fn access_token(&self) -> String {
+        self.document()["access_token"].as_str().unwrap().to_owned()
+    }
+
+    /// The names of what is in the Qwen directory.
+    pub fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.qwen_dir()).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Fails where a lock or a half-written file is left.
+    pub fn assert_tidy(&self) {
+        let left = ["oauth_creds.lock", "oauth_accounts.lock"];
+        let files = self.files();
+        assert!(
+            files.iter().all(|name| !left.contains(&name.as_str()) && !name.contains(".tmp")),
+            "{files:?}"
+        );
+    }
+
+    /// This home, and nothing of the machine's.
+    pub fn environment(&self, more: &[(&str, &str)]) -> Environment {
+        let home = self.path().to_str().unwrap();
+        more.iter().copied().chain([("HOME", home)]).collect()
+    }
+}
+
+/// A credentials file's contents.
+pub fn document(access_token: &str, refresh_token: &str, expiry_date: u64, resource_url: &str) -> Value {
+    json!({
+        "access_token": access_token, "refresh_token": refresh_token, "token_type": "Bearer",
+        "resource_url": resource_url, "expiry_date": expiry_date,
+    })
+}
+
+/// An instant so many seconds from now, in epoch milliseconds.
+pub fn in_seconds(seconds: i64) -> u64 {
+    Clock::system().now_ms().saturating_add_signed(seconds * 1000)
+}
