@@ -246,9 +246,7 @@ impl Client {
         if is_known {
             return Ok(());
         }
-        self.tokens
-            .with_registry(|registry| registry.with_store(crate::store::document::Document::note_host_login))
-            .await
+        self.tokens.with_registry(Registry::note_host_login).await
     }
 
     /// Whether `OpenCode` has had an entry of ours.

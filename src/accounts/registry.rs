@@ -135,14 +135,15 @@ impl Registry {
             return Ok(view);
         }
         let (before, is_sound) = match self.store.read()? {
-            Stored::Missing => (None, true),
-            Stored::Usable(document) => (Some(*document), true),
-            Stored::Broken { .. } => (None, false),
+            Stored::Missing => (Document::default(), true),
+            Stored::Usable(document) => (*document, true),
+            Stored::Broken { .. } => (Document::default(), false),
         };
         let (view, findings) = self.reconciled(before.clone());
-        let is_settled = match &before {
-            Some(before) => *before == view.document && findings.repair.is_none(),
-            None => is_sound && needs_no_store(&view),
+        let is_settled = if before.keeps_nothing() {
+            is_sound && needs_no_store(&view)
+        } else {
+            before == view.document && findings.repair.is_none()
         };
         if is_settled {
             return Ok(self.remember(stamps, view));
@@ -168,9 +169,8 @@ impl Registry {
         view
     }
 
-    fn reconciled(&self, stored: Option<Document>) -> (View, Findings) {
-        let is_missing = stored.is_none();
-        let mut document = stored.unwrap_or_default();
+    fn reconciled(&self, mut document: Document) -> (View, Findings) {
+        let mut first_id = document.keeps_nothing().then(|| ONLY_ACCOUNT.to_owned());
         let (held, problem) = match self.credentials.read() {
             Ok(held) => (held, None),
             Err(error) => (None, Some(error)),
@@ -178,7 +178,6 @@ impl Registry {
         let held = held.map(|Credentials { token, modified_at, .. }| Held { token, modified_at });
         let legacy = self.legacy.read();
         let now = self.clock.now_ms();
-        let mut first_id = is_missing.then(|| ONLY_ACCOUNT.to_owned());
         let new_id = || first_id.take().unwrap_or_else(|| new_id(now));
         let findings = reconcile(&mut document, held.as_ref(), legacy.as_ref(), now, new_id);
         let view = View {
@@ -211,7 +210,7 @@ impl Registry {
 
     fn settle_store(&self) -> Result<(View, Findings)> {
         self.with_store(|document| {
-            let (view, findings) = self.reconciled(Some(std::mem::take(document)));
+            let (view, findings) = self.reconciled(std::mem::take(document));
             *document = view.document.clone();
             let first = view.document.records.len() == findings.adopted.len();
             for id in findings.adopted.iter().filter(|_| !first) {
@@ -234,11 +233,7 @@ impl Registry {
             |_| {
                 let mut must_write = false;
                 let mut document = match self.store.read()? {
-                    Stored::Missing => {
-                        let (view, _) = self.reconciled(None);
-                        must_write = !needs_no_store(&view);
-                        view.document
-                    }
+                    Stored::Missing => Document::default(),
                     Stored::Usable(document) => *document,
                     Stored::Broken { reason, recovered } => {
                         let aside = self.store.set_aside(reason, self.clock.now_ms())?;
@@ -253,12 +248,39 @@ impl Registry {
                         *recovered
                     }
                 };
+                if document.keeps_nothing() {
+                    let (view, _) = self.reconciled(document);
+                    must_write |= !needs_no_store(&view);
+                    document = view.document;
+                }
                 let before = document.clone();
                 let result = change(&mut document);
                 if must_write || document != before {
                     self.store.write(&document)?;
                 }
                 Ok(result)
+            },
+        )
+    }
+
+    /// Notes that `OpenCode` has an entry of ours. That alone is no reason to keep accounts in the store.
+    ///
+    /// # Errors
+    /// As [`Registry::with_store`].
+    pub fn note_host_login(&self) -> Result<()> {
+        lock::exclusively(
+            self.store.locks(),
+            &self.clock,
+            || None,
+            |_| {
+                let mut document = match self.store.read()? {
+                    Stored::Missing => Document::default(),
+                    Stored::Usable(document) => *document,
+                    // The next look at the accounts moves it aside.
+                    Stored::Broken { .. } => return Ok(()),
+                };
+                document.note_host_login();
+                self.store.write(&document)
             },
         )
     }
@@ -290,14 +312,20 @@ impl Registry {
     /// # Errors
     /// Why neither could be written.
     pub fn replace_token(&self, guard: &mut Guarded, id: &str, spent: &Secret, token: &Token) -> Result<()> {
-        let stored = match self.store.stamp() {
-            // Without a store the credentials file is all there is.
-            Ok(None) => Ok(None),
-            _ => self.with_record(id, |record, now| {
+        let is_kept = match self.store.read() {
+            Ok(Stored::Missing) => false,
+            Ok(Stored::Usable(document)) => !document.keeps_nothing(),
+            Ok(Stored::Broken { .. }) | Err(_) => true,
+        };
+        let stored = if is_kept {
+            self.with_record(id, |record, now| {
                 record.set_token(token, now);
                 record.set_rejected(None);
                 record.set_last_error(None);
-            }),
+            })
+        } else {
+            // The credentials file is all there is.
+            Ok(None)
         };
         guard.0.keep(&self.clock);
         let held = self.credentials.read();
@@ -335,7 +363,7 @@ impl Registry {
                 if let Some(id) = replace.filter(|id| view.record(id).is_none()) {
                     return Err(unknown_account("replace", id));
                 }
-                if view.document.records.is_empty() && label.is_none() && self.store.stamp()?.is_none() {
+                if view.document.keeps_nothing() && label.is_none() {
                     self.put_in_credentials(token)?;
                     return Ok(ONLY_ACCOUNT.to_owned());
                 }

@@ -110,6 +110,13 @@ impl Document {
         document
     }
 
+    /// Whether there is nothing in it that would have to be kept beside the credentials file.
+    #[must_use]
+    pub fn keeps_nothing(&self) -> bool {
+        const FREE: [&str; 4] = ["version", "activeAccountId", "credentialsAccountId", "openCodeLogin"];
+        self.records.is_empty() && self.fields.keys().all(|name| FREE.contains(&name.as_str()))
+    }
+
     /// As it is written: two spaces, as the original does.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
