@@ -5,6 +5,9 @@ import { ensureDependencies, exitCode, root, run } from "./tasks.mjs";
 
 const END_TO_END = "__test__/e2e";
 
+/** Files of one suite run side by side; a test that hangs must not hang the run. */
+const RUNNER = ["--test", "--test-concurrency=2", "--test-timeout=180000"];
+
 const specs = (directory) =>
   readdirSync(join(root, directory))
     .filter((name) => name.endsWith(".spec.mjs"))
@@ -15,8 +18,8 @@ await ensureDependencies(END_TO_END);
 await run(process.execPath, ["scripts/build.mjs"]);
 const suites = [
   ["Rust", "cargo", ["test", "--locked", "--no-default-features"]],
-  ["Node and Bun", process.execPath, ["--test", ...specs("__test__")]],
-  ["OpenCode", process.execPath, ["--test", ...specs(END_TO_END)]],
+  ["Node and Bun", process.execPath, [...RUNNER, ...specs("__test__")]],
+  ["OpenCode", process.execPath, [...RUNNER, ...specs(END_TO_END)]],
 ];
 const failed = [];
 for (const [name, command, args] of suites) {
