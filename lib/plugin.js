@@ -15,6 +15,8 @@ const HOST_OUTPUT_LIMIT = 32_000;
 const TEN_YEARS_MS = 10 * 365 * 24 * 3600 * 1000;
 /** A toast needs a screen, which comes seconds after the plugins. */
 const FIRST_TOAST_DELAY_MS = 5_000;
+/** OpenCode's own toast about a failed login says nothing, and replaces one that is there. */
+const FAILURE_TOAST_DELAY_MS = 500;
 
 /** What a person should know at once is a toast; the rest is for the log alone. */
 const TOASTS = {
@@ -23,9 +25,15 @@ const TOASTS = {
   degraded: "warning",
   exhausted: "warning",
   "store-repaired": "warning",
+  ready: "info",
   switched: "info",
 };
 const LEVELS = { "needs-login": "error", switched: "info", refreshed: "info", ready: "info" };
+
+const PROMPTS = [
+  { type: "text", key: "label", message: "A name for the account (may be empty)" },
+  { type: "text", key: "replace", message: "The account to renew, by name or id (empty: add one)" },
+];
 
 const LOGGED_OUT = {
   code: "ERR_QWEN_NOT_LOGGED_IN",
@@ -58,16 +66,17 @@ async function QwenAuthPlugin(input, options) {
     try {
       return await step;
     } catch (error) {
-      if (!signal.aborted) host.toast("error", error.message);
+      if (!signal.aborted) host.toastLater("error", error.message, FAILURE_TOAST_DELAY_MS);
       throw error;
     }
   }
 
-  async function authorize() {
+  async function authorize(inputs) {
+    const options = await loginOptions(qwen, inputs);
     // Nobody tells a plugin that the user gave up; a new login is the sign.
     login?.abort(new Error("Another login was started, and this one is over."));
     const { signal } = (login = new AbortController());
-    const { account, authorization } = await orToast(startLogin(qwen, signal), signal);
+    const { account, authorization } = await orToast(startLogin(qwen, { ...options, signal }), signal);
     return {
       url: authorization.verificationUriComplete,
       instructions: `Approve the login in your browser. The code is ${authorization.userCode}.`,
@@ -88,7 +97,10 @@ async function QwenAuthPlugin(input, options) {
         await noteEntry();
         return connection;
       },
-      methods: [{ type: "oauth", label: "Qwen Code (qwen.ai OAuth)", authorize }],
+      methods: [
+        { type: "oauth", label: "Qwen Code (qwen.ai OAuth)", authorize: () => authorize({}) },
+        { type: "oauth", label: "Qwen Code (name the account, or renew one)", prompts: PROMPTS, authorize },
+      ],
     },
     config: async (config) => {
       host.attempt(() => configure(config, connection));
@@ -106,11 +118,27 @@ async function QwenAuthPlugin(input, options) {
   };
 }
 
+/** What the user has answered. Whoever logs in without being asked adds an account. */
+async function loginOptions(qwen, inputs) {
+  const options = {};
+  const [label, named] = [inputs?.label?.trim(), inputs?.replace?.trim()];
+  if (label) options.label = label;
+  if (named) {
+    const found = (await qwen.accounts()).filter((account) => [account.id, account.label].includes(named));
+    if (found.length !== 1) {
+      const problem = found.length === 0 ? "is no Qwen account" : "is the name of several Qwen accounts";
+      throw new Error(`"${named}" ${problem}. \`npx ${SERVICE} accounts --json\` lists their ids.`);
+    }
+    options.replace = found[0].id;
+  }
+  return options;
+}
+
 /** Starts a login, and waits until there is something to show. The account comes when the user has approved. */
-async function startLogin(qwen, signal) {
+async function startLogin(qwen, options) {
   let account;
   const authorization = await new Promise((onAuthorization, onFailure) => {
-    account = qwen.login({ signal, onAuthorization });
+    account = qwen.login({ ...options, onAuthorization });
     // Whoever waits for the account hears of a later failure; there may be nobody.
     account.catch(onFailure);
   });
@@ -195,7 +223,7 @@ function openClient(options, host) {
     return new QwenClient({ ...clientOptions(options), onEvent: (event) => host.tell(event) }, true);
   } catch (error) {
     host.log("error", error.message, { code: error.code });
-    host.toastSoon("error", error.message);
+    host.toastLater("error", error.message, FIRST_TOAST_DELAY_MS);
     return brokenClient(error);
   }
 }
@@ -205,6 +233,9 @@ function brokenClient(error) {
     baseUrl: "https://dashscope.aliyuncs.com/compatible-mode/v1",
     fetch: async () => refusal(400, error),
     login: async () => {
+      throw error;
+    },
+    accounts: async () => {
       throw error;
     },
     adopt() {},
@@ -257,8 +288,8 @@ class Host {
     );
   }
 
-  toastSoon(variant, message) {
-    setTimeout(() => this.toast(variant, message), FIRST_TOAST_DELAY_MS).unref?.();
+  toastLater(variant, message, delayMs) {
+    setTimeout(() => this.toast(variant, message), delayMs).unref?.();
   }
 
   /** Not awaited: during start-up OpenCode answers only once the plugins are loaded. */

@@ -1,0 +1,204 @@
+/**
+ * Real OpenCode, each time in a home of its own, with a Qwen server of its own:
+ *
+ *     const host = await openHost(t, { config: { … } });
+ *     const { code, stdout, error } = await host.chat("hello");
+ *     host.server.seen("chat");
+ *
+ * With a server, its requests to the world are sent to a proxy that is not there; only loopback is left.
+ */
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { startQwenServer } from "../../support/qwen-server.mjs";
+import { Sandbox } from "../../support/sandbox.mjs";
+import { kill, plain } from "./process.mjs";
+import { Screen } from "./screen.mjs";
+import { Service } from "./service.mjs";
+
+export const CURRENT = "1.18.33";
+export const OLDER = ["1.0.152", "1.1.65", "1.3.2"];
+export const LOGIN_LABEL = "Qwen Code (qwen.ai OAuth)";
+export const CREDENTIALS = ".qwen/oauth_creds.json";
+export const AUTH = ".local/share/opencode/auth.json";
+
+const packages = join(dirname(dirname(fileURLToPath(import.meta.url))), "node_modules");
+export const root = join(packages, "../../..");
+/** The plugin as it is in this checkout, for OpenCode's configuration. */
+export const CHECKOUT = pathToFileURL(join(root, "index.js")).href;
+
+const CONFIG = ".config/opencode";
+const NO_SUCH_PROXY = "http://127.0.0.1:9";
+const QUIET = ["AUTOUPDATE", "MODELS_FETCH", "LSP_DOWNLOAD", "SHARE", "CLAUDE_CODE", "DEFAULT_PLUGINS"];
+
+/** Why tests of a version can't run on this machine, or false. */
+export function skipReason(version) {
+  if (version === CURRENT || (process.platform === "linux" && process.arch === "x64")) return false;
+  return `OpenCode ${version} is installed on Linux with x64 alone`;
+}
+
+export function binary(version = CURRENT) {
+  const platform = { win32: "windows" }[process.platform] ?? process.platform;
+  const name = version === CURRENT ? `opencode-${platform}-${process.arch}` : `opencode-${version}`;
+  const path = join(packages, name, "bin", process.platform === "win32" ? "opencode.exe" : "opencode");
+  assert.ok(existsSync(path), `${path} is missing: run \`npm ci --ignore-scripts\` in __test__/e2e`);
+  return path;
+}
+
+/**
+ * @param {import("node:test").TestContext} t
+ * @param {object} [options] those of `Host`, and
+ * @param {object} [options.server] options of the Qwen server
+ */
+export async function openHost(t, { server: serverOptions, ...options } = {}) {
+  // A test run that is broken off leaves no OpenCode behind.
+  if (process.listenerCount("SIGTERM", exit) === 0)
+    for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, exit);
+  const server = await startQwenServer({ autoApprove: true, ...serverOptions });
+  const host = new Host({ server, ...options });
+  t.after(async () => {
+    await Promise.all([host.close(), server.close()]);
+  });
+  return host;
+}
+
+function exit() {
+  process.exit(1);
+}
+
+export class Host {
+  #children = new Set();
+  #screens = new Set();
+
+  /**
+   * @param {object} options
+   * @param {object} [options.server] stands for Qwen
+   * @param {string} [options.version] of OpenCode
+   * @param {unknown} [options.plugin] what its configuration names
+   * @param {object} [options.config] the rest of its configuration
+   * @param {false | object} [options.login] what the qwen CLI has left: `issueToken`'s argument, or false for nothing
+   * @param {Record<string, string>} [options.env]
+   */
+  constructor({ server, version = CURRENT, plugin = CHECKOUT, config = {}, login = {}, env = {} }) {
+    this.server = server;
+    this.version = version;
+    this.sandbox = new Sandbox("opencode-home-");
+    this.work = this.sandbox.makeDirectory("work");
+    this.env = {
+      ...this.sandbox.env,
+      ...Object.fromEntries(QUIET.map((name) => [`OPENCODE_DISABLE_${name}`, "1"])),
+      ...(server && {
+        HTTP_PROXY: NO_SUCH_PROXY,
+        HTTPS_PROXY: NO_SUCH_PROXY,
+        NO_PROXY: "127.0.0.1,localhost",
+        OPENCODE_QWEN_OAUTH_BASE_URL: server.url,
+      }),
+      ...env,
+    };
+    process.once("exit", this.#killAll);
+    this.configure({ plugin: [plugin], ...config });
+    if (login) this.sandbox.write(CREDENTIALS, server.issueToken(login));
+  }
+
+  /** Writes OpenCode's configuration, and what keeps it from installing packages beside it. */
+  configure(config) {
+    const manifest = { dependencies: { "@opencode-ai/plugin": this.version } };
+    this.sandbox.write(`${CONFIG}/opencode.json`, {
+      $schema: "https://opencode.ai/config.json",
+      // Older versions ask a model of their own for titles.
+      small_model: "qwen-code/coder-model",
+      ...config,
+    });
+    this.sandbox.write(`${CONFIG}/package.json`, manifest);
+    this.sandbox.write(`${CONFIG}/package-lock.json`, {
+      name: "config",
+      lockfileVersion: 3,
+      packages: { "": manifest },
+    });
+    this.sandbox.makeDirectory(`${CONFIG}/node_modules`);
+  }
+
+  /**
+   * Runs OpenCode to its end. `onText` gets what it says as it says it.
+   *
+   * @returns {Promise<{ code: number | null, stdout: string, stderr: string, error?: string, ms: number }>} `stderr`
+   *   without colours; `error` is what stands after "Error: " in it
+   */
+  async run(args, { env = {}, timeoutMs = 120_000, onText } = {}) {
+    const startedAt = Date.now();
+    const child = this.#spawn(args, env);
+    const output = { stdout: "", stderr: "" };
+    for (const name of ["stdout", "stderr"]) {
+      child[name].on("data", (data) => {
+        output[name] += data;
+        onText?.(plain(String(data)));
+      });
+    }
+    const timer = setTimeout(() => kill(child), timeoutMs);
+    const code = await new Promise((resolve) => child.on("close", resolve));
+    clearTimeout(timer);
+    const [stdout, stderr] = [plain(output.stdout), plain(output.stderr)];
+    const error = /^Error: (.*)/ms.exec(stderr)?.[1].trim();
+    return { code, stdout, stderr, error, ms: Date.now() - startedAt };
+  }
+
+  /** One message in a new session. A title is given, so that OpenCode does not ask for one. */
+  async chat(text, { model = "coder-model", args = [], ...options } = {}) {
+    return this.run(["run", "--title", "a title", "-m", `qwen-code/${model}`, text, ...args], options);
+  }
+
+  async login(options) {
+    return this.run(["auth", "login", "-p", "qwen-code", "-m", LOGIN_LABEL], options);
+  }
+
+  /** Starts OpenCode's own server, with which one can do what its screen does. It ends with the host. */
+  async serve() {
+    const child = this.#spawn(["serve", "--port", "0"], {});
+    let output = "";
+    const url = await new Promise((resolve, reject) => {
+      for (const stream of [child.stdout, child.stderr]) {
+        stream.on("data", (data) => {
+          output += data;
+          const found = /listening on (http:\S+)/.exec(output);
+          if (found) resolve(found[1]);
+        });
+      }
+      child.on("close", () => reject(new Error(`opencode serve ended: ${output}`)));
+    });
+    return new Service(url, child);
+  }
+
+  /** Starts OpenCode's screen in a terminal of 110 by 35 characters, by tmux. */
+  openScreen() {
+    const screen = new Screen(binary(this.version), this);
+    this.#screens.add(screen);
+    return screen;
+  }
+
+  #spawn(args, env) {
+    const child = spawn(binary(this.version), args, {
+      cwd: this.work,
+      env: { ...this.env, ...env },
+      stdio: ["ignore", "pipe", "pipe"],
+      detached: process.platform !== "win32",
+    });
+    this.#children.add(child);
+    child.on("close", () => this.#children.delete(child));
+    return child;
+  }
+
+  #killAll = () => {
+    for (const child of this.#children) kill(child);
+    for (const screen of this.#screens) screen.close();
+  };
+
+  async close() {
+    process.off("exit", this.#killAll);
+    const ended = [...this.#children].map((child) => new Promise((resolve) => child.on("close", resolve)));
+    this.#killAll();
+    await Promise.all(ended);
+    this.sandbox.remove();
+  }
+}

@@ -1,0 +1,57 @@
+import { execFileSync } from "node:child_process";
+import { setTimeout as sleep } from "node:timers/promises";
+
+/** OpenCode in a terminal of 110 by 35 characters, by tmux. */
+export class Screen {
+  #socket;
+
+  constructor(binary, { work, env, sandbox }) {
+    this.#socket = sandbox.path("tmux");
+    const assignments = Object.entries({ ...env, TERM: "xterm-256color" }).map(
+      ([key, value]) => `${key}=${value}`,
+    );
+    const command = ["env", "-i", ...assignments, binary, "-m", "qwen-code/coder-model"];
+    const size = ["-x", "110", "-y", "35"];
+    this.#tmux("-f", "/dev/null", "new-session", "-d", ...size, "-c", work, ...command);
+  }
+
+  /** What is to be seen now, without empty lines. */
+  text() {
+    const lines = this.#tmux("capture-pane", "-p").split("\n");
+    return lines.filter((line) => line.trim() !== "").join("\n");
+  }
+
+  async waitFor(pattern, timeoutMs = 60_000) {
+    const until = Date.now() + timeoutMs;
+    let text;
+    do {
+      text = this.text();
+      if (pattern.test(text)) return text;
+      await sleep(100);
+    } while (Date.now() < until);
+    throw new Error(`no ${pattern} within ${timeoutMs} ms:\n${text}`);
+  }
+
+  /** Types a text and, once it is to be seen, Enter. */
+  async enter(text, seen = new RegExp(`┃  ${text}`)) {
+    this.#tmux("send-keys", "-l", text);
+    await this.waitFor(seen);
+    this.press("Enter");
+  }
+
+  press(key) {
+    this.#tmux("send-keys", key);
+  }
+
+  #tmux(...args) {
+    return execFileSync("tmux", ["-S", this.#socket, ...args], { encoding: "utf8", stdio: "pipe" });
+  }
+
+  close() {
+    try {
+      this.#tmux("kill-server");
+    } catch {
+      // It has ended by itself.
+    }
+  }
+}

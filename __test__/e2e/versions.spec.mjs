@@ -1,0 +1,73 @@
+// In each version of OpenCode, and in each way to name the plugin: it is registered once, and chats.
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { pathToFileURL } from "node:url";
+import { assertClean, assertPlaceholder, exchanges } from "./support/checks.mjs";
+import { CHECKOUT, CREDENTIALS, CURRENT, OLDER, openHost, skipReason } from "./support/opencode.mjs";
+import { NAME, Package, VERSION } from "./support/package.mjs";
+
+let packed;
+before(() => {
+  packed = new Package();
+});
+after(() => packed.remove());
+
+/** How a configuration may name the plugin, and what has to be where. */
+const FORMS = {
+  path: () => CHECKOUT,
+  directory: ({ sandbox }) => pathToFileURL(packed.install(sandbox.path("plugins/node_modules"))).href,
+  "npm name": async (host) => {
+    const cache = ".cache/opencode";
+    if (host.version === CURRENT) {
+      packed.install(host.sandbox.path(cache, "packages", `${NAME}@latest`, "node_modules"));
+      return NAME;
+    }
+    // The first start of a version empties its cache.
+    await host.run(["--version"]);
+    packed.install(host.sandbox.path(cache, "node_modules"));
+    host.sandbox.write(`${cache}/package.json`, { dependencies: { [NAME]: VERSION } });
+    return `${NAME}@${VERSION}`;
+  },
+};
+
+for (const version of [CURRENT, ...OLDER]) {
+  describe(`OpenCode ${version}`, { skip: skipReason(version), concurrency: 2 }, () => {
+    for (const [form, install] of Object.entries(FORMS)) {
+      test(`registers the plugin once by ${form}, and chats`, async (t) => {
+        // Each plugin function that is called says what is wrong with this variable.
+        const host = await openHost(t, { version, env: { QWEN_MODE: "maybe" } });
+        host.configure({ plugin: [await install(host)] });
+        const result = await host.chat("hello", { args: ["--print-logs"] });
+        assert.equal(result.stdout, "You said: hello\n", result.stderr);
+        assert.equal(result.code, 0);
+        assert.equal(result.stderr.match(/QWEN_MODE is neither/g)?.length, 1, result.stderr);
+        const request = host.server.seen("chat").find(({ body }) => body.tools);
+        assert.equal(request.body.max_tokens, 65_536);
+        assert.deepEqual(request.body.messages[0].content.at(-1).cache_control, { type: "ephemeral" });
+        // 1.0 lets no plugin set headers.
+        if (version !== "1.0.152") assert.match(request.headers["x-session-id"], /^ses_/);
+        assertClean(host.server);
+      });
+    }
+
+    // What the current version does is in login.spec.mjs.
+    if (version === CURRENT) return;
+    test("logs in, and keeps the token out of OpenCode's own file", async (t) => {
+      const host = await openHost(t, { version, login: false });
+      const service = await host.serve();
+      const { body: methods } = await service.request("/provider/auth");
+      assert.deepEqual(methods["qwen-code"], [{ type: "oauth", label: "Qwen Code (qwen.ai OAuth)" }]);
+      const { body } = await service.request("/provider/qwen-code/oauth/authorize", { method: 0 });
+      assert.equal(body.method, "auto");
+      assert.match(body.url, /\/authorize\?user_code=[A-Z-]+&client=qwen-code$/);
+      const { body: done } = await service.request("/provider/qwen-code/oauth/callback", { method: 0 });
+      assert.equal(done, true);
+      assertPlaceholder(host);
+      assert.equal(host.sandbox.mode(CREDENTIALS), 0o600);
+      const result = await host.chat("hello");
+      assert.equal(result.stdout, "You said: hello\n", result.stderr);
+      assert.ok(exchanges(host.server, "chat").every((exchange) => exchange === "200 alice"));
+      assertClean(host.server);
+    });
+  });
+}

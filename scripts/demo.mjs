@@ -1,0 +1,222 @@
+// Shows the plugin at work in real OpenCode: `npm run demo` with a local server that stands for Qwen, and
+// `npm run demo -- --real` with Qwen itself.
+import { readdirSync } from "node:fs";
+import { CREDENTIALS, CURRENT, Host } from "../__test__/e2e/support/opencode.mjs";
+import { startQwenServer } from "../__test__/support/qwen-server.mjs";
+import { ensureDependencies, run } from "./tasks.mjs";
+
+const USAGE = `usage: npm run demo [-- --real]
+
+Installs and builds what is needed, then logs in, chats, calls a tool and restarts with an expired token, in OpenCode
+${CURRENT} with a home directory of its own.
+
+  --real   with Qwen itself: shows an address and waits until you have approved the login there
+`;
+
+/** The files that hold tokens. */
+const STORES = [CREDENTIALS, ".qwen/oauth_accounts.json"];
+const REQUEST_LOGS = ".opencode/logs/qwen-plugin";
+const SECRET_WORD = "plum";
+/** For a person who has to find the browser first. */
+const LOGIN_TIMEOUT_MS = 15 * 60_000;
+/** What a way out to the internet may need. */
+const NETWORK = [
+  "HTTPS_PROXY",
+  "HTTP_PROXY",
+  "ALL_PROXY",
+  "NO_PROXY",
+  "NODE_EXTRA_CA_CERTS",
+  "SSL_CERT_FILE",
+];
+
+const hasColours = process.stdout.isTTY && !process.env.NO_COLOR;
+const painter = (code) => (text) => (hasColours ? `\u001b[${code}m${text}\u001b[0m` : text);
+const [bold, faint, green, red] = [1, 2, 32, 31].map(painter);
+const say = (text = "") => process.stdout.write(`${text}\n`);
+
+function heading(title, command) {
+  say(`\n${bold(title)}`);
+  say(faint(`$ ${command}\n`));
+}
+
+function expect(condition, problem) {
+  if (!condition) throw new Error(problem);
+}
+
+function sayRequest({ method, path, status, note, model, account, secret }) {
+  const details = [
+    note,
+    model && `model ${model}`,
+    account && `account ${account}`,
+    secret && "token redacted",
+  ];
+  say(faint(`  ${method} ${path} -> ${status}  ${details.filter(Boolean).join(", ")}`.trimEnd()));
+}
+
+/** What went over the wire since it was last shown, as the local server saw it. */
+function serverWire(server) {
+  let shown = 0;
+  return () => {
+    const fresh = server.requests.slice(shown);
+    shown += fresh.length;
+    for (const { method, path, status, headers, body, account } of fresh) {
+      const secret = headers.authorization !== undefined || body?.refresh_token !== undefined;
+      const grant = body?.grant_type?.split(":").at(-1);
+      const note = grant === "device_code" && status === 400 ? "not approved yet" : grant;
+      sayRequest({ method, path, status, note, model: body?.model, account, secret });
+    }
+  };
+}
+
+/** The same as the plugin logs it: what it asks of the API. */
+function logWire({ sandbox }) {
+  const shown = new Set();
+  return () => {
+    const all = sandbox.has(REQUEST_LOGS) ? readdirSync(sandbox.path(REQUEST_LOGS)) : [];
+    for (const name of all.filter((file) => file.endsWith(".json") && !shown.has(file)).sort()) {
+      shown.add(name);
+      const { method, url, model, attempts } = sandbox.readJson(`${REQUEST_LOGS}/${name}`);
+      for (const { status, account } of attempts) {
+        sayRequest({ method, path: url, status: status ?? "no answer", model, account, secret: true });
+      }
+    }
+  };
+}
+
+async function logIn(host, { isReal, showWire }) {
+  heading("1. Log in by the device flow", "opencode auth login -p qwen-code");
+  const shown = new Set();
+  const onText = (text) => {
+    for (const line of text.split(/[\r\n]+/).map((part) => part.replace(/^\W+/, "").trim())) {
+      if (!/^(Go to|Approve|Login successful)/.test(line) || shown.has(line)) continue;
+      shown.add(line);
+      say(`  ${line}`);
+      if (line.startsWith("Approve") && !isReal) say("  (The local server approves it after two seconds.)");
+    }
+  };
+  const { code, error, stderr } = await host.login({ onText, timeoutMs: LOGIN_TIMEOUT_MS });
+  expect(code === 0, `The login failed: ${error ?? stderr.trim()}`);
+  expect(host.sandbox.has(CREDENTIALS), `The login left no ~/${CREDENTIALS}.`);
+  say("\nOver the wire:");
+  showWire();
+}
+
+/** Sends a message, and prints the answer as it comes. Gives the answer and the names of the tools that were called. */
+async function ask(service, text) {
+  say(`You:  ${text}`);
+  const { session, answer } = await service.prompt(text);
+  const said = [];
+  const tools = new Map();
+  service.onEvent = (event) => {
+    if (event.properties.sessionID !== session.id) return;
+    const { part, field, delta } = event.properties;
+    if (event.type === "message.part.delta" && field === "text") {
+      if (said.length === 0) process.stdout.write("Qwen: ");
+      said.push(delta);
+      process.stdout.write(delta);
+    } else if (part?.type === "tool" && part.state.status === "completed" && !tools.has(part.callID)) {
+      tools.set(part.callID, part.tool);
+      say(`      (OpenCode runs the tool "${part.tool}" with ${JSON.stringify(part.state.input)}.)`);
+    }
+  };
+  const { body } = await answer;
+  await service.waitForIdle(session);
+  service.onEvent = () => {};
+  say();
+  const error = body?.info?.error;
+  expect(error === undefined, `OpenCode reports: ${error?.data?.message ?? JSON.stringify(error)}`);
+  return { answer: said.join(""), tools: [...tools.values()] };
+}
+
+async function chat(host, { isReal, showWire }) {
+  heading("2. Chat, as the answer streams", "opencode serve");
+  const service = await host.serve();
+  await service.listen();
+  const request = isReal ? "Say in two sentences what a device login is." : "Count, please: SAY 24";
+  const { answer } = await ask(service, request);
+  expect(answer !== "", "The answer is empty.");
+  expect(isReal || answer.endsWith("word24"), `The answer is not what the local server says: ${answer}`);
+  say("\nOver the wire:");
+  showWire();
+
+  heading("3. A tool call: the model has a file read", "opencode serve");
+  host.sandbox.write("work/notes.txt", `The secret word is ${SECRET_WORD}.\n`);
+  const told = await ask(service, "Read the file notes.txt. What is the secret word?");
+  expect(told.tools.length > 0, "The model has called no tool.");
+  expect(
+    told.answer.includes(SECRET_WORD),
+    `The answer does not have the word from the file: ${told.answer}`,
+  );
+  say("\nOver the wire:");
+  showWire();
+  await service.close();
+}
+
+async function restart(host, { showWire }) {
+  heading("4. A restart with a token that has expired", 'opencode run "Are you there?"');
+  const before = host.sandbox.readJson(CREDENTIALS).access_token;
+  for (const path of STORES.filter((name) => host.sandbox.has(name))) {
+    const expired = host.sandbox
+      .read(path)
+      .replaceAll(/"expiry_date": *\d+/g, `"expiry_date": ${Date.now() - 60_000}`);
+    host.sandbox.write(path, expired);
+  }
+  say("(The demo has set the token's time of expiry to a minute ago.)");
+  say("You:  Are you there?");
+  const { code, stdout, error, stderr } = await host.chat("Are you there?");
+  expect(code === 0, `OpenCode failed: ${error ?? stderr.trim()}`);
+  say(`Qwen: ${stdout.trim()}`);
+  const after = host.sandbox.readJson(CREDENTIALS).access_token;
+  expect(after !== before, "The expired token was not refreshed.");
+  say("\nOver the wire:");
+  showWire();
+}
+
+async function main(args) {
+  if (args.includes("--help")) return say(USAGE);
+  const unknown = args.find((arg) => arg !== "--real");
+  if (unknown !== undefined) {
+    process.stderr.write(`Unknown option ${unknown}.\n\n${USAGE}`);
+    process.exitCode = 2;
+    return;
+  }
+  await ensureDependencies();
+  await ensureDependencies("__test__/e2e");
+  say("Building the native addon ...");
+  await run(process.execPath, ["scripts/build.mjs"]);
+
+  const isReal = args.includes("--real");
+  const server = isReal ? undefined : await startQwenServer({ autoApprove: 2_000, pace: 40 });
+  const network = NETWORK.flatMap((name) => [name, name.toLowerCase()]).filter((name) => process.env[name]);
+  const env = isReal ? Object.fromEntries(network.map((name) => [name, process.env[name]])) : {};
+  const host = new Host({ server, login: false, env: { ...env, ENABLE_PLUGIN_REQUEST_LOGGING: "1" } });
+  const close = async () => {
+    await Promise.all([host.close(), server?.close()]);
+  };
+  for (const signal of ["SIGINT", "SIGTERM"])
+    process.once(signal, () => void close().then(() => process.exit(1)));
+
+  say(
+    `\nOpenCode ${CURRENT}, with ${isReal ? "Qwen itself" : `a server that stands for Qwen at ${server.url}`}.`,
+  );
+  say(
+    `Its home directory is ${host.sandbox.home}: yours is not touched, and this one is removed in the end.`,
+  );
+  try {
+    const stage = { isReal, showWire: isReal ? logWire(host) : serverWire(server) };
+    if (isReal) say("The login is a real one. Approve it in any browser; this waits for you.");
+    await logIn(host, stage);
+    await chat(host, stage);
+    await restart(host, stage);
+    const violations = server?.violations ?? [];
+    expect(violations.length === 0, `The server found fault with a request: ${violations.join("; ")}`);
+    say(`\n${green("All of it worked.")}`);
+  } catch (error) {
+    process.stderr.write(`\n${red("The demo failed.")} ${error.message}\n`);
+    process.exitCode = 1;
+  } finally {
+    await close();
+  }
+}
+
+await main(process.argv.slice(2));
