@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { ensureDependencies, exitCode, root, run } from "./tasks.mjs";
 
 const END_TO_END = "__test__/e2e";
+const REAL_CLI = "__test__/real-cli";
 
 /** Files of one suite run side by side; a test that hangs must not hang the run. */
 const RUNNER = ["--test", "--test-concurrency=2", "--test-timeout=180000"];
@@ -15,6 +16,7 @@ const specs = (directory) =>
 
 await ensureDependencies();
 await ensureDependencies(END_TO_END);
+await ensureDependencies(REAL_CLI);
 await run(process.execPath, ["scripts/build.mjs"]);
 const suites = [
   ["Rust", "cargo", ["test", "--locked", "--no-default-features"]],

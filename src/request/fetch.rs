@@ -95,6 +95,8 @@ pub(super) struct Call {
     pub(super) view: Arc<View>,
     pub(super) plan: Plan,
     pub(super) budget: Budget,
+    /// The account that was asked first.
+    pub(super) first_asked: Option<String>,
     /// What the last account that was asked came to.
     pub(super) last: Option<Result<Answer>>,
     /// The server's code for the last quota error.
@@ -227,6 +229,7 @@ impl Pipeline {
             view,
             plan,
             budget,
+            first_asked: None,
             last: None,
             quota_code: None,
             utc_offset_minutes,
@@ -249,6 +252,7 @@ impl Pipeline {
         call.budget.reserved = call.plan.left() + 1;
         let Some(record) = call.view.record(id).cloned() else { return Ok(Ended::With(Outcome::Unusable)) };
         let account = call.view.account(&record);
+        call.first_asked.get_or_insert_with(|| account.id.clone());
         let mut token = match self.tokens.token(id, None).await {
             Ok(token) => token,
             // A server that can't be reached says nothing of the account.

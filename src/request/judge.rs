@@ -31,7 +31,7 @@ impl Pipeline {
             Verdict::Pass => {
                 let mut answer = attempt.answer;
                 if answer.status.is_success() {
-                    self.succeeded(account, record).await;
+                    self.succeeded(account, record, call.first_asked.clone()).await;
                     answer = self.watched(answer, &call.prepared).await;
                 }
                 Ok(Ended::Answered(Box::new(answer)))
@@ -49,12 +49,14 @@ impl Pipeline {
                 let until = exhausted_until(now, self.settings.quota_cooldown_ms, attempt.retry_after_ms);
                 let message = format!("The quota of the Qwen account \"{}\" is used up.", account.label);
                 let why = Error::new(Code::QuotaExhausted, message.as_str());
-                let until = self.cool(account, until, code, &why).await;
-                self.emit(Event {
-                    until: Some(until),
-                    code: Some(Code::QuotaExhausted),
-                    ..Event::of_account(EventKind::Exhausted, now, &account.id, &account.label, message)
-                });
+                let (until, is_news) = self.cool(account, until, code, &why).await;
+                if is_news {
+                    self.emit(Event {
+                        until: Some(until),
+                        code: Some(Code::QuotaExhausted),
+                        ..Event::of_account(EventKind::Exhausted, now, &account.id, &account.label, message)
+                    });
+                }
                 Ok(Ended::With(Outcome::Exhausted(until)))
             }
             Verdict::RateLimited => {
@@ -73,7 +75,8 @@ impl Pipeline {
                 let code = error_code(&attempt.error_body).unwrap_or_else(|| RATE_LIMIT_CODE.to_owned());
                 let message =
                     format!("Qwen takes no more requests from the account \"{}\" for now.", account.label);
-                let until = self.cool(account, until, code, &Error::new(Code::RateLimited, message)).await;
+                let (until, _) =
+                    self.cool(account, until, code, &Error::new(Code::RateLimited, message)).await;
                 call.last = Some(Ok(answer));
                 Ok(Ended::With(Outcome::RateLimited(until)))
             }
@@ -108,8 +111,9 @@ impl Pipeline {
         Ended::With(Outcome::Unusable)
     }
 
-    /// Lets an account cool, for all processes. One that another process has just found so is left as it is.
-    pub(super) async fn cool(&self, account: &Account, until: u64, code: String, why: &Error) -> u64 {
+    /// Lets an account cool, for all processes. One that somebody else has just found so is left as it is. Gives until
+    /// when it cools, and whether that is news.
+    pub(super) async fn cool(&self, account: &Account, until: u64, code: String, why: &Error) -> (u64, bool) {
         let id = account.id.clone();
         let last = LastError::new(why, self.journal.clock.now_ms());
         let is_rate_limited = why.code() == Code::RateLimited;
@@ -120,14 +124,14 @@ impl Pipeline {
                 record.set_rate_limited(is_rate_limited);
                 record.set_last_error(Some(&last));
             }
-            cooling_until(record.exhausted_until(), now).unwrap_or(until)
+            (cooling_until(record.exhausted_until(), now).unwrap_or(until), known.is_none())
         };
         let written = self.tokens.with_registry(move |registry| registry.with_record(&id, change)).await;
-        written.ok().flatten().unwrap_or(until)
+        written.ok().flatten().unwrap_or((until, true))
     }
 
     /// Notes what a success says of an account, if that is news.
-    pub(super) async fn succeeded(&self, account: &Account, record: &Record) {
+    pub(super) async fn succeeded(&self, account: &Account, record: &Record, first_asked: Option<String>) {
         let was_exhausted = record.exhausted_until() > 0;
         if was_exhausted {
             let message = format!("The Qwen account \"{}\" can be asked again.", account.label);
@@ -146,7 +150,7 @@ impl Pipeline {
         }
         let before =
             self.last_used.lock().unwrap_or_else(PoisonError::into_inner).replace(account.id.clone());
-        if let Some(before) = before.filter(|before| *before != account.id)
+        if let Some(before) = before.or(first_asked).filter(|before| *before != account.id)
             && self.settings.rotation != Rotation::RoundRobin
         {
             let message = format!("Requests go to the Qwen account \"{}\" now.", account.label);

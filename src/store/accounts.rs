@@ -98,13 +98,19 @@ impl StoreFile {
         atomic::replace(&self.path, &document.to_json())
     }
 
-    /// Moves what is in its place out of the way, whole, under a name that says when.
+    /// Keeps what is in its place, whole, under a name that says when. A file stays until it is replaced, so that nobody
+    /// finds no store at all meanwhile.
     ///
     /// # Errors
-    /// `ERR_QWEN_STORE_CORRUPT` or `ERR_QWEN_STORE_UNSUPPORTED` where it can't be moved.
+    /// `ERR_QWEN_STORE_CORRUPT` or `ERR_QWEN_STORE_UNSUPPORTED` where it can't be kept.
     pub fn set_aside(&self, reason: Unusable, now_ms: u64) -> Result<PathBuf> {
         let aside = file::aside(&self.path, now_ms);
-        fs::rename(&self.path, &aside).map_err(|error| {
+        let kept = if self.path.is_file() {
+            fs::copy(&self.path, &aside).and_then(|_| fs::File::open(&aside)?.sync_all())
+        } else {
+            fs::rename(&self.path, &aside)
+        };
+        kept.map_err(|error| {
             let message = format!(
                 "{} It could not be moved aside ({error}); move it away yourself, then try again.",
                 broken(&self.path, reason)

@@ -1,0 +1,131 @@
+/**
+ * Several accounts, each at home on a server of its own: what a token is sent to can be seen at once.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { readFileSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { startClient, startServer, temporaryHome } from "./harness.mjs";
+
+export const NAMES = ["one", "two", "three"];
+
+/** Refuses every chat request but the degraded ones. */
+export const QUOTA_BUT_DEGRADED = {
+  do: "quota",
+  times: Infinity,
+  match: ({ body }) => !(body?.max_tokens <= 1024),
+};
+
+/** How the account store in a home directory is read and written. */
+export function storeOf(home, name = "oauth_accounts.json") {
+  const path = join(home.directory, name);
+  return {
+    path,
+    bytes: () => readFileSync(path),
+    read: () => JSON.parse(readFileSync(path, "utf8")),
+    /** In one step, as every writer does it. */
+    write(contents) {
+      const isRaw = typeof contents === "string" || contents instanceof Uint8Array;
+      writeFileSync(`${path}.next`, isRaw ? contents : JSON.stringify(contents, null, 2), { mode: 0o600 });
+      renameSync(`${path}.next`, path);
+      return readFileSync(path);
+    },
+  };
+}
+
+/** A record of the store, as the original plugin wrote it. */
+export const recordOf = (id, token, fields = {}) => ({
+  id,
+  token,
+  resource_url: token.resource_url,
+  exhaustedUntil: 0,
+  createdAt: 1_700_000_000_000,
+  updatedAt: 1_700_000_000_000,
+  ...fields,
+});
+
+/**
+ * Accounts that are there already: the first is the active one, and the qwen CLI's.
+ *
+ * @param {object} [options]
+ * @param {string[]} [options.names] their labels, which are the accounts' names on the servers too
+ * @param {boolean} [options.shared] all live on one server
+ * @param {Record<string, object>} [options.tokens] what to ask `issueToken` for, by name
+ * @param {object} [options.server] options of the servers
+ * @param {object} [options.client] options of the client
+ * @param {object} [options.env] further variables
+ */
+export async function setUpAccounts(
+  t,
+  { names = NAMES, shared = false, tokens = {}, server: serverOptions, client: clientOptions, env } = {},
+) {
+  const servers = {};
+  for (const name of names)
+    servers[name] = (shared && servers[names[0]]) || (await startServer(t, serverOptions));
+  const home = temporaryHome(t);
+  const store = storeOf(home);
+  const issued = Object.fromEntries(
+    names.map((name) => [name, servers[name].issueToken({ account: name, ...tokens[name] })]),
+  );
+  home.write(issued[names[0]]);
+  store.write({
+    version: 1,
+    activeAccountId: `id-${names[0]}`,
+    credentialsAccountId: `id-${names[0]}`,
+    accounts: names.map((name) => recordOf(`id-${name}`, issued[name], { label: name })),
+  });
+  const settings = {
+    env: { ...home.env, ...env },
+    oauth: { baseUrl: servers[names[0]].url },
+    ...clientOptions,
+  };
+  const { client, events } = startClient(t, settings);
+  const all = [...new Set(Object.values(servers))];
+  return {
+    servers,
+    all,
+    home,
+    store,
+    tokens: issued,
+    client,
+    events,
+    settings,
+    /** How many chat requests each account was asked. */
+    asked: () => countBy(all.flatMap((server) => server.seen("chat").map(({ account }) => account))),
+    total: () => all.reduce((sum, server) => sum + server.stats.chats, 0),
+  };
+}
+
+export function countBy(values) {
+  const counts = {};
+  for (const value of values) counts[value] = (counts[value] ?? 0) + 1;
+  return counts;
+}
+
+/** No server has been sent a secret that another one issued, in any part of any request. */
+export function assertNothingStrayed(servers) {
+  for (const server of servers) {
+    const foreign = servers.filter((other) => other !== server).flatMap((other) => other.issued);
+    for (const { method, path, query, headers, rawBody } of server.requests) {
+      const everything = JSON.stringify([method, path, query, headers, rawBody]);
+      assert.equal(
+        foreign.find((secret) => everything.includes(secret)),
+        undefined,
+        `${path} was sent another account's secret`,
+      );
+    }
+    assert.deepEqual(server.violations, []);
+    assert.deepEqual(server.failures, []);
+  }
+}
+
+/** The events of these types, without what differs from run to run. */
+export function told(events, ...types) {
+  const wanted = events.filter(({ type }) => types.length === 0 || types.includes(type));
+  return wanted.map((event) => {
+    const { at: _, message: __, until: ___, ...rest } = event;
+    return rest;
+  });
+}
