@@ -7,8 +7,8 @@ import { ensureDependencies, run } from "./tasks.mjs";
 
 const USAGE = `usage: npm run demo [-- --real]
 
-Installs and builds what is needed, then logs in, chats, calls a tool and restarts with an expired token, in OpenCode
-${CURRENT} with a home directory of its own.
+Installs and builds what is needed, then logs in, chats, calls a tool, restarts with an expired token, and switches
+accounts when one is out of quota, in OpenCode ${CURRENT} with a home directory of its own.
 
   --real   with Qwen itself: shows an address and waits until you have approved the login there
 `;
@@ -17,6 +17,7 @@ ${CURRENT} with a home directory of its own.
 const STORES = [CREDENTIALS, ".qwen/oauth_accounts.json"];
 const REQUEST_LOGS = ".opencode/logs/qwen-plugin";
 const SECRET_WORD = "plum";
+const ACCOUNTS = ["alice", "bob", "carol"];
 /** For a person who has to find the browser first. */
 const LOGIN_TIMEOUT_MS = 15 * 60_000;
 /** What a way out to the internet may need. */
@@ -56,7 +57,7 @@ function sayRequest({ method, path, status, note, model, account, secret }) {
 /** What went over the wire since it was last shown, as the local server saw it. */
 function serverWire(server) {
   let shown = 0;
-  return () => {
+  const showWire = () => {
     const fresh = server.requests.slice(shown);
     shown += fresh.length;
     for (const { method, path, status, headers, body, account } of fresh) {
@@ -66,6 +67,10 @@ function serverWire(server) {
       sayRequest({ method, path, status, note, model: body?.model, account, secret });
     }
   };
+  showWire.skip = () => {
+    shown = server.requests.length;
+  };
+  return showWire;
 }
 
 /** The same as the plugin logs it: what it asks of the API. */
@@ -172,6 +177,62 @@ async function restart(host, { showWire }) {
   showWire();
 }
 
+/** Three accounts, of which two are out of quota. */
+async function switchAccounts(host, server, { showWire }) {
+  heading("5. Three accounts, two of them out of quota", 'opencode run "Who answers?"');
+  for (const account of ["bob", "carol"]) {
+    server.set({ autoApproveAccount: account });
+    const { code, error, stderr } = await host.login();
+    expect(code === 0, `The login as ${account} failed: ${error ?? stderr.trim()}`);
+    server.setQuota(account, 0);
+  }
+  showWire.skip();
+  say("(Two more logins have added bob and carol. The last one is the active account.)");
+  say("You:  Who answers?");
+  const { code, stdout, error, stderr } = await host.chat("Who answers?");
+  expect(code === 0, `OpenCode failed: ${error ?? stderr.trim()}`);
+  say(`Qwen: ${stdout.trim()}`);
+  const statuses = server.seen("chat").slice(-3);
+  expect(
+    statuses.map(({ status }) => status).join() === "429,429,200",
+    "The request did not go from account to account.",
+  );
+  say("\nOver the wire:");
+  showWire();
+}
+
+/** A stand-in for the qwen CLI, which would need a key of yours. */
+const STAND_IN = `#!/bin/sh
+cat >/dev/null
+printf '%s\\n' \\
+  '{"type":"system","subtype":"init","session_id":"demo","tools":[]}' \\
+  '{"type":"assistant","message":{"content":[{"type":"text","text":"The qwen CLI is here to help."}]}}' \\
+  '{"type":"result","subtype":"success","is_error":false,"result":"The qwen CLI is here to help."}'
+`;
+
+/** All accounts are out of quota: what the user reads, and what the CLI can do about it. */
+async function fallBack(host, server, { showWire }) {
+  heading("6. All of them out of quota", 'opencode run "Anybody there?"');
+  server.setQuota("alice", 0);
+  say("You:  Anybody there?");
+  const refused = await host.chat("Anybody there?");
+  expect(refused.code !== 0 && refused.error, "OpenCode did not say that all accounts are out of quota.");
+  say(`OpenCode: ${refused.error}`);
+  say("\nOver the wire:");
+  showWire();
+
+  const command = 'OPENCODE_QWEN_ENABLE_CLI_FALLBACK=1 opencode run "Anybody there?"';
+  heading("7. The same with the qwen CLI as the fallback", command);
+  host.sandbox.write("bin/qwen", STAND_IN, 0o700);
+  const env = { OPENCODE_QWEN_ENABLE_CLI_FALLBACK: "1", QWEN_CLI_PATH: host.sandbox.path("bin/qwen") };
+  say("(A small script stands for the qwen CLI here.)");
+  say("You:  Anybody there?");
+  const { code, stdout, error, stderr } = await host.chat("Anybody there?", { env });
+  expect(code === 0, `OpenCode failed: ${error ?? stderr.trim()}`);
+  say(`Qwen: ${stdout.trim()}`);
+  expect(stdout.includes("here to help"), "The answer is not the CLI's.");
+}
+
 async function main(args) {
   if (args.includes("--help")) return say(USAGE);
   const unknown = args.find((arg) => arg !== "--real");
@@ -186,7 +247,9 @@ async function main(args) {
   await run(process.execPath, ["scripts/build.mjs"]);
 
   const isReal = args.includes("--real");
-  const server = isReal ? undefined : await startQwenServer({ autoApprove: 2_000, pace: 40 });
+  const server = isReal
+    ? undefined
+    : await startQwenServer({ autoApprove: 2_000, pace: 40, accounts: ACCOUNTS });
   const network = NETWORK.flatMap((name) => [name, name.toLowerCase()]).filter((name) => process.env[name]);
   const env = isReal ? Object.fromEntries(network.map((name) => [name, process.env[name]])) : {};
   const host = new Host({ server, login: false, env: { ...env, ENABLE_PLUGIN_REQUEST_LOGGING: "1" } });
@@ -208,6 +271,10 @@ async function main(args) {
     await logIn(host, stage);
     await chat(host, stage);
     await restart(host, stage);
+    if (server) {
+      await switchAccounts(host, server, stage);
+      await fallBack(host, server, stage);
+    }
     const violations = server?.violations ?? [];
     expect(violations.length === 0, `The server found fault with a request: ${violations.join("; ")}`);
     say(`\n${green("All of it worked.")}`);

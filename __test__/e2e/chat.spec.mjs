@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { assertAnswer, assertClean, exchanges } from "./support/checks.mjs";
-import { AUTH, CREDENTIALS, openHost } from "./support/opencode.mjs";
+import { AUTH, CREDENTIALS, openHost, suite } from "./support/opencode.mjs";
 import { VERSION } from "./support/package.mjs";
 
 const PIXEL = Buffer.from(
@@ -10,7 +10,7 @@ const PIXEL = Buffer.from(
   "base64",
 );
 
-describe("chat", { concurrency: 2 }, () => {
+describe("chat", suite(), () => {
   test("works with the login of the qwen CLI alone, and prints nothing but the answer", async (t) => {
     const host = await openHost(t);
     const credentials = host.sandbox.readJson(CREDENTIALS);

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { assertAnswer, assertClean, assertFailure } from "./support/checks.mjs";
-import { CHECKOUT, openHost } from "./support/opencode.mjs";
+import { CHECKOUT, openHost, suite } from "./support/opencode.mjs";
 
 /** `opencode models --verbose` as an object. */
 function readModels(text) {
@@ -15,7 +15,7 @@ function readModels(text) {
 const inputs = ({ capabilities }) =>
   Object.keys(capabilities.input).filter((kind) => capabilities.input[kind]);
 
-describe("configuration", { concurrency: 2 }, () => {
+describe("configuration", suite(), () => {
   test("lists the models with their limits and kinds of input", async (t) => {
     const host = await openHost(t);
     const { stdout, code } = await host.run(["models", "qwen-code", "--verbose"]);

@@ -3,10 +3,10 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { pathToFileURL } from "node:url";
 import { assertAnswer, assertClean, assertFailure, exchanges } from "./support/checks.mjs";
-import { CHECKOUT, CREDENTIALS, openHost } from "./support/opencode.mjs";
+import { CHECKOUT, CREDENTIALS, openHost, suite } from "./support/opencode.mjs";
 import { Package } from "./support/package.mjs";
 
-describe("errors", { concurrency: 2 }, () => {
+describe("errors", suite(), () => {
   test("a quota that is used up ends the run at once, and is remembered", async (t) => {
     const host = await openHost(t);
     host.server.setQuota("alice", 0, { retryAfter: 3600 });
@@ -121,7 +121,7 @@ describe("errors", { concurrency: 2 }, () => {
   });
 });
 
-describe("without its native part", { concurrency: 2 }, () => {
+describe("without its native part", suite(), () => {
   const reason = /The native part of opencode-qwen-cli-auth could not be loaded on \S+\. .*\nInstall /s;
   let packed;
   before(() => {

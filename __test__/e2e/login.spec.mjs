@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { assertAnswer, assertClean, assertFailure, assertPlaceholder } from "./support/checks.mjs";
-import { AUTH, CREDENTIALS, openHost } from "./support/opencode.mjs";
+import { AUTH, CREDENTIALS, openHost, suite } from "./support/opencode.mjs";
 
 const DISPLAY = { DISPLAY: ":99" };
 
@@ -19,7 +19,7 @@ function fakeBrowser(host) {
   return () => (host.sandbox.has("opened") ? host.sandbox.read("opened").trim().split("\n") : []);
 }
 
-describe("login", { concurrency: 2 }, () => {
+describe("login", suite(), () => {
   test("needs no terminal, shows address and code, and is enough to chat", async (t) => {
     const host = await openHost(t, { login: false });
     const opened = fakeBrowser(host);

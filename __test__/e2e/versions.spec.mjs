@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { pathToFileURL } from "node:url";
 import { assertClean, assertPlaceholder, exchanges } from "./support/checks.mjs";
-import { CHECKOUT, CREDENTIALS, CURRENT, OLDER, openHost, skipReason } from "./support/opencode.mjs";
+import { CHECKOUT, CREDENTIALS, CURRENT, LOGIN_LABEL, OLDER, openHost, suite } from "./support/opencode.mjs";
 import { NAME, Package, VERSION } from "./support/package.mjs";
 
 let packed;
@@ -30,8 +30,8 @@ const FORMS = {
   },
 };
 
-for (const version of [CURRENT, ...OLDER]) {
-  describe(`OpenCode ${version}`, { skip: skipReason(version), concurrency: 2 }, () => {
+for (const version of [CURRENT, LOGIN_LABEL, ...OLDER]) {
+  describe(`OpenCode ${version}`, suite(version), () => {
     for (const [form, install] of Object.entries(FORMS)) {
       test(`registers the plugin once by ${form}, and chats`, async (t) => {
         // Each plugin function that is called says what is wrong with this variable.
@@ -56,7 +56,8 @@ for (const version of [CURRENT, ...OLDER]) {
       const host = await openHost(t, { version, login: false });
       const service = await host.serve();
       const { body: methods } = await service.request("/provider/auth");
-      assert.deepEqual(methods["qwen-code"], [{ type: "oauth", label: "Qwen Code (qwen.ai OAuth)" }]);
+      const [{ prompts, ...first }] = methods["qwen-code"];
+      assert.deepEqual([first, prompts ?? []], [{ type: "oauth", label: LOGIN_LABEL }, []]);
       const { body } = await service.request("/provider/qwen-code/oauth/authorize", { method: 0 });
       assert.equal(body.method, "auto");
       assert.match(body.url, /\/authorize\?user_code=[A-Z-]+&client=qwen-code$/);

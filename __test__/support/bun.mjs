@@ -13,10 +13,7 @@ const BECOME_BUN = { BUN_BE_BUN: "1" };
 /** @returns {{path: string, env: Record<string, string>} | undefined} */
 function findBun() {
   if (process.env.BUN_BINARY) return { path: process.env.BUN_BINARY, env: {} };
-  const platform = process.platform === "win32" ? "windows" : process.platform;
-  const name = process.platform === "win32" ? "opencode.exe" : "opencode";
-  const place = `../e2e/node_modules/opencode-${platform}-${process.arch}/bin/${name}`;
-  const path = fileURLToPath(new URL(place, import.meta.url));
+  const path = fileURLToPath(new URL("../e2e/node_modules/opencode-1.18.33/bin/opencode", import.meta.url));
   return existsSync(path) ? { path, env: BECOME_BUN } : undefined;
 }
 

@@ -33,16 +33,25 @@ const CONFIG = ".config/opencode";
 const NO_SUCH_PROXY = "http://127.0.0.1:9";
 const QUIET = ["AUTOUPDATE", "MODELS_FETCH", "LSP_DOWNLOAD", "SHARE", "CLAUDE_CODE", "DEFAULT_PLUGINS"];
 
-/** Why tests of a version can't run on this machine, or false. */
-export function skipReason(version) {
-  if (version === CURRENT || (process.platform === "linux" && process.arch === "x64")) return false;
-  return `OpenCode ${version} is installed on Linux with x64 alone`;
+const isInstalled = process.platform === "linux" && process.arch === "x64";
+/** The current version, for machines that the packages here are not for. */
+const { OPENCODE_BINARY } = process.env;
+
+/** Why a version can't be run on this machine, or false. */
+function skipReason(version) {
+  if (isInstalled || (version === CURRENT && OPENCODE_BINARY)) return false;
+  const advice = version === CURRENT ? "; set OPENCODE_BINARY to one that runs on this machine" : "";
+  return `OpenCode ${version} is installed on Linux with x64 alone${advice}`;
 }
 
+/** For `describe`. */
+export const suite = (version = CURRENT) => ({ concurrency: 2, skip: skipReason(version) });
+
 export function binary(version = CURRENT) {
-  const platform = { win32: "windows" }[process.platform] ?? process.platform;
-  const name = version === CURRENT ? `opencode-${platform}-${process.arch}` : `opencode-${version}`;
-  const path = join(packages, name, "bin", process.platform === "win32" ? "opencode.exe" : "opencode");
+  if (version === CURRENT && OPENCODE_BINARY) return OPENCODE_BINARY;
+  const reason = skipReason(version);
+  if (reason) throw new Error(`${reason}.`);
+  const path = join(packages, `opencode-${version}`, "bin/opencode");
   assert.ok(existsSync(path), `${path} is missing: run \`npm ci --ignore-scripts\` in __test__/e2e`);
   return path;
 }
