@@ -184,8 +184,8 @@ async function switchAccounts(host, server, { showWire }) {
     server.set({ autoApproveAccount: account });
     const { code, error, stderr } = await host.login();
     expect(code === 0, `The login as ${account} failed: ${error ?? stderr.trim()}`);
-    server.setQuota(account, 0);
   }
+  for (const account of ["carol", "alice"]) server.setQuota(account, 0);
   showWire.skip();
   say("(Two more logins have added bob and carol. The last one is the active account.)");
   say("You:  Who answers?");
@@ -213,7 +213,7 @@ printf '%s\\n' \\
 /** All accounts are out of quota: what the user reads, and what the CLI can do about it. */
 async function fallBack(host, server, { showWire }) {
   heading("6. All of them out of quota", 'opencode run "Anybody there?"');
-  server.setQuota("alice", 0);
+  server.setQuota("bob", 0);
   say("You:  Anybody there?");
   const refused = await host.chat("Anybody there?");
   expect(refused.code !== 0 && refused.error, "OpenCode did not say that all accounts are out of quota.");
