@@ -30,7 +30,7 @@ const FORMS = {
   },
 };
 
-for (const version of [CURRENT, LOGIN_LABEL, ...OLDER]) {
+for (const version of [CURRENT, ...OLDER]) {
   describe(`OpenCode ${version}`, suite(version), () => {
     for (const [form, install] of Object.entries(FORMS)) {
       test(`registers the plugin once by ${form}, and chats`, async (t) => {
