@@ -35,13 +35,16 @@ function toResponse({ status, statusText, url, headers: pairs, body }, { method,
 /** A byte stream that reads only when it is read. */
 function toStream(body, signal, scope) {
   let watch;
+  /** As long-lived as the stream, so that an abort finds it: Bun may drop it otherwise. */
+  let controller;
   return new ReadableStream(
     {
       type: "bytes",
-      start(controller) {
+      start(own) {
+        controller = own;
         watch = watchForAbort(new WeakRef(controller), new WeakRef(body), body.id, signal, scope);
       },
-      async pull(controller) {
+      async pull() {
         let data = body.read();
         while (data === null) {
           await readable(body.id);

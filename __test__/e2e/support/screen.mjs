@@ -12,7 +12,21 @@ export class Screen {
     );
     const command = ["env", "-i", ...assignments, binary, "-m", "qwen-code/coder-model"];
     const size = ["-x", "110", "-y", "35"];
-    this.#tmux("-f", "/dev/null", "new-session", "-d", ...size, "-c", work, ...command);
+    // What is left on the screen of an OpenCode that has ended says why.
+    const keep = ["set-option", "-g", "remain-on-exit", "on", ";"];
+    this.#tmux(
+      "-f",
+      "/dev/null",
+      "start-server",
+      ";",
+      ...keep,
+      "new-session",
+      "-d",
+      ...size,
+      "-c",
+      work,
+      ...command,
+    );
   }
 
   /** What is to be seen now, without empty lines. */
