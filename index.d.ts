@@ -281,6 +281,22 @@ declare namespace qwen {
     }): Promise<Account>;
 
     /**
+     * Adds the accounts in a file of another tool: the qwen CLI's `oauth_creds.json`, `oauth_accounts.json`, the files of
+     * the plugins opencode-qwen-auth, opencode-qwencode-auth, opencode-qwen-oauth and of the first versions of this one, and
+     * OpenCode's `auth.json`. The file is only read. The active account, and the qwen CLI's, stay what they are.
+     *
+     * A refresh token can be redeemed once: a tool that goes on using the same login will be logged out, or log this one
+     * out. Stop using the login there.
+     *
+     * @param path - relative to the working directory; a leading `~` is the home directory
+     * @returns the accounts that are new, in the file's order; none where all are known already. An account that was
+     * removed, or that can't be used, is left out, and an event of type `config` says so.
+     * @throws {@link QwenAuthError} `ERR_QWEN_IO` for a file that can't be read; `ERR_QWEN_CREDENTIALS_INVALID` for one that
+     * holds no account that can be used; nothing is changed then. As {@link QwenClient.accounts}
+     */
+    importAccounts(path: string): Promise<Account[]>;
+
+    /**
      * All accounts: those of the store, and the one in `oauth_creds.json`.
      *
      * @throws {@link QwenAuthError} `ERR_QWEN_CREDENTIALS_INVALID`, `ERR_QWEN_IO`, `ERR_QWEN_LOCK_TIMEOUT`,

@@ -53,6 +53,11 @@ class QwenClient {
     return this.#call((id) => this.#native.adopt(id, { ...tokens, expires: Number(expires) || 0 }));
   }
 
+  async importAccounts(path) {
+    const checked = validate.text(path, "path");
+    return this.#call((id) => this.#native.importAccounts(id, checked));
+  }
+
   async accounts() {
     return this.#call((id) => this.#native.accounts(id));
   }

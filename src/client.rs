@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use url::Url;
 
+use crate::accounts::importing::{self, Logins};
+use crate::accounts::reconcile::Imported;
 use crate::accounts::registry::{Registry, View, unknown_account};
 use crate::accounts::standing::{Standing, standing};
 use crate::base_url::display;
@@ -20,6 +22,7 @@ use crate::logging::Logger;
 use crate::oauth::OAuthClient;
 use crate::oauth::device::DeviceAuthorization;
 use crate::oauth::token::Token;
+use crate::paths::Paths;
 use crate::redact::KnownSecrets;
 use crate::request::answer::Answer;
 use crate::request::attempt::Sender;
@@ -100,6 +103,8 @@ pub struct Client {
     base_url_override: Option<Url>,
     environment: Environment,
     clock: Clock,
+    events: Events,
+    paths: Paths,
     oauth: OAuthClient,
     tokens: TokenManager,
     pipeline: Pipeline,
@@ -169,10 +174,10 @@ impl Client {
             settings,
             sender,
             tokens.clone(),
-            Journal { clock: clock.clone(), events, logger, request_log },
+            Journal { clock: clock.clone(), events: events.clone(), logger, request_log },
         );
-        let (base_url, base_url_override) = (config.base_url, config.base_url_override);
-        Ok(Self { base_url, base_url_override, environment, clock, oauth, tokens, pipeline })
+        let (base_url, base_url_override, paths) = (config.base_url, config.base_url_override, config.paths);
+        Ok(Self { base_url, base_url_override, environment, clock, events, paths, oauth, tokens, pipeline })
     }
 
     /// What callers build their URLs from.
@@ -217,6 +222,32 @@ impl Client {
             move |registry: &Registry| registry.add_login(&token, label.as_deref(), replace.as_deref());
         let id = self.tokens.with_registry(added).await?;
         self.account(&id).await
+    }
+
+    /// Adds the accounts in a file of another tool: the qwen CLI's `oauth_creds.json`, the files of other Qwen plugins, and
+    /// `OpenCode`'s `auth.json`. Gives those that are new, in the file's order. The file is only read.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO` where it can't be read, `ERR_QWEN_CREDENTIALS_INVALID` where it holds no account that can be used;
+    /// those of [`Registry::import`].
+    pub async fn import_accounts(&self, path: &str) -> Result<Vec<AccountInfo>> {
+        let path = self.paths.named(path)?;
+        let now = self.clock.now_ms();
+        let import = move |registry: &Registry| {
+            let Logins { usable, refused } = importing::read(&path, now)?;
+            Ok((registry.import(&usable)?, refused, path))
+        };
+        let (imported, refused, path) = self.tokens.with_registry(import).await?;
+        if let Some(message) = importing::left_out(&imported, &refused, &path) {
+            self.events.emit(Event::new(EventKind::Config, now, message));
+        }
+        let mut accounts = Vec::new();
+        for one in &imported {
+            if let Imported::Added(id) | Imported::Renewed(id) = one {
+                accounts.push(self.account(id).await?);
+            }
+        }
+        Ok(accounts)
     }
 
     /// Takes tokens over that a host kept, if there is no account yet. Says whether it did.

@@ -57,6 +57,15 @@ impl Paths {
         self.qwen_dir.join(expand_home(path, &self.home))
     }
 
+    /// A file that a user named: `~` is the home directory, and a relative path starts where the program was started.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_INVALID_ARGUMENT` where it is no path.
+    pub fn named(&self, path: &str) -> Result<PathBuf> {
+        std::path::absolute(expand_home(path, &self.home))
+            .map_err(|error| Error::invalid_argument("path", &format!("is no path ({error})")))
+    }
+
     /// Where the original plugin's first versions kept their token.
     #[must_use]
     pub fn legacy_token(&self) -> PathBuf {

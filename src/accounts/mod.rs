@@ -3,6 +3,7 @@
 pub mod account;
 pub mod cooldown;
 pub mod identity;
+pub mod importing;
 pub mod reconcile;
 pub mod registry;
 pub mod rotation;

@@ -3,8 +3,10 @@
 //! ARCHITECTURE.md has them as a table; the names of the tests are its rows.
 
 use super::identity::same_user;
+use super::standing::{Standing, standing};
 use crate::oauth::token::Token;
 use crate::store::document::{Document, Record};
+use crate::store::foreign::Login;
 
 /// What `oauth_creds.json` holds.
 #[derive(Debug, Clone)]
@@ -170,6 +172,51 @@ fn take_over(
     findings.adopted.push(id);
 }
 
+/// What became of a login that the user brought from another tool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Imported {
+    /// It is an account of its own now.
+    Added(String),
+    /// It is the login that this account was in need of.
+    Renewed(String),
+    /// An account has it, or had it before.
+    Known,
+    /// The user has removed it.
+    Removed,
+}
+
+/// Takes a login in, unless it is there. It is chosen only where there is no other.
+pub fn import(
+    document: &mut Document,
+    login: &Login,
+    now_ms: u64,
+    new_id: impl FnOnce() -> String,
+) -> Imported {
+    let Login { label, token } = login;
+    if document.was_removed(token) {
+        return Imported::Removed;
+    }
+    let related =
+        document.records.iter_mut().find_map(|record| relation(record, token).map(|found| (record, found)));
+    if let Some((record, relation)) = related {
+        let is_in_need = standing(record, now_ms) == Standing::Dead;
+        if !is_in_need || !matches!(relation, Relation::SameUser) {
+            return Imported::Known;
+        }
+        record.set_token(token, now_ms);
+        record.set_superseded(false);
+        record.set_rejected(None);
+        record.set_last_error(None);
+        return Imported::Renewed(record.id().to_owned());
+    }
+    let id = new_id();
+    document.records.push(Record::new(&id, label.as_deref(), token, now_ms));
+    if document.active_id().is_none() {
+        document.set_active_id(Some(&id));
+    }
+    Imported::Added(id)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -307,6 +354,27 @@ mod tests {
         document.records.push(Record::new("", None, &token("c", 10), 1));
         run(&mut document, None);
         assert_eq!(document.records.iter().map(Record::id).collect::<Vec<_>>(), ["one", "new-1", "new-2"]);
+    }
+
+    #[test]
+    fn an_imported_login_is_taken_in_once_and_leaves_the_choice() {
+        let mut document = store("a", 10);
+        let login = |name| Login { label: Some("Theirs".into()), token: token(name, 20) };
+        let bring = |document: &mut Document, name| import(document, &login(name), 100, || "new".into());
+        assert_eq!(bring(&mut document, "b"), Imported::Added("new".into()));
+        assert_eq!((document.active_id(), document.records[1].label()), (Some("one"), Some("Theirs")));
+        let before = document.clone();
+        assert_eq!(bring(&mut document, "b"), Imported::Known);
+        assert_eq!(document, before);
+
+        document.records[1].set_token(&token("c", 30), 5);
+        assert_eq!(bring(&mut document, "b"), Imported::Known, "its past is not its present");
+        document.remove("new");
+        assert_eq!(bring(&mut document, "c"), Imported::Removed);
+
+        let mut empty = Document::default();
+        assert_eq!(bring(&mut empty, "a"), Imported::Added("new".into()));
+        assert_eq!(empty.active_id(), Some("new"));
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::account::Account;
 use super::identity::same_user;
-use super::reconcile::{Findings, Held, reconcile};
+use super::reconcile::{self, Findings, Held, Imported, reconcile};
 use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind, Events};
@@ -19,6 +19,7 @@ use crate::store::accounts::{self as store, StoreFile, Stored};
 use crate::store::credentials::{Credentials, CredentialsFile};
 use crate::store::document::{Document, Record};
 use crate::store::file::Stamp;
+use crate::store::foreign::Login;
 use crate::store::legacy::LegacyFile;
 use crate::store::lock::{self, CliLock};
 
@@ -374,6 +375,25 @@ impl Registry {
                 Ok(id)
             },
         )
+    }
+
+    /// Adds logins that the user brings from another tool. The active account, and the qwen CLI's, stay what they are.
+    ///
+    /// # Errors
+    /// As [`Registry::with_store`].
+    pub fn import(&self, logins: &[Login]) -> Result<Vec<Imported>> {
+        let now = self.clock.now_ms();
+        let take_in = |document: &mut Document| -> Vec<Imported> {
+            logins.iter().map(|login| reconcile::import(document, login, now, || new_id(now))).collect()
+        };
+        // Looked at first: where nothing is new, nothing is written.
+        let mut view = (*self.view()?).clone();
+        let found = take_in(&mut view.document);
+        let is_new = |imported: &Imported| matches!(imported, Imported::Added(_) | Imported::Renewed(_));
+        if !found.iter().any(is_new) {
+            return Ok(found);
+        }
+        self.with_store(take_in)
     }
 
     /// Makes an account the active one, and the qwen CLI's: the user's choice.

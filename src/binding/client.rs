@@ -97,6 +97,16 @@ impl NativeClient {
         self.shared.run(id, async move { Ok(Outcome::Value(client.adopt(tokens.into()).await?.into())) });
     }
 
+    /// Adds the accounts in another tool's file.
+    #[napi(catch_unwind)]
+    pub fn import_accounts(&self, id: u32, path: String) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            let accounts = client.import_accounts(&path).await?;
+            Ok(Outcome::Value(accounts.iter().map(account_value).collect()))
+        });
+    }
+
     /// All accounts.
     #[napi(catch_unwind)]
     pub fn accounts(&self, id: u32) {

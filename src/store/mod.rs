@@ -5,6 +5,7 @@ pub mod atomic;
 pub mod credentials;
 pub mod document;
 pub mod file;
+pub mod foreign;
 pub mod legacy;
 pub mod lock;
 pub mod place;

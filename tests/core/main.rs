@@ -14,6 +14,7 @@ mod account_files;
 mod cli_lock_interop;
 mod device_flow;
 mod final_errors;
+mod importing;
 mod multi_process;
 mod odd_stores;
 mod out_of_quota;

@@ -5,6 +5,7 @@
 
 const COMMANDS = {
   login: require("./login"),
+  import: require("./import"),
   accounts: require("./accounts"),
   use: require("./use"),
   remove: require("./remove"),
