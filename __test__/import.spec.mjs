@@ -1,0 +1,141 @@
+import assert from "node:assert/strict";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, test } from "node:test";
+import { runProgram } from "./support/command-line.mjs";
+import { rejection, startClient, startServer, temporaryHome } from "./support/harness.mjs";
+
+const PROGRAM = "opencode-qwen-cli-auth";
+
+async function setUp(t) {
+  const server = await startServer(t);
+  const home = temporaryHome(t);
+  const env = { ...home.env, PATH: process.env.PATH, TZ: "UTC", OPENCODE_QWEN_OAUTH_BASE_URL: server.url };
+  const write = (name, contents) => {
+    const path = join(home.home, name);
+    writeFileSync(path, typeof contents === "string" ? contents : JSON.stringify(contents));
+    return path;
+  };
+  const run = (...args) => runProgram({ env, cwd: home.home, secrets: server.issued }, args);
+  return { server, home, env, write, run };
+}
+
+/** What each tool writes for a login. */
+const FORMS = {
+  "opencode-qwen-auth": (...tokens) => ({
+    version: 1,
+    activeIndex: 0,
+    accounts: tokens.map((token) => ({
+      refreshToken: token.refresh_token,
+      accessToken: token.access_token,
+      expires: token.expiry_date,
+      resourceUrl: token.resource_url,
+      addedAt: 1,
+      lastUsed: 1,
+      health: { successCount: 3, failureCount: 0, consecutiveFailures: 0 },
+    })),
+  }),
+  "opencode-qwencode-auth": (token) => ({ ...token, scope: "openid profile email model.completion" }),
+  "opencode-qwen-oauth": (token) => ({
+    accessToken: token.access_token,
+    refreshToken: token.refresh_token,
+    expiryDate: token.expiry_date,
+    tokenType: "Bearer",
+    resourceUrl: token.resource_url,
+  }),
+  "the first versions": (token) => ({
+    access_token: token.access_token,
+    refresh_token: token.refresh_token,
+    expires: token.expiry_date,
+    resource_url: token.resource_url,
+  }),
+  "later versions": (...tokens) => ({
+    version: 1,
+    activeAccountId: "acct_0",
+    accounts: tokens.map((token, index) => ({
+      id: `acct_${index}`,
+      token,
+      resource_url: token.resource_url,
+    })),
+  }),
+  OpenCode: (token) => ({
+    anthropic: { type: "api", key: "sk-ant-not-ours" },
+    "qwen-code": {
+      type: "oauth",
+      access: token.access_token,
+      refresh: token.refresh_token,
+      expires: token.expiry_date,
+      resourceUrl: token.resource_url,
+    },
+  }),
+};
+
+describe("import", { concurrency: 4, timeout: 240_000 }, () => {
+  for (const [tool, form] of Object.entries(FORMS)) {
+    test(`what ${tool} wrote serves a chat`, async (t) => {
+      const { server, home, env, write } = await setUp(t);
+      const path = write("theirs.json", form(server.issueToken({ account: "alice" })));
+      const before = readFileSync(path);
+      const { client } = startClient(t, { env });
+      const [account, ...more] = await client.importAccounts(path);
+      assert.deepEqual([account.kind, account.active, more.length], ["oauth", true, 0]);
+      const response = await client.fetch(`${client.baseUrl}/models`);
+      assert.equal(response.status, 200);
+      assert.equal(response.headers.get("x-qwen-account"), account.id);
+      assert.deepEqual(readFileSync(path), before);
+      assert.deepEqual(server.violations, []);
+      assert.ok(!home.files().includes("oauth_creds.json"));
+    });
+  }
+
+  test("the command says what came of it, once", async (t) => {
+    const { server, write, run } = await setUp(t);
+    const tokens = [server.issueToken({ account: "alice" }), server.issueToken({ account: "bob" })];
+    write("theirs.json", FORMS["opencode-qwen-auth"](...tokens));
+    const first = await run("import", "theirs.json");
+    assert.deepEqual([first.code, first.stderr], [0, ""]);
+    assert.match(first.stdout, /^Imported "Account 1" \(.+\)\.\nImported "Account 2" \(.+\)\.\nA login can/);
+    assert.match(first.stdout, /opencode\.json/);
+    const again = await run("import", "theirs.json");
+    assert.deepEqual(
+      [again.code, again.stdout],
+      [0, "Nothing new: every account in theirs.json is known already.\n"],
+    );
+    const json = await run("import", "theirs.json", "--json");
+    assert.deepEqual(JSON.parse(json.stdout), []);
+    const list = JSON.parse((await run("accounts", "--json")).stdout);
+    assert.deepEqual(
+      list.map(({ active, state }) => [active, state]),
+      [
+        [true, "ready"],
+        [false, "ready"],
+      ],
+    );
+  });
+
+  test("a bad file is one line, with a code, and nothing is written", async (t) => {
+    const { home, write, run } = await setUp(t);
+    write("package.json", { name: "x" });
+    for (const [file, code, says] of [
+      ["package.json", "ERR_QWEN_CREDENTIALS_INVALID", /form that is known/],
+      ["missing.json", "ERR_QWEN_IO", /There is no file .*missing\.json/],
+    ]) {
+      const { code: exit, stdout, stderr } = await run("import", file, "--json");
+      assert.equal(exit, 1);
+      assert.equal(JSON.parse(stdout).error.code, code);
+      assert.match(stderr, says);
+      assert.equal(stderr.trimEnd().split("\n").length, 1);
+    }
+    assert.throws(() => home.files(), { code: "ENOENT" });
+    const usage = await run("import");
+    assert.equal(usage.code, 2);
+    assert.match(usage.stderr, new RegExp(`import needs <file>[^]*${PROGRAM} import <file>`));
+  });
+
+  test("a path that is none is the caller's mistake", async (t) => {
+    const { client } = startClient(t, { env: temporaryHome(t).env });
+    for (const path of [undefined, "", 7, {}]) {
+      await rejection(client.importAccounts(path), "ERR_QWEN_INVALID_ARGUMENT");
+    }
+  });
+});

@@ -1,0 +1,38 @@
+/**
+ * The command line as a process, in a home directory of its own.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { SECRET_PREFIX } from "./qwen-server.mjs";
+
+const PROGRAM = fileURLToPath(new URL("../../bin/opencode-qwen-cli-auth.js", import.meta.url));
+
+/**
+ * Runs the program to its end.
+ *
+ * @param {object} context
+ * @param {Record<string, string>} context.env all that it knows
+ * @param {string} [context.cwd]
+ * @param {string[]} [context.secrets] what must not be printed
+ */
+export async function runProgram({ env, cwd, secrets = [] }, args, { program = PROGRAM } = {}) {
+  const child = spawn(process.execPath, [program, ...args], { env, cwd, stdio: ["ignore", "pipe", "pipe"] });
+  const output = { stdout: "", stderr: "" };
+  for (const name of ["stdout", "stderr"]) {
+    child[name].setEncoding("utf8").on("data", (text) => {
+      output[name] += text;
+    });
+  }
+  const { code, signal } = await new Promise((resolve, reject) => {
+    child.on("error", reject);
+    child.on("close", (code, signal) => resolve({ code, signal }));
+  });
+  const everything = output.stdout + output.stderr;
+  const printed = [SECRET_PREFIX, ...secrets].filter((secret) => everything.includes(secret));
+  assert.deepEqual(printed, [], "a secret was printed");
+  return { code, signal, ...output };
+}
