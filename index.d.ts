@@ -264,7 +264,7 @@ declare namespace qwen {
      * one of the qwen CLI, with which `oauth_creds.json` is shared; accounts that were there stay. Logging in as the same
      * user, where the token tells, renews that user's account.
      *
-     * @param options.label - a name for the account
+     * @param options.label - a name for the account, of 1 to 100 characters
      * @param options.replace - the id of an account that this login renews
      * @param options.openBrowser - whether to open the user's browser; by default where there is a display
      * @param options.signal - ends the login

@@ -484,7 +484,7 @@ test("a store of another name is used, with its locks beside it, and the usual o
 });
 
 const UNREADABLE = {
-  OPENCODE_QWEN_QUOTA_COOLDOWN_MS: ["soon", "-1", "1.5", "1e999", "0x10", "99999999999999999999999999"],
+  OPENCODE_QWEN_QUOTA_COOLDOWN_MS: ["soon", "0", "-1", "1.5", "1e999", "0x10", "99999999999999999999999999"],
   OPENCODE_QWEN_ROTATION: ["random", "Sequential!", "7"],
   OPENCODE_QWEN_DEGRADE: ["maybe", "2"],
   OPENCODE_QWEN_ENABLE_CLI_FALLBACK: ["perhaps"],

@@ -5,6 +5,7 @@
 const { invalidArgument } = require("./errors");
 
 const MAX_TIMER_MS = 2 ** 31 - 1;
+const MAX_LABEL_LENGTH = 100;
 
 /** Reads a property whose getter may throw. */
 function read(object, field, name) {
@@ -36,6 +37,8 @@ const label = (value, name) => {
   // eslint-disable-next-line no-control-regex -- control characters are what is looked for
   if (/[\u0000-\u001f\u007f-\u009f]/u.test(value))
     throw invalidArgument(name, "must not hold control characters");
+  if (value.length > MAX_LABEL_LENGTH)
+    throw invalidArgument(name, `must not be longer than ${MAX_LABEL_LENGTH} characters`);
   return value;
 };
 

@@ -24,6 +24,8 @@ const DEFAULT_SCOPE: &str = "openid profile email model.completion";
 const DEFAULT_OAUTH_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_QUOTA_COOLDOWN_MS: u64 = 1_800_000;
+/// The longest time that a number in the environment may stand for, as for options: what JavaScript's timers can wait.
+const LONGEST_MS: u64 = i32::MAX as u64;
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// OAuth settings as a caller gives them.
@@ -254,9 +256,11 @@ fn accounts_path(option: Option<&str>, environment: &Environment, paths: &Paths)
 
 fn number(environment: &Environment, name: &str, default: u64, warnings: &mut Vec<String>) -> u64 {
     let Some(value) = environment.get(name) else { return default };
-    value.trim().parse().unwrap_or_else(|_| {
-        warnings
-            .push(format!("{name} is not a whole number of milliseconds; its default ({default}) is used."));
+    let number = value.trim().parse().ok().filter(|ms| (1..=LONGEST_MS).contains(ms));
+    number.unwrap_or_else(|| {
+        warnings.push(format!(
+            "{name} is not a whole number of milliseconds from 1 to {LONGEST_MS}; its default ({default}) is used."
+        ));
         default
     })
 }

@@ -244,7 +244,7 @@ fn describe(error: &reqwest::Error) -> String {
     let mut source = error.source();
     while let Some(cause) = source {
         source = cause.source();
-        let text = cause.to_string();
+        let text = in_plain_words(cause.to_string());
         if source.is_none() || text.contains("dns") || text.contains("proxy") || text.contains("certificate")
         {
             reasons.push(text);
@@ -252,6 +252,15 @@ fn describe(error: &reqwest::Error) -> String {
     }
     reasons.dedup();
     if reasons.is_empty() { "no further reason was given".to_owned() } else { reasons.join(": ") }
+}
+
+/// What hyper says of a connection that the other side closed too early speaks of its parser.
+fn in_plain_words(reason: String) -> String {
+    let was_closed = ["unexpected EOF", "before message completed", "before message length reached"];
+    if was_closed.iter().any(|text| reason.contains(text)) {
+        return "the server closed it early".to_owned();
+    }
+    reason
 }
 
 /// Reads a body of at most `limit` bytes; `None` where it is larger.

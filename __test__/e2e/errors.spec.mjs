@@ -59,10 +59,10 @@ describe("errors", suite(), () => {
     const service = await host.serve();
     await service.listen();
     const failures = {
-      empty_stream: /Qwen sent an empty answer\. Send the message again\./,
-      no_finish: /Qwen ended its answer without finishing it\. Send the message again\./,
-      cut: /The connection to 127\.0\.0\.1 broke/,
-      stall: /127\.0\.0\.1 sent nothing for 2 s/,
+      empty_stream: /^Qwen sent an empty answer\. Send the message again\.$/,
+      no_finish: /^Qwen ended its answer without finishing it\. Send the message again\.$/,
+      cut: /^The connection to 127\.0\.0\.1 broke: the server closed it early\. Send the message again\.$/,
+      stall: /^127\.0\.0\.1 sent nothing for 2 s\. Send the message again\.$/,
       headers_then_stall: /127\.0\.0\.1 sent nothing for 2 s/,
       hang: /127\.0\.0\.1 sent nothing for 2 s/,
       reset: /The connection to 127\.0\.0\.1 broke/,

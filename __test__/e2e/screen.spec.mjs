@@ -39,10 +39,9 @@ test("the screen logs in, chats, and shows as a toast what went wrong", { skip }
   host.server.script("chat", [{ do: "token_rejected", times: Infinity }]);
   // OpenCode may lose a toast; each refusal brings another.
   let text;
-  for (const message of ["again", "once more"]) {
-    await screen.enter(message);
-    text ??= await screen.waitFor(toast("Qwen refused this login"), 20_000).catch(() => undefined);
-    if (text) break;
+  for (let attempt = 1; attempt <= 5 && text === undefined; attempt += 1) {
+    await screen.enter(`again ${attempt}`);
+    text = await screen.waitFor(toast("Qwen refused this login"), 12_000).catch(() => undefined);
   }
   assert.ok(text, `no toast:\n${screen.text()}`);
   // Nothing was painted over the rest.

@@ -196,15 +196,10 @@ impl Body {
                         return Ok(Some(lines));
                     }
                 }
-                Ok(None) => {
-                    let rest = guard.end(None);
-                    self.guard = None;
-                    return Ok(rest);
-                }
-                Err(error) => {
-                    let rest = guard.end(Some(&error));
+                end => {
+                    let rest = guard.end(end.as_ref().err());
                     (self.guard, self.source) = (None, None);
-                    return Ok(rest);
+                    return rest;
                 }
             }
         }

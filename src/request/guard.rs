@@ -1,19 +1,19 @@
 //! Watches a stream of chat events (SSE) for an end that is none. Pure.
 //!
-//! A host that meets an empty or cut stream asks again, in some versions for ever. Behind the guard such a stream ends
-//! with an error event that says what happened.
+//! A host that meets an empty or cut stream asks again, in some versions for ever. Behind the guard such a stream fails
+//! with an error that says what happened, and that the host shows as it is.
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::json;
 
 use super::host_errors::plain;
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, Result};
 
 /// A longer line is passed on before it has ended.
 const MAX_LINE: usize = 4 * 1024 * 1024;
 
-/// The state of one stream. Only whole lines are passed on, so that an error event never lands inside another.
+/// The state of one stream. Only whole lines are passed on: a host that meets half an event complains about that, and not
+/// of what happened.
 #[derive(Debug, Default)]
 pub struct Guard {
     line: Vec<u8>,
@@ -86,29 +86,36 @@ impl Guard {
         }
     }
 
-    /// What is left to pass on at the end: an error event, unless the stream had ended well.
-    pub fn end(&mut self, failure: Option<&Error>) -> Option<Bytes> {
-        if self.is_finished {
-            let rest = std::mem::take(&mut self.line);
-            return (!rest.is_empty()).then(|| Bytes::from(rest));
+    /// What is left to pass on at the end.
+    ///
+    /// # Errors
+    /// What is wrong with the stream, in words that make no host retry, unless it had ended well.
+    pub fn end(&mut self, failure: Option<&Error>) -> Result<Option<Bytes>> {
+        if !self.is_finished {
+            let problem = self.problem(failure);
+            return Err(Error::new(problem.code(), plain(problem.message())));
         }
-        let problem = self.problem(failure);
-        let event = json!({"error": {"message": plain(problem.message()), "type": "stream_error"}});
-        Some(Bytes::from(format!("data: {event}\n\n")))
+        let rest = std::mem::take(&mut self.line);
+        Ok((!rest.is_empty()).then(|| Bytes::from(rest)))
     }
 
     /// What is wrong with a stream that ends here.
     #[must_use]
     pub fn problem(&self, failure: Option<&Error>) -> Error {
         let (code, what) = match failure {
-            Some(error) => (error.code(), error.message().to_owned()),
+            Some(error) => (error.code(), without_advice(error.message())),
             None if self.has_content => {
-                (Code::InvalidResponse, "Qwen ended its answer without finishing it.".to_owned())
+                (Code::InvalidResponse, "Qwen ended its answer without finishing it.")
             }
-            None => (Code::InvalidResponse, "Qwen sent an empty answer.".to_owned()),
+            None => (Code::InvalidResponse, "Qwen sent an empty answer."),
         };
         Error::new(code, format!("{what} Send the message again."))
     }
+}
+
+/// The message without its last sentence, which is advice for callers who send requests and not messages.
+fn without_advice(message: &str) -> &str {
+    message.rfind(". ").map_or(message, |end| &message[..=end])
 }
 
 #[cfg(test)]
@@ -121,8 +128,8 @@ mod tests {
         let mut guard = Guard::default();
         let mut out: Vec<u8> = stream.chunks(chunk.max(1)).flat_map(|bytes| guard.pass(bytes)).collect();
         let end = guard.end(None);
-        let failed = end.as_ref().is_some_and(|bytes| bytes.starts_with(br#"data: {"error""#));
-        out.extend(end.into_iter().flatten());
+        let failed = end.is_err();
+        out.extend(end.into_iter().flatten().flatten());
         (out, failed)
     }
 
@@ -139,10 +146,27 @@ mod tests {
     fn an_empty_or_cut_stream_ends_in_an_error() {
         assert!(run(b"data: [DONE]\n\n", 3).1);
         assert!(run(b"", 1).1);
-        let cut = &GOOD.as_bytes()[..100];
-        let (out, failed) = run(cut, 7);
-        assert!(failed);
-        assert!(String::from_utf8(out).unwrap().contains("without finishing it"));
+        let (out, failed) = run(&GOOD.as_bytes()[..100], 7);
+        assert!(failed && out.ends_with(b"\n"));
+    }
+
+    #[test]
+    fn what_went_wrong_is_said_with_one_advice_and_no_retry_word() {
+        let mut guard = Guard::default();
+        assert_eq!(guard.problem(None).message(), "Qwen sent an empty answer. Send the message again.");
+        guard.pass(&GOOD.as_bytes()[..150]);
+        assert_eq!(
+            guard.problem(None).message(),
+            "Qwen ended its answer without finishing it. Send the message again."
+        );
+        let failure = Error::new(Code::Network, "The connection to qwen.ai broke: timed out. Try again.");
+        let error = guard.end(Some(&failure)).unwrap_err();
+        assert_eq!(error.code(), Code::Network);
+        assert_eq!(
+            error.message().replace('\u{2060}', ""),
+            "The connection to qwen.ai broke: timed out. Send the message again."
+        );
+        assert!(!error.message().contains("timed out"));
     }
 
     #[test]
