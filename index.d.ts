@@ -125,6 +125,13 @@ declare namespace qwen {
      */
     cliFallback?: boolean;
     /**
+     * Whether a request may move on to a dearer kind of account by itself, once the cheaper ones can't answer: free logins,
+     * then subscription plans, then metered keys. What the user makes the active account is used in any case.
+     *
+     * @defaultValue `OPENCODE_QWEN_ALLOW_PAID_FALLBACK`, else `false`
+     */
+    allowPaidFallback?: boolean;
+    /**
      * Whether chat bodies are shaped as the official CLI shapes them: one system message first, no role `developer`,
      * cache markers, `metadata`, `vl_high_resolution_images`. Output caps apply in any case.
      *
@@ -191,8 +198,8 @@ declare namespace qwen {
     id: string;
     /** A name for a person. */
     label: string;
-    /** How it authenticates. */
-    kind: "oauth";
+    /** How it authenticates: a login of qwen.ai, or a key of a plan. */
+    kind: "oauth" | "api-key";
     /** Whether it is the user's choice: requests go to it first. Quota does not move it. */
     active: boolean;
     /**
@@ -202,7 +209,7 @@ declare namespace qwen {
     state: "ready" | "cooling" | "needs-login";
     /** The API base URL that its token is valid on. */
     baseUrl: string;
-    /** When its access token expires, in epoch milliseconds. It is refreshed by itself. */
+    /** When its access token expires, in epoch milliseconds. It is refreshed by itself. A key has none. */
     expiresAt?: number;
     /** When it can be asked again, in epoch milliseconds. */
     coolingUntil?: number;
@@ -222,7 +229,7 @@ declare namespace qwen {
     baseUrl: string;
     /** Whose it is. */
     accountId: string;
-    /** When it expires, in epoch milliseconds. */
+    /** When it expires, in epoch milliseconds; 8640000000000000 for a key, which never does. */
     expiresAt: number;
   }
 
@@ -297,6 +304,37 @@ declare namespace qwen {
     importAccounts(path: string): Promise<Account[]>;
 
     /**
+     * Keeps a key of a plan as an account, in `oauth_accounts.json` (mode 0600). The same key again renews its account. It
+     * becomes the active account where none is that works; else {@link QwenClient.setActiveAccount} chooses it.
+     *
+     * Spaces, quotes and `Bearer` around a key are left out, and so are the slash or endpoint at the end of a base URL;
+     * each is told by an event `config`.
+     *
+     * @param options.key - the key; it is in no error, event or log
+     * @param options.plan - what it was bought with; by default the key tells (`sk-sp-…` is a Coding Plan's), or its place
+     * @param options.region - `"cn"` or `"intl"`, for DashScope also `"us"`; by default the one where the key works.
+     * Unchecked: `"cn"`
+     * @param options.baseUrl - another place to send its requests to: https, or http on loopback, without user, query or
+     * fragment. Where no plan is named either, its price counts as metered, and nothing is added to bodies for caching
+     * @param options.label - a name for the account
+     * @param options.check - whether to send one chat of one token first, which tells a key that does not work from one of
+     * another region or plan. @defaultValue true
+     * @throws {@link QwenAuthError}
+     * - `ERR_QWEN_INVALID_ARGUMENT`: no key, plan, region or base URL; or a key of another plan or region, which is named
+     * - `ERR_QWEN_TOKEN_REJECTED`: it is refused everywhere
+     * - `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`: it could not be checked; `retryable`
+     * - as {@link QwenClient.accounts}. Nothing is kept then
+     */
+    addApiKey(options: {
+      key: string;
+      plan?: "coding-plan" | "token-plan" | "dashscope";
+      region?: string;
+      baseUrl?: string;
+      label?: string;
+      check?: boolean;
+    }): Promise<Account>;
+
+    /**
      * All accounts: those of the store, and the one in `oauth_creds.json`.
      *
      * @throws {@link QwenAuthError} `ERR_QWEN_CREDENTIALS_INVALID`, `ERR_QWEN_IO`, `ERR_QWEN_LOCK_TIMEOUT`,
@@ -312,8 +350,8 @@ declare namespace qwen {
     activeAccount(): Promise<Account | null>;
 
     /**
-     * Makes an account the user's choice: requests go to it first, and its token is written to `oauth_creds.json` for the
-     * qwen CLI, once the token that was there is safe in the store.
+     * Makes an account the user's choice: requests go to it first. A login's token is written to `oauth_creds.json` for the
+     * qwen CLI, once the token that was there is safe in the store; for a key that file stays as it is.
      *
      * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has; as {@link QwenClient.accounts}
      */
@@ -385,6 +423,8 @@ declare namespace qwen {
     | "ERR_QWEN_TIMEOUT"
     /** The API refused the access token, and a fresh one too. */
     | "ERR_QWEN_TOKEN_REJECTED"
+    /** Qwen has ended the free tier: a login still succeeds, and requests with it are refused. A key is needed. */
+    | "ERR_QWEN_FREE_TIER_DISCONTINUED"
     /** The account's quota is used up. */
     | "ERR_QWEN_QUOTA_EXHAUSTED"
     /** The account may not be asked for a while. */

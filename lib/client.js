@@ -43,6 +43,16 @@ class QwenClient {
     return this.#call((id) => this.#native.login(id, settings), { signal, onProgress: onAuthorization });
   }
 
+  async addApiKey(options) {
+    const settings = validate.keyOptions(options);
+    return this.#call((id) => this.#native.addApiKey(id, settings));
+  }
+
+  /** The plans' models that an account serves: `id`, `name`, and `context` and `output` in tokens. */
+  async planModels() {
+    return this.#call((id) => this.#native.planModels(id));
+  }
+
   /** Takes over the tokens of a login that OpenCode kept itself, if there is no credentials file. */
   async adopt({ access, refresh, expires }) {
     const tokens = {

@@ -4,7 +4,8 @@
 // happens in `fetch`, since a user's configuration may replace everything else.
 
 const { QwenClient } = require("./client");
-const { MODELS } = require("./models");
+const { keyMethods } = require("./key-login");
+const { MODELS, planModels } = require("./models");
 const { clientOptions } = require("./validate");
 
 const PROVIDER = "qwen-code";
@@ -89,6 +90,13 @@ async function QwenAuthPlugin(input, options) {
     };
   }
 
+  async function addKey(key, choice) {
+    const { signal } = new AbortController();
+    const { id } = await orToast(qwen.addApiKey({ key: String(key ?? ""), ...choice }), signal);
+    await noteEntry();
+    return { type: "success", ...placeholder(id) };
+  }
+
   return {
     auth: {
       provider: PROVIDER,
@@ -100,10 +108,13 @@ async function QwenAuthPlugin(input, options) {
       methods: [
         { type: "oauth", label: "Qwen Code (qwen.ai OAuth)", authorize: () => authorize({}) },
         { type: "oauth", label: "Qwen Code (name the account, or renew one)", prompts: PROMPTS, authorize },
+        ...keyMethods(addKey),
       ],
     },
     config: async (config) => {
-      host.attempt(() => configure(config, connection));
+      // Models come and go with the keys; those of the login are always there.
+      const models = (await host.attempt(async () => qwen.planModels())) ?? [];
+      host.attempt(() => configure(config, connection, { ...MODELS, ...planModels(models) }));
     },
     "chat.params": async (request, output) => {
       host.attempt(() => capOutput(request, output));
@@ -159,12 +170,12 @@ function placeholder(accountId) {
 }
 
 /** The provider, under whatever the user has configured for it. */
-function configure(config, connection) {
+function configure(config, connection, models) {
   const ours = {
     npm: "@ai-sdk/openai-compatible",
     name: "Qwen Code",
     options: connection,
-    models: MODELS,
+    models,
   };
   config.provider ??= {};
   config.provider[PROVIDER] = mergeUnder(ours, config.provider[PROVIDER]);
@@ -238,6 +249,10 @@ function brokenClient(error) {
     accounts: async () => {
       throw error;
     },
+    addApiKey: async () => {
+      throw error;
+    },
+    planModels() {},
     adopt() {},
     noteHostLogin() {},
     hadHostLogin() {},

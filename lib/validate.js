@@ -140,11 +140,28 @@ const CLIENT_FIELDS = {
   rotation: oneOf(["sequential", "round-robin", "hybrid"]),
   degrade: boolean,
   cliFallback: boolean,
+  allowPaidFallback: boolean,
   qwenMode: boolean,
   connectTimeoutMs: milliseconds,
   idleTimeoutMs: milliseconds,
   onEvent: callback,
 };
+
+const KEY_FIELDS = {
+  key: text,
+  plan: oneOf(["coding-plan", "token-plan", "dashscope"]),
+  region: text,
+  baseUrl: text,
+  label,
+  check: boolean,
+};
+
+/** A key has to be there; the rest may be missing. */
+function keyOptions(value) {
+  const checked = options(value, "options", KEY_FIELDS);
+  if (checked.key === undefined) throw invalidArgument("key", "must be a non-empty string");
+  return checked;
+}
 
 const DEVICE_AUTHORIZATION_FIELDS = {
   deviceCode: text,
@@ -161,6 +178,7 @@ module.exports = {
   callback,
   environment,
   isObject,
+  keyOptions,
   label,
   options,
   read,

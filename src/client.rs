@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use url::Url;
 
+use crate::accounts::choices::expect_login;
 use crate::accounts::importing::{self, Logins};
+use crate::accounts::kind::Kind;
 use crate::accounts::reconcile::Imported;
-use crate::accounts::registry::{Registry, View, unknown_account};
+use crate::accounts::registry::{Registry, unknown_account};
 use crate::accounts::standing::{Standing, standing};
+use crate::accounts::view::View;
 use crate::base_url::display;
 use crate::browser;
 use crate::busy::Busy;
@@ -18,7 +21,9 @@ use crate::environment::Environment;
 use crate::error::Result;
 use crate::events::{Event, EventKind, Events};
 use crate::http::Http;
+use crate::keys::{self, KeyOptions, Recognised};
 use crate::logging::Logger;
+use crate::models::{PLAN_MODELS, PlanModel};
 use crate::oauth::OAuthClient;
 use crate::oauth::device::DeviceAuthorization;
 use crate::oauth::token::Token;
@@ -32,8 +37,8 @@ use crate::request_log::RequestLog;
 use crate::secret::Secret;
 use crate::store::accounts::StoreFile;
 use crate::store::credentials::CredentialsFile;
-use crate::store::document::{LastError, Record};
 use crate::store::legacy::LegacyFile;
+use crate::store::record::{LastError, Record};
 use crate::token_manager::TokenManager;
 
 /// What a client is given by whoever runs it.
@@ -67,6 +72,8 @@ pub struct AccountInfo {
     pub id: String,
     /// A name for a person.
     pub label: String,
+    /// How it authenticates.
+    pub kind: Kind,
     /// Whether it is the user's choice.
     pub active: bool,
     /// Whether requests can be sent with it.
@@ -99,6 +106,7 @@ pub struct AccessToken {
 /// One client.
 #[derive(Debug)]
 pub struct Client {
+    http: Arc<Http>,
     base_url: Url,
     base_url_override: Option<Url>,
     environment: Environment,
@@ -160,12 +168,13 @@ impl Client {
             qwen_mode: config.qwen_mode,
             for_host,
             rotation: config.rotation,
+            allow_paid_fallback: config.allow_paid_fallback,
             quota_cooldown_ms: u64::try_from(config.quota_cooldown.as_millis()).unwrap_or(u64::MAX),
             degrade: config.degrade,
             fallback,
         };
         let sender = Sender {
-            http,
+            http: Arc::clone(&http),
             base_url_override: config.base_url_override.clone(),
             idle_timeout: config.idle_timeout,
             clock: clock.clone(),
@@ -177,7 +186,18 @@ impl Client {
             Journal { clock: clock.clone(), events: events.clone(), logger, request_log },
         );
         let (base_url, base_url_override, paths) = (config.base_url, config.base_url_override, config.paths);
-        Ok(Self { base_url, base_url_override, environment, clock, events, paths, oauth, tokens, pipeline })
+        Ok(Self {
+            http,
+            events,
+            base_url,
+            base_url_override,
+            environment,
+            clock,
+            paths,
+            oauth,
+            tokens,
+            pipeline,
+        })
     }
 
     /// What callers build their URLs from.
@@ -205,10 +225,8 @@ impl Client {
         on_authorization: impl FnOnce(&DeviceAuthorization) + Send,
     ) -> Result<AccountInfo> {
         let LoginOptions { label, replace, open_browser } = options;
-        if let Some(id) = replace.as_deref()
-            && self.tokens.view().await?.record(id).is_none()
-        {
-            return Err(unknown_account("replace", id));
+        if let Some(id) = replace.as_deref() {
+            expect_login(&*self.tokens.view().await?, id)?;
         }
         let authorization = self.oauth.request_device_authorization().await?;
         on_authorization(&authorization);
@@ -248,6 +266,32 @@ impl Client {
             }
         }
         Ok(accounts)
+    }
+
+    /// Keeps a key as an account, once its place has said that it works.
+    ///
+    /// # Errors
+    /// Those of [`keys::recognise`] and [`Registry::add_key`].
+    pub async fn add_api_key(&self, options: KeyOptions) -> Result<AccountInfo> {
+        self.tokens.keep_secret(&options.key);
+        let Recognised { key, notes } = keys::recognise(&self.http, &options).await?;
+        self.tokens.keep_secret(&key.secret);
+        let label = options.label;
+        let add = move |registry: &Registry| registry.add_key(&key, label.as_deref());
+        let id = self.tokens.with_registry(add).await?;
+        for note in notes {
+            self.events.emit(Event::new(EventKind::Config, self.clock.now_ms(), note));
+        }
+        self.account(&id).await
+    }
+
+    /// The plans' models that an account serves; none without a key.
+    ///
+    /// # Errors
+    /// Those of [`Registry::view`].
+    pub async fn plan_models(&self) -> Result<&'static [PlanModel]> {
+        let has_key = !self.tokens.view().await?.document.keys.is_empty();
+        Ok(if has_key { &PLAN_MODELS } else { &[] })
     }
 
     /// Takes tokens over that a host kept, if there is no account yet. Says whether it did.
@@ -295,7 +339,7 @@ impl Client {
     pub async fn accounts(&self) -> Result<Vec<AccountInfo>> {
         let view = self.tokens.view().await?;
         match &view.problem {
-            Some(problem) if view.document.records.is_empty() => Err(problem.clone()),
+            Some(problem) if view.document.is_empty() => Err(problem.clone()),
             _ => Ok(view.listed(self.clock.now_ms()).map(|record| self.describe(&view, record)).collect()),
         }
     }
@@ -359,7 +403,8 @@ impl Client {
             active: view.document.active_id() == Some(record.id()),
             standing,
             base_url: display(base_url.and_then(Result::ok).as_ref().unwrap_or(&self.base_url)),
-            expires_at: token.map(|token| token.expires_at),
+            expires_at: token.filter(|_| account.kind == Kind::OAuth).map(|token| token.expires_at),
+            kind: account.kind,
             created_at: record.created_at(),
             updated_at: record.updated_at(),
             last_error: record.last_error(),

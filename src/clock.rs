@@ -4,6 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+/// The last instant that JavaScript knows, in epoch milliseconds: when something expires that never does.
+pub const NEVER: u64 = 8_640_000_000_000_000;
+
 /// A source of the current time in milliseconds since the Unix epoch.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> u64 + Send + Sync>);

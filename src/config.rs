@@ -62,6 +62,8 @@ pub struct ClientOptions {
     pub degrade: Option<bool>,
     /// Whether the qwen CLI is asked when every account is out of quota.
     pub cli_fallback: Option<bool>,
+    /// Whether a request may move on to a dearer kind of account.
+    pub allow_paid_fallback: Option<bool>,
     /// Whether bodies are shaped as the official CLI shapes them.
     pub qwen_mode: Option<bool>,
     /// Limit of making a connection.
@@ -94,6 +96,8 @@ pub struct ClientConfig {
     pub degrade: bool,
     /// Whether the qwen CLI is asked when every account is out of quota.
     pub cli_fallback: bool,
+    /// Whether a request may move on to a dearer kind of account.
+    pub allow_paid_fallback: bool,
     /// Whether bodies are shaped as the official CLI shapes them.
     pub qwen_mode: bool,
     /// How long a request may stay silent.
@@ -138,6 +142,9 @@ impl ClientConfig {
                 .unwrap_or_else(|| switch(environment, "OPENCODE_QWEN_DEGRADE", true, &mut warnings)),
             cli_fallback: options.cli_fallback.unwrap_or_else(|| {
                 switch(environment, "OPENCODE_QWEN_ENABLE_CLI_FALLBACK", false, &mut warnings)
+            }),
+            allow_paid_fallback: options.allow_paid_fallback.unwrap_or_else(|| {
+                switch(environment, "OPENCODE_QWEN_ALLOW_PAID_FALLBACK", false, &mut warnings)
             }),
             oauth: oauth_config(&options.oauth, environment, "oauth.")?,
             http: HttpConfig::from_environment(

@@ -45,6 +45,8 @@ pub enum Code {
     Timeout,
     /// The API refused an access token, a fresh one included.
     TokenRejected,
+    /// The API refuses logins of the free tier, which Qwen has ended.
+    FreeTierDiscontinued,
     /// The account's quota is used up.
     QuotaExhausted,
     /// The account may not be asked for a while.
@@ -81,6 +83,7 @@ impl Code {
             Self::Network => "ERR_QWEN_NETWORK",
             Self::Timeout => "ERR_QWEN_TIMEOUT",
             Self::TokenRejected => "ERR_QWEN_TOKEN_REJECTED",
+            Self::FreeTierDiscontinued => "ERR_QWEN_FREE_TIER_DISCONTINUED",
             Self::QuotaExhausted => "ERR_QWEN_QUOTA_EXHAUSTED",
             Self::RateLimited => "ERR_QWEN_RATE_LIMITED",
             Self::CliNotFound => "ERR_QWEN_CLI_NOT_FOUND",

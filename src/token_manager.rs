@@ -12,7 +12,9 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::runtime::Handle;
 
 use crate::accounts::account::Account;
-use crate::accounts::registry::{Guarded, Registry, View, unknown_account};
+use crate::accounts::kind::Kind;
+use crate::accounts::registry::{Guarded, Registry, unknown_account};
+use crate::accounts::view::View;
 use crate::busy::Busy;
 use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
@@ -22,8 +24,8 @@ use crate::oauth::token::{Redemption, Token};
 use crate::oauth::{OAuthClient, refresh_unavailable};
 use crate::redact::KnownSecrets;
 use crate::secret::Secret;
-use crate::store::document::{LastError, Record};
 use crate::store::lock::TOUCH_INTERVAL;
+use crate::store::record::{LastError, Record};
 
 /// A whole refresh under the lock, its retries included.
 const REFRESH_LIMIT: Duration = Duration::from_secs(20);
@@ -90,6 +92,9 @@ impl TokenManager {
             let view = self.view().await?;
             let (account, record) = find(&view, id)?;
             let token = self.0.current(&account, record)?;
+            if account.kind != Kind::OAuth && Some(&token.access_token) == rejected {
+                return Err(refused_key(&account, record));
+            }
             let is_good = self.0.is_fresh(&token) && Some(&token.access_token) != rejected;
             if is_good && self.0.has_unsaved(&account.id) {
                 // Nobody else can have this token, so it must be written before this process ends.
@@ -108,6 +113,11 @@ impl TokenManager {
         }
         let message = "Qwen refused the token that it has just issued. Log in again.";
         Err(Error::new(Code::TokenRejected, message).with_account(id))
+    }
+
+    /// Keeps a secret out of the logs from now on.
+    pub fn keep_secret(&self, secret: &Secret) {
+        self.0.secrets.add(secret);
     }
 
     /// All accounts as they are now.
@@ -382,6 +392,19 @@ fn superseded(account: &Account) -> Error {
         account.label, account.id
     );
     account.error(Code::RefreshTokenInvalid, message)
+}
+
+/// A key can't be renewed.
+fn refused_key(account: &Account, record: &Record) -> Error {
+    let host = record.token().and_then(|token| token.resource_url).unwrap_or_default();
+    let place =
+        record.place().map(|place| format!(" (plan {}, region {})", place.plan.as_str(), place.region));
+    let message = format!(
+        "{host} refused the key of the Qwen account \"{}\": it was deleted, or belongs to another plan or region than the one it was added with{}. Add it again with `npx opencode-qwen-cli-auth add-key`, which finds out where it belongs.",
+        account.label,
+        place.unwrap_or_default(),
+    );
+    account.error(Code::TokenRejected, message)
 }
 
 /// The verdict that the server gave to another process.

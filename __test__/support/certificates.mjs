@@ -20,8 +20,11 @@ function hasOpenssl() {
   }
 }
 
-/** @returns {{ caPath: string, tls: { key: string, cert: string } }} the files are removed when the test ends */
-export function makeCertificates(t) {
+/**
+ * @param {string[]} [hosts] further names that the certificate is for
+ * @returns {{ caPath: string, tls: { key: string, cert: string } }} the files are removed when the test ends
+ */
+export function makeCertificates(t, hosts = []) {
   const directory = mkdtempSync(join(tmpdir(), "qwen-auth-ca-"));
   t.after(() => rmSync(directory, { recursive: true, force: true }));
   const at = (name) => join(directory, name);
@@ -46,7 +49,8 @@ export function makeCertificates(t) {
     "ca.cnf",
   );
   openssl("req", ...newKey, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost");
-  writeFileSync(at("server.ext"), "subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n");
+  const names = ["localhost", ...hosts].map((host) => `DNS:${host},`).join("");
+  writeFileSync(at("server.ext"), `subjectAltName=${names}IP:127.0.0.1\nbasicConstraints=CA:FALSE\n`);
   const by = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "server.ext"];
   openssl("x509", "-req", "-in", "server.csr", ...by, "-out", "server.pem");
   const tls = { key: readFileSync(at("server.key"), "utf8"), cert: readFileSync(at("server.pem"), "utf8") };

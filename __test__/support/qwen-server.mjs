@@ -7,6 +7,12 @@
  *     …
  *     await server.close();
  *
+ * ## Plans
+ *
+ * Keys are bound to a plan, and to a region of it if they are added with one. Which of them a request is addressed to is
+ * said by its path, which may begin with `/plans/<plan>/<region>` (`server.placeUrl(plan, region)`), or by its host name,
+ * as it comes through a proxy that sends all hosts here. A request that says neither may use the key of any plan.
+ *
  * ## Endpoints
  *
  * `device` POST /api/v1/oauth2/device/code, `token` POST /api/v1/oauth2/token, `models` GET /v1/models,
@@ -37,7 +43,8 @@
  * - `answer` { status = 200, body: string, Buffer or what becomes JSON }
  * - `pending` 400, `slow_down` 429, `slow_down_rfc` 400, `denied` 400, `expired` 400, `unauthorized` 401,
  *   `status_pending` 200, `invalid_request` 400 (refused refresh token), `invalid_grant` 400
- * - `quota` { as403, retryAfter, code = "insufficient_quota", message } 429 or 403
+ * - `quota` { as403, retryAfter, code = "insufficient_quota", window = "Free", message } 429 or 403: `window` may be
+ *   "hour", "week" or "month"
  * - `rate_limit` { retryAfter, code = "Throttling.RateQuota", message } 429
  * - `token_rejected` 401, `forbidden` 403, `server_error` { status = 503 } JSON, `html` { status = 504 }
  * - `redirect` { location, status = 307 }
@@ -68,7 +75,7 @@
  * `GET` gives `{ url, stats, violations, pending, requests }`, secrets left out. `POST` takes JSON
  * `{ action, … }` and gives `{ ok: true, result }`, or 400 `{ error }`. Actions: script { endpoint,
  * steps }, clearScripts { endpoint }, approve { userCode, account }, deny, expire { userCode },
- * issueToken { account, expiresIn }, addKey { plan, account }, revokeAccess { token }, revokeAllAccess
+ * issueToken { account, expiresIn }, addKey { plan, region, account }, revokeAccess { token }, revokeAllAccess
  * { account }, revokeRefresh { token }, setQuota { account, left, as403, retryAfter }, set { options },
  * reset.
  *
@@ -98,6 +105,7 @@ export { SECRET_PREFIX } from "./qwen-server/secrets.mjs";
  * @property {number | null} [interval] 1 s; null leaves it out of the answer
  * @property {boolean} [enforceInterval] false; true answers slow_down (429) to faster polls
  * @property {number} [expiresIn] 21,600 s, fractions too: the lifetime of access tokens
+ * @property {boolean} [freeTier] true; false: the free tier has ended, the API refuses the tokens of logins
  * @property {boolean} [rotate] true; false: a refresh token stays valid and is not sent again
  * @property {number} [graceMs] 0: for so long a spent refresh token may be redeemed again
  * @property {"refuse" | "accept"} [replay] "refuse" a spent refresh token even if the answer to its
@@ -122,6 +130,7 @@ export { SECRET_PREFIX } from "./qwen-server/secrets.mjs";
  * @property {number | undefined} readAt when the body was there
  * @property {string | undefined} account whose token or key it came with, even if that is refused
  * @property {"oauth" | "api-key" | undefined} kind
+ * @property {{ plan: string, region: string } | undefined} place that it was addressed to
  * @property {string | undefined} step the name of the scripted step
  * @property {number | undefined} status undefined while, or if, nothing was answered
  * @property {number} bytes of the answer's body
@@ -149,9 +158,10 @@ export { SECRET_PREFIX } from "./qwen-server/secrets.mjs";
  *   that is pending; `pendingUserCodes`
  * - `issueToken({ account, expiresIn, access_token, refresh_token }?)`: a login, as the contents of an
  *   `oauth_creds.json`; given tokens are adopted
- * - `addKey({ key, plan = "dashscope", account, models }?)`: an API key ("coding-plan": `sk-sp-…`)
+ * - `addKey({ key, plan = "dashscope", region, account, models }?)`: an API key ("coding-plan": `sk-sp-…`);
+ *   `placeUrl(plan, region)`: the base URL of a place here
  * - `revokeAccess(token or key)`, `revokeAllAccess(account?)`, `revokeRefresh(token)`
- * - `setQuota(account, left, { as403, retryAfter, code, message }?)`: requests left, null is unlimited
+ * - `setQuota(account, left, { as403, retryAfter, code, window, message }?)`: requests left, null is unlimited
  * - `set(options)`, `options`, and `reset()`: forgets scripts, requests, stats and violations, not
  *   tokens and quotas
  *

@@ -31,7 +31,7 @@ function readArguments(argv) {
   }
   if (values.help || values.version) return { command: name, options: values };
   if (name === undefined) throw new UsageError("A command is missing.");
-  return { command: name, operand: readOperand(command.operand, operands, name), options: values };
+  return { command: name, operand: readOperand(command, operands, name), options: values };
 }
 
 function parse(argv) {
@@ -56,13 +56,13 @@ function parse(argv) {
   }
 }
 
-function readOperand(wanted, [operand, ...more], command) {
+function readOperand({ operand: wanted, surplus: advice }, [operand, ...more], command) {
   if (wanted !== undefined && (operand === undefined || operand.trim() === "")) {
     throw new UsageError(`${command} needs ${wanted}.`, command);
   }
   const surplus = wanted === undefined ? operand : more[0];
   if (surplus !== undefined)
-    throw new UsageError(`${JSON.stringify(surplus)} is one argument too many.`, command);
+    throw new UsageError(advice ?? `${JSON.stringify(surplus)} is one argument too many.`, command);
   return operand;
 }
 

@@ -73,6 +73,8 @@ async function execute({ command, operand, options }, { out, err }) {
       options,
       signal,
       screen,
+      // Questions are for a person, whatever the output is for.
+      prompt: err,
       notes,
       tellNotes,
       env: process.env,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use url::Url;
 
+use super::kind::Kind;
 use crate::base_url::{DEFAULT_API_BASE_URL, api_base_url};
 use crate::error::{Code, Error, Result};
 use crate::oauth::token::Token;
@@ -15,24 +16,30 @@ pub struct Account {
     pub id: String,
     /// A name for a person.
     pub label: String,
+    /// How it authenticates.
+    pub kind: Kind,
     /// The file that holds its tokens.
     pub path: PathBuf,
 }
 
 impl Account {
-    /// The base URL that this account's token is valid on.
+    /// The base URL that this account's token is valid on. `base_url_override` is for logins alone.
     ///
     /// # Errors
     /// `ERR_QWEN_CREDENTIALS_INVALID` where the token names a host that no token may be sent to.
     pub fn base_url(&self, token: &Token, base_url_override: Option<&Url>) -> Result<Url> {
-        if let Some(url) = base_url_override {
+        if let Some(url) = base_url_override.filter(|_| self.kind == Kind::OAuth) {
             return Ok(url.clone());
         }
         let named = token.resource_url.as_deref().unwrap_or(DEFAULT_API_BASE_URL);
         api_base_url(named).map_err(|reason| {
             let path = self.path.display();
+            let (field, advice) = match self.kind {
+                Kind::OAuth => ("resource_url", "Log in again."),
+                Kind::Key(_) => ("baseUrl", "Add the key again."),
+            };
             let message = format!(
-                "The resource_url of the Qwen account \"{}\" in {path} is not usable: it {reason}. Log in again.",
+                "The {field} of the Qwen account \"{}\" in {path} is not usable: it {reason}. {advice}",
                 self.label
             );
             self.error(Code::CredentialsInvalid, message)

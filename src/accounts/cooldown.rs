@@ -3,6 +3,51 @@
 /// Longer cooldowns are a mistake of somebody's: no window of Qwen's is longer than a month.
 const LONGEST_COOLDOWN_MS: u64 = 32 * 24 * 3600 * 1000;
 
+const HOUR_MS: u64 = 3600 * 1000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
+/// The part of a plan's quota that is spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuotaWindow {
+    /// What may be used in an hour.
+    Hour,
+    /// What may be used in a week.
+    Week,
+    /// What may be used in a month.
+    Month,
+}
+
+impl QuotaWindow {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Hour, Self::Week, Self::Month];
+
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hour => "hour",
+            Self::Week => "week",
+            Self::Month => "month",
+        }
+    }
+
+    /// Reads its name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|window| window.as_str() == name)
+    }
+
+    /// How long an account is left alone at the least. An hour rolls: what was used in it comes back within one. When a
+    /// week or a month ends is not told, so the account is asked again once a day.
+    #[must_use]
+    pub const fn cooldown_ms(self) -> u64 {
+        match self {
+            Self::Hour => HOUR_MS,
+            Self::Week | Self::Month => DAY_MS,
+        }
+    }
+}
+
 /// Until when an account that ran out of quota at `now_ms` is left alone: for the cooldown, or for the server's longer
 /// `Retry-After`.
 #[must_use]
@@ -29,6 +74,15 @@ mod tests {
         assert_eq!(exhausted_until(1_000, 500, None), 1_500);
         assert_eq!(exhausted_until(1_000, 500, Some(100)), 1_500);
         assert_eq!(exhausted_until(1_000, 500, Some(9_000)), 10_000);
+    }
+
+    #[test]
+    fn a_window_ends_within_an_hour_or_is_tried_once_a_day() {
+        assert_eq!(QuotaWindow::Hour.cooldown_ms(), 3_600_000);
+        assert_eq!(QuotaWindow::Week.cooldown_ms(), QuotaWindow::Month.cooldown_ms());
+        for window in QuotaWindow::ALL {
+            assert_eq!(QuotaWindow::from_name(window.as_str()), Some(window));
+        }
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! Accounts: who a request is sent as.
 
 pub mod account;
+pub mod choices;
 pub mod cooldown;
 pub mod identity;
 pub mod importing;
+pub mod kind;
 pub mod reconcile;
 pub mod registry;
 pub mod rotation;
 pub mod standing;
+pub mod view;

@@ -5,7 +5,8 @@
 use super::identity::same_user;
 use super::standing::{Standing, standing};
 use crate::oauth::token::Token;
-use crate::store::document::{Document, Record};
+use crate::store::document::Document;
+use crate::store::record::Record;
 use crate::store::foreign::Login;
 
 /// What `oauth_creds.json` holds.
@@ -47,9 +48,7 @@ pub fn reconcile(
     }
     document.set_linked_id(findings.linked.as_deref());
     if document.active_id().and_then(|id| document.record(id)).is_none() {
-        let first =
-            document.records.iter().find(|record| !record.is_superseded()).or(document.records.first());
-        let first = first.map(|record| record.id().to_owned());
+        let first = document.first_choice().map(str::to_owned);
         document.set_active_id(first.as_deref());
     }
     findings
@@ -58,7 +57,7 @@ pub fn reconcile(
 /// Every account needs an id of its own to be chosen by.
 fn name_records(document: &mut Document, new_id: &mut impl FnMut() -> String) {
     let mut known: Vec<String> = Vec::new();
-    for record in &mut document.records {
+    for record in document.records.iter_mut().chain(&mut document.keys) {
         if record.id().is_empty() || known.iter().any(|id| id == record.id()) {
             record.set_id(&new_id());
         }

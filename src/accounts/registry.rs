@@ -4,12 +4,10 @@
 //!
 //! Locks are taken in one order: the one of the credentials, then the one of the store.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::account::Account;
-use super::identity::same_user;
-use super::reconcile::{self, Findings, Held, Imported, reconcile};
+use super::reconcile::{Findings, Held, reconcile};
+use super::view::View;
 use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind, Events};
@@ -17,83 +15,27 @@ use crate::oauth::token::Token;
 use crate::secret::Secret;
 use crate::store::accounts::{self as store, StoreFile, Stored};
 use crate::store::credentials::{Credentials, CredentialsFile};
-use crate::store::document::{Document, Record};
+use crate::store::document::Document;
 use crate::store::file::Stamp;
-use crate::store::foreign::Login;
 use crate::store::legacy::LegacyFile;
 use crate::store::lock::{self, CliLock};
+use crate::store::record::Record;
 
 /// The id of the account in `oauth_creds.json` while there is no store.
-const ONLY_ACCOUNT: &str = "qwen-cli";
+pub(super) const ONLY_ACCOUNT: &str = "qwen-cli";
 
-/// The files and what is known of them.
+/// The files and what is known of them. What a user may do to them is in [`super::choices`].
 #[derive(Debug)]
 pub struct Registry {
-    credentials: CredentialsFile,
+    pub(super) credentials: CredentialsFile,
     store: StoreFile,
     legacy: LegacyFile,
-    clock: Clock,
+    pub(super) clock: Clock,
     events: Events,
     cache: Mutex<Option<(Stamps, Arc<View>)>>,
 }
 
 type Stamps = (Option<Stamp>, Option<Stamp>, Option<Stamp>);
-
-/// All accounts at one moment.
-#[derive(Debug, Clone, Default)]
-pub struct View {
-    /// The store, brought up to date with the credentials file.
-    pub document: Document,
-    /// The account that the credentials file holds.
-    pub linked: Option<String>,
-    /// What is wrong with the credentials file.
-    pub problem: Option<Error>,
-    /// Where the credentials file is.
-    pub credentials_path: PathBuf,
-    /// Where the store is.
-    pub store_path: PathBuf,
-}
-
-impl View {
-    /// The account with an id.
-    #[must_use]
-    pub fn record(&self, id: &str) -> Option<&Record> {
-        self.document.record(id)
-    }
-
-    /// Accounts that something can be done with. One whose place a newer token of the CLI's took, and whose own has
-    /// expired, is most likely that one's past.
-    pub fn listed(&self, now_ms: u64) -> impl Iterator<Item = &Record> {
-        self.document.records.iter().filter(move |record| {
-            !record.is_superseded() || record.token().is_some_and(|token| token.expires_at > now_ms)
-        })
-    }
-
-    /// Who a request is sent as, for an account that has tokens.
-    #[must_use]
-    pub fn account(&self, record: &Record) -> Account {
-        let current = self.document.records.iter().filter(|other| !other.is_superseded());
-        let position = current.take_while(|other| other.id() != record.id()).count();
-        let label = record.label().map_or_else(|| format!("Account {}", position + 1), str::to_owned);
-        let label = if record.is_superseded() { format!("{label} (earlier)") } else { label };
-        let is_linked = self.linked.as_deref() == Some(record.id());
-        let path = if is_linked { self.credentials_path.clone() } else { self.store_path.clone() };
-        Account { id: record.id().to_owned(), label, path }
-    }
-
-    /// Why there is no account to send anything with.
-    #[must_use]
-    pub fn no_account(&self) -> Error {
-        self.problem.clone().unwrap_or_else(|| {
-            let path = &self.credentials_path;
-            let message = format!(
-                "Not logged in to Qwen: there is no account, and no {}. Log in with `opencode auth login` or `npx opencode-qwen-cli-auth login`.",
-                path.display()
-            );
-            Error::new(Code::NotLoggedIn, message).with_path(path)
-        })
-    }
-}
 
 /// The credentials lock, which a refresh holds for all its length.
 pub struct Guarded<'a>(pub &'a mut CliLock);
@@ -242,7 +184,7 @@ impl Registry {
                             "{} It was kept as {}; {} accounts could be recovered from it.",
                             store::broken(self.store.path(), reason),
                             aside.display(),
-                            recovered.records.len()
+                            recovered.all().count()
                         );
                         self.tell(EventKind::StoreRepaired, message, Some(store::code(reason)), None);
                         must_write = true;
@@ -350,152 +292,24 @@ impl Registry {
         }
     }
 
-    /// Adds the account of a new login, or renews one: `replace`, or the one that is known to be the same user's. Like
-    /// any choice of the user's, it becomes the active one, and the qwen CLI's.
-    ///
-    /// # Errors
-    /// As [`Registry::with_store`]; `ERR_QWEN_INVALID_ARGUMENT` where `replace` is no account any more.
-    pub fn add_login(&self, token: &Token, label: Option<&str>, replace: Option<&str>) -> Result<String> {
-        self.guarded(
-            || None,
-            |guard| {
-                // What is in the credentials file must be safe in the store before it may be replaced.
-                let view = self.view_guarded(guard)?;
-                if let Some(id) = replace.filter(|id| view.record(id).is_none()) {
-                    return Err(unknown_account("replace", id));
-                }
-                if view.document.keeps_nothing() && label.is_none() {
-                    self.put_in_credentials(token)?;
-                    return Ok(ONLY_ACCOUNT.to_owned());
-                }
-                let now = self.clock.now_ms();
-                let id = self.with_store(|document| add(document, token, label, replace, now))?;
-                self.put_in_credentials(token)?;
-                self.with_store(|document| document.set_linked_id(Some(&id)))?;
-                Ok(id)
-            },
-        )
-    }
-
-    /// Adds logins that the user brings from another tool. The active account, and the qwen CLI's, stay what they are.
-    ///
-    /// # Errors
-    /// As [`Registry::with_store`].
-    pub fn import(&self, logins: &[Login]) -> Result<Vec<Imported>> {
-        let now = self.clock.now_ms();
-        let take_in = |document: &mut Document| -> Vec<Imported> {
-            logins.iter().map(|login| reconcile::import(document, login, now, || new_id(now))).collect()
-        };
-        // Looked at first: where nothing is new, nothing is written.
-        let mut view = (*self.view()?).clone();
-        let found = take_in(&mut view.document);
-        let is_new = |imported: &Imported| matches!(imported, Imported::Added(_) | Imported::Renewed(_));
-        if !found.iter().any(is_new) {
-            return Ok(found);
-        }
-        self.with_store(take_in)
-    }
-
-    /// Makes an account the active one, and the qwen CLI's: the user's choice.
-    ///
-    /// # Errors
-    /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::with_store`].
-    pub fn activate(&self, id: &str) -> Result<()> {
-        self.expect_account(id)?;
-        self.guarded(
-            || None,
-            |guard| {
-                let view = self.view_guarded(guard)?;
-                let record = view.record(id).ok_or_else(|| unknown_account("id", id))?;
-                let token = record.token();
-                self.with_store(|document| {
-                    document.set_active_id(Some(id));
-                    if let Some(record) = document.record_mut(id) {
-                        record.set_superseded(false);
-                    }
-                })?;
-                if let Some(token) = token.filter(|_| view.linked.as_deref() != Some(id)) {
-                    self.put_in_credentials(&token)?;
-                    self.with_store(|document| document.set_linked_id(Some(id)))?;
-                }
-                Ok(())
-            },
-        )
-    }
-
-    /// Removes an account for good, and the credentials file if that holds it.
-    ///
-    /// # Errors
-    /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::with_store`].
-    pub fn remove(&self, id: &str) -> Result<()> {
-        self.expect_account(id)?;
-        self.guarded(
-            || None,
-            |guard| {
-                let view = self.view_guarded(guard)?;
-                view.record(id).ok_or_else(|| unknown_account("id", id))?;
-                self.with_store(|document| document.remove(id))?;
-                if view.linked.as_deref() == Some(id) { self.credentials.remove() } else { Ok(()) }
-            },
-        )
-    }
-
-    /// Looked at before a lock is taken: a mistake must leave no files behind.
-    fn expect_account(&self, id: &str) -> Result<()> {
-        self.view()?.record(id).map(drop).ok_or_else(|| unknown_account("id", id))
-    }
-
-    fn put_in_credentials(&self, token: &Token) -> Result<()> {
-        let previous = match self.credentials.read() {
-            Ok(previous) => previous,
-            Err(error) if error.code() == Code::CredentialsInvalid => {
-                let aside = self.credentials.set_aside(self.clock.now_ms())?;
-                let message = format!("{} It was kept as {}.", error.message(), aside.display());
-                self.tell(EventKind::StoreRepaired, message, Some(error.code()), None);
-                None
-            }
-            Err(error) => return Err(error),
-        };
-        self.credentials.write(token, previous.as_ref())
-    }
-
-    fn tell(&self, kind: EventKind, message: String, code: Option<Code>, account_id: Option<&str>) {
+    pub(super) fn tell(
+        &self,
+        kind: EventKind,
+        message: String,
+        code: Option<Code>,
+        account_id: Option<&str>,
+    ) {
         let account_id = account_id.map(str::to_owned);
         self.events.emit(Event { account_id, code, ..Event::new(kind, self.clock.now_ms(), message) });
     }
 }
 
-fn add(
-    document: &mut Document,
-    token: &Token,
-    label: Option<&str>,
-    replace: Option<&str>,
-    now: u64,
-) -> String {
-    let same_user = |record: &Record| record.token().is_some_and(|own| same_user(&own, token));
-    let renewed = replace.map(str::to_owned).or_else(|| {
-        document.records.iter().find(|record| same_user(record)).map(|record| record.id().to_owned())
-    });
-    let id = renewed.unwrap_or_else(|| new_id(now));
-    if let Some(record) = document.record_mut(&id) {
-        record.set_token(token, now);
-        record.set_superseded(false);
-        record.set_rejected(None);
-        record.set_last_error(None);
-        record.set_exhausted_until(0, None, now);
-        if let Some(label) = label {
-            record.set_label(label);
-        }
-    } else {
-        document.records.push(Record::new(&id, label, token, now));
-    }
-    document.set_active_id(Some(&id));
-    id
-}
-
 /// Whether there is nothing to keep beside the credentials file. Its account is the only one, and the file may change
 /// hands as it likes.
 fn needs_no_store(view: &View) -> bool {
+    if !view.document.keys.is_empty() {
+        return false;
+    }
     match view.document.records.as_slice() {
         [] => true,
         [record] => view.linked.as_deref() == Some(record.id()),
@@ -504,7 +318,7 @@ fn needs_no_store(view: &View) -> bool {
 }
 
 /// An id in the original's form.
-fn new_id(now_ms: u64) -> String {
+pub(super) fn new_id(now_ms: u64) -> String {
     let random = uuid::Uuid::new_v4().simple().to_string();
     format!("acct_{now_ms:x}_{}", &random[..8])
 }

@@ -1,7 +1,7 @@
 //! Whether an account can be asked just now. Pure.
 
 use super::cooldown::cooling_until;
-use crate::store::document::Record;
+use crate::store::record::Record;
 
 /// An account whose token the API refused is tried again after this long.
 const RETRY_REJECTED_MS: u64 = 60_000;

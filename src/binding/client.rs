@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::body::ResponseBody;
 use super::bridge::{Bridge, Outcome, Shared};
 use super::types::{
-    Authorization, ClientSettings, FetchRequest, HostTokens, LoginSettings, ResponseHead, Variables,
-    access_token_value, account_value, error_value, event_value,
+    Authorization, ClientSettings, FetchRequest, HostTokens, KeySettings, LoginSettings, ResponseHead,
+    Variables, access_token_value, account_value, error_value, event_value, model_value,
 };
 use crate::client::{Client, Context};
 use crate::clock::Clock;
@@ -87,6 +87,27 @@ impl NativeClient {
                 })
                 .await?;
             Ok(Outcome::Value(account_value(&account)))
+        });
+    }
+
+    /// Keeps a key as an account.
+    #[napi(catch_unwind)]
+    pub fn add_api_key(&self, id: u32, options: KeySettings) {
+        let client = Arc::clone(&self.client);
+        let options = options.into();
+        self.shared.run(id, async move {
+            let account = client.add_api_key(options).await?;
+            Ok(Outcome::Value(account_value(&account)))
+        });
+    }
+
+    /// The plans' models that an account serves.
+    #[napi(catch_unwind)]
+    pub fn plan_models(&self, id: u32) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            let models = client.plan_models().await?;
+            Ok(Outcome::Value(models.iter().map(model_value).collect()))
         });
     }
 

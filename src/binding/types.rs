@@ -15,8 +15,11 @@ use crate::clock::instant_from_number;
 use crate::config::{ClientOptions, OAuthOptions};
 use crate::error::Error;
 use crate::events::Event;
+use crate::keys::KeyOptions;
+use crate::models::PlanModel;
 use crate::oauth::device::DeviceAuthorization;
 use crate::oauth::token::Token;
+use crate::plans::KeyPlan;
 use crate::secret::Secret;
 
 /// Environment variables.
@@ -44,6 +47,7 @@ pub struct ClientSettings {
     pub rotation: Option<String>,
     pub degrade: Option<bool>,
     pub cli_fallback: Option<bool>,
+    pub allow_paid_fallback: Option<bool>,
     pub qwen_mode: Option<bool>,
     pub connect_timeout_ms: Option<u32>,
     pub idle_timeout_ms: Option<u32>,
@@ -74,6 +78,31 @@ pub struct LoginSettings {
 impl From<LoginSettings> for LoginOptions {
     fn from(settings: LoginSettings) -> Self {
         Self { label: settings.label, replace: settings.replace, open_browser: settings.open_browser }
+    }
+}
+
+/// What a user says of a key.
+#[napi(object, object_to_js = false)]
+pub struct KeySettings {
+    pub key: String,
+    /// One of the names of `KeyPlan`.
+    pub plan: Option<String>,
+    pub region: Option<String>,
+    pub base_url: Option<String>,
+    pub label: Option<String>,
+    pub check: Option<bool>,
+}
+
+impl From<KeySettings> for KeyOptions {
+    fn from(settings: KeySettings) -> Self {
+        Self {
+            key: Secret::new(settings.key),
+            plan: settings.plan.as_deref().and_then(KeyPlan::from_name),
+            region: settings.region,
+            base_url: settings.base_url,
+            label: settings.label,
+            check: settings.check.unwrap_or(true),
+        }
     }
 }
 
@@ -138,6 +167,7 @@ impl From<ClientSettings> for ClientOptions {
             rotation: settings.rotation.as_deref().and_then(Rotation::from_name),
             degrade: settings.degrade,
             cli_fallback: settings.cli_fallback,
+            allow_paid_fallback: settings.allow_paid_fallback,
             qwen_mode: settings.qwen_mode,
             connect_timeout: milliseconds(settings.connect_timeout_ms),
             idle_timeout: milliseconds(settings.idle_timeout_ms),
@@ -228,7 +258,7 @@ pub fn account_value(account: &AccountInfo) -> Value {
     without_null(json!({
         "id": account.id,
         "label": account.label,
-        "kind": "oauth",
+        "kind": account.kind.as_str(),
         "active": account.active,
         "state": match account.standing {
             Standing::Ready => "ready",
@@ -247,6 +277,11 @@ pub fn account_value(account: &AccountInfo) -> Value {
             json!({"code": error.code, "message": error.message, "at": error.at})
         }),
     }))
+}
+
+/// A model as `OpenCode`'s configuration is made from it.
+pub fn model_value(model: &PlanModel) -> Value {
+    json!({"id": model.id, "name": model.name, "context": model.context, "output": model.output})
 }
 
 /// `QwenEvent` of index.d.ts.

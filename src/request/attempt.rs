@@ -12,6 +12,7 @@ use super::classify::{Verdict, classify, needs_body};
 use super::headers;
 use super::prepare::{Prepared, Redirect};
 use crate::accounts::account::Account;
+use crate::accounts::kind::Kind;
 use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
 use crate::http::{Http, TransportError, retry_after_ms};
@@ -90,8 +91,8 @@ impl Sender {
     ) -> Result<Attempt> {
         let base = account.base_url(token, self.base_url_override.as_ref())?;
         let url = prepared.target.url_below(&base);
-        let headers = headers::for_attempt(&prepared.headers, &token.access_token)?;
-        let response = self.exchange(url, headers, prepared, budget, reconnecting).await?;
+        let headers = headers::for_attempt(&prepared.headers, &token.access_token, account.kind)?;
+        let response = self.exchange(url, headers, (prepared, account.kind), budget, reconnecting).await?;
         let (status, url) = (response.status(), response.url().clone());
         let headers = headers::of_answer(response.headers().clone());
         let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
@@ -108,7 +109,7 @@ impl Sender {
         &self,
         mut url: Url,
         headers: HeaderMap,
-        prepared: &Prepared,
+        (prepared, kind): (&Prepared, Kind),
         budget: &mut Budget,
         reconnecting: impl FnOnce(&Error),
     ) -> Result<reqwest::Response> {
@@ -123,7 +124,7 @@ impl Sender {
                 return Err(Error::new(Code::Network, message));
             }
             let mut request = client.request(prepared.method.clone(), url.clone()).headers(headers.clone());
-            if let Some(body) = &prepared.body {
+            if let Some(body) = prepared.body_for(kind) {
                 request = request.body(body.clone());
             }
             let response = match tokio::time::timeout(self.idle_timeout, request.send()).await {

@@ -29,12 +29,15 @@ pub struct Shaped {
     pub bytes: Vec<u8>,
     /// Whether the caller asked for a stream.
     pub stream: bool,
+    /// The model that is asked; empty where none is named.
+    pub model: String,
 }
 
-/// Shapes a chat body: output caps always, everything else where `ids` are given. `None` for what is no JSON object:
-/// that goes to the server as it came.
+/// Shapes a chat body: output caps always, everything else where `ids` are given. `with_markers` is whether the server
+/// takes what only Qwen's know: cache markers and metadata. `None` for what is no JSON object: that goes to the server as
+/// it came.
 #[must_use]
-pub fn shape(body: &[u8], ids: Option<&Ids>) -> Option<Shaped> {
+pub fn shape(body: &[u8], ids: Option<&Ids>, with_markers: bool) -> Option<Shaped> {
     let mut fields: Fields = serde_json::from_slice(body).ok()?;
     let model: String =
         fields.get("model").and_then(|raw| serde_json::from_str(raw).ok()).unwrap_or_default();
@@ -49,25 +52,30 @@ pub fn shape(body: &[u8], ids: Option<&Ids>) -> Option<Shaped> {
         }
     }
     if let Some(ids) = ids {
-        if let Some(messages) = fields.get("messages").and_then(|raw| shape_messages(raw, stream)) {
+        if let Some(messages) =
+            fields.get("messages").and_then(|raw| shape_messages(raw, stream, with_markers))
+        {
             fields.set("messages", messages);
         }
-        if stream && let Some(tools) = fields.get("tools").and_then(mark_last_tool) {
+        if stream
+            && with_markers
+            && let Some(tools) = fields.get("tools").and_then(mark_last_tool)
+        {
             fields.set("tools", tools);
         }
-        if let Some(metadata) = shape_metadata(fields.get("metadata"), ids) {
+        if with_markers && let Some(metadata) = shape_metadata(fields.get("metadata"), ids) {
             fields.set("metadata", metadata);
         }
         if takes_images(&model) && fields.get("vl_high_resolution_images").is_none() {
             fields.set("vl_high_resolution_images", "true");
         }
     }
-    Some(Shaped { bytes: fields.to_json(body.len() + 512).into_bytes(), stream })
+    Some(Shaped { bytes: fields.to_json(body.len() + 512).into_bytes(), stream, model })
 }
 
 /// One system message, first, as an array whose last part is marked for caching; no role `developer`. A stream's last
 /// message is marked too. `None` leaves the messages alone: they are not what a chat has.
-fn shape_messages(raw: &str, stream: bool) -> Option<String> {
+fn shape_messages(raw: &str, stream: bool, with_markers: bool) -> Option<String> {
     let messages: Vec<Fields> = serde_json::from_str(raw).ok()?;
     let mut system: Option<Fields> = None;
     let mut system_parts: Vec<Cow<str>> = Vec::new();
@@ -82,7 +90,10 @@ fn shape_messages(raw: &str, stream: bool) -> Option<String> {
         }
         system.get_or_insert(message);
     }
-    if stream && let Some(last) = others.last_mut() {
+    if stream
+        && with_markers
+        && let Some(last) = others.last_mut()
+    {
         let marked = last.get("content").and_then(|content| {
             let mut parts = parts(content);
             mark_last(&mut parts).then(|| array(&parts))
@@ -92,7 +103,9 @@ fn shape_messages(raw: &str, stream: bool) -> Option<String> {
         }
     }
     if let Some(mut system) = system {
-        mark_last(&mut system_parts);
+        if with_markers {
+            mark_last(&mut system_parts);
+        }
         system.set("role", r#""system""#);
         system.set("content", array(&system_parts));
         others.insert(0, system);
@@ -161,11 +174,12 @@ mod tests {
     }
 
     fn shaped(body: &Value) -> Value {
-        serde_json::from_slice(&shape(body.to_string().as_bytes(), Some(&ids())).unwrap().bytes).unwrap()
+        serde_json::from_slice(&shape(body.to_string().as_bytes(), Some(&ids()), true).unwrap().bytes)
+            .unwrap()
     }
 
     fn capped(body: &Value) -> Value {
-        serde_json::from_slice(&shape(body.to_string().as_bytes(), None).unwrap().bytes).unwrap()
+        serde_json::from_slice(&shape(body.to_string().as_bytes(), None, true).unwrap().bytes).unwrap()
     }
 
     #[test]
@@ -203,6 +217,19 @@ mod tests {
         );
         assert_eq!(body["tools"][0].get("cache_control"), None);
         assert_eq!(body["tools"][1]["cache_control"], marker);
+    }
+
+    #[test]
+    fn a_server_that_is_not_qwens_gets_no_markers() {
+        let body = json!({"model": "m", "stream": true, "metadata": {"mine": 1}, "tools": [{"type": "function"}],
+            "messages": [{"role": "developer", "content": "be brief"}, {"role": "user", "content": "hi"}]});
+        let plain = shape(body.to_string().as_bytes(), Some(&ids()), false).unwrap();
+        assert_eq!((plain.stream, plain.model.as_str()), (true, "m"));
+        let plain: Value = serde_json::from_slice(&plain.bytes).unwrap();
+        let mut expected = body.clone();
+        expected["messages"][0] =
+            json!({"role": "system", "content": [{"type": "text", "text": "be brief"}]});
+        assert_eq!(plain, expected);
     }
 
     #[test]
@@ -252,7 +279,7 @@ mod tests {
     #[test]
     fn what_is_no_chat_body_is_left_alone() {
         for body in [&b"[]"[..], b"not json", b"", b"{\"a\":", b"\xff"] {
-            assert_eq!(shape(body, Some(&ids())), None);
+            assert_eq!(shape(body, Some(&ids()), true), None);
         }
         for messages in [json!("text"), json!([1]), json!(null), json!({})] {
             assert_eq!(shaped(&json!({"messages": messages}))["messages"], messages);
@@ -263,7 +290,7 @@ mod tests {
     fn numbers_strings_and_key_order_survive_as_they_were_written() {
         let body =
             r#"{"z":1.0e+2,"a":"\u00e9\n","big":12345678901234567890123,"model":"m","a\u0062c":[ 1 , 2 ]}"#;
-        let bytes = shape(body.as_bytes(), None).unwrap().bytes;
+        let bytes = shape(body.as_bytes(), None, true).unwrap().bytes;
         assert_eq!(String::from_utf8(bytes).unwrap(), body.replace(r"a\u0062c", "abc"));
     }
 
@@ -301,7 +328,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_body_panics(body in any_json(), messages in any_json(), tools in any_json()) {
-            let _ = shape(body.to_string().as_bytes(), Some(&ids()));
+            let _ = shape(body.to_string().as_bytes(), Some(&ids()), true);
             let chat = json!({"model": "coder-model", "stream": true, "messages": messages, "tools": tools, "metadata": body});
             prop_assert!(shaped(&chat).is_object());
         }

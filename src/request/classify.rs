@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::accounts::cooldown::QuotaWindow;
+
 /// The meaning of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -47,6 +49,18 @@ pub fn classify(status: u16, body: &[u8]) -> Verdict {
     }
 }
 
+/// The part of a quota that an error says is spent.
+#[must_use]
+pub fn quota_window(body: &[u8]) -> Option<QuotaWindow> {
+    let message = ApiError::read(body).message;
+    QuotaWindow::ALL.into_iter().find(|window| message.contains(&spent(window.as_str())))
+}
+
+/// How the API says it.
+fn spent(window: &str) -> String {
+    format!("{window} allocated quota exceeded")
+}
+
 /// The server's own code of an error body.
 #[must_use]
 pub fn error_code(body: &[u8]) -> Option<String> {
@@ -78,9 +92,7 @@ impl ApiError {
         if named("insufficient_quota") || named("quota_exceeded") {
             return !self.message.contains("concurrency");
         }
-        ["free", "hour", "week", "month"]
-            .iter()
-            .any(|window| self.message.contains(&format!("{window} allocated quota exceeded")))
+        ["free", "hour", "week", "month"].iter().any(|window| self.message.contains(&spent(window)))
     }
 
     fn is_about_token(&self) -> bool {
@@ -117,6 +129,19 @@ mod tests {
         assert_eq!(verdict(429, "Throttling.RateQuota", "slow"), Verdict::RateLimited);
         assert_eq!(verdict(429, "Throttling.AllocationQuota", "slow"), Verdict::RateLimited);
         assert_eq!(classify(429, b"<html>"), Verdict::RateLimited);
+    }
+
+    #[test]
+    fn a_spent_window_is_named() {
+        for window in QuotaWindow::ALL {
+            let message = format!("{} allocated quota exceeded, please wait.", window.as_str());
+            for message in [message.to_uppercase(), message] {
+                let body = json!({"error": {"code": "insufficient_quota", "message": message}}).to_string();
+                assert_eq!(classify(429, body.as_bytes()), Verdict::QuotaExhausted);
+                assert_eq!(quota_window(body.as_bytes()), Some(window));
+            }
+        }
+        assert_eq!(quota_window(br#"{"error":{"message":"Free allocated quota exceeded."}}"#), None);
     }
 
     #[test]

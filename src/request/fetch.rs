@@ -2,40 +2,36 @@
 //!
 //! [`Plan`] says what comes next; the methods here carry it out.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 
-use http::header::{HeaderMap, HeaderValue, RETRY_AFTER};
-use http::{HeaderName, StatusCode};
-use serde_json::json;
+use http::HeaderName;
+use http::header::HeaderValue;
 use url::Url;
 
 use super::answer::Answer;
 use super::attempt::{Attempt, Budget, Sender};
-use super::body::Ids;
 use super::classify::Verdict;
-use super::host_errors::{Cooling, FinalError, all_cooling};
-use super::plan::{Candidate, DEGRADE_INTERVAL_MS, Outcome, Plan, Situation, Step};
+use super::host_errors::FinalError;
+use super::plan::{Outcome, Plan, Step};
 use super::prepare::{Prepared, Request};
 use crate::accounts::account::Account;
-use crate::accounts::registry::View;
+use crate::accounts::cooldown::QuotaWindow;
 use crate::accounts::rotation::Rotation;
-use crate::accounts::standing::standing;
+use crate::accounts::view::View;
 use crate::base_url::display;
 use crate::cli::CliFallback;
 use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
-use crate::events::{Event, EventKind, Events};
+use crate::events::{EventKind, Events};
 use crate::logging::Logger;
 use crate::oauth::token::Token;
+use crate::plans::Price;
 use crate::request_log::{self, RequestLog, RequestRecord};
-use crate::store::document::Document;
 use crate::token_manager::TokenManager;
 
-/// Where a host names its conversation.
-const CONVERSATION_HEADER: &str = "x-session-id";
-/// Says that a smaller payload was answered.
-const DEGRADED_HEADER: HeaderName = HeaderName::from_static("x-qwen-degraded");
+/// Says that an account answered that costs more than the user's choice.
+const PAID_HEADER: HeaderName = HeaderName::from_static("x-qwen-paid-fallback");
 /// The longest `Retry-After` that is waited for, and the wait where a rate limit names none.
 pub(super) const LONGEST_WAIT_MS: u64 = 10_000;
 const DEFAULT_WAIT_MS: u64 = 1_000;
@@ -46,6 +42,7 @@ pub(super) const QUOTA_CODE: &str = "insufficient_quota";
 
 /// What the pipeline needs to know, for a client's life.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the user's")]
 pub struct Settings {
     /// The base URL that callers address.
     pub base_url: Url,
@@ -55,6 +52,8 @@ pub struct Settings {
     pub for_host: bool,
     /// How requests are spread over the accounts.
     pub rotation: Rotation,
+    /// Whether a request may move on to a dearer kind of account.
+    pub allow_paid_fallback: bool,
     /// How long an exhausted account is left alone.
     pub quota_cooldown_ms: u64,
     /// Whether a smaller payload is tried when every account is out of quota.
@@ -101,10 +100,20 @@ pub(super) struct Call {
     pub(super) last: Option<Result<Answer>>,
     /// The server's code for the last quota error.
     pub(super) quota_code: Option<String>,
+    /// The part of the quota that it says is spent.
+    pub(super) quota_window: Option<QuotaWindow>,
     pub(super) utc_offset_minutes: i32,
     /// Why the CLI did not answer.
     pub(super) cli_failure: Option<Error>,
     pub(super) record: RequestRecord,
+    /// The accounts that it may be sent with.
+    pub(super) allowed: Vec<String>,
+    /// The names of those that would serve too, and cost more than the user has agreed to.
+    pub(super) dearer: Vec<String>,
+    /// What costs more is a crossing.
+    pub(super) agreed: Price,
+    /// Whether the account that was asked last is dearer than that.
+    pub(super) has_crossed: bool,
 }
 
 /// How a step ended: with the call's answer, or with a reason for another step.
@@ -179,71 +188,15 @@ impl Pipeline {
                 }
             };
             match ended {
-                Ended::Answered(answer) => return Ok(*answer),
+                Ended::Answered(mut answer) => {
+                    if call.has_crossed {
+                        answer.headers.insert(PAID_HEADER, HeaderValue::from_static("1"));
+                    }
+                    return Ok(*answer);
+                }
                 Ended::With(outcome) => step = call.plan.after(outcome),
             }
         }
-    }
-
-    /// Looks at the accounts, checks where the request leads, and shapes its body.
-    async fn begin(&self, request: Request) -> Result<Call> {
-        let view = self.tokens.view().await?;
-        let records = &view.document.records;
-        let mut bases = vec![self.settings.base_url.clone()];
-        bases.extend(records.iter().filter_map(|record| {
-            view.account(record).base_url(&record.token()?, self.sender.base_url_override.as_ref()).ok()
-        }));
-        let utc_offset_minutes = request.utc_offset_minutes;
-        let url = request.url.clone();
-        let ids = self.settings.qwen_mode.then(|| self.ids(&request.headers));
-        let prepared = Prepared::new(request, &bases, ids).await?;
-        if records.is_empty() {
-            return Err(view.no_account());
-        }
-        let now_ms = self.journal.clock.now_ms();
-        let candidates: Vec<_> = view
-            .listed(now_ms)
-            .map(|record| Candidate { id: record.id().to_owned(), standing: standing(record, now_ms) })
-            .collect();
-        let plan = Plan::new(&Situation {
-            candidates: &candidates,
-            active: view.document.active_id(),
-            rotation: self.settings.rotation,
-            turn: self.turns.fetch_add(1, Ordering::Relaxed),
-            process: usize::try_from(std::process::id()).unwrap_or_default(),
-            now_ms,
-            degraded_at: view.document.degraded_at(),
-            may_degrade: self.settings.degrade && prepared.is_chat,
-            may_fall_back: self.settings.fallback.is_some() && prepared.is_chat,
-        });
-        let budget = Budget::for_accounts(candidates.len());
-        let record = self.journal.request_log.start(&request_log::Start {
-            url: &url,
-            method: &prepared.method,
-            headers: &prepared.headers,
-            body: prepared.body.as_ref(),
-            stream: prepared.is_chat_stream,
-        });
-        Ok(Call {
-            prepared,
-            view,
-            plan,
-            budget,
-            first_asked: None,
-            last: None,
-            quota_code: None,
-            utc_offset_minutes,
-            cli_failure: None,
-            record,
-        })
-    }
-
-    /// The ids of this request: the host's own session where it names one.
-    fn ids(&self, headers: &HeaderMap) -> Ids {
-        let named = headers.get(CONVERSATION_HEADER).and_then(|value| value.to_str().ok());
-        let session_id = named.unwrap_or(&self.session_id).to_owned();
-        let count = self.prompts.fetch_add(1, Ordering::Relaxed);
-        Ids { prompt_id: format!("{session_id}########{count}"), session_id }
     }
 
     /// Asks one account, with one second try where the first could do better.
@@ -252,6 +205,7 @@ impl Pipeline {
         call.budget.reserved = call.plan.left() + 1;
         let Some(record) = call.view.record(id).cloned() else { return Ok(Ended::With(Outcome::Unusable)) };
         let account = call.view.account(&record);
+        self.note_crossing(call, &account);
         call.first_asked.get_or_insert_with(|| account.id.clone());
         let mut token = match self.tokens.token(id, None).await {
             Ok(token) => token,
@@ -298,7 +252,7 @@ impl Pipeline {
         self.send(call, account, token, &prepared).await
     }
 
-    async fn send(
+    pub(super) async fn send(
         &self,
         call: &mut Call,
         account: &Account,
@@ -320,102 +274,6 @@ impl Pipeline {
             .logger
             .debug("attempt", &[("account", &account.id), ("status", &shown_status), ("verdict", &verdict)]);
         attempt
-    }
-
-    /// Every account is out of quota: a smaller payload may still be answered.
-    async fn degrade(&self, call: &mut Call, id: &str) -> Result<Ended> {
-        let (Some(record), Some(degraded)) = (call.view.record(id).cloned(), call.prepared.degraded().await?)
-        else {
-            return Ok(Ended::With(Outcome::Failed));
-        };
-        let account = call.view.account(&record);
-        if !self.may_degrade(call.plan.found_none_ready()).await {
-            return Ok(Ended::With(Outcome::Failed));
-        }
-        let Ok(token) = self.tokens.token(id, None).await else { return Ok(Ended::With(Outcome::Failed)) };
-        call.budget.reserved = usize::MAX;
-        call.record.note("degraded");
-        let sent = self.send(call, &account, &token, &degraded).await;
-        let Some(mut answer) =
-            sent.ok().map(|attempt| attempt.answer).filter(|answer| answer.status.is_success())
-        else {
-            return Ok(Ended::With(Outcome::Failed));
-        };
-        self.tell(
-            EventKind::Degraded,
-            &account,
-            "All accounts are out of quota; a shorter request was answered.",
-            None,
-        );
-        answer.headers.insert(DEGRADED_HEADER, HeaderValue::from_static("1"));
-        Ok(Ended::Answered(Box::new(self.watched(answer, &degraded).await)))
-    }
-
-    /// Whether a degraded payload may be sent. If every account was cooling to begin with, that is once a minute for all
-    /// processes.
-    async fn may_degrade(&self, needs_leave: bool) -> bool {
-        let now = self.journal.clock.now_ms();
-        let claim = move |document: &mut Document| {
-            let is_free = now.abs_diff(document.degraded_at()) >= DEGRADE_INTERVAL_MS;
-            if is_free || !needs_leave {
-                document.set_degraded_at(now);
-            }
-            is_free || !needs_leave
-        };
-        let claimed = self.tokens.with_registry(move |registry| registry.with_store(claim)).await;
-        // A store that can't be written must not stop an answer.
-        claimed.unwrap_or(true)
-    }
-
-    /// Every account is out of quota: the qwen CLI has a login or key of its own.
-    async fn fall_back(&self, call: &mut Call) -> Result<Ended> {
-        let (Some(fallback), Some(body)) = (self.settings.fallback.clone(), call.prepared.body.clone())
-        else {
-            return Ok(Ended::With(Outcome::Failed));
-        };
-        call.record.note("cli-fallback");
-        let answer = match fallback.complete(&body).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                call.cli_failure = Some(error);
-                return Ok(Ended::With(Outcome::Failed));
-            }
-        };
-        let now = self.journal.clock.now_ms();
-        let message = "All accounts are out of quota; the qwen CLI answered.".to_owned();
-        self.emit(Event::new(EventKind::CliFallback, now, message));
-        let url = call.prepared.target.url_below(&self.settings.base_url);
-        let answer = Answer::of_cli(url, answer);
-        Ok(Ended::Answered(Box::new(self.watched(answer, &call.prepared).await)))
-    }
-
-    /// The last word: every account is out of quota.
-    fn give_up(&self, call: &Call) -> Answer {
-        let now = self.journal.clock.now_ms();
-        let free_at = call.plan.free_at().unwrap_or(now);
-        let listed: Vec<_> = call.view.listed(now).collect();
-        let cooling: Vec<_> = listed.iter().filter(|record| record.exhausted_until() > now).collect();
-        let is_rate_limit = call.quota_code.is_none()
-            && !cooling.is_empty()
-            && cooling.iter().all(|record| record.is_rate_limited());
-        let why = if is_rate_limit { Cooling::RateLimited } else { Cooling::OutOfQuota };
-        let mut stored = cooling.iter().filter(|record| is_rate_limit || !record.is_rate_limited());
-        let stored = stored.find_map(|record| record.last_error_code());
-        let code = call.quota_code.as_deref().or(stored).unwrap_or(QUOTA_CODE);
-        let mut message = all_cooling(why, listed.len(), free_at, now, call.utc_offset_minutes);
-        if let Some(failure) = &call.cli_failure {
-            message = format!("{message}\n{}", failure.message());
-        }
-        let url = call.prepared.target.url_below(&self.settings.base_url);
-        let final_error = FinalError::of_cooling(why, &message);
-        let mut answer = Answer::without_server(url, &final_error);
-        if self.settings.for_host {
-            return answer;
-        }
-        answer.status = StatusCode::TOO_MANY_REQUESTS;
-        answer.set_json(&json!({"error": {"message": message, "type": code, "code": code}}));
-        answer.headers.insert(RETRY_AFTER, HeaderValue::from((free_at.saturating_sub(now)).div_ceil(1000)));
-        answer
     }
 }
 

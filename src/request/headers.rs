@@ -5,6 +5,7 @@ use http::header::{
     HeaderValue, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
 
+use crate::accounts::kind::Kind;
 use crate::error::{Code, Error, Result};
 use crate::secret::Secret;
 
@@ -58,7 +59,7 @@ fn latin1(value: &str) -> Option<Vec<u8>> {
 ///
 /// # Errors
 /// `ERR_QWEN_INTERNAL` where the token is no header value; tokens are checked when they are read.
-pub fn for_attempt(callers: &HeaderMap, access_token: &Secret) -> Result<HeaderMap> {
+pub fn for_attempt(callers: &HeaderMap, access_token: &Secret, kind: Kind) -> Result<HeaderMap> {
     let mut headers = callers.clone();
     for name in NOT_FORWARDED {
         headers.remove(name);
@@ -69,8 +70,10 @@ pub fn for_attempt(callers: &HeaderMap, access_token: &Secret) -> Result<HeaderM
     headers.insert(AUTHORIZATION, authorization);
     headers.insert(USER_AGENT, HeaderValue::from_static(PRODUCT));
     headers.insert("x-dashscope-useragent", HeaderValue::from_static(PRODUCT));
-    headers.insert("x-dashscope-authtype", HeaderValue::from_static("qwen-oauth"));
-    headers.insert("x-dashscope-cachecontrol", HeaderValue::from_static("enable"));
+    headers.insert("x-dashscope-authtype", HeaderValue::from_static(kind.auth_type()));
+    if kind.takes_markers() {
+        headers.insert("x-dashscope-cachecontrol", HeaderValue::from_static("enable"));
+    }
     // Bodies pass through as they are, so the server must not compress them.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     Ok(headers)
@@ -89,6 +92,7 @@ pub fn of_answer(mut headers: HeaderMap) -> HeaderMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plans::KeyPlan;
 
     #[test]
     fn ours_win_and_others_stay() {
@@ -101,7 +105,7 @@ mod tests {
             ("content-type", "application/json"),
         ])
         .unwrap();
-        let headers = for_attempt(&callers, &Secret::new("t0ken")).unwrap();
+        let headers = for_attempt(&callers, &Secret::new("t0ken"), Kind::OAuth).unwrap();
         assert_eq!(headers["authorization"], "Bearer t0ken");
         assert!(headers["authorization"].is_sensitive());
         assert_eq!(headers["user-agent"], PRODUCT);
@@ -110,6 +114,18 @@ mod tests {
         assert!(!headers.contains_key("content-length"));
         assert_eq!(headers["x-session-id"], "s");
         assert_eq!(headers.get_all("authorization").iter().count(), 1);
+    }
+
+    #[test]
+    fn a_key_says_that_it_is_one() {
+        let headers = |kind| for_attempt(&HeaderMap::new(), &Secret::new("sk-1"), kind).unwrap();
+        let of_plan = headers(Kind::Key(Some(KeyPlan::CodingPlan)));
+        assert_eq!(of_plan["x-dashscope-authtype"], "openai");
+        assert_eq!(
+            (&of_plan["user-agent"], &of_plan["x-dashscope-cachecontrol"]),
+            (&PRODUCT.parse().unwrap(), &"enable".parse().unwrap())
+        );
+        assert!(!headers(Kind::Key(None)).contains_key("x-dashscope-cachecontrol"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use http::StatusCode;
 
+use crate::accounts::cooldown::QuotaWindow;
 use crate::error::{Code, Error};
 
 /// A wait of up to this long may pass as a 429.
@@ -122,37 +123,63 @@ pub enum Cooling {
     RateLimited,
 }
 
-/// What to say when no account can be asked until `free_at` (epoch milliseconds).
+/// The accounts that a request could be sent with, none of which can be asked.
+#[derive(Debug, Clone, Copy)]
+pub struct CoolingAccounts<'a> {
+    /// Why.
+    pub why: Cooling,
+    /// How many there are.
+    pub count: usize,
+    /// When the first of them can be asked again, in epoch milliseconds.
+    pub free_at: u64,
+    /// The part of its quota that is spent, where there is only one and that is known.
+    pub window: Option<QuotaWindow>,
+    /// The names of accounts that would serve too, and cost more than the user has agreed to.
+    pub dearer: &'a [String],
+}
+
+/// What to say when no account can be asked.
 #[must_use]
-pub fn all_cooling(
-    why: Cooling,
-    accounts: usize,
-    free_at: u64,
-    now_ms: u64,
-    utc_offset_minutes: i32,
-) -> String {
-    let when = moment(free_at, now_ms, utc_offset_minutes);
-    let what = match (why, accounts) {
-        (Cooling::OutOfQuota, 1) => {
-            format!("The quota of this Qwen account is used up; it is free again {when}.")
-        }
-        (Cooling::OutOfQuota, _) => {
-            format!("All {accounts} accounts are out of quota; the next is free {when}.")
+pub fn all_cooling(accounts: &CoolingAccounts, now_ms: u64, utc_offset_minutes: i32) -> String {
+    let when = moment(accounts.free_at, now_ms, utc_offset_minutes);
+    let what = match (accounts.why, accounts.count) {
+        (Cooling::OutOfQuota, 1) => quota_used_up("this Qwen account", accounts.window, &when),
+        (Cooling::OutOfQuota, count) => {
+            format!("All {count} accounts are out of quota; the next is free {when}.")
         }
         (Cooling::RateLimited, 1) => {
             format!("Qwen takes no more requests from this account for now; it is free again {when}.")
         }
-        (Cooling::RateLimited, _) => {
-            format!(
-                "Qwen takes no more requests from all {accounts} accounts for now; the next is free {when}."
-            )
+        (Cooling::RateLimited, count) => {
+            format!("Qwen takes no more requests from all {count} accounts for now; the next is free {when}.")
         }
     };
-    format!("{what} Wait until then, or add an account with `opencode auth login`.")
+    match accounts.dearer {
+        [] => format!("{what} Wait until then, or add an account with `opencode auth login`."),
+        [label, ..] => format!(
+            "{what} Wait until then, or go on with \"{label}\", which costs more: `npx opencode-qwen-cli-auth use \"{label}\"`."
+        ),
+    }
+}
+
+/// What to say of an account whose quota is used up until `when`, a [`moment`].
+#[must_use]
+pub fn quota_used_up(account: &str, window: Option<QuotaWindow>, when: &str) -> String {
+    match window {
+        None => format!("The quota of {account} is used up; it is free again {when}."),
+        Some(QuotaWindow::Hour) => {
+            format!("The quota of {account} for this hour is used up; it is free again {when}.")
+        }
+        Some(window) => format!(
+            "The quota of {account} for this {} is used up; Qwen does not say when that ends, so it is asked again {when}.",
+            window.as_str()
+        ),
+    }
 }
 
 /// A moment for a person: the time of day, and how long it is until then.
-fn moment(at_ms: u64, now_ms: u64, utc_offset_minutes: i32) -> String {
+#[must_use]
+pub fn moment(at_ms: u64, now_ms: u64, utc_offset_minutes: i32) -> String {
     let minutes = i64::try_from(at_ms / 60_000).unwrap_or(i64::MAX / 2) + i64::from(utc_offset_minutes);
     let (hour, minute) = (minutes.rem_euclid(1440) / 60, minutes.rem_euclid(60));
     format!("at {hour:02}:{minute:02} (in {})", duration(at_ms.saturating_sub(now_ms)))
@@ -180,10 +207,30 @@ mod tests {
         RETRY_WORDS.iter().any(|word| text.to_ascii_lowercase().contains(word))
     }
 
+    fn cooling(count: usize, free_at: u64) -> CoolingAccounts<'static> {
+        CoolingAccounts { why: Cooling::OutOfQuota, count, free_at, window: None, dearer: &[] }
+    }
+
+    #[test]
+    fn the_part_of_the_quota_that_is_spent_and_who_could_go_on_are_named() {
+        let now = 1_795_500_000_000;
+        let hour = CoolingAccounts { window: Some(QuotaWindow::Hour), ..cooling(1, now + 3_600_000) };
+        assert_eq!(
+            all_cooling(&hour, now, 0),
+            "The quota of this Qwen account for this hour is used up; it is free again at 07:00 (in 1 h). Wait until then, or add an account with `opencode auth login`."
+        );
+        let dearer = ["Billed".to_owned()];
+        let week = CoolingAccounts { window: Some(QuotaWindow::Week), dearer: &dearer, ..hour };
+        assert_eq!(
+            all_cooling(&week, now, 0),
+            "The quota of this Qwen account for this week is used up; Qwen does not say when that ends, so it is asked again at 07:00 (in 1 h). Wait until then, or go on with \"Billed\", which costs more: `npx opencode-qwen-cli-auth use \"Billed\"`."
+        );
+    }
+
     #[test]
     fn a_used_up_quota_is_final_and_says_when_it_is_free() {
         let now = 1_795_500_000_000;
-        let message = all_cooling(Cooling::OutOfQuota, 3, now + 720_000, now, 60);
+        let message = all_cooling(&cooling(3, now + 720_000), now, 60);
         assert_eq!(
             message,
             "All 3 accounts are out of quota; the next is free at 07:12 (in 12 min). Wait until then, or add an account with `opencode auth login`."
@@ -233,7 +280,7 @@ mod tests {
 
         #[test]
         fn any_moment_is_free_of_retry_words(accounts in 1_usize..100, free_at in any::<u64>(), now in any::<u64>(), offset in -840..840) {
-            let message = all_cooling(Cooling::OutOfQuota, accounts, free_at, now, offset);
+            let message = all_cooling(&cooling(accounts, free_at), now, offset);
             prop_assert!(!holds_retry_word(&plain(&message)));
         }
     }

@@ -4,18 +4,18 @@ use std::sync::PoisonError;
 
 use super::answer::Answer;
 use super::attempt::Attempt;
-use super::classify::{Verdict, error_code};
+use super::classify::{Verdict, error_code, quota_window};
 use super::fetch::{Call, Ended, LONGEST_WAIT_MS, Pipeline, QUOTA_CODE, RATE_LIMIT_CODE};
-use super::host_errors::FinalError;
+use super::host_errors::{FinalError, moment, quota_used_up};
 use super::plan::Outcome;
 use super::prepare::Prepared;
 use crate::accounts::account::Account;
-use crate::accounts::cooldown::{cooling_until, exhausted_until};
+use crate::accounts::cooldown::{QuotaWindow, cooling_until, exhausted_until};
 use crate::accounts::rotation::Rotation;
 use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind};
 use crate::oauth::token::Token;
-use crate::store::document::{LastError, Record};
+use crate::store::record::{LastError, Record};
 
 impl Pipeline {
     /// What an account's answer means for the call.
@@ -44,17 +44,23 @@ impl Pipeline {
             }
             Verdict::QuotaExhausted => {
                 let code = error_code(&attempt.error_body).unwrap_or_else(|| QUOTA_CODE.to_owned());
-                call.quota_code = Some(code.clone());
+                let window = quota_window(&attempt.error_body);
+                (call.quota_code, call.quota_window) = (Some(code.clone()), window);
                 let now = self.journal.clock.now_ms();
-                let until = exhausted_until(now, self.settings.quota_cooldown_ms, attempt.retry_after_ms);
-                let message = format!("The quota of the Qwen account \"{}\" is used up.", account.label);
-                let why = Error::new(Code::QuotaExhausted, message.as_str());
-                let (until, is_news) = self.cool(account, until, code, &why).await;
+                let cooldown = window.map_or(self.settings.quota_cooldown_ms, QuotaWindow::cooldown_ms);
+                let until = exhausted_until(now, cooldown, attempt.retry_after_ms);
+                let message = |until| {
+                    let name = format!("the Qwen account \"{}\"", account.label);
+                    quota_used_up(&name, window, &moment(until, now, call.utc_offset_minutes))
+                };
+                let why = Error::new(Code::QuotaExhausted, message(until));
+                let (until, is_news) = self.cool(account, until, code, window, &why).await;
                 if is_news {
+                    let (id, label) = (&account.id, &account.label);
                     self.emit(Event {
                         until: Some(until),
                         code: Some(Code::QuotaExhausted),
-                        ..Event::of_account(EventKind::Exhausted, now, &account.id, &account.label, message)
+                        ..Event::of_account(EventKind::Exhausted, now, id, label, message(until))
                     });
                 }
                 Ok(Ended::With(Outcome::Exhausted(until)))
@@ -76,7 +82,7 @@ impl Pipeline {
                 let message =
                     format!("Qwen takes no more requests from the account \"{}\" for now.", account.label);
                 let (until, _) =
-                    self.cool(account, until, code, &Error::new(Code::RateLimited, message)).await;
+                    self.cool(account, until, code, None, &Error::new(Code::RateLimited, message)).await;
                 call.last = Some(Ok(answer));
                 Ok(Ended::With(Outcome::RateLimited(until)))
             }
@@ -113,7 +119,14 @@ impl Pipeline {
 
     /// Lets an account cool, for all processes. One that somebody else has just found so is left as it is. Gives until
     /// when it cools, and whether that is news.
-    pub(super) async fn cool(&self, account: &Account, until: u64, code: String, why: &Error) -> (u64, bool) {
+    pub(super) async fn cool(
+        &self,
+        account: &Account,
+        until: u64,
+        code: String,
+        window: Option<QuotaWindow>,
+        why: &Error,
+    ) -> (u64, bool) {
         let id = account.id.clone();
         let last = LastError::new(why, self.journal.clock.now_ms());
         let is_rate_limited = why.code() == Code::RateLimited;
@@ -122,6 +135,7 @@ impl Pipeline {
             if known.is_none_or(|known| until.saturating_sub(known) > LONGEST_WAIT_MS) {
                 record.set_exhausted_until(until, Some(&code), now);
                 record.set_rate_limited(is_rate_limited);
+                record.set_quota_window(window);
                 record.set_last_error(Some(&last));
             }
             (cooling_until(record.exhausted_until(), now).unwrap_or(until), known.is_none())
@@ -144,6 +158,7 @@ impl Pipeline {
                 if cooling_until(record.exhausted_until(), now).is_none() {
                     record.set_exhausted_until(0, None, now);
                     record.set_rate_limited(false);
+                    record.set_quota_window(None);
                 }
             })
             .await;

@@ -4,9 +4,11 @@
 
 pub mod answer;
 pub mod attempt;
+mod begin;
 pub mod body;
 pub mod classify;
 pub mod degrade;
+pub mod eligible;
 pub mod fetch;
 mod fields;
 pub mod guard;
@@ -17,3 +19,4 @@ pub mod plan;
 pub mod prepare;
 pub mod stream;
 pub mod target;
+mod ways_out;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::accounts::rotation::Rotation;
 use crate::accounts::standing::Standing;
+use crate::plans::Price;
 
 /// While every account is cooling, a degraded payload is tried at most this often.
 pub const DEGRADE_INTERVAL_MS: u64 = 60_000;
@@ -15,12 +16,14 @@ pub struct Candidate {
     pub id: String,
     /// How it stands.
     pub standing: Standing,
+    /// What it costs.
+    pub price: Price,
 }
 
 /// What is known when a call begins.
 #[derive(Debug, Clone)]
 pub struct Situation<'a> {
-    /// All accounts, in the store's order.
+    /// All accounts that the request may be sent with, in the store's order.
     pub candidates: &'a [Candidate],
     /// The account that the user has chosen.
     pub active: Option<&'a str>,
@@ -90,15 +93,24 @@ impl Plan {
             .position(|candidate| Some(candidate.id.as_str()) == situation.active)
             .unwrap_or(0);
         let from_active = || candidates[active.min(candidates.len())..].iter().chain(&candidates[..active]);
+        // What the user has chosen comes first, then what costs the least.
+        let is_active = |candidate: &Candidate| Some(candidate.id.as_str()) == situation.active;
         let with = |wanted: fn(Standing) -> bool| -> Vec<&Candidate> {
-            from_active().filter(|candidate| wanted(candidate.standing)).collect()
+            let mut found: Vec<_> = from_active().filter(|candidate| wanted(candidate.standing)).collect();
+            found.sort_by_key(|candidate| (!is_active(candidate), candidate.price));
+            found
         };
-        let ready = with(|standing| standing == Standing::Ready);
-        let mut queue: VecDeque<String> = rotation
-            .order(ready.len(), 0, *turn, *process)
-            .into_iter()
-            .map(|at| ready[at].id.clone())
-            .collect();
+        let mut ready = with(|standing| standing == Standing::Ready);
+        if *rotation != Rotation::Sequential {
+            // Turns stay within the cheapest kind.
+            ready.sort_by_key(|candidate| candidate.price);
+            let cheapest = ready.first().map(|candidate| candidate.price);
+            let count = ready.iter().filter(|candidate| Some(candidate.price) == cheapest).count();
+            let turns: Vec<_> =
+                rotation.order(count, 0, *turn, *process).into_iter().map(|at| ready[at]).collect();
+            ready.splice(..count, turns);
+        }
+        let mut queue: VecDeque<String> = ready.iter().map(|candidate| candidate.id.clone()).collect();
         if queue.is_empty() {
             // Nothing else is left: what was refused a moment ago may be believed again.
             queue.extend(
@@ -193,7 +205,7 @@ mod tests {
         standings
             .iter()
             .enumerate()
-            .map(|(at, standing)| Candidate { id: at.to_string(), standing: *standing })
+            .map(|(at, standing)| Candidate { id: at.to_string(), standing: *standing, price: Price::Free })
             .collect()
     }
 
@@ -263,6 +275,35 @@ mod tests {
         let mut plan = Plan::new(&situation(&all));
         assert_eq!(plan.begin(), ask("1"));
         assert_eq!(plan.left(), 0);
+    }
+
+    #[test]
+    fn the_users_choice_first_and_then_what_costs_the_least() {
+        let mut all = candidates(&[Standing::Ready; 4]);
+        for (candidate, price) in
+            all.iter_mut().zip([Price::Subscription, Price::Metered, Price::Free, Price::Subscription])
+        {
+            candidate.price = price;
+        }
+        let order = |situation: &Situation| {
+            let mut plan = Plan::new(situation);
+            let mut step = plan.begin();
+            let mut asked = String::new();
+            while let Step::Ask(id) = step {
+                asked.push_str(&id);
+                step = plan.after(Outcome::Unusable);
+            }
+            asked
+        };
+        assert_eq!(order(&Situation { active: Some("1"), ..situation(&all) }), "1230");
+        assert_eq!(order(&Situation { active: Some("0"), ..situation(&all) }), "0231");
+        let turns =
+            |turn| Situation { rotation: Rotation::RoundRobin, active: Some("0"), turn, ..situation(&all) };
+        assert_eq!((order(&turns(0)), order(&turns(1))), ("2031".to_owned(), "2031".to_owned()));
+        all[2].standing = Standing::Dead;
+        let turns =
+            |turn| Situation { rotation: Rotation::RoundRobin, active: Some("0"), turn, ..situation(&all) };
+        assert_eq!((order(&turns(0)), order(&turns(1))), ("031".to_owned(), "301".to_owned()));
     }
 
     fn any_standing() -> impl Strategy<Value = Standing> {

@@ -8,6 +8,7 @@ use url::Url;
 use super::body::{Ids, shape};
 use super::degrade::degrade;
 use super::target::Target;
+use crate::accounts::kind::Kind;
 use crate::error::{Error, Result};
 
 /// A larger body is shaped on a thread of its own, so that it does not hold up other requests.
@@ -53,6 +54,10 @@ pub struct Prepared {
     pub headers: HeaderMap,
     /// Its body, shaped.
     pub body: Option<Bytes>,
+    /// Its body for servers that take no cache markers, where one of those may be asked.
+    pub plain_body: Option<Bytes>,
+    /// The model that a chat asks; empty where it names none.
+    pub model: String,
     /// How redirects are treated.
     pub redirect: Redirect,
     /// Whether it asks for a chat completion.
@@ -62,11 +67,12 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Checks where a request leads, and shapes its body. With `ids` that is as the official CLI does it.
+    /// Checks where a request leads, and shapes its body. With `ids` that is as the official CLI does it. `needs_plain` is
+    /// whether a server may be asked that takes no cache markers.
     ///
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT`.
-    pub async fn new(request: Request, bases: &[Url], ids: Option<Ids>) -> Result<Self> {
+    pub async fn new(request: Request, bases: &[Url], ids: Option<Ids>, needs_plain: bool) -> Result<Self> {
         let Request { url, method, mut headers, mut body, redirect, .. } = request;
         if method == Method::CONNECT || method == Method::TRACE {
             return Err(Error::invalid_argument("method", "must not be CONNECT or TRACE"));
@@ -77,28 +83,43 @@ impl Prepared {
         let target = Target::resolve(&url, bases)?;
         let mut is_chat = false;
         let mut is_chat_stream = false;
+        let mut model = String::new();
+        let mut plain_body = None;
+        let work = move |bytes: &[u8]| {
+            let plain = needs_plain.then(|| shape(bytes, ids.as_ref(), false)).flatten();
+            shape(bytes, ids.as_ref(), true).map(|shaped| (shaped, plain))
+        };
         if target.is_chat()
             && let Some(bytes) = &body
-            && let Some(shaped) = off_thread(bytes.clone(), move |bytes| shape(bytes, ids.as_ref())).await?
+            && let Some((shaped, plain)) = off_thread(bytes.clone(), work).await?
         {
             is_chat = true;
             is_chat_stream = shaped.stream;
+            model = shaped.model;
             body = Some(shaped.bytes.into());
+            plain_body = plain.map(|plain| plain.bytes.into());
         }
         if body.is_none() {
             headers.remove(CONTENT_TYPE);
         }
-        Ok(Self { target, method, headers, body, redirect, is_chat, is_chat_stream })
+        Ok(Self { target, method, headers, body, plain_body, model, redirect, is_chat, is_chat_stream })
     }
 
-    /// The same request with a smaller payload; `None` where there is nothing to make smaller.
+    /// Its body for an account of this kind.
+    #[must_use]
+    pub fn body_for(&self, kind: Kind) -> Option<&Bytes> {
+        let plain = self.plain_body.as_ref().filter(|_| !kind.takes_markers());
+        plain.or(self.body.as_ref())
+    }
+
+    /// The same request for an account of this kind with a smaller payload; `None` where there is nothing to make smaller.
     ///
     /// # Errors
     /// `ERR_QWEN_INTERNAL`.
-    pub async fn degraded(&self) -> Result<Option<Self>> {
-        let Some(bytes) = self.body.clone().filter(|_| self.is_chat) else { return Ok(None) };
+    pub async fn degraded(&self, kind: Kind) -> Result<Option<Self>> {
+        let Some(bytes) = self.body_for(kind).cloned().filter(|_| self.is_chat) else { return Ok(None) };
         let degraded = off_thread(bytes, degrade).await?;
-        Ok(degraded.map(|bytes| Self { body: Some(bytes.into()), ..self.clone() }))
+        Ok(degraded.map(|bytes| Self { body: Some(bytes.into()), plain_body: None, ..self.clone() }))
     }
 }
 

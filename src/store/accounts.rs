@@ -7,6 +7,7 @@ use super::atomic;
 use super::document::{Document, Unusable};
 use super::file::{self, Contents, Stamp};
 use super::lock::LockPaths;
+use super::recover::recover;
 use crate::error::{Code, Error, Result};
 
 /// No account store is anywhere near this large.
@@ -86,7 +87,7 @@ impl StoreFile {
         };
         Ok(match Document::parse(&contents) {
             Ok(document) => Stored::Usable(Box::new(document)),
-            Err(reason) => Stored::Broken { reason, recovered: Box::new(Document::recover(&contents)) },
+            Err(reason) => Stored::Broken { reason, recovered: Box::new(recover(&contents)) },
         })
     }
 

@@ -1,49 +1,27 @@
 //! `oauth_accounts.json` as a value: version 1 of the original plugin, with whatever else is in it. Pure.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use super::record::{Record, instant, strings};
 use crate::accounts::identity::fingerprint;
-use crate::clock::instant_from_number;
-use crate::error::Error;
 use crate::oauth::token::Token;
-use crate::secret::Secret;
 
 /// The only version there is.
 pub const VERSION: u64 = 1;
-/// So many spent refresh tokens of an account are remembered.
-const SPENT_TOKENS: usize = 16;
 /// So many removed tokens are remembered.
 const REMOVED_TOKENS: usize = 500;
+
+/// Where the keys are. Versions that know nothing of keys leave it as it is.
+const KEYS: &str = "apiKeys";
 
 /// The whole store.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Document {
     fields: Map<String, Value>,
-    /// The accounts, in order.
+    /// The logins, in order.
     pub records: Vec<Record>,
-}
-
-/// One account of the store. Fields that are not ours stay.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Record(Map<String, Value>);
-
-/// The last error of an account, as the store keeps it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LastError {
-    /// Its stable code.
-    pub code: String,
-    /// Its message.
-    pub message: String,
-    /// When, in epoch milliseconds.
-    pub at: u64,
-}
-
-impl LastError {
-    /// An error as the store keeps it.
-    #[must_use]
-    pub fn new(error: &Error, at: u64) -> Self {
-        Self { code: error.code().as_str().to_owned(), message: error.message().to_owned(), at }
-    }
+    /// The keys, in order.
+    pub keys: Vec<Record>,
 }
 
 /// Why a store can't be used.
@@ -70,51 +48,37 @@ impl Document {
             None => return Err(Unusable::Corrupt),
         }
         let Some(Value::Array(accounts)) = fields.remove("accounts") else { return Err(Unusable::Corrupt) };
-        let records = accounts.into_iter().map(|account| match account {
-            Value::Object(record) => Ok(Record(record)),
-            _ => Err(Unusable::Corrupt),
-        });
-        Ok(Self { records: records.collect::<Result<_, _>>()?, fields })
+        let keys = match fields.shift_remove(KEYS) {
+            None => Vec::new(),
+            Some(Value::Array(keys)) => keys,
+            Some(_) => return Err(Unusable::Corrupt),
+        };
+        let read = |values: Vec<Value>, is_key| {
+            let records = values.into_iter().map(|value| match value {
+                Value::Object(record) => Ok(Record::from_fields(record, is_key)),
+                _ => Err(Unusable::Corrupt),
+            });
+            records.collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Self { records: read(accounts, false)?, keys: read(keys, true)?, fields })
     }
 
-    /// What of a broken store still reads as an account.
+    /// All accounts, logins and keys.
+    pub fn all(&self) -> impl Iterator<Item = &Record> {
+        self.records.iter().chain(&self.keys)
+    }
+
+    /// Whether there is no account.
     #[must_use]
-    pub fn recover(contents: &[u8]) -> Self {
-        // A broken file has few places where an object can begin and does not end.
-        const MAX_TRIES: usize = 10_000;
-        let mut document = Self::default();
-        for name in ["activeAccountId", "removedTokens", "openCodeLogin"] {
-            document.set(name, field_of_broken(contents, name));
-        }
-        let mut at = 0;
-        for _ in 0..MAX_TRIES {
-            let Some(brace) = contents[at..].iter().position(|&byte| byte == b'{') else { break };
-            at += brace;
-            let mut values = serde_json::Deserializer::from_slice(&contents[at..]).into_iter::<Value>();
-            match values.next() {
-                Some(Ok(Value::Object(object))) => {
-                    let accounts = object.get("accounts").and_then(Value::as_array).cloned();
-                    let found = accounts.unwrap_or_else(|| vec![Value::Object(object)]);
-                    let records = found.into_iter().filter_map(|value| match value {
-                        Value::Object(record) => {
-                            Some(Record(record)).filter(|record| record.token().is_some())
-                        }
-                        _ => None,
-                    });
-                    document.records.extend(records);
-                    at += values.byte_offset().max(1);
-                }
-                _ => at += 1,
-            }
-        }
-        document
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.keys.is_empty()
     }
 
     /// Whether there is nothing in it that would have to be kept beside the credentials file.
     #[must_use]
     pub fn keeps_nothing(&self) -> bool {
         const FREE: [&str; 4] = ["version", "activeAccountId", "credentialsAccountId", "openCodeLogin"];
-        self.records.is_empty() && self.fields.keys().all(|name| FREE.contains(&name.as_str()))
+        self.is_empty() && self.fields.keys().all(|name| FREE.contains(&name.as_str()))
     }
 
     /// As it is written: two spaces, as the original does.
@@ -123,8 +87,13 @@ impl Document {
         let mut document = Map::new();
         document.insert("version".to_owned(), VERSION.into());
         document.insert("activeAccountId".to_owned(), self.active_id().map_or(Value::Null, Value::from));
-        let accounts = self.records.iter().map(|record| Value::Object(record.0.clone())).collect();
-        document.insert("accounts".to_owned(), Value::Array(accounts));
+        let array = |records: &[Record]| {
+            Value::Array(records.iter().map(|record| Value::Object(record.fields().clone())).collect())
+        };
+        document.insert("accounts".to_owned(), array(&self.records));
+        if !self.keys.is_empty() {
+            document.insert(KEYS.to_owned(), array(&self.keys));
+        }
         for (name, value) in &self.fields {
             if !document.contains_key(name) {
                 document.insert(name.clone(), value.clone());
@@ -137,6 +106,13 @@ impl Document {
     #[must_use]
     pub fn active_id(&self) -> Option<&str> {
         self.fields.get("activeAccountId")?.as_str()
+    }
+
+    /// The account to begin with where the user has chosen none: one of those that cost the least.
+    #[must_use]
+    pub fn first_choice(&self) -> Option<&str> {
+        let current = self.all().filter(|record| !record.is_superseded());
+        current.min_by_key(|record| record.kind().price()).or(self.records.first()).map(Record::id)
     }
 
     /// Chooses an account.
@@ -191,12 +167,12 @@ impl Document {
     /// The account with an id.
     #[must_use]
     pub fn record(&self, id: &str) -> Option<&Record> {
-        self.records.iter().find(|record| record.id() == id)
+        self.all().find(|record| record.id() == id)
     }
 
     /// The account with an id, to be changed.
     pub fn record_mut(&mut self, id: &str) -> Option<&mut Record> {
-        self.records.iter_mut().find(|record| record.id() == id)
+        self.records.iter_mut().chain(&mut self.keys).find(|record| record.id() == id)
     }
 
     /// Whether a token was removed by the user.
@@ -209,10 +185,12 @@ impl Document {
 
     /// Takes an account out, and remembers its tokens so that they don't come back.
     pub fn remove(&mut self, id: &str) -> Option<Record> {
-        let at = self.records.iter().position(|record| record.id() == id)?;
-        let record = self.records.remove(at);
+        let record = match self.records.iter().position(|record| record.id() == id) {
+            Some(at) => self.records.remove(at),
+            None => self.keys.remove(self.keys.iter().position(|record| record.id() == id)?),
+        };
         let mut removed = strings(self.fields.get("removedTokens"));
-        removed.extend(strings(record.0.get("spentTokens")));
+        removed.extend(strings(record.fields().get("spentTokens")));
         if let Some(token) = record.token() {
             removed.extend(std::iter::once(&token.access_token).chain(&token.refresh_token).map(fingerprint));
         }
@@ -220,11 +198,7 @@ impl Document {
         removed.drain(..surplus);
         self.set("removedTokens", Some(removed.into()));
         if self.active_id() == Some(id) {
-            let next = self
-                .records
-                .iter()
-                .find(|record| !record.is_superseded())
-                .map(|record| record.id().to_owned());
+            let next = self.first_choice().map(str::to_owned);
             self.set_active_id(next.as_deref());
         }
         if self.linked_id() == Some(id) {
@@ -233,7 +207,7 @@ impl Document {
         Some(record)
     }
 
-    fn set(&mut self, name: &str, value: Option<Value>) {
+    pub(super) fn set(&mut self, name: &str, value: Option<Value>) {
         match value {
             Some(value) => drop(self.fields.insert(name.to_owned(), value)),
             None => drop(self.fields.shift_remove(name)),
@@ -241,231 +215,19 @@ impl Document {
     }
 }
 
-impl Record {
-    /// A new account.
-    #[must_use]
-    pub fn new(id: &str, label: Option<&str>, token: &Token, now_ms: u64) -> Self {
-        let mut record = Self(Map::new());
-        record.set("id", Some(id.into()));
-        record.set("label", label.map(Value::from));
-        record.set("createdAt", Some(now_ms.into()));
-        record.set_token(token, now_ms);
-        record
-    }
-
-    /// Its id; empty where it has none.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        self.0.get("id").and_then(Value::as_str).unwrap_or_default()
-    }
-
-    /// Gives it an id.
-    pub fn set_id(&mut self, id: &str) {
-        self.set("id", Some(id.into()));
-    }
-
-    /// The user's name for it.
-    #[must_use]
-    pub fn label(&self) -> Option<&str> {
-        self.0.get("label")?.as_str().filter(|label| !label.is_empty())
-    }
-
-    /// Names it.
-    pub fn set_label(&mut self, label: &str) {
-        self.set("label", Some(label.into()));
-    }
-
-    /// Its tokens; `None` where it holds none that are usable.
-    #[must_use]
-    pub fn token(&self) -> Option<Token> {
-        let token = self.0.get("token")?.as_object()?;
-        let text = |name: &str| token.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-        let of_record = || self.0.get("resource_url").and_then(Value::as_str).filter(|text| !text.is_empty());
-        let access_token = text("access_token").filter(|token| !token.chars().any(char::is_control))?;
-        Some(Token {
-            access_token: Secret::new(access_token),
-            refresh_token: text("refresh_token").map(Secret::new),
-            token_type: text("token_type").unwrap_or("Bearer").to_owned(),
-            resource_url: text("resource_url").or_else(of_record).map(str::to_owned),
-            scope: text("scope").map(str::to_owned),
-            expires_at: token.get("expiry_date").and_then(instant).unwrap_or(0),
-        })
-    }
-
-    /// Replaces its tokens. A refresh token that is replaced counts as spent.
-    pub fn set_token(&mut self, token: &Token, now_ms: u64) {
-        let old = self.token();
-        if let Some(spent) = old.and_then(|old| old.refresh_token)
-            && Some(&spent) != token.refresh_token.as_ref()
-        {
-            let mut known = strings(self.0.get("spentTokens"));
-            known.push(fingerprint(&spent));
-            let surplus = known.len().saturating_sub(SPENT_TOKENS);
-            known.drain(..surplus);
-            self.set("spentTokens", Some(known.into()));
-        }
-        let mut fields = match self.0.get("token") {
-            Some(Value::Object(fields)) => fields.clone(),
-            _ => Map::new(),
-        };
-        let values = [
-            ("access_token", Some(Value::from(token.access_token.expose()))),
-            ("refresh_token", token.refresh_token.as_ref().map(|token| Value::from(token.expose()))),
-            ("token_type", Some(Value::from(token.token_type.as_str()))),
-            ("expiry_date", Some(Value::from(token.expires_at))),
-            ("resource_url", token.resource_url.as_deref().map(Value::from)),
-        ];
-        for (name, value) in values {
-            match value {
-                Some(value) => drop(fields.insert(name.to_owned(), value)),
-                None => drop(fields.shift_remove(name)),
-            }
-        }
-        self.set("token", Some(Value::Object(fields)));
-        self.set("resource_url", token.resource_url.as_deref().map(Value::from));
-        // The original kept the refresh token here a second time, in clear.
-        let key = token.refresh_token.as_ref().unwrap_or(&token.access_token);
-        self.set("accountKey", Some(fingerprint(key).into()));
-        self.touch(now_ms);
-    }
-
-    /// Whether a refresh token was redeemed for one that this account has, or had.
-    #[must_use]
-    pub fn has_spent(&self, refresh_token: &Secret) -> bool {
-        strings(self.0.get("spentTokens")).contains(&fingerprint(refresh_token))
-    }
-
-    /// When it was made, in epoch milliseconds.
-    #[must_use]
-    pub fn created_at(&self) -> u64 {
-        self.0.get("createdAt").and_then(instant).unwrap_or(0)
-    }
-
-    /// When it was last changed, in epoch milliseconds.
-    #[must_use]
-    pub fn updated_at(&self) -> u64 {
-        self.0.get("updatedAt").and_then(instant).unwrap_or_else(|| self.created_at())
-    }
-
-    /// Until when it is not asked, as it is written.
-    #[must_use]
-    pub fn exhausted_until(&self) -> u64 {
-        self.0.get("exhaustedUntil").and_then(instant).unwrap_or(0)
-    }
-
-    /// Lets it cool, 0 for not at all.
-    pub fn set_exhausted_until(&mut self, until: u64, code: Option<&str>, now_ms: u64) {
-        self.set("exhaustedUntil", Some(until.into()));
-        self.set("lastErrorCode", code.map(Value::from));
-        self.touch(now_ms);
-    }
-
-    /// Whether it cools because of a rate limit, and not for want of quota.
-    #[must_use]
-    pub fn is_rate_limited(&self) -> bool {
-        self.0.get("rateLimited").and_then(Value::as_bool).unwrap_or(false)
-    }
-
-    /// Notes why it cools.
-    pub fn set_rate_limited(&mut self, rate_limited: bool) {
-        self.set("rateLimited", rate_limited.then_some(Value::Bool(true)));
-    }
-
-    /// The server's code for its last quota error.
-    #[must_use]
-    pub fn last_error_code(&self) -> Option<&str> {
-        self.0.get("lastErrorCode")?.as_str()
-    }
-
-    /// What went wrong last.
-    #[must_use]
-    pub fn last_error(&self) -> Option<LastError> {
-        let error = self.0.get("lastError")?.as_object()?;
-        let text = |name: &str| error.get(name)?.as_str().map(str::to_owned);
-        Some(LastError {
-            code: text("code")?,
-            message: text("message")?,
-            at: error.get("at").and_then(instant)?,
-        })
-    }
-
-    /// Notes what went wrong.
-    pub fn set_last_error(&mut self, error: Option<&LastError>) {
-        let value = error.map(|error| json!({"code": error.code, "message": error.message, "at": error.at}));
-        self.set("lastError", value);
-    }
-
-    /// When the API refused its access token, a fresh one too; `None` if another token has come since.
-    #[must_use]
-    pub fn rejected_at(&self) -> Option<u64> {
-        let rejected = self.0.get("rejected")?;
-        let print = fingerprint(&self.token()?.access_token);
-        (rejected.get("token")?.as_str()? == print).then(|| rejected.get("at").and_then(instant).unwrap_or(0))
-    }
-
-    /// Notes that the API refused its access token; `None` takes the note away.
-    pub fn set_rejected(&mut self, rejection: Option<(&Secret, u64)>) {
-        self.set("rejected", rejection.map(|(token, at)| json!({"token": fingerprint(token), "at": at})));
-    }
-
-    /// Whether the server refused its refresh token for good.
-    #[must_use]
-    pub fn is_refused(&self) -> bool {
-        let refused = self.0.get("refusedToken").and_then(Value::as_str);
-        let print = self.token().and_then(|token| token.refresh_token).map(|token| fingerprint(&token));
-        refused.is_some() && refused == print.as_deref()
-    }
-
-    /// Notes that the server refused a refresh token for good.
-    pub fn set_refused(&mut self, refresh_token: &Secret) {
-        self.set("refusedToken", Some(fingerprint(refresh_token).into()));
-    }
-
-    /// Whether a newer token took its place in `oauth_creds.json`, so that its refresh token may be spent.
-    #[must_use]
-    pub fn is_superseded(&self) -> bool {
-        self.0.get("superseded").and_then(Value::as_bool).unwrap_or(false)
-    }
-
-    /// Notes that a newer token took its place, or that the user chose it all the same.
-    pub fn set_superseded(&mut self, superseded: bool) {
-        self.set("superseded", superseded.then_some(Value::Bool(true)));
-    }
-
-    fn touch(&mut self, now_ms: u64) {
-        self.set("updatedAt", Some(now_ms.into()));
-    }
-
-    fn set(&mut self, name: &str, value: Option<Value>) {
-        match value {
-            Some(value) => drop(self.0.insert(name.to_owned(), value)),
-            None => drop(self.0.shift_remove(name)),
-        }
-    }
-}
-
-/// The first value that a name has in contents that are no JSON as a whole.
-fn field_of_broken(contents: &[u8], name: &str) -> Option<Value> {
-    let quoted = format!("\"{name}\"");
-    let at = contents.windows(quoted.len()).position(|window| window == quoted.as_bytes())?;
-    let rest = contents[at + quoted.len()..].trim_ascii_start().strip_prefix(b":")?;
-    serde_json::Deserializer::from_slice(rest).into_iter::<Value>().next()?.ok()
-}
-
-fn instant(value: &Value) -> Option<u64> {
-    instant_from_number(value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?)
-}
-
-fn strings(value: Option<&Value>) -> Vec<String> {
-    let items = value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect()
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use proptest::prelude::*;
+    use url::Url;
+
+    use serde_json::json;
 
     use super::*;
+    use crate::accounts::kind::Kind;
+    use crate::plans::KeyPlan;
+    use crate::secret::Secret;
+    use crate::store::record::Key;
+    use crate::store::recover::recover;
 
     pub(crate) fn token(name: &str, expires_at: u64) -> Token {
         Token {
@@ -532,11 +294,11 @@ pub(crate) mod tests {
         value["accounts"] =
             json!([value["accounts"][0], {"id": "two", "token": {"access_token": "b"}}, {"id": "three"}]);
         let text = serde_json::to_string_pretty(&value).unwrap();
-        let all = Document::recover(text.as_bytes());
+        let all = recover(text.as_bytes());
         assert_eq!(all.records.iter().map(Record::id).collect::<Vec<_>>(), ["one", "two"]);
         let cut = &text[..text.find("\"two\"").unwrap()];
-        assert_eq!(Document::recover(cut.as_bytes()).records.len(), 1);
-        assert_eq!(Document::recover(b"\x00\x01{{{{").records.len(), 0);
+        assert_eq!(recover(cut.as_bytes()).records.len(), 1);
+        assert_eq!(recover(b"\x00\x01{{{{").records.len(), 0);
     }
 
     #[test]
@@ -551,11 +313,64 @@ pub(crate) mod tests {
         assert!(!String::from_utf8(document.to_json()).unwrap().contains("refresh-"));
     }
 
+    fn key(secret: &str) -> Key {
+        let base_url = Url::parse("https://coding-intl.dashscope.aliyuncs.com/v1").unwrap();
+        let (plan, region) = (Some(KeyPlan::CodingPlan), Some("intl".to_owned()));
+        Key { secret: Secret::new(secret), plan, region, base_url }
+    }
+
+    #[test]
+    fn keys_stand_apart_from_logins_and_survive() {
+        let mut document = parse(&store()).unwrap();
+        document.keys.push(Record::of_key("k", Some("Mine"), &key("sk-sp-1"), 5));
+        let written: Value = serde_json::from_slice(&document.to_json()).unwrap();
+        assert_eq!(written["accounts"].as_array().unwrap().len(), 1);
+        assert_eq!(written["apiKeys"][0]["key"], "sk-sp-1");
+        let read = parse(&written).unwrap();
+        assert_eq!(read, document);
+        let record = read.record("k").unwrap();
+        assert_eq!(record.kind(), Kind::Key(Some(KeyPlan::CodingPlan)));
+        assert_eq!(record.place().unwrap().region, "intl");
+        assert_eq!(record.token().unwrap().access_token.expose(), "sk-sp-1");
+        let cut = document.to_json();
+        assert_eq!(recover(&cut[..cut.len() - 3]).keys, document.keys);
+        assert_eq!(recover(&cut).records, document.records);
+        document.remove("k").unwrap();
+        let text = String::from_utf8(document.to_json()).unwrap();
+        assert!(!text.contains("sk-sp-1") && !text.contains("apiKeys"));
+    }
+
+    #[test]
+    fn a_login_that_has_a_field_called_key_is_a_login() {
+        let mut value = store();
+        value["accounts"][0]["key"] = json!("sk-sp-1");
+        let document = parse(&value).unwrap();
+        assert_eq!(document.records[0].kind(), Kind::OAuth);
+        assert_eq!(document.records[0].token().unwrap().access_token.expose(), "access-a");
+        for broken in [json!({}), json!([1])] {
+            value["apiKeys"] = broken;
+            assert_eq!(parse(&value), Err(Unusable::Corrupt));
+        }
+    }
+
+    #[test]
+    fn the_first_choice_costs_the_least() {
+        let mut document = Document::default();
+        assert_eq!(document.first_choice(), None);
+        let metered = Key { plan: Some(KeyPlan::DashScope), ..key("sk-1") };
+        document.keys.push(Record::of_key("metered", None, &metered, 1));
+        assert_eq!(document.first_choice(), Some("metered"));
+        document.keys.push(Record::of_key("plan", None, &key("sk-sp-1"), 1));
+        assert_eq!(document.first_choice(), Some("plan"));
+        document.records.push(Record::new("login", None, &token("a", 1), 1));
+        assert_eq!(document.first_choice(), Some("login"));
+    }
+
     proptest! {
         #[test]
         fn no_contents_panic(contents in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Document::parse(&contents);
-            let _ = Document::recover(&contents);
+            let _ = recover(&contents);
         }
     }
 }

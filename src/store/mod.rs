@@ -9,3 +9,5 @@ pub mod foreign;
 pub mod legacy;
 pub mod lock;
 pub mod place;
+pub mod record;
+pub mod recover;

@@ -104,22 +104,26 @@ export class Accounts {
     return { tokens: this.#issue(record.family, expiresIn), record };
   }
 
-  addKey({ key, plan = "dashscope", account, models } = {}) {
+  /** @param {{ region?: string }} given without a region, it works in all of its plan's */
+  addKey({ key, plan = "dashscope", region, account, models } = {}) {
     const made = key ?? `${plan === "coding-plan" ? "sk-sp-" : "sk-"}${newSecret("key")}`;
     const owner = this.get(account ?? `key-${this.#keys.size + 1}`);
-    this.#keys.set(made, { account: owner, plan, models });
+    this.#keys.set(made, { account: owner, plan, region, models });
     this.issued.push(made);
     return made;
   }
 
-  /** @returns {{ account?: object, kind?: "oauth" | "api-key", plan?: string, ok: boolean }} */
-  authenticate(bearer) {
+  /**
+   * @param {{ plan: string, region: string } | undefined} place where the request came in; keys are bound to theirs
+   * @returns {{ account?: object, kind?: "oauth" | "api-key", plan?: string, ok: boolean }}
+   */
+  authenticate(bearer, place) {
     const key = this.#keys.get(bearer);
-    if (key) return { ...key, kind: "api-key", ok: !key.revoked };
+    if (key) return { ...key, kind: "api-key", ok: !key.revoked && belongs(key, place) };
     const token = this.#access.get(bearer);
     if (!token) return { ok: false };
-    const ok = !token.revoked && !token.family.revoked && Date.now() < token.expiresAt;
-    return { account: token.family.account, kind: "oauth", ok };
+    const isValid = !token.revoked && !token.family.revoked && Date.now() < token.expiresAt;
+    return { account: token.family.account, kind: "oauth", ok: isValid && this.#options.freeTier };
   }
 
   revokeAccess(token) {
@@ -139,4 +143,8 @@ export class Accounts {
     if (record) record.revoked = true;
     return Boolean(record);
   }
+}
+
+function belongs({ plan, region }, place) {
+  return place === undefined || (place.plan === plan && (region ?? place.region) === place.region);
 }

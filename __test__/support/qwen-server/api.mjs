@@ -10,7 +10,7 @@ import { refusedForQuota, tokenRejected } from "./steps.mjs";
 const base = {
   identify(ctx) {
     const bearer = /^Bearer (.+)$/i.exec(ctx.entry.headers.authorization ?? "")?.[1];
-    ctx.caller = ctx.core.accounts.authenticate(bearer);
+    ctx.caller = ctx.core.accounts.authenticate(bearer, ctx.entry.place);
     ctx.entry.kind = ctx.caller.kind;
     return ctx.caller.account?.name;
   },

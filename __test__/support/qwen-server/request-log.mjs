@@ -32,6 +32,7 @@ export class RequestLog {
       readAt: undefined,
       account: undefined,
       kind: undefined,
+      place: undefined,
       step: undefined,
       status: undefined,
       bytes: 0,

@@ -5,6 +5,7 @@ import { authorizePage } from "./authorize-page.mjs";
 import { control } from "./control.mjs";
 import { deliver, pause } from "./deliver.mjs";
 import * as oauth from "./oauth.mjs";
+import { placeOf } from "./places.mjs";
 import { applyStep } from "./steps.mjs";
 
 const ROUTES = [
@@ -21,10 +22,10 @@ const COUNTERS = { device: "deviceRequests", token: "tokenRequests", chat: "chat
 /** @returns the listener for all requests of the server with this core */
 export function requestListener(core) {
   return (req, res) => {
-    const path = req.url.split("?")[0];
+    const { place, path } = placeOf(req.url, req.headers.host ?? req.headers[":authority"]);
     const [, endpoint, handlers] = ROUTES.find(([pattern]) => pattern.test(path)) ?? [];
     // What steers the server is not part of what it plays: it is neither logged nor counted.
-    const work = path === "/_control" ? control(core, req, res) : handle(core, req, res, endpoint, handlers);
+    const work = path === "/_control" ? control(core, req, res) : handle(core, req, res, { endpoint, handlers, place });
     work.catch((error) => {
       if (!res.destroyed) core.failures.push(error);
       if (res.headersSent) res.destroy();
@@ -36,8 +37,9 @@ export function requestListener(core) {
   };
 }
 
-async function handle(core, req, res, endpoint, handlers) {
+async function handle(core, req, res, { endpoint, handlers, place }) {
   const entry = core.log.open(req, endpoint);
+  entry.place = place;
   const ctx = contextOf(core, req, res, entry);
   core.stats.requests += 1;
   const counter = COUNTERS[endpoint] ?? endpoint;

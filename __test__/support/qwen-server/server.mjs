@@ -15,6 +15,7 @@ const DEFAULTS = {
   deviceExpiresIn: 900,
   enforceInterval: false,
   expiresIn: 21_600,
+  freeTier: true,
   graceMs: 0,
   interval: 1,
   pace: 0,
@@ -123,6 +124,11 @@ export class QwenServer {
 
   get apiBaseUrl() {
     return `${this.url}/v1`;
+  }
+
+  /** The base URL of a plan's region here: other keys are refused there. */
+  placeUrl(plan, region) {
+    return `${this.url}/plans/${plan}/${region}/v1`;
   }
 
   get requests() {

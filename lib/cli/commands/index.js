@@ -1,11 +1,12 @@
 "use strict";
 
-// The commands by name. Each has a `summary`, its `options` (for parseArgs, with what help says), perhaps an `operand`,
-// and `run`, which resolves with a `value` for JSON and `lines` for a person; `undefined` where it has printed by itself.
+// The commands by name. Each has a `summary`, its `options` (for parseArgs, with what help says), perhaps an `operand`
+// (or what to say to one that is not wanted, `surplus`), and `run`, which resolves with a `value` for JSON and `lines` for a person; `undefined` where it has printed by itself.
 
 const COMMANDS = {
   login: require("./login"),
   import: require("./import"),
+  "add-key": require("./add-key"),
   accounts: require("./accounts"),
   use: require("./use"),
   remove: require("./remove"),

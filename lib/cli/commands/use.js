@@ -4,15 +4,20 @@ const { OPERAND, shown, withAccount } = require("../naming");
 
 async function run({ client, operand }) {
   const account = await withAccount(client, operand, ({ id }) => client.setActiveAccount(id));
-  const lines = [`${shown(account)} is the active account now, and the one of the qwen CLI.`];
+  const isKey = account.kind === "api-key";
+  const lines = [`${shown(account)} is the active account now${isKey ? "." : ", and the one of the qwen CLI."}`];
   if (account.state === "needs-login") {
-    lines.push(`It needs a new login: opencode-qwen-cli-auth login --replace ${account.id}`);
+    lines.push(
+      isKey
+        ? "Its key was refused. Add it again: opencode-qwen-cli-auth add-key"
+        : `It needs a new login: opencode-qwen-cli-auth login --replace ${account.id}`,
+    );
   }
   return { value: account, lines };
 }
 
 module.exports = {
-  summary: "make an account the active one, and the one of the qwen CLI",
+  summary: "make an account the active one, and a login the one of the qwen CLI",
   operand: OPERAND,
   options: {},
   run,

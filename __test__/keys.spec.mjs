@@ -1,0 +1,192 @@
+// Keys of plans as accounts: recognised, checked, kept, used.
+import assert from "node:assert/strict";
+import { statSync } from "node:fs";
+import { test } from "node:test";
+import { recordOf, storeOf } from "./support/accounts.mjs";
+import { chat, rejection, setUp as setUpClient, startClient } from "./support/harness.mjs";
+import { startPlaces } from "./support/places.mjs";
+import { withoutOpenssl } from "./support/certificates.mjs";
+
+const PLAN_MODEL = { model: "qwen3-coder-plus" };
+
+async function setUp(t, options) {
+  const context = await setUpClient(t, { token: null, ...options });
+  return { ...context, store: storeOf(context.home) };
+}
+
+test("a key is checked with one cheap request, kept by itself, and used", async (t) => {
+  const { server, client, home, store } = await setUp(t);
+  const key = server.addKey({ plan: "coding-plan", region: "intl" });
+  const account = await client.addApiKey({ key, baseUrl: server.placeUrl("coding-plan", "intl"), label: "Mine" });
+  const { id, createdAt, updatedAt, ...rest } = account;
+  assert.deepEqual(rest, {
+    label: "Mine",
+    kind: "api-key",
+    active: true,
+    state: "ready",
+    baseUrl: server.placeUrl("coding-plan", "intl"),
+  });
+  const [check, ...more] = server.requests;
+  assert.equal(more.length, 0);
+  assert.equal(check.body.max_tokens, 1);
+  const { apiKeys, accounts } = store.read();
+  assert.deepEqual([apiKeys.length, apiKeys[0].id, apiKeys[0].key, accounts], [1, id, key, []]);
+  assert.equal(statSync(store.path).mode & 0o777, 0o600);
+  assert.ok(!home.files().includes("oauth_creds.json"));
+  assert.ok(createdAt <= updatedAt);
+
+  const response = await chat(client, "hi", PLAN_MODEL);
+  assert.deepEqual([response.status, response.headers.get("x-qwen-account")], [200, id]);
+  const { headers } = server.seen("chat").at(-1);
+  assert.equal(headers["x-dashscope-authtype"], "openai");
+  assert.match(headers["user-agent"], /^opencode-qwen-cli-auth\//);
+  assert.equal(headers.authorization, `Bearer ${key}`);
+  assert.deepEqual(server.violations, []);
+  const { expiresAt, ...token } = await client.getAccessToken();
+  assert.deepEqual(token, { accessToken: key, baseUrl: account.baseUrl, accountId: id });
+  assert.equal(new Date(expiresAt).getTime(), 8_640_000_000_000_000);
+});
+
+test("the same key again renews its account", async (t) => {
+  const { server, client, store } = await setUp(t);
+  const key = server.addKey({ plan: "token-plan" });
+  const options = { key, plan: "token-plan", baseUrl: server.apiBaseUrl };
+  const first = await client.addApiKey({ ...options, label: "one" });
+  const again = await client.addApiKey({ ...options, label: "two" });
+  assert.deepEqual([again.id, again.label], [first.id, "two"]);
+  assert.equal((await client.addApiKey({ ...options, check: false })).label, "two");
+  assert.equal(store.read().apiKeys.length, 1);
+  await client.removeAccount(first.id);
+  assert.deepEqual(await client.accounts(), []);
+  assert.ok(!store.bytes().includes(key));
+});
+
+test("a key beside a login: choosing it leaves the qwen CLI's file alone", async (t) => {
+  const { server, client, home, store } = await setUp(t, { token: {} });
+  const credentials = home.bytes();
+  const [login] = await client.accounts();
+  const key = server.addKey({ plan: "coding-plan" });
+  const added = await client.addApiKey({ key, baseUrl: server.apiBaseUrl });
+  assert.deepEqual([added.active, added.label], [false, "Coding Plan key"]);
+  assert.deepEqual(
+    (await client.accounts()).map(({ id, kind, active }) => [id, kind, active]),
+    [
+      [login.id, "oauth", true],
+      [added.id, "api-key", false],
+    ],
+  );
+  const chosen = await client.setActiveAccount(added.id);
+  assert.equal(chosen.active, true);
+  assert.deepEqual(home.bytes(), credentials);
+  assert.equal((await chat(client, "hi", PLAN_MODEL)).headers.get("x-qwen-account"), added.id);
+  await rejection(client.login({ replace: added.id }), "ERR_QWEN_INVALID_ARGUMENT");
+  await client.removeAccount(added.id);
+  assert.deepEqual(home.bytes(), credentials);
+  assert.equal((await client.activeAccount()).id, login.id);
+  assert.equal(store.read().apiKeys, undefined);
+});
+
+test("keys and what is not ours survive each other", async (t) => {
+  const { server, client, home, store } = await setUp(t, { token: {} });
+  const token = home.read();
+  store.write({ version: 1, activeAccountId: "a", accounts: [recordOf("a", token, { theirs: 1 })], more: [1] });
+  await client.addApiKey({ key: server.addKey(), plan: "dashscope", baseUrl: server.apiBaseUrl });
+  const written = store.read();
+  assert.deepEqual([written.more, written.accounts[0].theirs, written.apiKeys.length], [[1], 1, 1]);
+});
+
+test("what is plain is mended and told, and no secret is told with it", async (t) => {
+  const { server, client, events, store } = await setUp(t);
+  const key = server.addKey({ plan: "coding-plan" });
+  for (const given of [` ${key}\n`, `"${key}"`, `Bearer ${key}`, `'Bearer ${key}'\r\n`]) {
+    events.length = 0;
+    const { baseUrl } = await client.addApiKey({ key: given, baseUrl: `${server.apiBaseUrl}/chat/completions/` });
+    assert.equal(baseUrl, server.apiBaseUrl);
+    assert.deepEqual(events.map(({ type }) => type), ["config", "config"], given);
+    assert.ok(!JSON.stringify(events).includes(key));
+  }
+  assert.equal(store.read().apiKeys.length, 1);
+});
+
+test("what is not plain is refused, and nothing is sent or kept", async (t) => {
+  const { server, client, home } = await setUp(t);
+  const good = { key: "sk-sp-1", baseUrl: server.apiBaseUrl };
+  for (const wrong of [
+    { key: "" },
+    { key: "  \n" },
+    { key: "sk-sp 1" },
+    { key: "sk-sp-1\nsk-sp-2" },
+    { key: "sk-\u0007" },
+    { key: 1 },
+    { key: undefined },
+    { plan: "free" },
+    { plan: "dashscope" },
+    { region: "mars" },
+    { region: "" },
+    { baseUrl: "https://user:secret@host.example/v1" },
+    { baseUrl: "https://host.example/v1?a=b" },
+    { baseUrl: "https://host.example/v1#a" },
+    { baseUrl: "http://host.example/v1" },
+    { baseUrl: "https://dashscope.aliyuncs.com", plan: "coding-plan" },
+    { label: "a\u001bb" },
+    { check: "no" },
+  ]) {
+    const error = await rejection(client.addApiKey({ ...good, ...wrong }), "ERR_QWEN_INVALID_ARGUMENT");
+    assert.doesNotMatch(error.message, /sk-sp-1|secret/);
+  }
+  await rejection(client.addApiKey(), "ERR_QWEN_INVALID_ARGUMENT");
+  assert.equal(server.requests.length, 0);
+  assert.throws(() => home.files(), { code: "ENOENT" });
+});
+
+test("a key that is refused, or can't be checked, is not kept", async (t) => {
+  const { server, client, home } = await setUp(t);
+  const key = server.addKey({ plan: "coding-plan" });
+  const add = (options) => client.addApiKey({ key, baseUrl: server.apiBaseUrl, ...options });
+  await rejection(add({ key: "sk-sp-unknown" }), "ERR_QWEN_TOKEN_REJECTED", { status: 401 });
+  await rejection(add({ baseUrl: `${server.url}/nowhere/v1` }), "ERR_QWEN_INVALID_ARGUMENT");
+  server.script("chat", [{ do: "server_error" }, { do: "reset" }]);
+  for (let turn = 0; turn < 2; turn += 1) await rejection(add(), "ERR_QWEN_NETWORK", { retryable: true });
+  assert.throws(() => home.files(), { code: "ENOENT" });
+  server.script("chat", [{ do: "quota", window: "week" }]);
+  assert.equal((await add()).state, "ready");
+  assert.equal((await add({ key: "sk-sp-other", check: false })).kind, "api-key");
+});
+
+test("plan and region are found out", { skip: withoutOpenssl }, async (t) => {
+  const { server, env } = await startPlaces(t);
+  const { client, events } = startClient(t, { env });
+  for (const [plan, region, host] of [
+    ["coding-plan", "intl", "coding-intl.dashscope.aliyuncs.com"],
+    ["token-plan", "cn", "token-plan.cn-beijing.maas.aliyuncs.com"],
+    ["dashscope", "us", "dashscope-us.aliyuncs.com"],
+  ]) {
+    const key = server.addKey({ plan, region });
+    const { id, baseUrl } = await client.addApiKey({ key });
+    assert.equal(new URL(baseUrl).host, host);
+    await client.setActiveAccount(id);
+    assert.equal((await chat(client, "hi", PLAN_MODEL)).status, 200);
+    assert.deepEqual(server.seen("chat").at(-1).place, { plan, region });
+  }
+  assert.deepEqual(
+    events.filter(({ type }) => type === "config"),
+    [],
+  );
+  assert.deepEqual(server.violations, []);
+});
+
+test("a key of another plan or region is told where it belongs", { skip: withoutOpenssl }, async (t) => {
+  const { server, env } = await startPlaces(t);
+  const { client } = startClient(t, { env });
+  const coding = server.addKey({ plan: "coding-plan", region: "intl" });
+  const metered = server.addKey({ plan: "dashscope", region: "cn" });
+  const wrong = async (options, advice) => {
+    const { message } = await rejection(client.addApiKey(options), "ERR_QWEN_INVALID_ARGUMENT");
+    assert.match(message, advice);
+  };
+  await wrong({ key: coding, region: "cn" }, /with plan coding-plan and region intl/);
+  await wrong({ key: metered, plan: "token-plan" }, /with plan dashscope and region cn/);
+  server.revokeAccess(coding);
+  await rejection(client.addApiKey({ key: coding }), "ERR_QWEN_TOKEN_REJECTED");
+  assert.deepEqual(await client.accounts(), []);
+});

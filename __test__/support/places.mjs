@@ -1,0 +1,45 @@
+/**
+ * Qwen's own places, played by one server: a proxy leads every host name to it, and it has a certificate for each.
+ *
+ * @module
+ */
+
+import http from "node:http";
+import net from "node:net";
+import { makeCertificates } from "./certificates.mjs";
+import { startServer, temporaryHome } from "./harness.mjs";
+import { PLACE_HOSTS } from "./qwen-server/places.mjs";
+
+/** @returns a server, and the environment in which programs take it for Qwen */
+export async function startPlaces(t, options) {
+  const { caPath, tls } = makeCertificates(t, PLACE_HOSTS);
+  const server = await startServer(t, { tls, ...options });
+  const proxy = http.createServer((_, res) => res.writeHead(405).end());
+  const sockets = new Set();
+  proxy.on("connect", (_, socket, head) => {
+    const onward = net.connect(server.port, "127.0.0.1", () => {
+      socket.write("HTTP/1.1 200 Connection established\r\n\r\n");
+      onward.write(head);
+      socket.pipe(onward).pipe(socket);
+    });
+    for (const end of [socket, onward]) {
+      sockets.add(end);
+      end.on("error", () => {});
+      end.on("close", () => (socket.destroy(), onward.destroy()));
+    }
+  });
+  await new Promise((resolve) => proxy.listen(0, "127.0.0.1", resolve));
+  t.after(() => {
+    for (const socket of sockets) socket.destroy();
+    return new Promise((resolve) => proxy.close(resolve));
+  });
+  const home = temporaryHome(t);
+  const env = {
+    ...home.env,
+    HTTPS_PROXY: `http://127.0.0.1:${proxy.address().port}`,
+    NODE_EXTRA_CA_CERTS: caPath,
+    OPENCODE_QWEN_OAUTH_BASE_URL: server.url,
+    NO_PROXY: "127.0.0.1",
+  };
+  return { server, home, env };
+}

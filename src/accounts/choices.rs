@@ -1,0 +1,220 @@
+//! What a user may do to the accounts: log in, add a key, choose, remove.
+
+use super::identity::same_user;
+use super::kind::Kind;
+use super::reconcile::{self, Imported};
+use super::registry::{ONLY_ACCOUNT, Registry, new_id, unknown_account};
+use super::standing::{Standing, standing};
+use super::view::View;
+use crate::error::{Code, Error, Result};
+use crate::events::EventKind;
+use crate::oauth::token::Token;
+use crate::store::document::Document;
+use crate::store::foreign::Login;
+use crate::store::record::{Key, Record};
+
+impl Registry {
+    /// Adds the account of a new login, or renews one: `replace`, or the one that is known to be the same user's. Like
+    /// any choice of the user's, it becomes the active one, and the qwen CLI's.
+    ///
+    /// # Errors
+    /// As [`Registry::with_store`]; `ERR_QWEN_INVALID_ARGUMENT` where `replace` is no account any more.
+    pub fn add_login(&self, token: &Token, label: Option<&str>, replace: Option<&str>) -> Result<String> {
+        self.guarded(
+            || None,
+            |guard| {
+                // What is in the credentials file must be safe in the store before it may be replaced.
+                let view = self.view_guarded(guard)?;
+                if let Some(id) = replace {
+                    expect_login(&view, id)?;
+                }
+                if view.document.keeps_nothing() && label.is_none() {
+                    self.put_in_credentials(token)?;
+                    return Ok(ONLY_ACCOUNT.to_owned());
+                }
+                let now = self.clock.now_ms();
+                let id = self.with_store(|document| add(document, token, label, replace, now))?;
+                self.put_in_credentials(token)?;
+                self.with_store(|document| document.set_linked_id(Some(&id)))?;
+                Ok(id)
+            },
+        )
+    }
+
+    /// Makes an account the active one: the user's choice. A login becomes the qwen CLI's too; a key is none of the CLI's.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::with_store`].
+    pub fn activate(&self, id: &str) -> Result<()> {
+        if self.expect_account(id)? != Kind::OAuth {
+            let chosen = self.with_store(|document| {
+                document.record(id)?;
+                document.set_active_id(Some(id));
+                Some(())
+            })?;
+            return chosen.ok_or_else(|| unknown_account("id", id));
+        }
+        self.guarded(
+            || None,
+            |guard| {
+                let view = self.view_guarded(guard)?;
+                let record = view.record(id).ok_or_else(|| unknown_account("id", id))?;
+                let token = record.token();
+                self.with_store(|document| {
+                    document.set_active_id(Some(id));
+                    if let Some(record) = document.record_mut(id) {
+                        record.set_superseded(false);
+                    }
+                })?;
+                if let Some(token) = token.filter(|_| view.linked.as_deref() != Some(id)) {
+                    self.put_in_credentials(&token)?;
+                    self.with_store(|document| document.set_linked_id(Some(id)))?;
+                }
+                Ok(())
+            },
+        )
+    }
+
+    /// Removes an account for good, and the credentials file if that holds it.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::with_store`].
+    pub fn remove(&self, id: &str) -> Result<()> {
+        if self.expect_account(id)? != Kind::OAuth {
+            return self.with_store(|document| document.remove(id)).map(drop);
+        }
+        self.guarded(
+            || None,
+            |guard| {
+                let view = self.view_guarded(guard)?;
+                view.record(id).ok_or_else(|| unknown_account("id", id))?;
+                self.with_store(|document| document.remove(id))?;
+                if view.linked.as_deref() == Some(id) { self.credentials.remove() } else { Ok(()) }
+            },
+        )
+    }
+
+    /// Adds logins that the user brings from another tool. The active account, and the qwen CLI's, stay what they are.
+    ///
+    /// # Errors
+    /// As [`Registry::with_store`].
+    pub fn import(&self, logins: &[Login]) -> Result<Vec<Imported>> {
+        let now = self.clock.now_ms();
+        let take_in = |document: &mut Document| -> Vec<Imported> {
+            logins.iter().map(|login| reconcile::import(document, login, now, || new_id(now))).collect()
+        };
+        // Looked at first: where nothing is new, nothing is written.
+        let mut view = (*self.view()?).clone();
+        let found = take_in(&mut view.document);
+        let is_new = |imported: &Imported| matches!(imported, Imported::Added(_) | Imported::Renewed(_));
+        if !found.iter().any(is_new) {
+            return Ok(found);
+        }
+        self.with_store(take_in)
+    }
+
+    /// Keeps a key, or renews the account that has it. The user's choice stays what it is, unless nothing can be sent with
+    /// that. Gives the account's id.
+    ///
+    /// # Errors
+    /// As [`Registry::with_store`].
+    pub fn add_key(&self, key: &Key, label: Option<&str>) -> Result<String> {
+        let now = self.clock.now_ms();
+        self.with_store(|document| {
+            let id = keep_key(document, key, label, now);
+            let active = document.active_id().and_then(|id| document.record(id));
+            if active.is_none_or(|record| !works(record, now)) {
+                document.set_active_id(Some(&id));
+            }
+            id
+        })
+    }
+
+    /// Looked at before a lock is taken: a mistake must leave no files behind.
+    fn expect_account(&self, id: &str) -> Result<Kind> {
+        self.view()?.record(id).map(Record::kind).ok_or_else(|| unknown_account("id", id))
+    }
+
+    fn put_in_credentials(&self, token: &Token) -> Result<()> {
+        let previous = match self.credentials.read() {
+            Ok(previous) => previous,
+            Err(error) if error.code() == Code::CredentialsInvalid => {
+                let aside = self.credentials.set_aside(self.clock.now_ms())?;
+                let message = format!("{} It was kept as {}.", error.message(), aside.display());
+                self.tell(EventKind::StoreRepaired, message, Some(error.code()), None);
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        self.credentials.write(token, previous.as_ref())
+    }
+}
+
+fn add(
+    document: &mut Document,
+    token: &Token,
+    label: Option<&str>,
+    replace: Option<&str>,
+    now: u64,
+) -> String {
+    let same_user = |record: &Record| record.token().is_some_and(|own| same_user(&own, token));
+    let renewed = replace.map(str::to_owned).or_else(|| {
+        document.records.iter().find(|record| same_user(record)).map(|record| record.id().to_owned())
+    });
+    let id = renewed.unwrap_or_else(|| new_id(now));
+    if let Some(record) = document.record_mut(&id) {
+        record.set_token(token, now);
+        record.set_superseded(false);
+        record.set_rejected(None);
+        record.set_last_error(None);
+        record.set_exhausted_until(0, None, now);
+        record.set_quota_window(None);
+        if let Some(label) = label {
+            record.set_label(label);
+        }
+    } else {
+        document.records.push(Record::new(&id, label, token, now));
+    }
+    document.set_active_id(Some(&id));
+    id
+}
+
+/// A login renews a login alone.
+///
+/// # Errors
+/// `ERR_QWEN_INVALID_ARGUMENT`.
+pub fn expect_login(view: &View, id: &str) -> Result<()> {
+    match view.record(id).map(Record::kind) {
+        Some(Kind::OAuth) => Ok(()),
+        Some(Kind::Key(_)) => {
+            let expected = "is a key, which a login can't renew; add the key again instead";
+            Err(Error::invalid_argument("replace", expected).with_account(id))
+        }
+        None => Err(unknown_account("replace", id)),
+    }
+}
+
+fn keep_key(document: &mut Document, key: &Key, label: Option<&str>, now: u64) -> String {
+    let has_key = |record: &&mut Record| record.token().is_some_and(|token| token.access_token == key.secret);
+    let Some(record) = document.keys.iter_mut().find(has_key) else {
+        let id = new_id(now);
+        document.keys.push(Record::of_key(&id, label, key, now));
+        return id;
+    };
+    record.set_key(key, now);
+    record.set_rejected(None);
+    record.set_last_error(None);
+    record.set_exhausted_until(0, None, now);
+    record.set_rate_limited(false);
+    record.set_quota_window(None);
+    if let Some(label) = label {
+        record.set_label(label);
+    }
+    record.id().to_owned()
+}
+
+/// Whether a request may be answered with it, now or once its quota is back.
+fn works(record: &Record, now: u64) -> bool {
+    let standing = standing(record, now);
+    matches!(standing, Standing::Ready | Standing::Cooling(_)) && record.rejected_at().is_none()
+}

@@ -1,0 +1,101 @@
+//! What kind of account there is, and what follows from it for a request. Pure.
+
+use crate::models;
+use crate::plans::{KeyPlan, Price};
+
+/// How an account authenticates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A login of qwen.ai.
+    OAuth,
+    /// A key of a plan; without one it is a key of somebody else's server.
+    Key(Option<KeyPlan>),
+}
+
+/// Whether an account serves a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serving {
+    /// It is known to.
+    Yes,
+    /// Only the server can tell.
+    Maybe,
+    /// It is known not to.
+    No,
+}
+
+impl Kind {
+    /// Its name, as callers see it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OAuth => "oauth",
+            Self::Key(_) => "api-key",
+        }
+    }
+
+    /// The value of `X-DashScope-AuthType`.
+    #[must_use]
+    pub const fn auth_type(self) -> &'static str {
+        match self {
+            Self::OAuth => "qwen-oauth",
+            Self::Key(_) => "openai",
+        }
+    }
+
+    /// What a request costs. What is not known counts as the dearest.
+    #[must_use]
+    pub const fn price(self) -> Price {
+        match self {
+            Self::OAuth => Price::Free,
+            Self::Key(Some(plan)) => plan.price(),
+            Self::Key(None) => Price::Metered,
+        }
+    }
+
+    /// Whether its server takes what the official CLI adds to bodies: cache markers and metadata. Other servers refuse
+    /// fields that they don't know.
+    #[must_use]
+    pub const fn takes_markers(self) -> bool {
+        !matches!(self, Self::Key(None))
+    }
+
+    /// Whether it serves `model`. `is_own_place` is whether its base URL is one of its plan's: another server may offer
+    /// what it likes.
+    #[must_use]
+    pub fn serving(self, model: &str, is_own_place: bool) -> Serving {
+        let is_login_model = models::is_of_login(model);
+        match self {
+            Self::OAuth if is_login_model => Serving::Yes,
+            Self::Key(_) if !is_own_place || models::of_plans(model).is_some() => Serving::Yes,
+            Self::Key(_) if is_login_model => Serving::No,
+            Self::OAuth | Self::Key(_) => Serving::Maybe,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_and_a_key_serve_models_of_their_own() {
+        let key = Kind::Key(Some(KeyPlan::CodingPlan));
+        for (kind, is_own_place, model, serving) in [
+            (Kind::OAuth, true, "coder-model", Serving::Yes),
+            (Kind::OAuth, true, "qwen3-coder-plus", Serving::Maybe),
+            (key, true, "qwen3-coder-plus", Serving::Yes),
+            (key, true, "coder-model", Serving::No),
+            (key, true, "qwen-turbo", Serving::Maybe),
+            (key, false, "coder-model", Serving::Yes),
+            (Kind::Key(None), false, "anything", Serving::Yes),
+        ] {
+            assert_eq!(kind.serving(model, is_own_place), serving, "{kind:?} {model}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_nothing_is_known_of_counts_as_the_dearest() {
+        assert_eq!(Kind::Key(None).price(), Price::Metered);
+        assert!(!Kind::Key(None).takes_markers() && Kind::Key(Some(KeyPlan::TokenPlan)).takes_markers());
+    }
+}

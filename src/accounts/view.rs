@@ -1,0 +1,76 @@
+//! All accounts at one moment.
+
+use std::path::PathBuf;
+
+use super::account::Account;
+use super::kind::Kind;
+use crate::error::{Code, Error};
+use crate::store::document::Document;
+use crate::store::record::Record;
+
+/// All accounts at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// The store, brought up to date with the credentials file.
+    pub document: Document,
+    /// The account that the credentials file holds.
+    pub linked: Option<String>,
+    /// What is wrong with the credentials file.
+    pub problem: Option<Error>,
+    /// Where the credentials file is.
+    pub credentials_path: PathBuf,
+    /// Where the store is.
+    pub store_path: PathBuf,
+}
+
+impl View {
+    /// The account with an id.
+    #[must_use]
+    pub fn record(&self, id: &str) -> Option<&Record> {
+        self.document.record(id)
+    }
+
+    /// Accounts that something can be done with. One whose place a newer token of the CLI's took, and whose own has
+    /// expired, is most likely that one's past.
+    pub fn listed(&self, now_ms: u64) -> impl Iterator<Item = &Record> {
+        self.document.all().filter(move |record| {
+            !record.is_superseded() || record.token().is_some_and(|token| token.expires_at > now_ms)
+        })
+    }
+
+    /// Who a request is sent as, for an account that has tokens.
+    #[must_use]
+    pub fn account(&self, record: &Record) -> Account {
+        let label = record.label().map_or_else(|| self.default_label(record), str::to_owned);
+        let label = if record.is_superseded() { format!("{label} (earlier)") } else { label };
+        let is_linked = self.linked.as_deref() == Some(record.id());
+        let path = if is_linked { self.credentials_path.clone() } else { self.store_path.clone() };
+        Account { id: record.id().to_owned(), label, kind: record.kind(), path }
+    }
+
+    /// What an account is called that the user has not named: logins are counted, and so are the keys of each plan.
+    fn default_label(&self, record: &Record) -> String {
+        let same_kind = |other: &&Record| !other.is_superseded() && other.kind() == record.kind();
+        let before = self.document.all().take_while(|other| other.id() != record.id());
+        let number = before.filter(same_kind).count() + 1;
+        let name = match record.kind() {
+            Kind::OAuth => return format!("Account {number}"),
+            Kind::Key(Some(plan)) => format!("{} key", plan.title()),
+            Kind::Key(None) => "API key".to_owned(),
+        };
+        if number == 1 { name } else { format!("{name} {number}") }
+    }
+
+    /// Why there is no account to send anything with.
+    #[must_use]
+    pub fn no_account(&self) -> Error {
+        self.problem.clone().unwrap_or_else(|| {
+            let path = &self.credentials_path;
+            let message = format!(
+                "Not logged in to Qwen: there is no account, and no {}. Log in with `opencode auth login` or `npx opencode-qwen-cli-auth login`, or add a key with `npx opencode-qwen-cli-auth add-key`.",
+                path.display()
+            );
+            Error::new(Code::NotLoggedIn, message).with_path(path)
+        })
+    }
+}
