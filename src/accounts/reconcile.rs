@@ -6,8 +6,8 @@ use super::identity::same_user;
 use super::standing::{Standing, standing};
 use crate::oauth::token::Token;
 use crate::store::document::Document;
-use crate::store::record::Record;
 use crate::store::foreign::Login;
+use crate::store::record::Record;
 
 /// What `oauth_creds.json` holds.
 #[derive(Debug, Clone)]

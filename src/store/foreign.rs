@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::document::{Document, Record, Unusable};
+use super::document::{Document, Unusable};
+use super::record::Record;
 use crate::accounts::identity::fingerprint;
 use crate::base_url::api_base_url;
 use crate::clock::instant_from_number;

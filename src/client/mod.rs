@@ -1,16 +1,16 @@
 //! A client: one set of settings, and all that is done with them.
 
+mod info;
+
 use std::sync::Arc;
 
 use url::Url;
 
+pub use self::info::{AccessToken, AccountInfo};
 use crate::accounts::choices::expect_login;
 use crate::accounts::importing::{self, Logins};
-use crate::accounts::kind::Kind;
 use crate::accounts::reconcile::Imported;
 use crate::accounts::registry::{Registry, unknown_account};
-use crate::accounts::standing::{Standing, standing};
-use crate::accounts::view::View;
 use crate::base_url::display;
 use crate::browser;
 use crate::busy::Busy;
@@ -34,11 +34,9 @@ use crate::request::attempt::Sender;
 use crate::request::fetch::{Journal, Pipeline, Settings};
 use crate::request::prepare::Request;
 use crate::request_log::RequestLog;
-use crate::secret::Secret;
 use crate::store::accounts::StoreFile;
 use crate::store::credentials::CredentialsFile;
 use crate::store::legacy::LegacyFile;
-use crate::store::record::{LastError, Record};
 use crate::token_manager::TokenManager;
 
 /// What a client is given by whoever runs it.
@@ -63,44 +61,6 @@ pub struct LoginOptions {
     pub replace: Option<String>,
     /// Whether to open the user's browser; by default where there is a display.
     pub open_browser: Option<bool>,
-}
-
-/// An account as a person sees it: no secret is in it.
-#[derive(Debug, Clone)]
-pub struct AccountInfo {
-    /// A stable id.
-    pub id: String,
-    /// A name for a person.
-    pub label: String,
-    /// How it authenticates.
-    pub kind: Kind,
-    /// Whether it is the user's choice.
-    pub active: bool,
-    /// Whether requests can be sent with it.
-    pub standing: Standing,
-    /// Where they go.
-    pub base_url: String,
-    /// When the access token expires, in epoch milliseconds.
-    pub expires_at: Option<u64>,
-    /// In epoch milliseconds.
-    pub created_at: u64,
-    /// In epoch milliseconds.
-    pub updated_at: u64,
-    /// What went wrong last.
-    pub last_error: Option<LastError>,
-}
-
-/// A token for someone who sends requests without us.
-#[derive(Debug, Clone)]
-pub struct AccessToken {
-    /// The token.
-    pub access_token: Secret,
-    /// The only host it may be sent to.
-    pub base_url: String,
-    /// Whose it is.
-    pub account_id: String,
-    /// When it expires, in epoch milliseconds.
-    pub expires_at: u64,
 }
 
 /// One client.
@@ -188,11 +148,11 @@ impl Client {
         let (base_url, base_url_override, paths) = (config.base_url, config.base_url_override, config.paths);
         Ok(Self {
             http,
-            events,
             base_url,
             base_url_override,
             environment,
             clock,
+            events,
             paths,
             oauth,
             tokens,
@@ -389,28 +349,6 @@ impl Client {
         let view = self.tokens.view().await?;
         let record = view.record(id).ok_or_else(|| unknown_account("id", id))?;
         Ok(self.describe(&view, record))
-    }
-
-    fn describe(&self, view: &View, record: &Record) -> AccountInfo {
-        let account = view.account(record);
-        let token = record.token();
-        let base_url = token.as_ref().map(|token| account.base_url(token, self.base_url_override.as_ref()));
-        let mut standing = standing(record, self.clock.now_ms());
-        if record.is_refused() || record.rejected_at().is_some() {
-            standing = Standing::Dead;
-        }
-        AccountInfo {
-            active: view.document.active_id() == Some(record.id()),
-            standing,
-            base_url: display(base_url.and_then(Result::ok).as_ref().unwrap_or(&self.base_url)),
-            expires_at: token.filter(|_| account.kind == Kind::OAuth).map(|token| token.expires_at),
-            kind: account.kind,
-            created_at: record.created_at(),
-            updated_at: record.updated_at(),
-            last_error: record.last_error(),
-            id: account.id,
-            label: account.label,
-        }
     }
 }
 

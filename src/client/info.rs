@@ -1,0 +1,73 @@
+//! What a client shows of an account.
+
+use super::Client;
+use crate::accounts::kind::Kind;
+use crate::accounts::standing::{Standing, standing};
+use crate::accounts::view::View;
+use crate::base_url::display;
+use crate::error::Result;
+use crate::secret::Secret;
+use crate::store::record::{LastError, Record};
+
+/// An account as a person sees it: no secret is in it.
+#[derive(Debug, Clone)]
+pub struct AccountInfo {
+    /// A stable id.
+    pub id: String,
+    /// A name for a person.
+    pub label: String,
+    /// How it authenticates.
+    pub kind: Kind,
+    /// Whether it is the user's choice.
+    pub active: bool,
+    /// Whether requests can be sent with it.
+    pub standing: Standing,
+    /// Where they go.
+    pub base_url: String,
+    /// When the access token expires, in epoch milliseconds.
+    pub expires_at: Option<u64>,
+    /// In epoch milliseconds.
+    pub created_at: u64,
+    /// In epoch milliseconds.
+    pub updated_at: u64,
+    /// What went wrong last.
+    pub last_error: Option<LastError>,
+}
+
+/// A token for someone who sends requests without us.
+#[derive(Debug, Clone)]
+pub struct AccessToken {
+    /// The token.
+    pub access_token: Secret,
+    /// The only host it may be sent to.
+    pub base_url: String,
+    /// Whose it is.
+    pub account_id: String,
+    /// When it expires, in epoch milliseconds.
+    pub expires_at: u64,
+}
+
+impl Client {
+    /// What a person may see of an account.
+    pub(super) fn describe(&self, view: &View, record: &Record) -> AccountInfo {
+        let account = view.account(record);
+        let token = record.token();
+        let base_url = token.as_ref().map(|token| account.base_url(token, self.base_url_override.as_ref()));
+        let mut standing = standing(record, self.clock.now_ms());
+        if record.is_refused() || record.rejected_at().is_some() {
+            standing = Standing::Dead;
+        }
+        AccountInfo {
+            active: view.document.active_id() == Some(record.id()),
+            standing,
+            base_url: display(base_url.and_then(Result::ok).as_ref().unwrap_or(&self.base_url)),
+            expires_at: token.filter(|_| account.kind == Kind::OAuth).map(|token| token.expires_at),
+            kind: account.kind,
+            created_at: record.created_at(),
+            updated_at: record.updated_at(),
+            last_error: record.last_error(),
+            id: account.id,
+            label: account.label,
+        }
+    }
+}
