@@ -17,7 +17,11 @@ async function setUp(t, options) {
 test("a key is checked with one cheap request, kept by itself, and used", async (t) => {
   const { server, client, home, store } = await setUp(t);
   const key = server.addKey({ plan: "coding-plan", region: "intl" });
-  const account = await client.addApiKey({ key, baseUrl: server.placeUrl("coding-plan", "intl"), label: "Mine" });
+  const account = await client.addApiKey({
+    key,
+    baseUrl: server.placeUrl("coding-plan", "intl"),
+    label: "Mine",
+  });
   const { id, createdAt, updatedAt, ...rest } = account;
   assert.deepEqual(rest, {
     label: "Mine",
@@ -89,7 +93,12 @@ test("a key beside a login: choosing it leaves the qwen CLI's file alone", async
 test("keys and what is not ours survive each other", async (t) => {
   const { server, client, home, store } = await setUp(t, { token: {} });
   const token = home.read();
-  store.write({ version: 1, activeAccountId: "a", accounts: [recordOf("a", token, { theirs: 1 })], more: [1] });
+  store.write({
+    version: 1,
+    activeAccountId: "a",
+    accounts: [recordOf("a", token, { theirs: 1 })],
+    more: [1],
+  });
   await client.addApiKey({ key: server.addKey(), plan: "dashscope", baseUrl: server.apiBaseUrl });
   const written = store.read();
   assert.deepEqual([written.more, written.accounts[0].theirs, written.apiKeys.length], [[1], 1, 1]);
@@ -100,9 +109,16 @@ test("what is plain is mended and told, and no secret is told with it", async (t
   const key = server.addKey({ plan: "coding-plan" });
   for (const given of [` ${key}\n`, `"${key}"`, `Bearer ${key}`, `'Bearer ${key}'\r\n`]) {
     events.length = 0;
-    const { baseUrl } = await client.addApiKey({ key: given, baseUrl: `${server.apiBaseUrl}/chat/completions/` });
+    const { baseUrl } = await client.addApiKey({
+      key: given,
+      baseUrl: `${server.apiBaseUrl}/chat/completions/`,
+    });
     assert.equal(baseUrl, server.apiBaseUrl);
-    assert.deepEqual(events.map(({ type }) => type), ["config", "config"], given);
+    assert.deepEqual(
+      events.map(({ type }) => type),
+      ["config", "config"],
+      given,
+    );
     assert.ok(!JSON.stringify(events).includes(key));
   }
   assert.equal(store.read().apiKeys.length, 1);

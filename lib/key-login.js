@@ -42,7 +42,8 @@ const PROMPTS = [
 function keyMethods(add) {
   const authorize = async (inputs) => ({
     url: CONSOLE,
-    instructions: "Paste a key of a Coding Plan, a Token Plan or DashScope. Its plan and region are found out.",
+    instructions:
+      "Paste a key of a Coding Plan, a Token Plan or DashScope. Its plan and region are found out.",
     method: "code",
     callback: (key) => add(key, { plan: inputs?.plan || undefined, region: inputs?.region || undefined }),
   });

@@ -25,7 +25,8 @@ export function requestListener(core) {
     const { place, path } = placeOf(req.url, req.headers.host ?? req.headers[":authority"]);
     const [, endpoint, handlers] = ROUTES.find(([pattern]) => pattern.test(path)) ?? [];
     // What steers the server is not part of what it plays: it is neither logged nor counted.
-    const work = path === "/_control" ? control(core, req, res) : handle(core, req, res, { endpoint, handlers, place });
+    const work =
+      path === "/_control" ? control(core, req, res) : handle(core, req, res, { endpoint, handlers, place });
     work.catch((error) => {
       if (!res.destroyed) core.failures.push(error);
       if (res.headersSent) res.destroy();

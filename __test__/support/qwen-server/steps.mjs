@@ -107,7 +107,13 @@ export function tokenRejected() {
   return apiError(401, "invalid_api_key", "invalid access token or token expired");
 }
 
-export function refusedForQuota({ as403, retryAfter, code = "insufficient_quota", window = "Free", message } = {}) {
+export function refusedForQuota({
+  as403,
+  retryAfter,
+  code = "insufficient_quota",
+  window = "Free",
+  message,
+} = {}) {
   return apiError(as403 ? 403 : 429, code, message ?? `${window} allocated quota exceeded.`, {
     type: code,
     headers: retryAfterHeader(retryAfter),

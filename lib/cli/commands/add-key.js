@@ -34,7 +34,7 @@ function success(account, active) {
 }
 
 module.exports = {
-  summary: "add the key of a plan as an account; it is asked for, or read from standard input",
+  summary: "add a key of a plan; it is asked for, or read from standard input",
   surplus: "A key is not taken from the arguments, where others can see it. Leave it out: it is asked for.",
   options: {
     plan: { type: "string", value: "P", summary: "coding-plan, token-plan or dashscope; else the key tells" },

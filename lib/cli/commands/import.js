@@ -18,8 +18,7 @@ function describe(imported, file) {
 }
 
 module.exports = {
-  summary:
-    "add the accounts in the file of another Qwen plugin, the qwen CLI or OpenCode; the file stays as it is",
+  summary: "add the accounts in a file of another Qwen plugin, the qwen CLI or OpenCode",
   operand: "<file>",
   options: {},
   run,

@@ -5,8 +5,8 @@
 
 const COMMANDS = {
   login: require("./login"),
-  import: require("./import"),
   "add-key": require("./add-key"),
+  import: require("./import"),
   accounts: require("./accounts"),
   use: require("./use"),
   remove: require("./remove"),

@@ -5,7 +5,9 @@ const { OPERAND, shown, withAccount } = require("../naming");
 async function run({ client, operand }) {
   const account = await withAccount(client, operand, ({ id }) => client.setActiveAccount(id));
   const isKey = account.kind === "api-key";
-  const lines = [`${shown(account)} is the active account now${isKey ? "." : ", and the one of the qwen CLI."}`];
+  const lines = [
+    `${shown(account)} is the active account now${isKey ? "." : ", and the one of the qwen CLI."}`,
+  ];
   if (account.state === "needs-login") {
     lines.push(
       isKey
