@@ -36,15 +36,17 @@ impl QuotaWindow {
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|window| window.as_str() == name)
     }
+}
 
-    /// How long an account is left alone at the least. An hour rolls: what was used in it comes back within one. When a
-    /// week or a month ends is not told, so the account is asked again once a day.
-    #[must_use]
-    pub const fn cooldown_ms(self) -> u64 {
-        match self {
-            Self::Hour => HOUR_MS,
-            Self::Week | Self::Month => DAY_MS,
-        }
+/// How long an account is left alone at the least whose quota is spent. An hour rolls: what was used in it comes back
+/// within one. When a week or a month ends is not told but by `Retry-After`; without one the account is asked again once
+/// a day. `otherwise_ms` is for a quota whose window is not named.
+#[must_use]
+pub fn least_cooldown_ms(window: Option<QuotaWindow>, otherwise_ms: u64, retry_after_ms: Option<u64>) -> u64 {
+    match (window, retry_after_ms) {
+        (Some(QuotaWindow::Hour), _) => HOUR_MS,
+        (Some(QuotaWindow::Week | QuotaWindow::Month), None) => DAY_MS,
+        _ => otherwise_ms,
     }
 }
 
@@ -78,8 +80,15 @@ mod tests {
 
     #[test]
     fn a_window_ends_within_an_hour_or_is_tried_once_a_day() {
-        assert_eq!(QuotaWindow::Hour.cooldown_ms(), 3_600_000);
-        assert_eq!(QuotaWindow::Week.cooldown_ms(), QuotaWindow::Month.cooldown_ms());
+        for (window, retry_after, least) in [
+            (Some(QuotaWindow::Hour), None, HOUR_MS),
+            (Some(QuotaWindow::Hour), Some(5), HOUR_MS),
+            (Some(QuotaWindow::Week), None, DAY_MS),
+            (Some(QuotaWindow::Month), Some(5), 9),
+            (None, None, 9),
+        ] {
+            assert_eq!(least_cooldown_ms(window, 9, retry_after), least);
+        }
         for window in QuotaWindow::ALL {
             assert_eq!(QuotaWindow::from_name(window.as_str()), Some(window));
         }

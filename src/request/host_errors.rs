@@ -171,7 +171,7 @@ pub fn quota_used_up(account: &str, window: Option<QuotaWindow>, when: &str) -> 
             format!("The quota of {account} for this hour is used up; it is free again {when}.")
         }
         Some(window) => format!(
-            "The quota of {account} for this {} is used up; Qwen does not say when that ends, so it is asked again {when}.",
+            "The quota of {account} for this {} is used up; it is asked again {when}.",
             window.as_str()
         ),
     }
@@ -223,7 +223,7 @@ mod tests {
         let week = CoolingAccounts { window: Some(QuotaWindow::Week), dearer: &dearer, ..hour };
         assert_eq!(
             all_cooling(&week, now, 0),
-            "The quota of this Qwen account for this week is used up; Qwen does not say when that ends, so it is asked again at 07:00 (in 1 h). Wait until then, or go on with \"Billed\", which costs more: `npx opencode-qwen-cli-auth use \"Billed\"`."
+            "The quota of this Qwen account for this week is used up; it is asked again at 07:00 (in 1 h). Wait until then, or go on with \"Billed\", which costs more: `npx opencode-qwen-cli-auth use \"Billed\"`."
         );
     }
 

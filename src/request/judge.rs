@@ -10,7 +10,7 @@ use super::host_errors::{FinalError, moment, quota_used_up};
 use super::plan::Outcome;
 use super::prepare::Prepared;
 use crate::accounts::account::Account;
-use crate::accounts::cooldown::{QuotaWindow, cooling_until, exhausted_until};
+use crate::accounts::cooldown::{QuotaWindow, cooling_until, exhausted_until, least_cooldown_ms};
 use crate::accounts::rotation::Rotation;
 use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind};
@@ -47,8 +47,9 @@ impl Pipeline {
                 let window = quota_window(&attempt.error_body);
                 (call.quota_code, call.quota_window) = (Some(code.clone()), window);
                 let now = self.journal.clock.now_ms();
-                let cooldown = window.map_or(self.settings.quota_cooldown_ms, QuotaWindow::cooldown_ms);
-                let until = exhausted_until(now, cooldown, attempt.retry_after_ms);
+                let retry_after = attempt.retry_after_ms;
+                let cooldown = least_cooldown_ms(window, self.settings.quota_cooldown_ms, retry_after);
+                let until = exhausted_until(now, cooldown, retry_after);
                 let message = |until| {
                     let name = format!("the Qwen account \"{}\"", account.label);
                     quota_used_up(&name, window, &moment(until, now, call.utc_offset_minutes))
