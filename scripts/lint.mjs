@@ -7,6 +7,7 @@ const checks = [
   // The binding is checked as it is built; the tests as they are built, which is without it.
   ["cargo", ["clippy", "--locked", "--lib", "--", "--deny", "warnings"]],
   ["cargo", ["clippy", "--locked", "--no-default-features", "--all-targets", "--", "--deny", "warnings"]],
+  [process.execPath, ["scripts/deny.mjs"]],
   ["npx", ["prettier", "--check", "--log-level", "warn", "."]],
   ["npx", ["oxlint", "--deny-warnings"]],
   ["npx", ["tsc", "--project", "tsconfig.json"]],

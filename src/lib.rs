@@ -2,6 +2,8 @@
 //!
 //! The core is plain Rust and knows nothing of Node; only `binding` does. ARCHITECTURE.md has the map.
 
+#![cfg_attr(not(feature = "napi-binding"), forbid(unsafe_code))]
+
 pub mod accounts;
 pub mod base_url;
 pub mod browser;

@@ -1,0 +1,36 @@
+// Tools that cargo does not bring: each in `target/tools`, at the version that `scripts/tools` names.
+import { execFileSync } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { exitCode, root, run } from "./tasks.mjs";
+
+function hasPip() {
+  try {
+    execFileSync("python3", ["-m", "pip", "--version"], { stdio: "ignore" });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** The program of a tool, which is installed if it is not there. */
+export async function cargoTool(name) {
+  const requirements = join("scripts/tools", `${name}.txt`);
+  const version = /==([\d.]+)/.exec(readFileSync(join(root, requirements), "utf8"))[1];
+  const directory = join(root, `target/tools/${name}-${version}`);
+  const program = join(directory, "bin", process.platform === "win32" ? `${name}.exe` : name);
+  if (existsSync(program)) return program;
+  console.log(`Installing ${name} ${version} ...`);
+  // A prebuilt one takes seconds; building it takes minutes.
+  if (hasPip()) {
+    const pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"];
+    const env = { PIP_ROOT_USER_ACTION: "ignore" };
+    await exitCode("python3", [...pip, "--require-hashes", "--target", directory, "-r", requirements], {
+      env,
+    });
+  }
+  if (!existsSync(program)) {
+    await run("cargo", ["install", "--locked", "--quiet", `${name}@${version}`, "--root", directory]);
+  }
+  return program;
+}
