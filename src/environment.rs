@@ -2,9 +2,13 @@
 
 use std::collections::HashMap;
 
+use crate::secret::opaque_debug;
+
 /// Environment variables. An empty value counts as unset.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Environment(HashMap<String, String>);
+
+opaque_debug!(Environment);
 
 impl Environment {
     /// The value of a variable, if it is set and not empty.

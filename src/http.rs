@@ -12,6 +12,7 @@ use url::{Host, Url};
 
 use crate::environment::Environment;
 use crate::error::{Code, Error, Result};
+use crate::secret::opaque_debug;
 
 /// A connection at rest is closed after this long, so that a new network is met with a new connection.
 const POOL_IDLE: Duration = Duration::from_secs(30);
@@ -21,13 +22,15 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(8);
 type MakeProxy = fn(Url) -> reqwest::Result<Proxy>;
 
 /// What a [`Http`] is made from.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct HttpConfig {
     proxies: Vec<Proxy>,
     connect_timeout: Duration,
     root_certificates: Option<PathBuf>,
     extra_certificates: Option<PathBuf>,
 }
+
+opaque_debug!(HttpConfig, Http);
 
 impl HttpConfig {
     /// Reads the proxy and certificate variables.
@@ -77,7 +80,6 @@ fn proxy_url(value: &str) -> Option<Url> {
 }
 
 /// A lazily built HTTP client. Redirects are never followed, bodies are never decoded.
-#[derive(Debug)]
 pub struct Http {
     config: HttpConfig,
     client: OnceCell<reqwest::Client>,

@@ -5,6 +5,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::secret::opaque_debug;
+
 use crate::environment::Environment;
 
 /// Our names for keys that the user's settings hold as text.
@@ -25,13 +27,15 @@ const WITHHELD: [&str; 8] = [
 ];
 
 /// A login, as the CLI is given it.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Login {
     /// The part of a settings file that says how to log in, and with which model.
     pub settings: Map<String, Value>,
     /// The environment of the CLI, as far as it comes from the user.
     pub variables: Vec<(String, String)>,
 }
+
+opaque_debug!(Login);
 
 impl Login {
     /// Reads the settings files of the system's defaults, the user and the system, in this order: later ones win, as in

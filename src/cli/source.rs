@@ -11,6 +11,7 @@ use super::output::{Event, Parser};
 use super::redact;
 use super::run::{Ended, Limits, Output, Run};
 use crate::error::{Code, Error, Result};
+use crate::secret::opaque_debug;
 
 /// The most that is quoted of what the CLI says.
 const MAX_QUOTE: usize = 300;
@@ -18,7 +19,6 @@ const MAX_QUOTE: usize = 300;
 pub const TURN_OFF: &str = "or turn the CLI fallback off";
 
 /// A CLI that is asked.
-#[derive(Debug)]
 pub struct Source {
     run: Run,
     parser: Parser,
@@ -27,6 +27,8 @@ pub struct Source {
     limits: Limits,
     first_word_by: Instant,
 }
+
+opaque_debug!(Source);
 
 impl Source {
     /// Takes a CLI over that has just been started.

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::secret::opaque_debug;
+
 /// An answer of an OAuth endpoint, read whole.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
@@ -14,7 +16,7 @@ pub struct Answer {
 }
 
 /// The body of an answer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum Body {
     /// A JSON object, the only shape the protocol knows.
     Object(Map<String, Value>),
@@ -28,6 +30,8 @@ pub enum Body {
     /// More than an OAuth answer can be.
     TooLarge,
 }
+
+opaque_debug!(Body);
 
 impl Body {
     /// Reads a body; `None` stands for one that was too large.

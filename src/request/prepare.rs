@@ -10,6 +10,7 @@ use super::degrade::degrade;
 use super::target::Target;
 use crate::accounts::kind::Kind;
 use crate::error::{Error, Result};
+use crate::secret::opaque_debug;
 
 /// A larger body is shaped on a thread of its own, so that it does not hold up other requests.
 const LARGE_BODY: usize = 64 * 1024;
@@ -27,7 +28,7 @@ pub enum Redirect {
 }
 
 /// A caller's request.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Request {
     /// Below the client's base URL, or an account's.
     pub url: String,
@@ -43,8 +44,10 @@ pub struct Request {
     pub utc_offset_minutes: i32,
 }
 
+opaque_debug!(Request, Prepared);
+
 /// A request that is ready to be sent.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Prepared {
     /// Where it goes below an account's base URL.
     pub target: Target,

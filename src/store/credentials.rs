@@ -12,13 +12,13 @@ use crate::clock::instant_from_number;
 use crate::error::{Code, Error, Result};
 use crate::oauth::error_response::text;
 use crate::oauth::token::Token;
-use crate::secret::Secret;
+use crate::secret::{Secret, opaque_debug};
 
 /// No credentials file is anywhere near this large.
 const MAX_SIZE: u64 = 1024 * 1024;
 
 /// Tokens as a file holds them, and whatever else is in it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Credentials {
     /// The tokens.
     pub token: Token,
@@ -26,6 +26,8 @@ pub struct Credentials {
     pub modified_at: u64,
     document: Map<String, Value>,
 }
+
+opaque_debug!(Credentials);
 
 /// One credentials file.
 #[derive(Debug, Clone)]

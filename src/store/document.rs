@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::record::{Record, instant, strings};
 use crate::accounts::identity::fingerprint;
 use crate::oauth::token::Token;
+use crate::secret::opaque_debug;
 
 /// The only version there is.
 pub const VERSION: u64 = 1;
@@ -15,7 +16,7 @@ const REMOVED_TOKENS: usize = 500;
 const KEYS: &str = "apiKeys";
 
 /// The whole store.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct Document {
     fields: Map<String, Value>,
     /// The logins, in order.
@@ -23,6 +24,8 @@ pub struct Document {
     /// The keys, in order.
     pub keys: Vec<Record>,
 }
+
+opaque_debug!(Document);
 
 /// Why a store can't be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +50,7 @@ impl Document {
             Some(_) => return Err(Unusable::Unsupported),
             None => return Err(Unusable::Corrupt),
         }
-        let Some(Value::Array(accounts)) = fields.remove("accounts") else { return Err(Unusable::Corrupt) };
+        let Some(Value::Array(accounts)) = fields.shift_remove("accounts") else { return Err(Unusable::Corrupt) };
         let keys = match fields.shift_remove(KEYS) {
             None => Vec::new(),
             Some(Value::Array(keys)) => keys,

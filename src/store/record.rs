@@ -10,18 +10,20 @@ use crate::clock::{NEVER, instant_from_number};
 use crate::error::Error;
 use crate::oauth::token::Token;
 use crate::plans::{KeyPlan, Place, place_of};
-use crate::secret::Secret;
+use crate::secret::{Secret, opaque_debug};
 
 /// So many spent refresh tokens of an account are remembered.
 const SPENT_TOKENS: usize = 16;
 
 /// One account of the store, a login or a key. Fields that are not ours stay.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct Record {
     fields: Map<String, Value>,
     /// Whether it stands among the keys.
     is_key: bool,
 }
+
+opaque_debug!(Record);
 
 /// A key and where it belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]
