@@ -27,7 +27,7 @@ pub enum EventKind {
     Degraded,
     /// The qwen CLI answered, since every account is out of quota.
     CliFallback,
-    /// A file was damaged and set aside, or a login found in it.
+    /// A file was damaged and set aside, a login found in it, or it was open to others.
     StoreRepaired,
 }
 

@@ -4,6 +4,8 @@
 //!
 //! Locks are taken in one order: the one of the credentials, then the one of the store.
 
+use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::reconcile::{Findings, Held, reconcile};
@@ -19,7 +21,9 @@ use crate::store::document::Document;
 use crate::store::file::Stamp;
 use crate::store::legacy::LegacyFile;
 use crate::store::lock::{self, CliLock};
+use crate::store::modes::{self, Widened};
 use crate::store::record::Record;
+use crate::store::sharing::may_replace;
 
 /// The id of the account in `oauth_creds.json` while there is no store.
 pub(super) const ONLY_ACCOUNT: &str = "qwen-cli";
@@ -33,6 +37,8 @@ pub struct Registry {
     pub(super) clock: Clock,
     events: Events,
     cache: Mutex<Option<(Stamps, Arc<View>)>>,
+    /// Whose modes a person was told of.
+    widened: Mutex<HashSet<PathBuf>>,
 }
 
 type Stamps = (Option<Stamp>, Option<Stamp>, Option<Stamp>);
@@ -50,7 +56,7 @@ impl Registry {
         clock: Clock,
         events: Events,
     ) -> Self {
-        Self { credentials, store, legacy, clock, events, cache: Mutex::default() }
+        Self { credentials, store, legacy, clock, events, cache: Mutex::default(), widened: Mutex::default() }
     }
 
     /// All accounts as they are now.
@@ -77,12 +83,14 @@ impl Registry {
         {
             return Ok(view);
         }
+        let widened = self.narrow_modes();
         let (before, is_sound) = match self.store.read()? {
             Stored::Missing => (Document::default(), true),
             Stored::Usable(document) => (*document, true),
             Stored::Broken { .. } => (Document::default(), false),
         };
         let (view, findings) = self.reconciled(before.clone());
+        self.tell_of_modes(widened, &view, is_sound);
         let is_settled = if before.keeps_nothing() {
             is_sound && needs_no_store(&view)
         } else {
@@ -102,12 +110,42 @@ impl Registry {
         }
     }
 
+    /// The qwen CLI's older versions, an editor or a backup may have left the files open to others.
+    fn narrow_modes(&self) -> [Option<Widened>; 3] {
+        let directory = self.credentials.path().parent().and_then(modes::narrow);
+        // Names in it are no secret; that others could put files there is worth telling.
+        let directory = directory.filter(Widened::was_writable);
+        [directory, modes::narrow(self.credentials.path()), modes::narrow(self.store.path())]
+    }
+
+    /// Tells once of each place where others could have come by tokens.
+    fn tell_of_modes(&self, widened: [Option<Widened>; 3], view: &View, is_sound: bool) {
+        let [directory, credentials, store] = widened;
+        let credentials = credentials.filter(|_| view.problem.is_none());
+        let found = [directory, credentials, store.filter(|_| is_sound)];
+        if view.document.is_empty() {
+            return;
+        }
+        for widened in found.into_iter().flatten() {
+            let mut told = self.widened.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_news = told.insert(widened.path().to_owned());
+            drop(told);
+            if is_news {
+                self.tell(EventKind::StoreRepaired, widened.message(), None, None);
+            }
+        }
+    }
+
     fn stamps(&self) -> Result<Stamps> {
         Ok((self.credentials.stamp()?, self.store.stamp()?, self.legacy.stamp()))
     }
 
     fn remember(&self, stamps: Stamps, view: View) -> Arc<View> {
         let view = Arc::new(view);
+        // What could not be read may be readable the next time, though the file looks the same.
+        if view.problem.as_ref().is_some_and(|problem| problem.code() == Code::Io) {
+            return view;
+        }
         *self.cache.lock().unwrap_or_else(PoisonError::into_inner) = Some((stamps, Arc::clone(&view)));
         view
     }
@@ -273,7 +311,7 @@ impl Registry {
         guard.0.keep(&self.clock);
         let held = self.credentials.read();
         let written = match held {
-            Ok(Some(held)) if held.token.refresh_token.as_ref() == Some(spent) => {
+            Ok(Some(held)) if may_replace(&held.token, spent) => {
                 self.credentials.write(token, Some(&held)).map(|()| true)
             }
             // A directory that is away for a moment is no logout.

@@ -8,6 +8,7 @@ use opencode_qwen_cli_auth::secret::Secret;
 use serde_json::{Value, json};
 
 use crate::support::fleet::{Fleet, NAMES, access, ask, quota, token, who, who_answers};
+use crate::support::home::private;
 use crate::support::reply::Reply;
 use crate::support::server::TOKEN_PATH;
 use crate::support::setup::{ONLY, Setup, get, post};
@@ -96,6 +97,8 @@ async fn the_originals_store_is_taken_as_it_is() {
     setup.clock = Clock::from_fn(|| THEN);
     std::fs::write(setup.home.store(), ORIGINAL_STORE).unwrap();
     std::fs::write(setup.home.credentials(), ORIGINAL_CREDENTIALS).unwrap();
+    private(&setup.home.store());
+    private(&setup.home.credentials());
     for name in ["one", "two", "three"] {
         setup.server.know(&format!("access-{name}-AAAA"), &format!("refresh-{name}-BBBB"));
     }

@@ -8,7 +8,7 @@ use opencode_qwen_cli_auth::clock::Clock;
 use opencode_qwen_cli_auth::request::answer::Answer;
 use serde_json::{Value, json};
 
-use super::home::{document, in_seconds};
+use super::home::{document, in_seconds, private};
 use super::reply::Reply;
 use super::server::{Seen, Server};
 use super::setup::{Setup, chat};
@@ -74,6 +74,7 @@ impl Fleet {
 
     pub fn write_store(&self, store: &Value) {
         std::fs::write(self.setup.home.store(), serde_json::to_vec_pretty(store).unwrap()).unwrap();
+        private(&self.setup.home.store());
     }
 
     /// Changes the store as somebody else would.

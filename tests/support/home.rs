@@ -15,6 +15,7 @@ impl Home {
     pub fn new() -> Self {
         let home = Self(TempDir::new().unwrap());
         fs::create_dir(home.qwen_dir()).unwrap();
+        private(&home.qwen_dir());
         home
     }
 
@@ -48,6 +49,7 @@ impl Home {
     pub fn write(&self, document: &Value) {
         let temporary = self.path().join("written-by-the-cli");
         fs::write(&temporary, serde_json::to_vec_pretty(document).unwrap()).unwrap();
+        private(&temporary);
         fs::rename(temporary, self.credentials()).unwrap();
     }
 
@@ -87,6 +89,13 @@ impl Home {
         let home = self.path().to_str().unwrap();
         more.iter().copied().chain([("HOME", home)]).collect()
     }
+}
+
+/// Makes a file or directory its owner's alone, as the qwen CLI leaves it.
+pub fn private(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = if path.is_dir() { 0o700 } else { 0o600 };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// A credentials file's contents.

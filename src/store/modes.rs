@@ -1,0 +1,137 @@
+//! Modes of what holds tokens: its owner's alone, whoever made it.
+
+use std::path::{Path, PathBuf};
+
+/// A file or directory that others than its owner had a way into.
+#[derive(Debug)]
+pub struct Widened {
+    path: PathBuf,
+    mode: u32,
+    /// Why it still is as it was.
+    failure: Option<std::io::Error>,
+}
+
+impl Widened {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether others could have put something there.
+    #[must_use]
+    pub fn was_writable(&self) -> bool {
+        self.mode & 0o022 != 0
+    }
+
+    /// What a person should know of it.
+    #[must_use]
+    pub fn message(&self) -> String {
+        let found = format!(
+            "{} was open to other users of this machine (mode {:03o})",
+            self.path.display(),
+            self.mode
+        );
+        match &self.failure {
+            None => {
+                format!("{found}, and is its owner's alone now. If others use this machine, log in again.")
+            }
+            Some(error) => format!("{found}, and that can't be changed: {error}. Take their rights away."),
+        }
+    }
+}
+
+/// Takes the rights of others away; `None` where they had none.
+#[must_use]
+pub fn narrow(path: &Path) -> Option<Widened> {
+    imp::narrow(path)
+}
+
+#[cfg(unix)]
+mod imp {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+
+    use super::Widened;
+
+    const OTHERS: u32 = 0o077;
+    const STICKY: u32 = 0o1000;
+
+    pub fn narrow(path: &Path) -> Option<Widened> {
+        let metadata = fs::metadata(path).ok()?;
+        let mode = metadata.permissions().mode() & 0o7777;
+        let is_kept = if metadata.is_dir() { is_shared(path, mode) } else { !metadata.is_file() };
+        if mode & OTHERS == 0 || is_kept {
+            return None;
+        }
+        let private = if metadata.is_dir() { 0o700 } else { 0o600 };
+        let failure = fs::set_permissions(path, Permissions::from_mode(private)).err();
+        Some(Widened { path: path.to_owned(), mode: mode & 0o777, failure })
+    }
+
+    /// `QWEN_HOME` may name a directory that is there for more than tokens.
+    fn is_shared(directory: &Path, mode: u32) -> bool {
+        let name = directory.file_name().unwrap_or_default().to_string_lossy();
+        mode & STICKY != 0 || !name.ends_with("qwen")
+    }
+}
+
+/// Windows has no modes: what is in a user's profile is that user's.
+#[cfg(not(unix))]
+mod imp {
+    pub fn narrow(_path: &std::path::Path) -> Option<super::Widened> {
+        None
+    }
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+#[expect(clippy::disallowed_methods, reason = "tests make files as others would")]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn made(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn what_others_may_open_is_narrowed_and_told() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().join(".qwen");
+        let file = directory.join("oauth_creds.json");
+        fs::create_dir(&directory).unwrap();
+        fs::write(&file, "tokens").unwrap();
+        for (path, wide, narrowed) in
+            [(&file, 0o644, 0o600), (&file, 0o620, 0o600), (&directory, 0o755, 0o700)]
+        {
+            made(path, wide);
+            let told = narrow(path).unwrap();
+            assert_eq!((told.path(), told.was_writable()), (path.as_path(), wide == 0o620));
+            assert!(told.message().contains(&format!("(mode {wide:o})")), "{}", told.message());
+            assert_eq!(mode(path), narrowed);
+            assert!(narrow(path).is_none());
+        }
+        made(&file, 0o400);
+        assert_eq!((narrow(&file).is_none(), mode(&file)), (true, 0o400));
+    }
+
+    #[test]
+    fn a_directory_that_others_share_is_left_as_it_is() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (team, sticky) = (temporary.path().join("project"), temporary.path().join("tmp-qwen"));
+        for (path, wide) in [(&team, 0o775), (&sticky, 0o1777)] {
+            fs::create_dir(path).unwrap();
+            made(path, wide);
+            assert_eq!((narrow(path).is_none(), mode(path)), (true, wide));
+        }
+        assert!(narrow(&temporary.path().join("nothing")).is_none());
+    }
+}
