@@ -26,6 +26,7 @@ use crate::redact::KnownSecrets;
 use crate::secret::Secret;
 use crate::store::lock::TOUCH_INTERVAL;
 use crate::store::record::{LastError, Record};
+use crate::store::sharing::was_brought;
 
 /// A whole refresh under the lock, its retries included.
 const REFRESH_LIMIT: Duration = Duration::from_secs(20);
@@ -241,11 +242,7 @@ impl Refresh {
     fn refreshed_elsewhere(&self, view: &View) -> Option<Arc<Token>> {
         let token = view.record(&self.account.id)?.token()?;
         let now = self.inner.clock.now_ms();
-        // A token that someone has only just obtained may be used up to its end.
-        let usable = self.inner.is_fresh(&token)
-            || token.access_token != self.seen.access_token && token.expires_at > now;
-        let refused = self.rejected.as_ref() == Some(&token.access_token);
-        (usable && !refused).then(|| Arc::new(token))
+        was_brought(&token, &self.seen, self.rejected.as_ref(), now).then(|| Arc::new(token))
     }
 
     fn under_lock(&self, runtime: &Handle, guard: &mut Guarded) -> Outcome {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::clock::{Clock, epoch_ms};
 use crate::error::{Code, Error, Result};
 use crate::store::atomic::create_private_directory;
+use crate::store::sharing::is_abandoned;
 
 /// How long a caller waits for its turn.
 pub const WAIT_LIMIT: Duration = Duration::from_secs(30);
@@ -154,7 +155,12 @@ fn create_exclusively(path: &Path, contents: &str) -> std::io::Result<()> {
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)?.write_all(contents.as_bytes())
+    let mut file = options.open(path)?;
+    file.write_all(contents.as_bytes()).inspect_err(|_| {
+        // On a full disk there is room for a name and none for what says whose it is: it would block everyone.
+        #[expect(clippy::disallowed_methods, reason = "a lock that could not be taken is not left behind")]
+        let _ = fs::remove_file(path);
+    })
 }
 
 /// Removes a lock file that nobody can be behind any more. Says whether it is worth trying again.
@@ -165,12 +171,12 @@ fn remove_if_abandoned(path: &Path, clock: &Clock, sole: bool) -> Result<bool> {
         Err(error) if gone(&error) => return Ok(true),
         Err(error) => return Err(Error::io("look at", path, &error)),
     };
-    let ours = sole
-        && read_short(path)
-            .is_ok_and(|contents| contents.lines().nth(1).is_some_and(|line| line.starts_with(OWNER)));
+    let is_ours = read_short(path)
+        .is_ok_and(|contents| contents.lines().nth(1).is_some_and(|line| line.starts_with(OWNER)));
     // A clock that jumped can put a live lock's time into the future, or a dead one's.
     let age_ms = clock.now_ms().abs_diff(epoch_ms(modified));
-    if !ours && u128::from(age_ms) < STALE_AFTER.as_millis() {
+    let is_stale = u128::from(age_ms) >= STALE_AFTER.as_millis();
+    if !is_abandoned(is_ours, sole, is_stale) {
         return Ok(false);
     }
     #[expect(clippy::disallowed_methods, reason = "an abandoned lock is removed, as the CLI does it")]

@@ -8,6 +8,8 @@ pub mod file;
 pub mod foreign;
 pub mod legacy;
 pub mod lock;
+pub mod modes;
 pub mod place;
 pub mod record;
 pub mod recover;
+pub mod sharing;

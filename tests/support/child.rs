@@ -1,7 +1,7 @@
 //! Other processes: this test program again, told to be one client.
 
 use std::io::{BufRead as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use opencode_qwen_cli_auth::accounts::registry::Registry;
@@ -40,10 +40,28 @@ impl Child {
 
     /// As [`Child::start`], under another user id.
     pub async fn start_as(setup: &Setup, user: Option<u32>) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        Self::launch(setup, user, &[], &[]).await
+    }
+
+    /// As [`Child::start`], run by another program, and with further variables.
+    pub async fn start_by(setup: &Setup, launcher: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::launch(setup, None, launcher, variables).await
+    }
+
+    async fn launch(setup: &Setup, user: Option<u32>, launcher: &[&str], variables: &[(&str, &str)]) -> Self {
+        let program = std::env::current_exe().unwrap();
+        let mut command = match launcher {
+            [] => Command::new(program),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
         command
             .args(["--exact", "support::child::client", "--nocapture", "--test-threads=1"])
             .env_clear()
+            .envs(variables.iter().copied())
             .env(ROLE, "1")
             .env("HOME", setup.home.path())
             .env("OPENCODE_QWEN_OAUTH_BASE_URL", setup.server.url())
@@ -81,6 +99,12 @@ impl Child {
     pub async fn exhaust(&mut self, id: &str) -> String {
         self.order(&format!("exhaust {id}")).await;
         self.answer().await
+    }
+
+    /// What the process sees at an absolute path, from outside.
+    pub fn path(&self, path: &Path) -> PathBuf {
+        let below = path.strip_prefix("/").unwrap();
+        Path::new("/proc").join(self.process.id().unwrap().to_string()).join("root").join(below)
     }
 
     /// The token, or the code of the error.

@@ -110,6 +110,10 @@ impl Server {
         Self { state, scheme, task }
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.state.address
+    }
+
     pub fn url(&self) -> String {
         format!("{}://{}", self.scheme, self.state.address)
     }

@@ -94,12 +94,12 @@ impl Setup {
         self
     }
 
-    fn config(&self) -> ClientConfig {
-        ClientConfig::read(&self.options, &self.home.environment(&[])).unwrap()
+    pub fn oauth_client(&self) -> OAuthClient {
+        self.oauth_client_with(&[])
     }
 
-    pub fn oauth_client(&self) -> OAuthClient {
-        let config = self.config();
+    pub fn oauth_client_with(&self, environment: &[(&str, &str)]) -> OAuthClient {
+        let config = ClientConfig::read(&self.options, &self.home.environment(environment)).unwrap();
         OAuthClient::new(Arc::new(Http::new(config.http)), config.oauth, Clock::system())
     }
 

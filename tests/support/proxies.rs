@@ -1,0 +1,62 @@
+//! Proxies in good health.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+
+/// An HTTP proxy that makes tunnels.
+pub async fn connect() -> SocketAddr {
+    serve(|stream| async move {
+        let mut stream = BufReader::new(stream);
+        let mut request = String::new();
+        while !request.ends_with("\r\n\r\n") {
+            if stream.read_line(&mut request).await.unwrap_or(0) == 0 {
+                return;
+            }
+        }
+        let Some(target) = request.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next()) else {
+            return;
+        };
+        let Ok(mut server) = TcpStream::connect(target).await else { return };
+        if stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.is_ok() {
+            let _ = copy_bidirectional(&mut stream, &mut server).await;
+        }
+    })
+    .await
+}
+
+/// A SOCKS 5 proxy (RFC 1928) for IPv4 addresses.
+pub async fn socks() -> SocketAddr {
+    serve(|mut stream| async move {
+        let _ = tunnel_by_socks(&mut stream).await;
+    })
+    .await
+}
+
+async fn tunnel_by_socks(stream: &mut TcpStream) -> std::io::Result<()> {
+    let mut greeting = [0; 2];
+    stream.read_exact(&mut greeting).await?;
+    let mut methods = vec![0; usize::from(greeting[1])];
+    stream.read_exact(&mut methods).await?;
+    stream.write_all(&[5, 0]).await?;
+    let mut request = [0; 10];
+    stream.read_exact(&mut request).await?;
+    let [5, 1, 0, 1, a, b, c, d, high, low] = request else { return Ok(()) };
+    let mut server = TcpStream::connect((Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([high, low]))).await?;
+    stream.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await?;
+    copy_bidirectional(stream, &mut server).await.map(drop)
+}
+
+async fn serve<F: Future<Output = ()> + Send + 'static>(
+    tunnel: impl Fn(TcpStream) -> F + Send + 'static,
+) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(tunnel(stream));
+        }
+    });
+    address
+}
