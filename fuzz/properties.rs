@@ -1,0 +1,256 @@
+//! What must hold for any input from outside: bytes in, and a panic where it does not hold. Fuzzed, and run over the
+//! corpus by the crate's own tests.
+
+use std::collections::BTreeSet;
+
+use opencode_qwen_cli_auth::accounts::reconcile::{Held, reconcile};
+use opencode_qwen_cli_auth::base_url::{api_base_url, display};
+use opencode_qwen_cli_auth::cli::output::{Event, Parser};
+use opencode_qwen_cli_auth::cli::prompt::prompt;
+use opencode_qwen_cli_auth::http::{is_secure, retry_after_ms};
+use opencode_qwen_cli_auth::oauth::device::read_device_authorization;
+use opencode_qwen_cli_auth::oauth::error_response::{Answer, Body};
+use opencode_qwen_cli_auth::oauth::poll::{Reply, read_poll};
+use opencode_qwen_cli_auth::oauth::token::{Redemption, Token, read_refresh};
+use opencode_qwen_cli_auth::redact::Redactor;
+use opencode_qwen_cli_auth::request::body::{Ids, shape};
+use opencode_qwen_cli_auth::request::classify::classify;
+use opencode_qwen_cli_auth::request::degrade::degrade;
+use opencode_qwen_cli_auth::request::guard::Guard;
+use opencode_qwen_cli_auth::request::target::Target;
+use opencode_qwen_cli_auth::secret::Secret;
+use opencode_qwen_cli_auth::store::document::Document;
+use serde_json::Value;
+use url::Url;
+
+/// A property, under the name of its fuzz target and its corpus.
+pub type Property = (&'static str, fn(&[u8]));
+
+pub const PROPERTIES: [Property; 8] = [
+    ("token_answer", token_answer),
+    ("store", store),
+    ("cli_output", cli_output),
+    ("retry_after", retry_after),
+    ("urls", urls),
+    ("body", body),
+    ("redaction", redaction),
+    ("stream_guard", stream_guard),
+];
+
+const NOW: u64 = 1_795_531_990_000;
+
+/// The first byte chooses among a few, the rest is the input.
+fn choice<'a, T: Copy>(of: &[T], data: &'a [u8]) -> (T, &'a [u8]) {
+    match data.split_first() {
+        Some((first, rest)) => (of[usize::from(*first) % of.len()], rest),
+        None => (of[0], data),
+    }
+}
+
+fn assert_usable(token: &Token) {
+    let access = token.access_token.expose();
+    assert!(!access.is_empty() && !access.chars().any(char::is_control));
+    assert!(token.refresh_token.as_ref().is_none_or(|token| !token.expose().is_empty()));
+    assert!(token.expires_at <= 8_640_000_000_000_000);
+}
+
+/// Only a JSON object with an `error` is a verdict, and only a usable token a success; no text of the server's gets into
+/// a message as it is.
+pub fn token_answer(data: &[u8]) {
+    let (status, bytes) = choice(&[200, 400, 401, 403, 404, 429, 500, 503, 204, 302], data);
+    let answer = Answer { status, retry_after_ms: None, body: Body::read(Some(bytes)) };
+    let object: Option<Value> = serde_json::from_slice(bytes).ok().filter(Value::is_object);
+    let error = object.as_ref().and_then(|object| object["error"].as_str()).filter(|error| !error.is_empty());
+    match read_refresh(&answer, NOW) {
+        Redemption::Redeemed(token) => {
+            assert!((200..300).contains(&status) && object.is_some());
+            assert_usable(&token);
+        }
+        Redemption::Refused(told) => {
+            assert!(matches!(status, 400 | 401 | 403) && error.is_some());
+            assert!(told.message().chars().all(|c| c.is_ascii() && !c.is_control()), "{}", told.message());
+        }
+        Redemption::Unusable(told) => assert!((200..300).contains(&status) && told.message().is_ascii()),
+        Redemption::Unavailable { cause, .. } => assert!(cause.is_retryable() && cause.message().is_ascii()),
+    }
+    if let Reply::Approved(token) = read_poll(&answer, NOW) {
+        assert_usable(&token);
+    }
+    if let Ok(given) = read_device_authorization(&answer, "client", Secret::new("verifier")) {
+        for address in [&given.verification_uri, &given.verification_uri_complete] {
+            let url = Url::parse(address).unwrap();
+            assert!(matches!(url.scheme(), "https" | "http") && url.has_host());
+        }
+        assert!(!given.user_code.chars().any(char::is_control));
+        assert!(given.expires_in > 0.0 && given.interval >= 0.0);
+    }
+    let _ = classify(status, bytes);
+}
+
+/// A store that reads is written as it was; one that does not is never taken for an empty one, and what can be recovered
+/// is whole. Bringing it up to date is settled after one go, and loses no account.
+pub fn store(data: &[u8]) {
+    let recovered = Document::recover(data);
+    assert!(recovered.records.iter().all(|record| record.token().is_some()));
+    let Ok(document) = Document::parse(data) else { return };
+    let again = Document::parse(&document.to_json()).unwrap();
+    assert_eq!(again.records.len(), document.records.len());
+    assert!(again.to_json() == document.to_json(), "writing is never settled");
+    for record in &document.records {
+        if let Some(token) = record.token() {
+            assert!(!token.access_token.expose().is_empty());
+        }
+        let _ = (record.label(), record.last_error(), record.created_at(), record.exhausted_until());
+    }
+    let held = Held {
+        token: Token {
+            access_token: Secret::new("access"),
+            refresh_token: Some(Secret::new("refresh")),
+            token_type: "Bearer".to_owned(),
+            resource_url: None,
+            scope: None,
+            expires_at: NOW + 1,
+        },
+        modified_at: NOW,
+    };
+    let mut count = 0;
+    let mut new_id = || {
+        count += 1;
+        format!("new-{count}")
+    };
+    let (mut once, before) = (document.clone(), document.records.len());
+    reconcile(&mut once, Some(&held), None, NOW, &mut new_id);
+    assert!(once.records.len() >= before);
+    let ids: BTreeSet<_> = once.records.iter().map(|record| record.id().to_owned()).collect();
+    assert_eq!(ids.len(), once.records.len(), "two accounts with one id");
+    let mut twice = once.clone();
+    let findings = reconcile(&mut twice, Some(&held), None, NOW, &mut new_id);
+    assert!(findings.adopted.is_empty() && twice == once, "bringing it up to date is never settled");
+}
+
+/// However the output is cut into pieces, it says the same; and nothing comes after its end.
+pub fn cli_output(data: &[u8]) {
+    let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let mut parser = Parser::default();
+        let mut events: Vec<_> = pieces.flat_map(|piece| parser.push(piece)).collect();
+        events.extend(parser.end());
+        assert!(parser.end().is_empty());
+        events
+    };
+    let whole = read(&mut std::iter::once(data));
+    assert_eq!(read(&mut data.chunks(1)), whole);
+    assert_eq!(read(&mut data.chunks(7)), whole);
+    let is_end = |event: &Event| matches!(event, Event::Finished(_) | Event::Failed(_));
+    let ends = whole.iter().filter(|event| is_end(event)).count();
+    assert!(ends <= 1 && (ends == 0 || whole.last().is_some_and(is_end)));
+    if let Ok(text) = prompt(data) {
+        // Either would be obeyed by the CLI.
+        assert!(!text.contains('@') && !text.trim_start().starts_with('/'));
+    }
+}
+
+/// Whatever a server asks for is a time, and one of whole seconds is read as it stands.
+pub fn retry_after(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let read = retry_after_ms(&text, NOW);
+    let digits = text.trim();
+    if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        let exact = digits.parse::<u64>().ok().and_then(|seconds| seconds.checked_mul(1000));
+        assert_eq!(read, Some(exact.unwrap_or(u64::MAX)));
+    }
+}
+
+/// No text leads a token to a place that is not its own.
+pub fn urls(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if let Ok(base) = api_base_url(&text) {
+        assert!(is_secure(&base) && base.username().is_empty() && base.password().is_none());
+        assert!(base.query().is_none() && base.fragment().is_none());
+        assert_eq!(api_base_url(base.as_str()).unwrap(), base);
+        assert_eq!(api_base_url(&display(&base)).unwrap(), base);
+    }
+    let bases = ["https://portal.qwen.ai/v1", "http://127.0.0.1:8080/compatible-mode/v1"];
+    let bases = bases.map(|base| Url::parse(base).unwrap());
+    let own = Url::parse("https://own.example:8443/a/v1").unwrap();
+    let below = format!("https://portal.qwen.ai/v1/{text}");
+    for address in [&*text, &below] {
+        let Ok(target) = Target::resolve(address, &bases) else { continue };
+        let asked = Url::parse(address).unwrap();
+        assert!(bases.iter().any(|base| base.origin() == asked.origin()));
+        let url = target.url_below(&own);
+        assert_eq!(url.origin(), own.origin());
+        assert!(url.path() == "/a/v1" || url.path().starts_with("/a/v1/"), "{url}");
+        assert!(url.username().is_empty() && url.password().is_none());
+    }
+}
+
+fn parsed(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap()
+}
+
+/// A body stays JSON, shaping and degrading are settled after one go, and what is not ours to change stays.
+pub fn body(data: &[u8]) {
+    let ids = Ids { session_id: "session".to_owned(), prompt_id: "prompt".to_owned() };
+    for ids in [None, Some(&ids)] {
+        let Some(shaped) = shape(data, ids) else { continue };
+        let (before, after) = (parsed(data), parsed(&shaped.bytes));
+        let own = [
+            "max_tokens",
+            "max_completion_tokens",
+            "messages",
+            "tools",
+            "metadata",
+            "vl_high_resolution_images",
+        ];
+        for (name, value) in before.as_object().unwrap() {
+            if !own.contains(&name.as_str()) {
+                assert_eq!(&after[name], value, "{name}");
+            }
+        }
+        assert_eq!(shaped.stream, before["stream"] == Value::Bool(true));
+        let again = shape(&shaped.bytes, ids).unwrap();
+        assert_eq!(parsed(&again.bytes), after, "shaping is never settled");
+    }
+    if let Some(small) = degrade(data) {
+        let (before, after) = (parsed(data), parsed(&small));
+        assert_eq!((&before["tools"], &before["stream"]), (&after["tools"], &after["stream"]));
+        let (all, kept) = (before["messages"].as_array().unwrap(), after["messages"].as_array().unwrap());
+        assert!(!kept.is_empty() && kept.len() <= all.len());
+        assert_eq!(kept.last(), all.last());
+        assert_eq!(parsed(&degrade(&small).unwrap()), after, "degrading is never settled");
+    }
+}
+
+/// A secret that is known is in nothing that is written.
+pub fn redaction(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let secret = Secret::new("plum-tree-in-april");
+    let redactor = Redactor::new([&secret]);
+    let middle = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= text.len() / 2).last();
+    let (start, end) = text.split_at(middle.unwrap_or(0));
+    for text in [text.clone().into_owned(), format!("{start}{}{end}", secret.expose())] {
+        let clean = redactor.text(&text);
+        assert!(!clean.contains(secret.expose()), "{clean}");
+        assert!(!redactor.string(&text).contains(secret.expose()));
+        assert!(!redactor.field("note", &text).contains(secret.expose()));
+        if let Ok(value) = serde_json::from_str::<Value>(&text) {
+            assert!(!redactor.json(&value).to_string().contains(secret.expose()));
+        }
+    }
+}
+
+/// However a stream is cut into pieces, what is passed on is what came, line by line, and an end that the host
+/// understands.
+pub fn stream_guard(data: &[u8]) {
+    let pass = |size: usize| {
+        let mut guard = Guard::default();
+        let mut passed: Vec<u8> = data.chunks(size).flat_map(|chunk| guard.pass(chunk).to_vec()).collect();
+        let whole = passed.len();
+        passed.extend(guard.end(None).unwrap_or_default());
+        (passed, whole, guard.has_said_something())
+    };
+    let (once, whole, said) = pass(data.len().max(1));
+    assert!(data.starts_with(&once[..whole]));
+    assert_eq!(pass(1), (once.clone(), whole, said));
+    assert_eq!(pass(13), (once, whole, said));
+}
