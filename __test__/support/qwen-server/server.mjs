@@ -49,7 +49,8 @@ const freshStats = () => ({
 
 function httpServer({ tls, http2: wanted }, listener) {
   // A request may take as long as a test wants it to.
-  const options = { ...tls, requestTimeout: 0, headersTimeout: 0 };
+  // And a connection rests as long as with other servers: Node's own 5 s would often end just as it is used again.
+  const options = { ...tls, requestTimeout: 0, headersTimeout: 0, keepAliveTimeout: 65_000 };
   if (wanted && tls) return http2.createSecureServer({ ...options, allowHTTP1: true }, listener);
   return tls ? https.createServer(options, listener) : http.createServer(options, listener);
 }
