@@ -20,6 +20,7 @@ use opencode_qwen_cli_auth::request::guard::Guard;
 use opencode_qwen_cli_auth::request::target::Target;
 use opencode_qwen_cli_auth::secret::Secret;
 use opencode_qwen_cli_auth::store::document::Document;
+use opencode_qwen_cli_auth::store::recover::recover;
 use serde_json::Value;
 use url::Url;
 
@@ -90,7 +91,7 @@ pub fn token_answer(data: &[u8]) {
 /// A store that reads is written as it was; one that does not is never taken for an empty one, and what can be recovered
 /// is whole. Bringing it up to date is settled after one go, and loses no account.
 pub fn store(data: &[u8]) {
-    let recovered = Document::recover(data);
+    let recovered = recover(data);
     assert!(recovered.records.iter().all(|record| record.token().is_some()));
     let Ok(document) = Document::parse(data) else { return };
     let again = Document::parse(&document.to_json()).unwrap();
@@ -191,8 +192,8 @@ fn parsed(bytes: &[u8]) -> Value {
 /// A body stays JSON, shaping and degrading are settled after one go, and what is not ours to change stays.
 pub fn body(data: &[u8]) {
     let ids = Ids { session_id: "session".to_owned(), prompt_id: "prompt".to_owned() };
-    for ids in [None, Some(&ids)] {
-        let Some(shaped) = shape(data, ids) else { continue };
+    for (ids, with_markers) in [(None, true), (Some(&ids), true), (Some(&ids), false)] {
+        let Some(shaped) = shape(data, ids, with_markers) else { continue };
         let (before, after) = (parsed(data), parsed(&shaped.bytes));
         let own = [
             "max_tokens",
@@ -208,7 +209,7 @@ pub fn body(data: &[u8]) {
             }
         }
         assert_eq!(shaped.stream, before["stream"] == Value::Bool(true));
-        let again = shape(&shaped.bytes, ids).unwrap();
+        let again = shape(&shaped.bytes, ids, with_markers).unwrap();
         assert_eq!(parsed(&again.bytes), after, "shaping is never settled");
     }
     if let Some(small) = degrade(data) {
