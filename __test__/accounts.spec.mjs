@@ -612,10 +612,10 @@ test("an account whose token the API refuses is passed over within the call, and
   for (const body of bodies([servers.one]))
     assert.deepEqual(body.messages, bodies([servers.one])[0].messages);
   assert.deepEqual(told(events, "needs-login"), [
-    { type: "needs-login", accountId: "id-one", label: "one", code: "ERR_QWEN_TOKEN_REJECTED" },
+    { type: "needs-login", accountId: "id-one", label: "one", code: "ERR_QWEN_FREE_TIER_DISCONTINUED" },
   ]);
   const { state, lastError } = await client.activeAccount();
-  assert.deepEqual([state, lastError.code], ["needs-login", "ERR_QWEN_TOKEN_REJECTED"]);
+  assert.deepEqual([state, lastError.code], ["needs-login", "ERR_QWEN_FREE_TIER_DISCONTINUED"]);
 });
 
 test("dead logins beside exhausted ones: the quota is what is told", async (t) => {

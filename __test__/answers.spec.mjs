@@ -64,7 +64,7 @@ test("a token that is refused again is the caller's 401, with our advice", async
   server.script("chat", [{ do: "token_rejected", times: 2, headers: { "x-request-id": "r1" } }]);
   const response = await chat(client, "hi");
   assert.equal(response.status, 401);
-  assert.equal(response.headers.get("x-qwen-error"), "ERR_QWEN_TOKEN_REJECTED");
+  assert.equal(response.headers.get("x-qwen-error"), "ERR_QWEN_FREE_TIER_DISCONTINUED");
   assert.equal(response.headers.get("x-request-id"), "r1");
   const length = response.headers.get("content-length");
   const error = await errorOf(response);
@@ -73,7 +73,7 @@ test("a token that is refused again is the caller's 401, with our advice", async
   assert.match(error.message, /[Ll]og in/);
   assert.deepEqual([server.stats.chats, server.stats.redemptions], [2, 1]);
   const { state, lastError } = await client.activeAccount();
-  assert.deepEqual([state, lastError.code], ["needs-login", "ERR_QWEN_TOKEN_REJECTED"]);
+  assert.deepEqual([state, lastError.code], ["needs-login", "ERR_QWEN_FREE_TIER_DISCONTINUED"]);
   assert.deepEqual(
     events.map(({ type }) => type),
     ["refreshed", "needs-login"],

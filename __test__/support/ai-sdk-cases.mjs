@@ -108,7 +108,7 @@ export const cases = {
     const refused = await failure(ask());
     assert.equal(refused.statusCode, 401);
     assert.match(refused.message, /[Ll]og in/);
-    assert.equal(refused.responseHeaders["x-qwen-error"], "ERR_QWEN_TOKEN_REJECTED");
+    assert.equal(refused.responseHeaders["x-qwen-error"], "ERR_QWEN_FREE_TIER_DISCONTINUED");
   },
 
   async "a rate limit is the SDK's own, with the server's Retry-After"(context) {

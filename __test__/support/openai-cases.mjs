@@ -163,7 +163,7 @@ export const cases = {
     const refused = await failure(openai.chat.completions.create(SAY_HELLO));
     assert.ok(refused instanceof OpenAI.AuthenticationError, refused.stack);
     assert.match(refused.message, /[Ll]og in/);
-    assert.equal(refused.headers.get("x-qwen-error"), "ERR_QWEN_TOKEN_REJECTED");
+    assert.equal(refused.headers.get("x-qwen-error"), "ERR_QWEN_FREE_TIER_DISCONTINUED");
   },
 
   async "a rate limit is the SDK's own, with the server's Retry-After"(context) {

@@ -42,6 +42,12 @@ impl Budget {
         self.left > self.reserved
     }
 
+    /// Whether there is one left at all.
+    #[must_use]
+    pub fn may_take(&self) -> bool {
+        self.left > 0
+    }
+
     fn take(&mut self) -> bool {
         let left = self.left > 0;
         self.left = self.left.saturating_sub(1);

@@ -28,6 +28,7 @@ use crate::logging::Logger;
 use crate::oauth::token::Token;
 use crate::plans::Price;
 use crate::request_log::{self, RequestLog, RequestRecord};
+use crate::store::record::Record;
 use crate::token_manager::TokenManager;
 
 /// Says that an account answered that costs more than the user's choice.
@@ -35,6 +36,8 @@ const PAID_HEADER: HeaderName = HeaderName::from_static("x-qwen-paid-fallback");
 /// The longest `Retry-After` that is waited for, and the wait where a rate limit names none.
 pub(super) const LONGEST_WAIT_MS: u64 = 10_000;
 const DEFAULT_WAIT_MS: u64 = 1_000;
+/// A token of this age that was refused before is still as fresh as another would be.
+const FRESH_MS: u64 = 10 * 60_000;
 /// What a rate limit is called where the server has not said.
 pub(super) const RATE_LIMIT_CODE: &str = "rate_limit_exceeded";
 /// What a quota error is called where the server has not said.
@@ -222,14 +225,16 @@ impl Pipeline {
         }
         let mut attempt = self.attempt(call, &account, &token).await?;
         if attempt.verdict == Verdict::TokenRejected {
-            let renewed = match self.tokens.token(id, Some(&token.access_token)).await {
+            let renewed = match self.renewed(&record, &token).await {
                 Ok(renewed) => renewed,
                 // Nothing is known of the login yet: it is not the caller's 401.
                 Err(error) if error.is_retryable() => return Err(error),
                 Err(error) => return Ok(self.unusable(call, &account, &token, attempt, &error).await),
             };
-            token = renewed;
-            attempt = self.attempt(call, &account, &token).await?;
+            if let Some(renewed) = renewed {
+                token = renewed;
+                attempt = self.attempt(call, &account, &token).await?;
+            }
         }
         if attempt.verdict == Verdict::RateLimited
             && let Some(wait) = short_wait(attempt.retry_after_ms)
@@ -245,6 +250,22 @@ impl Pipeline {
             attempt = self.attempt(call, &account, &token).await?;
         }
         self.judge(call, &account, &record, &token, attempt).await
+    }
+
+    /// Another token in place of one that was refused; `None` where that was as fresh as a token can be, so that another
+    /// would be refused too.
+    pub(super) async fn renewed(&self, record: &Record, refused: &Token) -> Result<Option<Arc<Token>>> {
+        let was_just_obtained = record.token().is_none_or(|held| held.access_token != refused.access_token);
+        let age = self.journal.clock.now_ms().abs_diff(record.updated_at());
+        let is_known = age < FRESH_MS
+            && record.rejected_at().is_some()
+            && record.last_error().is_some_and(|last| last.code == Code::FreeTierDiscontinued.as_str());
+        if was_just_obtained || is_known {
+            let view = self.tokens.view().await?;
+            let held = view.record(record.id()).and_then(Record::token);
+            return Ok(held.filter(|held| held.access_token != refused.access_token).map(Arc::new));
+        }
+        self.tokens.token(record.id(), Some(&refused.access_token)).await.map(Some)
     }
 
     async fn attempt(&self, call: &mut Call, account: &Account, token: &Token) -> Result<Attempt> {

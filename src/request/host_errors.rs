@@ -89,6 +89,7 @@ impl FinalError {
             | Code::CredentialsInvalid
             | Code::RefreshTokenInvalid
             | Code::TokenRejected => StatusCode::UNAUTHORIZED,
+            Code::FreeTierDiscontinued => StatusCode::PAYMENT_REQUIRED,
             _ => StatusCode::BAD_REQUEST,
         };
         Some(Self::new(status, error.code(), error.message()))

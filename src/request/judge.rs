@@ -9,6 +9,7 @@ use super::fetch::{Call, Ended, LONGEST_WAIT_MS, Pipeline, QUOTA_CODE, RATE_LIMI
 use super::host_errors::{FinalError, moment, quota_used_up};
 use super::plan::Outcome;
 use super::prepare::Prepared;
+use super::refusal::Refusal;
 use crate::accounts::account::Account;
 use crate::accounts::cooldown::{QuotaWindow, cooling_until, exhausted_until, least_cooldown_ms};
 use crate::accounts::rotation::Rotation;
@@ -37,9 +38,20 @@ impl Pipeline {
                 Ok(Ended::Answered(Box::new(answer)))
             }
             Verdict::TokenRejected => {
-                let message = "Qwen refused this login, and a fresh token for it too. Log in again with `opencode auth login`.";
-                let error = Error::new(Code::TokenRejected, message).with_account(&account.id);
-                self.tell(EventKind::NeedsLogin, account, error.message(), Some(error.code()));
+                let error = Refusal {
+                    kind: account.kind,
+                    label: &account.label,
+                    status: attempt.answer.status.as_u16(),
+                    headers: &attempt.answer.headers,
+                    body: &attempt.error_body,
+                    has_key: !call.view.document.keys.is_empty(),
+                }
+                .error(self.journal.clock.now_ms())
+                .with_account(&account.id);
+                let is_news = record.last_error().is_none_or(|last| last.code != error.code().as_str());
+                if is_news || error.code() != Code::FreeTierDiscontinued {
+                    self.tell(EventKind::NeedsLogin, account, error.message(), Some(error.code()));
+                }
                 Ok(self.unusable(call, account, token, attempt, &error).await)
             }
             Verdict::QuotaExhausted => {

@@ -17,6 +17,7 @@ pub mod host_errors;
 mod judge;
 pub mod plan;
 pub mod prepare;
+pub mod refusal;
 pub mod stream;
 pub mod target;
 mod ways_out;

@@ -5,10 +5,12 @@ use http::{HeaderName, StatusCode};
 use serde_json::json;
 
 use super::answer::Answer;
+use super::classify::Verdict;
 use super::fetch::{Call, Ended, Pipeline, QUOTA_CODE};
 use super::host_errors::{Cooling, CoolingAccounts, FinalError, all_cooling};
 use super::plan::{DEGRADE_INTERVAL_MS, Outcome};
-use crate::error::Result;
+use crate::accounts::kind::Kind;
+use crate::error::{Code, Result};
 use crate::events::{Event, EventKind};
 use crate::store::document::Document;
 
@@ -30,12 +32,29 @@ impl Pipeline {
         let Ok(token) = self.tokens.token(id, None).await else { return Ok(Ended::With(Outcome::Failed)) };
         call.budget.reserved = usize::MAX;
         call.record.note("degraded");
-        let sent = self.send(call, &account, &token, &degraded).await;
-        let Some(mut answer) =
-            sent.ok().map(|attempt| attempt.answer).filter(|answer| answer.status.is_success())
-        else {
+        let Ok(mut attempt) = self.send(call, &account, &token, &degraded).await else {
             return Ok(Ended::With(Outcome::Failed));
         };
+        let mut token = token;
+        if attempt.verdict == Verdict::TokenRejected
+            && call.budget.may_take()
+            && let Ok(Some(renewed)) = self.renewed(&record, &token).await
+        {
+            token = renewed;
+            attempt = match self.send(call, &account, &token, &degraded).await {
+                Ok(attempt) => attempt,
+                Err(_) => return Ok(Ended::With(Outcome::Failed)),
+            };
+        }
+        if attempt.verdict == Verdict::TokenRejected && account.kind == Kind::OAuth {
+            // A cooldown must not hide that the login itself is refused.
+            self.judge(call, &account, &record, &token, attempt).await?;
+            return Ok(Ended::With(Outcome::Failed));
+        }
+        let mut answer = attempt.answer;
+        if !answer.status.is_success() {
+            return Ok(Ended::With(Outcome::Failed));
+        }
         self.tell(
             EventKind::Degraded,
             &account,
@@ -85,7 +104,19 @@ impl Pipeline {
     }
 
     /// The last word: every account is out of quota.
-    pub(super) fn give_up(&self, call: &Call) -> Answer {
+    pub(super) fn give_up(&self, call: &mut Call) -> Answer {
+        let is_discontinued =
+            |answer: &Answer| answer.error_code() == Some(Code::FreeTierDiscontinued.as_str());
+        let only_logins = call
+            .allowed
+            .iter()
+            .filter_map(|id| call.view.record(id))
+            .all(|record| record.kind() == Kind::OAuth);
+        if only_logins
+            && let Some(Ok(answer)) = call.last.take_if(|last| last.as_ref().is_ok_and(is_discontinued))
+        {
+            return answer;
+        }
         let now = self.journal.clock.now_ms();
         let free_at = call.plan.free_at().unwrap_or(now);
         let listed: Vec<_> = call.allowed.iter().filter_map(|id| call.view.record(id)).collect();

@@ -98,6 +98,11 @@ async fn a_login_that_is_gone_is_a_401() {
 
     let setup = Setup::fresh().await;
     setup.server.on_every_api(Reply::api_error(401, "invalid_api_key", "500 server error, try again later"));
+    let (code, _) = last_word(setup.host_client().fetch(chat(true)).await.unwrap(), 402).await;
+    assert_eq!(code, "ERR_QWEN_FREE_TIER_DISCONTINUED");
+
+    let setup = Setup::fresh().await;
+    setup.server.on_every_api(Reply::api_error(403, "", "Access denied: 500 server error"));
     let (code, _) = last_word(setup.host_client().fetch(chat(true)).await.unwrap(), 401).await;
     assert_eq!(code, "ERR_QWEN_TOKEN_REJECTED");
 

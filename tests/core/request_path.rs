@@ -259,13 +259,13 @@ async fn a_newer_token_in_the_file_answers_a_refusal() {
 #[tokio::test]
 async fn a_token_that_stays_refused_is_the_servers_answer_and_needs_a_login() {
     let setup = Setup::fresh().await;
-    setup.server.on_every_api(Reply::api_error(401, "invalid_api_key", "token expired"));
+    setup.server.on_every_api(Reply::api_error(401, "no_access", "not for you"));
     let client = setup.client();
     let answer = client.fetch(chat(false)).await.unwrap();
     assert_eq!(answer.status, 401);
     assert_eq!(answer.error_code(), Some("ERR_QWEN_TOKEN_REJECTED"));
     let body: serde_json::Value = serde_json::from_str(&text(answer).await).unwrap();
-    assert_eq!(body["error"]["code"], "invalid_api_key");
+    assert_eq!(body["error"]["code"], "no_access");
     assert!(body["error"]["message"].as_str().unwrap().contains("Log in again"));
     assert_eq!((setup.server.api_requests().len(), setup.server.token_requests()), (2, 1));
     assert_eq!(setup.events.count(EventKind::NeedsLogin), 1);

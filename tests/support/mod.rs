@@ -6,6 +6,7 @@ pub mod child;
 pub mod fleet;
 pub mod gate;
 pub mod home;
+pub mod keys;
 pub mod proxies;
 pub mod reply;
 pub mod seen;

@@ -155,6 +155,11 @@ impl Server {
         book.live.insert(refresh_token.to_owned());
     }
 
+    /// The API takes this key.
+    pub fn accept(&self, key: &str) {
+        self.book().accepted.insert(key.to_owned());
+    }
+
     /// The API takes every token of this lineage: `access.<lineage>.0`, and what comes of redeeming `refresh.<lineage>.0`.
     pub fn serve_lineage(&self, lineage: &str) {
         self.book().lineage = Some(lineage.to_owned());
