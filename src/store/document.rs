@@ -50,7 +50,9 @@ impl Document {
             Some(_) => return Err(Unusable::Unsupported),
             None => return Err(Unusable::Corrupt),
         }
-        let Some(Value::Array(accounts)) = fields.shift_remove("accounts") else { return Err(Unusable::Corrupt) };
+        let Some(Value::Array(accounts)) = fields.shift_remove("accounts") else {
+            return Err(Unusable::Corrupt);
+        };
         let keys = match fields.shift_remove(KEYS) {
             None => Vec::new(),
             Some(Value::Array(keys)) => keys,
