@@ -11,6 +11,7 @@ export type Account = qwen.Account;
 export type ClientOptions = qwen.ClientOptions;
 export type DeviceAuthorization = qwen.DeviceAuthorization;
 export type ErrorCode = qwen.ErrorCode;
+export type Finding = qwen.Finding;
 export type OAuthOptions = qwen.OAuthOptions;
 export type QwenAuthError = qwen.QwenAuthError;
 export type QwenClient = qwen.QwenClient;

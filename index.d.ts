@@ -233,6 +233,21 @@ declare namespace qwen {
     expiresAt: number;
   }
 
+  /** What a check of {@link QwenClient.doctor} found. It never holds a secret. */
+  interface Finding {
+    /**
+     * The check: `native-binary`, `version`, `settings`, `files`, `file-system`, `locks`, `store`, `credentials`,
+     * `set-aside`, `account`, `certificates`, `proxy`, `oauth-server`, `api`, `clock`, `qwen-cli`, `opencode`.
+     */
+    id: string;
+    /** `warning`: requests work, and something should be known. `broken`: something does not work, or is not safe. */
+    state: "ok" | "warning" | "broken";
+    /** One line that says what is. */
+    message: string;
+    /** The command that mends it, or what to do; missing where all is well. */
+    fix?: string;
+  }
+
   /** One set of settings, and all that is done with them. */
   interface QwenClient {
     /**
@@ -375,6 +390,17 @@ declare namespace qwen {
      * `ERR_QWEN_INVALID_RESPONSE`, `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`
      */
     getAccessToken(options?: { accountId?: string; signal?: AbortSignal }): Promise<AccessToken>;
+
+    /**
+     * Looks for what keeps requests from working, and says what mends it: settings, files and their modes, locks, the
+     * stores, accounts, certificates, proxies, servers, the clock, the qwen CLI and OpenCode's configuration.
+     *
+     * It only looks: no file is changed, no token refreshed, no model asked. Servers are asked for what costs nothing. It
+     * takes about 10 s at the most, whatever the network does.
+     *
+     * @returns one or more findings for each check, those that are well too
+     */
+    doctor(): Promise<Finding[]>;
 
     /**
      * Ends what is under way: calls reject, and bodies error, with an `AbortError`. A token that is being redeemed is

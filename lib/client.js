@@ -1,6 +1,7 @@
 "use strict";
 
 const { invalidArgument } = require("./errors");
+const { examine } = require("./doctor");
 const { call, createNativeClient } = require("./native");
 const { readRequest } = require("./request");
 const { toResponse } = require("./response");
@@ -10,6 +11,8 @@ const validate = require("./validate");
 class QwenClient {
   #native;
   #release;
+  #settings;
+  #env;
   #isClosed = false;
   /** What ends each call that is under way. */
   #scope = new Set();
@@ -18,7 +21,10 @@ class QwenClient {
   constructor(options, forHost) {
     const { env = validate.environment(process.env, "process.env"), oauth = {}, onEvent, ...rest } = options;
     const { signal: _, ...oauthSettings } = oauth;
-    const created = createNativeClient({ ...rest, oauth: oauthSettings, forHost }, env, onEvent);
+    const settings = { ...rest, oauth: oauthSettings, forHost };
+    const created = createNativeClient(settings, env, onEvent);
+    this.#settings = settings;
+    this.#env = env;
     this.#native = created.client;
     this.#release = created.release;
     this.baseUrl = this.#native.baseUrl;
@@ -87,6 +93,11 @@ class QwenClient {
     await this.#call((id) => this.#native.removeAccount(id, checked));
   }
 
+  async doctor() {
+    this.#expectOpen();
+    return examine(this.#settings, this.#env, { scope: this.#scope });
+  }
+
   /** Notes that OpenCode has an entry of ours. */
   async noteHostLogin() {
     await this.#call((id) => this.#native.noteHostLogin(id));
@@ -113,8 +124,12 @@ class QwenClient {
   }
 
   async #call(start, options) {
-    if (this.#isClosed) throw invalidArgument("The client", "is closed; make another one");
+    this.#expectOpen();
     return call((_bridge, id) => start(id), { ...options, scope: this.#scope });
+  }
+
+  #expectOpen() {
+    if (this.#isClosed) throw invalidArgument("The client", "is closed; make another one");
   }
 }
 

@@ -153,4 +153,4 @@ function createNativeClient(settings, env, onEvent) {
   return { client, release: () => listeners.delete(id) };
 }
 
-module.exports = { call, createNativeClient, forget, readable };
+module.exports = { call, connect, createNativeClient, forget, readable };

@@ -117,10 +117,7 @@ impl ClientConfig {
     /// `ERR_QWEN_INVALID_ARGUMENT` for an option, `ERR_QWEN_INVALID_CONFIG` for a variable that is not usable.
     pub fn read(options: &ClientOptions, environment: &Environment) -> Result<Self> {
         let mut warnings = Vec::new();
-        let base_url_override = Source::option("baseUrl".to_owned(), options.base_url.as_deref())
-            .or_variable(environment, "OPENCODE_QWEN_BASE_URL")
-            .map(|source| api_base_url(source.value).map_err(|reason| source.unusable(reason)))
-            .transpose()?;
+        let base_url_override = base_url_override(options, environment)?;
         let default_base_url = || api_base_url(DEFAULT_API_BASE_URL).map_err(Error::internal);
         let paths = Paths::from_environment(environment)?;
         let accounts_path = accounts_path(options.accounts_path.as_deref(), environment, &paths)?;
@@ -162,6 +159,17 @@ impl ClientConfig {
             warnings,
         })
     }
+}
+
+/// Where OAuth accounts are sent instead of their own host.
+///
+/// # Errors
+/// As [`ClientConfig::read`].
+pub fn base_url_override(options: &ClientOptions, environment: &Environment) -> Result<Option<Url>> {
+    Source::option("baseUrl".to_owned(), options.base_url.as_deref())
+        .or_variable(environment, "OPENCODE_QWEN_BASE_URL")
+        .map(|source| api_base_url(source.value).map_err(|reason| source.unusable(reason)))
+        .transpose()
 }
 
 /// The settings of an OAuth client. `prefix` is what the options' names begin with for the caller.
@@ -246,8 +254,16 @@ fn secure_url(source: &Source) -> Result<Url> {
     Ok(url)
 }
 
-/// Options and variables that name the store must name a place that is safe to write.
-fn accounts_path(option: Option<&str>, environment: &Environment, paths: &Paths) -> Result<(PathBuf, bool)> {
+/// Where the account store is, and whether that is its default place: options and variables that name it must name a place
+/// that is safe to write.
+///
+/// # Errors
+/// As [`ClientConfig::read`].
+pub fn accounts_path(
+    option: Option<&str>,
+    environment: &Environment,
+    paths: &Paths,
+) -> Result<(PathBuf, bool)> {
     const VARIABLE: &str = "OPENCODE_QWEN_ACCOUNTS_PATH";
     let given = option
         .map(|value| ("accountsPath", value))

@@ -19,6 +19,10 @@ const POOL_IDLE: Duration = Duration::from_secs(30);
 /// A silent connection is probed after this long, and given up within twice that.
 const PROBE_INTERVAL: Duration = Duration::from_secs(8);
 
+/// The variables that name a proxy, each in its two spellings.
+pub const PROXY_VARIABLES: [&[&str]; 3] =
+    [&["HTTPS_PROXY", "https_proxy"], &["HTTP_PROXY", "http_proxy"], &["ALL_PROXY", "all_proxy"]];
+
 type MakeProxy = fn(Url) -> reqwest::Result<Proxy>;
 
 /// What a [`Http`] is made from.
@@ -39,19 +43,12 @@ impl HttpConfig {
     /// `ERR_QWEN_INVALID_CONFIG` where a proxy variable holds no proxy URL. The value is not repeated: it may hold
     /// a password.
     pub fn from_environment(environment: &Environment, connect_timeout: Duration) -> Result<Self> {
-        let exceptions =
-            environment.first(&["NO_PROXY", "no_proxy"]).map(|(_, hosts)| hosts).unwrap_or_default();
-        // A lone asterisk is about names to the library, and about every host to everyone else.
-        let leaves_out_all = exceptions.split(',').any(|host| host.trim() == "*");
-        let exceptions = NoProxy::from_string(exceptions);
+        let leaves_out_all = leaves_out_all(environment);
+        let exceptions = NoProxy::from_string(exceptions(environment));
         let mut proxies = Vec::new();
-        let sources: [(_, MakeProxy); 3] = [
-            (["HTTPS_PROXY", "https_proxy"], Proxy::https::<Url>),
-            (["HTTP_PROXY", "http_proxy"], Proxy::http::<Url>),
-            (["ALL_PROXY", "all_proxy"], Proxy::all::<Url>),
-        ];
-        for (names, make) in sources {
-            let Some((name, value)) = environment.first(&names) else { continue };
+        let makers: [MakeProxy; 3] = [Proxy::https::<Url>, Proxy::http::<Url>, Proxy::all::<Url>];
+        for (names, make) in PROXY_VARIABLES.into_iter().zip(makers) {
+            let Some((name, value)) = environment.first(names) else { continue };
             let proxy = proxy_url(value).and_then(|url| make(url).ok()).ok_or_else(|| {
                 Error::new(
                     Code::InvalidConfig,
@@ -69,6 +66,42 @@ impl HttpConfig {
             extra_certificates: environment.get("NODE_EXTRA_CA_CERTS").map(PathBuf::from),
         })
     }
+}
+
+fn exceptions(environment: &Environment) -> &str {
+    environment.first(&["NO_PROXY", "no_proxy"]).map(|(_, hosts)| hosts).unwrap_or_default()
+}
+
+/// A lone asterisk is about names to the library, and about every host to everyone else.
+fn leaves_out_all(environment: &Environment) -> bool {
+    exceptions(environment).split(',').any(|host| host.trim() == "*")
+}
+
+/// The proxies that may be asked, by the variable that names them.
+#[must_use]
+pub fn proxies(environment: &Environment) -> Vec<(&'static str, Url)> {
+    if leaves_out_all(environment) {
+        return Vec::new();
+    }
+    let named = PROXY_VARIABLES.into_iter().filter_map(|names| environment.first(names));
+    named.filter_map(|(name, value)| Some((name, proxy_url(value)?))).collect()
+}
+
+/// How many certificates the file has that `variable` names.
+///
+/// # Errors
+/// `ERR_QWEN_INVALID_CONFIG` where it has none that can be used.
+pub fn count_certificates(variable: &str, path: &std::path::Path) -> Result<usize> {
+    let certificates = read_certificates(variable, path)?;
+    let (usable, _) = rustls::RootCertStore::empty().add_parsable_certificates(certificates);
+    if usable == 0 {
+        let message = format!(
+            "{variable} names {}, whose certificates can't be used. Point it at a PEM file, or unset it.",
+            path.display()
+        );
+        return Err(Error::new(Code::InvalidConfig, message).with_path(path));
+    }
+    Ok(usable)
 }
 
 fn proxy_url(value: &str) -> Option<Url> {

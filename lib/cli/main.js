@@ -62,9 +62,11 @@ async function execute({ command, operand, options }, { out, err }) {
   const tellNotes = () => err.print(...new Set(notes.splice(0).map((note) => `Note: ${clean(note)}`)));
   let client;
   try {
-    client = createClient({ onEvent: ({ type, message }) => NOTABLE.has(type) && notes.push(message) });
+    if (!COMMANDS[command].isStandalone) {
+      client = createClient({ onEvent: ({ type, message }) => NOTABLE.has(type) && notes.push(message) });
+    }
     const { signal } = interrupt;
-    signal.addEventListener("abort", () => client.close());
+    signal.addEventListener("abort", () => client?.close());
     // What only a person needs to see must not get between a program and its JSON.
     const screen = options.json && command === "login" ? err : out;
     const result = await COMMANDS[command].run({
@@ -81,7 +83,7 @@ async function execute({ command, operand, options }, { out, err }) {
     });
     tellNotes();
     if (result !== undefined) out.print(...(options.json ? [json(result.value, 2)] : result.lines));
-    return DONE;
+    return result?.exitCode ?? DONE;
   } catch (error) {
     tellNotes();
     if (interrupt.exitCode !== undefined) {

@@ -67,6 +67,18 @@ impl Registry {
         self.look(None)
     }
 
+    /// All accounts as the files have them, without putting anything right.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`.
+    pub fn peek(&self) -> Result<View> {
+        let document = match self.store.read()? {
+            Stored::Missing => Document::default(),
+            Stored::Usable(document) | Stored::Broken { recovered: document, .. } => *document,
+        };
+        Ok(self.reconciled(document).0)
+    }
+
     /// The same while the credentials lock is held.
     ///
     /// # Errors

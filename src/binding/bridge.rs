@@ -19,10 +19,14 @@ use serde_json::Value;
 use tokio::task::AbortHandle;
 
 use super::runtime::runtime;
-use super::types::{Authorization, OAuthSettings, ResponseHead, Variables, error_value, token_value};
+use super::types::{
+    Authorization, ClientSettings, OAuthSettings, ResponseHead, Variables, error_value, finding_value,
+    token_value,
+};
 use crate::busy::Busy;
 use crate::clock::Clock;
 use crate::config::oauth_config;
+use crate::doctor::Doctor;
 use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::http::{Http, HttpConfig};
@@ -164,6 +168,27 @@ impl Bridge {
         if let Some(call) = lock(&self.shared.calls).remove(&id) {
             call.abort();
         }
+    }
+
+    /// The version of the addon.
+    #[napi(getter, catch_unwind)]
+    pub fn version(&self) -> &'static str {
+        env!("CARGO_PKG_VERSION")
+    }
+
+    /// Looks for what keeps requests from working. `workingDirectory` is where a project's configuration is looked for.
+    #[napi(catch_unwind)]
+    pub fn examine(&self, id: u32, options: ClientSettings, variables: Variables, working_directory: String) {
+        let doctor = Doctor {
+            options: options.into(),
+            environment: variables.into_iter().collect(),
+            working_directory: working_directory.into(),
+            clock: Clock::system(),
+        };
+        self.shared.run(id, async move {
+            let findings = doctor.examine().await?;
+            Ok(Outcome::Value(findings.iter().map(finding_value).collect()))
+        });
     }
 
     /// RFC 8628 section 3.1.

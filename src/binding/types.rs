@@ -13,6 +13,7 @@ use crate::accounts::standing::Standing;
 use crate::client::{AccessToken, AccountInfo, LoginOptions};
 use crate::clock::instant_from_number;
 use crate::config::{ClientOptions, OAuthOptions};
+use crate::doctor::finding::Finding;
 use crate::error::Error;
 use crate::events::Event;
 use crate::keys::KeyOptions;
@@ -295,6 +296,16 @@ pub fn event_value(event: &Event) -> Value {
         "fromAccountId": event.from_account_id,
         "until": event.until,
         "code": event.code.map(crate::error::Code::as_str),
+    }))
+}
+
+/// `Finding` of index.d.ts.
+pub fn finding_value(finding: &Finding) -> Value {
+    without_null(json!({
+        "id": finding.id,
+        "state": finding.state.as_str(),
+        "message": finding.message,
+        "fix": finding.fix,
     }))
 }
 

@@ -67,6 +67,32 @@ pub struct CliBody {
     is_whole: bool,
 }
 
+/// What the CLI is logged in with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CliLogin {
+    /// Qwen's OAuth, with which it refuses to answer since the free tier ended.
+    OAuth,
+    /// A key.
+    Key,
+    /// Nothing that can be seen.
+    None,
+}
+
+/// What the CLI is logged in with, by its settings and the environment.
+#[must_use]
+pub fn logged_in_with(environment: &Environment, paths: &Paths) -> CliLogin {
+    let login = home::login(environment, paths);
+    if login.is_oauth() {
+        CliLogin::OAuth
+    } else if login.variables.iter().any(|(name, value)| name.ends_with("_API_KEY") && !value.is_empty())
+        || !login.secrets().is_empty()
+    {
+        CliLogin::Key
+    } else {
+        CliLogin::None
+    }
+}
+
 impl CliFallback {
     /// Looks for nothing yet. The environment is what the CLI gets, less what would lead it astray.
     #[must_use]

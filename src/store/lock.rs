@@ -31,6 +31,43 @@ pub struct LockPaths {
     pub cli: PathBuf,
 }
 
+/// Who has a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Nobody.
+    Free,
+    /// A process that is at work.
+    Held,
+    /// A process of ours that has not touched its lock for long: it hangs, or was stopped.
+    Stuck,
+    /// Nobody can be behind the lock file any more.
+    Abandoned,
+}
+
+impl LockPaths {
+    /// Looks at the CLI's lock file, and changes nothing.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`.
+    pub fn find(&self, clock: &Clock) -> Result<Found> {
+        let modified = match fs::symlink_metadata(&self.cli).and_then(|metadata| metadata.modified()) {
+            Ok(modified) => modified,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Free),
+            Err(error) => return Err(Error::io("look at", &self.cli, &error)),
+        };
+        let is_locked = File::open(&self.kernel).is_ok_and(|file| {
+            fd_lock::RwLock::new(file).try_read().is_err_and(|error| !is_unsupported(&error))
+        });
+        let is_stale = u128::from(clock.now_ms().abs_diff(epoch_ms(modified))) >= STALE_AFTER.as_millis();
+        Ok(match (is_locked, is_stale) {
+            (true, true) => Found::Stuck,
+            (false, true) => Found::Abandoned,
+            (false, false) if is_ours(&self.cli) => Found::Abandoned,
+            (_, false) => Found::Held,
+        })
+    }
+}
+
 /// Runs `body` while this process holds both locks.
 ///
 /// The kernel lock dies with its holder and is never stolen. It is not held while the CLI's lock is waited for, so that
@@ -94,7 +131,8 @@ fn open_lock_file(path: &Path) -> std::io::Result<File> {
 }
 
 /// Some network file systems have no such locks; the CLI's kind alone must do there.
-fn is_unsupported(error: &std::io::Error) -> bool {
+#[must_use]
+pub fn is_unsupported(error: &std::io::Error) -> bool {
     const NO_LOCKS_AVAILABLE: i32 = if cfg!(target_os = "macos") { 77 } else { 37 };
     error.kind() == ErrorKind::Unsupported || cfg!(unix) && error.raw_os_error() == Some(NO_LOCKS_AVAILABLE)
 }
@@ -171,8 +209,7 @@ fn remove_if_abandoned(path: &Path, clock: &Clock, sole: bool) -> Result<bool> {
         Err(error) if gone(&error) => return Ok(true),
         Err(error) => return Err(Error::io("look at", path, &error)),
     };
-    let is_ours = read_short(path)
-        .is_ok_and(|contents| contents.lines().nth(1).is_some_and(|line| line.starts_with(OWNER)));
+    let is_ours = is_ours(path);
     // A clock that jumped can put a live lock's time into the future, or a dead one's.
     let age_ms = clock.now_ms().abs_diff(epoch_ms(modified));
     let is_stale = u128::from(age_ms) >= STALE_AFTER.as_millis();
@@ -185,6 +222,10 @@ fn remove_if_abandoned(path: &Path, clock: &Clock, sole: bool) -> Result<bool> {
         Err(error) if gone(&error) => Ok(true),
         Err(error) => Err(Error::io("remove the abandoned lock", path, &error)),
     }
+}
+
+fn is_ours(path: &Path) -> bool {
+    read_short(path).is_ok_and(|contents| contents.lines().nth(1).is_some_and(|line| line.starts_with(OWNER)))
 }
 
 /// Reads a lock file; anything longer than a lock file is not one of ours.

@@ -16,6 +16,7 @@ mod dead_connections;
 mod debug_prints;
 mod device_flow;
 mod disk_faults;
+mod doctor;
 mod final_errors;
 mod free_tier;
 mod importing;

@@ -1,7 +1,8 @@
 "use strict";
 
 // The commands by name. Each has a `summary`, its `options` (for parseArgs, with what help says), perhaps an `operand`
-// (or what to say to one that is not wanted, `surplus`), and `run`, which resolves with a `value` for JSON and `lines` for a person; `undefined` where it has printed by itself.
+// (or what to say to one that is not wanted, `surplus`), and `run`, which resolves with a `value` for JSON and `lines` for
+// a person, perhaps an `exitCode`; `undefined` where it has printed by itself. One that is standalone makes no client.
 
 const COMMANDS = {
   login: require("./login"),
@@ -11,6 +12,7 @@ const COMMANDS = {
   use: require("./use"),
   remove: require("./remove"),
   status: require("./status"),
+  doctor: require("./doctor"),
 };
 
 module.exports = { COMMANDS };

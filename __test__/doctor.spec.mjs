@@ -1,0 +1,555 @@
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { randomUUID } from "node:crypto";
+import {
+  chmodSync,
+  chownSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
+import http from "node:http";
+import net from "node:net";
+import { dirname, join } from "node:path";
+import { describe, test } from "node:test";
+import { promisify } from "node:util";
+import { fileURLToPath } from "node:url";
+import { makeCertificates, withoutOpenssl } from "./support/certificates.mjs";
+import { runProgram } from "./support/command-line.mjs";
+import { rejection, startClient, startServer, temporaryHome } from "./support/harness.mjs";
+import { startHttpProxy } from "./support/proxies.mjs";
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+const PROGRAM = join(ROOT, "bin/opencode-qwen-cli-auth.js");
+const NAME = "opencode-qwen-cli-auth";
+const isUnix = process.platform !== "win32";
+const isRoot = process.getuid?.() === 0;
+
+/** A home in good order: logged in, and OpenCode configured. */
+async function setUp(t, { server: serverOptions, token = {} } = {}) {
+  const server = await startServer(t, { autoApprove: true, ...serverOptions });
+  const home = temporaryHome(t);
+  if (token !== null) home.write(server.issueToken(token));
+  const bin = join(home.home, "path");
+  mkdirSync(bin);
+  // What is said to be run with npx is this checkout.
+  writeFileSync(join(bin, "npx"), `#!/bin/sh\nshift\nexec "${process.execPath}" "${PROGRAM}" "$@"\n`, {
+    mode: 0o755,
+  });
+  symlinkSync(process.execPath, join(bin, "node"));
+  const project = join(home.home, "project");
+  mkdirSync(join(project, ".git"), { recursive: true });
+  const context = {
+    server,
+    home,
+    project,
+    store: join(home.directory, "oauth_accounts.json"),
+    config: join(home.home, ".config/opencode/opencode.json"),
+    env: {
+      ...home.env,
+      PATH: `${bin}:/usr/bin:/bin`,
+      TZ: "UTC",
+      OPENCODE_QWEN_OAUTH_BASE_URL: server.url,
+    },
+  };
+  configure(context, { plugin: [NAME] });
+  return context;
+}
+
+function configure({ config }, contents, path = config) {
+  mkdirSync(dirname(path), { recursive: true });
+  writeFileSync(path, typeof contents === "string" ? contents : JSON.stringify(contents));
+}
+
+async function examine({ env, project, server }, options) {
+  const secrets = server.issued;
+  const { code, stdout, stderr } = await runProgram(
+    { env, cwd: project, secrets },
+    ["doctor", "--json"],
+    options,
+  );
+  // Node has a word of its own to say about such a file.
+  assert.equal(stderr.replace(/^Warning: Ignoring extra certs .*\n/, ""), "");
+  const findings = JSON.parse(stdout);
+  for (const { id, state, message, fix } of findings) {
+    assert.match(id, /^[a-z-]+$/);
+    assert.ok(["ok", "warning", "broken"].includes(state));
+    assert.ok(message.length > 10 && !message.includes("\n"), message);
+    assert.equal(fix === undefined, state === "ok", `${id}: ${fix}`);
+  }
+  assert.equal(code, findings.some(({ state }) => state === "broken") ? 1 : 0);
+  return findings;
+}
+
+const inState = (findings, wanted) => findings.filter(({ state }) => state === wanted);
+const idsOf = (findings) => [...new Set(findings.map(({ id }) => id))];
+
+/** Does what a finding says, if it is a command. */
+async function mend({ env, project }, { fix }) {
+  const unset = /^unset (\w+)$/.exec(fix)?.[1];
+  if (unset !== undefined) {
+    assert.ok(unset in env, fix);
+    delete env[unset];
+    return;
+  }
+  await promisify(execFile)("/bin/sh", ["-c", fix], { env, cwd: project });
+}
+
+/**
+ * Something is broken, doctor names it and nothing else, and what it says mends it.
+ *
+ * @param {(context: object) => unknown} breakIt
+ * @param {(context: object, finding: object) => unknown} [options.repair] for what no command can mend
+ * @param {string[]} [options.also] checks that find it too
+ */
+function mends(name, id, breakIt, { repair = mend, says = /./, also = [], setup, skip } = {}) {
+  test(name, { skip }, async (t) => {
+    const context = { ...(await setUp(t, setup)), t };
+    await breakIt(context);
+    let broken = inState(await examine(context), "broken");
+    assert.ok(idsOf(broken).includes(id), `${id} was expected, not ${JSON.stringify(broken)}`);
+    assert.deepEqual(
+      idsOf(broken).filter((found) => found !== id && !also.includes(found)),
+      [],
+    );
+    const first = broken.find((finding) => finding.id === id);
+    assert.match(first.message, says);
+    // A command may bring to light what comes next.
+    for (let step = 0; step < 4 && broken.length > 0; step += 1) {
+      await repair(context, broken.find((finding) => finding.id === id) ?? broken[0]);
+      broken = inState(await examine(context), "broken");
+    }
+    assert.deepEqual(broken, []);
+  });
+}
+
+/** All files below a directory, with what could change about them. */
+function snapshot(directory) {
+  return readdirSync(directory, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name))
+    .sort()
+    .map((path) => [path, statSync(path).mode, statSync(path).mtimeMs, readFileSync(path, "base64")]);
+}
+
+const lockPath = ({ home }) => join(home.directory, "oauth_creds.lock");
+
+function leaveLock(context, contents, ageMs) {
+  writeFileSync(lockPath(context), contents, { mode: 0o600 });
+  const time = new Date(Date.now() - ageMs);
+  utimesSync(lockPath(context), time, time);
+}
+
+/** A server of the OAuth kind, with a clock of its own. */
+async function startWithDate(t, offsetMs) {
+  const state = { offsetMs };
+  const server = http.createServer((_req, res) => {
+    res.sendDate = false;
+    res.setHeader("date", new Date(Date.now() + state.offsetMs).toUTCString());
+    res.writeHead(404).end();
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  t.after(() => server.close());
+  return { state, url: `http://127.0.0.1:${server.address().port}` };
+}
+
+/** A server that takes connections and says nothing. */
+async function startSilence(t) {
+  const sockets = new Set();
+  const server = net.createServer((socket) => sockets.add(socket.on("error", () => {})));
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  t.after(() => {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  });
+  return `http://127.0.0.1:${server.address().port}`;
+}
+
+describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
+  test("a home in good order is well, and looking changes and spends nothing", async (t) => {
+    const context = await setUp(t, { token: { expiresIn: -60 } });
+    const before = snapshot(context.home.home);
+    const findings = await examine(context);
+    assert.deepEqual(
+      findings.filter(({ state }) => state !== "ok"),
+      [],
+    );
+    for (const id of [
+      "native-binary",
+      "settings",
+      "files",
+      "file-system",
+      "locks",
+      "store",
+      "credentials",
+      "account",
+    ])
+      assert.ok(idsOf(findings).includes(id), id);
+    for (const id of ["certificates", "proxy", "oauth-server", "api", "clock", "qwen-cli", "opencode"])
+      assert.ok(idsOf(findings).includes(id), id);
+    assert.deepEqual(snapshot(context.home.home), before);
+    const { tokenRequests, chats, refreshes } = context.server.stats;
+    assert.deepEqual([tokenRequests, chats, refreshes ?? 0], [0, 0, 0]);
+    assert.deepEqual(context.server.violations, []);
+  });
+
+  test("each check is one line, with what mends it", async (t) => {
+    const context = await setUp(t);
+    chmodSync(context.home.path, 0o644);
+    const { code, stdout, stderr } = await runProgram({ ...context, cwd: context.project }, ["doctor"]);
+    assert.deepEqual([code, stderr], [1, ""]);
+    const lines = stdout.trimEnd().split("\n");
+    assert.equal(lines.at(-1), "1 thing is broken.");
+    for (const line of lines.slice(0, -1)) assert.match(line, /^(?:ok|warning|BROKEN) +[a-z-]+: \S/);
+    const fix = `chmod 600 ${context.home.path}`;
+    assert.ok(
+      lines.some((line) => line.startsWith("BROKEN   files: ") && line.endsWith(`To mend it: ${fix}`)),
+    );
+  });
+
+  test("the client gives the same findings", async (t) => {
+    const context = await setUp(t);
+    const { client } = startClient(t, { env: context.env });
+    const findings = await client.doctor();
+    assert.deepEqual(inState(findings, "broken"), []);
+    assert.ok(idsOf(findings).includes("api"));
+    client.close();
+    await rejection(client.doctor(), "ERR_QWEN_INVALID_ARGUMENT");
+  });
+
+  test("no account is worth knowing, and not broken", async (t) => {
+    const context = await setUp(t, { token: null });
+    const findings = await examine(context);
+    assert.deepEqual(inState(findings, "broken"), []);
+    const [finding] = inState(findings, "warning");
+    assert.deepEqual([finding.id, finding.fix], ["account", `npx ${NAME} login`]);
+    await mend(context, finding);
+    assert.deepEqual(inState(await examine(context), "warning"), []);
+  });
+
+  mends("a file that others can read", "files", ({ home }) => chmodSync(home.path, 0o644));
+  mends("a directory that others can write to", "files", ({ home }) => chmodSync(home.directory, 0o777));
+  mends("a file of another user's", "files", ({ home }) => chownSync(home.path, 12345, 12345), {
+    skip: !isRoot && "only root can give files away",
+  });
+
+  const DEAD = "2147483646";
+  mends("a lock of a process of ours that died", "locks", (context) =>
+    leaveLock(context, `${randomUUID()}\n${NAME} ${DEAD}\n`, 0),
+  );
+  mends("a stale lock of the qwen CLI's", "locks", (context) => leaveLock(context, randomUUID(), 60_000));
+  test("a lock that is held is none of these", async (t) => {
+    const context = await setUp(t);
+    leaveLock(context, randomUUID(), 0);
+    assert.deepEqual(inState(await examine(context), "broken"), []);
+  });
+
+  for (const [name, contents] of [
+    ["a damaged store", '{"version": 1, "accounts": ['],
+    ["a store of another version", '{"version": 7, "accounts": []}'],
+  ]) {
+    mends(name, "store", ({ store }) => writeFileSync(store, contents, { mode: 0o600 }));
+  }
+  test("a store that was moved aside is told until it is removed", async (t) => {
+    const context = await setUp(t);
+    writeFileSync(context.store, "{", { mode: 0o600 });
+    const before = snapshot(context.home.directory);
+    await mend(context, inState(await examine(context), "broken")[0]);
+    assert.equal(before.find(([path]) => path === context.store)[3], Buffer.from("{").toString("base64"));
+    const [left] = inState(await examine(context), "warning");
+    assert.equal(left.id, "set-aside");
+    await mend(context, left);
+    assert.deepEqual(inState(await examine(context), "warning"), []);
+  });
+
+  mends("a credentials file without a login", "credentials", ({ home }) => home.write("{}"));
+  mends(
+    "a credentials file in another plugin's form",
+    "credentials",
+    ({ home }) => {
+      const { access_token, refresh_token, expiry_date, resource_url } = home.read();
+      home.write({
+        accessToken: access_token,
+        refreshToken: refresh_token,
+        expiryDate: expiry_date,
+        resourceUrl: resource_url,
+      });
+    },
+    { says: /another plugin/ },
+  );
+
+  mends(
+    "a login that has expired for good",
+    "account",
+    ({ home }) => {
+      const { refresh_token: _, ...token } = home.read();
+      home.write({ ...token, expiry_date: Date.now() - 1000 });
+    },
+    { says: /needs a new login/ },
+  );
+  mends(
+    "a login that the API refuses",
+    "api",
+    ({ server, home }) => server.revokeAccess(home.read().access_token),
+    { says: /refuses/ },
+  );
+  test("an account that cools is no fault", async (t) => {
+    const context = await setUp(t);
+    const token = context.home.read();
+    const until = Date.now() + 600_000;
+    const record = { id: "acct_1", label: "work", token, exhaustedUntil: until };
+    writeFileSync(
+      context.store,
+      JSON.stringify({
+        version: 1,
+        activeAccountId: "acct_1",
+        credentialsAccountId: "acct_1",
+        accounts: [record],
+      }),
+      { mode: 0o600 },
+    );
+    const findings = await examine(context);
+    assert.deepEqual(inState(findings, "broken"), []);
+    assert.match(inState(findings, "warning")[0].message, /"work" is out of quota; .* 10 min/);
+  });
+
+  for (const minutes of [-7, 7]) {
+    mends(
+      `a clock that is ${minutes} min off`,
+      "clock",
+      async (context) => {
+        context.dated = await startWithDate(context.t, minutes * 60_000);
+        context.env.OPENCODE_QWEN_OAUTH_BASE_URL = context.dated.url;
+      },
+      {
+        says: minutes < 0 ? /7 min fast|6 min fast/ : /6 min slow|7 min slow/,
+        repair: ({ dated }, { fix }) => {
+          assert.match(fix, /timedatectl|sntp|w32tm/);
+          dated.state.offsetMs = 0;
+        },
+      },
+    );
+  }
+
+  mends(
+    "a proxy that is not there",
+    "proxy",
+    ({ env }) => (env.HTTP_PROXY = "http://user:hunter2@127.0.0.1:9"),
+    {
+      also: ["oauth-server", "api"],
+      says: /^(?!.*hunter2).*127\.0\.0\.1:9 \(HTTP_PROXY\) can't be reached/,
+    },
+  );
+  mends(
+    "a proxy that wants a password",
+    "oauth-server",
+    async ({ env, t }) => {
+      env.HTTP_PROXY = (await startHttpProxy(t, { credentials: "user:hunter2" })).url.replace(
+        "user:hunter2@",
+        "",
+      );
+    },
+    { also: ["api"], says: /proxy/i },
+  );
+  mends(
+    "a proxy that refuses the way",
+    "oauth-server",
+    async ({ env, t }) => {
+      env.HTTPS_PROXY = (await startHttpProxy(t, { refusals: 100 })).url;
+      env.OPENCODE_QWEN_OAUTH_BASE_URL = "https://127.0.0.1:9";
+    },
+    {
+      says: /127\.0\.0\.1/,
+      repair: async (context, finding) => {
+        await mend(context, finding);
+        context.env.OPENCODE_QWEN_OAUTH_BASE_URL = context.server.url;
+      },
+    },
+  );
+  mends("a proxy address that is none", "settings", ({ env }) => (env.https_proxy = "gopher://u:hunter2@x"), {
+    says: /^(?!.*hunter2).*https_proxy/,
+  });
+
+  mends(
+    "a file of certificates that is missing",
+    "certificates",
+    ({ env }) => (env.NODE_EXTRA_CA_CERTS = "/nope.pem"),
+    {
+      says: /NODE_EXTRA_CA_CERTS names \/nope\.pem/,
+    },
+  );
+  mends(
+    "a file of certificates that is missing, for all",
+    "certificates",
+    ({ env }) => (env.SSL_CERT_FILE = "/nope.pem"),
+    {
+      says: /SSL_CERT_FILE names \/nope\.pem/,
+    },
+  );
+  mends("a file of certificates with none in it", "certificates", ({ env, home }) => {
+    env.SSL_CERT_FILE = join(home.home, "ca.pem");
+    writeFileSync(env.SSL_CERT_FILE, "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n");
+  });
+  test("a server that nobody vouches for", { skip: withoutOpenssl }, async (t) => {
+    const { tls, caPath } = makeCertificates(t);
+    const context = await setUp(t, { server: { tls } });
+    const broken = inState(await examine(context), "broken");
+    assert.deepEqual(idsOf(broken), ["oauth-server", "api"]);
+    for (const { message, fix } of broken) {
+      assert.match(message, /certificate/);
+      assert.match(fix, /NODE_EXTRA_CA_CERTS/);
+    }
+    context.env.NODE_EXTRA_CA_CERTS = caPath;
+    assert.deepEqual(inState(await examine(context), "broken"), []);
+  });
+
+  test("a network that says nothing is given up on", async (t) => {
+    const context = await setUp(t);
+    context.env.HTTP_PROXY = await startSilence(t);
+    const broken = inState(await examine(context), "broken");
+    assert.deepEqual(idsOf(broken), ["oauth-server", "api"]);
+    assert.match(broken[0].message, /sent nothing/);
+  });
+
+  for (const [name, value] of [
+    ["OPENCODE_QWEN_ACCOUNTS_PATH", "/etc/passwd.json"],
+    ["OPENCODE_QWEN_BASE_URL", "http://portal.example"],
+    ["OPENCODE_QWEN_ROTATION", "sometimes"],
+    ["OPENCODE_QWEN_QUOTA_COOLDOWN_MS", "half an hour"],
+    ["QWEN_MODE", "maybe"],
+  ]) {
+    mends(`${name} that can't be read`, "settings", ({ env }) => (env[name] = value), {
+      says: new RegExp(name),
+    });
+  }
+  test("all settings that can't be read are found at once", async (t) => {
+    const context = await setUp(t);
+    Object.assign(context.env, {
+      OPENCODE_QWEN_BASE_URL: "x y",
+      ALL_PROXY: "gopher://x",
+      QWEN_MODE: "maybe",
+    });
+    const fixes = inState(await examine(context), "broken").map(({ fix }) => fix);
+    assert.deepEqual(fixes.sort(), ["unset ALL_PROXY", "unset OPENCODE_QWEN_BASE_URL", "unset QWEN_MODE"]);
+  });
+
+  mends(
+    "a fallback without a qwen CLI",
+    "qwen-cli",
+    ({ env }) => (env.OPENCODE_QWEN_ENABLE_CLI_FALLBACK = "1"),
+    {
+      repair: ({ home, env }, { fix }) => {
+        assert.equal(fix, "npm install -g @qwen-code/qwen-code");
+        const program = join(home.home, "path/qwen");
+        writeFileSync(program, '#!/bin/sh\n[ "$1" = --version ] && echo 0.24.4\n', { mode: 0o755 });
+        env.OPENAI_API_KEY = "sk-of-the-cli";
+      },
+    },
+  );
+  mends(
+    "a fallback to a CLI that logs in by OAuth",
+    "qwen-cli",
+    ({ home, env }) => {
+      env.OPENCODE_QWEN_ENABLE_CLI_FALLBACK = "1";
+      writeFileSync(join(home.home, "path/qwen"), "#!/bin/sh\necho 0.24.4\n", { mode: 0o755 });
+      const settings = { security: { auth: { selectedType: "qwen-oauth" } } };
+      writeFileSync(join(home.directory, "settings.json"), JSON.stringify(settings), { mode: 0o600 });
+    },
+    {
+      says: /qwen CLI 0\.24\.4 .* OAuth/,
+      repair: ({ env }) => delete env.OPENCODE_QWEN_ENABLE_CLI_FALLBACK,
+    },
+  );
+
+  const reconfigure = (context) => configure(context, { plugin: [NAME] });
+  const config = (name, contents, says) =>
+    mends(name, "opencode", (context) => configure(context, contents), { says, repair: reconfigure });
+  config("two versions of the plugin", { plugin: [NAME, `${NAME}@0.1.0`] }, /loaded 2 times: .*0\.1\.0/);
+  config("two copies of the plugin", { plugin: [NAME, join(ROOT, "index.js")] }, /loaded 2 times/);
+  config(
+    "another Qwen plugin beside it",
+    { plugin: [NAME, "opencode-qwen-oauth@latest"] },
+    /opencode-qwen-oauth/,
+  );
+  config(
+    "a base URL of the user's own",
+    `{ // mine\n "plugin": ["${NAME}"], "provider": { "qwen-code": { "options": { "baseURL": "https://x.example/v1", } } } }`,
+    /baseURL/,
+  );
+  config(
+    "a provider that is turned off",
+    { plugin: [NAME], disabled_providers: ["qwen-code"] },
+    /turns .* off/,
+  );
+  config("a configuration that is no JSON", '{ "plugin": [', /can't be read/);
+  mends(
+    "a second version in a project",
+    "opencode",
+    (context) => {
+      configure(
+        context,
+        `{ "plugin": ["${NAME}@0.0.9"], /* old */ }`,
+        join(context.project, "opencode.jsonc"),
+      );
+    },
+    {
+      says: /project\/opencode\.jsonc/,
+      repair: ({ project }, { fix }) => {
+        assert.ok(fix.includes(join(project, "opencode.jsonc")), fix);
+        rmSync(join(project, "opencode.jsonc"));
+      },
+    },
+  );
+  mends(
+    "options for a version of OpenCode that takes none",
+    "opencode",
+    (context) => {
+      configure(context, { plugin: [[NAME, { degrade: false }]] });
+      writeFileSync(join(context.home.home, "path/opencode"), "#!/bin/sh\necho 1.3.2\n", { mode: 0o755 });
+    },
+    { says: /OpenCode 1\.3\.2 does not take options/, repair: reconfigure },
+  );
+  test("a version that OpenCode keeps is told", async (t) => {
+    const context = await setUp(t);
+    const kept = join(context.home.home, ".cache/opencode/packages", `${NAME}@latest`);
+    const manifest = join(kept, "node_modules", NAME, "package.json");
+    configure(context, { name: NAME, version: "0.0.1" }, manifest);
+    const [finding] = inState(await examine(context), "warning");
+    assert.equal(finding.id, "version");
+    assert.match(finding.message, /0\.0\.1/);
+    await mend(context, finding);
+    assert.deepEqual(inState(await examine(context), "warning"), []);
+    assert.ok(!existsSync(kept));
+  });
+
+  test("a native part for another system is told by a package without one", async (t) => {
+    const context = await setUp(t);
+    const copy = join(context.home.home, "node_modules", NAME);
+    cpSync(ROOT, copy, {
+      recursive: true,
+      filter: (path) =>
+        !/\/(?:\.git|node_modules|__test__|target|src|tests|fuzz|bench)(?:\/|$)/.test(
+          path.slice(ROOT.length - 1),
+        ),
+    });
+    const addon = readdirSync(copy).find((file) => file.endsWith(".node"));
+    renameSync(join(copy, addon), join(copy, "kept"));
+    // One for another libc or processor can't be loaded.
+    writeFileSync(join(copy, addon), "\x7fELF of another machine");
+    const options = { program: join(copy, "bin/opencode-qwen-cli-auth.js") };
+    const [finding, ...more] = await examine(context, options);
+    assert.deepEqual([finding.id, finding.state, more], ["native-binary", "broken", []]);
+    assert.match(finding.message, /could not be loaded on .*\.node: /);
+    assert.match(finding.fix, /^npm install --include=optional opencode-qwen-cli-auth@/);
+    renameSync(join(copy, "kept"), join(copy, addon));
+    assert.deepEqual(inState(await examine(context, options), "broken"), []);
+  });
+});

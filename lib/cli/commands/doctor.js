@@ -1,0 +1,38 @@
+"use strict";
+
+const { examine } = require("../../doctor");
+const { environment } = require("../../validate");
+const { clean } = require("../text");
+
+const MARKS = { ok: "ok", warning: "warning", broken: "BROKEN" };
+const WIDTH = Math.max(...Object.values(MARKS).map((mark) => mark.length));
+const FAILED = 1;
+
+/** Needs no client: what keeps one from being made is among the things that are looked for. */
+async function run({ env, signal }) {
+  const findings = await examine({ oauth: {}, forHost: false }, environment(env, "process.env"), { signal });
+  const broken = findings.filter(({ state }) => state === "broken").length;
+  return {
+    value: findings,
+    lines: [...findings.map(line), summary(broken)],
+    exitCode: broken > 0 ? FAILED : undefined,
+  };
+}
+
+function line({ id, state, message, fix }) {
+  const advice = fix === undefined ? "" : ` To mend it: ${clean(fix)}`;
+  return `${MARKS[state].padEnd(WIDTH)}  ${id}: ${clean(message)}${advice}`;
+}
+
+function summary(broken) {
+  if (broken === 0) return "Nothing is broken.";
+  return `${broken} ${broken === 1 ? "thing is" : "things are"} broken.`;
+}
+
+module.exports = {
+  summary:
+    "look for what keeps requests from working, and say what mends it; exit 1 where something is broken",
+  options: {},
+  isStandalone: true,
+  run,
+};

@@ -1,0 +1,42 @@
+"use strict";
+
+// What keeps requests from working: the core looks for it, and this adds what is found before there is a core.
+
+const { name, version } = require("../package.json");
+const { call, connect } = require("./native");
+
+const ID = "native-binary";
+
+/**
+ * See `QwenClient.doctor` in index.d.ts.
+ *
+ * @param {object} settings the client's, as the core takes them
+ * @param {Record<string, string>} env
+ * @param {object} [options] those of `call`
+ */
+async function examine(settings, env, options) {
+  let bridge;
+  try {
+    bridge = connect();
+  } catch (error) {
+    return [unloadable(error)];
+  }
+  const findings = await call((bridge, id) => bridge.examine(id, settings, env, process.cwd()), options);
+  return [versionOf(bridge), ...findings];
+}
+
+function unloadable(error) {
+  const fix = `npm install --include=optional ${name}@${version}, on this machine`;
+  return { id: ID, state: "broken", message: error.message.replaceAll("\n", " "), fix };
+}
+
+function versionOf(bridge) {
+  const platform = `${process.platform}-${process.arch}`;
+  if (bridge.version === version) {
+    return { id: ID, state: "ok", message: `The native part (${version}, ${platform}) is loaded.` };
+  }
+  const message = `The native part is version ${bridge.version}, and the package is ${version}.`;
+  return { id: ID, state: "broken", message, fix: `npm install --include=optional ${name}@${version}` };
+}
+
+module.exports = { examine };
