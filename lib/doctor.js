@@ -3,7 +3,7 @@
 // What keeps requests from working: the core looks for it, and this adds what is found before there is a core.
 
 const { name, version } = require("../package.json");
-const { call, connect } = require("./native");
+const { addonVersion, call } = require("./native");
 
 const ID = "native-binary";
 
@@ -15,14 +15,14 @@ const ID = "native-binary";
  * @param {object} [options] those of `call`
  */
 async function examine(settings, env, options) {
-  let bridge;
+  let native;
   try {
-    bridge = connect();
+    native = addonVersion();
   } catch (error) {
     return [unloadable(error)];
   }
   const findings = await call((bridge, id) => bridge.examine(id, settings, env, process.cwd()), options);
-  return [versionOf(bridge), ...findings];
+  return [versionOf(native), ...findings];
 }
 
 function unloadable(error) {
@@ -30,12 +30,12 @@ function unloadable(error) {
   return { id: ID, state: "broken", message: error.message.replaceAll("\n", " "), fix };
 }
 
-function versionOf(bridge) {
+function versionOf(native) {
   const platform = `${process.platform}-${process.arch}`;
-  if (bridge.version === version) {
+  if (native === version) {
     return { id: ID, state: "ok", message: `The native part (${version}, ${platform}) is loaded.` };
   }
-  const message = `The native part is version ${bridge.version}, and the package is ${version}.`;
+  const message = `The native part is version ${native}, and the package is ${version}.`;
   return { id: ID, state: "broken", message, fix: `npm install --include=optional ${name}@${version}` };
 }
 

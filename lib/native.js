@@ -29,6 +29,12 @@ function connect() {
   return bridge;
 }
 
+/** The version of the addon. Throws where there is none that can be loaded. */
+function addonVersion() {
+  connect();
+  return addon.version();
+}
+
 function nextId() {
   lastId = (lastId + 1) >>> 0;
   return lastId;
@@ -153,4 +159,4 @@ function createNativeClient(settings, env, onEvent) {
   return { client, release: () => listeners.delete(id) };
 }
 
-module.exports = { call, connect, createNativeClient, forget, readable };
+module.exports = { addonVersion, call, createNativeClient, forget, readable };

@@ -115,6 +115,12 @@ impl Shared {
     }
 }
 
+/// The version of the addon.
+#[napi(catch_unwind)]
+pub fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
 /// One environment's connection to the core.
 #[napi]
 pub struct Bridge {
@@ -168,12 +174,6 @@ impl Bridge {
         if let Some(call) = lock(&self.shared.calls).remove(&id) {
             call.abort();
         }
-    }
-
-    /// The version of the addon.
-    #[napi(getter, catch_unwind)]
-    pub fn version(&self) -> &'static str {
-        env!("CARGO_PKG_VERSION")
     }
 
     /// Looks for what keeps requests from working. `workingDirectory` is where a project's configuration is looked for.

@@ -30,8 +30,7 @@ function summary(broken) {
 }
 
 module.exports = {
-  summary:
-    "look for what keeps requests from working, and say what mends it; exit 1 where something is broken",
+  summary: "look for what is broken, and say what mends it",
   options: {},
   isStandalone: true,
   run,
