@@ -148,6 +148,14 @@ function leaveLock(context, contents, ageMs) {
   utimesSync(lockPath(context), time, time);
 }
 
+/** A store with one account, which is that of the qwen CLI. */
+function writeStore({ store }, record) {
+  const id = "acct_1";
+  const accounts = [{ id, ...record }];
+  const document = { version: 1, activeAccountId: id, credentialsAccountId: id, accounts };
+  writeFileSync(store, JSON.stringify(document), { mode: 0o600 });
+}
+
 /** A server of the OAuth kind, with a clock of its own. */
 async function startWithDate(t, offsetMs) {
   const state = { offsetMs };
@@ -230,8 +238,9 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     const findings = await examine(context);
     assert.deepEqual(inState(findings, "broken"), []);
     const [finding] = inState(findings, "warning");
-    assert.deepEqual([finding.id, finding.fix], ["account", `npx ${NAME} login`]);
-    await mend(context, finding);
+    assert.equal(finding.id, "account");
+    assert.equal(finding.fix, `npx ${NAME} add-key (a key of a plan), or npx ${NAME} login`);
+    await mend(context, { fix: `npx ${NAME} login` });
     assert.deepEqual(inState(await examine(context), "warning"), []);
   });
 
@@ -301,21 +310,48 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     ({ server, home }) => server.revokeAccess(home.read().access_token),
     { says: /refuses/ },
   );
+  /** Adds a key as a person would, who pastes it. */
+  const addKey = ({ env, project }, key, ...args) =>
+    runProgram({ env, cwd: project, input: `${key}\n` }, ["add-key", ...args]);
+
+  test("a key that is refused where it is sent is added again for its own place", async (t) => {
+    const context = await setUp(t);
+    const own = await startServer(t);
+    const key = own.addKey({ plan: "coding-plan" });
+    const added = await addKey(context, key, "--no-check", "--base-url", context.server.url);
+    assert.equal(added.code, 0, added.stderr);
+    const [finding, ...more] = inState(await examine(context), "broken");
+    assert.deepEqual([finding.id, finding.fix, more], ["api", `npx ${NAME} add-key`, []]);
+    assert.match(finding.message, /another plan or region/);
+    assert.ok(!JSON.stringify(finding).includes(key));
+    const again = await addKey(context, key, "--base-url", own.url);
+    assert.equal(again.code, 0, again.stderr);
+    assert.deepEqual(inState(await examine(context), "broken"), []);
+  });
+
+  test("a login that the free tier ended for is told so, until there is a key", async (t) => {
+    const context = await setUp(t);
+    const token = context.home.read();
+    context.server.revokeAccess(token.access_token);
+    const lastError = { code: "ERR_QWEN_FREE_TIER_DISCONTINUED", message: "It ended.", at: Date.now() };
+    writeStore(context, { token, lastError });
+    const [finding, ...more] = inState(await examine(context), "broken");
+    assert.deepEqual([finding.id, finding.fix, more], ["account", `npx ${NAME} add-key`, []]);
+    assert.match(finding.message, /free tier.*2026-04-15/);
+    const key = context.server.addKey({ plan: "coding-plan" });
+    const added = await addKey(context, key, "--base-url", context.server.url);
+    assert.equal(added.code, 0, added.stderr);
+    const findings = await examine(context);
+    assert.deepEqual(inState(findings, "broken"), []);
+    await mend(context, inState(findings, "warning")[0]);
+    assert.deepEqual(inState(await examine(context), "warning"), []);
+  });
+
   test("an account that cools is no fault", async (t) => {
     const context = await setUp(t);
     const token = context.home.read();
     const until = Date.now() + 600_000;
-    const record = { id: "acct_1", label: "work", token, exhaustedUntil: until };
-    writeFileSync(
-      context.store,
-      JSON.stringify({
-        version: 1,
-        activeAccountId: "acct_1",
-        credentialsAccountId: "acct_1",
-        accounts: [record],
-      }),
-      { mode: 0o600 },
-    );
+    writeStore(context, { label: "work", token, exhaustedUntil: until });
     const findings = await examine(context);
     assert.deepEqual(inState(findings, "broken"), []);
     assert.match(inState(findings, "warning")[0].message, /"work" is out of quota; .* 10 min/);

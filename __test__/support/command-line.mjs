@@ -17,10 +17,12 @@ const PROGRAM = fileURLToPath(new URL("../../bin/opencode-qwen-cli-auth.js", imp
  * @param {object} context
  * @param {Record<string, string>} context.env all that it knows
  * @param {string} [context.cwd]
+ * @param {string} [context.input] on standard input
  * @param {string[]} [context.secrets] what must not be printed
  */
-export async function runProgram({ env, cwd, secrets = [] }, args, { program = PROGRAM } = {}) {
-  const child = spawn(process.execPath, [program, ...args], { env, cwd, stdio: ["ignore", "pipe", "pipe"] });
+export async function runProgram({ env, cwd, input, secrets = [] }, args, { program = PROGRAM } = {}) {
+  const child = spawn(process.execPath, [program, ...args], { env, cwd, stdio: ["pipe", "pipe", "pipe"] });
+  child.stdin.on("error", () => {}).end(input);
   const output = { stdout: "", stderr: "" };
   for (const name of ["stdout", "stderr"]) {
     child[name].setEncoding("utf8").on("data", (text) => {

@@ -12,6 +12,7 @@ use url::Url;
 use super::finding::{Finding, ours, unset};
 use super::settings::Settings;
 use super::{Doctor, PATIENCE};
+use crate::accounts::kind::Kind;
 use crate::base_url::display;
 use crate::clock::epoch_ms;
 use crate::environment::Environment;
@@ -36,6 +37,7 @@ const MAX_BODY: usize = 64 * 1024;
 pub struct Asked {
     pub id: String,
     pub label: String,
+    pub kind: Kind,
     pub base_url: Url,
     /// Its token, if that can be used as it is.
     pub access_token: Option<Secret>,
@@ -114,7 +116,7 @@ async fn ask_api(http: &Http, account: &Asked, environment: &Environment) -> (Fi
     let answer = async {
         let url = Url::parse(&format!("{shown}/models")).map_err(Error::internal)?;
         let headers = match &account.access_token {
-            Some(token) => for_attempt(&HeaderMap::new(), token)?,
+            Some(token) => for_attempt(&HeaderMap::new(), token, account.kind)?,
             None => HeaderMap::new(),
         };
         send(http, http::Method::GET, url, headers).await
@@ -128,15 +130,11 @@ async fn ask_api(http: &Http, account: &Asked, environment: &Environment) -> (Fi
     let body = body.ok().and_then(Result::ok).flatten().unwrap_or_default();
     let verdict = if account.access_token.is_some() { classify(status, &body) } else { Verdict::Pass };
     let finding = match verdict {
-        Verdict::TokenRejected => Finding::broken(
-            API,
-            format!("{name} refuses the account's token, which has not expired (status {status})."),
-            ours(&format!("login --replace {}", account.id)),
-        ),
+        Verdict::TokenRejected => refused(account, &name, status),
         Verdict::QuotaExhausted => Finding::warning(
             API,
             format!("{name} says that the account's quota is used up."),
-            format!("Wait, or add another account: {}", ours("login")),
+            format!("Wait, or add a key: {}", ours("add-key")),
         ),
         _ if status >= 500 => Finding::warning(
             API,
@@ -149,6 +147,26 @@ async fn ask_api(http: &Http, account: &Asked, environment: &Environment) -> (Fi
         _ => Finding::ok(API, format!("{name} answers.")),
     };
     (finding, time)
+}
+
+fn refused(account: &Asked, name: &str, status: u16) -> Finding {
+    match account.kind {
+        Kind::OAuth => Finding::broken(
+            API,
+            format!(
+                "{name} refuses the account's token, which has not expired (status {status}). If it is minutes old, this is the end of the free tier (2026-04-15): add a key with {}.",
+                ours("add-key")
+            ),
+            ours(&format!("login --replace {}", account.id)),
+        ),
+        Kind::Key(_) => Finding::broken(
+            API,
+            format!(
+                "{name} refuses the key (status {status}): it is of another plan or region, or is no longer valid. Add it again: its place is looked for."
+            ),
+            ours("add-key"),
+        ),
+    }
 }
 
 async fn send(http: &Http, method: http::Method, url: Url, mut headers: HeaderMap) -> Result<Response> {

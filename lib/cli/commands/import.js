@@ -18,11 +18,7 @@ function describe(imported, file) {
 }
 
 module.exports = {
-<<<<<<< HEAD
   summary: "add the accounts in a file of another Qwen plugin, the qwen CLI or OpenCode",
-=======
-  summary: "add the accounts in another Qwen plugin's or tool's file",
->>>>>>> 602926a (Say the addon's version, and keep the help in its width)
   operand: "<file>",
   options: {},
   run,
