@@ -25,6 +25,7 @@ import { fileURLToPath } from "node:url";
 import { makeCertificates, withoutOpenssl } from "./support/certificates.mjs";
 import { runProgram } from "./support/command-line.mjs";
 import { rejection, startClient, startServer, temporaryHome } from "./support/harness.mjs";
+import { startPlaces } from "./support/places.mjs";
 import { startHttpProxy } from "./support/proxies.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -314,17 +315,26 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
   const addKey = ({ env, project }, key, ...args) =>
     runProgram({ env, cwd: project, input: `${key}\n` }, ["add-key", ...args]);
 
-  test("a key that is refused where it is sent is added again for its own place", async (t) => {
-    const context = await setUp(t);
-    const own = await startServer(t);
-    const key = own.addKey({ plan: "coding-plan" });
-    const added = await addKey(context, key, "--no-check", "--base-url", context.server.url);
+  test("a key of the wrong region", { skip: withoutOpenssl }, async (t) => {
+    const context = await setUp(t, { token: null });
+    const { server, env } = await startPlaces(t);
+    Object.assign(context, { server });
+    const { HTTPS_PROXY, NODE_EXTRA_CA_CERTS } = env;
+    Object.assign(context.env, {
+      HTTPS_PROXY,
+      NODE_EXTRA_CA_CERTS,
+      OPENCODE_QWEN_OAUTH_BASE_URL: server.url,
+    });
+    context.env.NO_PROXY = "127.0.0.1";
+    const key = server.addKey({ plan: "coding-plan", region: "intl" });
+    const added = await addKey(context, key, "--no-check", "--region", "cn");
     assert.equal(added.code, 0, added.stderr);
     const [finding, ...more] = inState(await examine(context), "broken");
     assert.deepEqual([finding.id, finding.fix, more], ["api", `npx ${NAME} add-key`, []]);
     assert.match(finding.message, /another plan or region/);
+    assert.equal(server.stats.chats, 0, "it is found without a chat");
     assert.ok(!JSON.stringify(finding).includes(key));
-    const again = await addKey(context, key, "--base-url", own.url);
+    const again = await addKey(context, key);
     assert.equal(again.code, 0, again.stderr);
     assert.deepEqual(inState(await examine(context), "broken"), []);
   });

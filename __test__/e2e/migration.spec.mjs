@@ -1,0 +1,132 @@
+// What the README tells somebody whose plugin has stopped working, step by step.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, test } from "node:test";
+import { runProgram } from "../support/command-line.mjs";
+import { startPlaces } from "../support/places.mjs";
+import { assertAnswer, assertClean } from "./support/checks.mjs";
+import { AUTH, CHECKOUT, CREDENTIALS, Host, openHost, root, suite } from "./support/opencode.mjs";
+
+const NAME = "opencode-qwen-cli-auth";
+const CONFIG = ".config/opencode/opencode.json";
+const readme = readFileSync(join(root, "README.md"), "utf8");
+
+/** Runs a command of the README's, which must be in it. */
+function command(host, args, options) {
+  const text = `npx ${NAME} ${args.join(" ")}`;
+  assert.ok(readme.includes(text), `the README does not say: ${text}`);
+  // The shell's part of it.
+  const expanded = args.map((arg) => arg.replace(/^~/, host.sandbox.home));
+  return runProgram({ env: host.env, cwd: host.work, secrets: host.server.issued, ...options }, expanded);
+}
+
+async function doctor(host) {
+  const { stdout } = await command(host, ["doctor"]).then(() =>
+    runProgram({ env: host.env, cwd: host.work }, ["doctor", "--json"]),
+  );
+  return JSON.parse(stdout).filter(({ id, state }) => id === "opencode" && state !== "ok");
+}
+
+/** Where the other plugins put a login, and how they are listed. */
+const PLUGINS = {
+  "opencode-qwen-auth": {
+    file: ".config/opencode/qwen-auth-accounts.json",
+    config: { provider: { qwen: { npm: "@ai-sdk/openai" } }, model: "qwen/qwen3-coder-plus" },
+    contents: (token) => ({
+      version: 1,
+      activeIndex: 0,
+      accounts: [
+        {
+          refreshToken: token.refresh_token,
+          accessToken: token.access_token,
+          expires: token.expiry_date,
+          resourceUrl: token.resource_url,
+          addedAt: 1,
+          lastUsed: 1,
+        },
+      ],
+    }),
+    imports: true,
+  },
+  "opencode-qwen-oauth": {
+    file: CREDENTIALS,
+    config: { model: "qwen/coder-model" },
+    contents: (token) => ({
+      accessToken: token.access_token,
+      refreshToken: token.refresh_token,
+      expiryDate: token.expiry_date,
+      tokenType: "Bearer",
+      resourceUrl: token.resource_url,
+    }),
+    imports: true,
+  },
+  "opencode-qwencode-auth": {
+    file: CREDENTIALS,
+    config: { model: "qwen-code/coder-model" },
+    contents: (token) => ({ ...token, scope: "openid" }),
+  },
+  "OpenCode alone": {
+    file: AUTH,
+    config: {},
+    contents: (token) => ({
+      qwen: {
+        type: "oauth",
+        access: token.access_token,
+        refresh: token.refresh_token,
+        expires: token.expiry_date,
+        resourceUrl: token.resource_url,
+      },
+    }),
+    imports: true,
+  },
+};
+
+describe("the way from another plugin", suite(), () => {
+  test("three steps with a key", async (t) => {
+    const { server, env } = await startPlaces(t);
+    const { HTTPS_PROXY, NODE_EXTRA_CA_CERTS } = env;
+    const host = new Host({ server, login: false, env: { HTTPS_PROXY, NODE_EXTRA_CA_CERTS } });
+    t.after(() => host.close());
+    host.configure({ plugin: ["opencode-qwencode-auth"], model: "qwen-code/coder-model" });
+    const [finding] = await doctor(host);
+    assert.ok(finding, "the other plugin was not found");
+    // Step 1. A name would be fetched from the network, so the checkout stands for it.
+    assert.ok(readme.includes(`{ "plugin": ["${NAME}"] }`));
+    host.configure({ plugin: [CHECKOUT] });
+    // Step 2.
+    const key = server.addKey({ plan: "coding-plan", region: "intl" });
+    const added = await command(host, ["add-key"], { input: `${key}\n` });
+    assert.equal(added.code, 0, added.stderr);
+    // Step 3.
+    assert.ok(readme.includes('opencode run -m qwen-code/qwen3-coder-plus "Hello"'));
+    assertAnswer(await host.chat("Hello", { model: "qwen3-coder-plus" }), "You said: Hello");
+    assert.deepEqual(await doctor(host), []);
+    assertClean(server);
+  });
+
+  for (const [plugin, { file, config, contents, imports }] of Object.entries(PLUGINS)) {
+    test(`the login of ${plugin}`, async (t) => {
+      const host = await openHost(t, { login: false });
+      const isPlugin = plugin.startsWith("opencode-");
+      host.configure({ plugin: [CHECKOUT, ...(isPlugin ? [plugin] : [])], ...config });
+      const written = contents(host.server.issueToken({ account: "alice" }));
+      host.sandbox.write(file, written);
+      const found = await doctor(host);
+      assert.equal(
+        found.some(({ message }) => message.includes(plugin)),
+        isPlugin,
+        JSON.stringify(found),
+      );
+      host.configure({ plugin: [CHECKOUT] });
+      if (imports) {
+        const { code, stderr } = await command(host, ["import", `~/${file}`]);
+        assert.equal(code, 0, stderr);
+        assert.deepEqual(host.sandbox.readJson(file), written);
+      }
+      assertAnswer(await host.chat("hello"), "You said: hello");
+      assert.deepEqual(await doctor(host), []);
+      assertClean(host.server);
+    });
+  }
+});
