@@ -1,47 +1,12 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { existsSync, statSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { test } from "node:test";
 import { RUNTIMES, startChild } from "./support/child.mjs";
 import { EXPIRED, setUp, until } from "./support/harness.mjs";
 
 /** What a child process needs to make the same client. */
 const clientData = ({ server, home }) => ({ env: home.env, oauth: { baseUrl: server.url } });
-
-test("twenty processes that find the token expired at once redeem it once", async (t) => {
-  const set = await setUp(t, { token: EXPIRED });
-  const { server, home } = set;
-  // Long enough for all of them to find the lock taken.
-  server.script("token", [{ do: "delay", ms: 300 }]);
-  const runtimes = Object.keys(RUNTIMES);
-  const children = Array.from({ length: 20 }, (_, index) =>
-    startChild(
-      t,
-      runtimes[index % 5 === 0 ? runtimes.length - 1 : 0],
-      async ({ load, report, told, data }) => {
-        const { createClient } = await load();
-        const client = createClient(data);
-        await client.accounts();
-        report("ready");
-        await told();
-        report((await client.getAccessToken()).accessToken);
-      },
-      { data: clientData(set) },
-    ),
-  );
-  await Promise.all(children.map((child) => child.report(0, 60_000)));
-  for (const child of children) child.tell();
-  const answers = await Promise.all(children.map(async (child) => (await child.end(60_000))[1]));
-  const { refreshes, redemptions, doubleRedemptions } = server.stats;
-  assert.deepEqual(
-    { refreshes, redemptions, doubleRedemptions },
-    { refreshes: 1, redemptions: 1, doubleRedemptions: 0 },
-  );
-  assert.deepEqual([...new Set(answers)], [home.read().access_token]);
-  assert.equal(answers.length, 20);
-  assert.deepEqual(home.files(), ["oauth_creds.flock", "oauth_creds.json"]);
-  assert.equal(statSync(join(home.directory, "oauth_creds.flock")).size, 0);
-});
 
 for (const runtime of Object.keys(RUNTIMES)) {
   test(`${runtime}: a process whose caller gave up ends only when the token is written`, async (t) => {

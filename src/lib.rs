@@ -16,6 +16,7 @@ pub mod doctor;
 pub mod environment;
 pub mod error;
 pub mod events;
+pub mod fault;
 pub mod http;
 pub mod keys;
 pub mod logging;

@@ -9,16 +9,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::reconcile::{Findings, Held, reconcile};
-use super::view::View;
+use super::view::{Stamps, View};
 use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind, Events};
+use crate::fault::{self, Safeguard};
 use crate::oauth::token::Token;
 use crate::secret::Secret;
 use crate::store::accounts::{self as store, StoreFile, Stored};
+use crate::store::atomic;
 use crate::store::credentials::{Credentials, CredentialsFile};
 use crate::store::document::Document;
-use crate::store::file::Stamp;
 use crate::store::legacy::LegacyFile;
 use crate::store::lock::{self, CliLock};
 use crate::store::modes::{self, Widened};
@@ -40,8 +41,6 @@ pub struct Registry {
     /// Whose modes a person was told of.
     widened: Mutex<HashSet<PathBuf>>,
 }
-
-type Stamps = (Option<Stamp>, Option<Stamp>, Option<Stamp>);
 
 /// The credentials lock, which a refresh holds for all its length.
 pub struct Guarded<'a>(pub &'a mut CliLock);
@@ -152,8 +151,14 @@ impl Registry {
         Ok((self.credentials.stamp()?, self.store.stamp()?, self.legacy.stamp()))
     }
 
+    /// Whether the files are what they were for this view.
+    #[must_use]
+    pub fn is_current(&self, view: &View) -> bool {
+        self.stamps().is_ok_and(|stamps| stamps == view.seen)
+    }
+
     fn remember(&self, stamps: Stamps, view: View) -> Arc<View> {
-        let view = Arc::new(view);
+        let view = Arc::new(View { seen: stamps.clone(), ..view });
         // What could not be read may be readable the next time, though the file looks the same.
         if view.problem.as_ref().is_some_and(|problem| problem.code() == Code::Io) {
             return view;
@@ -179,6 +184,7 @@ impl Registry {
             problem,
             credentials_path: self.credentials.path().to_owned(),
             store_path: self.store.path().to_owned(),
+            seen: Stamps::default(),
         };
         (view, findings)
     }
@@ -219,39 +225,48 @@ impl Registry {
     /// # Errors
     /// `ERR_QWEN_IO`, `ERR_QWEN_STORE_CORRUPT`, `ERR_QWEN_STORE_UNSUPPORTED`, `ERR_QWEN_LOCK_TIMEOUT`.
     pub fn with_store<T>(&self, change: impl FnOnce(&mut Document) -> T) -> Result<T> {
+        self.with_store_locked(|| {
+            let mut must_write = false;
+            let mut document = match self.store.read()? {
+                Stored::Missing => Document::default(),
+                Stored::Usable(document) => *document,
+                Stored::Broken { reason, recovered } => {
+                    let aside = self.store.set_aside(reason, self.clock.now_ms())?;
+                    let message = format!(
+                        "{} It was kept as {}; {} accounts could be recovered from it.",
+                        store::broken(self.store.path(), reason),
+                        aside.display(),
+                        recovered.all().count()
+                    );
+                    self.tell(EventKind::StoreRepaired, message, Some(store::code(reason)), None);
+                    must_write = true;
+                    *recovered
+                }
+            };
+            if document.keeps_nothing() {
+                let (view, _) = self.reconciled(document);
+                must_write |= !needs_no_store(&view);
+                document = view.document;
+            }
+            let before = document.clone();
+            let result = change(&mut document);
+            if must_write || document != before {
+                self.store.write(&document)?;
+            }
+            Ok(result)
+        })
+    }
+
+    fn with_store_locked<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
         lock::exclusively(
             self.store.locks(),
             &self.clock,
             || None,
-            |_| {
-                let mut must_write = false;
-                let mut document = match self.store.read()? {
-                    Stored::Missing => Document::default(),
-                    Stored::Usable(document) => *document,
-                    Stored::Broken { reason, recovered } => {
-                        let aside = self.store.set_aside(reason, self.clock.now_ms())?;
-                        let message = format!(
-                            "{} It was kept as {}; {} accounts could be recovered from it.",
-                            store::broken(self.store.path(), reason),
-                            aside.display(),
-                            recovered.all().count()
-                        );
-                        self.tell(EventKind::StoreRepaired, message, Some(store::code(reason)), None);
-                        must_write = true;
-                        *recovered
-                    }
-                };
-                if document.keeps_nothing() {
-                    let (view, _) = self.reconciled(document);
-                    must_write |= !needs_no_store(&view);
-                    document = view.document;
+            |cli| {
+                if cli.is_sole() {
+                    atomic::complete(self.store.path());
                 }
-                let before = document.clone();
-                let result = change(&mut document);
-                if must_write || document != before {
-                    self.store.write(&document)?;
-                }
-                Ok(result)
+                body()
             },
         )
     }
@@ -261,21 +276,16 @@ impl Registry {
     /// # Errors
     /// As [`Registry::with_store`].
     pub fn note_host_login(&self) -> Result<()> {
-        lock::exclusively(
-            self.store.locks(),
-            &self.clock,
-            || None,
-            |_| {
-                let mut document = match self.store.read()? {
-                    Stored::Missing => Document::default(),
-                    Stored::Usable(document) => *document,
-                    // The next look at the accounts moves it aside.
-                    Stored::Broken { .. } => return Ok(()),
-                };
-                document.note_host_login();
-                self.store.write(&document)
-            },
-        )
+        self.with_store_locked(|| {
+            let mut document = match self.store.read()? {
+                Stored::Missing => Document::default(),
+                Stored::Usable(document) => *document,
+                // The next look at the accounts moves it aside.
+                Stored::Broken { .. } => return Ok(()),
+            };
+            document.note_host_login();
+            self.store.write(&document)
+        })
     }
 
     /// Changes one account of the store, if it is still there.
@@ -296,7 +306,16 @@ impl Registry {
         meanwhile: impl FnMut() -> Option<T>,
         body: impl FnOnce(&mut Guarded) -> Result<T>,
     ) -> Result<T> {
-        lock::exclusively(&self.credentials.locks(), &self.clock, meanwhile, |cli| body(&mut Guarded(cli)))
+        lock::exclusively(&self.credentials.locks(), &self.clock, meanwhile, |cli| {
+            if cli.is_sole() {
+                atomic::complete(self.credentials.path());
+                // What a dead process redeemed may be there, and must be found before the spent token is offered again.
+                if atomic::is_interrupted(self.store.path()) {
+                    self.with_store_locked(|| Ok(()))?;
+                }
+            }
+            body(&mut Guarded(cli))
+        })
     }
 
     /// Keeps the tokens that were redeemed for `spent`: in the store, and in the credentials file if that still holds
@@ -323,8 +342,8 @@ impl Registry {
         guard.0.keep(&self.clock);
         let held = self.credentials.read();
         let written = match held {
-            Ok(Some(held)) if may_replace(&held.token, spent) => {
-                self.credentials.write(token, Some(&held)).map(|()| true)
+            Ok(Some(held)) if may_replace(&held.token, spent) || fault::omits(Safeguard::Comparison) => {
+                self.credentials.write_over(token, &held)
             }
             // A directory that is away for a moment is no logout.
             Err(error) if error.code() == Code::Io => Err(error),
@@ -339,6 +358,17 @@ impl Registry {
                 Ok(())
             }
             (Ok(None), Err(error)) | (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Puts a token back whose file somebody has removed who was refused the one before it.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`.
+    pub fn put_back(&self, _guard: &mut Guarded, token: &Token) -> Result<()> {
+        match self.credentials.read() {
+            Ok(None) => self.credentials.write(token, None),
+            _ => Ok(()),
         }
     }
 

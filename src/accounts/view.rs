@@ -6,6 +6,7 @@ use super::account::Account;
 use super::kind::Kind;
 use crate::error::{Code, Error};
 use crate::store::document::Document;
+use crate::store::file::Stamp;
 use crate::store::record::Record;
 
 /// All accounts at one moment.
@@ -21,7 +22,12 @@ pub struct View {
     pub credentials_path: PathBuf,
     /// Where the store is.
     pub store_path: PathBuf,
+    /// What the files were.
+    pub(super) seen: Stamps,
 }
+
+/// The credentials file, the store, and the original's old file.
+pub(super) type Stamps = (Option<Stamp>, Option<Stamp>, Option<Stamp>);
 
 impl View {
     /// The account with an id.

@@ -2,12 +2,14 @@
 
 pub mod device;
 pub mod error_response;
+mod late_body;
 pub mod pkce;
 pub mod poll;
 pub mod refresh;
 pub mod token;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
@@ -16,6 +18,7 @@ use url::{Url, form_urlencoded};
 
 use self::device::DeviceAuthorization;
 use self::error_response::{Answer, Body};
+use self::late_body::LateBody;
 use self::poll::{Next, Polling, Reply};
 use self::refresh::RefreshRetries;
 use self::token::{Redemption, Token};
@@ -149,16 +152,35 @@ impl OAuthClient {
 
     /// Sends one refresh request, bounded by `limit` and the configured time-out (RFC 6749 section 6).
     pub async fn redeem(&self, refresh_token: &Secret, limit: Duration) -> Redemption {
+        let sent = self.redeem_if(refresh_token, limit, || true).await;
+        // What nobody forbids is sent.
+        sent.unwrap_or_else(|| Redemption::Unusable(Error::internal("a request was withheld")))
+    }
+
+    /// As [`OAuthClient::redeem`], if `may_send` agrees; `None` if not. It is asked when the connection is there, in the
+    /// moment before the token is sent: making one can take seconds, and a machine can sleep meanwhile.
+    pub async fn redeem_if(
+        &self,
+        refresh_token: &Secret,
+        limit: Duration,
+        may_send: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Option<Redemption> {
         let form = [
             ("grant_type", "refresh_token"),
             ("refresh_token", refresh_token.expose()),
             ("client_id", self.config.client_id.as_str()),
         ];
-        match self.post(&self.config.token_endpoint, &form, None, limit.min(self.config.timeout)).await {
+        let limit = limit.min(self.config.timeout);
+        let (body, withheld) = LateBody::new(encoded(&form), Box::new(may_send));
+        let outcome = self.post_body(&self.config.token_endpoint, body.into(), None, limit).await;
+        if withheld.load(Ordering::SeqCst) {
+            return None;
+        }
+        Some(match outcome {
             Ok(answer) => token::read_refresh(&answer, self.clock.now_ms()),
             Err(failure) if !failure.error.is_retryable() => Redemption::Unusable(failure.error),
             Err(failure) => Redemption::Unavailable { cause: failure.error, in_doubt: !failure.before_send },
-        }
+        })
     }
 
     async fn post(
@@ -168,9 +190,18 @@ impl OAuthClient {
         request_id: Option<&str>,
         limit: Duration,
     ) -> Result<Answer, TransportError> {
+        self.post_body(endpoint, encoded(form).into(), request_id, limit).await
+    }
+
+    async fn post_body(
+        &self,
+        endpoint: &Url,
+        body: reqwest::Body,
+        request_id: Option<&str>,
+        limit: Duration,
+    ) -> Result<Answer, TransportError> {
         let host = endpoint.host_str().unwrap_or("the OAuth server");
         let client = self.http.client().await.map_err(|error| TransportError { error, before_send: true })?;
-        let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
         let mut request = client
             .post(endpoint.clone())
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
@@ -194,6 +225,10 @@ impl OAuthClient {
             .await
             .unwrap_or_else(|_| Err(TransportError::timeout(host, limit)))
     }
+}
+
+fn encoded(form: &[(&str, &str)]) -> String {
+    form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish()
 }
 
 /// The error of a refresh that brought no verdict: nothing was lost, and it may work later.

@@ -10,6 +10,7 @@ use super::file::{self, Contents, Stamp};
 use super::lock::LockPaths;
 use crate::clock::instant_from_number;
 use crate::error::{Code, Error, Result};
+use crate::fault::{self, Safeguard};
 use crate::oauth::error_response::text;
 use crate::oauth::token::Token;
 use crate::secret::{Secret, opaque_debug};
@@ -102,6 +103,27 @@ impl CredentialsFile {
     /// # Errors
     /// `ERR_QWEN_IO`; the file is then as it was.
     pub fn write(&self, token: &Token, previous: Option<&Credentials>) -> Result<()> {
+        self.write_if(token, previous, || true).map(drop)
+    }
+
+    /// As [`CredentialsFile::write`], where the file still holds the refresh token of `previous` at the last moment. Says
+    /// whether it did.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`; the file is then as it was.
+    pub fn write_over(&self, token: &Token, previous: &Credentials) -> Result<bool> {
+        self.write_if(token, Some(previous), || {
+            let is_same = |now: Credentials| now.token.refresh_token == previous.token.refresh_token;
+            fault::omits(Safeguard::Comparison) || self.read().is_ok_and(|now| now.is_some_and(is_same))
+        })
+    }
+
+    fn write_if(
+        &self,
+        token: &Token,
+        previous: Option<&Credentials>,
+        still: impl FnOnce() -> bool,
+    ) -> Result<bool> {
         let mut document = previous.map(|credentials| credentials.document.clone()).unwrap_or_default();
         let mut set = |field: &str, value: Option<&str>| match value {
             Some(value) => drop(document.insert(field.to_owned(), Value::from(value))),
@@ -114,7 +136,7 @@ impl CredentialsFile {
         document.insert("expiry_date".to_owned(), Value::from(token.expires_at));
         // Two spaces and no final newline, as the CLI writes it.
         let contents = serde_json::to_vec_pretty(&document).map_err(Error::internal)?;
-        atomic::replace(&self.path, &contents)
+        atomic::replace_if(&self.path, &contents, still)
     }
 
     /// Removes the file: the user has removed its account.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::clock::{Clock, epoch_ms};
 use crate::error::{Code, Error, Result};
-use crate::store::atomic::create_private_directory;
+use crate::fault::{self, Point, Safeguard};
+use crate::store::atomic::{self, create_private_directory};
 use crate::store::sharing::is_abandoned;
 
 /// How long a caller waits for its turn.
@@ -84,15 +85,23 @@ pub fn exclusively<T>(
     let directory = paths.kernel.parent().unwrap_or(Path::new("."));
     create_private_directory(directory)?;
     let file = open_lock_file(&paths.kernel).map_err(|error| Error::io("open", &paths.kernel, &error))?;
+    fault::reached(Point::LockFileOpened);
     let mut kernel = fd_lock::RwLock::new(file);
     let started = Instant::now();
     let mut pause = FIRST_PAUSE;
+    let mut waited_for_cli = false;
     loop {
         match kernel.try_write() {
-            Ok(_guard) => {
+            Ok(guard) => {
+                // Taken away by a test, which shows what it is for.
+                let _guard = (!fault::omits(Safeguard::KernelLock)).then_some(guard);
+                fault::reached(Point::KernelLocked);
                 if let Some(mut cli) = CliLock::try_acquire(&paths.cli, clock, true)? {
+                    fault::reached(Point::CliLocked);
+                    cli.waited_for_cli = waited_for_cli;
                     return body(&mut cli);
                 }
+                waited_for_cli = true;
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) if is_unsupported(&error) => {
@@ -140,17 +149,46 @@ pub fn is_unsupported(error: &std::io::Error) -> bool {
 /// The CLI's lock file while it is ours. It can be lost: an exiting qwen process removes it, whoever holds it.
 #[derive(Debug)]
 pub struct CliLock {
+    claim: Claim,
+    sole: bool,
+    waited_for_cli: bool,
+    was_stolen: bool,
+}
+
+/// What says whether the CLI's lock file is still ours.
+#[derive(Debug, Clone)]
+pub struct Claim {
     path: PathBuf,
     contents: String,
+}
+
+impl Claim {
+    /// Whether the lock file is still the one that this process made.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.holder().is_ok_and(|contents| contents == self.contents)
+    }
+
+    fn holder(&self) -> std::io::Result<String> {
+        read_short(&self.path)
+    }
 }
 
 impl CliLock {
     /// One try. `sole` says that no other process of ours can hold it, so that a file of ours is a dead process's.
     fn try_acquire(path: &Path, clock: &Clock, sole: bool) -> Result<Option<Self>> {
+        if sole {
+            for leftover in atomic::leftovers(path) {
+                atomic::remove_leftover(&leftover);
+            }
+        }
         let contents = format!("{}\n{OWNER} {}\n", uuid::Uuid::new_v4(), std::process::id());
         for _ in 0..2 {
             match create_exclusively(path, &contents) {
-                Ok(()) => return Ok(Some(Self { path: path.to_owned(), contents })),
+                Ok(()) => {
+                    let claim = Claim { path: path.to_owned(), contents };
+                    return Ok(Some(Self { claim, sole, waited_for_cli: false, was_stolen: false }));
+                }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(Error::io("create", path, &error)),
             }
@@ -161,20 +199,56 @@ impl CliLock {
         Ok(None)
     }
 
+    /// Whether the kernel's lock is held too, so that no other process of ours is at work.
+    #[must_use]
+    pub fn is_sole(&self) -> bool {
+        self.sole
+    }
+
+    /// Whether a CLI was found to have it before. It may be at work still: the exit of another CLI removes its lock.
+    #[must_use]
+    pub fn waited_for_cli(&self) -> bool {
+        self.waited_for_cli
+    }
+
     /// Whether the lock file is still the one that this process made.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        read_short(&self.path).is_ok_and(|contents| contents == self.contents)
+        self.claim.is_held()
+    }
+
+    /// For whoever wants to know it later, elsewhere.
+    #[must_use]
+    pub fn claim(&self) -> Claim {
+        self.claim.clone()
+    }
+
+    /// Whether somebody else was found to have it.
+    #[must_use]
+    pub fn was_stolen(&self) -> bool {
+        self.was_stolen
     }
 
     /// Keeps the lock from looking stale; takes it again where it was removed and nobody else has it.
     pub fn keep(&mut self, clock: &Clock) {
-        if self.is_held() {
+        if self.retake() && !fault::omits(Safeguard::Touch) {
             let now = SystemTime::UNIX_EPOCH + Duration::from_millis(clock.now_ms());
             // A lock that can't be touched is not lost yet, and there is nobody to tell.
-            let _ = OpenOptions::new().write(true).open(&self.path).and_then(|file| file.set_modified(now));
-        } else {
-            let _ = create_exclusively(&self.path, &self.contents);
+            let _ =
+                OpenOptions::new().write(true).open(&self.claim.path).and_then(|file| file.set_modified(now));
+        }
+    }
+
+    /// Takes the lock again where it was removed and nobody else has it. Says whether it is ours.
+    pub fn retake(&mut self) -> bool {
+        match self.claim.holder() {
+            Ok(contents) if contents == self.claim.contents => true,
+            // A CLI creates it empty, and writes its name then.
+            Ok(_) => {
+                self.was_stolen = true;
+                false
+            }
+            Err(_) => create_exclusively(&self.claim.path, &self.claim.contents).is_ok(),
         }
     }
 }
@@ -183,12 +257,33 @@ impl Drop for CliLock {
     fn drop(&mut self) {
         if self.is_held() {
             #[expect(clippy::disallowed_methods, reason = "a lock is released by removing it")]
-            let _ = fs::remove_file(&self.path);
+            let _ = fs::remove_file(&self.claim.path);
         }
+        fault::reached(Point::CliUnlocked);
     }
 }
 
+/// Creates a lock file that is never seen without its contents: one that is empty could be anybody's.
 fn create_exclusively(path: &Path, contents: &str) -> std::io::Result<()> {
+    if path.symlink_metadata().is_ok() {
+        return Err(ErrorKind::AlreadyExists.into());
+    }
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new()
+        .prefix(&atomic::temporary_prefix(path))
+        .suffix(atomic::TEMPORARY_SUFFIX)
+        .tempfile_in(directory)?;
+    file.write_all(contents.as_bytes())?;
+    fault::reached(Point::CliLockPrepared);
+    match file.persist_noclobber(path) {
+        Ok(_) => Ok(()),
+        Err(failed) if failed.error.kind() == ErrorKind::AlreadyExists => Err(failed.error),
+        // A file system without links, and without a rename that replaces nothing.
+        Err(_) => create_directly(path, contents),
+    }
+}
+
+fn create_directly(path: &Path, contents: &str) -> std::io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]

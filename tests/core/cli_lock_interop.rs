@@ -1,7 +1,7 @@
 //! Side by side with the qwen CLI, which knows nothing of our locks.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -12,60 +12,10 @@ use opencode_qwen_cli_auth::store::credentials::CredentialsFile;
 use opencode_qwen_cli_auth::store::lock;
 
 use crate::support::home::{document, in_seconds};
+use crate::support::qwen_cli::{CliLock, NEW_STALE, OLD_STALE, age};
 use crate::support::reply::Reply;
 use crate::support::setup::{ONLY, Setup};
 use crate::support::time::{soon, until};
-
-/// The qwen CLI's lock, as its versions have it.
-struct CliLock {
-    path: PathBuf,
-    stale_after: Duration,
-}
-
-/// What 0.15.10 takes for stale.
-const OLD_STALE: Duration = Duration::from_secs(10);
-/// What 0.24.4 takes for stale.
-const NEW_STALE: Duration = Duration::from_secs(35);
-
-impl CliLock {
-    fn new(path: PathBuf, stale_after: Duration) -> Self {
-        Self { path, stale_after }
-    }
-
-    fn try_acquire(&self) -> bool {
-        let made = fs::OpenOptions::new().write(true).create_new(true).open(&self.path);
-        if let Ok(mut file) = made {
-            std::io::Write::write_all(&mut file, uuid::Uuid::new_v4().to_string().as_bytes()).unwrap();
-            return true;
-        }
-        if age(&self.path).is_some_and(|age| age > self.stale_after) {
-            let _ = fs::remove_file(&self.path);
-        }
-        false
-    }
-
-    /// Twenty tries, from 100 ms on and at most 2 s apart.
-    fn acquire(&self) -> bool {
-        let mut pause = Duration::from_millis(100);
-        for _ in 0..20 {
-            if self.try_acquire() {
-                return true;
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 3 / 2).min(Duration::from_secs(2));
-        }
-        false
-    }
-
-    /// Whoever holds it by now.
-    fn release(&self) {
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-fn age(path: &Path) -> Option<Duration> {
-    SystemTime::now().duration_since(modified(path)?).ok()
-}
 
 fn modified(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).and_then(|metadata| metadata.modified()).ok()

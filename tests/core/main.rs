@@ -7,6 +7,7 @@
     reason = "a test ends where something is not as it should be, and plays the user and the qwen CLI"
 )]
 
+#[cfg_attr(feature = "fault-points", expect(dead_code, reason = "nothing here suffers faults"))]
 #[path = "../support/mod.rs"]
 mod support;
 

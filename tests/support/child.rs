@@ -48,6 +48,18 @@ impl Child {
         Self::launch(setup, None, launcher, variables).await
     }
 
+    /// As [`Child::start`], with what `faults` says (see [`Plan`](super::faults::Plan)).
+    #[cfg(feature = "fault-points")]
+    pub async fn start_with(setup: &Setup, faults: &str) -> Self {
+        Self::start_under(setup, &[], faults).await
+    }
+
+    /// As [`Child::start_with`], run by another program.
+    #[cfg(feature = "fault-points")]
+    pub async fn start_under(setup: &Setup, launcher: &[&str], faults: &str) -> Self {
+        Self::launch(setup, None, launcher, &[(super::faults::PLAN, faults)]).await
+    }
+
     async fn launch(setup: &Setup, user: Option<u32>, launcher: &[&str], variables: &[(&str, &str)]) -> Self {
         let program = std::env::current_exe().unwrap();
         let mut command = match launcher {
@@ -109,16 +121,18 @@ impl Child {
 
     /// The token, or the code of the error.
     pub async fn answer(&mut self) -> String {
-        soon("a client process's answer", async {
-            loop {
-                let line = self.output.next_line().await.unwrap().expect("the client process has ended");
-                // The test harness prints its own lines, and leaves the first of ours on one of them.
-                if let Some((_, answer)) = line.split_once(MARK) {
-                    return answer.to_owned();
-                }
+        soon("a client process's answer", self.next_answer()).await
+    }
+
+    /// As [`Child::answer`], however long it takes.
+    pub async fn next_answer(&mut self) -> String {
+        loop {
+            let line = self.output.next_line().await.unwrap().expect("the client process has ended");
+            // The test harness prints its own lines, and leaves the first of ours on one of them.
+            if let Some((_, answer)) = line.split_once(MARK) {
+                return answer.to_owned();
             }
-        })
-        .await
+        }
     }
 
     pub async fn token(&mut self) -> String {
@@ -135,6 +149,38 @@ impl Child {
     /// Ends the process as a power cut would end it.
     pub async fn kill(mut self) {
         self.process.kill().await.unwrap();
+    }
+
+    /// Waits until it has killed itself.
+    #[cfg(feature = "fault-points")]
+    pub async fn died(mut self) {
+        use std::os::unix::process::ExitStatusExt as _;
+        let status = soon("a client process's end", self.process.wait()).await.unwrap();
+        assert_eq!(status.signal(), Some(9), "{status}");
+    }
+
+    /// Lets it end by itself.
+    #[cfg(feature = "fault-points")]
+    pub async fn end(self) {
+        let Self { mut process, input, .. } = self;
+        drop(input);
+        assert!(soon("a client process's end", process.wait()).await.unwrap().success());
+    }
+
+    /// Waits until it has stopped itself.
+    #[cfg(feature = "fault-points")]
+    pub async fn stopped(&self) {
+        let id = self.process.id().unwrap().to_string();
+        let is_stopped = || {
+            let state = std::process::Command::new("ps").args(["-o", "stat=", "-p", &id]).output();
+            state.is_ok_and(|output| output.stdout.starts_with(b"T"))
+        };
+        let proc = format!("/proc/{id}/stat");
+        super::time::until("a client process that stops", || match std::fs::read_to_string(&proc) {
+            Ok(stat) => stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')),
+            Err(_) => is_stopped(),
+        })
+        .await;
     }
 }
 
@@ -164,6 +210,8 @@ fn client() {
     if std::env::var_os(ROLE).is_none() {
         return;
     }
+    #[cfg(feature = "fault-points")]
+    super::faults::inject();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let environment: Environment = std::env::vars().collect();
     let context =

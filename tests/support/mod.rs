@@ -3,11 +3,14 @@
 use std::io::Write as _;
 
 pub mod child;
+#[cfg(feature = "fault-points")]
+pub mod faults;
 pub mod fleet;
 pub mod gate;
 pub mod home;
 pub mod keys;
 pub mod proxies;
+pub mod qwen_cli;
 pub mod reply;
 pub mod seen;
 pub mod server;

@@ -1,35 +1,31 @@
 //! The one place that knows how a token gets fresh.
 //!
 //! Many callers share one refresh in a process; many processes share one by the locks. The sequence lock, read again,
-//! redeem, write, sync, unlock stands in [`Refresh::run`] and nowhere else.
+//! redeem, write, sync, unlock stands in [`Refresh`] and nowhere else.
+
+mod refresh;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::runtime::Handle;
 
+use self::refresh::Refresh;
 use crate::accounts::account::Account;
 use crate::accounts::kind::Kind;
-use crate::accounts::registry::{Guarded, Registry, unknown_account};
+use crate::accounts::registry::{Registry, unknown_account};
 use crate::accounts::view::View;
 use crate::busy::Busy;
 use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind, Events};
-use crate::oauth::refresh::RefreshRetries;
-use crate::oauth::token::{Redemption, Token};
-use crate::oauth::{OAuthClient, refresh_unavailable};
+use crate::oauth::OAuthClient;
+use crate::oauth::token::Token;
 use crate::redact::KnownSecrets;
 use crate::secret::Secret;
-use crate::store::lock::TOUCH_INTERVAL;
-use crate::store::record::{LastError, Record};
-use crate::store::sharing::was_brought;
-
-/// A whole refresh under the lock, its retries included.
-const REFRESH_LIMIT: Duration = Duration::from_secs(20);
+use crate::store::record::Record;
 
 type Outcome = Result<Arc<Token>>;
 type SharedRefresh = Shared<BoxFuture<'static, Outcome>>;
@@ -99,7 +95,8 @@ impl TokenManager {
             let is_good = self.0.is_fresh(&token) && Some(&token.access_token) != rejected;
             if is_good && self.0.has_unsaved(&account.id) {
                 // Nobody else can have this token, so it must be written before this process ends.
-                return Ok(self.refresh(&account, Arc::clone(&token), None).await.unwrap_or(token));
+                let refreshed = self.refresh(&account, Arc::clone(&token), view, None).await;
+                return Ok(refreshed.unwrap_or(token));
             }
             if is_good {
                 return Ok(token);
@@ -107,7 +104,7 @@ impl TokenManager {
             if let Some(error) = self.0.refused_before(&account, record) {
                 return Err(error);
             }
-            let token = self.refresh(&account, token, rejected.cloned()).await?;
+            let token = self.refresh(&account, token, view, rejected.cloned()).await?;
             if Some(&token.access_token) != rejected {
                 return Ok(token);
             }
@@ -148,14 +145,21 @@ impl TokenManager {
 
     /// Joins the refresh that is under way, or starts one. It runs to its end even if every caller gives up: a token
     /// that was redeemed must be written.
-    fn refresh(&self, account: &Account, seen: Arc<Token>, rejected: Option<Secret>) -> SharedRefresh {
+    fn refresh(
+        &self,
+        account: &Account,
+        seen: Arc<Token>,
+        view: Arc<View>,
+        rejected: Option<Secret>,
+    ) -> SharedRefresh {
         self.0.with_state(&account.id, |state| {
             if let Some(refresh) = &state.refresh {
                 return refresh.clone();
             }
             let inner = Arc::clone(&self.0);
             let busy = inner.busy.enter();
-            let work = Refresh { inner, account: account.clone(), seen, rejected };
+            let doubted = Mutex::default();
+            let work = Refresh { inner, account: account.clone(), seen, view, rejected, doubted };
             let task = tokio::spawn(async move {
                 let (inner, id) = (Arc::clone(&work.inner), work.account.id.clone());
                 let runtime = Handle::current();
@@ -218,150 +222,6 @@ impl Inner {
         let event = Event::of_account(kind, self.clock.now_ms(), &account.id, &account.label, message);
         self.events.emit(Event { code, ..event });
     }
-}
-
-/// One refresh of one account, on a blocking thread.
-struct Refresh {
-    inner: Arc<Inner>,
-    account: Account,
-    /// The token that was found not to do.
-    seen: Arc<Token>,
-    rejected: Option<Secret>,
-}
-
-impl Refresh {
-    fn run(self, runtime: &Handle) -> Outcome {
-        let elsewhere = || {
-            let view = self.inner.registry.view().ok()?;
-            self.refreshed_elsewhere(&view).map(Ok)
-        };
-        self.inner.registry.guarded(elsewhere, |guard| Ok(self.under_lock(runtime, guard)))?
-    }
-
-    /// The token that another process has brought, where one has.
-    fn refreshed_elsewhere(&self, view: &View) -> Option<Arc<Token>> {
-        let token = view.record(&self.account.id)?.token()?;
-        let now = self.inner.clock.now_ms();
-        was_brought(&token, &self.seen, self.rejected.as_ref(), now).then(|| Arc::new(token))
-    }
-
-    fn under_lock(&self, runtime: &Handle, guard: &mut Guarded) -> Outcome {
-        let view = self.inner.registry.view_guarded(guard)?;
-        if let Some(token) = self.refreshed_elsewhere(&view) {
-            return Ok(token);
-        }
-        let (account, record) = find(&view, &self.account.id)?;
-        if record.is_superseded() {
-            return Err(superseded(&account));
-        }
-        let current = self.inner.current(&account, record)?;
-        let stored = record.token().and_then(|token| token.refresh_token);
-        if let Some(spent) = stored.filter(|stored| current.refresh_token.as_ref() != Some(stored)) {
-            // The files still hold a spent token: what was redeemed for it must get there first.
-            self.save_or_tell(guard, &spent, &current);
-            if self.inner.is_fresh(&current) && self.rejected.as_ref() != Some(&current.access_token) {
-                return Ok(current);
-            }
-        }
-        let spent = current.refresh_token.clone().ok_or_else(|| no_refresh_token(&account))?;
-        let token = match runtime.block_on(self.redeem(&spent, guard))? {
-            Redeemed::ByUs(token) => token.or_else_from(&current),
-            Redeemed::Elsewhere(token) => return Ok(token),
-        };
-        Ok(self.keep(guard, &spent, token))
-    }
-
-    /// Redeems the refresh token, keeping the CLI's lock fresh meanwhile.
-    async fn redeem(&self, refresh_token: &Secret, guard: &mut Guarded<'_>) -> Result<Redeemed> {
-        let started = Instant::now();
-        let mut retries = RefreshRetries::new(1);
-        let mut touch = tokio::time::interval(TOUCH_INTERVAL);
-        loop {
-            let left = REFRESH_LIMIT.saturating_sub(started.elapsed());
-            let mut request = std::pin::pin!(self.inner.oauth.redeem(refresh_token, left));
-            let redemption = loop {
-                tokio::select! {
-                    redemption = &mut request => break redemption,
-                    _ = touch.tick() => guard.0.keep(&self.inner.clock),
-                }
-            };
-            let (cause, in_doubt) = match redemption {
-                Redemption::Redeemed(token) => return Ok(Redeemed::ByUs(token)),
-                Redemption::Refused(error) => return self.refused(refresh_token, error, guard),
-                Redemption::Unusable(error) => return Err(error.with_account(&self.account.id)),
-                Redemption::Unavailable { cause, in_doubt } => (cause, in_doubt),
-            };
-            let delay = retries
-                .next_delay(&cause, in_doubt)
-                .filter(|delay| started.elapsed() + *delay < REFRESH_LIMIT);
-            let Some(delay) = delay else {
-                return Err(refresh_unavailable(cause).with_account(&self.account.id));
-            };
-            let message = format!("Refreshing the Qwen token is tried again: {}", cause.message());
-            self.inner.emit(EventKind::Retry, &self.account, message, Some(cause.code()));
-            tokio::time::sleep(delay).await;
-            guard.0.keep(&self.inner.clock);
-            if !guard.0.is_held() {
-                // The CLI took our lock while we waited, and is at work with the same token now.
-                return Err(refresh_unavailable(cause).with_account(&self.account.id));
-            }
-            // Whoever has put another token there meanwhile has made this one worthless.
-            let view = self.inner.registry.view_guarded(guard)?;
-            if let Some(token) = self.refreshed_elsewhere(&view) {
-                return Ok(Redeemed::Elsewhere(token));
-            }
-        }
-    }
-
-    fn refused(&self, refresh_token: &Secret, error: Error, guard: &mut Guarded) -> Result<Redeemed> {
-        // The CLI may have redeemed the same token in the moment before.
-        let view = self.inner.registry.view_guarded(guard)?;
-        if let Some(token) = self.refreshed_elsewhere(&view) {
-            return Ok(Redeemed::Elsewhere(token));
-        }
-        let error = error.with_account(&self.account.id).with_path(&self.account.path);
-        let last = LastError::new(&error, self.inner.clock.now_ms());
-        self.inner.with_state(&self.account.id, |state| {
-            state.refused = Some((refresh_token.clone(), error.clone()));
-        });
-        let noted = self.inner.registry.with_record(&self.account.id, |record, _| {
-            record.set_refused(refresh_token);
-            record.set_last_error(Some(&last));
-        });
-        // What can't be noted for others is known here all the same.
-        let _ = noted;
-        self.inner.emit(EventKind::NeedsLogin, &self.account, error.message().to_owned(), Some(error.code()));
-        Err(error)
-    }
-
-    fn keep(&self, guard: &mut Guarded, spent: &Secret, token: Token) -> Arc<Token> {
-        self.inner.know(&token);
-        self.inner.with_state(&self.account.id, |state| state.unsaved = Some((spent.clone(), token.clone())));
-        let message = format!("The token of the Qwen account \"{}\" was refreshed.", self.account.label);
-        self.inner.emit(EventKind::Refreshed, &self.account, message, None);
-        self.save_or_tell(guard, spent, &token);
-        Arc::new(token)
-    }
-
-    /// A token that can't be written works all the same, and is written as soon as that is possible.
-    fn save_or_tell(&self, guard: &mut Guarded, spent: &Secret, token: &Token) {
-        match self.inner.registry.replace_token(guard, &self.account.id, spent, token) {
-            Ok(()) => self.inner.with_state(&self.account.id, |state| state.unsaved = None),
-            Err(error) => {
-                self.inner.emit(
-                    EventKind::Retry,
-                    &self.account,
-                    error.message().to_owned(),
-                    Some(error.code()),
-                );
-            }
-        }
-    }
-}
-
-enum Redeemed {
-    ByUs(Token),
-    Elsewhere(Arc<Token>),
 }
 
 fn find<'a>(view: &'a View, id: &str) -> Result<(Account, &'a Record)> {
