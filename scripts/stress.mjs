@@ -1,0 +1,22 @@
+// The long form of the tests of many processes, crashes and sleep: `npm run test:stress`, about ten minutes.
+import { ensureDependencies, exitCode, run } from "./tasks.mjs";
+
+await ensureDependencies();
+await ensureDependencies("__test__/e2e");
+await ensureDependencies("__test__/real-cli");
+await run(process.execPath, ["scripts/build.mjs"]);
+const env = { TEST_STRESS: "1" };
+const cargo = ["test", "--locked", "--no-default-features", "--features", "fault-points"];
+const runner = ["--test", "--test-concurrency=1", "--test-timeout=600000"];
+const suites = [
+  ["Crashes, sleep and safeguards", "cargo", [...cargo, "--test", "reliability", "--", "--include-ignored"]],
+  ["Many processes", process.execPath, [...runner, "__test__/stress.spec.mjs"]],
+  ["The qwen CLI next door", process.execPath, [...runner, "__test__/real-cli-refresh.spec.mjs"]],
+];
+const failed = [];
+for (const [name, command, args] of suites) {
+  console.log(`\n${name}`);
+  if ((await exitCode(command, args, { env })) !== 0) failed.push(name);
+}
+if (failed.length > 0) console.error(`\nFailed: ${failed.join(", ")}.`);
+process.exit(failed.length === 0 ? 0 : 1);
