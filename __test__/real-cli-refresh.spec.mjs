@@ -18,10 +18,11 @@ async function setUpBoth(t, options) {
 }
 
 /** Keeps back the answers to token requests, until it is opened. Tokens are spent already then. */
-function gate(server) {
+function gate(t, server) {
   let open;
   const opened = new Promise((resolve) => (open = resolve));
   server.script("token", [{ do: "delay", ms: () => opened, times: Infinity }]);
+  t.after(() => open());
   return () => {
     open();
     server.clearScripts("token");
@@ -49,13 +50,16 @@ function assertNobodyLost({ server, home, events }, redemptions) {
 }
 
 for (const [version, cli] of Object.entries(VERSIONS)) {
+  const isOld = version.startsWith("0.15");
+  const skip = !LONG && !isOld && "done with the older version; npm run test:stress does it with both";
+
   describe(`qwen ${version} next door`, { skip: skipReason(cli), concurrency: 1 }, () => {
     test("whoever holds the lock, the other waits and takes its token", async (t) => {
       const set = await setUpBoth(t);
       const { server, home, client, lock } = set;
 
       // The CLI is first.
-      let open = gate(server);
+      let open = gate(t, server);
       const first = startCli(t, cli, set);
       assert.ok(isFromCli(await requestOf(server, 1)));
       assert.ok(existsSync(lock));
@@ -64,16 +68,17 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
       assert.equal(server.stats.tokenRequests, 1);
       open();
       assert.equal((await ours).accessToken, home.read().access_token);
-      await first.ready;
+      assert.equal(await first.session, "ready");
       assertNobodyLost(set, 1);
 
       // We are first, a second CLI waits for us, and the first one's exit removes our lock.
       expire(home);
-      open = gate(server);
+      open = gate(t, server);
       const again = client.getAccessToken();
       assert.ok(!isFromCli(await requestOf(server, 2)));
       const second = startCli(t, cli, set);
-      const started = await Promise.race([second.ready, sleep(LONG ? 8000 : 3000, "waits")]);
+      const waits = sleep(LONG ? 8000 : 3000).then(() => "waits");
+      const started = await Promise.race([second.session, waits]);
       assert.equal(started, "waits");
       const held = existsSync(lock);
       await first.exit();
@@ -83,7 +88,7 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
       assert.equal(server.stats.tokenRequests, 2);
       open();
       assert.equal((await again).accessToken, home.read().access_token);
-      await second.ready;
+      assert.equal(await second.session, "ready");
       await second.exit("SIGTERM");
       assertNobodyLost(set, 2);
       assert.ok(!existsSync(lock));
@@ -94,15 +99,15 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
       const set = await setUpBoth(t, { token: {} });
       const { server, home } = set;
       const exiting = startCli(t, cli, set);
-      await exiting.ready;
+      assert.equal(await exiting.session, "ready");
       expire(home);
-      const open = gate(server);
+      const open = gate(t, server);
       const redeeming = startCli(t, cli, set);
       assert.ok(isFromCli(await requestOf(server, 1)));
       return { ...set, exiting, redeeming, open };
     }
 
-    test("a CLI whose lock another CLI's exit removed is not disturbed by us", async (t) => {
+    test("a CLI whose lock another CLI's exit removed is not disturbed by us", { skip }, async (t) => {
       const set = await unguardedCli(t);
       const asked = set.client.getAccessToken();
       await sleep(300);
@@ -111,11 +116,11 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
       assert.equal(set.server.stats.tokenRequests, 1);
       set.open();
       assert.equal((await asked).accessToken, set.home.read().access_token);
-      await set.redeeming.ready;
+      assert.equal(await set.redeeming.session, "ready");
       assertNobodyLost(set, 1);
     });
 
-    test("without us, another CLI in our place loses the login", async (t) => {
+    test("without us, another CLI in our place loses the login", { skip }, async (t) => {
       const set = await unguardedCli(t);
       await set.exiting.exit();
       startCli(t, cli, set);
@@ -125,47 +130,51 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
       await until(() => set.server.stats.doubleRedemptions > 0, "a token is redeemed twice", START_MS);
     });
 
-    test("both refresh again and again", { skip: !LONG && "takes minutes; npm run test:stress" }, async (t) => {
-      const set = await setUpBoth(t, { server: { expiresIn: 31 } });
-      const { server, home, settings } = set;
-      server.script("token", [{ do: "delay", ms: () => 100 + Math.random() * 400, times: Infinity }]);
-      const end = Date.now() + 120_000;
-      const ours = ["node", "node", "bun"].map((runtime) =>
-        startChild(
-          t,
-          runtime,
-          async ({ load, report, data: { end, settings } }) => {
-            const client = (await load()).createClient(settings);
-            let answers = 0;
-            while (Date.now() < end) {
-              await client.getAccessToken();
-              answers += 1;
-              // Rarely enough that the CLI finds expired tokens too.
-              await new Promise((resolve) => setTimeout(resolve, Math.random() * 6000));
-            }
-            report(answers);
-          },
-          { data: { end, settings } },
-        ),
-      );
-      const exits = ["end of input", "SIGTERM", "SIGINT"];
-      let starts = 0;
-      while (Date.now() < end) {
-        const cliAtWork = startCli(t, cli, set);
-        await Promise.race([cliAtWork.ready, sleep(START_MS)]);
-        await cliAtWork.exit(exits[starts % exits.length]);
-        assert.ok(existsSync(home.path), `the login is gone after start ${starts}`);
-        starts += 1;
-      }
-      const answers = await Promise.all(ours.map(async (child) => (await child.end(START_MS))[0]));
-      const requests = server.seen("token");
-      const theirs = requests.filter(isFromCli).length;
-      assertNobodyLost(set, requests.length);
-      assert.ok(theirs > 0 && theirs < requests.length, `${theirs} of ${requests.length} are the CLI's`);
-      const total = answers.reduce((sum, count) => sum + count, 0);
-      t.diagnostic(
-        `${starts} starts of the CLI and ${theirs} redemptions; ${requests.length - theirs} redemptions of ours, ${total} answers`,
-      );
-    });
+    test(
+      "both refresh again and again",
+      { skip: !LONG && "takes minutes; npm run test:stress" },
+      async (t) => {
+        const set = await setUpBoth(t, { server: { expiresIn: 31 } });
+        const { server, home, settings } = set;
+        server.script("token", [{ do: "delay", ms: () => 100 + Math.random() * 400, times: Infinity }]);
+        const end = Date.now() + 120_000;
+        const ours = ["node", "node", "bun"].map((runtime) =>
+          startChild(
+            t,
+            runtime,
+            async ({ load, report, data: { end, settings } }) => {
+              const client = (await load()).createClient(settings);
+              let answers = 0;
+              while (Date.now() < end) {
+                await client.getAccessToken();
+                answers += 1;
+                // Rarely enough that the CLI finds expired tokens too.
+                await new Promise((resolve) => setTimeout(resolve, Math.random() * 6000));
+              }
+              report(answers);
+            },
+            { data: { end, settings } },
+          ),
+        );
+        const exits = ["end of input", "SIGTERM", "SIGINT"];
+        let starts = 0;
+        while (Date.now() < end) {
+          const cliAtWork = startCli(t, cli, set);
+          await Promise.race([cliAtWork.session, sleep(START_MS)]);
+          await cliAtWork.exit(exits[starts % exits.length]);
+          assert.ok(existsSync(home.path), `the login is gone after start ${starts}`);
+          starts += 1;
+        }
+        const answers = await Promise.all(ours.map(async (child) => (await child.end(START_MS))[0]));
+        const requests = server.seen("token");
+        const theirs = requests.filter(isFromCli).length;
+        assertNobodyLost(set, requests.length);
+        assert.ok(theirs > 0 && theirs < requests.length, `${theirs} of ${requests.length} are the CLI's`);
+        const total = answers.reduce((sum, count) => sum + count, 0);
+        t.diagnostic(
+          `${starts} starts of the CLI and ${theirs} redemptions; ${requests.length - theirs} redemptions of ours, ${total} answers`,
+        );
+      },
+    );
   });
 }

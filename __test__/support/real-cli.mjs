@@ -59,7 +59,7 @@ export function startCli(t, { script, node }, { server, home }) {
   });
   let output = "";
   const waiting = new Set();
-  const ended = new Promise((resolve) => child.on("close", resolve));
+  const ended = new Promise((resolve) => child.on("exit", resolve));
   child.stdin.on("error", () => {});
   child.stdout.setEncoding("utf8").on("data", (text) => {
     output += text;
@@ -75,16 +75,23 @@ export function startCli(t, { script, node }, { server, home }) {
   t.after(async () => {
     killGroup("SIGKILL");
     await ended;
+    child.stdout.destroy();
   });
-  const params = { protocolVersion: 1, clientCapabilities: {} };
-  child.stdin.write(`${JSON.stringify({ jsonrpc: "2.0", id: 0, method: "initialize", params })}\n`);
+  const say = (id, method, params) =>
+    child.stdin.write(`${JSON.stringify({ jsonrpc: "2.0", id, method, params })}\n`);
+  say(0, "initialize", { protocolVersion: 1, clientCapabilities: {} });
+  say(1, "session/new", { cwd: home.home, mcpServers: [] });
   return {
     ended,
-    /** Once it answers, it has looked after its token. */
-    ready: new Promise((resolve) => {
-      const check = () => output.includes('"id":0') && resolve();
+    /** What it says to a new session, for which it needs a token: "ready", or why not. */
+    session: new Promise((resolve) => {
+      const check = () => {
+        const lines = output.split("\n").filter((line) => line.startsWith("{") && line.endsWith("}"));
+        const answer = lines.map((line) => JSON.parse(line)).find(({ id }) => id === 1);
+        if (answer) resolve(answer.error ? answer.error.message : "ready");
+      };
       waiting.add(check);
-      ended.then(resolve);
+      ended.then(() => resolve("it has ended"));
     }),
     /** It removes the lock file, whoever holds it. */
     exit(how = "end of input") {
