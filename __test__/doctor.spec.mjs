@@ -476,6 +476,14 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
       says: new RegExp(name),
     });
   }
+  test("a setting that is misspelt is told", async (t) => {
+    const context = await setUp(t);
+    context.env.OPENCODE_QWEN_ROTATON = "hybrid";
+    const [finding, ...more] = inState(await examine(context), "warning");
+    assert.deepEqual([finding.id, more], ["settings", []]);
+    await mend(context, finding);
+    assert.deepEqual(inState(await examine(context), "warning"), []);
+  });
   test("all settings that can't be read are found at once", async (t) => {
     const context = await setUp(t);
     Object.assign(context.env, {

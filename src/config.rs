@@ -17,6 +17,19 @@ use crate::store::place;
 
 /// Qwen's OAuth server.
 pub const DEFAULT_OAUTH_BASE_URL: &str = "https://chat.qwen.ai";
+/// Every variable of ours that has this prefix.
+pub const VARIABLE_PREFIX: &str = "OPENCODE_QWEN_";
+/// What may follow [`VARIABLE_PREFIX`].
+pub const VARIABLES: [&str; 8] = [
+    "ACCOUNTS_PATH",
+    "ALLOW_PAID_FALLBACK",
+    "BASE_URL",
+    "DEGRADE",
+    "ENABLE_CLI_FALLBACK",
+    "OAUTH_BASE_URL",
+    "QUOTA_COOLDOWN_MS",
+    "ROTATION",
+];
 const DEVICE_AUTHORIZATION_PATH: &str = "api/v1/oauth2/device/code";
 const TOKEN_PATH: &str = "api/v1/oauth2/token";
 const DEFAULT_SCOPE: &str = "openid profile email model.completion";
@@ -381,6 +394,16 @@ mod tests {
         let config = read(&ClientOptions::default(), &[("QWEN_MODE", "maybe")]).unwrap();
         assert!(config.qwen_mode);
         assert!(config.warnings[0].contains("QWEN_MODE"));
+    }
+
+    #[test]
+    fn every_variable_of_the_readme_is_known() {
+        let readme = include_str!("../README.md");
+        let names = readme.split(VARIABLE_PREFIX).skip(1);
+        let names =
+            names.filter_map(|rest| rest.split(|c: char| !(c.is_ascii_uppercase() || c == '_')).next());
+        let names: Vec<_> = names.filter(|name| !name.is_empty()).collect();
+        assert!(names.len() > 5 && names.iter().all(|name| VARIABLES.contains(name)), "{names:?}");
     }
 
     #[test]

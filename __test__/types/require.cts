@@ -24,6 +24,16 @@ async function useClient(): Promise<void> {
   client.close();
 }
 
+async function comeFromElsewhere(file: string): Promise<string[]> {
+  const added: qwen.Account[] = await client.importAccounts(file);
+  const findings: qwen.Finding[] = await client.doctor();
+  const broken = findings.filter(({ state }) => state === "broken");
+  return [
+    ...added.map(({ label }) => label),
+    ...broken.map(({ id, message, fix }) => fix ?? `${id}: ${message}`),
+  ];
+}
+
 async function logIn(signal: AbortSignal): Promise<qwen.Token> {
   const authorization = await api.requestDeviceAuthorization({ signal });
   const token = await qwen.pollDeviceToken(authorization, { signal });
@@ -43,4 +53,4 @@ client.baseUrl = "https://elsewhere.example";
 // @ts-expect-error there is no such code
 const code: qwen.ErrorCode = "ERR_QWEN_NONSENSE";
 
-export = { useClient, logIn, code, plugin: server.default };
+export = { useClient, comeFromElsewhere, logIn, code, plugin: server.default };

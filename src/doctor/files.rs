@@ -32,7 +32,9 @@ fn secret_files(paths: &Paths, settings: &Settings) -> Vec<PathBuf> {
         .chain(store.as_deref().and_then(Path::parent).map(Path::to_owned));
     let mut files: Vec<PathBuf> = Vec::new();
     for directory in stores {
-        files.extend(entries(&directory, |name| name.starts_with("oauth_") && name.contains(".json")));
+        files.extend(entries(&directory, |name| {
+            (name.starts_with("oauth_") || name.starts_with("opencode_qwen_")) && name.contains(".json")
+        }));
     }
     files.extend(store.filter(|path| path.exists()));
     files.extend(Some(paths.legacy_token()).filter(|path| path.exists()));

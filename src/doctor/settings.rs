@@ -65,6 +65,7 @@ pub fn check(doctor: &Doctor) -> (Settings, Vec<Finding>) {
     for message in warnings {
         findings.push(Finding::broken(ID, message.clone(), unset(first_word(message))));
     }
+    findings.extend(environment.iter().filter_map(|(name, _)| unknown(name)));
     if findings.is_empty() {
         findings.push(Finding::ok(ID, "All options and environment variables can be read."));
     }
@@ -102,6 +103,14 @@ fn unusable(error: &Error, environment: &Environment) -> Finding {
         format!("Correct the option {name}, or leave it out")
     };
     Finding::broken(ID, error.message(), fix)
+}
+
+/// A name that is misspelt does nothing, and nobody else would say so.
+fn unknown(name: &str) -> Option<Finding> {
+    let rest = name.strip_prefix(config::VARIABLE_PREFIX)?;
+    (!config::VARIABLES.contains(&rest)).then(|| {
+        Finding::warning(ID, format!("{name} is no setting of this version, and does nothing."), unset(name))
+    })
 }
 
 fn first_word(message: &str) -> &str {
