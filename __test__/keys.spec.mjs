@@ -1,9 +1,10 @@
 // Keys of plans as accounts: recognised, checked, kept, used.
 import assert from "node:assert/strict";
-import { statSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync, statSync } from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
 import { recordOf, storeOf } from "./support/accounts.mjs";
-import { chat, rejection, setUp as setUpClient, startClient } from "./support/harness.mjs";
+import { chat, rejection, setUp as setUpClient, startClient, until } from "./support/harness.mjs";
 import { startPlaces } from "./support/places.mjs";
 import { withoutOpenssl } from "./support/certificates.mjs";
 
@@ -205,4 +206,25 @@ test("a key of another plan or region is told where it belongs", { skip: without
   server.revokeAccess(coding);
   await rejection(client.addApiKey({ key: coding }), "ERR_QWEN_TOKEN_REJECTED");
   assert.deepEqual(await client.accounts(), []);
+});
+
+test("no log holds a key", async (t) => {
+  const env = { DEBUG_QWEN_PLUGIN: "1", ENABLE_PLUGIN_REQUEST_LOGGING: "1" };
+  const { server, client, home, events } = await setUp(t, { env });
+  // A key without any sign of being one.
+  const key = server.addKey({ key: "nothingtellsthatthisisakey1234567890", plan: "token-plan" });
+  const { label } = await client.addApiKey({ key, plan: "token-plan", baseUrl: server.apiBaseUrl });
+  assert.equal((await chat(client, `my key is ${key}`, PLAN_MODEL)).status, 200);
+  server.revokeAccess(key);
+  const refused = await chat(client, "hi", PLAN_MODEL);
+  const { message } = (await refused.json()).error;
+  assert.ok(message.includes(label) && message.includes("add-key") && !message.includes(key), message);
+  await until(() => existsSync(join(home.home, ".opencode/logs/qwen-plugin")), "the logs");
+  client.close();
+  const files = readdirSync(join(home.home, ".opencode"), { recursive: true, withFileTypes: true });
+  const logs = files.filter((file) => file.isFile());
+  assert.ok(logs.length > 0);
+  for (const { parentPath, path, name } of logs)
+    assert.ok(!readFileSync(join(parentPath ?? path, name), "utf8").includes(key), name);
+  assert.ok(!JSON.stringify(events).includes(key));
 });

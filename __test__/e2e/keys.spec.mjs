@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { assertAnswer, assertClean, assertFailure, assertPlaceholder } from "./support/checks.mjs";
 import { startPlaces } from "../support/places.mjs";
-import { AUTH, CREDENTIALS, Host, LOGIN_LABEL, openHost, suite } from "./support/opencode.mjs";
+import { AUTH, CREDENTIALS, Host, LOGIN_LABEL, OLDER, openHost, suite } from "./support/opencode.mjs";
 
 const STORE = ".qwen/oauth_accounts.json";
 const KEY_METHOD = 2;
@@ -107,3 +107,13 @@ describe("keys", suite(), () => {
     assert.ok(host.sandbox.has(CREDENTIALS));
   });
 });
+
+for (const version of OLDER) {
+  test(`a key answers in OpenCode ${version}`, suite(version), async (t) => {
+    const host = await openHost(t, { login: false, version });
+    addKey(host);
+    assertAnswer(await host.chat("hello", MODEL), "You said: hello");
+    assert.equal(host.server.seen("chat")[0].kind, "api-key");
+    assertClean(host.server);
+  });
+}

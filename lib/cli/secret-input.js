@@ -22,19 +22,18 @@ function ask(question, screen, signal, input) {
   const nowhere = new Writable({ write: (_chunk, _encoding, done) => done() });
   const reader = createInterface({ input, output: nowhere, terminal: true });
   screen.draw([question]);
+  const ended = new AbortController();
   return new Promise((resolve, reject) => {
-    const end = (settle) => {
-      signal.removeEventListener("abort", onAbort);
-      reader.close();
-      screen.keep();
-      settle();
-    };
-    const onAbort = () => end(() => reject(signal.reason));
-    signal.addEventListener("abort", onAbort, { once: true });
+    signal.addEventListener("abort", () => reject(signal.reason), { signal: ended.signal });
     // In raw mode Ctrl-C is a key like any other.
     reader.once("SIGINT", () => process.kill(process.pid, "SIGINT"));
-    reader.once("line", (line) => end(() => resolve(line)));
-    reader.once("close", () => end(() => resolve("")));
+    reader.once("line", resolve);
+    // Ctrl-D, or a terminal that is gone.
+    reader.once("close", () => resolve(""));
+  }).finally(() => {
+    ended.abort();
+    reader.close();
+    screen.keep();
   });
 }
 

@@ -1,0 +1,131 @@
+// Adding a key on the command line: unseen, and from nowhere but a prompt or standard input.
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { storeOf } from "./support/accounts.mjs";
+import { startServer, temporaryHome, until } from "./support/harness.mjs";
+import { hasTerminal, inTerminal, screenAfter } from "./support/terminal.mjs";
+
+const PROGRAM = fileURLToPath(new URL("../bin/opencode-qwen-cli-auth.js", import.meta.url));
+
+async function setUp(t) {
+  const server = await startServer(t);
+  const home = temporaryHome(t);
+  const env = {
+    ...home.env,
+    PATH: process.env.PATH,
+    TERM: "xterm",
+    OPENCODE_QWEN_OAUTH_BASE_URL: server.url,
+  };
+  const start = (args, { terminal = false } = {}) => {
+    const words = [process.execPath, PROGRAM, "add-key", ...args];
+    const [command, ...rest] = terminal ? inTerminal(words) : words;
+    const child = spawn(command, rest, { env, stdio: ["pipe", "pipe", "pipe"] });
+    t.after(() => child.kill("SIGKILL"));
+    const output = { stdout: "", stderr: "" };
+    for (const name of ["stdout", "stderr"])
+      child[name].setEncoding("utf8").on("data", (text) => (output[name] += text));
+    const ended = new Promise((resolve) => child.on("close", (code) => resolve({ code, ...output })));
+    return { child, output, ended };
+  };
+  const pipe = async (input, ...args) => {
+    const { child, ended } = start(args);
+    child.stdin.end(input);
+    const result = await ended;
+    const everything = result.stdout + result.stderr;
+    for (const secret of server.issued) assert.ok(!everything.includes(secret), "a key was printed");
+    return result;
+  };
+  return { server, home, store: storeOf(home), start, pipe };
+}
+
+test("a key from standard input is checked, kept and shown as an account", async (t) => {
+  const { server, store, pipe } = await setUp(t);
+  const key = server.addKey({ plan: "coding-plan" });
+  const first = await pipe(`${key}\n`, "--base-url", server.apiBaseUrl, "--label", "Work");
+  assert.deepEqual(
+    [first.code, first.stderr],
+    [0, "Note: The key was taken without the spaces around it.\n"],
+  );
+  assert.match(
+    first.stdout,
+    /^Added "Work" \(acct_\w+\); its requests go to \S+\/v1\.\nIt is the active account now\.\n$/,
+  );
+  assert.equal(store.read().apiKeys[0].key, key);
+  assert.equal(server.seen("chat").length, 1);
+
+  const other = server.addKey({ plan: "token-plan" });
+  const { stdout } = await pipe(
+    other,
+    "--plan",
+    "token-plan",
+    "--base-url",
+    server.apiBaseUrl,
+    "--no-check",
+    "--json",
+  );
+  const account = JSON.parse(stdout);
+  assert.deepEqual([account.kind, account.active, account.label], ["api-key", false, "Token Plan key"]);
+  assert.equal(server.seen("chat").length, 1);
+});
+
+test("what is no key, or no choice, is a failure that keeps nothing", async (t) => {
+  const { server, home, pipe } = await setUp(t);
+  for (const [input, args, message] of [
+    ["", [], /^No key was given\. Paste it at the prompt, or pass it by standard input\.\n$/],
+    [" \n", [], /^No key was given\./],
+    ["two words", [], /^key holds a space/],
+    ["sk-sp-1", ["--plan", "free"], /^plan must be one of coding-plan, token-plan, dashscope\.\n$/],
+    ["sk-sp-1", ["--region", "mars"], /^region must be one of cn, intl, us\.\n$/],
+    ["sk-sp-1", ["--base-url", "https://u:p@host.example"], /^baseUrl is not usable: it holds a user name/],
+    ["k".repeat(70_000), [], /too long to be a key/],
+    ["sk-sp-wrong", ["--base-url", server.apiBaseUrl], /^The key was refused/],
+  ]) {
+    const { code, stdout, stderr } = await pipe(input, ...args);
+    assert.deepEqual([code, stdout], [1, ""], stderr);
+    assert.match(stderr, message);
+    assert.doesNotMatch(stderr, /sk-sp-(?:1|wrong)|u:p@/);
+  }
+  assert.equal(existsSync(home.directory), false);
+});
+
+test("a key among the arguments is neither taken nor repeated", async (t) => {
+  const { server, home, pipe } = await setUp(t);
+  const key = server.addKey();
+  for (const args of [[key], ["--key", key], [`--key=${key}`]]) {
+    const { code, stderr } = await pipe("", ...args);
+    assert.equal(code, 2, stderr);
+  }
+  assert.match((await pipe("", key)).stderr, /not taken from the arguments/);
+  assert.equal(existsSync(home.directory), false);
+  assert.equal(server.requests.length, 0);
+});
+
+test("a prompt does not show the key", { skip: !hasTerminal && "there is no util-linux" }, async (t) => {
+  const { server, store, start } = await setUp(t);
+  const key = server.addKey({ plan: "coding-plan" });
+  const { child, output, ended } = start(["--base-url", server.apiBaseUrl], { terminal: true });
+  await until(() => output.stdout.includes("it is not shown"), "the prompt", 30_000);
+  child.stdin.write(`${key.slice(0, -1)}x\x7f${key.at(-1)}`);
+  child.stdin.write("\r");
+  const { code, stdout } = await ended;
+  assert.equal(code, 0, stdout);
+  assert.ok(!stdout.includes(key.slice(0, 12)), "the key was shown");
+  const lines = screenAfter(stdout);
+  assert.equal(lines[0], "The key (it is not shown):");
+  assert.match(lines[1], /^Added "Coding Plan key"/);
+  assert.equal(store.read().apiKeys[0].key, key);
+});
+
+test("Ctrl-C at the prompt ends it", { skip: !hasTerminal && "there is no util-linux" }, async (t) => {
+  const { home, start } = await setUp(t);
+  const { child, output, ended } = start([], { terminal: true });
+  await until(() => output.stdout.includes("it is not shown"), "the prompt", 30_000);
+  child.stdin.write("\x03");
+  const { code, stdout } = await ended;
+  assert.equal(code, 130, stdout);
+  assert.match(stdout, /Cancelled\./);
+  assert.equal(existsSync(home.directory), false);
+});
