@@ -264,6 +264,8 @@ declare namespace qwen {
      * the same payload goes to the next; each is asked once. When none is left, a shorter request is tried (the answer
      * then has the header `x-qwen-degraded: 1`), then the qwen CLI where that is turned on (`x-qwen-cli-fallback: 1`), and
      * then the answer is a 429 that says when the first account is free.
+     * Only accounts that serve the model of a chat are asked, and none that costs more than the active one, unless
+     * `allowPaidFallback` is set: the answer of one that does has the header `x-qwen-paid-fallback: 1`.
      * A rate limit of up to 10 s is waited for, once.
      *
      * An HTTP error of the API is a `Response`, with status, `Retry-After` and the error's `code` as the server sent
@@ -272,8 +274,8 @@ declare namespace qwen {
      * never costs more than two requests for each account, and two more.
      *
      * @throws {@link QwenAuthError}
-     * - `ERR_QWEN_INVALID_ARGUMENT`: a URL that is neither below `baseUrl` nor below an account's own, or anything else
-     *   that is no request
+     * - `ERR_QWEN_INVALID_ARGUMENT`: a URL that is neither below `baseUrl` nor below an account's own, a model that no
+     *   account serves that may be asked, or anything else that is no request
      * - `ERR_QWEN_NOT_LOGGED_IN`, `ERR_QWEN_CREDENTIALS_INVALID`, `ERR_QWEN_REFRESH_TOKEN_INVALID`: log in
      * - `ERR_QWEN_REFRESH_UNAVAILABLE`, `ERR_QWEN_LOCK_TIMEOUT`: no token could be had now; `retryable`
      * - `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`: no answer, or one that broke off (then the body's stream errors with it)

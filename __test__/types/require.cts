@@ -46,6 +46,13 @@ async function logIn(signal: AbortSignal): Promise<qwen.Token> {
   }
 }
 
+async function addKey(key: string): Promise<boolean> {
+  const { kind, active } = await client.addApiKey({ key, plan: "coding-plan", region: "intl", check: false });
+  // @ts-expect-error there is no such plan
+  await client.addApiKey({ key, plan: "free" });
+  return kind === "api-key" && active;
+}
+
 // @ts-expect-error a number of milliseconds, not a string
 qwen.createClient({ idleTimeoutMs: "60s" });
 // @ts-expect-error the base URL is fixed
@@ -53,4 +60,4 @@ client.baseUrl = "https://elsewhere.example";
 // @ts-expect-error there is no such code
 const code: qwen.ErrorCode = "ERR_QWEN_NONSENSE";
 
-export = { useClient, comeFromElsewhere, logIn, code, plugin: server.default };
+export = { useClient, comeFromElsewhere, logIn, addKey, code, plugin: server.default };

@@ -17,6 +17,7 @@ use super::plan::{Outcome, Plan, Step};
 use super::prepare::{Prepared, Request};
 use crate::accounts::account::Account;
 use crate::accounts::cooldown::QuotaWindow;
+use crate::accounts::kind::Kind;
 use crate::accounts::rotation::Rotation;
 use crate::accounts::view::View;
 use crate::base_url::display;
@@ -229,7 +230,13 @@ impl Pipeline {
                 Ok(renewed) => renewed,
                 // Nothing is known of the login yet: it is not the caller's 401.
                 Err(error) if error.is_retryable() => return Err(error),
-                Err(error) => return Ok(self.unusable(call, &account, &token, attempt, &error).await),
+                Err(error) => {
+                    // A refused refresh token was told of by whoever redeemed it.
+                    if account.kind != Kind::OAuth && record.rejected_at().is_none() {
+                        self.tell(EventKind::NeedsLogin, &account, error.message(), Some(error.code()));
+                    }
+                    return Ok(self.unusable(call, &account, &token, attempt, &error).await);
+                }
             };
             if let Some(renewed) = renewed {
                 token = renewed;

@@ -262,6 +262,7 @@ async fn a_refused_key_is_no_expired_login() {
     client.remove_account("ann").await.unwrap();
     let answer = ask(&client).await;
     assert_eq!((answer.status.as_u16(), answer.error_code()), (401, Some("ERR_QWEN_TOKEN_REJECTED")));
+    assert_eq!(fleet.setup.events.count(EventKind::NeedsLogin), 1);
     plan.accept(&secret("plan"));
     assert_eq!(who_answers(&client).await, "plan");
     let account = &client.accounts().await.unwrap()[0];
