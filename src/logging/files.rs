@@ -83,11 +83,16 @@ impl Rotating {
     }
 }
 
+#[cfg(unix)]
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options
+}
+
+#[cfg(not(unix))]
+fn options() -> OpenOptions {
+    OpenOptions::new()
 }
 
 #[cfg(unix)]
@@ -101,6 +106,7 @@ fn make_private(path: &Path, found: &fs::Metadata, mode: u32) -> io::Result<()> 
 
 /// A user's profile on Windows is private as it is.
 #[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "it is that of other systems that can fail")]
 fn make_private(_path: &Path, _found: &fs::Metadata, _mode: u32) -> io::Result<()> {
     Ok(())
 }

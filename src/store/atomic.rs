@@ -175,6 +175,7 @@ fn sync_directory(directory: &Path) -> std::io::Result<()> {
 
 /// Windows can't open a directory to sync it, and writes a rename through its journal.
 #[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "it is that of other systems that can fail")]
 fn sync_directory(_directory: &Path) -> std::io::Result<()> {
     Ok(())
 }
