@@ -1,47 +1,61 @@
 "use strict";
 
 // Finds the compiled addon: the one built in this checkout, else the package for this platform that npm installed
-// beside ours. Of several that might fit (glibc or musl) the one that loads is the right one.
+// beside ours.
 
 const { existsSync } = require("node:fs");
 const { join } = require("node:path");
+const { libc } = require("./lib/libc");
+const { version } = require("./package.json");
 
 const NAME = "opencode-qwen-cli-auth";
+const PLATFORMS = ["darwin-arm64", "darwin-x64", "linux-arm64", "linux-x64", "win32-arm64", "win32-x64"];
 
-const TARGETS = {
-  "linux-x64": ["linux-x64-gnu", "linux-x64-musl"],
-  "linux-arm64": ["linux-arm64-gnu", "linux-arm64-musl"],
-  "darwin-x64": ["darwin-x64"],
-  "darwin-arm64": ["darwin-arm64"],
-  "win32-x64": ["win32-x64"],
-  "win32-arm64": ["win32-arm64"],
-};
-
-function load() {
+/** What the build for this platform is called. There may be none of that name. */
+function platformTarget() {
   const platform = `${process.platform}-${process.arch}`;
-  const reasons = [];
-  for (const target of TARGETS[platform] ?? []) {
-    const local = join(__dirname, `${NAME}.${target}.node`);
-    for (const candidate of existsSync(local) ? [local] : [`${NAME}-${target}`]) {
-      try {
-        return require(candidate);
-      } catch (error) {
-        reasons.push(`${candidate}: ${firstLine(error)}`);
-      }
-    }
+  return process.platform === "linux" ? `${platform}-${libc()}` : platform;
+}
+
+/** @throws {Error} with the code `ERR_QWEN_NATIVE_BINDING`, in two lines: what was looked for, and what to do */
+function load() {
+  const target = platformTarget();
+  if (!PLATFORMS.includes(`${process.platform}-${process.arch}`)) {
+    throw bindingError(
+      target,
+      "there is none for this system.",
+      "Use it on Linux, macOS or Windows, on x64 or arm64; elsewhere it can be built from source.",
+    );
   }
-  const looked = reasons.length > 0 ? `Looked for ${reasons.join("; ")}.` : "There is no build for it.";
-  const advice = `Install ${NAME} again without --omit=optional, or see its README for the supported platforms.`;
-  throw Object.assign(
-    new Error(`The native part of ${NAME} could not be loaded on ${platform}. ${looked}\n${advice}`),
-    {
-      code: "ERR_QWEN_NATIVE_BINDING",
-    },
-  );
+  const built = join(__dirname, `${NAME}.${target}.node`);
+  const wanted = existsSync(built) ? built : `${NAME}-${target}`;
+  let addon;
+  try {
+    addon = require(wanted);
+  } catch (error) {
+    const reason = String(error?.message ?? error).split("\n", 1)[0];
+    throw bindingError(
+      target,
+      `looked for ${wanted}: ${reason}.`,
+      `Install ${NAME} again on this system, without --omit=optional (--no-optional). A node_modules folder from another system does not fit.`,
+      error,
+    );
+  }
+  // Each knows the other's calls.
+  const found = addon.version?.() ?? "unknown";
+  if (found !== version) {
+    throw bindingError(
+      target,
+      `found ${wanted} of version ${found}, but this is ${version}.`,
+      wanted === built ? "Run `npm run build`." : `Install ${NAME} again, so that both are of one version.`,
+    );
+  }
+  return addon;
 }
 
-function firstLine(error) {
-  return String(error?.message ?? error).split("\n", 1)[0];
+function bindingError(target, found, advice, cause) {
+  const message = `The native part of ${NAME} for ${target} could not be loaded: ${found}\n${advice}`;
+  return Object.assign(new Error(message, { cause }), { code: "ERR_QWEN_NATIVE_BINDING", target });
 }
 
-module.exports = { load };
+module.exports = { load, platformTarget };

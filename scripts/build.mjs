@@ -1,17 +1,21 @@
-// Builds the native addon for this machine: `npm run build`, or `npm run build -- --dev` for a quick unoptimized one.
-import { ensureDependencies, run } from "./tasks.mjs";
+// Builds the addon for this machine: `npm run build`. With `-- --dev` quickly and unoptimized; with `-- --package` into the
+// folder of its package, to be published, and checked.
+import { join } from "node:path";
+import { RELEASE, buildEnvironment, install, targetDirectory } from "./cargo.mjs";
+import { checkAddon } from "./check-addon.mjs";
+import { addonName, hostTarget } from "./targets.mjs";
+import { root, run } from "./tasks.mjs";
 
-await ensureDependencies();
-const profile = process.argv.includes("--dev") ? [] : ["--release"];
-// The types that the tool generates describe the binding, not the package; index.d.ts is written by hand.
-await run("npx", [
-  "napi",
-  "build",
-  "--platform",
-  "--no-js",
-  "--dts",
-  "target/binding.d.ts",
-  ...profile,
-  "--",
-  "--locked",
-]);
+const [isDev, isPackage] = ["--dev", "--package"].map((option) => process.argv.includes(option));
+const target = hostTarget();
+await run("cargo", isDev ? ["build", "--locked", "--lib"] : ["rustc", ...RELEASE], {
+  env: isDev ? {} : await buildEnvironment(target.flags),
+});
+const built = join(targetDirectory, isDev ? "debug" : "release", target.library);
+if (isPackage) {
+  const addon = join(root, "npm", target.name, addonName(target));
+  install(built, addon);
+  await checkAddon(target, addon);
+} else {
+  install(built, join(root, addonName(target)));
+}

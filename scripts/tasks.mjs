@@ -15,12 +15,12 @@ export async function run(command, args, options = {}) {
   }
 }
 
-/** Like `run`, but gives the exit code. */
-export function exitCode(command, args, { cwd = root, env = {} } = {}) {
+/** Like `run`, but gives the exit code. `quiet`: nothing is shown. */
+export function exitCode(command, args, { cwd = root, env = {}, quiet = false } = {}) {
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, {
       cwd,
-      stdio: "inherit",
+      stdio: quiet ? "ignore" : "inherit",
       env: { ...process.env, ...env },
       shell: process.platform === "win32",
     });

@@ -1,0 +1,36 @@
+// Builds the addon for one of the targets, on Linux with x64: `npm run build:target <target>`. It lands in the folder of
+// the target's package, npm/<target>/, and is checked there.
+import { delimiter, join } from "node:path";
+import { RELEASE, buildEnvironment, install, targetDirectory } from "./cargo.mjs";
+import { checkAddon } from "./check-addon.mjs";
+import { crossDirectory, macosFrameworks, standardLibrary, zigPrograms } from "./cross/tools.mjs";
+import { addonName, targetNamed } from "./targets.mjs";
+import { root, run } from "./tasks.mjs";
+
+const target = targetNamed(process.argv[2]);
+const zig = await zigPrograms();
+const rust = await standardLibrary(target.crossTriple);
+const build = ["rustc", ...RELEASE, "--target", target.zigTriple, ...rust.args];
+await run("cargo-zigbuild", build, {
+  env: {
+    ...rust.env,
+    ...(await buildEnvironment(flagsFor(target))),
+    PATH: [zig, rust.programs, process.env.PATH].filter(Boolean).join(delimiter),
+    CARGO_ZIGBUILD_CACHE_DIR: join(crossDirectory, "cargo-zigbuild"),
+  },
+});
+const addon = join(root, "npm", target.name, addonName(target));
+install(join(targetDirectory, target.crossTriple, "release", target.library), addon);
+await checkAddon(target, addon);
+
+/** Those of macOS's linker stand in for what only Apple has. */
+function flagsFor({ os, flags, name }) {
+  if (os !== "darwin") return flags;
+  return [
+    ...flags,
+    `-Lframework=${macosFrameworks()}`,
+    `-Clink-arg=-Wl,-install_name,@rpath/${addonName({ name })}`,
+    "-Cstrip=none",
+    "-Clink-arg=-Wl,-x",
+  ];
+}

@@ -1,0 +1,72 @@
+// The tools that build for other systems on Linux, from package registries alone.
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { targetDirectory } from "../cargo.mjs";
+import { exitCode, run } from "../tasks.mjs";
+
+/** From PyPI: zig is a C compiler and linker for every system, cargo-zigbuild makes cargo use it. */
+const PYTHON_TOOLS = ["ziglang==0.17.1", "cargo-zigbuild==0.24.1"];
+/** macOS's own are not to be had; what they define is looked up when the addon is loaded. */
+const FRAMEWORKS = ["CoreFoundation", "Security", "SystemConfiguration"];
+
+export const crossDirectory = join(targetDirectory, "cross");
+
+/**
+ * Installs Python packages into a folder of their own.
+ *
+ * @returns {Promise<string>} the folder of their programs
+ */
+export async function pythonPackages(name, packages) {
+  const folder = join(crossDirectory, name);
+  const done = join(folder, `.${packages.join("+").replaceAll(/[^\w.+-]/g, "-")}`);
+  if (!existsSync(done)) {
+    console.log(`Installing ${packages.join(", ")} ...`);
+    await run("python3", ["-m", "venv", folder]);
+    await run(join(folder, "bin/pip"), ["install", "--quiet", "--disable-pip-version-check", ...packages]);
+    writeFileSync(done, "");
+  }
+  return join(folder, "bin");
+}
+
+/** The folder of zig and of cargo-zigbuild. */
+export const zigPrograms = () => pythonPackages("zig", PYTHON_TOOLS);
+
+/**
+ * Rust's standard library for a target: ready-made by rustup; else Debian's Rust builds it from its source.
+ *
+ * @returns {Promise<{env: object, args: string[], programs?: string}>} what cargo needs for it, and where cargo is
+ */
+export async function standardLibrary(triple) {
+  if ((await exitCode("rustup", ["target", "add", triple]).catch(() => 1)) === 0)
+    return { env: {}, args: [] };
+  console.log(`rustup has no standard library for ${triple}; Debian's Rust builds it from its source.`);
+  await debianPackages(["rustc-web", "cargo-web", "rust-web-src", "libstd-rust-web-dev"]);
+  const env = { RUSTC_BOOTSTRAP: "1", RUSTC: "/usr/bin/rustc", CARGO: "/usr/bin/cargo" };
+  return { env, args: ["-Zbuild-std=std,panic_unwind"], programs: "/usr/bin" };
+}
+
+/** Installs what is missing, which takes root. */
+export async function debianPackages(names) {
+  if ((await exitCode("dpkg", ["--status", ...names], { quiet: true })) === 0) return;
+  const options = ["install", "--yes", "--no-install-recommends", "--quiet", ...names];
+  await run("apt-get", ["update", "--quiet"]);
+  await run("apt-get", options, { env: { DEBIAN_FRONTEND: "noninteractive" } });
+}
+
+/** A folder of frameworks that the linker takes for macOS's. */
+export function macosFrameworks() {
+  const folder = join(crossDirectory, "frameworks");
+  for (const name of FRAMEWORKS) {
+    const framework = join(folder, `${name}.framework`);
+    mkdirSync(framework, { recursive: true });
+    const stub = [
+      "--- !tapi-tbd",
+      "tbd-version: 4",
+      "targets: [x86_64-macos, arm64-macos]",
+      `install-name: '/System/Library/Frameworks/${name}.framework/Versions/A/${name}'`,
+      "...\n",
+    ];
+    writeFileSync(join(framework, `${name}.tbd`), stub.join("\n"));
+  }
+  return folder;
+}

