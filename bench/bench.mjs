@@ -1,113 +1,88 @@
-// Measures this package beside the runtime's own fetch, in turns, in one process: `npm run bench`. Figures are ratios of
-// medians; nothing is asserted.
-import { mkdtempSync, rmSync } from "node:fs";
-import { createServer } from "node:http";
-import { createRequire } from "node:module";
-import { tmpdir } from "node:os";
+// Measures this package beside the runtime's own fetch and the other Qwen plugins from npm, on Node, on Bun and on the
+// Bun inside OpenCode: `npm run bench`. Nothing is asserted: figures depend on the machine, so read the ratios.
+//
+//   --quick            a short form that only shows that everything runs
+//   --runtimes a,b     of node, bun, opencode
+//   --only a,b         of start, latency, requests, bytes, events, blocked, body, cancel, idle, gather, refresh, lookup
+//   --docs             writes the figures and plots into docs/
+//   --no-build         takes the addon as it is
+import { mkdirSync, writeFileSync } from "node:fs";
+import { cpus, loadavg } from "node:os";
 import { join } from "node:path";
-import { performance } from "node:perf_hooks";
+import { parseArgs } from "node:util";
+import { ensureDependencies, readJson, root, run } from "../scripts/tasks.mjs";
+import { measureRuntime } from "./measures.mjs";
+import { writePlots } from "./plots.mjs";
+import { markdown, number, printTables } from "./report.mjs";
+import { judge } from "./targets.mjs";
+import { RUNTIMES, findRuntimes, startServer } from "./workers.mjs";
 
-const { createClient } = createRequire(import.meta.url)("../index.js");
-
-const ROUNDS = 5;
-const SMALL_REQUESTS = 100;
-const CHUNK = Buffer.alloc(16 * 1024, "x");
-const CHUNKS = 1_024;
-const FAR_FUTURE_S = 24 * 3_600;
-
-/** Plays the token endpoint, a small answer and a large one. */
-function startServer() {
-  const server = createServer((request, response) => {
-    request.resume();
-    request.on("end", async () => {
-      if (request.url.endsWith("/token")) {
-        const token = { access_token: "bench", refresh_token: "bench", expires_in: FAR_FUTURE_S };
-        response.end(JSON.stringify({ ...token, resource_url: `http://127.0.0.1:${server.address().port}` }));
-      } else if (request.url.endsWith("/device/code")) {
-        const pages = { verification_uri: "http://127.0.0.1/", expires_in: 60, interval: 0 };
-        response.end(JSON.stringify({ device_code: "bench", user_code: "bench", ...pages }));
-      } else if (request.url.endsWith("/large")) {
-        for (let count = 0; count < CHUNKS; count += 1) {
-          if (!response.write(CHUNK)) await new Promise((resolve) => response.once("drain", resolve));
-        }
-        response.end();
-      } else {
-        response.end("{}");
-      }
-    });
-  });
-  return new Promise((resolve) => server.listen(0, "127.0.0.1", () => resolve(server)));
-}
-
-const small = (url) => async (send) => {
-  for (let count = 0; count < SMALL_REQUESTS; count += 1) {
-    await (await send(`${url}/chat/completions`, { method: "POST", body: '{"model":"coder-model"}' })).text();
-  }
-};
-
-const parallel = (url, width) => async (send) => {
-  const one = small(url);
-  await Promise.all(Array.from({ length: width }, () => one(send)));
-};
-
-const large = (url) => async (send) => {
-  const response = await send(`${url}/large`);
-  for await (const chunk of response.body) void chunk;
-};
-
-async function timed(work, send) {
-  const started = performance.now();
-  await work(send);
-  return performance.now() - started;
-}
-
-const median = (values) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)];
-
-async function compare(name, work, ours, theirs) {
-  await timed(work, ours);
-  await timed(work, theirs);
-  const times = { ours: [], theirs: [] };
-  for (let round = 0; round < ROUNDS; round += 1) {
-    times.ours.push(await timed(work, ours));
-    times.theirs.push(await timed(work, theirs));
-  }
-  const [own, floor] = [median(times.ours), median(times.theirs)];
-  const spread = `${Math.min(...times.ours).toFixed(0)}-${Math.max(...times.ours).toFixed(0)}`;
-  return {
-    measure: name,
-    "ours ms": own.toFixed(0),
-    "our spread": spread,
-    "fetch ms": floor.toFixed(0),
-    speed: (floor / own).toFixed(2),
-  };
-}
-
-const home = mkdtempSync(join(tmpdir(), "qwen-bench-"));
-const server = await startServer();
-const origin = `http://127.0.0.1:${server.address().port}`;
-const client = createClient({
-  env: { HOME: home, USERPROFILE: home },
-  oauth: { baseUrl: origin },
-  baseUrl: origin,
+const { values: options } = parseArgs({
+  options: {
+    quick: { type: "boolean", default: false },
+    docs: { type: "boolean", default: false },
+    runtimes: { type: "string" },
+    "no-build": { type: "boolean", default: false },
+    only: { type: "string" },
+  },
 });
+
+if (!options.quick) {
+  await ensureDependencies("bench");
+  if (!options["no-build"]) await run(process.execPath, ["scripts/build.mjs"]);
+}
+const usual = options.quick ? "node,opencode" : "node,bun,opencode";
+await findRuntimes((options.runtimes ?? usual).split(","));
+
+const results = [];
+const machine = () => ({ load: loadavg()[0] });
+const report = {
+  version: readJson("package.json").version,
+  date: new Date().toISOString().slice(0, 10),
+  cpu: cpus()[0]?.model.trim(),
+  cores: cpus().length,
+  platform: `${process.platform}-${process.arch}`,
+  loadBefore: machine().load,
+  runtimes: Object.fromEntries(Object.entries(RUNTIMES).map(([name, { title }]) => [name, title])),
+};
+function record(entry) {
+  results.push(entry);
+  if (entry.median === undefined || options.quick) return;
+  console.error(`  ${entry.measure} · ${entry.contender}: ${number(entry.median)} ${entry.unit}`);
+}
+
+const server = await startServer();
 try {
-  await client.login({ openBrowser: false });
-  const url = client.baseUrl;
-  const rows = [
-    await compare(`${SMALL_REQUESTS} small requests, one at a time`, small(url), client.fetch, fetch),
-    await compare(`8 x ${SMALL_REQUESTS} small requests`, parallel(url, 8), client.fetch, fetch),
-    await compare(
-      `${(CHUNKS * CHUNK.length) / 2 ** 20} MiB in chunks of 16 KiB`,
-      large(url),
-      client.fetch,
-      fetch,
-    ),
-  ];
-  console.table(rows);
-  console.log("speed: the runtime's own fetch, without a plugin, is 1; more is quicker.");
+  for (const runtime of Object.keys(RUNTIMES)) {
+    await measureRuntime({
+      runtime,
+      server,
+      isQuick: options.quick,
+      only: options.only?.split(","),
+      record,
+      log: (what) => console.error(`${RUNTIMES[runtime].title}: ${what}`),
+    });
+  }
 } finally {
-  client.close();
-  server.closeAllConnections();
-  server.close();
-  rmSync(home, { recursive: true, force: true });
+  server.stop();
+}
+Object.assign(report, { loadAfter: machine().load, targets: judge(results), results });
+
+printTables(report);
+const directory = join(root, options.docs ? "docs" : "bench/results");
+mkdirSync(directory, { recursive: true });
+const file = join(directory, options.docs ? "bench.json" : "latest.json");
+writeFileSync(file, `${JSON.stringify(rounded(report), null, 1)}\n`);
+if (options.docs) {
+  writePlots(report, directory);
+  writeFileSync(join(directory, "bench.md"), markdown(report));
+}
+console.log(`\nAll figures: ${file}`);
+
+/** Four digits are more than any of these figures is good for. */
+function rounded(value) {
+  if (typeof value === "number") return Number(value.toPrecision(4));
+  if (Array.isArray(value)) return value.map(rounded);
+  if (typeof value !== "object" || value === null) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, rounded(inner)]));
 }

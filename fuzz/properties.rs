@@ -175,7 +175,7 @@ pub fn urls(data: &[u8]) {
     let own = Url::parse("https://own.example:8443/a/v1").unwrap();
     let below = format!("https://portal.qwen.ai/v1/{text}");
     for address in [&*text, &below] {
-        let Ok(target) = Target::resolve(address, &bases) else { continue };
+        let Ok(target) = Target::resolve(address, &bases[0], [bases[1].clone()]) else { continue };
         let asked = Url::parse(address).unwrap();
         assert!(bases.iter().any(|base| base.origin() == asked.origin()));
         let url = target.url_below(&own);
@@ -244,7 +244,8 @@ pub fn redaction(data: &[u8]) {
 pub fn stream_guard(data: &[u8]) {
     let pass = |size: usize| {
         let mut guard = Guard::default();
-        let mut passed: Vec<u8> = data.chunks(size).flat_map(|chunk| guard.pass(chunk).to_vec()).collect();
+        let mut passed: Vec<u8> =
+            data.chunks(size).flat_map(|chunk| guard.pass(chunk.to_vec().into()).to_vec()).collect();
         let whole = passed.len();
         let end = guard.end(None).map_err(|error| error.message().to_owned());
         if let Ok(rest) = &end {

@@ -8,10 +8,10 @@ const { forget, readable } = require("./native");
 const STATUSES_WITHOUT_BODY = [204, 205, 304];
 
 /**
- * @param {{status: number, statusText: string, url: string, headers: string[], body: object}} head
+ * @param {{status: number, statusText: string, url: string, headers: string[], isWhole: boolean, body: object}} head
  * @param {{method: string, signal?: AbortSignal, scope: Set<(reason: unknown) => void>}} context
  */
-function toResponse({ status, statusText, url, headers: pairs, body }, { method, signal, scope }) {
+function toResponse({ status, statusText, url, headers: pairs, isWhole, body }, { method, signal, scope }) {
   if (status < 200 || status > 599) {
     body.cancel();
     throw new QwenAuthError({
@@ -25,11 +25,17 @@ function toResponse({ status, statusText, url, headers: pairs, body }, { method,
   for (let index = 0; index < pairs.length; index += 2) headers.append(pairs[index], pairs[index + 1]);
   const hasBody = method !== "HEAD" && !STATUSES_WITHOUT_BODY.includes(status);
   if (!hasBody) body.cancel();
-  const stream = hasBody ? toStream(body, signal, scope) : null;
-  const response = new Response(stream, { status, statusText, headers });
+  const content = hasBody ? (isWhole ? toBytes(body) : toStream(body, signal, scope)) : null;
+  const response = new Response(content, { status, statusText, headers });
   // A Response made by hand has no URL, and clients look at it.
   Object.defineProperty(response, "url", { value: url, configurable: true });
   return response;
+}
+
+/** A body that is here already. A stream would cost more than the request. */
+function toBytes(body) {
+  const data = body.read();
+  return data === true ? new Uint8Array(0) : data;
 }
 
 /** A byte stream that reads only when it is read. */

@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use reqwest::{NoProxy, Proxy, Response};
@@ -140,6 +141,44 @@ impl Http {
     }
 }
 
+/// What an [`HttpConfig`] is read from.
+const VARIABLES: [&str; 10] = [
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "NODE_EXTRA_CA_CERTS",
+];
+
+type Key = ([Option<String>; VARIABLES.len()], Duration);
+
+/// One [`Http`] for callers that have no client: reading the certificates costs more than their request. It is made anew
+/// where the settings have changed.
+#[derive(Default)]
+pub struct SharedHttp(Mutex<Option<(Key, Arc<Http>)>>);
+
+impl SharedHttp {
+    /// The one for these settings.
+    ///
+    /// # Errors
+    /// As [`HttpConfig::from_environment`].
+    pub fn get(&self, environment: &Environment, connect_timeout: Duration) -> Result<Arc<Http>> {
+        let key = (VARIABLES.map(|name| environment.get(name).map(str::to_owned)), connect_timeout);
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, http)) = last.as_ref().filter(|(known, _)| *known == key) {
+            return Ok(Arc::clone(http));
+        }
+        let http = Arc::new(Http::new(HttpConfig::from_environment(environment, connect_timeout)?));
+        *last = Some((key, Arc::clone(&http)));
+        Ok(http)
+    }
+}
+
 fn build(config: HttpConfig) -> Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
         .tls_backend_preconfigured(tls_config(&config)?)
@@ -180,7 +219,7 @@ fn tls_config(config: &HttpConfig) -> Result<rustls::ClientConfig> {
     if let Some(path) = &config.extra_certificates {
         roots.add_parsable_certificates(read_certificates("NODE_EXTRA_CA_CERTS", path)?);
     }
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(Error::internal)?
@@ -387,6 +426,20 @@ mod tests {
         assert_eq!(error.code(), Code::InvalidConfig);
         assert!(error.message().contains("HTTPS_PROXY"));
         assert!(!error.message().contains("hunter2"));
+    }
+
+    #[test]
+    fn connections_are_shared_while_the_settings_are_the_same() {
+        let shared = SharedHttp::default();
+        let get = |pairs: &[(&str, &str)], seconds| {
+            shared.get(&pairs.iter().copied().collect(), Duration::from_secs(seconds))
+        };
+        let first = get(&[("HOME", "/a")], 1).unwrap();
+        assert!(Arc::ptr_eq(&first, &get(&[("HOME", "/b"), ("HTTP_PROXY", "")], 1).unwrap()));
+        let proxied = get(&[("HTTP_PROXY", "localhost:9")], 1).unwrap();
+        assert!(!Arc::ptr_eq(&first, &proxied));
+        assert!(!Arc::ptr_eq(&proxied, &get(&[("HTTP_PROXY", "localhost:9")], 2).unwrap()));
+        assert!(get(&[("HTTP_PROXY", "gopher://")], 1).is_err());
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::config::oauth_config;
 use crate::doctor::Doctor;
 use crate::environment::Environment;
 use crate::error::{Error, Result};
-use crate::http::{Http, HttpConfig};
+use crate::http::SharedHttp;
 use crate::oauth::OAuthClient;
 use crate::secret::Secret;
 
@@ -126,6 +126,7 @@ pub fn version() -> &'static str {
 pub struct Bridge {
     shared: Arc<Shared>,
     busy: Busy,
+    http: Arc<SharedHttp>,
 }
 
 #[napi]
@@ -146,7 +147,7 @@ impl Bridge {
                 shared.wake();
             }
         });
-        Ok(Self { shared, busy })
+        Ok(Self { shared, busy, http: Arc::default() })
     }
 
     /// Takes all news.
@@ -194,8 +195,10 @@ impl Bridge {
     /// RFC 8628 section 3.1.
     #[napi(catch_unwind)]
     pub fn request_device_authorization(&self, id: u32, options: OAuthSettings, variables: Variables) {
+        let http = Arc::clone(&self.http);
         self.shared.run(id, async move {
-            let authorization = oauth_client(options, variables)?.request_device_authorization().await?;
+            let authorization =
+                oauth_client(options, variables, &http)?.request_device_authorization().await?;
             Ok(Outcome::Value(Authorization::from(&authorization).into_value()))
         });
     }
@@ -209,9 +212,10 @@ impl Bridge {
         options: OAuthSettings,
         variables: Variables,
     ) {
+        let http = Arc::clone(&self.http);
         self.shared.run(id, async move {
             let authorization = authorization.into();
-            let token = oauth_client(options, variables)?.poll_device_token(&authorization).await?;
+            let token = oauth_client(options, variables, &http)?.poll_device_token(&authorization).await?;
             Ok(Outcome::Value(token_value(&token)))
         });
     }
@@ -225,9 +229,10 @@ impl Bridge {
         options: OAuthSettings,
         variables: Variables,
     ) {
+        let http = Arc::clone(&self.http);
         self.shared.run(id, async move {
             let refresh_token = Secret::new(refresh_token);
-            let token = oauth_client(options, variables)?.refresh_access_token(&refresh_token).await?;
+            let token = oauth_client(options, variables, &http)?.refresh_access_token(&refresh_token).await?;
             Ok(Outcome::Value(token_value(&token)))
         });
     }
@@ -258,9 +263,9 @@ fn set_referenced(wake: &mut Wake, env: Env, referenced: bool) -> napi::Result<(
     if referenced { wake.refer(&env) } else { wake.unref(&env) }
 }
 
-fn oauth_client(options: OAuthSettings, variables: Variables) -> Result<OAuthClient> {
+fn oauth_client(options: OAuthSettings, variables: Variables, http: &SharedHttp) -> Result<OAuthClient> {
     let environment: Environment = variables.into_iter().collect();
     let config = oauth_config(&options.into(), &environment, "")?;
-    let http = HttpConfig::from_environment(&environment, config.timeout)?;
-    Ok(OAuthClient::new(Arc::new(Http::new(http)), config, Clock::system()))
+    let http = http.get(&environment, config.timeout)?;
+    Ok(OAuthClient::new(http, config, Clock::system()))
 }

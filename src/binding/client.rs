@@ -72,7 +72,7 @@ impl NativeClient {
         let request = read_request(request);
         self.shared.run(id, async move {
             let answer = client.fetch(request?).await?;
-            Ok(Outcome::Response(Box::new(response_head(id, answer, shared))))
+            Ok(Outcome::Response(Box::new(response_head(id, answer, shared).await)))
         });
     }
 
@@ -206,18 +206,20 @@ fn read_request(request: FetchRequest) -> Result<Request> {
     })
 }
 
-fn response_head(id: u32, answer: Answer, shared: Arc<Shared>) -> ResponseHead {
+async fn response_head(id: u32, answer: Answer, shared: Arc<Shared>) -> ResponseHead {
     let mut headers = Vec::with_capacity(answer.headers.len() * 2);
     for (name, value) in &answer.headers {
         headers.push(name.as_str().to_owned());
         // One character a byte, as fetch has it.
         headers.push(value.as_bytes().iter().copied().map(char::from).collect());
     }
+    let stream = Stream::start(answer.body, move || shared.send_readable(id)).await;
     ResponseHead {
         status: answer.status.as_u16(),
         status_text: answer.status.canonical_reason().unwrap_or_default().to_owned(),
         url: answer.url.into(),
         headers,
-        body: ResponseBody::new(id, Stream::start(answer.body, move || shared.send_readable(id))),
+        is_whole: stream.is_whole(),
+        body: ResponseBody::new(id, stream),
     }
 }

@@ -138,6 +138,8 @@ pub struct ResponseHead {
     pub url: String,
     /// Names and values in turn.
     pub headers: Vec<String>,
+    /// Whether one read of the body gives all of it.
+    pub is_whole: bool,
     pub body: ResponseBody,
 }
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
@@ -129,6 +130,8 @@ pub struct Body {
     /// What was found to be wrong with the rest.
     failure: Option<Error>,
     idle_timeout: Duration,
+    /// Whether to wait for what is not here yet.
+    may_wait: bool,
     guard: Option<Guard>,
     record: RequestRecord,
 }
@@ -142,6 +145,7 @@ impl Body {
             source: None,
             failure: None,
             idle_timeout: Duration::MAX,
+            may_wait: true,
             guard: None,
             record: RequestRecord::default(),
         }
@@ -155,6 +159,7 @@ impl Body {
             source: Some(Source::Network(Box::new(response))),
             failure: None,
             idle_timeout,
+            may_wait: true,
             guard: None,
             record: RequestRecord::default(),
         }
@@ -179,6 +184,19 @@ impl Body {
         next
     }
 
+    /// What [`next`](Self::next) gives, if that need not be waited for. An answer of the CLI's always is: its reader must not
+    /// be dropped half-way.
+    pub fn next_if_here(&mut self) -> Option<Result<Option<Bytes>>> {
+        let is_cli = matches!(self.source, Some(Source::Cli(_)));
+        if is_cli && self.head.is_empty() {
+            return None;
+        }
+        self.may_wait = false;
+        let next = self.next().now_or_never();
+        self.may_wait = true;
+        next
+    }
+
     async fn next_unrecorded(&mut self) -> Result<Option<Bytes>> {
         if let Some(bytes) = self.head.pop_front() {
             return Ok(Some(bytes));
@@ -191,7 +209,7 @@ impl Body {
             let Some(guard) = &mut self.guard else { return chunk };
             match chunk {
                 Ok(Some(bytes)) => {
-                    let lines = guard.pass(&bytes);
+                    let lines = guard.pass(bytes);
                     if !lines.is_empty() {
                         return Ok(Some(lines));
                     }
@@ -208,7 +226,7 @@ impl Body {
     async fn receive(&mut self) -> Result<Option<Bytes>> {
         let chunk = match &mut self.source {
             None => Ok(None),
-            Some(Source::Network(response)) => receive(response, self.idle_timeout).await,
+            Some(Source::Network(response)) => receive(response, self.idle_timeout, self.may_wait).await,
             // It has limits of its own.
             Some(Source::Cli(body)) => body.next().await,
         };
@@ -260,7 +278,7 @@ impl Body {
             match self.receive().await {
                 Ok(Some(bytes)) => {
                     held += bytes.len();
-                    self.head.push_back(guard.pass(&bytes));
+                    self.head.push_back(guard.pass(bytes));
                 }
                 Ok(None) => return Err(guard.problem(None)),
                 Err(error) => return Err(guard.problem(Some(&error))),
@@ -270,13 +288,23 @@ impl Body {
     }
 }
 
-async fn receive(response: &mut reqwest::Response, idle_timeout: Duration) -> Result<Option<Bytes>> {
-    let host = response.url().host_str().unwrap_or("Qwen").to_owned();
-    match tokio::time::timeout(idle_timeout, response.chunk()).await {
+async fn receive(
+    response: &mut reqwest::Response,
+    idle_timeout: Duration,
+    may_wait: bool,
+) -> Result<Option<Bytes>> {
+    // A timer costs as much as reading a small chunk, so it is set only where there is something to wait for.
+    let chunk = match response.chunk().now_or_never() {
+        Some(chunk) => Ok(chunk),
+        None if may_wait => tokio::time::timeout(idle_timeout, response.chunk()).await,
+        None => std::future::pending().await,
+    };
+    let host = || response.url().host_str().unwrap_or("Qwen");
+    match chunk {
         Ok(Ok(chunk)) => Ok(chunk),
         Ok(Err(error)) => {
-            Err(TransportError { before_send: false, ..TransportError::new(&error, &host) }.error)
+            Err(TransportError { before_send: false, ..TransportError::new(&error, host()) }.error)
         }
-        Err(_) => Err(TransportError::timeout(&host, idle_timeout).error),
+        Err(_) => Err(TransportError::timeout(host(), idle_timeout).error),
     }
 }

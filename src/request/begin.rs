@@ -1,7 +1,7 @@
 //! How a call begins: who may be asked, where the request leads, and what its body becomes.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use http::header::HeaderMap;
 
@@ -11,6 +11,7 @@ use super::eligible::{Eligible, Offer, eligible};
 use super::fetch::{Call, Pipeline};
 use super::plan::{Candidate, Plan, Situation};
 use super::prepare::{Prepared, Request};
+use super::target::Target;
 use crate::accounts::account::Account;
 use crate::accounts::kind::{Kind, Serving};
 use crate::accounts::standing::standing;
@@ -29,15 +30,16 @@ impl Pipeline {
     pub(super) async fn begin(&self, request: Request) -> Result<Call> {
         let view = self.tokens.view().await?;
         let records: Vec<_> = view.document.all().collect();
-        let mut bases = vec![self.settings.base_url.clone()];
-        bases.extend(records.iter().filter_map(|record| {
+        // Worked out only where the URL is not below the client's own: there may be many accounts.
+        let bases = records.iter().filter_map(|record| {
             view.account(record).base_url(&record.token()?, self.sender.base_url_override.as_ref()).ok()
-        }));
+        });
+        let target = Target::resolve(&request.url, &self.settings.base_url, bases)?;
         let needs_plain = records.iter().any(|record| !record.kind().takes_markers());
         let utc_offset_minutes = request.utc_offset_minutes;
         let url = request.url.clone();
         let ids = self.settings.qwen_mode.then(|| self.ids(&request.headers));
-        let prepared = Prepared::new(request, &bases, ids, needs_plain).await?;
+        let prepared = Arc::new(Prepared::new(request, target, ids, needs_plain).await?);
         if records.is_empty() {
             return Err(view.no_account());
         }

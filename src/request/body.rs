@@ -38,7 +38,9 @@ pub struct Shaped {
 /// it came.
 #[must_use]
 pub fn shape(body: &[u8], ids: Option<&Ids>, with_markers: bool) -> Option<Shaped> {
-    let mut fields: Fields = serde_json::from_slice(body).ok()?;
+    // Checked once here, the text need not be checked again value by value.
+    let mut fields: Fields = serde_json::from_str(std::str::from_utf8(body).ok()?).ok()?;
+    let mut messages = None;
     let model: String =
         fields.get("model").and_then(|raw| serde_json::from_str(raw).ok()).unwrap_or_default();
     let stream = fields.get("stream") == Some("true");
@@ -52,11 +54,7 @@ pub fn shape(body: &[u8], ids: Option<&Ids>, with_markers: bool) -> Option<Shape
         }
     }
     if let Some(ids) = ids {
-        if let Some(messages) =
-            fields.get("messages").and_then(|raw| shape_messages(raw, stream, with_markers))
-        {
-            fields.set("messages", messages);
-        }
+        messages = fields.original("messages").and_then(|raw| shape_messages(raw, stream, with_markers));
         if stream
             && with_markers
             && let Some(tools) = fields.get("tools").and_then(mark_last_tool)
@@ -70,12 +68,28 @@ pub fn shape(body: &[u8], ids: Option<&Ids>, with_markers: bool) -> Option<Shape
             fields.set("vl_high_resolution_images", "true");
         }
     }
-    Some(Shaped { bytes: fields.to_json(body.len() + 512).into_bytes(), stream, model })
+    let mut json = String::with_capacity(body.len() + 1024);
+    match &messages {
+        Some(messages) => fields.write(&mut json, Some(("messages", &|json| write_array(json, messages)))),
+        None => fields.write(&mut json, None),
+    }
+    Some(Shaped { bytes: json.into_bytes(), stream, model })
+}
+
+fn write_array(json: &mut String, messages: &[Fields]) {
+    json.push('[');
+    for (index, message) in messages.iter().enumerate() {
+        if index > 0 {
+            json.push(',');
+        }
+        message.write(json, None);
+    }
+    json.push(']');
 }
 
 /// One system message, first, as an array whose last part is marked for caching; no role `developer`. A stream's last
 /// message is marked too. `None` leaves the messages alone: they are not what a chat has.
-fn shape_messages(raw: &str, stream: bool, with_markers: bool) -> Option<String> {
+fn shape_messages(raw: &str, stream: bool, with_markers: bool) -> Option<Vec<Fields<'_>>> {
     let messages: Vec<Fields> = serde_json::from_str(raw).ok()?;
     let mut system: Option<Fields> = None;
     let mut system_parts: Vec<Cow<str>> = Vec::new();
@@ -110,8 +124,7 @@ fn shape_messages(raw: &str, stream: bool, with_markers: bool) -> Option<String>
         system.set("content", array(&system_parts));
         others.insert(0, system);
     }
-    let messages: Vec<_> = others.iter().map(|message| Cow::Owned(message.to_json(0))).collect();
-    Some(array(&messages))
+    Some(others)
 }
 
 /// A content as the parts of an array: a string becomes one text part, an empty one none.
@@ -142,7 +155,7 @@ fn marked(object: &str) -> Option<String> {
     if fields.get("cache_control").is_none() {
         fields.set("cache_control", CACHE_CONTROL);
     }
-    Some(fields.to_json(object.len() + 64))
+    Some(fields.to_json())
 }
 
 fn mark_last_tool(raw: &str) -> Option<String> {
@@ -159,7 +172,7 @@ fn shape_metadata(raw: Option<&str>, ids: &Ids) -> Option<String> {
             metadata.set(name, serde_json::Value::from(id.as_str()).to_string());
         }
     }
-    Some(metadata.to_json(0))
+    Some(metadata.to_json())
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ pub fn degrade(body: &[u8]) -> Option<Vec<u8>> {
         fields.set("messages", array(&kept));
     }
     lower_output(&mut fields);
-    Some(fields.to_json(body.len() + 32).into_bytes())
+    Some(fields.to_json().into_bytes())
 }
 
 fn lower_output(fields: &mut Fields) {

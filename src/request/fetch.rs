@@ -94,7 +94,7 @@ pub struct Pipeline {
 
 /// One call of the caller's, while it lasts.
 pub(super) struct Call {
-    pub(super) prepared: Prepared,
+    pub(super) prepared: Arc<Prepared>,
     pub(super) view: Arc<View>,
     pub(super) plan: Plan,
     pub(super) budget: Budget,
@@ -276,7 +276,7 @@ impl Pipeline {
     }
 
     async fn attempt(&self, call: &mut Call, account: &Account, token: &Token) -> Result<Attempt> {
-        let prepared = call.prepared.clone();
+        let prepared = Arc::clone(&call.prepared);
         self.send(call, account, token, &prepared).await
     }
 

@@ -9,6 +9,9 @@ use serde_json::value::RawValue;
 /// The fields of a JSON object, in order, each value as it was written.
 pub(super) struct Fields<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
+/// The name of a field, and what writes its value.
+type Instead<'a> = (&'a str, &'a dyn Fn(&mut String));
+
 impl<'a> Fields<'a> {
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref())
@@ -29,8 +32,16 @@ impl<'a> Fields<'a> {
         }
     }
 
-    pub(super) fn to_json(&self, capacity: usize) -> String {
-        let mut json = String::with_capacity(capacity);
+    pub(super) fn to_json(&self) -> String {
+        let mut json =
+            String::with_capacity(self.0.iter().map(|(key, value)| key.len() + value.len() + 8).sum());
+        self.write(&mut json, None);
+        json
+    }
+
+    /// Adds the object to `json`. The value of one field may be written by its owner instead, which spares a large one a
+    /// copy.
+    pub(super) fn write(&self, json: &mut String, instead: Option<Instead>) {
         json.push('{');
         for (index, (key, value)) in self.0.iter().enumerate() {
             if index > 0 {
@@ -38,10 +49,12 @@ impl<'a> Fields<'a> {
             }
             json.push_str(&serde_json::Value::from(key.as_ref()).to_string());
             json.push(':');
-            json.push_str(value);
+            match instead {
+                Some((name, write_value)) if name == key => write_value(json),
+                _ => json.push_str(value),
+            }
         }
         json.push('}');
-        json
     }
 }
 

@@ -4,6 +4,7 @@
 //! with an error that says what happened, and that the host shows as it is.
 
 use bytes::Bytes;
+use memchr::memmem;
 use serde::Deserialize;
 
 use super::host_errors::plain;
@@ -55,8 +56,12 @@ impl Guard {
     }
 
     /// Takes bytes in and gives the lines they complete.
-    pub fn pass(&mut self, bytes: &[u8]) -> Bytes {
-        self.line.extend_from_slice(bytes);
+    pub fn pass(&mut self, bytes: Bytes) -> Bytes {
+        if self.line.is_empty() && bytes.last() == Some(&b'\n') {
+            self.read_all(&bytes);
+            return bytes;
+        }
+        self.line.extend_from_slice(&bytes);
         let end = match self.line.iter().rposition(|&byte| byte == b'\n') {
             Some(newline) => newline + 1,
             None if self.line.len() > MAX_LINE => self.line.len(),
@@ -64,14 +69,25 @@ impl Guard {
         };
         let rest = self.line.split_off(end);
         let lines = std::mem::replace(&mut self.line, rest);
+        self.read_all(&lines);
+        Bytes::from(lines)
+    }
+
+    fn read_all(&mut self, lines: &[u8]) {
         for line in lines.split(|&byte| byte == b'\n') {
+            if self.is_finished {
+                return;
+            }
             self.read(line);
         }
-        Bytes::from(lines)
     }
 
     fn read(&mut self, line: &[u8]) {
         let Some(data) = line.strip_prefix(b"data:") else { return };
+        // Once something was said, only the end is news: most events need not be parsed.
+        if self.has_content && !may_end(data) {
+            return;
+        }
         let Ok(event) = serde_json::from_slice::<Event>(data) else { return };
         // What the server reports as an error is an end the host understands.
         self.is_finished |= !event.error.is_null();
@@ -113,6 +129,17 @@ impl Guard {
     }
 }
 
+/// Whether an event may say why the answer ends: it names a reason or an error, and that is not null.
+fn may_end(data: &[u8]) -> bool {
+    [&b"finish_reason\""[..], b"error\""].iter().any(|key| {
+        memmem::find_iter(data, key).any(|start| {
+            let value = data[start + key.len()..].trim_ascii_start();
+            let value = value.strip_prefix(b":").unwrap_or(value).trim_ascii_start();
+            !value.starts_with(b"null")
+        })
+    })
+}
+
 /// The message without its last sentence, which is advice for callers who send requests and not messages.
 fn without_advice(message: &str) -> &str {
     message.rfind(". ").map_or(message, |end| &message[..=end])
@@ -126,7 +153,8 @@ mod tests {
 
     fn run(stream: &[u8], chunk: usize) -> (Vec<u8>, bool) {
         let mut guard = Guard::default();
-        let mut out: Vec<u8> = stream.chunks(chunk.max(1)).flat_map(|bytes| guard.pass(bytes)).collect();
+        let mut out: Vec<u8> =
+            stream.chunks(chunk.max(1)).flat_map(|bytes| guard.pass(Bytes::copy_from_slice(bytes))).collect();
         let end = guard.end(None);
         let failed = end.is_err();
         out.extend(end.into_iter().flatten().flatten());
@@ -154,7 +182,7 @@ mod tests {
     fn what_went_wrong_is_said_with_one_advice_and_no_retry_word() {
         let mut guard = Guard::default();
         assert_eq!(guard.problem(None).message(), "Qwen sent an empty answer. Send the message again.");
-        guard.pass(&GOOD.as_bytes()[..150]);
+        guard.pass(Bytes::from_static(&GOOD.as_bytes()[..150]));
         assert_eq!(
             guard.problem(None).message(),
             "Qwen ended its answer without finishing it. Send the message again."
@@ -178,12 +206,29 @@ mod tests {
             r#"{"choices":[{"delta":{},"finish_reason":"length"}]}"#,
         ] {
             let mut guard = Guard::default();
-            guard.pass(format!("data: {event}\r\n\r\n").as_bytes());
+            guard.pass(format!("data: {event}\r\n\r\n").into());
             assert!(guard.has_said_something(), "{event}");
         }
         let mut guard = Guard::default();
-        guard.pass(b"data: {\"choices\":[{\"delta\":{\"content\":\"\",\"role\":\"assistant\"},\"finish_reason\":null}]}\n\n");
+        guard.pass(Bytes::from_static(b"data: {\"choices\":[{\"delta\":{\"content\":\"\",\"role\":\"assistant\"},\"finish_reason\":null}]}\n\n"));
         assert!(!guard.has_said_something());
+    }
+
+    #[test]
+    fn an_end_is_found_among_events_that_only_look_like_one() {
+        let event = |choice: &str| format!("data: {{\"choices\":[{choice}]}}\n\n");
+        let said = event(r#"{"delta":{"content":"hi"},"finish_reason":null}"#);
+        let quoted = event(r#"{"delta":{"content":"\"finish_reason\":\"stop\""},"finish_reason" : null}"#);
+        for (end, is_end) in [
+            (event(r#"{"delta":{},"finish_reason": "stop"}"#), true),
+            (event(r#"{"finish_reason":null},{"finish_reason":"stop"}"#), true),
+            ("data: {\"error\" : {\"message\":\"no\"}}\n\n".to_owned(), true),
+            ("data: {\"error\":null,\"choices\":[]}\n\n".to_owned(), false),
+            (event(r#"{"delta":{"content":"error"},"finish_reason":null}"#), false),
+        ] {
+            let stream = format!("{said}{quoted}{end}");
+            assert_eq!(run(stream.as_bytes(), stream.len()).1, !is_end, "{end}");
+        }
     }
 
     proptest! {

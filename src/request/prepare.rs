@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use http::Method;
 use http::header::{CONTENT_TYPE, HeaderMap};
-use url::Url;
 
 use super::body::{Ids, shape};
 use super::degrade::degrade;
@@ -70,20 +69,19 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Checks where a request leads, and shapes its body. With `ids` that is as the official CLI does it. `needs_plain` is
+    /// Shapes the body of a request that leads to `target`. With `ids` that is as the official CLI does it. `needs_plain` is
     /// whether a server may be asked that takes no cache markers.
     ///
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT`.
-    pub async fn new(request: Request, bases: &[Url], ids: Option<Ids>, needs_plain: bool) -> Result<Self> {
-        let Request { url, method, mut headers, mut body, redirect, .. } = request;
+    pub async fn new(request: Request, target: Target, ids: Option<Ids>, needs_plain: bool) -> Result<Self> {
+        let Request { method, mut headers, mut body, redirect, .. } = request;
         if method == Method::CONNECT || method == Method::TRACE {
             return Err(Error::invalid_argument("method", "must not be CONNECT or TRACE"));
         }
         if body.is_some() && (method == Method::GET || method == Method::HEAD) {
             return Err(Error::invalid_argument("body", "must not be given with GET or HEAD"));
         }
-        let target = Target::resolve(&url, bases)?;
         let mut is_chat = false;
         let mut is_chat_stream = false;
         let mut model = String::new();

@@ -14,12 +14,12 @@ pub struct Target {
 }
 
 impl Target {
-    /// Finds what a URL means. One below any of `bases` means the same place below the base of the account that is
-    /// chosen in the end; the first of them is the client's own.
+    /// Finds what a URL means. One below the client's own base, or else an account's, means the same place below the base of
+    /// the account that is chosen in the end.
     ///
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT` for anything else.
-    pub fn resolve(url: &str, bases: &[Url]) -> Result<Self> {
+    pub fn resolve(url: &str, own: &Url, accounts: impl IntoIterator<Item = Url>) -> Result<Self> {
         let url = Url::parse(url).map_err(|error| {
             Error::new(
                 Code::InvalidArgument,
@@ -29,9 +29,10 @@ impl Target {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Error::new(Code::InvalidArgument, "input must not hold a user name or password."));
         }
-        let below = bases.iter().find_map(|base| path_below(&url, base));
+        let below =
+            path_below(&url, own).or_else(|| accounts.into_iter().find_map(|base| path_below(&url, &base)));
         let path = below.ok_or_else(|| {
-            let expected = bases.first().map(display).unwrap_or_default();
+            let expected = display(own);
             let place = format!("{}://{}{}", url.scheme(), url.authority(), url.path());
             Error::new(
                 Code::InvalidArgument,
@@ -71,14 +72,14 @@ mod tests {
 
     use super::*;
 
-    fn bases() -> Vec<Url> {
-        ["https://dashscope.aliyuncs.com/compatible-mode/v1", "https://portal.qwen.ai/v1"]
-            .map(|base| Url::parse(base).unwrap())
-            .to_vec()
+    fn resolve(url: &str) -> Result<Target> {
+        let own = Url::parse("https://dashscope.aliyuncs.com/compatible-mode/v1").unwrap();
+        Target::resolve(url, &own, [Url::parse("https://portal.qwen.ai/v1").unwrap()])
     }
 
     fn sent_to(url: &str) -> Result<String> {
-        Ok(Target::resolve(url, &bases())?.url_below(&bases()[1]).to_string())
+        let account = Url::parse("https://portal.qwen.ai/v1").unwrap();
+        Ok(resolve(url)?.url_below(&account).to_string())
     }
 
     #[test]
@@ -112,7 +113,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_origin_is_always_the_accounts(path in ".{0,60}") {
-            if let Ok(target) = Target::resolve(&format!("https://portal.qwen.ai/v1{path}"), &bases()) {
+            if let Ok(target) = resolve(&format!("https://portal.qwen.ai/v1{path}")) {
                 let account = Url::parse("https://other.example:8443/compatible-mode/v1").unwrap();
                 let url = target.url_below(&account);
                 prop_assert_eq!(url.origin(), account.origin());

@@ -6,7 +6,9 @@
 mod refresh;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
@@ -27,6 +29,9 @@ use crate::redact::KnownSecrets;
 use crate::secret::Secret;
 use crate::store::record::Record;
 
+/// A look at the files that takes longer must not hold up the async thread.
+const QUICK_LOOK: Duration = Duration::from_millis(5);
+
 type Outcome = Result<Arc<Token>>;
 type SharedRefresh = Shared<BoxFuture<'static, Outcome>>;
 
@@ -42,6 +47,8 @@ struct Inner {
     state: Mutex<HashMap<String, AccountState>>,
     busy: Busy,
     secrets: KnownSecrets,
+    /// Whether the last look at the files was. Before the first one nobody knows: they may be on a network.
+    looks_are_quick: AtomicBool,
 }
 
 impl std::fmt::Debug for Inner {
@@ -73,7 +80,9 @@ impl TokenManager {
         busy: Busy,
         secrets: KnownSecrets,
     ) -> Self {
-        Self(Arc::new(Inner { oauth, registry, clock, events, state: Mutex::default(), busy, secrets }))
+        let looks_are_quick = AtomicBool::new(false);
+        let state = Mutex::default();
+        Self(Arc::new(Inner { oauth, registry, clock, events, state, busy, secrets, looks_are_quick }))
     }
 
     /// A token that is fresh for 30 s at the least, or was obtained just now. `rejected` is a token that the API
@@ -123,7 +132,14 @@ impl TokenManager {
     /// # Errors
     /// Those of [`Registry::view`].
     pub async fn view(&self) -> Result<Arc<View>> {
-        self.with_registry(Registry::view).await
+        // On a disk a look takes less time than it takes to hand it to another thread.
+        if self.0.looks_are_quick.load(Ordering::Relaxed)
+            && let Some(view) = self.0.look()
+        {
+            return Ok(view);
+        }
+        let inner = Arc::clone(&self.0);
+        self.with_registry(move |registry| inner.look().map_or_else(|| registry.view(), Ok)).await
     }
 
     /// Reads or changes the accounts, on a thread that may block. A change that has begun reaches its end.
@@ -178,6 +194,14 @@ impl TokenManager {
 }
 
 impl Inner {
+    /// The accounts as they are known, if no file has changed. Remembers how long it took to find out.
+    fn look(&self) -> Option<Arc<View>> {
+        let started = Instant::now();
+        let view = self.registry.unchanged();
+        self.looks_are_quick.store(started.elapsed() < QUICK_LOOK, Ordering::Relaxed);
+        view
+    }
+
     fn with_state<T>(&self, id: &str, action: impl FnOnce(&mut AccountState) -> T) -> T {
         // A panic elsewhere can't leave this map half-changed: each change is one assignment.
         let mut states = self.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -25,7 +25,7 @@ async fn start(setup: &Setup) -> (Stream, UnboundedReceiver<()>) {
         // The reader may have gone by now.
         let _ = wake.send(());
     };
-    (Stream::start(answer.body, waker), woken)
+    (Stream::start(answer.body, waker).await, woken)
 }
 
 async fn next(stream: &Stream, woken: &mut UnboundedReceiver<()>) -> Read {

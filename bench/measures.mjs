@@ -1,0 +1,350 @@
+// What is measured, and how much of it.
+import { CONTENDERS, obstacle } from "./contenders.mjs";
+import { expireLogin, makeHome, removeHome } from "./homes.mjs";
+import { measureLookups } from "./lookups.mjs";
+import { figures, inTurns, relate } from "./turns.mjs";
+import { measureStart, startContender } from "./workers.mjs";
+
+/** A request with this body is what an agent sends late in a long session. */
+const LARGE_BODY = 3_500_000;
+const BODY_SIZES = [10_000, 100_000, 1_000_000, LARGE_BODY, 10_000_000, 30_000_000];
+const REDEMPTION_MS = 200;
+const ACCOUNTS = [1, 100];
+
+/** How much of everything. The short form only shows that all of it runs. */
+const FULL = {
+  rounds: 7,
+  starts: 11,
+  heavyRounds: 3,
+  latencies: 200,
+  requests: [200, 800, 1_600],
+  mib: 64,
+  events: 102_400,
+  idleMs: 3_000,
+  cancels: 9,
+  streams: 1_000,
+  idleStreams: 100,
+  sizes: BODY_SIZES,
+  bodyRounds: 5,
+  slowRequests: 2,
+};
+const QUICK = {
+  rounds: 1,
+  starts: 1,
+  heavyRounds: 1,
+  latencies: 20,
+  requests: [20, 80, 128],
+  mib: 4,
+  events: 2_560,
+  idleMs: 100,
+  cancels: 1,
+  streams: 50,
+  idleStreams: 5,
+  sizes: [10_000, LARGE_BODY],
+  bodyRounds: 1,
+  slowRequests: 0,
+};
+
+const isOurs = (name) => name === "client" || name === "plugin";
+const hasOwnRequests = (name) => CONTENDERS[name].requests === "own" && !CONTENDERS[name].onlyForEditing;
+
+/** Runs every measure in one runtime and hands each result to `record`. */
+export async function measureRuntime({ runtime, server, isQuick, only, record, log }) {
+  const size = isQuick ? QUICK : FULL;
+  const wants = (id) => only === undefined || only.includes(id);
+  const all = Object.keys(CONTENDERS);
+  const add = (entry) => record({ runtime, ...entry });
+
+  for (const contender of all) {
+    const reason = obstacle(contender, runtime);
+    if (reason !== undefined) add({ measure: "all", contender, reason });
+  }
+  const able = all.filter((name) => obstacle(name, runtime) === undefined);
+  for (const contender of able.filter((name) => !hasOwnRequests(name) && CONTENDERS[name].file)) {
+    add({
+      measure: "requests of its own",
+      contender,
+      reason: `sends with ${CONTENDERS[contender].requests}`,
+    });
+  }
+
+  if (wants("start")) {
+    log("starts");
+    await measureStarts({ runtime, server, size, contenders: able, add });
+  }
+  await measureRequests({ runtime, server, size, contenders: able, add, wants, log });
+  if (wants("idle")) {
+    log("idle readers");
+    await eachAlone({ runtime, server, rounds: size.heavyRounds, contenders: ["client", "fetch"], add }, [
+      {
+        measure: "idle",
+        unit: "MiB/stream",
+        command: { command: "idle", streams: size.idleStreams, forMs: size.idleMs },
+        pick: ({ mib }) => mib,
+      },
+    ]);
+  }
+  if (wants("gather")) {
+    log(`${size.streams} streams at once`);
+    const command = { command: "gather", streams: size.streams, mib: 1 };
+    await eachAlone({ runtime, server, rounds: size.heavyRounds, contenders: ["client", "fetch"], add }, [
+      { measure: "gather complete", unit: "streams", command, pick: ({ complete }) => complete },
+      { measure: "gather cpu", unit: "us/MB", pick: ({ cpuUsPerMb }) => cpuUsPerMb },
+      { measure: "gather speed", unit: "MB/s", better: "more", pick: ({ mbPerSecond }) => mbPerSecond },
+      { measure: "gather memory", unit: "MiB", pick: ({ peakMib }) => peakMib },
+    ]);
+    const longer = { command: "gather", streams: size.streams, mib: 4 };
+    await eachAlone({ runtime, server, rounds: 1, contenders: ["client", "fetch"], add }, [
+      {
+        measure: "gather memory, 4 times the bytes",
+        unit: "MiB",
+        command: longer,
+        pick: ({ peakMib }) => peakMib,
+      },
+    ]);
+  }
+  if (wants("refresh")) {
+    log("a refresh met by 64 calls");
+    await measureRefresh({ runtime, server, size, contenders: able.filter(hasOwnRequests), add });
+  }
+  if (wants("lookup")) {
+    log("system calls of a look at the accounts");
+    await measureLookups({ runtime, server, add });
+  }
+}
+
+/** Fresh processes, in turns: importing, and starting with few and many accounts. */
+async function measureStarts({ runtime, server, size, contenders, add }) {
+  // The two faces of this package are one file.
+  const files = contenders.filter((name) => CONTENDERS[name].file !== undefined && name !== "client");
+  const homes = new Map(ACCOUNTS.map((accounts) => [accounts, makeHome(server.origin, { accounts })]));
+  const kinds = [
+    { measure: "import", what: "import", home: homes.get(1) },
+    ...ACCOUNTS.map((accounts) => ({
+      measure: `start, ${accounts} accounts`,
+      what: "start",
+      home: homes.get(accounts),
+    })),
+  ];
+  for (const { measure, what, home } of kinds) {
+    const { results } = await inTurns(files, size.starts, async (contender) =>
+      measureStart(runtime, contender, what, server.origin, home),
+    );
+    for (const contender of files) {
+      const { values, error } = results[contender];
+      add({ measure, contender, unit: "ms", ...figures(values.map(({ ms }) => ms)), reason: error });
+      add({
+        measure: `${measure}: memory`,
+        contender,
+        unit: "MiB",
+        ...figures(values.map(({ mib }) => mib)),
+        reason: error,
+      });
+    }
+    relate(add, measure, files, results, ({ ms }) => ms, "plugin");
+  }
+  for (const home of homes.values()) removeHome(home);
+}
+
+/** All that long-lived contenders are asked, in turns. */
+async function measureRequests({ runtime, server, size, contenders, add, wants, log }) {
+  const names = contenders.filter((name) => CONTENDERS[name].requests === "own");
+  const running = new Map();
+  try {
+    for (const name of names) {
+      try {
+        running.set(name, await startContender(runtime, name, server.origin));
+      } catch (error) {
+        add({ measure: "requests", contender: name, reason: error.message });
+      }
+    }
+    const limitOf = (name, kind) => CONTENDERS[name].limits?.[kind];
+    const usual = [...running.keys()].filter((name) => hasOwnRequests(name) && !limitOf(name, "slow"));
+    const parallel = usual.filter((name) => !limitOf(name, "parallel"));
+    for (const name of usual.filter((name) => limitOf(name, "parallel"))) {
+      add({ measure: "parallel requests", contender: name, reason: limitOf(name, "parallel") });
+    }
+    const ask = (command) => async (contender) => running.get(contender).ask(command(contender));
+    const one = async (measure, unit, better, who, command, pick, rounds = size.rounds) => {
+      log(measure);
+      await inTurns(who, 1, ask(command));
+      const { results } = await inTurns(who, rounds, ask(command));
+      for (const contender of who) {
+        const { values, error } = results[contender];
+        add({ measure, contender, unit, better, ...figures(values.map(pick)), reason: error });
+      }
+      relate(add, measure, who, results, pick, "fetch", better);
+    };
+
+    if (wants("latency")) {
+      await one(
+        "small request",
+        "us",
+        "less",
+        usual,
+        () => ({ command: "latency", count: size.latencies }),
+        ({ us }) => us,
+      );
+      const slow = [...running.keys()].filter((name) => limitOf(name, "slow"));
+      for (const name of slow) {
+        const reason = limitOf(name, "slow");
+        if (size.slowRequests === 0) add({ measure: "small request", contender: name, reason });
+        else
+          await one(
+            "small request",
+            "us",
+            "less",
+            [name],
+            () => ({ command: "latency", count: 1 }),
+            ({ us }) => us,
+            size.slowRequests,
+          );
+      }
+    }
+    for (const [index, width] of [1, 8, 64].entries()) {
+      if (!wants("requests")) break;
+      const who = width === 1 ? usual : parallel;
+      const command = () => ({ command: "requests", count: size.requests[index], width });
+      await one(`requests, ${width} at a time`, "/s", "more", who, command, ({ perSecond }) => perSecond);
+    }
+    if (wants("bytes")) {
+      await one(
+        "stream, 16 KiB chunks",
+        "MB/s",
+        "more",
+        parallel,
+        () => ({ command: "bytes", mib: size.mib }),
+        ({ mbPerSecond }) => mbPerSecond,
+      );
+    }
+    if (wants("events")) {
+      await one(
+        "stream, 200 B events",
+        "/s",
+        "more",
+        parallel,
+        () => ({ command: "events", count: size.events }),
+        ({ perSecond }) => perSecond,
+      );
+    }
+    const path = (contender) => CONTENDERS[contender].editsPath;
+    const editors = [...running.keys()].filter((name) => !limitOf(name, "slow"));
+    if (wants("blocked")) {
+      for (const isAscii of [true, false]) {
+        const measure = `3.5 MB body${isAscii ? "" : ", not only ASCII"}: main thread blocked`;
+        await one(
+          measure,
+          "ms",
+          "less",
+          editors,
+          (contender) => ({ command: "blocked", size: LARGE_BODY, path: path(contender), isAscii }),
+          ({ ms }) => ms,
+        );
+      }
+    }
+    for (const bytes of wants("body") ? size.sizes : []) {
+      await one(
+        `body of ${bytes / 1_000} KB`,
+        "ms",
+        "less",
+        editors,
+        (contender) => ({ command: "body", size: bytes, path: path(contender) }),
+        ({ ms }) => ms,
+        size.bodyRounds,
+      );
+    }
+    if (wants("cancel")) {
+      await one(
+        "cancel to socket closed",
+        "ms",
+        "less",
+        ["client", "plugin", "fetch"],
+        () => ({ command: "cancel", count: size.cancels }),
+        ({ ms }) => ms,
+        Math.min(3, size.rounds),
+      );
+    }
+  } finally {
+    for (const worker of running.values()) await worker.stop();
+  }
+}
+
+/** Measures that need a process for each contender and round, so that nothing is left of what was before. */
+async function eachAlone({ runtime, server, rounds, contenders, add }, parts) {
+  const command = parts[0].command;
+  const { results } = await inTurns(contenders, rounds, async (contender) => {
+    const worker = await startContender(runtime, contender, server.origin);
+    try {
+      return await worker.ask(command);
+    } finally {
+      await worker.stop();
+    }
+  });
+  for (const { measure, unit, better, pick } of parts) {
+    for (const contender of contenders) {
+      const { values, error } = results[contender];
+      add({ measure, contender, unit, ...figures(values.map(pick)), reason: error });
+    }
+    relate(add, measure, contenders, results, pick, "fetch", better);
+  }
+}
+
+/** An expired token, and 64 calls at once. The server says how often the refresh token was redeemed. */
+async function measureRefresh({ runtime, server, size, contenders, add }) {
+  await server.delay(REDEMPTION_MS);
+  const names = contenders.filter((name) => name !== "fetch" && (size === FULL || isOurs(name)));
+  const redeem = async (contender) => {
+    const worker = await startContender(runtime, contender, server.origin, { isExpired: !isOurs(contender) });
+    try {
+      // In a session that is under way; the peers look at their login only as they start.
+      if (isOurs(contender)) await worker.ask({ command: "open" });
+      if (isOurs(contender)) expireLogin(worker.home);
+      const before = (await server.stats()).redemptions;
+      const result = await worker.ask({ command: "refresh", calls: 64 });
+      return { ...result, redemptions: (await server.stats()).redemptions - before };
+    } finally {
+      await worker.stop();
+    }
+  };
+  const { results } = await inTurns(names.filter(isOurs), size.heavyRounds, redeem);
+  // A peer that redeems for every call takes a long while over it.
+  Object.assign(
+    results,
+    (
+      await inTurns(
+        names.filter((name) => !isOurs(name)),
+        1,
+        redeem,
+      )
+    ).results,
+  );
+  await server.delay(0);
+  for (const contender of names) {
+    const { values, error } = results[contender];
+    const slowest = values
+      .filter(({ answered }) => answered > 0)
+      .map(({ slowestMs }) => slowestMs - REDEMPTION_MS);
+    const reason = error ?? values.find(({ reason }) => reason)?.reason;
+    add({
+      measure: "64 calls, token expired: answered",
+      contender,
+      unit: "calls",
+      ...figures(values.map(({ answered }) => answered)),
+      reason,
+    });
+    add({
+      measure: "64 calls, token expired: redemptions",
+      contender,
+      unit: "times",
+      ...figures(values.map(({ redemptions }) => redemptions)),
+      reason: error,
+    });
+    add({
+      measure: "64 calls, token expired: slowest call after the redemption",
+      contender,
+      unit: "ms",
+      ...figures(slowest),
+      reason: error,
+    });
+  }
+}
