@@ -9,7 +9,6 @@ import { assertAnswer, assertClean } from "./support/checks.mjs";
 import { AUTH, CHECKOUT, CREDENTIALS, Host, openHost, root, suite } from "./support/opencode.mjs";
 
 const NAME = "opencode-qwen-cli-auth";
-const CONFIG = ".config/opencode/opencode.json";
 const readme = readFileSync(join(root, "README.md"), "utf8");
 
 /** Runs a command of the README's, which must be in it. */
