@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { inChild, RUNTIMES, startChild } from "./support/child.mjs";
-import { EXPIRED, setUp, temporaryHome, until } from "./support/harness.mjs";
+import { chat, EXPIRED, setUp, temporaryHome, until } from "./support/harness.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const WORKER = fileURLToPath(new URL("support/worker-program.mjs", import.meta.url));
@@ -313,4 +313,14 @@ test("the fetch of the package is that of one client, made at the first call", a
   );
   assert.deepEqual(answers, [200, 200]);
   assert.equal(set.server.stats.connections, 1);
+});
+
+test("a client that is closed closes its connections", async (t) => {
+  const { server, client } = await setUp(t);
+  await (await chat(client, "hi")).text();
+  const stream = await chat(client, "SAY 100000", { stream: true });
+  await stream.body.getReader().read();
+  assert.ok(server.stats.openSockets > 0);
+  client.close();
+  await until(() => server.stats.openSockets === 0, "the end of every connection");
 });

@@ -1,5 +1,5 @@
-// A session of 200 streams at once in one process, with everything that can happen to a stream. `LONG_SESSION_SECONDS`
-// makes it longer.
+// A session of 200 streams at once in one process, with everything that can happen to a stream. `npm run test:stress`
+// makes it last for minutes.
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import test from "node:test";
@@ -8,7 +8,7 @@ import { RUNTIMES, startChild } from "./support/child.mjs";
 import { startServer, temporaryHome, until } from "./support/harness.mjs";
 import { SECRET_PREFIX } from "./support/qwen-server.mjs";
 
-const SECONDS = Number(process.env.LONG_SESSION_SECONDS ?? 5);
+const SECONDS = process.env.TEST_STRESS ? 180 : 5;
 const STREAMS = 200;
 const MIB = 1024 * 1024;
 
@@ -228,11 +228,13 @@ for (const runtime of Object.keys(RUNTIMES)) {
       assert.equal(server.stats.doubleRedemptions, 0);
       assert.deepEqual(server.failures, []);
 
-      const rss = trend(samples, "rss");
-      assert.ok(rss.late < rss.early * 1.25 + 24 * MIB, `memory grows: ${JSON.stringify(rss)}`);
-      for (const name of ["handles", "threads"]) {
+      const most = (name) => Math.max(...samples.map((sample) => sample[name]));
+      assert.ok(most("handles") <= before.handles + STREAMS + 40, `${most("handles")} handles`);
+      assert.ok(most("rss") <= before.rss + 200 * MIB, `${most("rss") / MIB} MiB`);
+      // What is warm after a minute must not grow from then on.
+      for (const name of SECONDS >= 60 ? ["rss", "handles", "threads"] : []) {
         const { early, late } = trend(samples, name);
-        assert.ok(late <= early * 1.25 + 16, `${name} grow from ${early} to ${late}`);
+        assert.ok(late <= early * 1.1 + 16, `${name} grow from ${early} to ${late}`);
       }
       assert.ok(after.handles <= before.handles + 8, `${before.handles} handles became ${after.handles}`);
       await until(() => server.stats.openSockets === 0, "the end of every connection");

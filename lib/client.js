@@ -121,6 +121,7 @@ class QwenClient {
     this.#release();
     const reason = new DOMException("The Qwen client was closed.", "AbortError");
     for (const abort of [...this.#scope]) abort(reason);
+    this.#native.close();
   }
 
   async #call(start, options) {

@@ -1,4 +1,5 @@
-// The long form of the tests of many processes, crashes and sleep: `npm run test:stress`, about ten minutes.
+// The long form of the tests of many processes, crashes, sleep and long sessions: `npm run test:stress`, about a quarter
+// of an hour.
 import { ensureDependencies, exitCode, run } from "./tasks.mjs";
 
 await ensureDependencies();
@@ -12,6 +13,7 @@ const suites = [
   ["Crashes, sleep and safeguards", "cargo", [...cargo, "--test", "reliability", "--", "--include-ignored"]],
   ["Many processes", process.execPath, [...runner, "__test__/stress.spec.mjs"]],
   ["The qwen CLI next door", process.execPath, [...runner, "__test__/real-cli-refresh.spec.mjs"]],
+  ["Long sessions", process.execPath, [...runner, "__test__/long-session.spec.mjs"]],
 ];
 const failed = [];
 for (const [name, command, args] of suites) {

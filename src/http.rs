@@ -116,28 +116,34 @@ fn proxy_url(value: &str) -> Option<Url> {
 /// A lazily built HTTP client. Redirects are never followed, bodies are never decoded.
 pub struct Http {
     config: HttpConfig,
-    client: OnceCell<reqwest::Client>,
+    client: Mutex<Arc<OnceCell<reqwest::Client>>>,
 }
 
 impl Http {
     /// Nothing is opened until the first request.
     #[must_use]
     pub fn new(config: HttpConfig) -> Self {
-        Self { config, client: OnceCell::new() }
+        Self { config, client: Mutex::default() }
     }
 
     /// The client itself, built at the first call.
     ///
     /// # Errors
     /// `ERR_QWEN_INVALID_CONFIG` where a certificate file cannot be read.
-    pub async fn client(&self) -> Result<&reqwest::Client> {
-        self.client
-            .get_or_try_init(|| async {
-                let config = self.config.clone();
-                // Certificate stores are files, hundreds of them on some systems.
-                tokio::task::spawn_blocking(move || build(config)).await.map_err(Error::internal)?
-            })
-            .await
+    pub async fn client(&self) -> Result<reqwest::Client> {
+        let client = Arc::clone(&self.client.lock().unwrap_or_else(PoisonError::into_inner));
+        let build = || async {
+            let config = self.config.clone();
+            // Certificate stores are files, hundreds of them on some systems.
+            tokio::task::spawn_blocking(move || build(config)).await.map_err(Error::internal)?
+        };
+        client.get_or_try_init(build).await.cloned()
+    }
+
+    /// Closes the connections that are at rest, and the others as soon as nothing uses them. A later request makes new
+    /// ones.
+    pub fn close(&self) {
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Arc::default();
     }
 }
 

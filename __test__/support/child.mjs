@@ -7,6 +7,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
+import { SECRET_PREFIX } from "./qwen-server.mjs";
 import { bun, bunEnvironment } from "./bun.mjs";
 
 const PROGRAM = fileURLToPath(new URL("child-program.mjs", import.meta.url));
@@ -38,7 +39,10 @@ export function startChild(t, runtime, body, { data, env = {}, args = [] } = {})
     },
     stdio: ["pipe", "pipe", "pipe"],
   });
-  t.after(() => child.kill("SIGKILL"));
+  t.after(() => {
+    child.kill("SIGKILL");
+    assert.ok(!stderr.includes(SECRET_PREFIX), "a process has printed a secret");
+  });
   child.stdin.on("error", () => {});
   let [stdout, stderr] = ["", ""];
   let ended;

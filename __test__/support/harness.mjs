@@ -10,6 +10,7 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSyn
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import qwen from "opencode-qwen-cli-auth/api";
+import { assertNoLeaks } from "./leaks.mjs";
 import { SECRET_PREFIX, startQwenServer } from "./qwen-server.mjs";
 
 export { qwen };
@@ -25,7 +26,13 @@ for (const name of Object.keys(process.env)) {
 /** A home directory of its own, removed when the test ends. */
 export function temporaryHome(t) {
   const home = mkdtempSync(join(tmpdir(), "qwen-auth-spec-"));
-  t.after(() => rmSync(home, { recursive: true, force: true }));
+  t.after(() => {
+    try {
+      assertNoLeaks(home);
+    } finally {
+      rmSync(home, { recursive: true, force: true });
+    }
+  });
   return homeAt(home);
 }
 
@@ -61,7 +68,10 @@ export async function startServer(t, options) {
 export function startClient(t, { env, ...options } = {}) {
   const events = [];
   const client = qwen.createClient({ env, onEvent: (event) => events.push(event), ...options });
-  t.after(() => client.close());
+  t.after(() => {
+    client.close();
+    assert.ok(!JSON.stringify(events).includes(SECRET_PREFIX), "an event holds a secret");
+  });
   return { client, events };
 }
 

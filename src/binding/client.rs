@@ -65,6 +65,12 @@ impl NativeClient {
         self.client.base_url()
     }
 
+    /// Closes the connections that are at rest.
+    #[napi(catch_unwind)]
+    pub fn close(&self) {
+        self.client.close();
+    }
+
     /// Sends a request. The body of its response gets the id of the call.
     #[napi(catch_unwind)]
     pub fn fetch(&self, id: u32, request: FetchRequest) {

@@ -160,6 +160,11 @@ impl Client {
         })
     }
 
+    /// Closes the connections that are at rest.
+    pub fn close(&self) {
+        self.http.close();
+    }
+
     /// What callers build their URLs from.
     #[must_use]
     pub fn base_url(&self) -> String {

@@ -1,0 +1,30 @@
+// What the documents say of the tests.
+import assert from "node:assert/strict";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+
+/** Every `file`: `test`, `another test` of a document. */
+function* named(text) {
+  for (const [, path, names] of text.matchAll(
+    /`((?:src|tests|fuzz|__test__)\/[\w./-]+\.\w+)`(?:: ((?:`[^`]+`(?:, )?)+))?/g,
+  )) {
+    yield [path, [...(names ?? "").matchAll(/`([^`]+)`/g)].map(([, name]) => name)];
+  }
+}
+
+for (const document of ["SECURITY.md", "RELIABILITY.md"]) {
+  test(`${document} names tests that there are`, () => {
+    let count = 0;
+    for (const [path, names] of named(readFileSync(join(ROOT, document), "utf8"))) {
+      assert.ok(existsSync(join(ROOT, path)), path);
+      const source = readFileSync(join(ROOT, path), "utf8");
+      for (const name of names) assert.ok(source.includes(name), `${path}: ${name}`);
+      count += names.length;
+    }
+    assert.ok(count > 10, `only ${count} tests are named`);
+  });
+}
