@@ -17,4 +17,6 @@ export type QwenAuthError = qwen.QwenAuthError;
 export type QwenClient = qwen.QwenClient;
 export type QwenEvent = qwen.QwenEvent;
 export type Token = qwen.Token;
+export type Usage = qwen.Usage;
+export type UsageCounts = qwen.UsageCounts;
 export default qwen.QwenAuthPlugin;

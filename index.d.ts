@@ -221,6 +221,51 @@ declare namespace qwen {
     lastError?: { code: ErrorCode; message: string; at: number };
   }
 
+  /**
+   * What an account has given, as counted by this package in all processes of the user. The server's own count may
+   * differ: it knows of other programs, and of other windows.
+   */
+  interface Usage {
+    /** The account's id. */
+    accountId: string;
+    /** The account's name. */
+    label: string;
+    /** In the current hour of the clock. */
+    hour: UsageCounts;
+    /** In that and the four hours of the clock before it: from 4 to 5 hours back. */
+    fiveHours: UsageCounts;
+    /** Since midnight, local time. */
+    today: UsageCounts;
+    /** Today and in the six days before. */
+    week: UsageCounts;
+    /** Today and in the 29 days before. */
+    month: UsageCounts;
+    /**
+     * Each of the last 48 hours of the clock in which there was something, the oldest first; `at` is its beginning in
+     * epoch milliseconds.
+     */
+    hours: (UsageCounts & { at: number })[];
+    /** Each of the last 35 days on which there was something, the oldest first; `date` is local, as `2026-04-15`. */
+    days: (UsageCounts & { date: string })[];
+  }
+
+  /** What was given in a span of time. An answer belongs to the hour and day in which it ended. */
+  interface UsageCounts {
+    /**
+     * Answers with a success status to a POST: chats, streamed or not, degraded ones, and embeddings. Refused requests
+     * are not counted, and neither is what the qwen CLI answers with a login of its own.
+     */
+    requests: number;
+    /** Of those, answers that reported no usage: those that were cut or cancelled, and streams not asked for it. */
+    withoutUsage: number;
+    /** Tokens of the prompts, cached ones included. */
+    inputTokens: number;
+    /** Of `inputTokens`, those that the server read from its cache: they cost less. */
+    cachedTokens: number;
+    /** Tokens of the answers. */
+    outputTokens: number;
+  }
+
   /** A token for someone who sends requests without {@link QwenClient.fetch}. */
   interface AccessToken {
     /** A secret. */
@@ -367,6 +412,15 @@ declare namespace qwen {
     activeAccount(): Promise<Account | null>;
 
     /**
+     * What each account has given, read from the `usage` of answers as they pass: for all accounts, by hour and day. It is
+     * kept in `opencode_qwen_usage.json` in the Qwen directory, by ids of accounts, without any text. Answers that are
+     * still on their way are not in it. A process that is killed loses what ended in its last 5 s.
+     *
+     * @throws {@link QwenAuthError} as {@link QwenClient.accounts}
+     */
+    usage(): Promise<Usage[]>;
+
+    /**
      * Makes an account the user's choice: requests go to it first. A login's token is written to `oauth_creds.json` for the
      * qwen CLI, once the token that was there is safe in the store; for a key that file stays as it is.
      *
@@ -406,7 +460,7 @@ declare namespace qwen {
 
     /**
      * Ends what is under way: calls reject, and bodies error, with an `AbortError`. A token that is being redeemed is
-     * still written. Later calls reject with `ERR_QWEN_INVALID_ARGUMENT`.
+     * still written, and so is what was counted. Later calls reject with `ERR_QWEN_INVALID_ARGUMENT`.
      */
     close(): void;
   }

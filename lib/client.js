@@ -83,6 +83,11 @@ class QwenClient {
     return accounts.find((account) => account.active) ?? null;
   }
 
+  async usage() {
+    const utcOffsetMinutes = -new Date().getTimezoneOffset();
+    return this.#call((id) => this.#native.usage(id, utcOffsetMinutes));
+  }
+
   async setActiveAccount(accountId) {
     const checked = validate.text(accountId, "id");
     return this.#call((id) => this.#native.setActiveAccount(id, checked));
@@ -121,6 +126,7 @@ class QwenClient {
     this.#release();
     const reason = new DOMException("The Qwen client was closed.", "AbortError");
     for (const abort of [...this.#scope]) abort(reason);
+    this.#native.flush();
     this.#native.close();
   }
 

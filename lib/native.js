@@ -146,6 +146,21 @@ function forget(id) {
   if (bridge !== undefined) keepAlive();
 }
 
+let isFlushedAtExit = false;
+
+/** What was counted shortly before the end is written before it, also where a host calls `process.exit`. */
+function flushAtExit() {
+  if (isFlushedAtExit) return;
+  isFlushedAtExit = true;
+  process.once("exit", () => {
+    try {
+      bridge.flush();
+    } catch {
+      // Nobody is left to tell.
+    }
+  });
+}
+
 /** Makes a native client whose events go to `onEvent`. Throws what is wrong with the settings. */
 function createNativeClient(settings, env, onEvent) {
   const connected = connect();
@@ -156,6 +171,7 @@ function createNativeClient(settings, env, onEvent) {
     listeners.delete(id);
     throw new QwenAuthError(error);
   }
+  flushAtExit();
   return { client, release: () => listeners.delete(id) };
 }
 

@@ -30,6 +30,7 @@ pub mod request_log;
 pub mod secret;
 pub mod store;
 pub mod token_manager;
+pub mod usage;
 
 #[cfg(feature = "napi-binding")]
 mod binding;

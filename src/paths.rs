@@ -78,6 +78,12 @@ impl Paths {
         self.qwen_dir.join("oauth_creds.json")
     }
 
+    /// What each account has given. It lies beside the tokens, since the accounts are those of this directory.
+    #[must_use]
+    pub fn usage(&self) -> PathBuf {
+        self.qwen_dir.join("opencode_qwen_usage.json")
+    }
+
     /// Where logs go that the user has turned on.
     #[must_use]
     pub fn logs(&self) -> PathBuf {

@@ -30,7 +30,7 @@ export function temporaryHome(t) {
     try {
       assertNoLeaks(home);
     } finally {
-      rmSync(home, { recursive: true, force: true });
+      rmSync(home, { recursive: true, force: true, maxRetries: 5 });
     }
   });
   return homeAt(home);

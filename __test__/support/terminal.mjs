@@ -24,8 +24,11 @@ export function screenAfter(output, columns = 80) {
     row = Math.max(0, newRow);
     while (cells.length <= row) cells.push([]);
   };
+  // Colours, and whether there is a cursor, are not to be seen here.
   // oxlint-disable-next-line no-control-regex
-  for (const [piece, count, action] of output.matchAll(/\x1b\[(\d*)([A-Z])|[^]/gu)) {
+  const text = output.replace(/\x1b\[(?:\d+m|\?25[hl])/g, "");
+  // oxlint-disable-next-line no-control-regex
+  for (const [piece, count, action] of text.matchAll(/\x1b\[(\d*)([A-Z])|[^]/gu)) {
     if (piece === "\r") column = 0;
     else if (piece === "\n") to(row + 1);
     else if (action === "A") to(row - Number(count || 1));

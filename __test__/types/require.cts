@@ -21,6 +21,9 @@ async function useClient(): Promise<void> {
     signal: AbortSignal.timeout(1_000),
   });
   console.log(accessToken.length, baseUrl, response.status);
+  const [usage]: qwen.Usage[] = await client.usage();
+  const today: qwen.UsageCounts | undefined = usage?.today;
+  console.log(today?.requests, usage?.days.at(-1)?.date, usage?.hours[0]?.at);
   client.close();
 }
 

@@ -2,15 +2,18 @@
 
 // A stream that a person may look at.
 
+const { COLOURED, PLAIN } = require("./style");
 const { clip } = require("./text");
 
 const DEFAULT_COLUMNS = 80;
+const HIDE_CURSOR = "\x1b[?25l";
+const SHOW_CURSOR = "\x1b[?25h";
 
 class Screen {
   #stream;
   #env;
-  /** How many lines can be drawn over. */
-  #drawn = 0;
+  /** The lines that can be drawn over. */
+  #drawn = [];
 
   constructor(stream, env) {
     this.#stream = stream;
@@ -22,6 +25,12 @@ class Screen {
     return this.#stream.isTTY === true && this.#env.TERM !== "dumb";
   }
 
+  /** Colours on a terminal that has them, unless the user wants none (NO_COLOR). */
+  get style() {
+    const isPlain = !this.isLive || this.#env.NO_COLOR || !this.#stream.hasColors?.(this.#env);
+    return isPlain ? PLAIN : COLOURED;
+  }
+
   /** One less than there are: a character in the last column makes some terminals wrap. */
   get columns() {
     return this.#stream.columns > 0 ? this.#stream.columns - 1 : DEFAULT_COLUMNS;
@@ -31,28 +40,42 @@ class Screen {
     this.#stream.write(lines.map((line) => `${line}\n`).join(""));
   }
 
-  /** Replaces what was drawn before. */
+  /** Replaces what was drawn before, line by line: a screen that is cleared first flickers. */
   draw(lines) {
     const room = this.#stream.rows > 1 ? this.#stream.rows - 1 : lines.length;
-    const shown = lines.length > room ? [...lines.slice(0, room - 1), "…"] : lines;
-    this.#stream.write(this.#erasure() + shown.map((line) => clip(line, this.columns)).join("\n"));
-    this.#drawn = shown.length;
+    const fitting = lines.length > room ? [...lines.slice(0, room - 1), "…"] : lines;
+    // What has colours was made to fit.
+    const shown = fitting.map((line) => (line.includes("\x1b") ? line : clip(line, this.columns)));
+    if (shown.length === this.#drawn.length && shown.every((line, at) => line === this.#drawn[at])) return;
+    this.#stream.write(`${this.#toTop()}${shown.map((line) => `${line}\x1b[K`).join("\n")}\x1b[J`);
+    this.#drawn = shown;
   }
 
   erase() {
-    this.#stream.write(this.#erasure());
-    this.#drawn = 0;
+    if (this.#drawn.length > 0) this.#stream.write(`${this.#toTop()}\x1b[J`);
+    this.#drawn = [];
   }
 
   /** Leaves what was drawn, and goes on below it. */
   keep() {
-    if (this.#drawn > 0) this.#stream.write("\n");
-    this.#drawn = 0;
+    if (this.#drawn.length > 0) this.#stream.write("\n");
+    this.#drawn = [];
   }
 
-  #erasure() {
-    if (this.#drawn === 0) return "";
-    return this.#drawn > 1 ? `\r\x1b[${this.#drawn - 1}A\x1b[J` : "\r\x1b[K";
+  /** Hides the cursor of a terminal, until the function that this gives is called, or the process ends. */
+  hideCursor() {
+    if (!this.isLive) return () => {};
+    const show = () => {
+      process.removeListener("exit", show);
+      this.#stream.write(SHOW_CURSOR);
+    };
+    process.once("exit", show);
+    this.#stream.write(HIDE_CURSOR);
+    return show;
+  }
+
+  #toTop() {
+    return this.#drawn.length > 1 ? `\r\x1b[${this.#drawn.length - 1}A` : "\r";
   }
 }
 

@@ -1,45 +1,90 @@
 "use strict";
 
-// The table of accounts.
+// The table of accounts: how each stands, and what it has given.
 
 const { LOG_IN } = require("./naming");
-const { clean, clip, pad, width } = require("./text");
-const { distance, timeOfDay } = require("./time");
+const { PLAIN } = require("./style");
+const { clean, clip, width } = require("./text");
+const { countdown, duration } = require("./time");
 
 const GAP = "  ";
-const HEADINGS = ["", "ACCOUNT", "STATE", "TOKEN EXPIRES", "LAST ERROR"];
-/** How columns give way where there is no room: which one, and down to what width. */
+const HEADINGS = ["", "ACCOUNT", "STATE", "TODAY", "LAST 5 H", "", "CACHED", "LAST ERROR"];
+const [ACCOUNT, STATE, TODAY, BAR, FIVE_HOURS, CACHED, LAST_ERROR] = [1, 2, 3, 4, 5, 6, 7];
+/** How columns give way where there is no room: which one, and down to what width. Figures are whole, or not there. */
 const CONCESSIONS = [
-  [1, 20],
-  [4, 12],
-  [1, 8],
-  [4, 0],
-  [3, 7],
-  [2, 11],
+  [ACCOUNT, 20],
+  [LAST_ERROR, 12],
+  [BAR, 5],
+  [ACCOUNT, 8],
+  [LAST_ERROR, 0],
+  [TODAY, 0],
+  [CACHED, 0],
+  [FIVE_HOURS, 0],
+  [BAR, 0],
+  [STATE, 11],
 ];
+const LEGEND = [
+  "Requests · tokens. Bars compare the tokens of the last five hours; CACHED is today's share of input.",
+  "Requests · tokens. Bars: the last five hours.",
+];
+const COLOURS = { ready: "green", cooling: "yellow", "needs-login": "red" };
+const EIGHTHS = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+const HOUR_MS = 3_600_000;
 
-/** @returns {string[]} lines of `columns` cells at the most */
-function accountsTable(accounts, { columns, now }) {
+const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
+
+/**
+ * @param {object[]} accounts as `overview` gives them
+ * @param {{ columns: number, now: number, style?: import("./style").Style, legend?: boolean }} options
+ * @returns {string[]} lines of `columns` cells at the most
+ */
+function accountsTable(accounts, { columns, now, style = PLAIN, legend = true }) {
   if (accounts.length === 0) return [`There is no account. ${LOG_IN}`];
-  const rows = [HEADINGS, ...accounts.map((account) => cellsOf(account, now))];
-  const widths = fit(
-    HEADINGS.map((_, column) => Math.max(...rows.map((row) => width(row[column])))),
-    columns,
-  );
-  return rows.map((row) => {
-    const cells = row.map((cell, column) => pad(cell, widths[column]));
-    return clip(cells.join(GAP).trimEnd(), columns);
+  const most = Math.max(...accounts.map(weight));
+  const shares = accounts.map((account) => (most > 0 ? weight(account) / most : 0));
+  const rows = accounts.map((account, index) => cellsOf(account, shares[index], now));
+  const widths = fit([HEADINGS, ...rows], columns);
+  const lines = rows.map((cells, index) => {
+    cells[BAR] = bar(shares[index], widths[BAR]);
+    const { state } = accounts[index];
+    const colours = { [STATE]: COLOURS[state], [BAR]: COLOURS[state], [LAST_ERROR]: "red" };
+    return lineOf(cells, widths, columns, (text, column) => style[colours[column]]?.(text) ?? text);
   });
+  const explained = legend && accounts.some(({ usage }) => usage?.today.requests > 0);
+  const legends = explained ? LEGEND.filter((line) => width(line) <= columns).slice(0, 1) : [];
+  return [lineOf(HEADINGS, widths, columns, style.bold), ...lines, ...legends.map(style.dim)];
 }
 
-function cellsOf({ active, label, state, coolingUntil, expiresAt, lastError }, now) {
+/** What the bars compare. */
+function weight({ usage }) {
+  return usage === undefined ? 0 : usage.fiveHours.inputTokens + usage.fiveHours.outputTokens;
+}
+
+function cellsOf({ active, label, state, coolingUntil, usage, lastError }, share, now) {
   return [
     active ? "*" : "",
     clean(label),
-    state === "cooling" && coolingUntil ? `cooling, free at ${timeOfDay(coolingUntil, now)}` : clean(state),
-    expiresAt === undefined ? "" : distance(expiresAt, now),
+    state === "cooling" && coolingUntil ? `cooling ${remaining(coolingUntil - now)}` : clean(state),
+    figures(usage?.today),
+    bar(share, HEADINGS[BAR].length),
+    figures(usage?.fiveHours),
+    cachedShare(usage?.today),
     lastError === undefined ? "" : inWords(lastError.code),
   ];
+}
+
+function remaining(ms) {
+  return ms < HOUR_MS ? countdown(ms) : duration(ms);
+}
+
+function figures(counts) {
+  if (counts === undefined || counts.requests === 0) return "";
+  return `${compact.format(counts.requests)} · ${compact.format(counts.inputTokens + counts.outputTokens)}`;
+}
+
+function cachedShare(counts) {
+  if (counts === undefined || counts.inputTokens === 0) return "";
+  return `${Math.floor((100 * counts.cachedTokens) / counts.inputTokens)} %`;
 }
 
 /** ERR_QWEN_QUOTA_EXHAUSTED has no room in a table. */
@@ -50,13 +95,44 @@ function inWords(code) {
     .toLowerCase();
 }
 
-function fit(natural, columns) {
-  const widths = [...natural];
-  let surplus = widths.reduce((sum, width) => sum + width, GAP.length * (widths.length - 1)) - columns;
-  for (const [column, least] of CONCESSIONS) {
-    const given = Math.max(0, Math.min(surplus, widths[column] - least));
-    widths[column] -= given;
-    surplus -= given;
+/** A bar of so many cells; the least bit shows. */
+function bar(share, cells) {
+  const eighths = share > 0 ? Math.max(1, Math.round(share * cells * 8)) : 0;
+  return "█".repeat(Math.floor(eighths / 8)) + EIGHTHS[eighths % 8];
+}
+
+/** One line; columns that have given way to nothing leave no gap. */
+function lineOf(cells, widths, columns, decorate) {
+  let line = "";
+  let used = 0;
+  let owed = 0;
+  for (const [column, cell] of cells.entries()) {
+    if (widths[column] === 0) continue;
+    const text = clip(cell, Math.min(widths[column], Math.max(0, columns - used - owed)));
+    if (text !== "") {
+      line += " ".repeat(owed) + decorate(text, column);
+      used += owed + width(text);
+      owed = 0;
+    }
+    owed += widths[column] - width(text) + GAP.length;
+  }
+  return line;
+}
+
+function fit(rows, columns) {
+  const widths = HEADINGS.map((_, column) => Math.max(...rows.map((row) => width(row[column]))));
+  const surplus = () => {
+    const shown = widths.filter((width) => width > 0);
+    return shown.reduce((sum, width) => sum + width + GAP.length, -GAP.length) - columns;
+  };
+  const [, ...accounts] = rows;
+  const isEmpty = (column) => accounts.every((cells) => cells[column] === "");
+  const empty = HEADINGS.map((_, column) => column).filter(isEmpty);
+  const concessions = [...empty.map((column) => [column, 0]).toReversed(), ...CONCESSIONS];
+  for (const [column, least] of concessions) {
+    const missing = surplus();
+    if (missing <= 0) break;
+    widths[column] = least === 0 ? 0 : Math.min(widths[column], Math.max(least, widths[column] - missing));
   }
   return widths;
 }

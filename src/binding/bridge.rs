@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::FutureExt as _;
 use napi::bindgen_prelude::Function;
@@ -24,6 +24,7 @@ use super::types::{
     token_value,
 };
 use crate::busy::Busy;
+use crate::client::Client;
 use crate::clock::Clock;
 use crate::config::oauth_config;
 use crate::doctor::Doctor;
@@ -62,6 +63,7 @@ pub struct Shared {
     is_woken: AtomicBool,
     messages: Mutex<Vec<Message>>,
     calls: Mutex<HashMap<u32, AbortHandle>>,
+    clients: Mutex<Vec<Weak<Client>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -89,6 +91,13 @@ impl Shared {
     /// Says that a body has something to read.
     pub fn send_readable(&self, id: u32) {
         self.send(Message { id, kind: "readable", value: None, response: None });
+    }
+
+    /// Lets [`Bridge::flush`] reach a client.
+    pub fn add_client(&self, client: &Arc<Client>) {
+        let mut clients = lock(&self.clients);
+        clients.retain(|client| client.strong_count() > 0);
+        clients.push(Arc::downgrade(client));
     }
 
     /// Runs a call to its end, or until it is cancelled.
@@ -140,6 +149,7 @@ impl Bridge {
             is_woken: AtomicBool::new(false),
             messages: Mutex::default(),
             calls: Mutex::default(),
+            clients: Mutex::default(),
         });
         let idle = Arc::downgrade(&shared);
         let busy = Busy::new(move || {
@@ -167,6 +177,15 @@ impl Bridge {
     #[napi(catch_unwind)]
     pub fn is_busy(&self) -> bool {
         self.busy.is_busy()
+    }
+
+    /// The process is about to end: what its clients have counted is written. Blocks, for a few milliseconds as a rule.
+    #[napi(catch_unwind)]
+    pub fn flush(&self) {
+        let clients: Vec<_> = lock(&self.shared.clients).iter().filter_map(Weak::upgrade).collect();
+        for client in clients {
+            client.flush();
+        }
     }
 
     /// Ends a call; nothing more is heard of it. What must reach its end goes on.

@@ -12,7 +12,7 @@ use super::body::ResponseBody;
 use super::bridge::{Bridge, Outcome, Shared};
 use super::types::{
     Authorization, ClientSettings, FetchRequest, HostTokens, KeySettings, LoginSettings, ResponseHead,
-    Variables, access_token_value, account_value, error_value, event_value, model_value,
+    Variables, access_token_value, account_value, error_value, event_value, model_value, usage_value,
 };
 use crate::client::{Client, Context};
 use crate::clock::Clock;
@@ -51,7 +51,9 @@ pub fn create_client(bridge: &Bridge, id: u32, options: ClientSettings, variable
         Context { for_host: options.for_host, clock: Clock::system(), events, busy: bridge.busy().clone() };
     match Client::new(&options.into(), variables.into_iter().collect(), context) {
         Ok(client) => {
-            Created { client: Some(NativeClient { client: Arc::new(client), shared }), error: None }
+            let client = Arc::new(client);
+            shared.add_client(&client);
+            Created { client: Some(NativeClient { client, shared }), error: None }
         }
         Err(error) => Created { client: None, error: Some(error_value(&error)) },
     }
@@ -142,6 +144,22 @@ impl NativeClient {
             let accounts = client.accounts().await?;
             Ok(Outcome::Value(accounts.iter().map(account_value).collect()))
         });
+    }
+
+    /// What each account has given. The caller's clock is so many minutes ahead of UTC.
+    #[napi(catch_unwind)]
+    pub fn usage(&self, id: u32, utc_offset_minutes: i32) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            let usage = client.usage(utc_offset_minutes).await?;
+            Ok(Outcome::Value(usage.iter().map(usage_value).collect()))
+        });
+    }
+
+    /// Writes what was counted and is not written yet. Blocks, for a few milliseconds as a rule.
+    #[napi(catch_unwind)]
+    pub fn flush(&self) {
+        self.client.flush();
     }
 
     /// Makes an account the user's choice.

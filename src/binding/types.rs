@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::body::ResponseBody;
 use crate::accounts::rotation::Rotation;
 use crate::accounts::standing::Standing;
-use crate::client::{AccessToken, AccountInfo, LoginOptions};
+use crate::client::{AccessToken, AccountInfo, AccountUsage, LoginOptions};
 use crate::clock::instant_from_number;
 use crate::config::{ClientOptions, OAuthOptions};
 use crate::doctor::finding::Finding;
@@ -22,6 +22,7 @@ use crate::oauth::device::DeviceAuthorization;
 use crate::oauth::token::Token;
 use crate::plans::KeyPlan;
 use crate::secret::Secret;
+use crate::usage::ledger::{Counts, Summary};
 
 /// Environment variables.
 pub type Variables = HashMap<String, String>;
@@ -285,6 +286,27 @@ pub fn account_value(account: &AccountInfo) -> Value {
 /// A model as `OpenCode`'s configuration is made from it.
 pub fn model_value(model: &PlanModel) -> Value {
     json!({"id": model.id, "name": model.name, "context": model.context, "output": model.output})
+}
+
+/// `Usage` of index.d.ts.
+pub fn usage_value(usage: &AccountUsage) -> Value {
+    let Summary { hour, five_hours, today, week, month, hours, days } = &usage.summary;
+    let row = |name: &str, at: Value, counts: &Counts| {
+        let mut row = json!(counts);
+        row[name] = at;
+        row
+    };
+    json!({
+        "accountId": usage.account_id,
+        "label": usage.label,
+        "hour": hour,
+        "fiveHours": five_hours,
+        "today": today,
+        "week": week,
+        "month": month,
+        "hours": hours.iter().map(|(at, counts)| row("at", json!(at), counts)).collect::<Vec<_>>(),
+        "days": days.iter().map(|(date, counts)| row("date", json!(date), counts)).collect::<Vec<_>>(),
+    })
 }
 
 /// `QwenEvent` of index.d.ts.

@@ -1,12 +1,14 @@
 //! A client: one set of settings, and all that is done with them.
 
 mod info;
+mod usage;
 
 use std::sync::Arc;
 
 use url::Url;
 
 pub use self::info::{AccessToken, AccountInfo};
+pub use self::usage::AccountUsage;
 use crate::accounts::choices::expect_login;
 use crate::accounts::importing::{self, Logins};
 use crate::accounts::reconcile::Imported;
@@ -38,6 +40,8 @@ use crate::store::accounts::StoreFile;
 use crate::store::credentials::CredentialsFile;
 use crate::store::legacy::LegacyFile;
 use crate::token_manager::TokenManager;
+use crate::usage::UsageBook;
+use crate::usage::file::UsageFile;
 
 /// What a client is given by whoever runs it.
 #[derive(Debug, Clone)]
@@ -76,6 +80,7 @@ pub struct Client {
     oauth: OAuthClient,
     tokens: TokenManager,
     pipeline: Pipeline,
+    usage: UsageBook,
 }
 
 impl Client {
@@ -115,6 +120,12 @@ impl Client {
             clock.clone(),
             events.clone(),
         );
+        let usage = UsageBook::new(
+            UsageFile::new(config.paths.usage()),
+            clock.clone(),
+            events.clone(),
+            logger.clone(),
+        );
         let tokens = TokenManager::new(
             oauth.clone(),
             Arc::new(registry),
@@ -143,7 +154,13 @@ impl Client {
             settings,
             sender,
             tokens.clone(),
-            Journal { clock: clock.clone(), events: events.clone(), logger, request_log },
+            Journal {
+                clock: clock.clone(),
+                events: events.clone(),
+                logger,
+                request_log,
+                usage: usage.clone(),
+            },
         );
         let (base_url, base_url_override, paths) = (config.base_url, config.base_url_override, config.paths);
         Ok(Self {
@@ -157,6 +174,7 @@ impl Client {
             oauth,
             tokens,
             pipeline,
+            usage,
         })
     }
 

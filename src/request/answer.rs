@@ -16,6 +16,7 @@ use crate::cli::{CliAnswer, CliBody};
 use crate::error::{Code, Error, Result};
 use crate::http::TransportError;
 use crate::request_log::{Outcome, RequestRecord};
+use crate::usage::Meter;
 
 /// So much of a stream is held back until it says something.
 const MAX_HELD: usize = 1024 * 1024;
@@ -133,6 +134,7 @@ pub struct Body {
     /// Whether to wait for what is not here yet.
     may_wait: bool,
     guard: Option<Guard>,
+    meter: Meter,
     record: RequestRecord,
 }
 
@@ -147,6 +149,7 @@ impl Body {
             idle_timeout: Duration::MAX,
             may_wait: true,
             guard: None,
+            meter: Meter::default(),
             record: RequestRecord::default(),
         }
     }
@@ -161,8 +164,14 @@ impl Body {
             idle_timeout,
             may_wait: true,
             guard: None,
+            meter: Meter::default(),
             record: RequestRecord::default(),
         }
+    }
+
+    /// Lets a meter hear of every byte that the server sends from here on, and of the end.
+    pub fn metered(&mut self, meter: Meter) {
+        self.meter = meter;
     }
 
     /// Lets a record hear of every byte, and of the end.
@@ -230,7 +239,10 @@ impl Body {
             // It has limits of its own.
             Some(Source::Cli(body)) => body.next().await,
         };
-        if !matches!(chunk, Ok(Some(_))) {
+        if let Ok(Some(bytes)) = &chunk {
+            self.meter.chunk(bytes);
+        } else {
+            self.meter.finish();
             self.source = None;
         }
         chunk

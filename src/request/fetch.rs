@@ -5,8 +5,8 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 
-use http::HeaderName;
 use http::header::HeaderValue;
+use http::{HeaderName, Method};
 use url::Url;
 
 use super::answer::Answer;
@@ -31,6 +31,7 @@ use crate::plans::Price;
 use crate::request_log::{self, RequestLog, RequestRecord};
 use crate::store::record::Record;
 use crate::token_manager::TokenManager;
+use crate::usage::UsageBook;
 
 /// Says that an account answered that costs more than the user's choice.
 const PAID_HEADER: HeaderName = HeaderName::from_static("x-qwen-paid-fallback");
@@ -77,6 +78,8 @@ pub struct Journal {
     pub logger: Logger,
     /// The log of requests.
     pub request_log: RequestLog,
+    /// What accounts have given.
+    pub usage: UsageBook,
 }
 
 /// The request path of a client.
@@ -291,7 +294,14 @@ impl Pipeline {
         let base_url =
             account.base_url(token, self.sender.base_url_override.as_ref()).map(|url| display(&url));
         call.record.attempt_started(&account.label, &base_url.unwrap_or_default(), &token.access_token);
-        let attempt = self.sender.attempt(account, token, prepared, &mut call.budget, retry).await;
+        let mut attempt = self.sender.attempt(account, token, prepared, &mut call.budget, retry).await;
+        if let Ok(Attempt { answer, .. }) = &mut attempt
+            && answer.status.is_success()
+            && prepared.method == Method::POST
+        {
+            let usage = &self.journal.usage;
+            answer.body.metered(usage.meter(&account.id, call.utc_offset_minutes, &answer.headers));
+        }
         let (status, verdict) = match &attempt {
             Ok(attempt) => (Some(attempt.answer.status.as_u16()), attempt.verdict.as_str()),
             Err(error) => (None, error.code().as_str()),

@@ -32,7 +32,7 @@ impl Pipeline {
             Verdict::Pass => {
                 let mut answer = attempt.answer;
                 if answer.status.is_success() {
-                    self.succeeded(account, record, call.first_asked.clone()).await;
+                    self.succeeded(call, account, record).await;
                     answer = self.watched(answer, &call.prepared).await;
                 }
                 Ok(Ended::Answered(Box::new(answer)))
@@ -70,10 +70,18 @@ impl Pipeline {
                 let (until, is_news) = self.cool(account, until, code, window, &why).await;
                 if is_news {
                     let (id, label) = (&account.id, &account.label);
+                    let mut message = message(until);
+                    // Otherwise that is said when requests go to it.
+                    if self.settings.rotation == Rotation::RoundRobin
+                        && let Some(last) = call.plan.last().and_then(|last| call.view.record(last))
+                    {
+                        let last = call.view.account(last).label;
+                        message = format!("{message} \"{last}\" is the last one that is ready.");
+                    }
                     self.emit(Event {
                         until: Some(until),
                         code: Some(Code::QuotaExhausted),
-                        ..Event::of_account(EventKind::Exhausted, now, id, label, message(until))
+                        ..Event::of_account(EventKind::Exhausted, now, id, label, message)
                     });
                 }
                 Ok(Ended::With(Outcome::Exhausted(until)))
@@ -158,7 +166,7 @@ impl Pipeline {
     }
 
     /// Notes what a success says of an account, if that is news.
-    pub(super) async fn succeeded(&self, account: &Account, record: &Record, first_asked: Option<String>) {
+    pub(super) async fn succeeded(&self, call: &Call, account: &Account, record: &Record) {
         let was_exhausted = record.exhausted_until() > 0;
         if was_exhausted {
             let message = format!("The Qwen account \"{}\" can be asked again.", account.label);
@@ -178,10 +186,14 @@ impl Pipeline {
         }
         let before =
             self.last_used.lock().unwrap_or_else(PoisonError::into_inner).replace(account.id.clone());
-        if let Some(before) = before.or(first_asked).filter(|before| *before != account.id)
+        if let Some(before) =
+            before.or_else(|| call.first_asked.clone()).filter(|before| *before != account.id)
             && self.settings.rotation != Rotation::RoundRobin
         {
-            let message = format!("Requests go to the Qwen account \"{}\" now.", account.label);
+            let mut message = format!("Requests go to the Qwen account \"{}\" now.", account.label);
+            if call.plan.left() == 0 && call.view.listed(self.journal.clock.now_ms()).nth(1).is_some() {
+                message.push_str(" It is the last one that is ready.");
+            }
             let now = self.journal.clock.now_ms();
             let event = Event::of_account(EventKind::Switched, now, &account.id, &account.label, message);
             self.emit(Event { from_account_id: Some(before), ..event });

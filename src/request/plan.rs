@@ -135,6 +135,12 @@ impl Plan {
         Self { queue, current: None, free_first, may_degrade, may_fall_back, found_none_ready }
     }
 
+    /// The account that is still to be asked, where it is the only one.
+    #[must_use]
+    pub fn last(&self) -> Option<&str> {
+        self.queue.front().filter(|_| self.queue.len() == 1).map(String::as_str)
+    }
+
     /// How many accounts are still to be asked.
     #[must_use]
     pub fn left(&self) -> usize {

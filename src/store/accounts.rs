@@ -1,6 +1,5 @@
 //! `oauth_accounts.json`: the file of all accounts.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::atomic;
@@ -105,20 +104,13 @@ impl StoreFile {
     /// # Errors
     /// `ERR_QWEN_STORE_CORRUPT` or `ERR_QWEN_STORE_UNSUPPORTED` where it can't be kept.
     pub fn set_aside(&self, reason: Unusable, now_ms: u64) -> Result<PathBuf> {
-        let aside = file::aside(&self.path, now_ms);
-        let kept = if self.path.is_file() {
-            fs::copy(&self.path, &aside).and_then(|_| fs::File::open(&aside)?.sync_all())
-        } else {
-            fs::rename(&self.path, &aside)
-        };
-        kept.map_err(|error| {
+        file::set_aside(&self.path, now_ms).map_err(|error| {
             let message = format!(
                 "{} It could not be moved aside ({error}); move it away yourself, then try again.",
                 broken(&self.path, reason)
             );
             Error::new(code(reason), message).with_path(&self.path)
-        })?;
-        Ok(aside)
+        })
     }
 }
 

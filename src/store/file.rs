@@ -87,6 +87,22 @@ pub fn aside(path: &Path, now_ms: u64) -> PathBuf {
     aside
 }
 
+/// Keeps what is in a place, whole, under a name that says when. A file stays until it is replaced, so that nobody finds
+/// none at all meanwhile.
+///
+/// # Errors
+/// What the system says.
+pub fn set_aside(path: &Path, now_ms: u64) -> std::io::Result<PathBuf> {
+    let aside = aside(path, now_ms);
+    if path.is_file() {
+        fs::copy(path, &aside)?;
+        File::open(&aside)?.sync_all()?;
+    } else {
+        fs::rename(path, &aside)?;
+    }
+    Ok(aside)
+}
+
 fn unreadable(path: &Path, error: &std::io::Error) -> Error {
     Error::io("read", path, error)
 }

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::error::{Code, Error, Result};
 
 /// Files of the qwen CLI's own, and of ours, that are no account store.
-const TAKEN: [&str; 9] = [
+const TAKEN: [&str; 10] = [
     "oauth_creds.json",
     "settings.json",
     "settings.json.orig",
@@ -16,6 +16,7 @@ const TAKEN: [&str; 9] = [
     "google_accounts.json",
     "installation_id.json",
     "package.json",
+    "opencode_qwen_usage.json",
 ];
 
 /// Checks that a path is a `.json` inside `directory` after all links, and none of the CLI's own files. `name` is the

@@ -37,3 +37,4 @@ mod store_places;
 mod streams;
 mod switching;
 mod transport;
+mod usage;

@@ -18,7 +18,7 @@ use opencode_qwen_cli_auth::store::legacy::LegacyFile;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
-use super::setup::{Setup, chat};
+use super::setup::{Setup, chat, read};
 use super::time::soon;
 
 /// Tells a process of this program that it is to be a client.
@@ -117,6 +117,19 @@ impl Child {
     pub fn path(&self, path: &Path) -> PathBuf {
         let below = path.strip_prefix("/").unwrap();
         Path::new("/proc").join(self.process.id().unwrap().to_string()).join("root").join(below)
+    }
+
+    /// Sends so many chats, each to its end, without waiting for them.
+    pub async fn meter(&mut self, count: usize) {
+        self.order(&format!("meter {count}")).await;
+    }
+
+    /// Lets it end by itself.
+    pub async fn end(self) {
+        let Self { mut process, input, output } = self;
+        drop(input);
+        assert!(soon("a client process's end", process.wait()).await.unwrap().success());
+        drop(output);
     }
 
     /// The token, or the code of the error.
@@ -231,6 +244,13 @@ fn client() {
                 format!("{} {account}", answer.status.as_u16())
             }),
             Some(("exhaust", id)) => exhaust(id),
+            Some(("meter", count)) => {
+                for _ in 0..count.parse().unwrap() {
+                    let mut answer = runtime.block_on(client.fetch(chat(true))).unwrap();
+                    runtime.block_on(read(&mut answer.body)).1.unwrap();
+                }
+                Ok("metered".to_owned())
+            }
             _ => panic!("no order: {line}"),
         };
         say(&outcome.unwrap_or_else(|error| error.code().as_str().to_owned()));

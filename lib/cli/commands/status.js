@@ -3,11 +3,13 @@
 const { version } = require("../../../package.json");
 const { qwenDirectory } = require("../directory");
 const { LOG_IN, shown } = require("../naming");
+const { overview } = require("../overview");
+const { accountsTable } = require("../table");
 const { clean } = require("../text");
 const { distance, timeOfDay } = require("../time");
 
-async function run({ client, env, notes }) {
-  const accounts = await client.accounts();
+async function run({ client, env, notes, screen }) {
+  const accounts = await overview(client, notes);
   const now = Date.now();
   const activeAccount = accounts.find(({ active }) => active) ?? null;
   const inState = (state) => accounts.filter((account) => account.state === state).length;
@@ -25,7 +27,8 @@ async function run({ client, env, notes }) {
     notes: notes.splice(0),
     versions: { package: version, node: process.versions.node },
   };
-  return { value, lines: describe(value, now) };
+  const table = accountsTable(accounts, { columns: screen.columns, now, style: screen.style });
+  return { value, lines: [...describe(value, now), ...(accounts.length > 0 ? ["", ...table] : [])] };
 }
 
 function tokenOf(account, now) {

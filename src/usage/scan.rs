@@ -1,0 +1,463 @@
+//! Finds the `usage` that an answer reports, in the bytes that pass. Pure.
+//!
+//! Nothing is held back and nothing is kept but the `usage` object itself. How the bytes are cut makes no difference.
+
+use memchr::memmem;
+use memchr::{memchr2, memrchr};
+use serde_json::Value;
+
+const KEY: &[u8] = b"usage";
+const QUOTED_KEY: &[u8] = b"\"usage\"";
+const DATA: &[u8] = b"data:";
+/// A longer object is none that reports usage.
+const MAX_OBJECT: usize = 8 * 1024;
+/// The largest number that JavaScript counts exactly to.
+pub const MAX_COUNT: u64 = (1 << 53) - 1;
+
+/// What an answer says that it cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tokens {
+    /// Of the prompt, cached ones included.
+    pub input: u64,
+    /// Of those, read from the server's cache.
+    pub cached: u64,
+    /// Of the answer, thoughts included.
+    pub output: u64,
+}
+
+/// What an answer's body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// One JSON document.
+    Json,
+    /// Server-sent events, each a JSON document on one line.
+    Events,
+    /// Neither: nothing is looked for.
+    Other,
+}
+
+impl Form {
+    /// By the `Content-Type` of the answer.
+    #[must_use]
+    pub fn of_content_type(content_type: &str) -> Self {
+        let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match kind.as_str() {
+            "text/event-stream" => Self::Events,
+            "application/json" => Self::Json,
+            _ if kind.ends_with("+json") => Self::Json,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Looks through the body of one answer.
+#[derive(Debug)]
+pub struct Scanner {
+    form: Form,
+    line: Line,
+    json: Json,
+    found: Option<Tokens>,
+}
+
+/// Where in a line of an event stream the next byte is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    /// So much of `data:` was there.
+    Start(usize),
+    Data,
+    /// Of no interest.
+    Other,
+}
+
+impl Scanner {
+    /// Nothing has passed yet.
+    #[must_use]
+    pub fn new(form: Form) -> Self {
+        Self { form, line: Line::Start(0), json: Json::default(), found: None }
+    }
+
+    /// What was reported so far. Of several reports the last one counts, since each includes those before.
+    #[must_use]
+    pub fn found(&self) -> Option<Tokens> {
+        self.found
+    }
+
+    /// Looks at bytes that pass.
+    pub fn pass(&mut self, bytes: &[u8]) {
+        match self.form {
+            Form::Json => self.json.pass(bytes, &mut self.found),
+            Form::Events => self.pass_events(bytes),
+            Form::Other => {}
+        }
+    }
+
+    fn pass_events(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if self.line == Line::Start(0) {
+                // Nearly all events report nothing, which is told without reading them.
+                rest = &rest[uninteresting(rest)..];
+            }
+            let end = memchr2(b'\n', b'\r', rest);
+            self.pass_line(&rest[..end.unwrap_or(rest.len())]);
+            let Some(end) = end else { return };
+            (self.line, self.json) = (Line::Start(0), Json::default());
+            rest = &rest[end + 1..];
+        }
+    }
+
+    fn pass_line(&mut self, piece: &[u8]) {
+        let mut piece = piece;
+        while let Line::Start(seen) = self.line
+            && let Some((byte, rest)) = piece.split_first()
+        {
+            self.line = match seen + 1 {
+                _ if *byte != DATA[seen] => Line::Other,
+                all if all == DATA.len() => Line::Data,
+                more => Line::Start(more),
+            };
+            piece = rest;
+        }
+        if self.line == Line::Data {
+            self.json.pass(piece, &mut self.found);
+        }
+    }
+}
+
+/// How many bytes at the beginning of a line, whole lines all, report nothing.
+fn uninteresting(bytes: &[u8]) -> usize {
+    let Some(end) = memrchr(b'\n', bytes) else { return 0 };
+    let whole = &bytes[..=end];
+    let reports = |at: &usize| {
+        let mut after = whole[at + QUOTED_KEY.len()..].iter().filter(|byte| !byte.is_ascii_whitespace());
+        !(after.next() == Some(&b':') && after.next() == Some(&b'n'))
+    };
+    match memmem::find_iter(whole, QUOTED_KEY).find(reports) {
+        None => whole.len(),
+        Some(at) => memrchr(b'\n', &whole[..at]).map_or(0, |newline| newline + 1),
+    }
+}
+
+/// Follows one JSON document by its structure alone.
+#[derive(Debug, Default)]
+struct Json {
+    depth: usize,
+    /// Whether the outermost value is an object.
+    is_object: bool,
+    in_string: bool,
+    is_escaped: bool,
+    place: Place,
+    /// The object that is the value of `usage`, as far as it has passed.
+    object: Option<Vec<u8>>,
+}
+
+/// Where in the outermost object the next byte is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Place {
+    #[default]
+    BeforeKey,
+    /// In a key that has been as `usage` so far, up to here; or in another one.
+    InKey(Option<usize>),
+    AfterKey {
+        is_usage: bool,
+    },
+    Value {
+        is_usage: bool,
+    },
+}
+
+impl Json {
+    fn pass(&mut self, bytes: &[u8], found: &mut Option<Tokens>) {
+        let mut rest = bytes;
+        while let Some((&byte, after)) = rest.split_first() {
+            if !self.in_string {
+                self.structure(byte, found);
+                rest = after;
+            } else if std::mem::take(&mut self.is_escaped) {
+                self.text(&rest[..1]);
+                rest = after;
+            } else {
+                let end = memchr2(b'"', b'\\', rest);
+                self.text(&rest[..end.unwrap_or(rest.len())]);
+                let Some(end) = end else { return };
+                self.keep(&rest[end..=end]);
+                if rest[end] == b'"' {
+                    self.end_string();
+                } else {
+                    self.is_escaped = true;
+                    // An escaped key is not told from others.
+                    self.differ();
+                }
+                rest = &rest[end + 1..];
+            }
+        }
+    }
+
+    /// Bytes inside a string.
+    fn text(&mut self, bytes: &[u8]) {
+        self.keep(bytes);
+        if let Place::InKey(Some(seen)) = self.place {
+            let matches = KEY[seen..].starts_with(bytes);
+            self.place = Place::InKey(matches.then_some(seen + bytes.len()));
+        }
+    }
+
+    fn differ(&mut self) {
+        if matches!(self.place, Place::InKey(_)) {
+            self.place = Place::InKey(None);
+        }
+    }
+
+    fn end_string(&mut self) {
+        self.in_string = false;
+        if let Place::InKey(seen) = self.place {
+            self.place = Place::AfterKey { is_usage: seen == Some(KEY.len()) };
+        }
+    }
+
+    /// A byte outside of strings.
+    fn structure(&mut self, byte: u8, found: &mut Option<Tokens>) {
+        self.keep(&[byte]);
+        let is_top = self.depth == 1 && self.is_object;
+        match byte {
+            b'"' => {
+                self.in_string = true;
+                if is_top && self.place == Place::BeforeKey {
+                    self.place = Place::InKey(Some(0));
+                }
+            }
+            b'{' | b'[' => {
+                if self.depth == 0 {
+                    (self.is_object, self.place) = (byte == b'{', Place::BeforeKey);
+                } else if is_top && byte == b'{' && self.place == (Place::Value { is_usage: true }) {
+                    self.object = Some(vec![byte]);
+                }
+                self.depth += 1;
+            }
+            b'}' | b']' => {
+                self.depth = self.depth.saturating_sub(1);
+                if self.depth == 1
+                    && let Some(object) = self.object.take()
+                {
+                    *found = read(&object).or(*found);
+                }
+            }
+            b',' if is_top => self.place = Place::BeforeKey,
+            b':' if is_top => {
+                if let Place::AfterKey { is_usage } = self.place {
+                    self.place = Place::Value { is_usage };
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        if let Some(object) = &mut self.object {
+            object.extend_from_slice(bytes);
+            if object.len() > MAX_OBJECT {
+                self.object = None;
+            }
+        }
+    }
+}
+
+/// The numbers of a `usage` object; `None` where it has neither input nor output.
+fn read(object: &[u8]) -> Option<Tokens> {
+    let object: Value = serde_json::from_slice(object).ok()?;
+    let count = |value: Option<&Value>| value?.as_u64().filter(|count| *count <= MAX_COUNT);
+    let input = count(object.get("prompt_tokens"));
+    let output = count(object.get("completion_tokens"));
+    if input.is_none() && output.is_none() {
+        return None;
+    }
+    let cached = count(object.pointer("/prompt_tokens_details/cached_tokens")).unwrap_or(0);
+    let input = input.unwrap_or(0);
+    Some(Tokens { input, cached: cached.min(input), output: output.unwrap_or(0) })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn scan(form: Form, body: &[u8], cuts: &[usize]) -> Option<Tokens> {
+        let mut scanner = Scanner::new(form);
+        let mut from = 0;
+        for cut in cuts.iter().map(|cut| cut % (body.len() + 1)).chain([body.len()]) {
+            if cut >= from {
+                scanner.pass(&body[from..cut]);
+                from = cut;
+            }
+        }
+        scanner.found()
+    }
+
+    /// All bytes at once, and each by itself.
+    fn scan_both(form: Form, body: &str) -> Option<Tokens> {
+        let whole = scan(form, body.as_bytes(), &[]);
+        let single = scan(form, body.as_bytes(), &(0..body.len()).collect::<Vec<_>>());
+        assert_eq!(whole, single, "{body}");
+        whole
+    }
+
+    const fn tokens(input: u64, cached: u64, output: u64) -> Tokens {
+        Tokens { input, cached, output }
+    }
+
+    fn event(value: &Value) -> String {
+        format!("data: {value}\n\n")
+    }
+
+    #[test]
+    fn a_document_reports_its_usage_wherever_it_stands() {
+        let usage = json!({"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15,
+            "prompt_tokens_details": {"cached_tokens": 8}});
+        for document in [
+            json!({"usage": usage, "choices": [{"message": {"content": "{\"usage\":{\"prompt_tokens\":9}}"}}]}),
+            json!({"id": "usage", "choices": [{"usage": {"prompt_tokens": 9}}], "usage": usage}),
+            json!({"a": {"usage": {"prompt_tokens": 9}}, "b": "\\\"", "usage": usage, "c": null}),
+        ] {
+            assert_eq!(scan_both(Form::Json, &document.to_string()), Some(tokens(12, 8, 3)));
+            assert_eq!(scan_both(Form::Json, &format!("{document:#}")), Some(tokens(12, 8, 3)));
+            assert_eq!(scan_both(Form::Events, &event(&document)), Some(tokens(12, 8, 3)));
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_a_report_is_none() {
+        for document in [
+            json!([{"usage": {"prompt_tokens": 9}}]),
+            json!({"Usage": {"prompt_tokens": 9}, "usages": {"prompt_tokens": 9}, "usag": {"prompt_tokens": 9}}),
+            json!({"usage": null}),
+            json!({"usage": "prompt_tokens"}),
+            json!({"usage": {}}),
+            json!({"usage": {"prompt_tokens": "9", "completion_tokens": -1}}),
+            json!({"usage": {"prompt_tokens": u64::MAX}}),
+            json!({"usage": {"prompt_tokens": 9, "padding": "x".repeat(MAX_OBJECT)}}),
+            json!({"text": "usage", "more": {"prompt_tokens": 9}}),
+        ] {
+            assert_eq!(scan_both(Form::Json, &document.to_string()), None, "{document}");
+            assert_eq!(scan_both(Form::Events, &event(&document)), None, "{document}");
+        }
+        assert_eq!(scan_both(Form::Other, r#"{"usage":{"prompt_tokens":9}}"#), None);
+    }
+
+    #[test]
+    fn the_last_event_that_reports_counts() {
+        let stream = [
+            json!({"choices": [{"delta": {"content": "one"}}], "usage": null}),
+            json!({"choices": [{"delta": {"content": "two"}}], "usage": {"prompt_tokens": 5, "completion_tokens": 1}}),
+            json!({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}),
+            json!({"choices": [], "usage": {"total_tokens": 7}}),
+        ];
+        let stream: String = stream.iter().map(event).chain(["data: [DONE]\n\n".to_owned()]).collect();
+        assert_eq!(scan_both(Form::Events, &stream), Some(tokens(5, 0, 2)));
+        assert_eq!(scan_both(Form::Events, &stream.replace('\n', "\r\n")), Some(tokens(5, 0, 2)));
+        assert_eq!(scan_both(Form::Events, &stream.replace('\n', "\r")), Some(tokens(5, 0, 2)));
+        assert_eq!(scan_both(Form::Events, &stream.replace("data:", "event:")), None);
+    }
+
+    #[test]
+    fn a_line_that_breaks_off_does_not_spoil_the_next() {
+        let stream =
+            "data: {\"choices\":[{\"delta\":{\"content\":\"bro\n\ndata:{\"usage\":{\"prompt_tokens\":1}}\n\n";
+        assert_eq!(scan_both(Form::Events, stream), Some(tokens(1, 0, 0)));
+    }
+
+    #[test]
+    fn more_cached_than_sent_is_all() {
+        let usage = json!({"usage": {"prompt_tokens": 4, "prompt_tokens_details": {"cached_tokens": 9}}});
+        assert_eq!(scan_both(Form::Json, &usage.to_string()), Some(tokens(4, 4, 0)));
+    }
+
+    #[test]
+    fn a_long_answer_takes_no_memory() {
+        let mut scanner = Scanner::new(Form::Json);
+        scanner.pass(b"{\"usage\":{\"x\":\"");
+        for _ in 0..1_000 {
+            scanner.pass(&[b'y'; 10_000]);
+            assert!(scanner.json.object.as_ref().is_none_or(|object| object.capacity() <= 4 * MAX_OBJECT));
+        }
+        assert_eq!(scanner.json.object, None);
+    }
+
+    #[test]
+    fn the_form_is_the_content_types() {
+        for (content_type, form) in [
+            ("text/event-stream; charset=utf-8", Form::Events),
+            ("Application/JSON", Form::Json),
+            ("application/problem+json", Form::Json),
+            ("text/html", Form::Other),
+            ("", Form::Other),
+        ] {
+            assert_eq!(Form::of_content_type(content_type), form, "{content_type}");
+        }
+    }
+
+    /// The scanner's word against a parser's.
+    fn parsed(document: &Value) -> Option<Tokens> {
+        document.as_object()?.get("usage").filter(|usage| usage.is_object())?;
+        read(document["usage"].to_string().as_bytes())
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let text = prop_oneof![
+            Just("usage".to_owned()),
+            Just("prompt_tokens".to_owned()),
+            Just("completion_tokens".to_owned()),
+            Just("\"usage\":{\"prompt_tokens\":3}".to_owned()),
+            any::<String>(),
+        ];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<u16>().prop_map(Value::from),
+            any::<bool>().prop_map(Value::from),
+            text.clone().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 24, 4, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::vec((text.clone(), inner), 0..4)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_scan_finds_what_a_parser_finds(documents in proptest::collection::vec(any_json(), 1..5), cuts in proptest::collection::vec(any::<usize>(), 0..8)) {
+            let mut cuts = cuts;
+            let stream: String = documents.iter().map(event).collect();
+            let expected = documents.iter().filter_map(parsed).next_back();
+            cuts.sort_by_key(|cut| cut % (stream.len() + 1));
+            prop_assert_eq!(scan(Form::Events, stream.as_bytes(), &cuts), expected);
+            let one = documents[0].to_string();
+            cuts.sort_by_key(|cut| cut % (one.len() + 1));
+            prop_assert_eq!(scan(Form::Json, one.as_bytes(), &cuts), parsed(&documents[0]));
+        }
+
+        #[test]
+        fn cuts_make_no_difference_whatever_passes(
+            pieces in proptest::collection::vec(prop_oneof![
+                Just("\"usage\":".to_owned()), Just("\"usage\":{\"prompt_tokens\":1}".to_owned()), Just("data:".to_owned()),
+                Just("data: {".to_owned()), Just("\n".to_owned()), Just("\r\n".to_owned()), Just("null".to_owned()),
+                Just("}".to_owned()), Just("{".to_owned()), Just("[".to_owned()), Just("\\".to_owned()), Just("\"".to_owned()),
+                Just(",".to_owned()), any::<String>(),
+            ], 0..30),
+            cuts in proptest::collection::vec(any::<usize>(), 0..8),
+        ) {
+            let body = pieces.concat();
+            let mut cuts = cuts;
+            cuts.sort_by_key(|cut| cut % (body.len() + 1));
+            for form in [Form::Json, Form::Events] {
+                let single: Vec<_> = (0..body.len()).collect();
+                let expected = scan(form, body.as_bytes(), &single);
+                prop_assert_eq!(scan(form, body.as_bytes(), &cuts), expected);
+                prop_assert_eq!(scan(form, body.as_bytes(), &[]), expected);
+            }
+        }
+    }
+}
