@@ -1,5 +1,6 @@
 "use strict";
 
+const { isMainThread } = require("node:worker_threads");
 const { invalidArgument } = require("./errors");
 const { examine } = require("./doctor");
 const { call, createNativeClient } = require("./native");
@@ -126,7 +127,8 @@ class QwenClient {
     this.#release();
     const reason = new DOMException("The Qwen client was closed.", "AbortError");
     for (const abort of [...this.#scope]) abort(reason);
-    this.#native.flush();
+    // A worker that is held up at its end takes Bun down.
+    this.#native.flush(isMainThread);
     this.#native.close();
   }
 

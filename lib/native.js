@@ -3,6 +3,7 @@
 // Calls into the native core. A call is a number there and a promise here: one wake-up of the core says that there is
 // news, and `drain` takes all of it.
 
+const { isMainThread } = require("node:worker_threads");
 const { QwenAuthError, fromBinding, invalidArgument } = require("./errors");
 
 let addon;
@@ -148,9 +149,12 @@ function forget(id) {
 
 let isFlushedAtExit = false;
 
-/** What was counted shortly before the end is written before it, also where a host calls `process.exit`. */
+/**
+ * What was counted shortly before the end is written before it, also where a host calls `process.exit`. Not in a worker,
+ * which Bun may be tearing down at that moment: what is counted there is written while the process lasts.
+ */
 function flushAtExit() {
-  if (isFlushedAtExit) return;
+  if (isFlushedAtExit || !isMainThread) return;
   isFlushedAtExit = true;
   process.once("exit", () => {
     try {

@@ -10,10 +10,12 @@ use serde_json::Value;
 
 use super::body::ResponseBody;
 use super::bridge::{Bridge, Outcome, Shared};
+use super::runtime::runtime;
 use super::types::{
     Authorization, ClientSettings, FetchRequest, HostTokens, KeySettings, LoginSettings, ResponseHead,
     Variables, access_token_value, account_value, error_value, event_value, model_value, usage_value,
 };
+use crate::busy::Busy;
 use crate::client::{Client, Context};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -28,6 +30,7 @@ use crate::request::stream::Stream;
 pub struct NativeClient {
     client: Arc<Client>,
     shared: Arc<Shared>,
+    busy: Busy,
 }
 
 /// A client, or why there is none.
@@ -53,7 +56,10 @@ pub fn create_client(bridge: &Bridge, id: u32, options: ClientSettings, variable
         Ok(client) => {
             let client = Arc::new(client);
             shared.add_client(&client);
-            Created { client: Some(NativeClient { client, shared }), error: None }
+            Created {
+                client: Some(NativeClient { client, shared, busy: bridge.busy().clone() }),
+                error: None,
+            }
         }
         Err(error) => Created { client: None, error: Some(error_value(&error)) },
     }
@@ -156,10 +162,20 @@ impl NativeClient {
         });
     }
 
-    /// Writes what was counted and is not written yet. Blocks, for a few milliseconds as a rule.
+    /// Writes what was counted and is not written yet. Where the caller can't be held up, the process is kept alive
+    /// instead.
     #[napi(catch_unwind)]
-    pub fn flush(&self) {
-        self.client.flush();
+    pub fn flush(&self, may_block: bool) {
+        if may_block {
+            return self.client.flush();
+        }
+        if let Ok(runtime) = runtime() {
+            let (client, busy) = (Arc::clone(&self.client), self.busy.enter());
+            runtime.spawn_blocking(move || {
+                client.flush();
+                drop(busy);
+            });
+        }
     }
 
     /// Makes an account the user's choice.

@@ -17,7 +17,6 @@ type Work<T> = Box<dyn FnMut(VecDeque<T>, u64) + Send>;
 struct Shared<T> {
     state: Mutex<State<T>>,
     changed: Condvar,
-    delay: Duration,
 }
 
 struct State<T> {
@@ -37,16 +36,6 @@ impl<T: Send + 'static> Background<T> {
     /// At most `capacity` items wait; further ones are dropped. `work` is given a batch, and how many items were dropped
     /// since the batch before. What panics in it is lost, and the next batch is done.
     pub fn new(capacity: usize, work: impl FnMut(VecDeque<T>, u64) + Send + 'static) -> Self {
-        Self::delayed(capacity, Duration::ZERO, work)
-    }
-
-    /// As [`Background::new`]; a batch is begun so long after its first item, so that it is larger. The end does not wait
-    /// for that.
-    pub fn delayed(
-        capacity: usize,
-        delay: Duration,
-        work: impl FnMut(VecDeque<T>, u64) + Send + 'static,
-    ) -> Self {
         let state = State {
             waiting: VecDeque::new(),
             dropped: 0,
@@ -55,10 +44,7 @@ impl<T: Send + 'static> Background<T> {
             has_thread: false,
             work: Some(Box::new(work)),
         };
-        Self {
-            shared: Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), delay }),
-            capacity,
-        }
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() }), capacity }
     }
 
     /// Hands an item over. Never waits for the work. Says whether there was room for it.
@@ -71,7 +57,7 @@ impl<T: Send + 'static> Background<T> {
         state.waiting.push_back(item);
         if let Some(work) = state.work.take() {
             let shared = Arc::clone(&self.shared);
-            let thread = std::thread::Builder::new().name("qwen-writer".to_owned());
+            let thread = std::thread::Builder::new().name("qwen-log".to_owned());
             // Where no thread can be made, items are dropped once the queue is full.
             state.has_thread = thread.spawn(move || shared.run(work)).is_ok();
         }
@@ -107,11 +93,6 @@ impl<T> Shared<T> {
                 self.lock().has_thread = false;
                 self.changed.notify_all();
                 return;
-            }
-            if !self.delay.is_zero() {
-                let is_delayed = |state: &mut State<T>| !state.is_closed;
-                let waited = self.changed.wait_timeout_while(state, self.delay, is_delayed);
-                state = waited.unwrap_or_else(PoisonError::into_inner).0;
             }
             state.is_working = true;
             let (batch, dropped) = (std::mem::take(&mut state.waiting), std::mem::take(&mut state.dropped));
@@ -172,19 +153,6 @@ mod tests {
         }
         assert!(background.flush(Duration::from_secs(30)));
         assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [(vec![0].into(), 0), (vec![1, 2].into(), 2)]);
-    }
-
-    #[test]
-    fn the_end_does_not_wait_for_a_delay() {
-        let (sender, receiver) = mpsc::channel();
-        // Longer than any test takes.
-        let delay = Duration::from_secs(3_600);
-        let background =
-            Background::delayed(2, delay, move |batch: VecDeque<u32>, _| sender.send(batch).unwrap());
-        assert!(background.submit(0) && background.submit(1));
-        assert!(!background.flush(Duration::from_millis(50)));
-        drop(background);
-        assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [VecDeque::from([0, 1])]);
     }
 
     #[test]

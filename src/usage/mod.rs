@@ -1,8 +1,8 @@
 //! What each account has given: metered in the answers that pass, added up in one file for all processes.
 //!
-//! Counting is adding to sums in memory. A thread of its own adds those to the file, [`DELAY`] after the first, and a
-//! client that is closed or a process that ends does so at once. So nothing waits for a request to be counted, and a
-//! process that is killed loses what ended in its last moment.
+//! Counting is adding to sums in memory. They go to the file [`DELAY`] after the first of them, or when a client is closed
+//! or the process ends. So nothing waits for a request to be counted, and a process that is killed loses what ended in its
+//! last moment.
 
 pub mod file;
 pub mod ledger;
@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use tokio::runtime::Handle;
 
 use crate::clock::Clock;
 use crate::error::Result;
 use crate::events::{Event, EventKind, Events};
 use crate::logging::Logger;
-use crate::logging::background::Background;
 use file::{Added, UsageFile};
 use ledger::{Counts, Ledger, Moment};
 use scan::{Form, Scanner};
@@ -30,7 +30,6 @@ pub const DELAY: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct UsageBook {
     shared: Arc<Shared>,
-    writer: Arc<Background<()>>,
 }
 
 struct Shared {
@@ -38,10 +37,17 @@ struct Shared {
     clock: Clock,
     events: Events,
     logger: Logger,
-    /// What is not in the file yet.
-    pending: Mutex<Ledger>,
+    pending: Mutex<Pending>,
     /// Held while sums are on their way to the file, and so in neither place.
     writing: Mutex<()>,
+}
+
+/// What is not in the file yet.
+#[derive(Default)]
+struct Pending {
+    ledger: Ledger,
+    /// Whether a write is on its way.
+    is_awaited: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -53,10 +59,7 @@ impl UsageBook {
     #[must_use]
     pub fn new(file: UsageFile, clock: Clock, events: Events, logger: Logger) -> Self {
         let (pending, writing) = (Mutex::default(), Mutex::default());
-        let shared = Arc::new(Shared { file, clock, events, logger, pending, writing });
-        let writing = Arc::clone(&shared);
-        let writer = Background::delayed(1, DELAY, move |_, _| writing.flush());
-        Self { shared, writer: Arc::new(writer) }
+        Self { shared: Arc::new(Shared { file, clock, events, logger, pending, writing }) }
     }
 
     /// Meters an answer that an account has begun to give, with a success status. `utc_offset_minutes` says what day it
@@ -74,13 +77,20 @@ impl UsageBook {
 
     fn count(&self, account: &str, utc_offset_minutes: i32, counts: &Counts) {
         let now = Moment::new(self.shared.clock.now_ms(), utc_offset_minutes);
+        let mut pending = lock(&self.shared.pending);
+        pending.ledger.add(account, now, counts);
+        pending.ledger.prune(now);
+        // Where there is no runtime, whoever counts has to flush.
+        if !pending.is_awaited
+            && let Ok(runtime) = Handle::try_current()
         {
-            let mut pending = lock(&self.shared.pending);
-            pending.add(account, now, counts);
-            pending.prune(now);
+            pending.is_awaited = true;
+            let shared = Arc::clone(&self.shared);
+            runtime.spawn(async move {
+                tokio::time::sleep(DELAY).await;
+                let _ = tokio::task::spawn_blocking(move || shared.flush()).await;
+            });
         }
-        // One that waits already takes these along.
-        self.writer.submit(());
     }
 
     /// What all processes have counted. Blocks.
@@ -91,7 +101,7 @@ impl UsageBook {
         self.flush();
         let mut ledger = self.shared.file.read()?;
         // What could not be written is told all the same.
-        ledger.merge(&lock(&self.shared.pending));
+        ledger.merge(&lock(&self.shared.pending).ledger);
         Ok(ledger)
     }
 
@@ -105,7 +115,7 @@ impl Shared {
     /// Writes what is pending. What can't be written is kept, and written with what comes next.
     fn flush(&self) {
         let _writing = lock(&self.writing);
-        let ledger = std::mem::take(&mut *lock(&self.pending));
+        let Pending { ledger, .. } = std::mem::take(&mut *lock(&self.pending));
         if ledger.is_empty() {
             return;
         }
@@ -120,9 +130,9 @@ impl Shared {
                 );
                 self.events.emit(Event::new(EventKind::StoreRepaired, self.clock.now_ms(), message));
             }
-            Ok(Added::Busy) => lock(&self.pending).merge(&ledger),
+            Ok(Added::Busy) => lock(&self.pending).ledger.merge(&ledger),
             Err(error) => {
-                lock(&self.pending).merge(&ledger);
+                lock(&self.pending).ledger.merge(&ledger);
                 self.logger.warn("usage-not-written", &[("error", &error)]);
             }
         }
@@ -173,6 +183,7 @@ impl Drop for Metering {
 mod tests {
     use std::fs;
     use std::path::Path;
+    use std::time::Instant;
 
     use super::*;
 
@@ -215,16 +226,21 @@ mod tests {
         assert_eq!((total.input_tokens, total.output_tokens), (600, 400));
     }
 
-    #[test]
-    fn dropping_a_book_writes_what_is_pending() {
+    #[tokio::test(start_paused = true)]
+    async fn what_was_counted_is_written_though_its_book_is_gone() {
         let directory = tempfile::tempdir().unwrap();
         let book = open(directory.path());
         for _ in 0..20 {
             answer(&book, b"");
         }
         drop(book);
-        let read = UsageFile::new(directory.path().join("usage.json")).read().unwrap();
-        assert_eq!(today(&read).requests, 20);
+        let file = UsageFile::new(directory.path().join("usage.json"));
+        assert_eq!(today(&file.read().unwrap()).requests, 0);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while today(&file.read().unwrap()).requests < 20 {
+            assert!(Instant::now() < deadline);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     #[test]
@@ -236,11 +252,11 @@ mod tests {
         let book = open(&place);
         answer(&book, b"");
         book.flush();
-        assert_eq!(today(&lock(&book.shared.pending)).requests, 1);
+        assert_eq!(today(&lock(&book.shared.pending).ledger).requests, 1);
         fs::remove_file(place.join("usage.json")).unwrap();
         answer(&book, b"");
         assert_eq!(today(&book.read().unwrap()).requests, 2);
-        assert!(lock(&book.shared.pending).is_empty());
+        assert!(lock(&book.shared.pending).ledger.is_empty());
     }
     #[test]
     fn a_directory_that_is_gone_stays_gone() {
@@ -249,6 +265,6 @@ mod tests {
         answer(&book, b"");
         book.flush();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
-        assert!(lock(&book.shared.pending).is_empty());
+        assert!(lock(&book.shared.pending).ledger.is_empty());
     }
 }

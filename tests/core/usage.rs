@@ -61,8 +61,8 @@ async fn streams_are_counted_and_pass_byte_for_byte_however_they_are_cut() {
             setup.server.on_api([in_pieces_of(size)]);
             assert_eq!(text(client.fetch(chat(true)).await.unwrap()).await, stream_text());
         }
+        client.flush();
     }
-    // A client that is gone has written what it counted.
     let all = 2 * sizes.len() as u64;
     assert_eq!(today(&setup.client(), ONLY).await, counts(all, 0, all));
 }

@@ -255,4 +255,5 @@ fn client() {
         };
         say(&outcome.unwrap_or_else(|error| error.code().as_str().to_owned()));
     }
+    client.flush();
 }
