@@ -157,3 +157,21 @@ async fn line_ends_in_a_file_are_never_sent() {
     let events = fleet.setup.events.all();
     assert!(events.iter().all(|event| !event.message.contains('\r')), "{events:?}");
 }
+
+/// The search that every test's home ends with, and every list of events.
+#[test]
+fn a_token_in_a_log_would_be_found() {
+    use crate::support::home::holds_token;
+    for text in ["Bearer access-1", "{\"t\":\"refresh.ann.12\"}", "access.cyd.0\n", "x=refresh-0&y"] {
+        assert!(holds_token(text), "{text}");
+    }
+    for text in ["access-control-allow-origin", "the refresh.", "refresh-token: ***", "access_token"] {
+        assert!(!holds_token(text), "{text}");
+    }
+    let home = crate::support::home::Home::new();
+    let logs = home.path().join(".opencode/logs");
+    fs::create_dir_all(&logs).unwrap();
+    fs::write(logs.join("request.json"), "{\"authorization\":\"Bearer access-1\"}").unwrap();
+    let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(home)));
+    assert!(dropped.unwrap_err().downcast::<String>().unwrap().contains("request.json"));
+}

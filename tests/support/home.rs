@@ -10,6 +10,49 @@ use tempfile::TempDir;
 
 pub struct Home(TempDir);
 
+/// What every token of the tests' servers begins with.
+const TOKENS: [&str; 4] = ["access-", "refresh-", "access.", "refresh."];
+
+/// Whether a text holds a token, which ends in a number.
+pub fn holds_token(text: &str) -> bool {
+    TOKENS.iter().any(|start| {
+        text.match_indices(start).any(|(at, _)| {
+            let word =
+                text[at + start.len()..].split(|c: char| !c.is_ascii_alphanumeric() && c != '.').next();
+            word.is_some_and(|word| word.ends_with(|c: char| c.is_ascii_digit()))
+        })
+    })
+}
+
+/// Files below a directory that hold a token and are no place for one: tokens are in JSON files outside of logs.
+fn leaks(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(kind) = entry.file_type() else { continue };
+        if kind.is_dir() {
+            leaks(&path, found);
+        } else if kind.is_file() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let is_log = path.components().any(|part| part.as_os_str() == "logs");
+            let text = fs::read(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            if holds_token(&name)
+                || (is_log || !name.contains(".json")) && holds_token(&text.unwrap_or_default())
+            {
+                found.push(path);
+            }
+        }
+    }
+}
+
+impl Drop for Home {
+    /// Whatever a test has done, its home ends without a token where none belongs.
+    fn drop(&mut self) {
+        let mut found = Vec::new();
+        leaks(self.path(), &mut found);
+        assert!(found.is_empty() || std::thread::panicking(), "files hold a token: {found:?}");
+    }
+}
+
 impl Home {
     /// A home with an empty Qwen directory.
     pub fn new() -> Self {

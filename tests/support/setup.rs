@@ -23,7 +23,7 @@ use opencode_qwen_cli_auth::store::legacy::LegacyFile;
 use opencode_qwen_cli_auth::token_manager::TokenManager;
 use serde_json::Value;
 
-use super::home::{Home, document, in_seconds};
+use super::home::{Home, document, holds_token, in_seconds};
 use super::server::Server;
 
 /// What callers address where nothing else is configured.
@@ -42,20 +42,31 @@ pub struct Setup {
 
 /// Keeps the events it is told.
 #[derive(Clone, Default)]
-pub struct Recorder(Arc<Mutex<Vec<Event>>>);
+pub struct Recorder(Arc<Told>);
+
+/// What was told, and has to be without a token in the end.
+#[derive(Default)]
+struct Told(Mutex<Vec<Event>>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let told = format!("{:?}", self.0);
+        assert!(!holds_token(&told) || std::thread::panicking(), "an event holds a token: {told}");
+    }
+}
 
 impl Recorder {
     pub fn events(&self) -> Events {
         let list = Arc::clone(&self.0);
-        Events::new(move |event| list.lock().unwrap().push(event))
+        Events::new(move |event| list.0.lock().unwrap().push(event))
     }
 
     pub fn all(&self) -> Vec<Event> {
-        self.0.lock().unwrap().clone()
+        self.0.0.lock().unwrap().clone()
     }
 
     pub fn count(&self, kind: EventKind) -> usize {
-        self.0.lock().unwrap().iter().filter(|event| event.kind == kind).count()
+        self.0.0.lock().unwrap().iter().filter(|event| event.kind == kind).count()
     }
 }
 
