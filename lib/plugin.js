@@ -36,6 +36,13 @@ const PROMPTS = [
   { type: "text", key: "replace", message: "The account to renew, by name or id (empty: add one)" },
 ];
 
+/** Shows the accounts, without asking a model. */
+const COMMAND = "qwen";
+/** What a version that shows no plugin a command first sends to the model. */
+const COMMAND_TEMPLATE =
+  "Reply with this sentence alone: This version of OpenCode can't show the Qwen accounts; " +
+  `\`npx ${SERVICE} accounts\` does, in a terminal.`;
+
 const LOGGED_OUT = {
   code: "ERR_QWEN_NOT_LOGGED_IN",
   message: "You have logged out of Qwen in OpenCode. Log in again with `opencode auth login`.",
@@ -48,6 +55,7 @@ async function QwenAuthPlugin(input, options) {
   let login;
   /** As far as this process knows. OpenCode calls the loader if it has one. */
   let hasEntry = false;
+  let hasCommand = false;
 
   async function noteEntry() {
     hasEntry = true;
@@ -112,6 +120,7 @@ async function QwenAuthPlugin(input, options) {
       ],
     },
     config: async (config) => {
+      host.attempt(() => (hasCommand = addCommand(config)));
       // Models come and go with the keys; those of the login are always there.
       const models = (await host.attempt(async () => qwen.planModels())) ?? [];
       host.attempt(() => configure(config, connection, { ...MODELS, ...planModels(models) }));
@@ -121,6 +130,9 @@ async function QwenAuthPlugin(input, options) {
     },
     "chat.headers": async (request, output) => {
       host.attempt(() => nameSession(request, output));
+    },
+    "command.execute.before": async ({ command }) => {
+      if (command === COMMAND && hasCommand) await showAccounts(qwen, host);
     },
     dispose: async () => {
       login?.abort();
@@ -179,6 +191,29 @@ function configure(config, connection, models) {
   };
   config.provider ??= {};
   config.provider[PROVIDER] = mergeUnder(ours, config.provider[PROVIDER]);
+}
+
+/** A command of that name that the user has made stays the user's. */
+function addCommand(config) {
+  config.command ??= {};
+  if (COMMAND in config.command) return false;
+  config.command[COMMAND] = {
+    description: "Qwen accounts and what they have given",
+    template: COMMAND_TEMPLATE,
+  };
+  return true;
+}
+
+/** What is thrown keeps OpenCode from sending the command to the model. */
+async function showAccounts(qwen, host) {
+  const { describe } = require("./accounts-toast");
+  const show = (variant, message) => host.toastLater(variant, message, FAILURE_TOAST_DELAY_MS);
+  try {
+    show("info", describe(await qwen.accounts(), await qwen.usage(), Date.now()));
+  } catch (error) {
+    show("error", error.message);
+  }
+  throw new Error("The Qwen accounts are shown beside the conversation.");
 }
 
 /** `theirs` over `ours`, object by object. */
