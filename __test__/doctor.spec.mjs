@@ -601,7 +601,7 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     const options = { program: join(copy, "bin/opencode-qwen-cli-auth.js") };
     const [finding, ...more] = await examine(context, options);
     assert.deepEqual([finding.id, finding.state, more], ["native-binary", "broken", []]);
-    assert.match(finding.message, /could not be loaded on .*\.node: /);
+    assert.match(finding.message, /could not be loaded: looked for .*\.node: /);
     assert.match(finding.fix, /^npm install --include=optional opencode-qwen-cli-auth@/);
     renameSync(join(copy, "kept"), join(copy, addon));
     assert.deepEqual(inState(await examine(context, options), "broken"), []);

@@ -58,9 +58,11 @@ for (const runtime of Object.keys(RUNTIMES)) {
               read(readFileSync, `/proc/self/task/${id}/comm`),
             );
             const links = readdirSync("/proc/self/fd").map((id) => read(readlinkSync, `/proc/self/fd/${id}`));
+            // JavaScriptCore starts and ends helpers when it likes.
+            const isEngines = (name) => /^(?:HeapHelper|JITWorker|Bun Pool.*|.*Signal Sender)$/.test(name);
             return {
               ours: names.filter((name) => name.startsWith("qwen-auth")).length,
-              threads: names.filter((name) => !name.startsWith("qwen-auth")).length,
+              threads: names.filter((name) => !name.startsWith("qwen-auth") && !isEngines(name)).length,
               // Bun keeps the event loops of its workers, whatever they did.
               files: links.filter((link) => link && !link.startsWith("anon_inode:")).length,
             };
