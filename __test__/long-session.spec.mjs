@@ -107,9 +107,7 @@ async function session({ load, report, data }) {
       }
     },
     async stalled(id) {
-      const controller = new AbortController();
-      const { signal } = controller;
-      setTimeout(() => controller.abort(new DOMException("late", "TimeoutError")), 50 + random(200));
+      const signal = AbortSignal.timeout(50 + random(200));
       try {
         const response = await ask(`${id} SAY 50 STALL`, { stream: true }, { signal });
         await response.text();
@@ -169,7 +167,10 @@ async function session({ load, report, data }) {
     }
   };
   const work = Promise.all(Array.from({ length: streams }, worker));
-  await Promise.race([work, pause(seconds * 1000 + 30_000)]);
+  let watchdog;
+  const late = new Promise((resolve) => (watchdog = setTimeout(resolve, seconds * 1000 + 30_000)));
+  await Promise.race([work, late]);
+  clearTimeout(watchdog);
   for (const call of underWay) problems.push(`${call} has no end`);
   await sampling;
   client.close();

@@ -84,6 +84,12 @@ function keepAlive() {
 }
 
 /**
+ * Is never removed from a signal: in Bun, one of `AbortSignal.timeout` that has lost its last listener never fires, not
+ * for listeners that come later either. A signal has it once, however many calls it is given to.
+ */
+const stayListening = () => {};
+
+/**
  * Starts a call and waits for its result.
  *
  * @param {(bridge: object, id: number) => void} start
@@ -113,6 +119,7 @@ async function call(start, { signal, scope, onProgress } = {}) {
     };
     try {
       signal?.addEventListener("abort", onAbort, { once: true });
+      signal?.addEventListener("abort", stayListening, { once: true });
     } catch (thrown) {
       reject(invalidArgument("signal", "could not be listened to", thrown));
       return;
