@@ -99,7 +99,8 @@ describe("chat", suite(), () => {
     const host = await openHost(t, { server: { pace: 50 } });
     const service = await host.serve();
     await service.listen();
-    const { session, answer } = await service.prompt("SAY 20");
+    // Long enough for an OpenCode that has just started and a machine that is busy.
+    const { session, answer } = await service.prompt("SAY 100");
     await answer;
     await service.waitForIdle(session);
     const deltas = service.events.filter(({ type }) => type === "message.part.delta");
