@@ -122,7 +122,7 @@ describe("errors", suite(), () => {
 });
 
 describe("without its native part", suite(), () => {
-  const reason = /The native part of opencode-qwen-cli-auth could not be loaded on \S+\. .*\nInstall /s;
+  const reason = /The native part of opencode-qwen-cli-auth for \S+ could not be loaded: looked for .*\nInstall /s;
   let packed;
   before(() => {
     packed = new Package();
