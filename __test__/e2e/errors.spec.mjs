@@ -122,7 +122,8 @@ describe("errors", suite(), () => {
 });
 
 describe("without its native part", suite(), () => {
-  const reason = /The native part of opencode-qwen-cli-auth for \S+ could not be loaded: looked for .*\nInstall /s;
+  const reason =
+    /The native part of opencode-qwen-cli-auth for \S+ could not be loaded: looked for .*\nInstall /s;
   let packed;
   before(() => {
     packed = new Package();
