@@ -203,11 +203,21 @@ for (const runtime of Object.keys(RUNTIMES)) {
         return texts.get(entry).includes(word);
       };
       const refused = new Set();
+      let spoilt;
+      let calmAt = 0;
+      // A call bears one refusal. The token that was refused is spoilt for all, and they share its renewal; the next is
+      // spoilt only once they are done with that.
       const isFirstRefusal = (entry) => {
         if (!asks("REFUSE")(entry)) return false;
         const id = /#\d+/.exec(texts.get(entry))[0];
-        // The token that was refused is spoilt for all, so that they share its renewal.
-        return refused.has(id) ? false : Boolean(refused.add(id));
+        if (id === spoilt) {
+          spoilt = undefined;
+          calmAt = Date.now() + 300;
+        }
+        if (spoilt !== undefined || Date.now() < calmAt || refused.has(id)) return false;
+        refused.add(id);
+        spoilt = id;
+        return true;
       };
       const always = { times: Infinity };
       server.script("chat", [

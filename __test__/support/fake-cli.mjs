@@ -31,7 +31,12 @@ const qwenHome = process.env.QWEN_HOME;
 const say = (...items) => {
   for (const item of items) fs.writeSync(1, typeof item === "string" ? item : JSON.stringify(item) + "\\n");
 };
-const note = (name, value) => fs.writeFileSync(join(notes, name), JSON.stringify(value));
+// Whoever reads it finds all of it.
+const note = (name, value) => {
+  const written = join(notes, ".." , "note-" + process.pid);
+  fs.writeFileSync(written, JSON.stringify(value));
+  fs.renameSync(written, join(notes, name));
+};
 note(\`run-\${process.pid}\`, {
   pid: process.pid,
   argv: process.argv.slice(2),

@@ -30,7 +30,8 @@ export function temporaryHome(t) {
     try {
       assertNoLeaks(home);
     } finally {
-      rmSync(home, { recursive: true, force: true, maxRetries: 5 });
+      // What is still being written in the background comes to its end.
+      rmSync(home, { recursive: true, force: true, maxRetries: 20 });
     }
   });
   return homeAt(home);

@@ -172,14 +172,6 @@ impl Child {
         assert_eq!(status.signal(), Some(9), "{status}");
     }
 
-    /// Lets it end by itself.
-    #[cfg(feature = "fault-points")]
-    pub async fn end(self) {
-        let Self { mut process, input, .. } = self;
-        drop(input);
-        assert!(soon("a client process's end", process.wait()).await.unwrap().success());
-    }
-
     /// Waits until it has stopped itself.
     #[cfg(feature = "fault-points")]
     pub async fn stopped(&self) {
