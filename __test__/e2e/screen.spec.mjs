@@ -36,7 +36,7 @@ test("the screen logs in, chats, and shows as a toast what went wrong", { skip }
 
   await screen.enter("hello");
   await screen.waitFor(/^ +You said: hello/m);
-  host.server.script("chat", [{ do: "token_rejected", times: Infinity }]);
+  host.server.script("chat", [{ do: "forbidden", times: Infinity }]);
   // OpenCode may lose a toast; each refusal brings another.
   let text;
   for (let attempt = 1; attempt <= 5 && text === undefined; attempt += 1) {
