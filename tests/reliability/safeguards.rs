@@ -24,8 +24,8 @@ fn foreign_login(setup: &Setup) -> serde_json::Value {
     document("access-login", "refresh-login", in_seconds(3600), &setup.server.url())
 }
 
-/// How many of six processes redeem a token that they all find expired.
-async fn redeemers(omitted: Omitted) -> usize {
+/// How many of six processes redeem a token that they all find expired, and what they answer.
+async fn redeemers(omitted: Omitted) -> (usize, Vec<String>) {
     let setup = Setup::expired().await;
     setup.server.hold();
     let mut clients = join_all((0..6).map(|_| Child::start_with(&setup, omitted))).await;
@@ -36,16 +36,22 @@ async fn redeemers(omitted: Omitted) -> usize {
     sleep(Duration::from_millis(500)).await;
     setup.server.release();
     let answers = join_all(clients.iter_mut().map(Child::answer)).await;
-    if setup.server.token_requests() == 1 {
-        assert!(answers.iter().all(|answer| answer == "access-1"), "{answers:?}");
-    }
-    setup.server.token_requests()
+    (setup.server.token_requests(), answers)
 }
 
 #[tokio::test]
 async fn one_of_many_processes_redeems_thanks_to_the_kernel_lock() {
-    assert_eq!(redeemers(NOTHING).await, 1);
-    assert!(redeemers("omit KernelLock").await > 1);
+    let (redemptions, answers) = redeemers(NOTHING).await;
+    assert_eq!((redemptions, answers), (1, vec!["access-1".to_owned(); 6]));
+    // Processes can miss each other by chance, but not again and again.
+    let mut most = 0;
+    for _ in 0..5 {
+        most = most.max(redeemers("omit KernelLock").await.0);
+        if most > 1 {
+            return;
+        }
+    }
+    panic!("{most} redemption without the lock");
 }
 
 /// A process decides to refresh, and gets the locks only after another has refreshed: is the spent token offered again?
