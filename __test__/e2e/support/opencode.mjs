@@ -120,13 +120,17 @@ export class Host {
       small_model: "qwen-code/coder-model",
       ...config,
     });
-    this.sandbox.write(`${CONFIG}/package.json`, manifest);
-    this.sandbox.write(`${CONFIG}/package-lock.json`, {
-      name: "config",
-      lockfileVersion: 3,
-      packages: { "": manifest },
-    });
-    this.sandbox.makeDirectory(`${CONFIG}/node_modules`);
+    // The logs make a configuration directory of ~/.opencode.
+    const directories = this.env.ENABLE_PLUGIN_REQUEST_LOGGING ? [CONFIG, ".opencode"] : [CONFIG];
+    for (const directory of directories) {
+      this.sandbox.write(`${directory}/package.json`, manifest);
+      this.sandbox.write(`${directory}/package-lock.json`, {
+        name: "config",
+        lockfileVersion: 3,
+        packages: { "": manifest },
+      });
+      this.sandbox.makeDirectory(`${directory}/node_modules`);
+    }
   }
 
   /**
