@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { describe, test } from "node:test";
 import { runProgram } from "./support/command-line.mjs";
 import { rejection, startClient, startServer, temporaryHome } from "./support/harness.mjs";
+import { OTHER_PLUGINS } from "./support/other-plugins.mjs";
 
 const PROGRAM = "opencode-qwen-cli-auth";
 
@@ -22,27 +23,7 @@ async function setUp(t) {
 
 /** What each tool writes for a login. */
 const FORMS = {
-  "opencode-qwen-auth": (...tokens) => ({
-    version: 1,
-    activeIndex: 0,
-    accounts: tokens.map((token) => ({
-      refreshToken: token.refresh_token,
-      accessToken: token.access_token,
-      expires: token.expiry_date,
-      resourceUrl: token.resource_url,
-      addedAt: 1,
-      lastUsed: 1,
-      health: { successCount: 3, failureCount: 0, consecutiveFailures: 0 },
-    })),
-  }),
-  "opencode-qwencode-auth": (token) => ({ ...token, scope: "openid profile email model.completion" }),
-  "opencode-qwen-oauth": (token) => ({
-    accessToken: token.access_token,
-    refreshToken: token.refresh_token,
-    expiryDate: token.expiry_date,
-    tokenType: "Bearer",
-    resourceUrl: token.resource_url,
-  }),
+  ...OTHER_PLUGINS,
   "the first versions": (token) => ({
     access_token: token.access_token,
     refresh_token: token.refresh_token,

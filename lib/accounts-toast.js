@@ -2,30 +2,32 @@
 
 // How the accounts stand and what they have given, for OpenCode's toasts.
 
-const { duration } = require("./cli/time");
+const { cachedShare, tokens } = require("./cli/figures");
 const { clean } = require("./cli/text");
+const { duration } = require("./cli/time");
 
-const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
-
-/** A few short lines an account: a toast is some fifty characters wide. */
-function describe(accounts, usages, now) {
+/**
+ * A few short lines an account: a toast is some fifty characters wide.
+ *
+ * @param {object[]} accounts as `overview` gives them
+ */
+function describe(accounts, now) {
   if (accounts.length === 0) return "There is no account. Log in with `opencode auth login`.";
-  const figures = new Map(usages.map((usage) => [usage.accountId, usage]));
-  return accounts.flatMap((account) => linesOf(account, figures.get(account.id), now)).join("\n");
+  return accounts.flatMap((account) => linesOf(account, now)).join("\n");
 }
 
-function linesOf({ id, label, active, state, coolingUntil }, usage, now) {
+function linesOf({ id, label, active, state, coolingUntil, usage }, now) {
   const isCooling = state === "cooling" && coolingUntil > now;
   const standing = isCooling ? `free again in ${duration(coolingUntil - now)}` : state;
   const head = `${active ? "* " : ""}${clean(label || id)}: ${standing}`;
   if (usage === undefined) return [head];
-  return [head, `today ${counts(usage.today)}`, `last 5 h ${counts(usage.fiveHours)}`];
+  return [head, `today ${inWords(usage.today)}`, `last 5 h ${inWords(usage.fiveHours)}`];
 }
 
-function counts({ requests, inputTokens, cachedTokens, outputTokens }) {
-  const cached = inputTokens > 0 ? `, ${Math.floor((100 * cachedTokens) / inputTokens)} % cached` : "";
-  const noun = requests === 1 ? "request" : "requests";
-  return `${requests} ${noun}, ${compact.format(inputTokens + outputTokens)} tokens${cached}`;
+function inWords(counts) {
+  const share = cachedShare(counts);
+  const noun = counts.requests === 1 ? "request" : "requests";
+  return `${counts.requests} ${noun}, ${tokens(counts)} tokens${share && `, ${share} cached`}`;
 }
 
 module.exports = { describe };

@@ -75,7 +75,7 @@ async function QwenAuthPlugin(input, options) {
     try {
       return await step;
     } catch (error) {
-      if (!signal.aborted) host.toastLater("error", error.message, FAILURE_TOAST_DELAY_MS);
+      if (!signal?.aborted) host.toastLater("error", error.message, FAILURE_TOAST_DELAY_MS);
       throw error;
     }
   }
@@ -90,20 +90,18 @@ async function QwenAuthPlugin(input, options) {
       url: authorization.verificationUriComplete,
       instructions: `Approve the login in your browser. The code is ${authorization.userCode}.`,
       method: "auto",
-      callback: async () => {
-        const { id } = await orToast(account, signal);
-        await noteEntry();
-        return { type: "success", ...placeholder(id) };
-      },
+      callback: () => entryFor(account, signal),
     };
   }
 
-  async function addKey(key, choice) {
-    const { signal } = new AbortController();
-    const { id } = await orToast(qwen.addApiKey({ key: String(key ?? ""), ...choice }), signal);
+  /** What OpenCode is to keep of an account, once there is one. */
+  async function entryFor(account, signal) {
+    const { id } = await orToast(account, signal);
     await noteEntry();
     return { type: "success", ...placeholder(id) };
   }
+
+  const addKey = (key, choice) => entryFor(qwen.addApiKey({ key: String(key ?? ""), ...choice }));
 
   return {
     auth: {
@@ -207,12 +205,12 @@ function addCommand(config) {
 /** What is thrown keeps OpenCode from sending the command to the model. */
 async function showAccounts(qwen, host) {
   const { describe } = require("./accounts-toast");
-  const show = (variant, message) => host.toastLater(variant, message, FAILURE_TOAST_DELAY_MS);
-  try {
-    show("info", describe(await qwen.accounts(), await qwen.usage(), Date.now()));
-  } catch (error) {
-    show("error", error.message);
-  }
+  const { overview } = require("./cli/overview");
+  const problems = [];
+  const accounts = await overview(qwen, problems).catch((error) => void problems.push(error.message));
+  const [variant, message] =
+    problems.length > 0 ? ["error", problems[0]] : ["info", describe(accounts, Date.now())];
+  host.toastLater(variant, message, FAILURE_TOAST_DELAY_MS);
   throw new Error("The Qwen accounts are shown beside the conversation.");
 }
 

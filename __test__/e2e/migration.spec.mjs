@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, test } from "node:test";
 import { runProgram } from "../support/command-line.mjs";
+import { OTHER_PLUGINS } from "../support/other-plugins.mjs";
 import { startPlaces } from "../support/places.mjs";
 import { assertAnswer, assertClean } from "./support/checks.mjs";
 import { AUTH, CHECKOUT, CREDENTIALS, Host, openHost, root, suite } from "./support/opencode.mjs";
@@ -32,38 +33,16 @@ const PLUGINS = {
   "opencode-qwen-auth": {
     file: ".config/opencode/qwen-auth-accounts.json",
     config: { provider: { qwen: { npm: "@ai-sdk/openai" } }, model: "qwen/qwen3-coder-plus" },
-    contents: (token) => ({
-      version: 1,
-      activeIndex: 0,
-      accounts: [
-        {
-          refreshToken: token.refresh_token,
-          accessToken: token.access_token,
-          expires: token.expiry_date,
-          resourceUrl: token.resource_url,
-          addedAt: 1,
-          lastUsed: 1,
-        },
-      ],
-    }),
     imports: true,
   },
   "opencode-qwen-oauth": {
     file: CREDENTIALS,
     config: { model: "qwen/coder-model" },
-    contents: (token) => ({
-      accessToken: token.access_token,
-      refreshToken: token.refresh_token,
-      expiryDate: token.expiry_date,
-      tokenType: "Bearer",
-      resourceUrl: token.resource_url,
-    }),
     imports: true,
   },
   "opencode-qwencode-auth": {
     file: CREDENTIALS,
     config: { model: "qwen-code/coder-model" },
-    contents: (token) => ({ ...token, scope: "openid" }),
   },
   "OpenCode alone": {
     file: AUTH,
@@ -104,7 +83,9 @@ describe("the way from another plugin", suite(), () => {
     assertClean(server);
   });
 
-  for (const [plugin, { file, config, contents, imports }] of Object.entries(PLUGINS)) {
+  for (const [plugin, { file, config, contents = OTHER_PLUGINS[plugin], imports }] of Object.entries(
+    PLUGINS,
+  )) {
     test(`the login of ${plugin}`, async (t) => {
       const host = await openHost(t, { login: false });
       const isPlugin = plugin.startsWith("opencode-");

@@ -2,6 +2,7 @@
 
 // The table of accounts: how each stands, and what it has given.
 
+const { cachedShare, compact, tokens } = require("./figures");
 const { LOG_IN } = require("./naming");
 const { PLAIN } = require("./style");
 const { clean, clip, width } = require("./text");
@@ -30,8 +31,6 @@ const LEGEND = [
 const COLOURS = { ready: "green", cooling: "yellow", "needs-login": "red" };
 const EIGHTHS = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
 const HOUR_MS = 3_600_000;
-
-const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 
 /**
  * @param {object[]} accounts as `overview` gives them
@@ -68,7 +67,7 @@ function cellsOf({ active, label, state, coolingUntil, usage, lastError }, share
     figures(usage?.today),
     bar(share, HEADINGS[BAR].length),
     figures(usage?.fiveHours),
-    cachedShare(usage?.today),
+    usage === undefined ? "" : cachedShare(usage.today),
     lastError === undefined ? "" : inWords(lastError.code),
   ];
 }
@@ -79,12 +78,7 @@ function remaining(ms) {
 
 function figures(counts) {
   if (counts === undefined || counts.requests === 0) return "";
-  return `${compact.format(counts.requests)} · ${compact.format(counts.inputTokens + counts.outputTokens)}`;
-}
-
-function cachedShare(counts) {
-  if (counts === undefined || counts.inputTokens === 0) return "";
-  return `${Math.floor((100 * counts.cachedTokens) / counts.inputTokens)} %`;
+  return `${compact.format(counts.requests)} · ${tokens(counts)}`;
 }
 
 /** ERR_QWEN_QUOTA_EXHAUSTED has no room in a table. */

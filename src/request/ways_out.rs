@@ -29,13 +29,14 @@ impl Pipeline {
         if !self.may_degrade(call.plan.found_none_ready()).await {
             return Ok(Ended::With(Outcome::Failed));
         }
-        let Ok(token) = self.tokens.token(id, None).await else { return Ok(Ended::With(Outcome::Failed)) };
+        let Ok(mut token) = self.tokens.token(id, None).await else {
+            return Ok(Ended::With(Outcome::Failed));
+        };
         call.budget.reserved = usize::MAX;
         call.record.note("degraded");
         let Ok(mut attempt) = self.send(call, &account, &token, &degraded).await else {
             return Ok(Ended::With(Outcome::Failed));
         };
-        let mut token = token;
         if attempt.verdict == Verdict::TokenRejected
             && call.budget.may_take()
             && let Ok(Some(renewed)) = self.renewed(&record, &token).await

@@ -144,15 +144,19 @@ fn compiled(setup: &Setup, name: &str, arguments: &[&str]) -> PathBuf {
     program
 }
 
+/// A process whose disk fails in the calls that are named in a file, as long as that is there; and the file's path.
+async fn on_a_failing_disk(setup: &Setup) -> (Child, PathBuf) {
+    let library = compiled(setup, "failing_calls", &["-shared", "-fPIC"]);
+    let failing = setup.home.path().join("failing");
+    let variables = [("LD_PRELOAD", library.to_str().unwrap()), ("FAILING_CALLS", failing.to_str().unwrap())];
+    (Child::start_by(setup, &[], &variables).await, failing)
+}
+
 #[tokio::test]
 async fn a_disk_that_fails_during_a_refresh_loses_no_token() {
     for call in ["create", "write", "fsync"] {
         let setup = Setup::expired().await;
-        let library = compiled(&setup, "failing_calls", &["-shared", "-fPIC"]);
-        let failing = setup.home.path().join("failing");
-        let variables =
-            [("LD_PRELOAD", library.to_str().unwrap()), ("FAILING_CALLS", failing.to_str().unwrap())];
-        let mut child = Child::start_by(&setup, &[], &variables).await;
+        let (mut child, failing) = on_a_failing_disk(&setup).await;
         let before = setup.home.bytes();
         setup.server.hold();
         child.ask().await;
@@ -174,11 +178,7 @@ async fn a_disk_that_fails_during_a_refresh_loses_no_token() {
 async fn a_disk_that_fails_before_a_refresh_stops_it() {
     for call in ["create", "write", "read"] {
         let setup = Setup::expired().await;
-        let library = compiled(&setup, "failing_calls", &["-shared", "-fPIC"]);
-        let failing = setup.home.path().join("failing");
-        let variables =
-            [("LD_PRELOAD", library.to_str().unwrap()), ("FAILING_CALLS", failing.to_str().unwrap())];
-        let mut child = Child::start_by(&setup, &[], &variables).await;
+        let (mut child, failing) = on_a_failing_disk(&setup).await;
         let before = (setup.home.bytes(), setup.home.credentials().metadata().unwrap().ino());
         fs::write(&failing, call).unwrap();
         for _ in 0..2 {

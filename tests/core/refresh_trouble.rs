@@ -68,18 +68,22 @@ async fn a_refusal_ends_with_a_new_token_in_the_file() {
     assert_eq!(setup.server.requests(TOKEN_PATH)[1].field("refresh_token"), "refresh-cli");
 }
 
-#[tokio::test]
-async fn a_token_that_another_program_redeemed_first_is_no_refusal() {
-    let setup = Setup::expired().await;
-    setup.server.on_token([Reply::oauth_error(400, "invalid_grant")]);
+/// The token that a caller gets while the CLI writes one of its own, and the server has not answered us yet.
+async fn token_when_the_cli_is_quicker(setup: &Setup) -> String {
     setup.server.hold();
     let manager = setup.manager();
     let caller = tokio::spawn(async move { manager.token(ONLY, None).await });
     setup.server.until_token_requests(1).await;
     setup.home.write(&document("from-the-cli", "refresh-cli", in_seconds(3600), &setup.server.url()));
     setup.server.release();
-    let token = caller.await.unwrap().unwrap();
-    assert_eq!(token.access_token.expose(), "from-the-cli");
+    caller.await.unwrap().unwrap().access_token.expose().to_owned()
+}
+
+#[tokio::test]
+async fn a_token_that_another_program_redeemed_first_is_no_refusal() {
+    let setup = Setup::expired().await;
+    setup.server.on_token([Reply::oauth_error(400, "invalid_grant")]);
+    assert_eq!(token_when_the_cli_is_quicker(&setup).await, "from-the-cli");
     assert_eq!(setup.events.count(EventKind::NeedsLogin), 0);
 }
 
@@ -155,14 +159,7 @@ async fn a_long_retry_after_is_the_callers_to_wait_for() {
 async fn a_lost_answer_is_replayed_unless_the_file_has_changed() {
     let setup = Setup::expired().await;
     setup.server.on_token([Reply::Close]);
-    setup.server.hold();
-    let manager = setup.manager();
-    let caller = tokio::spawn(async move { manager.token(ONLY, None).await });
-    setup.server.until_token_requests(1).await;
-    setup.home.write(&document("from-the-cli", "refresh-cli", in_seconds(3600), &setup.server.url()));
-    setup.server.release();
-    let token = caller.await.unwrap().unwrap();
-    assert_eq!(token.access_token.expose(), "from-the-cli");
+    assert_eq!(token_when_the_cli_is_quicker(&setup).await, "from-the-cli");
     assert_eq!(setup.server.token_requests(), 1);
 }
 
