@@ -6,12 +6,13 @@
  */
 
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import qwen from "opencode-qwen-cli-auth/api";
 import { assertNoLeaks } from "./leaks.mjs";
 import { SECRET_PREFIX, startQwenServer } from "./qwen-server.mjs";
+import { removeDirectory } from "./remove.mjs";
 
 export { qwen };
 
@@ -26,12 +27,11 @@ for (const name of Object.keys(process.env)) {
 /** A home directory of its own, removed when the test ends. */
 export function temporaryHome(t) {
   const home = mkdtempSync(join(tmpdir(), "qwen-auth-spec-"));
-  t.after(() => {
+  t.after(async () => {
     try {
       assertNoLeaks(home);
     } finally {
-      // What is still being written in the background comes to its end.
-      rmSync(home, { recursive: true, force: true, maxRetries: 20 });
+      await removeDirectory(home);
     }
   });
   return homeAt(home);

@@ -1,6 +1,7 @@
-import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, realpathSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { removeDirectory } from "./remove.mjs";
 
 /**
  * A fresh home directory in a temporary folder, and an environment in which programs know no other. Paths given to its
@@ -56,6 +57,6 @@ export class Sandbox {
   }
 
   remove() {
-    rmSync(this.home, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
+    return removeDirectory(this.home);
   }
 }

@@ -165,10 +165,7 @@ fn add(
     if let Some(record) = document.record_mut(&id) {
         record.set_token(token, now);
         record.set_superseded(false);
-        record.set_rejected(None);
-        record.set_last_error(None);
-        record.set_exhausted_until(0, None, now);
-        record.set_quota_window(None);
+        record.start_afresh(now);
         if let Some(label) = label {
             record.set_label(label);
         }
@@ -202,11 +199,7 @@ fn keep_key(document: &mut Document, key: &Key, label: Option<&str>, now: u64) -
         return id;
     };
     record.set_key(key, now);
-    record.set_rejected(None);
-    record.set_last_error(None);
-    record.set_exhausted_until(0, None, now);
-    record.set_rate_limited(false);
-    record.set_quota_window(None);
+    record.start_afresh(now);
     if let Some(label) = label {
         record.set_label(label);
     }

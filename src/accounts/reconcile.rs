@@ -9,6 +9,10 @@ use crate::store::document::Document;
 use crate::store::foreign::Login;
 use crate::store::record::Record;
 
+/// How far the time of a file may lie behind the clock that a record is stamped by: FAT counts in steps of two seconds,
+/// Linux in steps of the timer.
+const FILE_TIME_STEP_MS: u64 = 2_000;
+
 /// What `oauth_creds.json` holds.
 #[derive(Debug, Clone)]
 pub struct Held {
@@ -131,7 +135,8 @@ fn adopt(
     let mut label = None;
     if let Some(record) = before.as_deref().and_then(|id| document.record_mut(id)) {
         // A time that is still to come was noted by a clock that was wrong.
-        let is_later = held.modified_at >= record.updated_at() || record.updated_at() > now_ms;
+        let is_later =
+            held.modified_at + FILE_TIME_STEP_MS >= record.updated_at() || record.updated_at() > now_ms;
         let is_newer =
             is_later || record.token().is_none_or(|token| held.token.expires_at >= token.expires_at);
         if is_newer {
@@ -307,10 +312,21 @@ mod tests {
     #[test]
     fn an_unknown_older_token_supersedes_nothing() {
         let mut document = store("a", 20);
-        let findings = run(&mut document, Some(&Held { modified_at: 0, ..held("b", 10) }));
+        document.records[0].set_token(&token("a", 20), 10_000);
+        let older = Held { modified_at: 10_000 - FILE_TIME_STEP_MS - 1, ..held("b", 10) };
+        let findings = reconcile(&mut document, Some(&older), None, 10_000, ids());
         assert_eq!((findings.linked.as_deref(), findings.repair), (Some("new-1"), None));
         assert_eq!(document.active_id(), Some("one"));
         assert!(!document.records[0].is_superseded());
+    }
+
+    #[test]
+    fn a_token_whose_file_has_a_coarse_time_is_not_older() {
+        let mut document = store("a", 20);
+        document.records[0].set_token(&token("a", 20), 10_000);
+        let coarse = Held { modified_at: 10_000 - FILE_TIME_STEP_MS, ..held("b", 10) };
+        reconcile(&mut document, Some(&coarse), None, 10_000, ids());
+        assert_eq!(document.active_id(), Some("new-1"));
     }
 
     #[test]

@@ -177,9 +177,7 @@ impl Pipeline {
                 record.set_rejected(None);
                 record.set_last_error(None);
                 if cooling_until(record.exhausted_until(), now).is_none() {
-                    record.set_exhausted_until(0, None, now);
-                    record.set_rate_limited(false);
-                    record.set_quota_window(None);
+                    record.stop_cooling(now);
                 }
             })
             .await;

@@ -223,7 +223,7 @@ impl Record {
         self.fields.get("exhaustedUntil").and_then(instant).unwrap_or(0)
     }
 
-    /// Lets it cool, 0 for not at all.
+    /// Lets it cool; 0 stands for not at all.
     pub fn set_exhausted_until(&mut self, until: u64, code: Option<&str>, now_ms: u64) {
         self.set("exhaustedUntil", Some(until.into()));
         self.set("lastErrorCode", code.map(Value::from));
@@ -250,6 +250,20 @@ impl Record {
     /// Notes why it cools.
     pub fn set_rate_limited(&mut self, rate_limited: bool) {
         self.set("rateLimited", rate_limited.then_some(Value::Bool(true)));
+    }
+
+    /// Lets it cool no more.
+    pub fn stop_cooling(&mut self, now_ms: u64) {
+        self.set_exhausted_until(0, None, now_ms);
+        self.set_rate_limited(false);
+        self.set_quota_window(None);
+    }
+
+    /// Forgets what spoke against it: it has just been obtained anew.
+    pub fn start_afresh(&mut self, now_ms: u64) {
+        self.set_rejected(None);
+        self.set_last_error(None);
+        self.stop_cooling(now_ms);
     }
 
     /// The server's code for its last quota error.

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::support::child::Child;
 use crate::support::home::{document, in_seconds};
+use crate::support::port::ClosedPort;
 use crate::support::reply::{Part, Reply};
 use crate::support::server::{Server, TOKEN_PATH};
 use crate::support::setup::{ONLY, Setup};
@@ -125,9 +126,8 @@ async fn trouble_without_a_verdict_leaves_everything_as_it_was() {
 async fn a_server_that_cannot_be_reached_is_no_verdict() {
     let setup = Setup::expired().await;
     let mut unreachable = Setup::expired().await;
-    let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    unreachable.options.oauth.base_url = Some(format!("http://{}", free.local_addr().unwrap()));
-    drop(free);
+    let closed = ClosedPort::new();
+    unreachable.options.oauth.base_url = Some(format!("http://{}", closed.address()));
     let error = failure(&unreachable).await;
     assert_eq!(error.code(), Code::RefreshUnavailable);
     assert_eq!(error.cause().map(Error::code), Some(Code::Network));

@@ -1,6 +1,5 @@
 //! Connections: proxies and certificates from the environment map, HTTP/2, and hosts that can't be reached.
 
-use std::net::TcpListener as Port;
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::join_all;
@@ -11,16 +10,12 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, copy_bidire
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::home::{document, in_seconds};
+use crate::support::port::ClosedPort;
 use crate::support::reply::Reply;
 use crate::support::server::{DEVICE_PATH, Server};
 use crate::support::setup::{Setup, chat, text};
 use crate::support::time::until;
 use crate::support::tls::Authority;
-
-/// A port that nobody listens on.
-fn free_port() -> String {
-    Port::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().to_string()
-}
 
 /// Makes the user's account live at `base`.
 fn move_account(setup: &Setup, base: &str) {
@@ -45,7 +40,8 @@ fn certificate_file(setup: &Setup, authority: &Authority) -> String {
 #[tokio::test]
 async fn a_refused_connection_is_tried_once_more() {
     let setup = Setup::fresh().await;
-    move_account(&setup, &format!("http://{}", free_port()));
+    let closed = ClosedPort::new();
+    move_account(&setup, &format!("http://{}", closed.address()));
     let error = setup.client().fetch(chat(false)).await.unwrap_err();
     assert_eq!((error.code(), error.is_retryable()), (Code::Network, true));
     assert_eq!(setup.events.count(EventKind::Retry), 1);
@@ -54,23 +50,20 @@ async fn a_refused_connection_is_tried_once_more() {
 #[tokio::test]
 async fn a_host_that_comes_up_in_between_is_reached() {
     let setup = Setup::fresh().await;
-    let address = free_port();
-    move_account(&setup, &format!("http://{address}"));
-    let port = Arc::new(Mutex::new(None));
+    let closed = ClosedPort::new();
+    move_account(&setup, &format!("http://{}", closed.address()));
+    let (closed, open) = (Mutex::new(Some(closed)), Arc::new(Mutex::new(None)));
     // The port opens between the first try and the second.
-    let opening = Arc::clone(&port);
+    let opening = Arc::clone(&open);
     let events = Events::new(move |event| {
         if event.kind == EventKind::Retry {
-            let listener = Port::bind(&address).unwrap();
-            listener.set_nonblocking(true).unwrap();
-            *opening.lock().unwrap() = Some(listener);
+            *opening.lock().unwrap() = closed.lock().unwrap().take().map(ClosedPort::listen);
         }
     });
     let client = setup.try_client(&[], false, events).unwrap();
     let (answer, _server) = tokio::join!(client.fetch(chat(false)), async {
-        until("the retry", || port.lock().unwrap().is_some()).await;
-        let listener = port.lock().unwrap().take().unwrap();
-        let server = Server::serve("http", TcpListener::from_std(listener).unwrap());
+        until("the retry", || open.lock().unwrap().is_some()).await;
+        let server = Server::serve("http", open.lock().unwrap().take().unwrap());
         server.know("access-0", "refresh-0");
         server
     });
@@ -142,7 +135,8 @@ async fn logins_and_refreshes_go_through_the_proxy_too() {
 #[tokio::test]
 async fn a_proxy_that_cannot_be_reached_or_read_is_an_error() {
     let setup = Setup::fresh().await;
-    let proxy = format!("http://user:hunter2@{}", free_port());
+    let closed = ClosedPort::new();
+    let proxy = format!("http://user:hunter2@{}", closed.address());
     let error = setup.client_with(&[("HTTP_PROXY", &proxy)], false).fetch(chat(false)).await.unwrap_err();
     assert_eq!(error.code(), Code::Network);
     assert!(!error.message().contains("hunter2"), "{}", error.message());

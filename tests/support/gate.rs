@@ -9,6 +9,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use super::port::ClosedPort;
+
 /// What becomes of a connection.
 #[derive(Debug, Clone)]
 pub enum Way {
@@ -75,30 +77,24 @@ impl Drop for Gate {
 
 async fn serve(
     address: SocketAddr,
-    listener: TcpListener,
+    mut listener: TcpListener,
     mut ways: watch::Receiver<Way>,
     frozen: watch::Receiver<bool>,
     taken: Arc<Mutex<usize>>,
 ) {
-    let mut listener = Some(listener);
     loop {
         let way = ways.borrow_and_update().clone();
         if matches!(way, Way::Away) {
-            listener = None;
+            drop(listener);
+            let closed = ClosedPort::at(address);
             if ways.changed().await.is_err() {
                 return;
             }
+            listener = closed.listen();
             continue;
         }
-        if listener.is_none() {
-            listener = TcpListener::bind(address).await.ok();
-        }
-        let Some(open) = &listener else {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            continue;
-        };
         tokio::select! {
-            accepted = open.accept() => {
+            accepted = listener.accept() => {
                 let Ok((stream, _)) = accepted else { continue };
                 *taken.lock().unwrap() += 1;
                 let (mut until, frozen) = (ways.clone(), frozen.clone());

@@ -9,6 +9,7 @@ pub mod fleet;
 pub mod gate;
 pub mod home;
 pub mod keys;
+pub mod port;
 pub mod proxies;
 pub mod qwen_cli;
 pub mod reply;

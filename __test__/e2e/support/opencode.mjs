@@ -212,6 +212,6 @@ export class Host {
     const ended = [...this.#children].map((child) => new Promise((resolve) => child.on("close", resolve)));
     this.#killAll();
     await Promise.all(ended);
-    this.sandbox.remove();
+    await this.sandbox.remove();
   }
 }
