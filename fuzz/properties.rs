@@ -22,6 +22,7 @@ use opencode_qwen_cli_auth::secret::Secret;
 use opencode_qwen_cli_auth::store::document::Document;
 use opencode_qwen_cli_auth::store::recover::recover;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use url::Url;
 
 /// A property, under the name of its fuzz target and its corpus.
@@ -189,11 +190,20 @@ fn parsed(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).unwrap()
 }
 
+/// Whether it is JSON with numbers that no number type holds, which are passed on as they stand.
+fn has_huge_numbers(data: &[u8]) -> bool {
+    serde_json::from_slice::<&RawValue>(data).is_ok() && serde_json::from_slice::<Value>(data).is_err()
+}
+
 /// A body stays JSON, shaping and degrading are settled after one go, and what is not ours to change stays.
 pub fn body(data: &[u8]) {
     let ids = Ids { session_id: "session".to_owned(), prompt_id: "prompt".to_owned() };
     for (ids, with_markers) in [(None, true), (Some(&ids), true), (Some(&ids), false)] {
         let Some(shaped) = shape(data, ids, with_markers) else { continue };
+        if has_huge_numbers(data) {
+            assert!(serde_json::from_slice::<&RawValue>(&shaped.bytes).is_ok());
+            continue;
+        }
         let (before, after) = (parsed(data), parsed(&shaped.bytes));
         let own = [
             "max_tokens",
@@ -212,7 +222,7 @@ pub fn body(data: &[u8]) {
         let again = shape(&shaped.bytes, ids, with_markers).unwrap();
         assert_eq!(parsed(&again.bytes), after, "shaping is never settled");
     }
-    if let Some(small) = degrade(data) {
+    if let Some(small) = degrade(data).filter(|_| !has_huge_numbers(data)) {
         let (before, after) = (parsed(data), parsed(&small));
         assert_eq!((&before["tools"], &before["stream"]), (&after["tools"], &after["stream"]));
         let (all, kept) = (before["messages"].as_array().unwrap(), after["messages"].as_array().unwrap());

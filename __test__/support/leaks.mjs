@@ -21,10 +21,12 @@ const NEEDLES = [SECRET_PREFIX, encodeURIComponent(SECRET_PREFIX), ...FORMS].map
 const STORES =
   /^(?:oauth_creds|oauth_accounts|oauth_token|mine|settings|hard|creds|theirs)\.json(?:\.corrupt-.*)?$/;
 
+export const isTokenStore = (path) => STORES.test(basename(path));
+
 export const holdsSecret = (bytes) => NEEDLES.some((needle) => bytes.includes(needle));
 
 /** The files below a directory that hold a secret and are no place for one. */
-export function leaksBelow(directory, isStore = (path) => STORES.test(basename(path))) {
+export function leaksBelow(directory, isStore = isTokenStore) {
   const leaks = [];
   const walk = (path) => {
     const status = lstatSync(path, { throwIfNoEntry: false });

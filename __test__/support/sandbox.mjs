@@ -8,6 +8,9 @@ import { removeDirectory } from "./remove.mjs";
  * methods are relative to the home directory.
  */
 export class Sandbox {
+  /** The paths of what a test has put there itself. */
+  planted = new Set();
+
   constructor(name = "qwen-home-") {
     this.home = realpathSync(mkdtempSync(join(tmpdir(), name)));
     this.env = {
@@ -36,6 +39,7 @@ export class Sandbox {
   write(path, content, mode = 0o600) {
     this.makeDirectory(dirname(path));
     const isText = typeof content === "string" || content instanceof Uint8Array;
+    this.planted.add(this.path(path));
     writeFileSync(this.path(path), isText ? content : JSON.stringify(content, null, 2), { mode });
     return this.path(path);
   }

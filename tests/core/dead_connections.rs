@@ -1,18 +1,16 @@
 //! Connections that a sleeping laptop or a changed network leaves dead: found by themselves, long before the idle limit.
 
 use std::io::Write as _;
-use std::process::Stdio;
 use std::time::Duration;
 
 use opencode_qwen_cli_auth::error::Code;
-use tokio::process::Command;
 
+use crate::support::apart::{is_apart, run_apart, succeeds};
 use crate::support::gate::Gate;
 use crate::support::home::{document, in_seconds};
 use crate::support::reply::{Part, Reply};
 use crate::support::server::Server;
 use crate::support::setup::{Setup, chat, read};
-use crate::support::skipped;
 use crate::support::time::soon;
 use crate::support::tls::Authority;
 
@@ -52,47 +50,16 @@ async fn a_stream_behind_a_black_hole_ends_and_a_quiet_one_does_not() {
     assert!(silence.is_err(), "a server that is quiet and alive was given up");
 }
 
-/// Tells a process of this program that its network is its own.
-const ROLE: &str = "OPENCODE_QWEN_TEST_NETWORK";
-
 #[tokio::test]
 async fn a_stream_whose_network_is_gone_ends() {
-    let mut command = Command::new("unshare");
-    command
-        .args(["--net", "--map-root-user"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "dead_connections::on_a_network_of_its_own", "--nocapture"])
-        .env(ROLE, "1")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    let Ok(process) = command.spawn() else {
-        skipped("a network of its own takes unshare");
-        return;
-    };
-    let output =
-        tokio::time::timeout(Duration::from_secs(60), process.wait_with_output()).await.unwrap().unwrap();
-    let text =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if text.contains("SKIPPED") || text.contains("unshare failed") {
-        skipped("a network of its own takes root and iproute2");
-        return;
-    }
-    assert!(output.status.success() && text.contains("the network is gone"), "{text}");
-}
-
-async fn succeeds(program: &str, arguments: &[&str]) -> bool {
-    Command::new(program).args(arguments).output().await.is_ok_and(|output| output.status.success())
+    let Some(text) = run_apart("dead_connections::on_a_network_of_its_own").await else { return };
+    assert!(text.contains("the network is gone"), "{text}");
 }
 
 /// No test: what runs where the network is nobody else's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_network_of_its_own() {
-    if std::env::var_os(ROLE).is_none() {
-        return;
-    }
-    if !succeeds("ip", &["link", "set", "lo", "up"]).await {
-        skipped("no iproute2");
+    if !is_apart().await {
         return;
     }
     let setup = Setup::fresh().await;

@@ -1,7 +1,10 @@
 //! Every way a network can fail, on every endpoint: a clear error, files as they were, and no restart afterwards.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -10,13 +13,15 @@ use opencode_qwen_cli_auth::error::{Code, Error};
 use opencode_qwen_cli_auth::events::EventKind;
 use opencode_qwen_cli_auth::oauth::OAuthClient;
 
+use crate::support::apart::{is_apart, run_apart, succeeds};
 use crate::support::gate::{Gate, Way};
 use crate::support::home::{document, in_seconds};
 use crate::support::proxies;
 use crate::support::server::{Server, TOKEN_PATH};
 use crate::support::setup::{Setup, chat, post, read, text};
+use crate::support::skipped;
 use crate::support::time::{soon, until};
-use crate::support::tls::Authority;
+use crate::support::tls::{Authority, NAME};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Endpoint {
@@ -34,6 +39,8 @@ enum Route {
     HttpProxy,
     SocksProxy,
     TlsThroughProxy,
+    /// By a name.
+    Named,
 }
 
 /// What the client is to find out.
@@ -113,6 +120,7 @@ struct World {
     setup: Setup,
     server: Server,
     gate: Gate,
+    route: Route,
     client: Client,
     variables: Vec<(&'static str, String)>,
     /// Where the gate leads in good times.
@@ -124,12 +132,12 @@ impl World {
         let mut setup = Setup::logged_out().await;
         setup.options.connect_timeout = Some(Duration::from_secs(8));
         setup = setup.with_oauth_timeout(Duration::from_secs(4)).with_idle_timeout(Duration::from_secs(4));
-        let is_tls = matches!(route, Route::Tls | Route::TlsThroughProxy);
+        let is_tls = matches!(route, Route::Tls | Route::TlsThroughProxy | Route::Named);
         let server =
             if is_tls { Server::serve("https", authority.listen().await) } else { Server::start().await };
         server.know("access-0", "refresh-0");
         let home_way = match route {
-            Route::Direct | Route::Tls | Route::HttpProxy => server.address(),
+            Route::Direct | Route::Tls | Route::HttpProxy | Route::Named => server.address(),
             Route::SocksProxy => proxies::socks().await,
             Route::TlsThroughProxy => proxies::connect().await,
         };
@@ -137,6 +145,7 @@ impl World {
         let base = match route {
             Route::Direct => format!("http://{}", gate.address()),
             Route::Tls => format!("https://{}", gate.address()),
+            Route::Named => format!("https://{NAME}:{}", gate.address().port()),
             Route::HttpProxy | Route::SocksProxy | Route::TlsThroughProxy => server.url(),
         };
         server.issue_with("resource_url", base.as_str().into());
@@ -151,13 +160,13 @@ impl World {
         let (http, socks) = (format!("http://u:p4ssw0rd@{proxy}"), format!("socks5://{proxy}"));
         let mut variables = vec![("NODE_EXTRA_CA_CERTS", certificates.to_str().unwrap().to_owned())];
         match route {
-            Route::Direct | Route::Tls => {}
+            Route::Direct | Route::Tls | Route::Named => {}
             Route::HttpProxy => variables.push(("HTTP_PROXY", http)),
             Route::TlsThroughProxy => variables.push(("HTTPS_PROXY", http)),
             Route::SocksProxy => variables.push(("ALL_PROXY", socks)),
         }
         let client = setup.client_with(&borrowed(&variables), false);
-        Self { setup, server, gate, client, variables, home_way }
+        Self { setup, server, gate, route, client, variables, home_way }
     }
 
     /// The client's own way to the OAuth server.
@@ -165,7 +174,18 @@ impl World {
         self.setup.oauth_client_with(&borrowed(&self.variables))
     }
 
+    fn fail(&self, way: &Way) {
+        if self.route == Route::Named {
+            write_hosts("");
+        } else {
+            self.gate.set(way.clone());
+        }
+    }
+
     async fn mend(&self) {
+        if self.route == Route::Named {
+            write_hosts(&format!("127.0.0.1 {NAME}\n"));
+        }
         self.gate.set(Way::To(self.home_way));
         while tokio::net::TcpStream::connect(self.gate.address()).await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -221,7 +241,7 @@ async fn run(endpoint: Endpoint, fault: &Fault, authority: &Authority) {
     let row = &format!("{endpoint:?}, {}", fault.name);
     let world = World::new(fault.route, endpoint, authority).await;
     let before = world.files();
-    world.gate.set(fault.way.clone());
+    world.fail(&fault.way);
     match endpoint {
         Endpoint::DeviceAuthorization => {
             let error = world.client.login(no_browser(), |_| {}).await.unwrap_err();
@@ -241,7 +261,7 @@ async fn run(endpoint: Endpoint, fault: &Fault, authority: &Authority) {
             let oauth = world.oauth();
             let mut authorization = oauth.request_device_authorization().await.unwrap();
             authorization.interval = 0.0;
-            world.gate.set(fault.way.clone());
+            world.fail(&fault.way);
             let before_it = world.gate.taken();
             let polling = tokio::spawn(async move { oauth.poll_device_token(&authorization).await });
             if matches!(fault.way, Way::Away) {
@@ -334,4 +354,49 @@ async fn a_refresh_survives_every_broken_network() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_chat_is_answered_after_every_broken_network() {
     on_every_network(Endpoint::Api).await;
+}
+
+#[tokio::test]
+async fn names_that_cannot_be_resolved_are_got_over() {
+    let Some(text) = run_apart("network_faults::on_a_network_without_names").await else { return };
+    assert!(text.contains("every endpoint got over it"), "{text}");
+}
+
+/// The file of the hosts that this process knows by name.
+static HOSTS_PATH: OnceLock<PathBuf> = OnceLock::new();
+
+fn write_hosts(lines: &str) {
+    std::fs::write(HOSTS_PATH.get().unwrap(), lines).unwrap();
+}
+
+/// No test: what runs where no server for names answers, and the names of hosts are nobody else's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_network_without_names() {
+    if !is_apart().await {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    for (name, lines) in
+        [("hosts", ""), ("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")]
+    {
+        let path = directory.path().join(name);
+        std::fs::write(&path, lines).unwrap();
+        if !succeeds("mount", &["--bind", path.to_str().unwrap(), &format!("/etc/{name}")]).await {
+            skipped("no mount");
+            return;
+        }
+    }
+    // The file that lies over /etc/hosts, never the machine's own.
+    HOSTS_PATH.set(directory.path().join("hosts")).unwrap();
+    let authority = Authority::new();
+    let fault = Fault {
+        name: "a name that can't be resolved",
+        route: Route::Named,
+        way: Way::Away,
+        finding: Finding::Network,
+    };
+    for endpoint in [Endpoint::DeviceAuthorization, Endpoint::DevicePoll, Endpoint::Refresh, Endpoint::Api] {
+        run(endpoint, &fault, &authority).await;
+    }
+    writeln!(std::io::stdout(), "every endpoint got over it").unwrap();
 }

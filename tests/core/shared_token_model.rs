@@ -12,6 +12,8 @@ use opencode_qwen_cli_auth::store::sharing::{is_abandoned, may_replace, was_brou
 type Number = u8;
 /// The token of another login, which nobody may overwrite.
 const LOGIN: Number = 100;
+/// In place of a token: the file was removed, by a CLI that was refused.
+const GONE: Number = 200;
 const NOW: u64 = 1_000_000_000;
 
 fn token(number: Number) -> Token {
@@ -21,7 +23,7 @@ fn token(number: Number) -> Token {
         token_type: "Bearer".to_owned(),
         resource_url: None,
         scope: None,
-        expires_at: if number == 0 { NOW - 1 } else { NOW + 3_600_000 },
+        expires_at: if number == 0 || number == GONE { NOW - 1 } else { NOW + 3_600_000 },
     }
 }
 
@@ -42,6 +44,8 @@ enum Step {
         spent: Number,
         redeemed: Number,
     },
+    /// Wait for a CLI that took the lock meanwhile, and put back what it has removed.
+    Outlast(Number),
     RemoveLockFile,
     FreeKernelLock,
     Done,
@@ -58,6 +62,8 @@ enum CliStep {
     ReadAgain,
     Redeem(Number),
     Write(Number),
+    /// It was refused, and removes the file.
+    RemoveFile,
     RemoveLockFile,
     Done,
     Dead,
@@ -84,11 +90,22 @@ struct World {
     /// Events that may still happen.
     crashes: u8,
     cli_exits: u8,
+    /// How often the CLI may be quicker than we are with a lock of ours that an exit has removed.
+    quick: u8,
     logins: u8,
-    /// A process died with tokens that nobody else has: no program can do anything about that.
+    /// Who has seen the CLI's lock.
+    has_waited: [bool; 2],
+    /// Whose lock the CLI has taken.
+    is_stolen: [bool; 2],
+    /// A process died with tokens that nobody else has, or while it stood by to put them back: no program can do anything
+    /// about that.
     is_lost: bool,
-    /// A lock was taken from its holder, so that two may be at work.
-    was_robbed: bool,
+    /// The CLI is at work, and its lock is gone: whoever comes now can't know.
+    is_unseen: bool,
+    /// The CLI may have been quicker than we are with a lock of ours.
+    was_quick: bool,
+    /// What can't be helped came of that.
+    is_unlucky: bool,
     /// A token was offered that had been redeemed.
     redeemed_again: bool,
     /// A login was overwritten, or an older token put over a newer one.
@@ -105,6 +122,10 @@ struct Mechanisms {
     compare_before_write: bool,
     knows_own_locks: bool,
     write: bool,
+    last_look: bool,
+    retake: bool,
+    patience: bool,
+    outlasting: bool,
 }
 
 const ALL: Mechanisms = Mechanisms {
@@ -114,7 +135,18 @@ const ALL: Mechanisms = Mechanisms {
     compare_before_write: true,
     knows_own_locks: true,
     write: true,
+    last_look: true,
+    retake: true,
+    patience: true,
+    outlasting: true,
 };
+
+impl CliStep {
+    /// Under its lock, if nobody has removed it.
+    fn is_at_work(self) -> bool {
+        matches!(self, Self::ReadAgain | Self::Redeem(_) | Self::Write(_) | Self::RemoveFile)
+    }
+}
 
 impl World {
     fn start() -> Self {
@@ -128,17 +160,24 @@ impl World {
             cli: CliStep::Look,
             crashes: 0,
             cli_exits: 0,
+            quick: 0,
             logins: 0,
+            has_waited: [false; 2],
+            is_stolen: [false; 2],
             is_lost: false,
-            was_robbed: false,
+            is_unseen: false,
+            was_quick: false,
+            is_unlucky: false,
             redeemed_again: false,
             overwritten: false,
         }
     }
 
-    fn redeem(&mut self, number: Number) -> Option<Number> {
+    /// `can_know` says whether whoever redeems could know that another does so too.
+    fn redeem(&mut self, number: Number, can_know: bool) -> Option<Number> {
         if number != self.live {
-            self.redeemed_again = true;
+            self.redeemed_again |= can_know;
+            self.is_unlucky |= self.is_unseen && !can_know;
             return None;
         }
         self.issued += 1;
@@ -148,8 +187,21 @@ impl World {
 
     /// A process of ours writes.
     fn put(&mut self, number: Number) {
-        self.overwritten |= self.file == LOGIN || number < self.file;
+        self.overwritten |= self.file == LOGIN || self.file != GONE && number < self.file;
         self.file = number;
+    }
+
+    /// The process of ours that holds the lock file and watches over it.
+    fn holder_at_work(&self) -> Option<usize> {
+        (0..2).find(|who| {
+            self.lock_file == Some(Holder::Ours(*who))
+                && matches!(self.ours[*who], Step::Redeem(_) | Step::Write { .. } | Step::Outlast(_))
+        })
+    }
+
+    /// Whether the lock file and the file are still what they were.
+    fn may_send(&self, who: usize, spent: Number, with: Mechanisms) -> bool {
+        (!with.lock_file || self.lock_file == Some(Holder::Ours(who))) && self.file == spent
     }
 
     fn step_of_ours(&self, who: usize, with: Mechanisms) -> Option<Self> {
@@ -181,14 +233,25 @@ impl World {
                     next.lock_file = Some(Holder::Ours(who));
                     Step::ReadAgain
                 } else {
+                    next.has_waited[who] |= self.lock_file == Some(Holder::Cli);
                     // The kernel's lock is not held while the CLI's is waited for.
                     next.kernel_lock = self.kernel_lock.filter(|holder| *holder != who);
                     Step::Look
                 }
             }
             Step::ReadAgain if with.read_again && brought(self.file) => Step::RemoveLockFile,
+            // A lock that went without a new token may have been removed from a CLI that is at work.
+            Step::ReadAgain if with.patience && self.has_waited[who] && self.cli.is_at_work() => return None,
+            Step::ReadAgain if self.file == GONE => Step::RemoveLockFile,
             Step::ReadAgain => Step::Redeem(if with.read_again { self.file } else { 0 }),
-            Step::Redeem(spent) => match next.redeem(spent) {
+            // What a process did not see go on while it slept, it looks at before it sends.
+            Step::Redeem(spent) if with.last_look && !self.may_send(who, spent, with) => {
+                next.kernel_lock = self.kernel_lock.filter(|holder| *holder != who);
+                next.lock_file = self.lock_file.filter(|holder| *holder != Holder::Ours(who));
+                next.is_stolen[who] = false;
+                Step::Look
+            }
+            Step::Redeem(spent) => match next.redeem(spent, !self.is_unseen || self.has_waited[who]) {
                 Some(redeemed) => Step::Write { spent, redeemed },
                 // Somebody was faster: what is on disk by now is used, if it is new.
                 None => Step::RemoveLockFile,
@@ -197,8 +260,18 @@ impl World {
                 if self.lock_file.is_none() && with.lock_file {
                     next.lock_file = Some(Holder::Ours(who));
                 }
+                let is_stolen = self.is_stolen[who];
                 let secret = token(spent).refresh_token.unwrap();
                 if with.write && (!with.compare_before_write || may_replace(&token(self.file), &secret)) {
+                    next.put(redeemed);
+                }
+                if with.outlasting && is_stolen { Step::Outlast(redeemed) } else { Step::RemoveLockFile }
+            }
+            Step::Outlast(_) if self.lock_file == Some(Holder::Cli) && self.cli != CliStep::Dead => {
+                return None;
+            }
+            Step::Outlast(redeemed) => {
+                if self.file == GONE {
                     next.put(redeemed);
                 }
                 Step::RemoveLockFile
@@ -216,7 +289,7 @@ impl World {
         Some(next)
     }
 
-    fn step_of_cli(&self) -> Option<Self> {
+    fn step_of_cli(&self, with: Mechanisms) -> Option<Self> {
         let mut next = self.clone();
         let is_fresh = |file: Number| token(file).is_fresh(NOW);
         next.cli = match self.cli {
@@ -225,6 +298,9 @@ impl World {
             CliStep::TakeLockFile => match self.lock_file {
                 None => {
                     next.lock_file = Some(Holder::Cli);
+                    for who in 0..2 {
+                        next.is_stolen[who] |= matches!(self.ours[who], Step::Redeem(_) | Step::Write { .. });
+                    }
                     CliStep::ReadAgain
                 }
                 // A dead process's lock gets old, and the CLI removes it then.
@@ -236,11 +312,17 @@ impl World {
                 Some(_) => return None,
             },
             CliStep::ReadAgain if is_fresh(self.file) => CliStep::RemoveLockFile,
+            CliStep::ReadAgain if self.file == GONE => CliStep::RemoveLockFile,
             CliStep::ReadAgain => CliStep::Redeem(self.file),
-            CliStep::Redeem(spent) => match next.redeem(spent) {
+            CliStep::Redeem(spent) => match next.redeem(spent, !self.is_unseen && !self.was_quick) {
                 Some(redeemed) => CliStep::Write(redeemed),
-                None => CliStep::RemoveLockFile,
+                None => CliStep::RemoveFile,
             },
+            CliStep::RemoveFile => {
+                // Whatever is in it by now.
+                next.file = GONE;
+                CliStep::RemoveLockFile
+            }
             CliStep::Write(redeemed) => {
                 // Over whatever is there: what the CLI does to a login is its own affair.
                 next.file = redeemed;
@@ -248,8 +330,10 @@ impl World {
             }
             CliStep::RemoveLockFile => {
                 // Whoever has it by now.
-                next.was_robbed |= matches!(self.lock_file, Some(Holder::Ours(_)));
-                next.lock_file = None;
+                if !with.retake || self.holder_at_work().is_none() {
+                    next.lock_file = None;
+                }
+                next.is_unseen = false;
                 CliStep::Done
             }
             CliStep::Done | CliStep::Dead => return None,
@@ -258,7 +342,7 @@ impl World {
     }
 
     /// What may happen by itself at any moment.
-    fn events(&self) -> Vec<Self> {
+    fn events(&self, with: Mechanisms) -> Vec<Self> {
         let mut all = Vec::new();
         if self.crashes > 0 {
             for who in 0..2 {
@@ -267,7 +351,7 @@ impl World {
                 }
                 let mut next = self.clone();
                 next.crashes -= 1;
-                next.is_lost |= matches!(self.ours[who], Step::Write { .. });
+                next.is_lost |= matches!(self.ours[who], Step::Write { .. } | Step::Outlast(_));
                 next.ours[who] = Step::Dead;
                 // The kernel's lock dies with its holder, the lock file does not.
                 next.kernel_lock = self.kernel_lock.filter(|holder| *holder != who);
@@ -284,9 +368,17 @@ impl World {
         if self.cli_exits > 0 && self.lock_file.is_some() {
             let mut next = self.clone();
             next.cli_exits -= 1;
-            next.was_robbed = true;
-            next.lock_file = None;
-            all.push(next);
+            next.is_unseen |= self.lock_file == Some(Holder::Cli) && self.cli.is_at_work();
+            if with.retake && self.holder_at_work().is_some() {
+                // Taken again before anybody gets in, or not.
+                all.push(next.clone());
+                next.was_quick = true;
+            }
+            if !next.was_quick || self.quick > 0 {
+                next.quick = self.quick.saturating_sub(u8::from(next.was_quick));
+                next.lock_file = None;
+                all.push(next);
+            }
         }
         if self.logins > 0 {
             let mut next = self.clone();
@@ -316,7 +408,7 @@ impl World {
         if self.ours.iter().filter(|step| inside(step)).count() > 1 {
             return Some("two processes of ours are inside");
         }
-        if self.redeemed_again && !self.is_lost && !self.was_robbed {
+        if self.redeemed_again && !self.is_lost {
             return Some("a token was redeemed twice");
         }
         None
@@ -328,10 +420,10 @@ impl World {
         if self.ours.iter().any(waits) || !matches!(self.cli, CliStep::Done | CliStep::Dead) {
             return Some("somebody waits for ever");
         }
-        if self.file != LOGIN && !self.is_lost && self.file != self.live {
+        if self.file != LOGIN && !self.is_lost && !self.is_unlucky && self.file != self.live {
             return Some("the newest token is lost");
         }
-        if self.ours.contains(&Step::Failed) && !self.is_lost {
+        if self.ours.contains(&Step::Failed) && !self.is_lost && !self.is_unlucky {
             return Some("somebody is logged out");
         }
         None
@@ -349,7 +441,7 @@ fn search(start: &World, with: Mechanisms) -> Result<usize, String> {
     let mut at = 0;
     while at < worlds.len() {
         let world = worlds[at].clone();
-        let steps = [world.step_of_ours(0, with), world.step_of_ours(1, with), world.step_of_cli()];
+        let steps = [world.step_of_ours(0, with), world.step_of_ours(1, with), world.step_of_cli(with)];
         let steps: Vec<_> = steps.into_iter().flatten().collect();
         let at_the_end = if steps.is_empty() { world.violation_at_the_end() } else { None };
         if let Some(violation) = world.violation().or(at_the_end) {
@@ -359,7 +451,7 @@ fn search(start: &World, with: Mechanisms) -> Result<usize, String> {
             ends.push(at);
         }
         let count = steps.len();
-        for (index, next) in steps.into_iter().chain(world.events()).enumerate() {
+        for (index, next) in steps.into_iter().chain(world.events(with)).enumerate() {
             let place = *known.entry(next.clone()).or_insert_with(|| {
                 worlds.push(next);
                 came_from.push(at);
@@ -401,7 +493,9 @@ fn worlds() -> Vec<World> {
         for cli_exits in 0..=1 {
             for logins in 0..=1 {
                 for cli in [CliStep::Look, CliStep::Done] {
-                    all.push(World { cli, crashes, cli_exits, logins, ..World::start() });
+                    for quick in 0..=cli_exits {
+                        all.push(World { cli, crashes, cli_exits, quick, logins, ..World::start() });
+                    }
                 }
             }
         }
@@ -420,13 +514,18 @@ fn no_interleaving_redeems_twice_or_loses_a_token() {
 
 #[test]
 fn every_mechanism_is_needed() {
-    let without: [(&str, Mechanisms); 6] = [
+    let without: [(&str, Mechanisms); 10] = [
         ("the kernel's lock", Mechanisms { kernel_lock: false, ..ALL }),
         ("the CLI's lock file", Mechanisms { lock_file: false, ..ALL }),
-        ("the second look", Mechanisms { read_again: false, ..ALL }),
+        // Either of them finds what another has done before we had the locks.
+        ("a second look", Mechanisms { read_again: false, last_look: false, ..ALL }),
         ("the comparison before the write", Mechanisms { compare_before_write: false, ..ALL }),
         ("knowing a dead process's lock", Mechanisms { knows_own_locks: false, ..ALL }),
         ("the write", Mechanisms { write: false, ..ALL }),
+        ("the last look", Mechanisms { last_look: false, ..ALL }),
+        ("taking the lock again", Mechanisms { retake: false, ..ALL }),
+        ("patience with a CLI whose lock is gone", Mechanisms { patience: false, ..ALL }),
+        ("outlasting a CLI that got in", Mechanisms { outlasting: false, ..ALL }),
     ];
     for (mechanism, with) in without {
         let found = worlds().iter().any(|start| search(start, with).is_err());

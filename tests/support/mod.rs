@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+pub mod apart;
 pub mod child;
 #[cfg(feature = "fault-points")]
 pub mod faults;

@@ -11,6 +11,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+/// The name of a host that nobody knows, unless a test tells.
+pub const NAME: &str = "qwen.test";
+
 /// A certificate authority that no system knows.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -32,10 +35,10 @@ impl Authority {
         std::fs::write(path, self.0.pem()).unwrap();
     }
 
-    /// Listens with a certificate for 127.0.0.1.
+    /// Listens with a certificate for 127.0.0.1 and [`NAME`].
     pub async fn listen(&self) -> TlsListener {
         let key = KeyPair::generate().unwrap();
-        let parameters = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let parameters = CertificateParams::new(vec!["127.0.0.1".to_owned(), NAME.to_owned()]).unwrap();
         let certificate = parameters.signed_by(&key, &self.0).unwrap();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -13,6 +13,7 @@ import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { startQwenServer } from "../../support/qwen-server.mjs";
+import { assertNoLeaks, holdsSecret, isTokenStore } from "../../support/leaks.mjs";
 import { Sandbox } from "../../support/sandbox.mjs";
 import { kill, plain } from "./process.mjs";
 import { Screen } from "./screen.mjs";
@@ -153,6 +154,7 @@ export class Host {
     const code = await new Promise((resolve) => child.on("close", resolve));
     clearTimeout(timer);
     const [stdout, stderr] = [plain(output.stdout), plain(output.stderr)];
+    assert(!holdsSecret(Buffer.from(stdout + stderr)), "OpenCode says a secret of the server's");
     const error = /^Error: (.*)/ms.exec(stderr)?.[1].trim();
     return { code, stdout, stderr, error, ms: Date.now() - startedAt };
   }
@@ -212,6 +214,10 @@ export class Host {
     const ended = [...this.#children].map((child) => new Promise((resolve) => child.on("close", resolve)));
     this.#killAll();
     await Promise.all(ended);
-    await this.sandbox.remove();
+    try {
+      assertNoLeaks(this.sandbox.home, (path) => isTokenStore(path) || this.sandbox.planted.has(path));
+    } finally {
+      await this.sandbox.remove();
+    }
   }
 }
