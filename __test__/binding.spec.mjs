@@ -1,9 +1,9 @@
 // How the addon of this platform is found, and what is said where there is none.
 import assert from "node:assert/strict";
-import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { TARGETS, addonName, packageName } from "../scripts/targets.mjs";
@@ -87,13 +87,24 @@ for (const [loader, expected] of [
   });
 }
 
-test("a program without a loader, a loader that was given the program, and no program", (t) => {
-  pretend(t, { execPath: executable(t) });
+test("a program without a loader, and a loader that was given the program", (t) => {
+  const program = executable(t);
+  pretend(t, { execPath: program });
   assert.equal(libc(), "gnu");
-  pretend(t, { execPath: "/lib/ld-musl-x86_64.so.1" });
+  const loader = join(dirname(program), "ld-musl-x86_64.so.1");
+  renameSync(program, loader);
+  pretend(t, { execPath: loader });
   assert.equal(libc(), "musl");
-  pretend(t, { execPath: join(folder(t), "none") });
-  assert.equal(libc(), "gnu");
+});
+
+test("behind a script, and without a program, the kernel is asked", (t) => {
+  const own = libc();
+  const script = join(folder(t), "run-on-ld-musl-x86_64");
+  writeFileSync(script, "#!/bin/sh\nexec node\n".padEnd(100, " "));
+  pretend(t, { execPath: script });
+  assert.equal(libc(), own);
+  pretend(t, { execPath: `${script}-none` });
+  assert.equal(libc(), own);
 });
 
 for (const target of TARGETS) {

@@ -212,7 +212,7 @@ describe("device authorization", { concurrency: true }, () => {
   test("a silent server costs a poll, not the login", async (t) => {
     const { server, authorization, options } = await login(t, { polls: ["hang"] });
     server.approve(authorization.userCode);
-    const token = await pollDeviceToken(authorization, { ...options, timeoutMs: 500 });
+    const token = await pollDeviceToken(authorization, { ...options, timeoutMs: 2_000 });
     assert.ok(server.issued.includes(token.accessToken));
     assert.equal(server.stats.polls, 2);
   });

@@ -70,7 +70,7 @@ describe("the token of a file", { concurrency: true }, () => {
       NO_VERDICT.map(async ([step, requests]) => {
         const { server, home, client, events } = await setUp(t, {
           token: EXPIRED,
-          oauth: { timeoutMs: step === "hang" ? 1000 : undefined },
+          oauth: { timeoutMs: step === "hang" ? 3_000 : undefined },
         });
         const before = home.bytes();
         const steps = typeof step === "string" ? { do: step } : step;

@@ -6,6 +6,7 @@ const { closeSync, openSync, readSync } = require("node:fs");
 const HEADER = { bytes: 64, table: 32, entryBytes: 54, entries: 56 };
 const ENTRY = { type: 0, offset: 8, bytes: 32 };
 const INTERPRETER = 3;
+const MAGIC = "\u007fELF";
 
 /**
  * The C library that this program runs on, on Linux: its executable names the loader that starts it. That holds in every
@@ -18,10 +19,18 @@ function libc() {
 }
 
 function loader() {
+  // Where a script stands for the executable, such as around an emulator, the kernel knows better.
+  const programs = [process.execPath, "/proc/self/exe"];
+  return programs.map(loaderOf).find((found) => found !== undefined) ?? process.execPath;
+}
+
+/** What starts a program; undefined where it can't be read, or is a script. */
+function loaderOf(program) {
   let file;
   try {
-    file = openSync(process.execPath, "r");
+    file = openSync(program, "r");
     const header = read(file, 0, HEADER.bytes);
+    if (header.toString("latin1", 0, MAGIC.length) !== MAGIC) return undefined;
     const table = Number(header.readBigUInt64LE(HEADER.table));
     const entryBytes = header.readUInt16LE(HEADER.entryBytes);
     for (let index = 0; index < header.readUInt16LE(HEADER.entries); index += 1) {
@@ -30,13 +39,13 @@ function loader() {
       const [offset, bytes] = [ENTRY.offset, ENTRY.bytes].map((at) => Number(entry.readBigUInt64LE(at)));
       return read(file, offset, bytes).toString("latin1");
     }
+    // A loader that was given the program to start is the executable itself.
+    return program;
   } catch {
-    // A program that can't be read.
+    return undefined;
   } finally {
     if (file !== undefined) closeSync(file);
   }
-  // A loader that was given the program to start is the executable itself.
-  return process.execPath;
 }
 
 function read(file, position, length) {

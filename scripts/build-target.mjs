@@ -3,7 +3,13 @@
 import { delimiter, join } from "node:path";
 import { RELEASE, buildEnvironment, install, targetDirectory } from "./cargo.mjs";
 import { checkAddon } from "./check-addon.mjs";
-import { crossDirectory, macosFrameworks, standardLibrary, zigPrograms } from "./cross/tools.mjs";
+import {
+  crossDirectory,
+  emptyLibnode,
+  macosFrameworks,
+  standardLibrary,
+  zigPrograms,
+} from "./cross/tools.mjs";
 import { addonName, targetNamed } from "./targets.mjs";
 import { root, run } from "./tasks.mjs";
 
@@ -15,6 +21,7 @@ await run("cargo-zigbuild", build, {
   env: {
     ...rust.env,
     ...(await buildEnvironment(flagsFor(target))),
+    ...(target.os === "win32" && { LIBNODE_PATH: emptyLibnode() }),
     PATH: [zig, rust.programs, process.env.PATH].filter(Boolean).join(delimiter),
     CARGO_ZIGBUILD_CACHE_DIR: join(crossDirectory, "cargo-zigbuild"),
   },
@@ -31,6 +38,6 @@ function flagsFor({ os, flags, name }) {
     `-Lframework=${macosFrameworks()}`,
     `-Clink-arg=-Wl,-install_name,@rpath/${addonName({ name })}`,
     "-Cstrip=none",
-    "-Clink-arg=-Wl,-x",
+    "-Clink-arg=-Wl,-S,-x",
   ];
 }

@@ -15,17 +15,27 @@ export async function run(command, args, options = {}) {
   }
 }
 
-/** Like `run`, but gives the exit code. `quiet`: nothing is shown. */
-export function exitCode(command, args, { cwd = root, env = {}, quiet = false } = {}) {
+/** Like `run`, but gives the exit code. `quiet`: nothing is shown. `onOutput` gets what is shown, in pieces. */
+export function exitCode(command, args, { cwd = root, env = {}, quiet = false, onOutput } = {}) {
   return new Promise((resolve, reject) => {
+    const shown = onOutput ? ["inherit", "pipe", "pipe"] : "inherit";
     const child = spawn(command, args, {
       cwd,
-      stdio: quiet ? "ignore" : "inherit",
+      stdio: quiet ? "ignore" : shown,
       env: { ...process.env, ...env },
       shell: process.platform === "win32",
     });
+    for (const name of onOutput ? ["stdout", "stderr"] : []) {
+      child[name].on("data", onOutput);
+      child[name].pipe(process[name], { end: false });
+    }
     child.on("error", reject);
-    child.on("exit", (code, signal) => resolve(code ?? (signal ? 1 : 0)));
+    child.on("exit", (code, signal) => {
+      const end = () => resolve(code ?? (signal ? 1 : 0));
+      child.on("close", end);
+      // What it has left running may hold its output open.
+      setTimeout(end, onOutput ? 5_000 : 0).unref();
+    });
   });
 }
 

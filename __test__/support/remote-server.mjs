@@ -5,19 +5,32 @@
  * @module
  */
 
-const headers = { "content-type": "application/json" };
-const control = (url, init) => fetch(`${url}/_control`, { headers, ...init });
+import { request } from "node:http";
+
+/** Node's `fetch` can't connect in Wine, its `http` can. */
+function control(url, method = "GET", body) {
+  return new Promise((resolve, reject) => {
+    const headers = { "content-type": "application/json" };
+    const call = request(`${url}/_control`, { method, headers, agent: false }, (response) => {
+      let text = "";
+      response.setEncoding("utf8").on("data", (piece) => (text += piece));
+      response.on("error", reject).on("end", () => {
+        if (response.statusCode < 300) resolve(text);
+        else reject(new Error(text));
+      });
+    });
+    call.on("error", reject).end(body);
+  });
+}
 
 /** @param {string} url of the server */
 export function remoteServer(url) {
-  const state = async () => (await control(url)).json();
+  const state = async () => JSON.parse(await control(url));
   return {
     url,
     state,
     async script(endpoint, ...steps) {
-      const body = JSON.stringify({ action: "script", endpoint, steps });
-      const response = await control(url, { method: "POST", body });
-      if (!response.ok) throw new Error(await response.text());
+      await control(url, "POST", JSON.stringify({ action: "script", endpoint, steps }));
     },
     /** The chat request with this place in the order of arrival, once it fits. */
     async chat(index, fits = () => true, timeoutMs = 5000) {

@@ -70,3 +70,12 @@ export function macosFrameworks() {
   }
   return folder;
 }
+
+/** A folder with a `libnode` that has nothing in it: napi asks for one, though what is Node's is looked up at run time. */
+export function emptyLibnode() {
+  const folder = join(crossDirectory, "libnode");
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, "libnode.dll"), "");
+  writeFileSync(join(folder, "libnode.a"), "!<arch>\n");
+  return folder;
+}

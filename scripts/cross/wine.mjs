@@ -34,7 +34,10 @@ export async function wine() {
   });
   copyFileSync(ZLIB, join(programs, "zlib1.dll"));
   writeFileSync(join(folder, "random.c"), RANDOM);
-  const library = join(programs, "bcryptprimitives.dll");
+  await run("wine", ["wineboot", "--init"], { env });
+  await run("wine", ["winecfg", "-v", "win10"], { env });
+  // Beside the executable it would not be found by an addon.
+  const library = join(env.WINEPREFIX, "drive_c/windows/system32/bcryptprimitives.dll");
   const args = [
     "cc",
     "-target",
@@ -46,8 +49,6 @@ export async function wine() {
     join(folder, "random.c"),
   ];
   await run(join(await zigPrograms(), "python-zig"), [...args, "-ladvapi32"]);
-  await run("wine", ["wineboot", "--init"], { env });
-  await run("wine", ["winecfg", "-v", "win10"], { env });
   // What Node writes to a pipe of ours gets lost in Wine.
   const script = `#!/bin/sh
 out=$(mktemp)

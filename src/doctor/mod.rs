@@ -4,6 +4,8 @@
 
 pub mod finding;
 
+#[cfg(unix)]
+mod access;
 mod accounts;
 mod certificates;
 mod files;

@@ -43,7 +43,7 @@ pub fn stamp(path: &Path) -> Result<Option<Stamp>> {
             let modified = metadata.modified().ok();
             Ok(Some(Stamp { modified, length: metadata.len(), inode: inode(&metadata) }))
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) if is_missing(path, &error) => Ok(None),
         Err(error) => Err(unreadable(path, &error)),
     }
 }
@@ -57,12 +57,12 @@ pub fn read(path: &Path, limit: u64) -> Result<Contents> {
     match fs::metadata(path) {
         Ok(metadata) if !metadata.is_file() => return Ok(Contents::NotAFile),
         Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Contents::Missing),
+        Err(error) if is_missing(path, &error) => return Ok(Contents::Missing),
         Err(error) => return Err(unreadable(path, &error)),
     }
     let mut file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Contents::Missing),
+        Err(error) if is_missing(path, &error) => return Ok(Contents::Missing),
         Err(error) => return Err(unreadable(path, &error)),
     };
     let modified_at = file.metadata().and_then(|metadata| metadata.modified()).map_or(0, epoch_ms);
@@ -96,11 +96,18 @@ pub fn set_aside(path: &Path, now_ms: u64) -> std::io::Result<PathBuf> {
     let aside = aside(path, now_ms);
     if path.is_file() {
         fs::copy(path, &aside)?;
-        File::open(&aside)?.sync_all()?;
+        // Windows syncs only what is open for writing.
+        File::options().append(true).open(&aside)?.sync_all()?;
     } else {
         fs::rename(path, &aside)?;
     }
     Ok(aside)
+}
+
+/// Windows finds nothing also where a file is in the place of the directory.
+fn is_missing(path: &Path, error: &std::io::Error) -> bool {
+    let is_blocked = || cfg!(windows) && path.parent().is_some_and(Path::is_file);
+    error.kind() == ErrorKind::NotFound && !is_blocked()
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Error {
