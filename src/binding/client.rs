@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Method;
-use napi::bindgen_prelude::Either;
+use napi::bindgen_prelude::{Either, Utf16String};
 use napi_derive::napi;
 use serde_json::Value;
 
@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::request::answer::Answer;
 use crate::request::headers;
-use crate::request::prepare::{Redirect, Request};
+use crate::request::prepare::{Redirect, Request, off_thread};
 use crate::request::stream::Stream;
 
 /// A client.
@@ -85,7 +85,11 @@ impl NativeClient {
         let (client, shared) = (Arc::clone(&self.client), Arc::clone(&self.shared));
         let request = read_request(request);
         self.shared.run(id, async move {
-            let answer = client.fetch(request?).await?;
+            let (mut request, text) = request?;
+            if let Some(text) = text {
+                request.body = Some(utf8(text).await?);
+            }
+            let answer = client.fetch(request).await?;
             Ok(Outcome::Response(Box::new(response_head(id, answer, shared).await)))
         });
     }
@@ -226,16 +230,19 @@ impl NativeClient {
     }
 }
 
-fn read_request(request: FetchRequest) -> Result<Request> {
+/// The request, and its body where that is still to become UTF-8.
+fn read_request(request: FetchRequest) -> Result<(Request, Option<Utf16String>)> {
     let method = Method::from_bytes(request.method.as_bytes());
     let pairs = request.headers.chunks_exact(2).map(|pair| (&pair[0], &pair[1]));
-    Ok(Request {
+    let (text, bytes) = match request.body {
+        Some(Either::A(text)) => (Some(text), None),
+        Some(Either::B(bytes)) => (None, Some(Bytes::copy_from_slice(&bytes))),
+        None => (None, None),
+    };
+    let request = Request {
         method: method.map_err(|_| Error::invalid_argument("method", "is no HTTP method"))?,
         headers: headers::read(pairs)?,
-        body: request.body.map(|body| match body {
-            Either::A(text) => Bytes::from(text),
-            Either::B(bytes) => Bytes::copy_from_slice(&bytes),
-        }),
+        body: bytes,
         redirect: match request.redirect.as_str() {
             "error" => Redirect::Error,
             "manual" => Redirect::Manual,
@@ -243,7 +250,26 @@ fn read_request(request: FetchRequest) -> Result<Request> {
         },
         utc_offset_minutes: request.utc_offset_minutes,
         url: request.url,
+    };
+    Ok((request, text))
+}
+
+/// As fetch has it: half a surrogate pair becomes U+FFFD.
+async fn utf8(text: Utf16String) -> Result<Bytes> {
+    off_thread(text.len() * 2, move || {
+        let mut bytes = Vec::with_capacity(text.len());
+        let mut rest = &text[..];
+        while !rest.is_empty() {
+            // As much room as the rest may take at the least; what is no ASCII takes another turn.
+            let start = bytes.len();
+            bytes.resize(start + rest.len().max(4), 0);
+            let (read, written) = encoding_rs::mem::convert_utf16_to_utf8_partial(rest, &mut bytes[start..]);
+            bytes.truncate(start + written);
+            rest = &rest[read..];
+        }
+        Bytes::from(bytes)
     })
+    .await
 }
 
 async fn response_head(id: u32, answer: Answer, shared: Arc<Shared>) -> ResponseHead {

@@ -86,13 +86,15 @@ impl Prepared {
         let mut is_chat_stream = false;
         let mut model = String::new();
         let mut plain_body = None;
-        let work = move |bytes: &[u8]| {
-            let plain = needs_plain.then(|| shape(bytes, ids.as_ref(), false)).flatten();
-            shape(bytes, ids.as_ref(), true).map(|shaped| (shaped, plain))
+        let shaped = |bytes: Bytes| {
+            off_thread(bytes.len(), move || {
+                let plain = needs_plain.then(|| shape(&bytes, ids.as_ref(), false)).flatten();
+                shape(&bytes, ids.as_ref(), true).map(|shaped| (shaped, plain))
+            })
         };
         if target.is_chat()
             && let Some(bytes) = &body
-            && let Some((shaped, plain)) = off_thread(bytes.clone(), work).await?
+            && let Some((shaped, plain)) = shaped(bytes.clone()).await?
         {
             is_chat = true;
             is_chat_stream = shaped.stream;
@@ -119,17 +121,21 @@ impl Prepared {
     /// `ERR_QWEN_INTERNAL`.
     pub async fn degraded(&self, kind: Kind) -> Result<Option<Self>> {
         let Some(bytes) = self.body_for(kind).cloned().filter(|_| self.is_chat) else { return Ok(None) };
-        let degraded = off_thread(bytes, degrade).await?;
+        let degraded = off_thread(bytes.len(), move || degrade(&bytes)).await?;
         Ok(degraded.map(|bytes| Self { body: Some(bytes.into()), plain_body: None, ..self.clone() }))
     }
 }
 
-async fn off_thread<T: Send + 'static>(
-    bytes: Bytes,
-    work: impl FnOnce(&[u8]) -> T + Send + 'static,
+/// Does what takes time in proportion to `size`, in bytes.
+///
+/// # Errors
+/// `ERR_QWEN_INTERNAL`.
+pub async fn off_thread<T: Send + 'static>(
+    size: usize,
+    work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T> {
-    if bytes.len() <= LARGE_BODY {
-        return Ok(work(&bytes));
+    if size <= LARGE_BODY {
+        return Ok(work());
     }
-    tokio::task::spawn_blocking(move || work(&bytes)).await.map_err(Error::internal)
+    tokio::task::spawn_blocking(work).await.map_err(Error::internal)
 }
