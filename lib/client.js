@@ -1,12 +1,12 @@
 "use strict";
 
-const { isMainThread } = require("node:worker_threads");
 const { invalidArgument } = require("./errors");
-const { examine } = require("./doctor");
-const { call, createNativeClient } = require("./native");
-const { readRequest } = require("./request");
-const { toResponse } = require("./response");
+const { call, createNativeClient, flushAtExit } = require("./native");
+const { isMainThread } = require("./thread");
 const validate = require("./validate");
+
+/** What only requests need is loaded at the first one. */
+let requests;
 
 /** See `QwenClient` in index.d.ts. */
 class QwenClient {
@@ -34,9 +34,11 @@ class QwenClient {
   }
 
   async #fetch(input, init) {
-    const { request, signal } = await readRequest(input, init);
+    requests ??= { ...require("./request"), ...require("./response") };
+    const { request, signal } = await requests.readRequest(input, init);
+    flushAtExit();
     const head = await this.#call((id) => this.#native.fetch(id, request), { signal });
-    return toResponse(head, { method: request.method, signal, scope: this.#scope });
+    return requests.toResponse(head, { method: request.method, signal, scope: this.#scope });
   }
 
   async login(options) {
@@ -101,7 +103,7 @@ class QwenClient {
 
   async doctor() {
     this.#expectOpen();
-    return examine(this.#settings, this.#env, { scope: this.#scope });
+    return require("./doctor").examine(this.#settings, this.#env, { scope: this.#scope });
   }
 
   /** Notes that OpenCode has an entry of ours. */
@@ -128,7 +130,7 @@ class QwenClient {
     const reason = new DOMException("The Qwen client was closed.", "AbortError");
     for (const abort of [...this.#scope]) abort(reason);
     // A worker that is held up at its end takes Bun down.
-    this.#native.flush(isMainThread);
+    this.#native.flush(isMainThread());
     this.#native.close();
   }
 

@@ -3,8 +3,8 @@
 // Calls into the native core. A call is a number there and a promise here: one wake-up of the core says that there is
 // news, and `drain` takes all of it.
 
-const { isMainThread } = require("node:worker_threads");
 const { QwenAuthError, fromBinding, invalidArgument } = require("./errors");
+const { isMainThread } = require("./thread");
 
 let addon;
 let bridge;
@@ -161,8 +161,9 @@ let isFlushedAtExit = false;
  * which Bun may be tearing down at that moment: what is counted there is written while the process lasts.
  */
 function flushAtExit() {
-  if (isFlushedAtExit || !isMainThread) return;
+  if (isFlushedAtExit) return;
   isFlushedAtExit = true;
+  if (!isMainThread()) return;
   process.once("exit", () => {
     try {
       bridge.flush();
@@ -182,8 +183,7 @@ function createNativeClient(settings, env, onEvent) {
     listeners.delete(id);
     throw new QwenAuthError(error);
   }
-  flushAtExit();
   return { client, release: () => listeners.delete(id) };
 }
 
-module.exports = { addonVersion, call, createNativeClient, forget, readable };
+module.exports = { addonVersion, call, createNativeClient, flushAtExit, forget, readable };

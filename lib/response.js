@@ -21,8 +21,8 @@ function toResponse({ status, statusText, url, headers: pairs, isWhole, body }, 
       retryable: false,
     });
   }
-  const headers = new Headers();
-  for (let index = 0; index < pairs.length; index += 2) headers.append(pairs[index], pairs[index + 1]);
+  const headers = [];
+  for (let index = 0; index < pairs.length; index += 2) headers.push([pairs[index], pairs[index + 1]]);
   const hasBody = method !== "HEAD" && !STATUSES_WITHOUT_BODY.includes(status);
   if (!hasBody) body.cancel();
   const content = hasBody ? (isWhole ? toBytes(body) : toStream(body, signal, scope)) : null;

@@ -8,6 +8,9 @@ import { readJson, root } from "./tasks.mjs";
 const main = readJson("package.json");
 const LICENCE_FILE = /^(?:licen[cs]e|copying|copyright|notice|unlicense)/i;
 
+/** Where the notices end in the licences of MIT and BSD. */
+const TERMS = /^(?:Permission is hereby granted|Redistribution and use in source)/m;
+
 /** Is in every addon, and in no list of crates. */
 const STANDARD_LIBRARY = {
   name: "the Rust standard library",
@@ -58,9 +61,26 @@ export function licences(crates) {
     }
   }
   users.set(withoutFile(STANDARD_LIBRARY), [`${STANDARD_LIBRARY.name} (${STANDARD_LIBRARY.license})`]);
-  const sections = [...users].map(([text, names]) => `${names.join("\n")}\n\n${text}\n`);
+  const sections = withTermsOnce(users).map(([names, text]) => `${names.join("\n")}\n\n${text}\n`);
   const rule = `\n${"-".repeat(80)}\n\n`;
   return `The native part of ${NAME} contains these libraries.\n${rule}${sections.join(rule)}`;
+}
+
+/**
+ * Many texts are the same terms under other people's notices, and wrapped at other places: the notices stay, the terms are
+ * said once.
+ */
+function withTermsOnce(users) {
+  const groups = new Map();
+  for (const [text, names] of users) {
+    const start = text.search(TERMS);
+    const terms = start < 0 ? text : text.slice(start);
+    const key = terms.replaceAll(/\s+/g, " ");
+    if (!groups.has(key)) groups.set(key, { terms, holders: [] });
+    const notices = start < 0 ? "" : text.slice(0, start).trim();
+    groups.get(key).holders.push([...names, ...(notices && [notices.replaceAll(/^/gm, "  ")])].join("\n"));
+  }
+  return [...groups.values()].map(({ terms, holders }) => [holders, terms]);
 }
 
 function withoutFile({ name, license, authors }) {
@@ -75,7 +95,8 @@ function chosen(files, license) {
   const readable = files.filter((file) => !/copyright/i.test(file) || files.length === 1);
   if (!/\bOR\b|\//.test(license ?? "")) return readable;
   const mit = readable.filter((file) => /mit/i.test(file));
-  return mit.length > 0 ? mit : readable;
+  if (mit.length === 0) return readable;
+  return /\bAND\b/.test(license) ? readable.filter((file) => !/apache/i.test(file)) : mit;
 }
 
 function readText(path) {

@@ -61,7 +61,7 @@ function stageTarget(target, isDryRun) {
     cpSync(addon, join(stage, addonName(target)));
     const crates = linkedCrates(target);
     writeFileSync(join(stage, LICENCES), licences(crates));
-    writeFileSync(join(stage, SBOM), text(cratesSbom(target, crates)));
+    writeFileSync(join(stage, SBOM), JSON.stringify(cratesSbom(target, crates)));
   }
   return stage;
 }
