@@ -9,7 +9,6 @@ pub mod refresh;
 pub mod token;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
@@ -153,12 +152,16 @@ impl OAuthClient {
     /// Sends one refresh request, bounded by `limit` and the configured time-out (RFC 6749 section 6).
     pub async fn redeem(&self, refresh_token: &Secret, limit: Duration) -> Redemption {
         let sent = self.redeem_if(refresh_token, limit, || true).await;
-        // What nobody forbids is sent.
-        sent.unwrap_or_else(|| Redemption::Unusable(Error::internal("a request was withheld")))
+        // What nobody forbids is sent, unless its time is over.
+        sent.unwrap_or_else(|| {
+            let late = TransportError::timeout("the OAuth server", limit);
+            Redemption::Unavailable { cause: late.error, in_doubt: false }
+        })
     }
 
     /// As [`OAuthClient::redeem`], if `may_send` agrees; `None` if not. It is asked when the connection is there, in the
-    /// moment before the token is sent: making one can take seconds, and a machine can sleep meanwhile.
+    /// moment before the token is sent: making one can take seconds, and a process can sleep meanwhile. When the time is over
+    /// by then, the token is not sent either: it would be redeemed for an answer that nobody waits for.
     pub async fn redeem_if(
         &self,
         refresh_token: &Secret,
@@ -171,15 +174,17 @@ impl OAuthClient {
             ("client_id", self.config.client_id.as_str()),
         ];
         let limit = limit.min(self.config.timeout);
-        let (body, withheld) = LateBody::new(encoded(&form), Box::new(may_send));
+        let started = Instant::now();
+        let may_send = move || may_send() && started.elapsed() < limit;
+        let (body, fate) = LateBody::new(encoded(&form), Box::new(may_send));
         let outcome = self.post_body(&self.config.token_endpoint, body.into(), None, limit).await;
-        if withheld.load(Ordering::SeqCst) {
+        if fate.was_withheld() {
             return None;
         }
         Some(match outcome {
             Ok(answer) => token::read_refresh(&answer, self.clock.now_ms()),
             Err(failure) if !failure.error.is_retryable() => Redemption::Unusable(failure.error),
-            Err(failure) => Redemption::Unavailable { cause: failure.error, in_doubt: !failure.before_send },
+            Err(failure) => Redemption::Unavailable { cause: failure.error, in_doubt: !fate.withhold() },
         })
     }
 

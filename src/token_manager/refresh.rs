@@ -25,6 +25,8 @@ use crate::store::sharing::was_brought;
 
 /// A whole refresh under the lock, its retries included.
 const REFRESH_LIMIT: Duration = Duration::from_secs(20);
+/// A refresh that is over its limit by this much was stopped, or on a machine that slept.
+const OVERSLEPT: Duration = Duration::from_secs(2);
 /// How often a refresh begins again because the CLI's lock was lost.
 const ROUNDS: usize = 3;
 /// How soon a CLI's lock that an exiting CLI removed is taken again. A waiting CLI looks ten times a second at most.
@@ -156,6 +158,10 @@ impl Refresh {
                     .next_delay(&cause, in_doubt)
                     .filter(|delay| started.elapsed() + *delay < REFRESH_LIMIT);
                 let Some(delay) = delay else {
+                    // Its time ran out in its sleep, before anything was sent.
+                    if !in_doubt && started.elapsed() > REFRESH_LIMIT + OVERSLEPT {
+                        return Ok(Redeemed::NotYet);
+                    }
                     return Err(refresh_unavailable(cause).with_account(&self.account.id));
                 };
                 let message = format!("Refreshing the Qwen token is tried again: {}", cause.message());
