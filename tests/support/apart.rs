@@ -12,12 +12,12 @@ const ROLE: &str = "OPENCODE_QWEN_TEST_NETWORK";
 
 /// Runs one test of this program on a network that has a loopback device alone, with its own view of the mounted file
 /// systems; `None` where that can't be had. The test begins with [`is_apart`].
-pub async fn run_apart(test: &str) -> Option<String> {
+pub async fn run_apart(name: &str) -> Option<String> {
     let mut command = Command::new("unshare");
     command
         .args(["--net", "--mount", "--map-root-user"])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
+        .args(["--exact", name, "--nocapture"])
         .env(ROLE, "1")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
