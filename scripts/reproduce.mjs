@@ -1,5 +1,5 @@
 // Builds the committed source twice, in folders of other names and lengths, and compares the addons:
-// `node scripts/reproduce.mjs [target]`, by the way of `build:target` where a target is named.
+// `node scripts/reproduce.mjs [target]`, each built as it is for a release: on Linux by `build:target`.
 import { createHash } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -9,7 +9,10 @@ import { run } from "./tasks.mjs";
 
 const [, , name] = process.argv;
 const target = name ? targetNamed(name) : hostTarget();
-const build = name ? ["scripts/build-target.mjs", name] : ["scripts/build.mjs", "--package"];
+const build =
+  process.platform === "linux"
+    ? ["scripts/build-target.mjs", target.name]
+    : ["scripts/build.mjs", "--package"];
 const base = mkdtempSync(join(tmpdir(), "qwen-reproduce-"));
 const hashes = [];
 try {
