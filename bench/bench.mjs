@@ -69,13 +69,13 @@ try {
 Object.assign(report, { loadAfter: machine().load, targets: judge(results), results });
 
 printTables(report);
-const directory = join(root, options.docs ? "docs" : "bench/results");
+const directory = join(root, "bench/results");
 mkdirSync(directory, { recursive: true });
-const file = join(directory, options.docs ? "bench.json" : "latest.json");
+const file = join(directory, "latest.json");
 writeFileSync(file, `${JSON.stringify(rounded(report), null, 1)}\n`);
 if (options.docs) {
-  writePlots(report, directory);
-  writeFileSync(join(directory, "bench.md"), markdown(report));
+  writePlots(report, join(root, "docs"));
+  writeFileSync(join(root, "docs/bench.md"), markdown(report));
 }
 console.log(`\nAll figures: ${file}`);
 

@@ -38,7 +38,7 @@ async function readRequest(input, init = {}) {
     method: normalizedMethod(method),
     headers,
     redirect,
-    body,
+    [bodyField(body)]: body,
     utcOffsetMinutes,
   };
   return { request, signal };
@@ -133,6 +133,14 @@ async function readBody(body) {
     "body",
     "must be a string, bytes, a Blob, FormData, URLSearchParams or a ReadableStream",
   );
+}
+
+/**
+ * Bun makes UTF-8 of a string faster than UTF-16; Node takes several times as long for it, and the core does it on another
+ * thread.
+ */
+function bodyField(body) {
+  return typeof body === "string" && globalThis.Bun !== undefined ? "utf8Body" : "body";
 }
 
 function isBodyInit(body) {

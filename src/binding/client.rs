@@ -237,7 +237,7 @@ fn read_request(request: FetchRequest) -> Result<(Request, Option<Utf16String>)>
     let (text, bytes) = match request.body {
         Some(Either::A(text)) => (Some(text), None),
         Some(Either::B(bytes)) => (None, Some(Bytes::copy_from_slice(&bytes))),
-        None => (None, None),
+        None => (None, request.utf8_body.map(Bytes::from)),
     };
     let request = Request {
         method: method.map_err(|_| Error::invalid_argument("method", "is no HTTP method"))?,

@@ -127,6 +127,8 @@ pub struct FetchRequest {
     /// A string as it is in JavaScript's memory, or nearly: to make UTF-8 of it takes several times as long, and need not
     /// be done on the main thread.
     pub body: Option<Either<Utf16String, Uint8Array>>,
+    /// A string in its place, where the runtime makes UTF-8 of it as fast.
+    pub utf8_body: Option<String>,
     /// `follow`, `error` or `manual`.
     pub redirect: String,
     /// The caller's clock, in minutes ahead of UTC.
