@@ -17,9 +17,9 @@ const FORMS = [0, 1, 2].map((shift) => {
 });
 const NEEDLES = [SECRET_PREFIX, encodeURIComponent(SECRET_PREFIX), ...FORMS].map((text) => Buffer.from(text));
 
-/** Where tokens belong, and files of other programs that tests have made. */
+/** Where tokens belong, what a qwen CLI leaves that is killed while it writes, and files that tests have made. */
 const STORES =
-  /^(?:oauth_creds|oauth_accounts|oauth_token|mine|settings|hard|creds|theirs)\.json(?:\.corrupt-.*)?$/;
+  /^(?:(?:oauth_creds|oauth_accounts|oauth_token|mine|settings|hard|creds|theirs)\.json(?:\.corrupt-.*)?|oauth_creds\.json\.tmp\.[\w-]+)$/;
 
 export const isTokenStore = (path) => STORES.test(basename(path));
 
