@@ -20,8 +20,7 @@ function libc() {
 
 function loader() {
   // Where a script stands for the executable, such as around an emulator, the kernel knows better.
-  const programs = [process.execPath, "/proc/self/exe"];
-  return programs.map(loaderOf).find((found) => found !== undefined) ?? process.execPath;
+  return loaderOf(process.execPath) ?? loaderOf("/proc/self/exe") ?? process.execPath;
 }
 
 /** What starts a program; undefined where it can't be read, or is a script. */

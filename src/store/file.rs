@@ -96,8 +96,8 @@ pub fn set_aside(path: &Path, now_ms: u64) -> std::io::Result<PathBuf> {
     let aside = aside(path, now_ms);
     if path.is_file() {
         fs::copy(path, &aside)?;
-        // Windows syncs only what is open for writing.
-        File::options().append(true).open(&aside)?.sync_all()?;
+        // Windows syncs only what is open for writing; elsewhere a copy of a read-only file can't be opened for that.
+        File::options().read(true).write(cfg!(windows)).open(&aside)?.sync_all()?;
     } else {
         fs::rename(path, &aside)?;
     }
