@@ -148,6 +148,8 @@ test("a header that would break out of its line is refused", async (t) => {
     { "x-bad": "a\r\nx-injected: 1" },
     { "x-bad": "a\nb" },
     { "x-bad": "a\u0000b" },
+    { "x-bad": "a\u0000x-injected\u00001" },
+    { "x-bad\u0000a": "x-injected" },
     { "x-bad": "\u{1f680}" },
     { "x bad": "a" },
     { "": "a" },

@@ -210,7 +210,7 @@ test("fetch refuses an input that throws at every touch", async (t) => {
 test("fetch refuses methods, redirects, signals and headers that are none", async (t) => {
   const { server, client } = await setUp(t);
   const post = (init) => client.fetch(`${client.baseUrl}/models`, { method: "POST", ...init });
-  const methods = [0, {}, [], "", "A B", "A\r\nB", "\u00e9", "CONNECT", Symbol("s"), hostile()];
+  const methods = [0, {}, [], "", "A B", "A\r\nB", "A\u0000B", "\u00e9", "CONNECT", Symbol("s"), hostile()];
   await refuses((method) => post({ method }), "method", methods);
   await refuses((value) => post({ redirect: value }), "redirect", [
     0,

@@ -17,7 +17,7 @@ const FULL = {
   starts: 11,
   heavyRounds: 3,
   latencies: 200,
-  requests: [200, 800, 1_600],
+  requests: [400, 3_000, 6_000],
   mib: 64,
   events: 102_400,
   idleMs: 3_000,

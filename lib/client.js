@@ -35,10 +35,14 @@ class QwenClient {
 
   async #fetch(input, init) {
     requests ??= { ...require("./request"), ...require("./response") };
-    const { request, signal } = await requests.readRequest(input, init);
+    const { url, method, head, body, utf8Body, signal } = await requests.readRequest(input, init);
     flushAtExit();
-    const head = await this.#call((id) => this.#native.fetch(id, request), { signal });
-    return requests.toResponse(head, { method: request.method, signal, scope: this.#scope });
+    const utcOffsetMinutes = -new Date().getTimezoneOffset();
+    const answer = await this.#call(
+      (id) => this.#native.fetch(id, url, head, utcOffsetMinutes, body, utf8Body),
+      { signal },
+    );
+    return requests.toResponse(answer, { method, signal, scope: this.#scope });
   }
 
   async login(options) {
@@ -134,7 +138,7 @@ class QwenClient {
     this.#native.close();
   }
 
-  async #call(start, options) {
+  #call(start, options) {
     this.#expectOpen();
     return call((_bridge, id) => start(id), { ...options, scope: this.#scope });
   }

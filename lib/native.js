@@ -42,26 +42,27 @@ function nextId() {
 }
 
 function onWake() {
-  for (const message of bridge.drain()) deliver(message);
+  const news = bridge.drain();
+  for (let at = 0; at < news.length; at += 3) deliver(news[at], news[at + 1], news[at + 2]);
   keepAlive();
 }
 
-function deliver({ id, kind, value, response }) {
+function deliver(id, kind, content) {
   if (kind === "readable") {
     const resume = readers.get(id);
     readers.delete(id);
     resume?.();
   } else if (kind === "event") {
-    tell(listeners.get(id), value);
+    tell(listeners.get(id), content);
   } else if (kind === "progress") {
-    tell(calls.get(id)?.onProgress, value);
+    tell(calls.get(id)?.onProgress, content);
+  } else if (kind === "error") {
+    calls.get(id)?.fail(new QwenAuthError(content));
   } else {
     const call = calls.get(id);
-    if (call === undefined) response?.body.cancel();
-    call?.settle({
-      error: kind === "error" ? value : undefined,
-      value: kind === "response" ? response : value,
-    });
+    // An answer that nobody waits for any more, and whose bytes are still to come.
+    if (call === undefined && kind === "response") content.at(-1).cancel?.();
+    call?.succeed(content);
   }
 }
 
@@ -96,10 +97,10 @@ const stayListening = () => {};
  * @param {{signal?: AbortSignal, scope?: Set<(reason: unknown) => void>, onProgress?: (value: unknown) => void}} options
  *   `scope` gets a function that ends the call, for as long as it is under way
  */
-async function call(start, { signal, scope, onProgress } = {}) {
-  signal?.throwIfAborted();
-  const connected = connect();
-  const { error, value } = await new Promise((resolve, reject) => {
+function call(start, { signal, scope, onProgress } = {}) {
+  return new Promise((resolve, reject) => {
+    signal?.throwIfAborted();
+    const connected = connect();
     const id = nextId();
     const finish = () => {
       calls.delete(id);
@@ -113,9 +114,13 @@ async function call(start, { signal, scope, onProgress } = {}) {
       keepAlive();
     };
     const onAbort = () => abort(signal.reason);
-    const settle = (result) => {
+    const succeed = (value) => {
       finish();
-      resolve(result);
+      resolve(value);
+    };
+    const fail = (error) => {
+      finish();
+      reject(error);
     };
     try {
       signal?.addEventListener("abort", onAbort, { once: true });
@@ -124,18 +129,15 @@ async function call(start, { signal, scope, onProgress } = {}) {
       reject(invalidArgument("signal", "could not be listened to", thrown));
       return;
     }
-    calls.set(id, { settle, onProgress });
+    calls.set(id, { succeed, fail, onProgress });
     scope?.add(abort);
     try {
       start(connected, id);
     } catch (thrown) {
-      finish();
-      reject(fromBinding(thrown));
+      fail(fromBinding(thrown));
     }
     keepAlive();
   });
-  if (error !== undefined) throw new QwenAuthError(error);
-  return value;
 }
 
 /** Resolves when a body that had nothing to read has something. */

@@ -6,12 +6,16 @@
 const { invalidArgument } = require("./errors");
 const { isObject, read, signal: readSignal } = require("./validate");
 
+/** Stands between the parts of a request's head. No header and no method can hold it. */
+const SEPARATOR = "\0";
 const REDIRECTS = ["follow", "error", "manual"];
 
 /**
  * @param {unknown} input a URL as string or object, or a Request
  * @param {unknown} init
- * @returns {Promise<{request: object, signal: AbortSignal | undefined}>}
+ * @returns {Promise<{url: string, method: string, head: string, body?: string | Uint8Array, utf8Body?: string,
+ *   signal?: AbortSignal}>} `head` is what the addon takes in one piece: the method, what is done about redirects, and the
+ *   names and values of the headers
  */
 async function readRequest(input, init = {}) {
   if (!isObject(init)) throw invalidArgument("init", "must be an object");
@@ -24,7 +28,7 @@ async function readRequest(input, init = {}) {
   if (signal !== undefined) readSignal(signal, "signal");
   signal?.throwIfAborted();
   const method = pick("method") ?? "GET";
-  if (typeof method !== "string" || method === "")
+  if (typeof method !== "string" || method === "" || method.includes(SEPARATOR))
     throw invalidArgument("method", "must be the name of an HTTP method");
   const redirect = pick("redirect") ?? "follow";
   if (!REDIRECTS.includes(redirect))
@@ -32,16 +36,9 @@ async function readRequest(input, init = {}) {
   const headers = readHeaders(pick("headers"));
   const { body, contentType } = await readBody(bodyOf(init, source, input));
   if (contentType !== null && !hasHeader(headers, "content-type")) headers.push("content-type", contentType);
-  const utcOffsetMinutes = -new Date().getTimezoneOffset();
-  const request = {
-    url: readUrl(input),
-    method: normalizedMethod(method),
-    headers,
-    redirect,
-    [bodyField(body)]: body,
-    utcOffsetMinutes,
-  };
-  return { request, signal };
+  const normalized = normalizedMethod(method);
+  const head = [normalized, redirect, ...headers].join(SEPARATOR);
+  return { url: readUrl(input), method: normalized, head, [bodyField(body)]: body, signal };
 }
 
 function isRequest(input) {
@@ -77,7 +74,11 @@ function readHeaders(headers) {
     if (typeof name !== "string" || isObject(value) || typeof value === "symbol") {
       throw invalidArgument("headers", "must hold names and values that are strings");
     }
-    if (value !== undefined) flat.push(name, String(value));
+    if (value === undefined) return;
+    const text = String(value);
+    if (name.includes(SEPARATOR) || text.includes(SEPARATOR))
+      throw invalidArgument("headers", "holds characters that no HTTP header may");
+    flat.push(name, text);
   };
   try {
     if (typeof headers[Symbol.iterator] === "function") {

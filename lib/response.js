@@ -8,12 +8,14 @@ const { forget, readable } = require("./native");
 const STATUSES_WITHOUT_BODY = [204, 205, 304];
 
 /**
- * @param {{status: number, statusText: string, url: string, headers: string[], isWhole: boolean, body: object}} head
+ * @param {[number, string, string, string, Uint8Array | object]} answer the status and its text, the URL, the names and values
+ *   of the headers, and the body: all its bytes, or where they are to be read
  * @param {{method: string, signal?: AbortSignal, scope: Set<(reason: unknown) => void>}} context
  */
-function toResponse({ status, statusText, url, headers: pairs, isWhole, body }, { method, signal, scope }) {
+function toResponse([status, statusText, url, head, body], { method, signal, scope }) {
+  const stream = body instanceof Uint8Array ? undefined : body;
   if (status < 200 || status > 599) {
-    body.cancel();
+    stream?.cancel();
     throw new QwenAuthError({
       code: "ERR_QWEN_INVALID_RESPONSE",
       message: `The server answered with HTTP status ${status}, which means nothing. Check the base URL, then try again.`,
@@ -21,25 +23,21 @@ function toResponse({ status, statusText, url, headers: pairs, isWhole, body }, 
       retryable: false,
     });
   }
+  const pairs = head.split("\0");
   const headers = [];
-  for (let index = 0; index < pairs.length; index += 2) headers.push([pairs[index], pairs[index + 1]]);
+  for (let index = 0; index < pairs.length - 1; index += 2) headers.push([pairs[index], pairs[index + 1]]);
   const hasBody = method !== "HEAD" && !STATUSES_WITHOUT_BODY.includes(status);
-  if (!hasBody) body.cancel();
-  const content = hasBody ? (isWhole ? toBytes(body) : toStream(body, signal, scope)) : null;
+  if (!hasBody) stream?.cancel();
+  const content = hasBody ? (stream === undefined ? body : toStream(stream, signal, scope)) : null;
   const response = new Response(content, { status, statusText, headers });
   // A Response made by hand has no URL, and clients look at it.
   Object.defineProperty(response, "url", { value: url, configurable: true });
   return response;
 }
 
-/** A body that is here already. A stream would cost more than the request. */
-function toBytes(body) {
-  const data = body.read();
-  return data === true ? new Uint8Array(0) : data;
-}
-
 /** A byte stream that reads only when it is read. */
 function toStream(body, signal, scope) {
+  const { id } = body;
   let watch;
   /** As long-lived as the stream, so that an abort finds it: Bun may drop it otherwise. */
   let controller;
@@ -48,12 +46,12 @@ function toStream(body, signal, scope) {
       type: "bytes",
       start(own) {
         controller = own;
-        watch = watchForAbort(new WeakRef(controller), new WeakRef(body), body.id, signal, scope);
+        watch = watchForAbort(new WeakRef(controller), new WeakRef(body), id, signal, scope);
       },
       async pull() {
         let data = body.read();
         while (data === null) {
-          await readable(body.id);
+          await readable(id);
           data = body.read();
         }
         if (data instanceof Uint8Array) {
@@ -70,7 +68,7 @@ function toStream(body, signal, scope) {
       cancel() {
         watch.end();
         body.cancel();
-        forget(body.id);
+        forget(id);
       },
     },
     { highWaterMark: 0 },

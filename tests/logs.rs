@@ -18,6 +18,7 @@ use opencode_qwen_cli_auth::request_log::{
 };
 use opencode_qwen_cli_auth::secret::Secret;
 use serde_json::{Value, json};
+use url::Url;
 
 const ACCESS_TOKEN: &str = "At.0123456789/abcdef+~=";
 const KEY: &str = "sk-sp-0123456789abcdef";
@@ -51,6 +52,10 @@ fn start(log: &RequestLog, body: &'static str) -> RequestRecord {
         body: Some(&Bytes::from_static(body.as_bytes())),
         stream: true,
     })
+}
+
+fn url(text: &str) -> Url {
+    Url::parse(text).unwrap()
 }
 
 fn names(directory: &Path) -> Vec<String> {
@@ -198,9 +203,9 @@ fn a_request_is_one_file_that_says_what_happened() {
         &log,
         r#"{"model":"vision-model","messages":[{"role":"user","content":[{"type":"text","text":"my key is sk-sp-0123456789abcdef"},{"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA"}}]}]}"#,
     );
-    record.attempt_started("first", "https://portal.qwen.ai/v1", &Secret::new(ACCESS_TOKEN));
+    record.attempt_started("first", &url("https://portal.qwen.ai/v1"), &Secret::new(ACCESS_TOKEN));
     record.attempt_ended(Some(429), "quota-exhausted");
-    record.attempt_started("second", "https://other.example/v1", &Secret::new(PASSWORD));
+    record.attempt_started("second", &url("https://other.example/v1"), &Secret::new(PASSWORD));
     record.attempt_ended(Some(200), "pass");
     record.note("degraded");
     let mut headers = HeaderMap::new();
@@ -268,7 +273,7 @@ fn every_end_is_told_and_bodies_are_bounded() {
         read(requests(&directory).last().unwrap())
     };
     let mut record = start(&log, "no json, password=proxy-pass-word");
-    record.attempt_started("a", "https://portal.qwen.ai/v1", &Secret::new(PASSWORD));
+    record.attempt_started("a", &url("https://portal.qwen.ai/v1"), &Secret::new(PASSWORD));
     let cancelled = end(record);
     assert_eq!(cancelled["outcome"], "cancelled");
     assert_eq!((&cancelled["response"], &cancelled["model"]), (&json!(null), &json!(null)));
@@ -276,7 +281,7 @@ fn every_end_is_told_and_bodies_are_bounded() {
     assert!(cancelled["attempts"][0]["durationMs"].is_u64() && cancelled["attempts"][0]["verdict"].is_null());
 
     let mut record = start(&log, "{}");
-    record.attempt_started("a", "https://portal.qwen.ai/v1", &Secret::new(PASSWORD));
+    record.attempt_started("a", &url("https://portal.qwen.ai/v1"), &Secret::new(PASSWORD));
     record.response(200, &HeaderMap::new());
     record.chunk("x".repeat(MAX_RESPONSE_BODY - 5).as_bytes());
     // The cut goes through a secret.
@@ -373,7 +378,7 @@ fn a_log_that_is_off_or_cannot_be_written_disturbs_nobody() {
     let directory = temporary.path().join("logs");
     let log = RequestLog::off();
     let mut record = start(&log, "{}");
-    record.attempt_started("a", "https://portal.qwen.ai/v1", &Secret::new(KEY));
+    record.attempt_started("a", &url("https://portal.qwen.ai/v1"), &Secret::new(KEY));
     record.finish(Outcome::Completed);
     Logger::off().error("event", &[]);
     assert!(log.flush(Duration::ZERO) && !directory.exists());

@@ -23,8 +23,8 @@ pub enum Standing {
 #[must_use]
 pub fn standing(record: &Record, now_ms: u64) -> Standing {
     let Some(token) = record.token() else { return Standing::Dead };
-    let can_renew = token.refresh_token.is_some() && !record.is_refused() && !record.is_superseded();
-    if !token.is_fresh(now_ms) && !can_renew {
+    let can_renew = || token.refresh_token.is_some() && !record.is_refused() && !record.is_superseded();
+    if !token.is_fresh(now_ms) && !can_renew() {
         return Standing::Dead;
     }
     if let Some(until) = cooling_until(record.exhausted_until(), now_ms) {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::FutureExt as _;
-use napi::bindgen_prelude::Function;
+use napi::bindgen_prelude::{Array, Function, Null};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Env, Status};
 use napi_derive::napi;
@@ -20,7 +20,7 @@ use tokio::task::AbortHandle;
 
 use super::runtime::runtime;
 use super::types::{
-    Authorization, ClientSettings, OAuthSettings, ResponseHead, Variables, error_value, finding_value,
+    Authorization, ClientSettings, FetchResponse, OAuthSettings, Variables, error_value, finding_value,
     token_value,
 };
 use crate::busy::Busy;
@@ -40,22 +40,21 @@ type Wake = ThreadsafeFunction<(), (), (), Status, false, true>;
 pub enum Outcome {
     /// A plain value.
     Value(Value),
-    /// A response whose body is still to be read.
-    Response(Box<ResponseHead>),
+    /// A response.
+    Response(Box<FetchResponse>),
 }
 
 /// One piece of news for JavaScript.
-#[napi(object, object_from_js = false)]
-pub struct Message {
+struct Message {
     /// The call concerned, or the body that can be read.
-    pub id: u32,
+    id: u32,
     /// `value`, `response`, `error`, `progress`, `event` or `readable`.
-    pub kind: &'static str,
-    /// For all kinds but `response` and `readable`.
-    pub value: Option<Value>,
-    /// For `response`.
-    pub response: Option<ResponseHead>,
+    kind: &'static str,
+    content: Option<Outcome>,
 }
+
+/// So many elements of an array make up a message.
+const MESSAGE_LENGTH: usize = 3;
 
 /// The part of a bridge that other threads hold.
 pub struct Shared {
@@ -85,12 +84,12 @@ impl Shared {
 
     /// Sends a value on the way to a call's result, or an event of a client.
     pub fn send_value(&self, id: u32, kind: &'static str, value: Value) {
-        self.send(Message { id, kind, value: Some(value), response: None });
+        self.send(Message { id, kind, content: Some(Outcome::Value(value)) });
     }
 
     /// Says that a body has something to read.
     pub fn send_readable(&self, id: u32) {
-        self.send(Message { id, kind: "readable", value: None, response: None });
+        self.send(Message { id, kind: "readable", content: None });
     }
 
     /// Lets [`Bridge::flush`] reach a client.
@@ -114,9 +113,7 @@ impl Shared {
             lock(&shared.calls).remove(&id);
             match outcome.unwrap_or_else(|_| Err(Error::internal("a call panicked"))) {
                 Ok(Outcome::Value(value)) => shared.send_value(id, "value", value),
-                Ok(Outcome::Response(head)) => {
-                    shared.send(Message { id, kind: "response", value: None, response: Some(*head) });
-                }
+                Ok(response) => shared.send(Message { id, kind: "response", content: Some(response) }),
                 Err(error) => shared.send_value(id, "error", error_value(&error)),
             }
         });
@@ -160,11 +157,22 @@ impl Bridge {
         Ok(Self { shared, busy, http: Arc::default() })
     }
 
-    /// Takes all news.
+    /// Takes all news, of which each is three elements: the id, the kind, and what there is to it.
     #[napi(catch_unwind)]
-    pub fn drain(&self) -> Vec<Message> {
+    pub fn drain<'env>(&self, env: &'env Env) -> napi::Result<Array<'env>> {
         self.shared.is_woken.store(false, Ordering::Release);
-        std::mem::take(&mut *lock(&self.shared.messages))
+        let messages = std::mem::take(&mut *lock(&self.shared.messages));
+        let mut news = env.create_array(0)?;
+        for (Message { id, kind, content }, at) in messages.into_iter().zip((0..).step_by(MESSAGE_LENGTH)) {
+            news.set(at, id)?;
+            news.set(at + 1, kind)?;
+            match content {
+                Some(Outcome::Value(value)) => news.set(at + 2, value)?,
+                Some(Outcome::Response(response)) => news.set(at + 2, response.into_array(env)?)?,
+                None => news.set(at + 2, Null)?,
+            }
+        }
+        Ok(news)
     }
 
     /// Whether the process may end while nothing else keeps it alive.

@@ -12,8 +12,9 @@ use super::body::ResponseBody;
 use super::bridge::{Bridge, Outcome, Shared};
 use super::runtime::runtime;
 use super::types::{
-    Authorization, ClientSettings, FetchRequest, HostTokens, KeySettings, LoginSettings, ResponseHead,
-    Variables, access_token_value, account_value, error_value, event_value, model_value, usage_value,
+    Authorization, ClientSettings, Content, FetchResponse, HostTokens, KeySettings, LoginSettings,
+    RequestBody, SEPARATOR, Variables, access_token_value, account_value, error_value, event_value,
+    model_value, usage_value,
 };
 use crate::busy::Busy;
 use crate::client::{Client, Context};
@@ -23,7 +24,7 @@ use crate::events::Events;
 use crate::request::answer::Answer;
 use crate::request::headers;
 use crate::request::prepare::{Redirect, Request, off_thread};
-use crate::request::stream::Stream;
+use crate::request::stream::{Received, receive};
 
 /// A client.
 #[napi]
@@ -79,18 +80,33 @@ impl NativeClient {
         self.client.close();
     }
 
-    /// Sends a request. The body of its response gets the id of the call.
+    /// Sends a request. The body of its response gets the id of the call. `head` is the method, what is done about redirects,
+    /// and the names and values of the headers, one after the other. `utf8Body` is a string in the place of `body`, where the
+    /// runtime makes UTF-8 of it as fast. The caller's clock is so many minutes ahead of UTC.
     #[napi(catch_unwind)]
-    pub fn fetch(&self, id: u32, request: FetchRequest) {
+    pub fn fetch(
+        &self,
+        id: u32,
+        url: String,
+        head: String,
+        utc_offset_minutes: i32,
+        body: Option<RequestBody>,
+        utf8_body: Option<String>,
+    ) {
         let (client, shared) = (Arc::clone(&self.client), Arc::clone(&self.shared));
-        let request = read_request(request);
+        let (text, bytes) = match body {
+            Some(Either::A(text)) => (Some(text), None),
+            Some(Either::B(bytes)) => (None, Some(Bytes::copy_from_slice(&bytes))),
+            None => (None, utf8_body.map(Bytes::from)),
+        };
         self.shared.run(id, async move {
-            let (mut request, text) = request?;
+            let mut request = read_request(url, &head, utc_offset_minutes)?;
+            request.body = bytes;
             if let Some(text) = text {
                 request.body = Some(utf8(text).await?);
             }
             let answer = client.fetch(request).await?;
-            Ok(Outcome::Response(Box::new(response_head(id, answer, shared).await)))
+            Ok(Outcome::Response(Box::new(response(id, answer, shared).await)))
         });
     }
 
@@ -230,28 +246,24 @@ impl NativeClient {
     }
 }
 
-/// The request, and its body where that is still to become UTF-8.
-fn read_request(request: FetchRequest) -> Result<(Request, Option<Utf16String>)> {
-    let method = Method::from_bytes(request.method.as_bytes());
-    let pairs = request.headers.chunks_exact(2).map(|pair| (&pair[0], &pair[1]));
-    let (text, bytes) = match request.body {
-        Some(Either::A(text)) => (Some(text), None),
-        Some(Either::B(bytes)) => (None, Some(Bytes::copy_from_slice(&bytes))),
-        None => (None, request.utf8_body.map(Bytes::from)),
+/// A request without its body.
+fn read_request(url: String, head: &str, utc_offset_minutes: i32) -> Result<Request> {
+    let mut fields = head.split(SEPARATOR);
+    let method = Method::from_bytes(fields.next().unwrap_or_default().as_bytes());
+    let redirect = match fields.next() {
+        Some("error") => Redirect::Error,
+        Some("manual") => Redirect::Manual,
+        _ => Redirect::Follow,
     };
-    let request = Request {
+    let pairs = std::iter::from_fn(|| Some((fields.next()?, fields.next()?)));
+    Ok(Request {
+        url,
         method: method.map_err(|_| Error::invalid_argument("method", "is no HTTP method"))?,
         headers: headers::read(pairs)?,
-        body: bytes,
-        redirect: match request.redirect.as_str() {
-            "error" => Redirect::Error,
-            "manual" => Redirect::Manual,
-            _ => Redirect::Follow,
-        },
-        utc_offset_minutes: request.utc_offset_minutes,
-        url: request.url,
-    };
-    Ok((request, text))
+        body: None,
+        redirect,
+        utc_offset_minutes,
+    })
 }
 
 /// As fetch has it: half a surrogate pair becomes U+FFFD.
@@ -272,20 +284,24 @@ async fn utf8(text: Utf16String) -> Result<Bytes> {
     .await
 }
 
-async fn response_head(id: u32, answer: Answer, shared: Arc<Shared>) -> ResponseHead {
-    let mut headers = Vec::with_capacity(answer.headers.len() * 2);
+async fn response(id: u32, answer: Answer, shared: Arc<Shared>) -> FetchResponse {
+    let mut headers = String::new();
     for (name, value) in &answer.headers {
-        headers.push(name.as_str().to_owned());
+        headers.push_str(name.as_str());
+        headers.push(SEPARATOR);
         // One character a byte, as fetch has it.
-        headers.push(value.as_bytes().iter().copied().map(char::from).collect());
+        headers.extend(value.as_bytes().iter().copied().map(char::from));
+        headers.push(SEPARATOR);
     }
-    let stream = Stream::start(answer.body, move || shared.send_readable(id)).await;
-    ResponseHead {
+    let content = match receive(answer.body, move || shared.send_readable(id)).await {
+        Received::Whole(bytes) => Content::Whole(bytes),
+        Received::Stream(stream) => Content::Stream(ResponseBody::new(id, stream)),
+    };
+    FetchResponse {
         status: answer.status.as_u16(),
-        status_text: answer.status.canonical_reason().unwrap_or_default().to_owned(),
+        status_text: answer.status.canonical_reason().unwrap_or_default(),
         url: answer.url.into(),
         headers,
-        is_whole: stream.is_whole(),
-        body: ResponseBody::new(id, stream),
+        content,
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use napi::bindgen_prelude::{Either, Uint8Array, Utf16String};
+use bytes::Bytes;
+use napi::bindgen_prelude::{Array, BufferSlice, Either, Env, Uint8Array, Utf16String};
 use napi_derive::napi;
 use serde_json::{Map, Value, json};
 
@@ -117,35 +118,49 @@ pub struct HostTokens {
     pub expires: f64,
 }
 
-/// A request, read off `fetch`'s arguments.
-#[napi(object, object_to_js = false)]
-pub struct FetchRequest {
+/// Stands between texts that cross the boundary as one, since each crossing costs more than its length. No header and no
+/// method can hold it.
+pub const SEPARATOR: char = '\0';
+
+/// A body: bytes, or a string as it is in JavaScript's memory, or nearly. To make UTF-8 of it takes several times as long,
+/// and need not be done on the main thread.
+pub type RequestBody = Either<Utf16String, Uint8Array>;
+
+/// A response. For JavaScript it is an array of its fields.
+pub struct FetchResponse {
+    pub status: u16,
+    pub status_text: &'static str,
     pub url: String,
-    pub method: String,
-    /// Names and values in turn.
-    pub headers: Vec<String>,
-    /// A string as it is in JavaScript's memory, or nearly: to make UTF-8 of it takes several times as long, and need not
-    /// be done on the main thread.
-    pub body: Option<Either<Utf16String, Uint8Array>>,
-    /// A string in its place, where the runtime makes UTF-8 of it as fast.
-    pub utf8_body: Option<String>,
-    /// `follow`, `error` or `manual`.
-    pub redirect: String,
-    /// The caller's clock, in minutes ahead of UTC.
-    pub utc_offset_minutes: i32,
+    /// Names and values in turn, with a [`SEPARATOR`] after each.
+    pub headers: String,
+    pub content: Content,
 }
 
-/// A response whose body is still to be read.
-#[napi(object, object_from_js = false)]
-pub struct ResponseHead {
-    pub status: u16,
-    pub status_text: String,
-    pub url: String,
-    /// Names and values in turn.
-    pub headers: Vec<String>,
-    /// Whether one read of the body gives all of it.
-    pub is_whole: bool,
-    pub body: ResponseBody,
+/// The body of a response.
+pub enum Content {
+    /// All of it.
+    Whole(Bytes),
+    /// It is still to be read.
+    Stream(ResponseBody),
+}
+
+impl FetchResponse {
+    /// As JavaScript gets it.
+    ///
+    /// # Errors
+    /// Those of the runtime, such as for want of memory.
+    pub fn into_array(self, env: &Env) -> napi::Result<Array<'_>> {
+        let mut fields = env.create_array(5)?;
+        fields.set(0, self.status)?;
+        fields.set(1, self.status_text)?;
+        fields.set(2, self.url)?;
+        fields.set(3, self.headers)?;
+        match self.content {
+            Content::Whole(bytes) => fields.set(4, BufferSlice::copy_from(env, bytes)?)?,
+            Content::Stream(body) => fields.set(4, body)?,
+        }
+        Ok(fields)
+    }
 }
 
 fn milliseconds(value: Option<u32>) -> Option<Duration> {

@@ -3,7 +3,7 @@
 mod info;
 mod usage;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use url::Url;
 
@@ -149,6 +149,7 @@ impl Client {
             base_url_override: config.base_url_override.clone(),
             idle_timeout: config.idle_timeout,
             clock: clock.clone(),
+            last_base_url: Mutex::default(),
         };
         let pipeline = Pipeline::new(
             settings,

@@ -1,9 +1,9 @@
 //! One attempt: the request over the wire with one account's token, and what the answer means for that account.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::header::{HeaderMap, LOCATION, RETRY_AFTER};
+use http::header::{LOCATION, RETRY_AFTER};
 use http::{Method, StatusCode};
 use url::Url;
 
@@ -68,6 +68,15 @@ pub struct Attempt {
     pub retry_after_ms: Option<u64>,
 }
 
+/// A token, and the one place that it may be sent to.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// The token.
+    pub token: Arc<Token>,
+    /// The base URL that it is valid on.
+    pub base_url: Url,
+}
+
 /// Sends requests.
 #[derive(Debug)]
 pub struct Sender {
@@ -79,26 +88,45 @@ pub struct Sender {
     pub idle_timeout: Duration,
     /// The time.
     pub clock: Clock,
+    /// What was worked out last.
+    pub last_base_url: Mutex<LastBaseUrl>,
 }
 
+/// The base URL of a kind of account whose token names a host: nearly every request has the one of the request before.
+pub type LastBaseUrl = Option<(Kind, Option<String>, Url)>;
+
 impl Sender {
+    /// Where an account's token may be sent.
+    ///
+    /// # Errors
+    /// Those of [`Account::base_url`].
+    pub fn access(&self, account: &Account, token: Arc<Token>) -> Result<Access> {
+        let mut last = self.last_base_url.lock().unwrap_or_else(PoisonError::into_inner);
+        let base_url = match &*last {
+            Some((kind, named, url)) if *kind == account.kind && *named == token.resource_url => url.clone(),
+            _ => {
+                let url = account.base_url(&token, self.base_url_override.as_ref())?;
+                *last = Some((account.kind, token.resource_url.clone(), url.clone()));
+                url
+            }
+        };
+        Ok(Access { token, base_url })
+    }
+
     /// Sends a request with an account's token. `reconnecting` is told of a connection that failed before anything was
     /// sent, and is tried once more.
     ///
     /// # Errors
-    /// `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`, `ERR_QWEN_CREDENTIALS_INVALID`, `ERR_QWEN_INVALID_CONFIG`.
+    /// `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`, `ERR_QWEN_INVALID_CONFIG`.
     pub async fn attempt(
         &self,
         account: &Account,
-        token: &Token,
+        access: &Access,
         prepared: &Prepared,
         budget: &mut Budget,
         reconnecting: impl FnOnce(&Error),
     ) -> Result<Attempt> {
-        let base = account.base_url(token, self.base_url_override.as_ref())?;
-        let url = prepared.target.url_below(&base);
-        let headers = headers::for_attempt(&prepared.headers, &token.access_token, account.kind)?;
-        let response = self.exchange(url, headers, (prepared, account.kind), budget, reconnecting).await?;
+        let response = self.exchange(access, (prepared, account.kind), budget, reconnecting).await?;
         let (status, url) = (response.status(), response.url().clone());
         let headers = headers::of_answer(response.headers().clone());
         let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
@@ -113,13 +141,13 @@ impl Sender {
 
     async fn exchange(
         &self,
-        mut url: Url,
-        headers: HeaderMap,
+        access: &Access,
         (prepared, kind): (&Prepared, Kind),
         budget: &mut Budget,
         reconnecting: impl FnOnce(&Error),
     ) -> Result<reqwest::Response> {
         let client = self.http.client().await?;
+        let mut url = prepared.target.url_below(&access.base_url);
         let mut reconnecting = Some(reconnecting);
         loop {
             let host = url.host_str().unwrap_or("Qwen").to_owned();
@@ -129,11 +157,11 @@ impl Sender {
                 );
                 return Err(Error::new(Code::Network, message));
             }
-            let mut request = client.request(prepared.method.clone(), url.clone()).headers(headers.clone());
-            if let Some(body) = prepared.body_for(kind) {
-                request = request.body(body.clone());
-            }
-            let response = match tokio::time::timeout(self.idle_timeout, request.send()).await {
+            let mut request = reqwest::Request::new(prepared.method.clone(), url.clone());
+            *request.headers_mut() =
+                headers::for_attempt(&prepared.headers, &access.token.access_token, kind)?;
+            *request.body_mut() = prepared.body_for(kind).cloned().map(reqwest::Body::from);
+            let response = match tokio::time::timeout(self.idle_timeout, client.execute(request)).await {
                 Ok(Ok(response)) => response,
                 Ok(Err(error)) => {
                     let failure = TransportError::new(&error, &host);

@@ -10,7 +10,7 @@ use http::{HeaderName, Method};
 use url::Url;
 
 use super::answer::Answer;
-use super::attempt::{Attempt, Budget, Sender};
+use super::attempt::{Access, Attempt, Budget, Sender};
 use super::classify::Verdict;
 use super::host_errors::FinalError;
 use super::plan::{Outcome, Plan, Step};
@@ -20,7 +20,6 @@ use crate::accounts::cooldown::QuotaWindow;
 use crate::accounts::kind::Kind;
 use crate::accounts::rotation::Rotation;
 use crate::accounts::view::View;
-use crate::base_url::display;
 use crate::cli::CliFallback;
 use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
@@ -210,12 +209,15 @@ impl Pipeline {
     async fn ask(&self, call: &mut Call, id: &str) -> Result<Ended> {
         // The degraded try comes after all accounts.
         call.budget.reserved = call.plan.left() + 1;
-        let Some(record) = call.view.record(id).cloned() else { return Ok(Ended::With(Outcome::Unusable)) };
-        let account = call.view.account(&record);
+        let view = Arc::clone(&call.view);
+        let Some(record) = view.record(id) else { return Ok(Ended::With(Outcome::Unusable)) };
+        let account = view.account(record);
         self.note_crossing(call, &account);
+        // The first account was looked at when the call began.
+        let seen = call.first_asked.is_none().then(|| Arc::clone(&view));
         call.first_asked.get_or_insert_with(|| account.id.clone());
-        let mut token = match self.tokens.token(id, None).await {
-            Ok(token) => token,
+        let mut access = match self.access(&account, seen).await {
+            Ok(access) => access,
             // A server that can't be reached says nothing of the account.
             Err(error) if error.is_retryable() || !is_about_login(&error) => return Err(error),
             Err(error) => {
@@ -223,13 +225,9 @@ impl Pipeline {
                 return Ok(Ended::With(Outcome::Unusable));
             }
         };
-        if let Err(error) = account.base_url(&token, self.sender.base_url_override.as_ref()) {
-            call.last = Some(Err(error));
-            return Ok(Ended::With(Outcome::Unusable));
-        }
-        let mut attempt = self.attempt(call, &account, &token).await?;
+        let mut attempt = self.attempt(call, &account, &access).await?;
         if attempt.verdict == Verdict::TokenRejected {
-            let renewed = match self.renewed(&record, &token).await {
+            let renewed = match self.renewed(&account, record, &access.token).await {
                 Ok(renewed) => renewed,
                 // Nothing is known of the login yet: it is not the caller's 401.
                 Err(error) if error.is_retryable() => return Err(error),
@@ -238,12 +236,12 @@ impl Pipeline {
                     if account.kind != Kind::OAuth && record.rejected_at().is_none() {
                         self.tell(EventKind::NeedsLogin, &account, error.message(), Some(error.code()));
                     }
-                    return Ok(self.unusable(call, &account, &token, attempt, &error).await);
+                    return Ok(self.unusable(call, &account, &access.token, attempt, &error).await);
                 }
             };
             if let Some(renewed) = renewed {
-                token = renewed;
-                attempt = self.attempt(call, &account, &token).await?;
+                access = renewed;
+                attempt = self.attempt(call, &account, &access).await?;
             }
         }
         if attempt.verdict == Verdict::RateLimited
@@ -257,14 +255,28 @@ impl Pipeline {
                 None,
             );
             tokio::time::sleep(wait).await;
-            attempt = self.attempt(call, &account, &token).await?;
+            attempt = self.attempt(call, &account, &access).await?;
         }
-        self.judge(call, &account, &record, &token, attempt).await
+        self.judge(call, &account, record, &access.token, attempt).await
+    }
+
+    /// A fresh token of an account, by the accounts as they are now or were `seen` a moment ago.
+    pub(super) async fn access(&self, account: &Account, seen: Option<Arc<View>>) -> Result<Access> {
+        let view = match seen {
+            Some(view) => view,
+            None => self.tokens.view().await?,
+        };
+        self.sender.access(account, self.tokens.token_in(view, &account.id, None).await?)
     }
 
     /// Another token in place of one that was refused; `None` where that was as fresh as a token can be, so that another
     /// would be refused too.
-    pub(super) async fn renewed(&self, record: &Record, refused: &Token) -> Result<Option<Arc<Token>>> {
+    pub(super) async fn renewed(
+        &self,
+        account: &Account,
+        record: &Record,
+        refused: &Token,
+    ) -> Result<Option<Access>> {
         let was_just_obtained = record.token().is_none_or(|held| held.access_token != refused.access_token);
         let age = self.journal.clock.now_ms().abs_diff(record.updated_at());
         let is_known = age < FRESH_MS
@@ -273,28 +285,28 @@ impl Pipeline {
         if was_just_obtained || is_known {
             let view = self.tokens.view().await?;
             let held = view.record(record.id()).and_then(Record::token);
-            return Ok(held.filter(|held| held.access_token != refused.access_token).map(Arc::new));
+            let other = held.filter(|held| held.access_token != refused.access_token);
+            return other.map(|token| self.sender.access(account, Arc::new(token))).transpose();
         }
-        self.tokens.token(record.id(), Some(&refused.access_token)).await.map(Some)
+        let token = self.tokens.token(record.id(), Some(&refused.access_token)).await?;
+        self.sender.access(account, token).map(Some)
     }
 
-    async fn attempt(&self, call: &mut Call, account: &Account, token: &Token) -> Result<Attempt> {
+    async fn attempt(&self, call: &mut Call, account: &Account, access: &Access) -> Result<Attempt> {
         let prepared = Arc::clone(&call.prepared);
-        self.send(call, account, token, &prepared).await
+        self.send(call, account, access, &prepared).await
     }
 
     pub(super) async fn send(
         &self,
         call: &mut Call,
         account: &Account,
-        token: &Token,
+        access: &Access,
         prepared: &Prepared,
     ) -> Result<Attempt> {
         let retry = |error: &Error| self.tell(EventKind::Retry, account, error.message(), Some(error.code()));
-        let base_url =
-            account.base_url(token, self.sender.base_url_override.as_ref()).map(|url| display(&url));
-        call.record.attempt_started(&account.label, &base_url.unwrap_or_default(), &token.access_token);
-        let mut attempt = self.sender.attempt(account, token, prepared, &mut call.budget, retry).await;
+        call.record.attempt_started(&account.label, &access.base_url, &access.token.access_token);
+        let mut attempt = self.sender.attempt(account, access, prepared, &mut call.budget, retry).await;
         if let Ok(Attempt { answer, .. }) = &mut attempt
             && answer.status.is_success()
             && prepared.method == Method::POST

@@ -26,6 +26,9 @@ const NOT_FORWARDED: [HeaderName; 10] = [
     UPGRADE,
 ];
 
+/// So many headers are ours.
+const ADDED: usize = 6;
+
 /// Reads the caller's headers.
 ///
 /// # Errors
@@ -60,9 +63,9 @@ fn latin1(value: &str) -> Option<Vec<u8>> {
 /// # Errors
 /// `ERR_QWEN_INTERNAL` where the token is no header value; tokens are checked when they are read.
 pub fn for_attempt(callers: &HeaderMap, access_token: &Secret, kind: Kind) -> Result<HeaderMap> {
-    let mut headers = callers.clone();
-    for name in NOT_FORWARDED {
-        headers.remove(name);
+    let mut headers = HeaderMap::with_capacity(callers.len() + ADDED);
+    for (name, value) in callers.iter().filter(|(name, _)| !NOT_FORWARDED.contains(name)) {
+        headers.append(name.clone(), value.clone());
     }
     let mut authorization = HeaderValue::try_from(format!("Bearer {}", access_token.expose()))
         .map_err(|_| Error::internal("a token is no header value"))?;

@@ -35,10 +35,19 @@ pub enum Read {
     Failed(Error),
 }
 
+/// What an answer's body is when its head is here.
+#[derive(Debug)]
+pub enum Received {
+    /// All of it came with the head.
+    Whole(Bytes),
+    /// The rest is still to come.
+    Stream(Stream),
+}
+
 /// The reader's end of an answer's body. Dropping it cancels the answer.
 pub struct Stream {
     queue: Arc<Queue>,
-    /// `None` where everything is here already.
+    /// `None` where all has been read.
     pump: Option<AbortHandle>,
 }
 
@@ -145,25 +154,22 @@ impl Queue {
     }
 }
 
+/// Starts reading. `waker` is called, from another thread, after a read that found nothing, once there is something.
+pub async fn receive(mut body: Body, waker: impl Fn() + Send + Sync + 'static) -> Received {
+    let mut state = State::default();
+    state.take_what_is_here(&mut body).await;
+    if state.size <= MAX_WHOLE && matches!(state.end, Some(Ok(()))) {
+        let first = state.chunks.pop_front().unwrap_or_default();
+        return Received::Whole(take(&mut state, first));
+    }
+    let is_over = state.end.is_some();
+    let queue = Arc::new(Queue { state: Mutex::new(state), room: Notify::new(), waker: Box::new(waker) });
+    let filling = Arc::clone(&queue);
+    let pump = (!is_over).then(|| tokio::spawn(async move { filling.fill(body).await }).abort_handle());
+    Received::Stream(Stream { queue, pump })
+}
+
 impl Stream {
-    /// Starts reading. `waker` is called, from another thread, after a read that found nothing, once there is something.
-    pub async fn start(mut body: Body, waker: impl Fn() + Send + Sync + 'static) -> Self {
-        let mut state = State::default();
-        state.take_what_is_here(&mut body).await;
-        let is_whole = state.end.is_some();
-        let queue = Arc::new(Queue { state: Mutex::new(state), room: Notify::new(), waker: Box::new(waker) });
-        let filling = Arc::clone(&queue);
-        let pump = (!is_whole).then(|| tokio::spawn(async move { filling.fill(body).await }).abort_handle());
-        Self { queue, pump }
-    }
-
-    /// Whether the whole body is here: one read gives it, or the end where it is empty.
-    #[must_use]
-    pub fn is_whole(&self) -> bool {
-        let state = self.queue.lock();
-        state.size <= MAX_WHOLE && matches!(state.end, Some(Ok(())))
-    }
-
     /// Takes what is there. Never blocks.
     #[must_use]
     pub fn read(&self) -> Read {
@@ -231,8 +237,8 @@ mod tests {
     async fn everything_arrives_in_order_and_a_reader_is_woken_once_per_wait() {
         let (wake, mut woken) = tokio::sync::mpsc::unbounded_channel();
         let bytes = Bytes::from((0..1_000_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>());
-        let stream = Stream::start(Body::from_bytes(bytes.clone()), move || wake.send(()).unwrap()).await;
-        assert!(!stream.is_whole());
+        let received = receive(Body::from_bytes(bytes.clone()), move || wake.send(()).unwrap()).await;
+        let Received::Stream(stream) = received else { panic!("{received:?}") };
         let mut received = Vec::new();
         loop {
             match stream.read() {
@@ -252,14 +258,8 @@ mod tests {
     #[tokio::test]
     async fn a_small_body_that_is_here_is_given_whole() {
         for text in ["", "all of it"] {
-            let stream = Stream::start(Body::from_bytes(Bytes::from_static(text.as_bytes())), || {}).await;
-            assert!(stream.is_whole());
-            match stream.read() {
-                Read::Data(data) => assert_eq!(data, text),
-                Read::End => assert_eq!(text, ""),
-                other => panic!("{other:?}"),
-            }
-            assert!(matches!(stream.read(), Read::End));
+            let received = receive(Body::from_bytes(Bytes::from_static(text.as_bytes())), || {}).await;
+            assert!(matches!(received, Received::Whole(bytes) if bytes == text));
         }
     }
 

@@ -20,6 +20,9 @@ impl Target {
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT` for anything else.
     pub fn resolve(url: &str, own: &Url, accounts: impl IntoIterator<Item = Url>) -> Result<Self> {
+        if let Some(path) = plain_path_below(url, own) {
+            return Ok(Self { path: path.to_owned(), query: None });
+        }
         let url = Url::parse(url).map_err(|error| {
             Error::new(
                 Code::InvalidArgument,
@@ -56,6 +59,15 @@ impl Target {
     pub fn is_chat(&self) -> bool {
         self.path.trim_end_matches('/') == "/chat/completions"
     }
+}
+
+/// What nearly every request has: the base URL, and a path that no parser would change.
+fn plain_path_below<'a>(url: &'a str, base: &Url) -> Option<&'a str> {
+    let base = base.as_str();
+    let path = url.strip_prefix(base.trim_end_matches('/'))?;
+    let is_plain =
+        path.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_'));
+    (path.starts_with('/') && is_plain).then_some(path)
 }
 
 fn path_below<'a>(url: &'a Url, base: &Url) -> Option<&'a str> {
@@ -111,6 +123,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_plain_path_means_what_the_parser_says(
+            base in prop_oneof![
+                Just("https://portal.qwen.ai/v1"), Just("https://portal.qwen.ai"), Just("http://[::1]:8080/a/v1/"),
+            ],
+            path in "[a-z/._%-]{0,12}",
+        ) {
+            let base = Url::parse(base).unwrap();
+            let text = format!("{}{path}", base.as_str().trim_end_matches('/'));
+            if let Some(plain) = plain_path_below(&text, &base) {
+                let parsed = Url::parse(&text).unwrap();
+                prop_assert_eq!(Some(plain), path_below(&parsed, &base));
+            }
+        }
+
         #[test]
         fn the_origin_is_always_the_accounts(path in ".{0,60}") {
             if let Ok(target) = resolve(&format!("https://portal.qwen.ai/v1{path}")) {

@@ -1,5 +1,7 @@
 //! What is tried when every account is out of quota, and the last word on it.
 
+use std::sync::Arc;
+
 use http::header::{HeaderValue, RETRY_AFTER};
 use http::{HeaderName, StatusCode};
 use serde_json::json;
@@ -20,36 +22,37 @@ const DEGRADED_HEADER: HeaderName = HeaderName::from_static("x-qwen-degraded");
 impl Pipeline {
     /// Every account is out of quota: a smaller payload may still be answered.
     pub(super) async fn degrade(&self, call: &mut Call, id: &str) -> Result<Ended> {
-        let Some(record) = call.view.record(id).cloned() else { return Ok(Ended::With(Outcome::Failed)) };
+        let view = Arc::clone(&call.view);
+        let Some(record) = view.record(id) else { return Ok(Ended::With(Outcome::Failed)) };
         let Some(degraded) = call.prepared.degraded(record.kind()).await? else {
             return Ok(Ended::With(Outcome::Failed));
         };
-        let account = call.view.account(&record);
+        let account = view.account(record);
         self.note_crossing(call, &account);
         if !self.may_degrade(call.plan.found_none_ready()).await {
             return Ok(Ended::With(Outcome::Failed));
         }
-        let Ok(mut token) = self.tokens.token(id, None).await else {
+        let Ok(mut access) = self.access(&account, None).await else {
             return Ok(Ended::With(Outcome::Failed));
         };
         call.budget.reserved = usize::MAX;
         call.record.note("degraded");
-        let Ok(mut attempt) = self.send(call, &account, &token, &degraded).await else {
+        let Ok(mut attempt) = self.send(call, &account, &access, &degraded).await else {
             return Ok(Ended::With(Outcome::Failed));
         };
         if attempt.verdict == Verdict::TokenRejected
             && call.budget.may_take()
-            && let Ok(Some(renewed)) = self.renewed(&record, &token).await
+            && let Ok(Some(renewed)) = self.renewed(&account, record, &access.token).await
         {
-            token = renewed;
-            attempt = match self.send(call, &account, &token, &degraded).await {
+            access = renewed;
+            attempt = match self.send(call, &account, &access, &degraded).await {
                 Ok(attempt) => attempt,
                 Err(_) => return Ok(Ended::With(Outcome::Failed)),
             };
         }
         if attempt.verdict == Verdict::TokenRejected && account.kind == Kind::OAuth {
             // A cooldown must not hide that the login itself is refused.
-            self.judge(call, &account, &record, &token, attempt).await?;
+            self.judge(call, &account, record, &access.token, attempt).await?;
             return Ok(Ended::With(Outcome::Failed));
         }
         let mut answer = attempt.answer;

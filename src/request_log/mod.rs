@@ -16,6 +16,7 @@ use http::{HeaderMap, Method};
 use serde_json::{Value, json};
 use url::Url;
 
+use crate::base_url::display;
 use crate::clock::{Clock, iso_time};
 use crate::error::Code;
 use crate::logging::Logger;
@@ -142,7 +143,7 @@ struct Active {
 
 impl RequestRecord {
     /// The request is sent with an account. Its token or key is kept out of the record, wherever it comes up.
-    pub fn attempt_started(&mut self, account: &str, base_url: &str, secret: &Secret) {
+    pub fn attempt_started(&mut self, account: &str, base_url: &Url, secret: &Secret) {
         let Some(record) = self.record() else { return };
         record.end_attempt();
         if !record.secrets.contains(secret) {
@@ -150,7 +151,7 @@ impl RequestRecord {
         }
         record.attempts.push(Attempt {
             account: account.to_owned(),
-            base_url: base_url.to_owned(),
+            base_url: display(base_url),
             started: Instant::now(),
             duration: None,
             status: None,

@@ -93,9 +93,16 @@ impl TokenManager {
     /// `ERR_QWEN_REFRESH_TOKEN_INVALID`, `ERR_QWEN_REFRESH_UNAVAILABLE`, `ERR_QWEN_INVALID_RESPONSE`,
     /// `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`.
     pub async fn token(&self, id: &str, rejected: Option<&Secret>) -> Outcome {
+        self.token_in(self.view().await?, id, rejected).await
+    }
+
+    /// The same where the accounts have just been looked at.
+    ///
+    /// # Errors
+    /// Those of [`TokenManager::token`].
+    pub async fn token_in(&self, mut view: Arc<View>, id: &str, rejected: Option<&Secret>) -> Outcome {
         // A refresh that was under way may bring the very token that was refused, so there may be a second one.
         for _ in 0..2 {
-            let view = self.view().await?;
             let (account, record) = find(&view, id)?;
             let token = self.0.current(&account, record)?;
             if account.kind != Kind::OAuth && Some(&token.access_token) == rejected {
@@ -104,7 +111,7 @@ impl TokenManager {
             let is_good = self.0.is_fresh(&token) && Some(&token.access_token) != rejected;
             if is_good && self.0.has_unsaved(&account.id) {
                 // Nobody else can have this token, so it must be written before this process ends.
-                let refreshed = self.refresh(&account, Arc::clone(&token), view, None).await;
+                let refreshed = self.refresh(&account, Arc::clone(&token), Arc::clone(&view), None).await;
                 return Ok(refreshed.unwrap_or(token));
             }
             if is_good {
@@ -113,10 +120,11 @@ impl TokenManager {
             if let Some(error) = self.0.refused_before(&account, record) {
                 return Err(error);
             }
-            let token = self.refresh(&account, token, view, rejected.cloned()).await?;
+            let token = self.refresh(&account, token, Arc::clone(&view), rejected.cloned()).await?;
             if Some(&token.access_token) != rejected {
                 return Ok(token);
             }
+            view = self.view().await?;
         }
         let message = "Qwen refused the token that it has just issued. Log in again.";
         Err(Error::new(Code::TokenRejected, message).with_account(id))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use opencode_qwen_cli_auth::error::Code;
-use opencode_qwen_cli_auth::request::stream::{Read, Stream};
+use opencode_qwen_cli_auth::request::stream::{Read, Received, Stream, receive};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::support::reply::{Part, Reply};
@@ -17,15 +17,23 @@ fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// A stream of the setup's next answer, and what its waker says.
-async fn start(setup: &Setup) -> (Stream, UnboundedReceiver<()>) {
+/// The body of the setup's next answer, and what its waker says.
+async fn received(setup: &Setup) -> (Received, UnboundedReceiver<()>) {
     let answer = setup.client().fetch(chat(true)).await.unwrap();
     let (wake, woken) = unbounded_channel();
     let waker = move || {
         // The reader may have gone by now.
         let _ = wake.send(());
     };
-    (Stream::start(answer.body, waker).await, woken)
+    (receive(answer.body, waker).await, woken)
+}
+
+/// The same of an answer that does not come whole with its head.
+async fn start(setup: &Setup) -> (Stream, UnboundedReceiver<()>) {
+    match received(setup).await {
+        (Received::Stream(stream), woken) => (stream, woken),
+        (whole, _) => panic!("{whole:?}"),
+    }
 }
 
 async fn next(stream: &Stream, woken: &mut UnboundedReceiver<()>) -> Read {
