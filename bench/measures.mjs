@@ -9,6 +9,7 @@ import { measureStart, startContender } from "./workers.mjs";
 const LARGE_BODY = 3_500_000;
 const BODY_SIZES = [10_000, 100_000, 1_000_000, LARGE_BODY, 10_000_000, 30_000_000];
 const REDEMPTION_MS = 200;
+const CALLS_AT_A_REFRESH = 64;
 const ACCOUNTS = [1, 100];
 
 /** How much of everything. The short form only shows that all of it runs. */
@@ -293,20 +294,29 @@ async function eachAlone({ runtime, server, rounds, contenders, add }, parts) {
 async function measureRefresh({ runtime, server, size, contenders, add }) {
   await server.delay(REDEMPTION_MS);
   const names = contenders.filter((name) => name !== "fetch" && (size === FULL || isOurs(name)));
-  const redeem = async (contender) => {
+  const redeem = (calls) => async (contender) => {
     const worker = await startContender(runtime, contender, server.origin, { isExpired: !isOurs(contender) });
     try {
       // In a session that is under way; the peers look at their login only as they start.
-      if (isOurs(contender)) await worker.ask({ command: "open" });
-      if (isOurs(contender)) expireLogin(worker.home);
+      if (isOurs(contender)) {
+        await worker.ask({ command: "requests", count: size.requests[1], width: CALLS_AT_A_REFRESH });
+        expireLogin(worker.home);
+      }
       const before = (await server.stats()).redemptions;
-      const result = await worker.ask({ command: "refresh", calls: 64 });
+      const result = await worker.ask({ command: "refresh", calls });
       return { ...result, redemptions: (await server.stats()).redemptions - before };
     } finally {
       await worker.stop();
     }
   };
-  const { results } = await inTurns(names.filter(isOurs), size.heavyRounds, redeem);
+  const ours = names.filter(isOurs);
+  const alone = await inTurns(ours, size.heavyRounds, redeem(1));
+  for (const contender of ours) {
+    const { values, error: reason } = alone.results[contender];
+    const after = figures(values.map(({ slowestMs }) => slowestMs - REDEMPTION_MS));
+    add({ measure: "1 call, token expired: after the redemption", contender, unit: "ms", ...after, reason });
+  }
+  const { results } = await inTurns(ours, size.heavyRounds, redeem(CALLS_AT_A_REFRESH));
   // A peer that redeems for every call takes a long while over it.
   Object.assign(
     results,
@@ -314,7 +324,7 @@ async function measureRefresh({ runtime, server, size, contenders, add }) {
       await inTurns(
         names.filter((name) => !isOurs(name)),
         1,
-        redeem,
+        redeem(CALLS_AT_A_REFRESH),
       )
     ).results,
   );

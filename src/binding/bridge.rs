@@ -32,6 +32,7 @@ use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::http::SharedHttp;
 use crate::oauth::OAuthClient;
+use crate::request::stream::Streams;
 use crate::secret::Secret;
 
 type Wake = ThreadsafeFunction<(), (), (), Status, false, true>;
@@ -63,6 +64,7 @@ pub struct Shared {
     messages: Mutex<Vec<Message>>,
     calls: Mutex<HashMap<u32, AbortHandle>>,
     clients: Mutex<Vec<Weak<Client>>>,
+    streams: Streams,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -90,6 +92,11 @@ impl Shared {
     /// Says that a body has something to read.
     pub fn send_readable(&self, id: u32) {
         self.send(Message { id, kind: "readable", content: None });
+    }
+
+    /// The answers that are being read.
+    pub fn streams(&self) -> &Streams {
+        &self.streams
     }
 
     /// Lets [`Bridge::flush`] reach a client.
@@ -147,6 +154,7 @@ impl Bridge {
             messages: Mutex::default(),
             calls: Mutex::default(),
             clients: Mutex::default(),
+            streams: Streams::default(),
         });
         let idle = Arc::downgrade(&shared);
         let busy = Busy::new(move || {

@@ -285,6 +285,7 @@ async fn utf8(text: Utf16String) -> Result<Bytes> {
 }
 
 async fn response(id: u32, answer: Answer, shared: Arc<Shared>) -> FetchResponse {
+    let streams = shared.streams().clone();
     let mut headers = String::new();
     for (name, value) in &answer.headers {
         headers.push_str(name.as_str());
@@ -293,7 +294,7 @@ async fn response(id: u32, answer: Answer, shared: Arc<Shared>) -> FetchResponse
         headers.extend(value.as_bytes().iter().copied().map(char::from));
         headers.push(SEPARATOR);
     }
-    let content = match receive(answer.body, move || shared.send_readable(id)).await {
+    let content = match receive(answer.body, &streams, move || shared.send_readable(id)).await {
         Received::Whole(bytes) => Content::Whole(bytes),
         Received::Stream(stream) => Content::Stream(ResponseBody::new(id, stream)),
     };

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
@@ -15,8 +16,12 @@ use tokio::task::AbortHandle;
 use super::answer::Body;
 use crate::error::Error;
 
-/// The network is not read while this much waits for the reader.
-const CAPACITY: usize = 512 * 1024;
+/// The network is not read while so much of a stream waits for its reader: all of it where there are few streams, the least
+/// where there are a thousand. What the HTTP library has read ahead comes on top.
+const MAX_CAPACITY: usize = 512 * 1024;
+const MIN_CAPACITY: usize = 32 * 1024;
+/// What waits for the readers of all streams together, as far as the least of each allows.
+const TOTAL_CAPACITY: usize = 64 * 1024 * 1024;
 /// The most that one read gives.
 const MAX_READ: usize = 128 * 1024;
 /// A body that is here to its end with the head is given whole up to this size.
@@ -51,10 +56,37 @@ pub struct Stream {
     pump: Option<AbortHandle>,
 }
 
+/// Counts the streams that share the memory for what waits to be read.
+#[derive(Debug, Clone, Default)]
+pub struct Streams(Arc<AtomicUsize>);
+
+impl Streams {
+    fn capacity(&self) -> usize {
+        let share = TOTAL_CAPACITY / self.0.load(Ordering::Relaxed).max(1);
+        share.clamp(MIN_CAPACITY, MAX_CAPACITY)
+    }
+
+    fn enter(&self) -> Self {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        self.clone()
+    }
+
+    fn leave(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 struct Queue {
     state: Mutex<State>,
     room: Notify,
     waker: Box<dyn Fn() + Send + Sync>,
+    streams: Streams,
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.streams.leave();
+    }
 }
 
 #[derive(Default)]
@@ -136,7 +168,7 @@ impl Queue {
     async fn fill(&self, mut body: Body) {
         loop {
             let room = self.room.notified();
-            if self.lock().size >= CAPACITY {
+            if self.lock().size >= self.streams.capacity() {
                 room.await;
                 continue;
             }
@@ -155,7 +187,11 @@ impl Queue {
 }
 
 /// Starts reading. `waker` is called, from another thread, after a read that found nothing, once there is something.
-pub async fn receive(mut body: Body, waker: impl Fn() + Send + Sync + 'static) -> Received {
+pub async fn receive(
+    mut body: Body,
+    streams: &Streams,
+    waker: impl Fn() + Send + Sync + 'static,
+) -> Received {
     let mut state = State::default();
     state.take_what_is_here(&mut body).await;
     if state.size <= MAX_WHOLE && matches!(state.end, Some(Ok(()))) {
@@ -163,7 +199,12 @@ pub async fn receive(mut body: Body, waker: impl Fn() + Send + Sync + 'static) -
         return Received::Whole(take(&mut state, first));
     }
     let is_over = state.end.is_some();
-    let queue = Arc::new(Queue { state: Mutex::new(state), room: Notify::new(), waker: Box::new(waker) });
+    let queue = Arc::new(Queue {
+        state: Mutex::new(state),
+        room: Notify::new(),
+        waker: Box::new(waker),
+        streams: streams.enter(),
+    });
     let filling = Arc::clone(&queue);
     let pump = (!is_over).then(|| tokio::spawn(async move { filling.fill(body).await }).abort_handle());
     Received::Stream(Stream { queue, pump })
@@ -186,7 +227,7 @@ impl Stream {
         };
         let data = take(&mut state, first);
         state.size -= data.len();
-        let has_room = state.size < CAPACITY;
+        let has_room = state.size < self.queue.streams.capacity();
         drop(state);
         if has_room {
             self.queue.room.notify_one();
@@ -237,7 +278,8 @@ mod tests {
     async fn everything_arrives_in_order_and_a_reader_is_woken_once_per_wait() {
         let (wake, mut woken) = tokio::sync::mpsc::unbounded_channel();
         let bytes = Bytes::from((0..1_000_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>());
-        let received = receive(Body::from_bytes(bytes.clone()), move || wake.send(()).unwrap()).await;
+        let body = Body::from_bytes(bytes.clone());
+        let received = receive(body, &Streams::default(), move || wake.send(()).unwrap()).await;
         let Received::Stream(stream) = received else { panic!("{received:?}") };
         let mut received = Vec::new();
         loop {
@@ -258,9 +300,23 @@ mod tests {
     #[tokio::test]
     async fn a_small_body_that_is_here_is_given_whole() {
         for text in ["", "all of it"] {
-            let received = receive(Body::from_bytes(Bytes::from_static(text.as_bytes())), || {}).await;
+            let body = Body::from_bytes(Bytes::from_static(text.as_bytes()));
+            let received = receive(body, &Streams::default(), || {}).await;
             assert!(matches!(received, Received::Whole(bytes) if bytes == text));
         }
+    }
+
+    #[test]
+    fn many_streams_share_what_few_have_for_themselves() {
+        let streams = Streams::default();
+        let few: Vec<_> = (0..128).map(|_| streams.enter()).collect();
+        assert_eq!(streams.capacity(), MAX_CAPACITY);
+        let many: Vec<_> = (0..896).map(|_| streams.enter()).collect();
+        assert_eq!(streams.capacity(), TOTAL_CAPACITY / 1024);
+        let most: Vec<_> = (0..9_000).map(|_| streams.enter()).collect();
+        assert_eq!(streams.capacity(), MIN_CAPACITY);
+        few.iter().chain(&many).chain(&most).for_each(Streams::leave);
+        assert_eq!((streams.capacity(), streams.0.load(Ordering::Relaxed)), (MAX_CAPACITY, 0));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use opencode_qwen_cli_auth::error::Code;
-use opencode_qwen_cli_auth::request::stream::{Read, Received, Stream, receive};
+use opencode_qwen_cli_auth::request::stream::{Read, Received, Stream, Streams, receive};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::support::reply::{Part, Reply};
@@ -25,7 +25,7 @@ async fn received(setup: &Setup) -> (Received, UnboundedReceiver<()>) {
         // The reader may have gone by now.
         let _ = wake.send(());
     };
-    (receive(answer.body, waker).await, woken)
+    (receive(answer.body, &Streams::default(), waker).await, woken)
 }
 
 /// The same of an answer that does not come whole with its head.
