@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::fields::{Fields, array};
+use super::fields::{Chat, Fields, MESSAGES, array};
 use crate::models::{output_cap, takes_images};
 
 /// What a caching server is told to keep.
@@ -39,11 +39,16 @@ pub struct Shaped {
 #[must_use]
 pub fn shape(body: &[u8], ids: Option<&Ids>, with_markers: bool) -> Option<Shaped> {
     // Checked once here, the text need not be checked again value by value.
-    let mut fields: Fields = serde_json::from_str(std::str::from_utf8(body).ok()?).ok()?;
-    let mut messages = None;
+    let text = std::str::from_utf8(body).ok()?;
+    let chat: Option<Chat> = ids.and_then(|_| serde_json::from_str(text).ok());
+    let Chat { mut fields, messages } = match chat {
+        Some(chat) => chat,
+        None => Chat { fields: serde_json::from_str(text).ok()?, messages: None },
+    };
+    let stream = fields.get("stream") == Some("true");
+    let messages = messages.map(|messages| shape_messages(messages, stream, with_markers));
     let model: String =
         fields.get("model").and_then(|raw| serde_json::from_str(raw).ok()).unwrap_or_default();
-    let stream = fields.get("stream") == Some("true");
     if let Some(cap) = output_cap(&model) {
         for limit in ["max_tokens", "max_completion_tokens"] {
             let asked = fields.get(limit).and_then(|raw| serde_json::from_str::<f64>(raw).ok());
@@ -54,7 +59,6 @@ pub fn shape(body: &[u8], ids: Option<&Ids>, with_markers: bool) -> Option<Shape
         }
     }
     if let Some(ids) = ids {
-        messages = fields.original("messages").and_then(|raw| shape_messages(raw, stream, with_markers));
         if stream
             && with_markers
             && let Some(tools) = fields.get("tools").and_then(mark_last_tool)
@@ -70,7 +74,7 @@ pub fn shape(body: &[u8], ids: Option<&Ids>, with_markers: bool) -> Option<Shape
     }
     let mut json = String::with_capacity(body.len() + 1024);
     match &messages {
-        Some(messages) => fields.write(&mut json, Some(("messages", &|json| write_array(json, messages)))),
+        Some(messages) => fields.write(&mut json, Some((MESSAGES, &|json| write_array(json, messages)))),
         None => fields.write(&mut json, None),
     }
     Some(Shaped { bytes: json.into_bytes(), stream, model })
@@ -88,9 +92,8 @@ fn write_array(json: &mut String, messages: &[Fields]) {
 }
 
 /// One system message, first, as an array whose last part is marked for caching; no role `developer`. A stream's last
-/// message is marked too. `None` leaves the messages alone: they are not what a chat has.
-fn shape_messages(raw: &str, stream: bool, with_markers: bool) -> Option<Vec<Fields<'_>>> {
-    let messages: Vec<Fields> = serde_json::from_str(raw).ok()?;
+/// message is marked too.
+fn shape_messages(messages: Vec<Fields<'_>>, stream: bool, with_markers: bool) -> Vec<Fields<'_>> {
     let mut system: Option<Fields> = None;
     let mut system_parts: Vec<Cow<str>> = Vec::new();
     let mut others = Vec::with_capacity(messages.len() + 1);
@@ -124,7 +127,7 @@ fn shape_messages(raw: &str, stream: bool, with_markers: bool) -> Option<Vec<Fie
         system.set("content", array(&system_parts));
         others.insert(0, system);
     }
-    Some(others)
+    others
 }
 
 /// A content as the parts of an array: a string becomes one text part, an empty one none.

@@ -60,25 +60,53 @@ impl<'a> Fields<'a> {
 
 impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct FieldsVisitor;
-        impl<'de> Visitor<'de> for FieldsVisitor {
-            type Value = Fields<'de>;
+        deserializer.deserialize_map(ChatVisitor { takes_apart: false }).map(|chat| chat.fields)
+    }
+}
 
-            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-                formatter.write_str("a JSON object")
-            }
+/// A chat body whose messages were taken apart on the way: they are most of it, and so it is gone through once.
+pub(super) struct Chat<'a> {
+    /// All fields. That of the messages holds nothing if they were taken apart.
+    pub(super) fields: Fields<'a>,
+    /// The fields of each message, where there are messages.
+    pub(super) messages: Option<Vec<Fields<'a>>>,
+}
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields: Vec<(Cow<'de, str>, Cow<'de, str>)> = Vec::new();
-                while let Some((Key(key), value)) = map.next_entry::<Key, &RawValue>()? {
-                    // Of a key that is there twice the last one counts, as in every JSON parser.
-                    fields.retain(|(known, _)| *known != key);
-                    fields.push((key, Cow::Borrowed(value.get())));
-                }
-                Ok(Fields(fields))
-            }
+/// The field that holds a chat's messages.
+pub(super) const MESSAGES: &str = "messages";
+
+impl<'de> Deserialize<'de> for Chat<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ChatVisitor { takes_apart: true })
+    }
+}
+
+struct ChatVisitor {
+    takes_apart: bool,
+}
+
+impl<'de> Visitor<'de> for ChatVisitor {
+    type Value = Chat<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut fields: Vec<(Cow<'de, str>, Cow<'de, str>)> = Vec::new();
+        let mut messages = None;
+        while let Some(Key(key)) = map.next_key()? {
+            let value = if self.takes_apart && key == MESSAGES {
+                messages = Some(map.next_value()?);
+                ""
+            } else {
+                map.next_value::<&RawValue>()?.get()
+            };
+            // Of a key that is there twice the last one counts, as in every JSON parser.
+            fields.retain(|(known, _)| *known != key);
+            fields.push((key, Cow::Borrowed(value)));
         }
-        deserializer.deserialize_map(FieldsVisitor)
+        Ok(Chat { fields: Fields(fields), messages })
     }
 }
 
