@@ -1,8 +1,7 @@
 "use strict";
 
 const { invalidArgument } = require("./errors");
-const { call, createNativeClient, flushAtExit } = require("./native");
-const { isMainThread } = require("./thread");
+const { call, createNativeClient, flushAtExit, isMainThread } = require("./native");
 const validate = require("./validate");
 
 /** What only requests need is loaded at the first one. */

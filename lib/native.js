@@ -4,7 +4,6 @@
 // news, and `drain` takes all of it.
 
 const { QwenAuthError, fromBinding, invalidArgument } = require("./errors");
-const { isMainThread } = require("./thread");
 
 let addon;
 let bridge;
@@ -156,6 +155,14 @@ function forget(id) {
   if (bridge !== undefined) keepAlive();
 }
 
+/**
+ * Whether this is the main thread. Asked when it matters, since loading Node's module for it takes as long as the rest of
+ * this package.
+ */
+function isMainThread() {
+  return globalThis.Bun?.isMainThread ?? require("node:worker_threads").isMainThread;
+}
+
 let isFlushedAtExit = false;
 
 /**
@@ -188,4 +195,4 @@ function createNativeClient(settings, env, onEvent) {
   return { client, release: () => listeners.delete(id) };
 }
 
-module.exports = { addonVersion, call, createNativeClient, flushAtExit, forget, readable };
+module.exports = { addonVersion, call, createNativeClient, flushAtExit, forget, isMainThread, readable };

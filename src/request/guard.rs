@@ -3,13 +3,19 @@
 //! A host that meets an empty or cut stream asks again, in some versions for ever. Behind the guard such a stream fails
 //! with an error that says what happened, and that the host shows as it is.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
-use memchr::memmem;
+use memchr::memchr;
+use memchr::memmem::Finder;
 use serde::Deserialize;
 
 use super::host_errors::plain;
 use crate::error::{Code, Error, Result};
 
+/// The ends of keys whose values may end an answer. Made once: that takes longer than it takes to look through an event.
+static ENDINGS: LazyLock<[Finder; 2]> =
+    LazyLock::new(|| [Finder::new(b"finish_reason\""), Finder::new(b"error\"")]);
 /// A longer line is passed on before it has ended.
 const MAX_LINE: usize = 4 * 1024 * 1024;
 
@@ -74,11 +80,11 @@ impl Guard {
     }
 
     fn read_all(&mut self, lines: &[u8]) {
-        for line in lines.split(|&byte| byte == b'\n') {
-            if self.is_finished {
-                return;
-            }
-            self.read(line);
+        let mut rest = lines;
+        while !rest.is_empty() && !self.is_finished {
+            let end = memchr(b'\n', rest).unwrap_or(rest.len());
+            self.read(&rest[..end]);
+            rest = rest.get(end + 1..).unwrap_or_default();
         }
     }
 
@@ -131,9 +137,9 @@ impl Guard {
 
 /// Whether an event may say why the answer ends: it names a reason or an error, and that is not null.
 fn may_end(data: &[u8]) -> bool {
-    [&b"finish_reason\""[..], b"error\""].iter().any(|key| {
-        memmem::find_iter(data, key).any(|start| {
-            let value = data[start + key.len()..].trim_ascii_start();
+    ENDINGS.iter().any(|key| {
+        key.find_iter(data).any(|start| {
+            let value = data[start + key.needle().len()..].trim_ascii_start();
             let value = value.strip_prefix(b":").unwrap_or(value).trim_ascii_start();
             !value.starts_with(b"null")
         })

@@ -2,12 +2,16 @@
 //!
 //! Nothing is held back and nothing is kept but the `usage` object itself. How the bytes are cut makes no difference.
 
-use memchr::memmem;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 use memchr::{memchr2, memrchr};
 use serde_json::Value;
 
 const KEY: &[u8] = b"usage";
 const QUOTED_KEY: &[u8] = b"\"usage\"";
+/// Made once: that takes longer than it takes to look through an event.
+static REPORT: LazyLock<Finder> = LazyLock::new(|| Finder::new(QUOTED_KEY));
 const DATA: &[u8] = b"data:";
 /// A longer object is none that reports usage.
 const MAX_OBJECT: usize = 8 * 1024;
@@ -132,7 +136,7 @@ fn uninteresting(bytes: &[u8]) -> usize {
         let mut after = whole[at + QUOTED_KEY.len()..].iter().filter(|byte| !byte.is_ascii_whitespace());
         !(after.next() == Some(&b':') && after.next() == Some(&b'n'))
     };
-    match memmem::find_iter(whole, QUOTED_KEY).find(reports) {
+    match REPORT.find_iter(whole).find(reports) {
         None => whole.len(),
         Some(at) => memrchr(b'\n', &whole[..at]).map_or(0, |newline| newline + 1),
     }
