@@ -11,9 +11,15 @@ const own = join(dirname(here), "index.js");
 
 /**
  * `file` is what OpenCode would import. `requests` says whose requests they are: a plugin without a `fetch` of its own
- * only hands a token to OpenCode's, which is the runtime's, so there is nothing to measure but its start.
+ * only hands a token to OpenCode's, which is the runtime's, so there is nothing to measure but its start. A floor is only
+ * imported: nothing can be quicker.
  */
 export const CONTENDERS = {
+  empty: {
+    title: "a file that exports nothing but a function",
+    file: join(here, "empty.cjs"),
+    isFloor: true,
+  },
   fetch: { title: "the runtime's fetch", requests: "own" },
   "js-edit": { title: "fetch, body edited in JS", requests: "own", onlyForEditing: true },
   client: { title: "this package", file: own, requests: "own" },

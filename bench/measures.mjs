@@ -61,7 +61,8 @@ export async function measureRuntime({ runtime, server, isQuick, only, record, l
     if (reason !== undefined) add({ measure: "all", contender, reason });
   }
   const able = all.filter((name) => obstacle(name, runtime) === undefined);
-  for (const contender of able.filter((name) => !hasOwnRequests(name) && CONTENDERS[name].file)) {
+  const borrowers = able.filter((name) => !hasOwnRequests(name) && CONTENDERS[name].file);
+  for (const contender of borrowers.filter((name) => !CONTENDERS[name].isFloor)) {
     add({
       measure: "requests of its own",
       contender,
@@ -117,7 +118,7 @@ export async function measureRuntime({ runtime, server, isQuick, only, record, l
 /** Fresh processes, in turns: importing, and starting with few and many accounts. */
 async function measureStarts({ runtime, server, size, contenders, add }) {
   // The two faces of this package are one file.
-  const files = contenders.filter((name) => CONTENDERS[name].file !== undefined && name !== "client");
+  const plugins = contenders.filter((name) => CONTENDERS[name].file !== undefined && name !== "client");
   const homes = new Map(ACCOUNTS.map((accounts) => [accounts, makeHome(server.origin, { accounts })]));
   const kinds = [
     { measure: "import", what: "import", home: homes.get(1) },
@@ -128,6 +129,7 @@ async function measureStarts({ runtime, server, size, contenders, add }) {
     })),
   ];
   for (const { measure, what, home } of kinds) {
+    const files = plugins.filter((name) => what === "import" || !CONTENDERS[name].isFloor);
     const { results } = await inTurns(files, size.starts, async (contender) =>
       measureStart(runtime, contender, what, server.origin, home),
     );

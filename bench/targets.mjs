@@ -15,7 +15,7 @@ export function judge(results) {
         entry.runtime === runtime &&
         entry.measure === measure &&
         entry.median !== undefined &&
-        !["client", "plugin", "fetch", "js-edit"].includes(entry.contender),
+        !["client", "plugin", "fetch", "js-edit", "empty"].includes(entry.contender),
     );
   const times = (measure, reference = "fetch") => `${measure}: times as good as ${reference}`;
   const rows = [];
