@@ -124,6 +124,7 @@ class QwenClient {
       accountId: validate.text,
       signal: validate.signal,
     });
+    flushAtExit();
     return this.#call((id) => this.#native.accessToken(id, accountId), { signal });
   }
 

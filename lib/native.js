@@ -166,8 +166,9 @@ function isMainThread() {
 let isFlushedAtExit = false;
 
 /**
- * What was counted shortly before the end is written before it, also where a host calls `process.exit`. Not in a worker,
- * which Bun may be tearing down at that moment: what is counted there is written while the process lasts.
+ * Also where a host calls `process.exit`, what was counted shortly before is written, and a refresh token that was sent is
+ * waited for: what the server has issued for it is nowhere else. Not in a worker, which Bun may be tearing down at that
+ * moment: there it is written while the process lasts.
  */
 function flushAtExit() {
   if (isFlushedAtExit) return;

@@ -46,15 +46,15 @@ const suites = [
   ["Node and Bun", process.execPath, [...RUNNER, ...specs("__test__")]],
   ["OpenCode", process.execPath, [...RUNNER, ...specs(END_TO_END)]],
 ];
-const failed = [];
+const failed = new Set();
 for (const [name, command, args] of suites) {
   console.log(`\n${name} tests`);
   const search = searchSecrets();
-  if ((await exitCode(command, args, { onOutput: search.look })) !== 0) failed.push(name);
+  if ((await exitCode(command, args, { onOutput: search.look })) !== 0) failed.add(name);
   if (search.found()) {
     console.error(`\nThe output of the ${name} tests holds a secret of the local server's.`);
-    failed.push(name);
+    failed.add(name);
   }
 }
-if (failed.length > 0) console.error(`\nFailed: ${failed.join(", ")} tests.`);
-process.exit(failed.length === 0 ? 0 : 1);
+if (failed.size > 0) console.error(`\nFailed: ${[...failed].join(", ")} tests.`);
+process.exit(failed.size === 0 ? 0 : 1);

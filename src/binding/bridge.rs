@@ -9,6 +9,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use napi::bindgen_prelude::{Array, Function, Null};
@@ -53,6 +54,9 @@ struct Message {
     kind: &'static str,
     content: Option<Outcome>,
 }
+
+/// How long the end of the process waits for a token that was sent to be written.
+const LONGEST_END: Duration = Duration::from_secs(3);
 
 /// So many elements of an array make up a message.
 const MESSAGE_LENGTH: usize = 3;
@@ -195,9 +199,11 @@ impl Bridge {
         self.busy.is_busy()
     }
 
-    /// The process is about to end: what its clients have counted is written. Blocks, for a few milliseconds as a rule.
+    /// The process is about to end: what its clients have counted is written, and a refresh token that was sent is waited
+    /// for. Blocks: for a few milliseconds as a rule, for 3 s at most.
     #[napi(catch_unwind)]
     pub fn flush(&self) {
+        self.busy.close(LONGEST_END);
         let clients: Vec<_> = lock(&self.shared.clients).iter().filter_map(Weak::upgrade).collect();
         for client in clients {
             client.flush();

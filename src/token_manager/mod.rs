@@ -183,7 +183,8 @@ impl TokenManager {
             let inner = Arc::clone(&self.0);
             let busy = inner.busy.enter();
             let doubted = Mutex::default();
-            let work = Refresh { inner, account: account.clone(), seen, view, rejected, doubted };
+            let at_stake = Arc::default();
+            let work = Refresh { inner, account: account.clone(), seen, view, rejected, doubted, at_stake };
             let task = tokio::spawn(async move {
                 let (inner, id) = (Arc::clone(&work.inner), work.account.id.clone());
                 let runtime = Handle::current();

@@ -12,6 +12,7 @@ use super::{Inner, Outcome, find, no_refresh_token, superseded};
 use crate::accounts::account::Account;
 use crate::accounts::registry::Guarded;
 use crate::accounts::view::View;
+use crate::busy::CriticalGuard;
 use crate::error::{Code, Error, Result};
 use crate::events::EventKind;
 use crate::fault::{self, Point, Safeguard};
@@ -46,6 +47,15 @@ pub(super) struct Refresh {
     pub(super) rejected: Option<Secret>,
     /// A refusal that may only mean that a CLI was quicker.
     pub(super) doubted: Mutex<Option<(Secret, Error)>>,
+    /// From the moment a refresh token is sent to the one in which what came of it is written: a process that ended in
+    /// between would lose the login.
+    pub(super) at_stake: Arc<Mutex<Option<CriticalGuard>>>,
+}
+
+impl Drop for Refresh {
+    fn drop(&mut self) {
+        *self.at_stake.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 enum Redeemed {
@@ -169,8 +179,8 @@ impl Refresh {
                 self.keeping(guard, tokio::time::sleep(delay)).await;
             }
             guard.0.keep(&self.inner.clock);
-            if !guard.0.is_held() || started.elapsed() >= REFRESH_LIMIT {
-                // The CLI took our lock, and is at work with the same token now.
+            if !guard.0.is_held() || started.elapsed() >= REFRESH_LIMIT || self.inner.busy.is_closed() {
+                // The CLI took our lock, and is at work with the same token now; or this process is about to end.
                 return Ok(Redeemed::NotYet);
             }
             // Whoever has put another token there meanwhile has made this one worthless.
@@ -202,12 +212,19 @@ impl Refresh {
     }
 
     /// Whether the lock is still ours and the files are what they were. A process may have slept for hours since it
-    /// looked, and the CLI takes the lock of a sleeper.
+    /// looked, and the CLI takes the lock of a sleeper. Nothing is sent either by a process that is about to end; from here
+    /// on it waits with that.
     fn last_look(&self, view: Arc<View>, guard: &Guarded) -> impl Fn() -> bool + Send + Sync + 'static {
-        let (inner, claim) = (Arc::clone(&self.inner), guard.0.claim());
+        let (inner, claim, at_stake) = (Arc::clone(&self.inner), guard.0.claim(), Arc::clone(&self.at_stake));
         move || {
             fault::reached(Point::Sending);
-            fault::omits(Safeguard::LastLook) || claim.is_held() && inner.registry.is_current(&view)
+            let is_ours =
+                fault::omits(Safeguard::LastLook) || claim.is_held() && inner.registry.is_current(&view);
+            let mut at_stake = at_stake.lock().unwrap_or_else(PoisonError::into_inner);
+            if is_ours && at_stake.is_none() {
+                *at_stake = inner.busy.enter_critical();
+            }
+            is_ours && at_stake.is_some()
         }
     }
 
