@@ -44,6 +44,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
   test(`${runtime}: a process that calls exit ends only when a token that was sent is written`, async (t) => {
     const set = await setUp(t, { token: EXPIRED });
     const { server, home } = set;
+    const old = home.read();
     let open;
     const opened = new Promise((resolve) => (open = resolve));
     server.script("token", [{ do: "delay", ms: () => opened }]);
@@ -64,6 +65,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
     assert.equal(await child.report(), "ends");
     setTimeout(open, 300);
     await child.end();
+    assert.notEqual(home.read().access_token, old.access_token);
     assert.ok(server.issued.includes(home.read().refresh_token));
     assert.equal(server.stats.redemptions, 1);
   });
