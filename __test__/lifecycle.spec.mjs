@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { inChild, RUNTIMES, startChild } from "./support/child.mjs";
-import { chat, EXPIRED, setUp, temporaryHome, until } from "./support/harness.mjs";
+import { chat, EXPIRED, gate, setUp, temporaryHome, until } from "./support/harness.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const WORKER = fileURLToPath(new URL("support/worker-program.mjs", import.meta.url));
@@ -13,12 +13,6 @@ const withoutProc = process.platform === "linux" ? false : "threads and files ar
 /** Matches a chat by what it says. */
 const saying = (word) => (entry) => JSON.stringify(entry.body.messages).includes(word);
 const clientData = ({ server, home }) => ({ env: home.env, oauth: { baseUrl: server.url } });
-
-function gate() {
-  let open;
-  const opened = new Promise((resolve) => (open = resolve));
-  return { open, step: { do: "delay", ms: () => opened } };
-}
 
 for (const runtime of Object.keys(RUNTIMES)) {
   const workers = runtime === "node" ? 50 : 10;

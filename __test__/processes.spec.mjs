@@ -3,19 +3,16 @@ import { join } from "node:path";
 import { existsSync } from "node:fs";
 import { test } from "node:test";
 import { RUNTIMES, startChild } from "./support/child.mjs";
-import { EXPIRED, setUp, until } from "./support/harness.mjs";
+import { EXPIRED, midway, setUp, until } from "./support/harness.mjs";
 
 /** What a child process needs to make the same client. */
 const clientData = ({ server, home }) => ({ env: home.env, oauth: { baseUrl: server.url } });
 
 for (const runtime of Object.keys(RUNTIMES)) {
   test(`${runtime}: a process whose caller gave up ends only when the token is written`, async (t) => {
-    const set = await setUp(t, { token: EXPIRED });
-    const { server, home } = set;
+    const set = await midway(t);
+    const { server, home, open } = set;
     const old = home.read();
-    let open;
-    const opened = new Promise((resolve) => (open = resolve));
-    server.script("token", [{ do: "delay", ms: () => opened }]);
     const child = startChild(
       t,
       runtime,
@@ -42,12 +39,9 @@ for (const runtime of Object.keys(RUNTIMES)) {
   });
 
   test(`${runtime}: a process that calls exit ends only when a token that was sent is written`, async (t) => {
-    const set = await setUp(t, { token: EXPIRED });
-    const { server, home } = set;
+    const set = await midway(t);
+    const { server, home, open } = set;
     const old = home.read();
-    let open;
-    const opened = new Promise((resolve) => (open = resolve));
-    server.script("token", [{ do: "delay", ms: () => opened }]);
     const child = startChild(
       t,
       runtime,
@@ -95,11 +89,8 @@ for (const runtime of Object.keys(RUNTIMES)) {
 }
 
 test("a process waits for another's refresh, and takes its token", async (t) => {
-  const set = await setUp(t, { token: EXPIRED });
-  const { server, client } = set;
-  let open;
-  const opened = new Promise((resolve) => (open = resolve));
-  server.script("token", [{ do: "delay", ms: () => opened }]);
+  const set = await midway(t);
+  const { server, client, open } = set;
   const ours = client.getAccessToken();
   await server.waitFor("token");
   const child = startChild(

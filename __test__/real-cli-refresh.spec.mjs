@@ -5,7 +5,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { describe, test } from "node:test";
 import { startChild } from "./support/child.mjs";
-import { EXPIRED, setUp, sleep, until } from "./support/harness.mjs";
+import { EXPIRED, gate, setUp, sleep, until } from "./support/harness.mjs";
 import { chooseOAuth, isFromCli, skipReason, startCli, VERSIONS } from "./support/real-cli.mjs";
 
 const LONG = Boolean(process.env.TEST_STRESS);
@@ -18,10 +18,9 @@ async function setUpBoth(t, options) {
 }
 
 /** Keeps back the answers to token requests, until it is opened. Tokens are spent already then. */
-function gate(t, server) {
-  let open;
-  const opened = new Promise((resolve) => (open = resolve));
-  server.script("token", [{ do: "delay", ms: () => opened, times: Infinity }]);
+function holdAnswers(t, server) {
+  const { open, step } = gate();
+  server.script("token", [{ ...step, times: Infinity }]);
   t.after(() => open());
   return () => {
     open();
@@ -59,7 +58,7 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
       const { server, home, client, lock } = set;
 
       // The CLI is first.
-      let open = gate(t, server);
+      let open = holdAnswers(t, server);
       const first = startCli(t, cli, set);
       assert.ok(isFromCli(await requestOf(server, 1)));
       assert.ok(existsSync(lock));
@@ -73,7 +72,7 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
 
       // We are first, a second CLI waits for us, and the first one's exit removes our lock.
       expire(home);
-      open = gate(t, server);
+      open = holdAnswers(t, server);
       const again = client.getAccessToken();
       assert.ok(!isFromCli(await requestOf(server, 2)));
       const second = startCli(t, cli, set);
@@ -101,7 +100,7 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
       const exiting = startCli(t, cli, set);
       assert.equal(await exiting.session, "ready");
       expire(home);
-      const open = gate(t, server);
+      const open = holdAnswers(t, server);
       const redeeming = startCli(t, cli, set);
       assert.ok(isFromCli(await requestOf(server, 1)));
       return { ...set, exiting, redeeming, open };

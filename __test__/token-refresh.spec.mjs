@@ -2,22 +2,7 @@ import assert from "node:assert/strict";
 import { rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, test } from "node:test";
-import { chat, EXPIRED, rejection, setUp, sleep, until } from "./support/harness.mjs";
-
-/** A promise that a scripted step waits for, and what opens it. */
-function gate() {
-  let open;
-  const opened = new Promise((resolve) => (open = resolve));
-  return { open, delay: () => opened };
-}
-
-/** Someone who is in the middle of a refresh, until `open` is called. */
-async function midway(t, options) {
-  const held = gate();
-  const set = await setUp(t, { token: EXPIRED, ...options });
-  set.server.script("token", [{ do: "delay", ms: held.delay }]);
-  return { ...set, open: held.open };
-}
+import { chat, EXPIRED, midway, rejection, setUp, sleep, until } from "./support/harness.mjs";
 
 const LEFT_BEHIND = ["oauth_creds.flock", "oauth_creds.json"];
 

@@ -104,6 +104,21 @@ export async function setUp(
 
 export const EXPIRED = { expiresIn: -60 };
 
+/** A scripted step that is not taken before `open` is called. */
+export function gate() {
+  let open;
+  const opened = new Promise((resolve) => (open = resolve));
+  return { open, step: { do: "delay", ms: () => opened } };
+}
+
+/** As `setUp`, with a login that has expired, and a server that answers its refresh once `open` is called. */
+export async function midway(t, options) {
+  const { open, step } = gate();
+  const set = await setUp(t, { token: EXPIRED, ...options });
+  set.server.script("token", [step]);
+  return { ...set, open };
+}
+
 /** A chat request, as an SDK would send it. */
 export function chat(client, text, fields = {}, init = {}) {
   return client.fetch(`${client.baseUrl}/chat/completions`, {
