@@ -61,8 +61,8 @@ export async function measureRuntime({ runtime, server, isQuick, only, record, l
     if (reason !== undefined) add({ measure: "all", contender, reason });
   }
   const able = all.filter((name) => obstacle(name, runtime) === undefined);
-  const borrowers = able.filter((name) => !hasOwnRequests(name) && CONTENDERS[name].file);
-  for (const contender of borrowers.filter((name) => !CONTENDERS[name].isFloor)) {
+  const isPlugin = (name) => CONTENDERS[name].file !== undefined && !CONTENDERS[name].isFloor;
+  for (const contender of able.filter((name) => !hasOwnRequests(name) && isPlugin(name))) {
     add({
       measure: "requests of its own",
       contender,

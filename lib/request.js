@@ -6,7 +6,7 @@
 const { invalidArgument } = require("./errors");
 const { isObject, read, signal: readSignal } = require("./validate");
 
-/** Stands between the parts of a request's head. No header and no method can hold it. */
+/** Stands between the parts of a head that crosses to the addon or back. No header and no method can hold it. */
 const SEPARATOR = "\0";
 const REDIRECTS = ["follow", "error", "manual"];
 
@@ -165,4 +165,4 @@ function isDetached(buffer) {
   }
 }
 
-module.exports = { readRequest };
+module.exports = { SEPARATOR, readRequest };

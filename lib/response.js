@@ -4,6 +4,7 @@
 
 const { QwenAuthError } = require("./errors");
 const { forget, readable } = require("./native");
+const { SEPARATOR } = require("./request");
 
 const STATUSES_WITHOUT_BODY = [204, 205, 304];
 
@@ -23,7 +24,7 @@ function toResponse([status, statusText, url, head, body], { method, signal, sco
       retryable: false,
     });
   }
-  const pairs = head.split("\0");
+  const pairs = head.split(SEPARATOR);
   const headers = [];
   for (let index = 0; index < pairs.length - 1; index += 2) headers.push([pairs[index], pairs[index + 1]]);
   const hasBody = method !== "HEAD" && !STATUSES_WITHOUT_BODY.includes(status);

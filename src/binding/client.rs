@@ -294,7 +294,7 @@ async fn response(id: u32, answer: Answer, shared: Arc<Shared>) -> FetchResponse
         headers.extend(value.as_bytes().iter().copied().map(char::from));
         headers.push(SEPARATOR);
     }
-    let content = match receive(answer.body, &streams, move || shared.send_readable(id)).await {
+    let content = match receive(answer.body, streams, move || shared.send_readable(id)).await {
         Received::Whole(bytes) => Content::Whole(bytes),
         Received::Stream(stream) => Content::Stream(ResponseBody::new(id, stream)),
     };

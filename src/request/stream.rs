@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
@@ -56,23 +55,15 @@ pub struct Stream {
     pump: Option<AbortHandle>,
 }
 
-/// Counts the streams that share the memory for what waits to be read.
+/// The streams that share the memory for what waits to be read. Each has a clone.
 #[derive(Debug, Clone, Default)]
-pub struct Streams(Arc<AtomicUsize>);
+pub struct Streams(Arc<()>);
 
 impl Streams {
     fn capacity(&self) -> usize {
-        let share = TOTAL_CAPACITY / self.0.load(Ordering::Relaxed).max(1);
+        // The first one belongs to whoever makes streams.
+        let share = TOTAL_CAPACITY / (Arc::strong_count(&self.0) - 1).max(1);
         share.clamp(MIN_CAPACITY, MAX_CAPACITY)
-    }
-
-    fn enter(&self) -> Self {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        self.clone()
-    }
-
-    fn leave(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -81,12 +72,6 @@ struct Queue {
     room: Notify,
     waker: Box<dyn Fn() + Send + Sync>,
     streams: Streams,
-}
-
-impl Drop for Queue {
-    fn drop(&mut self) {
-        self.streams.leave();
-    }
 }
 
 #[derive(Default)]
@@ -187,11 +172,7 @@ impl Queue {
 }
 
 /// Starts reading. `waker` is called, from another thread, after a read that found nothing, once there is something.
-pub async fn receive(
-    mut body: Body,
-    streams: &Streams,
-    waker: impl Fn() + Send + Sync + 'static,
-) -> Received {
+pub async fn receive(mut body: Body, streams: Streams, waker: impl Fn() + Send + Sync + 'static) -> Received {
     let mut state = State::default();
     state.take_what_is_here(&mut body).await;
     if state.size <= MAX_WHOLE && matches!(state.end, Some(Ok(()))) {
@@ -199,12 +180,8 @@ pub async fn receive(
         return Received::Whole(take(&mut state, first));
     }
     let is_over = state.end.is_some();
-    let queue = Arc::new(Queue {
-        state: Mutex::new(state),
-        room: Notify::new(),
-        waker: Box::new(waker),
-        streams: streams.enter(),
-    });
+    let queue =
+        Arc::new(Queue { state: Mutex::new(state), room: Notify::new(), waker: Box::new(waker), streams });
     let filling = Arc::clone(&queue);
     let pump = (!is_over).then(|| tokio::spawn(async move { filling.fill(body).await }).abort_handle());
     Received::Stream(Stream { queue, pump })
@@ -279,7 +256,7 @@ mod tests {
         let (wake, mut woken) = tokio::sync::mpsc::unbounded_channel();
         let bytes = Bytes::from((0..1_000_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>());
         let body = Body::from_bytes(bytes.clone());
-        let received = receive(body, &Streams::default(), move || wake.send(()).unwrap()).await;
+        let received = receive(body, Streams::default(), move || wake.send(()).unwrap()).await;
         let Received::Stream(stream) = received else { panic!("{received:?}") };
         let mut received = Vec::new();
         loop {
@@ -301,7 +278,7 @@ mod tests {
     async fn a_small_body_that_is_here_is_given_whole() {
         for text in ["", "all of it"] {
             let body = Body::from_bytes(Bytes::from_static(text.as_bytes()));
-            let received = receive(body, &Streams::default(), || {}).await;
+            let received = receive(body, Streams::default(), || {}).await;
             assert!(matches!(received, Received::Whole(bytes) if bytes == text));
         }
     }
@@ -309,14 +286,14 @@ mod tests {
     #[test]
     fn many_streams_share_what_few_have_for_themselves() {
         let streams = Streams::default();
-        let few: Vec<_> = (0..128).map(|_| streams.enter()).collect();
+        let few = vec![streams.clone(); 128];
         assert_eq!(streams.capacity(), MAX_CAPACITY);
-        let many: Vec<_> = (0..896).map(|_| streams.enter()).collect();
+        let many = vec![streams.clone(); 896];
         assert_eq!(streams.capacity(), TOTAL_CAPACITY / 1024);
-        let most: Vec<_> = (0..9_000).map(|_| streams.enter()).collect();
+        let most = vec![streams.clone(); 9_000];
         assert_eq!(streams.capacity(), MIN_CAPACITY);
-        few.iter().chain(&many).chain(&most).for_each(Streams::leave);
-        assert_eq!((streams.capacity(), streams.0.load(Ordering::Relaxed)), (MAX_CAPACITY, 0));
+        drop((few, many, most));
+        assert_eq!((streams.capacity(), Arc::strong_count(&streams.0)), (MAX_CAPACITY, 1));
     }
 
     #[test]

@@ -25,7 +25,7 @@ async fn received(setup: &Setup) -> (Received, UnboundedReceiver<()>) {
         // The reader may have gone by now.
         let _ = wake.send(());
     };
-    (receive(answer.body, &Streams::default(), waker).await, woken)
+    (receive(answer.body, Streams::default(), waker).await, woken)
 }
 
 /// The same of an answer that does not come whole with its head.
