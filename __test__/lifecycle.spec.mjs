@@ -172,6 +172,28 @@ for (const runtime of Object.keys(RUNTIMES)) {
     }
   });
 
+  test(`${runtime}: no result is lost, however close they come to each other`, async (t) => {
+    const { server, home } = await setUp(t);
+    const child = startChild(
+      t,
+      runtime,
+      async ({ load, report, data }) => {
+        const client = (await load()).createClient(data.client);
+        let left = data.calls;
+        const caller = async () => {
+          while (left > 0) {
+            left -= 1;
+            await client.getAccessToken();
+          }
+        };
+        await Promise.all(Array.from({ length: data.callers }, caller));
+        report("all are here");
+      },
+      { data: { client: clientData({ server, home }), calls: 150_000, callers: 16 } },
+    );
+    assert.equal(await child.report(0, 60_000), "all are here");
+  });
+
   test(`${runtime}: a process waits for the call that it has started`, async (t) => {
     const set = await setUp(t);
     set.server.script("chat", [{ do: "delay", ms: 500 }]);

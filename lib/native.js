@@ -16,12 +16,19 @@ const readers = new Map();
 /** Listeners for a client's events. */
 const listeners = new Map();
 
+/**
+ * Bun loses a call of a threadsafe function that comes just as the last one returns, and the core calls again only once its
+ * news was taken: so there it is taken when the call has returned, or a session would hang. Kept from here, in case
+ * somebody fakes the timers.
+ */
+const onceAwake = globalThis.Bun === undefined ? (take) => take() : setImmediate;
+
 /** The bridge of this environment, made at the first use: importing the package starts nothing. */
 function connect() {
   if (bridge === undefined) {
     try {
       addon = require("../binding").load();
-      bridge = new addon.Bridge(onWake);
+      bridge = new addon.Bridge(() => onceAwake(takeNews));
     } catch (error) {
       throw fromBinding(error);
     }
@@ -40,7 +47,7 @@ function nextId() {
   return lastId;
 }
 
-function onWake() {
+function takeNews() {
   const news = bridge.drain();
   for (let at = 0; at < news.length; at += 3) deliver(news[at], news[at + 1], news[at + 2]);
   keepAlive();
