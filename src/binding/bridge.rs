@@ -119,8 +119,8 @@ impl Shared {
         let shared = Arc::clone(self);
         // Held while the call is entered, so that one that ends at once finds its entry to remove.
         let mut calls = lock(&self.calls);
-        let task = runtime.spawn(async move {
-            let outcome = AssertUnwindSafe(call).catch_unwind().await;
+        // No async block, which would have room for the call twice.
+        let call = AssertUnwindSafe(call).catch_unwind().map(move |outcome| {
             lock(&shared.calls).remove(&id);
             match outcome.unwrap_or_else(|_| Err(Error::internal("a call panicked"))) {
                 Ok(Outcome::Value(value)) => shared.send_value(id, "value", value),
@@ -128,6 +128,7 @@ impl Shared {
                 Err(error) => shared.send_value(id, "error", error_value(&error)),
             }
         });
+        let task = runtime.spawn(call);
         calls.insert(id, task.abort_handle());
     }
 }

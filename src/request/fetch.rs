@@ -151,7 +151,8 @@ impl Pipeline {
     /// [`TokenManager::token`].
     pub async fn fetch(&self, request: Request) -> Result<Answer> {
         let url = request.url.clone();
-        let answer = self.run(request).await;
+        // Made by the thread that runs it: what one thread allocates and another frees, both wait for.
+        let answer = Box::pin(self.run(request)).await;
         if !self.settings.for_host {
             return answer;
         }
@@ -183,8 +184,8 @@ impl Pipeline {
         loop {
             let ended = match step {
                 Step::Ask(id) => self.ask(call, &id).await?,
-                Step::Degrade(id) => self.degrade(call, &id).await?,
-                Step::FallBack => self.fall_back(call).await?,
+                Step::Degrade(id) => Box::pin(self.degrade(call, &id)).await?,
+                Step::FallBack => Box::pin(self.fall_back(call)).await?,
                 Step::GiveUp => return Ok(self.give_up(call)),
                 Step::PassOn => {
                     return call

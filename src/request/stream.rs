@@ -177,7 +177,8 @@ pub async fn receive(mut body: Body, streams: Streams, waker: impl Fn() + Send +
     state.take_what_is_here(&mut body).await;
     if state.size <= MAX_WHOLE && matches!(state.end, Some(Ok(()))) {
         let first = state.chunks.pop_front().unwrap_or_default();
-        return Received::Whole(take(&mut state, first));
+        // Copied, so that what the HTTP library has read it into is free for the next answer.
+        return Received::Whole(Bytes::copy_from_slice(&take(&mut state, first)));
     }
     let is_over = state.end.is_some();
     let queue =
