@@ -29,7 +29,17 @@ const { values: options } = parseArgs({
 
 if (!options.quick) {
   await ensureDependencies("bench");
-  if (!options["no-build"]) await run(process.execPath, ["scripts/build.mjs"]);
+  if (!options["no-build"]) {
+    await run(process.execPath, ["scripts/build.mjs"]);
+    await run("cargo", [
+      "build",
+      "--release",
+      "--locked",
+      "--no-default-features",
+      "--example",
+      "bare_reqwest",
+    ]);
+  }
 }
 const usual = options.quick ? "node,opencode" : "node,bun,opencode";
 await findRuntimes((options.runtimes ?? usual).split(","));

@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import { targetDirectory } from "../scripts/cargo.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const require = createRequire(import.meta.url);
@@ -12,7 +13,7 @@ const own = join(dirname(here), "index.js");
 /**
  * `file` is what OpenCode would import. `requests` says whose requests they are: a plugin without a `fetch` of its own
  * only hands a token to OpenCode's, which is the runtime's, so there is nothing to measure but its start. A floor is only
- * imported: nothing can be quicker.
+ * imported: nothing can be quicker. A `program` runs by itself, and is asked `only` some things.
  */
 export const CONTENDERS = {
   empty: {
@@ -22,6 +23,12 @@ export const CONTENDERS = {
   },
   fetch: { title: "the runtime's fetch", requests: "own" },
   "js-edit": { title: "fetch, body edited in JS", requests: "own", onlyForEditing: true },
+  reqwest: {
+    title: "reqwest alone, in Rust",
+    requests: "own",
+    program: join(targetDirectory, "release/examples/bare_reqwest"),
+    only: ["requests", "events"],
+  },
   client: { title: "this package", file: own, requests: "own" },
   plugin: { title: "this package, in OpenCode", file: own, requests: "own" },
   original: {
@@ -56,7 +63,8 @@ export const CONTENDERS = {
 
 /** Whether a contender can run here; else why not. */
 export function obstacle(name, runtime) {
-  const { file, limits } = CONTENDERS[name];
+  const { file, limits, program } = CONTENDERS[name];
+  if (program !== undefined && !existsSync(program)) return "is not built: the full form builds it";
   if (file !== undefined && !existsSync(file)) return "is not installed: `npm ci --prefix bench`";
   return runtime === "node" ? limits?.node : undefined;
 }

@@ -48,6 +48,7 @@ const QUICK = {
 
 const isOurs = (name) => name === "client" || name === "plugin";
 const hasOwnRequests = (name) => CONTENDERS[name].requests === "own" && !CONTENDERS[name].onlyForEditing;
+const isAsked = (name, what) => CONTENDERS[name].only?.includes(what) ?? true;
 
 /** Runs every measure in one runtime and hands each result to `record`. */
 export async function measureRuntime({ runtime, server, isQuick, only, record, log }) {
@@ -107,7 +108,8 @@ export async function measureRuntime({ runtime, server, isQuick, only, record, l
   }
   if (wants("refresh")) {
     log("a refresh met by 64 calls");
-    await measureRefresh({ runtime, server, size, contenders: able.filter(hasOwnRequests), add });
+    const contenders = able.filter((name) => hasOwnRequests(name) && isAsked(name, "refresh"));
+    await measureRefresh({ runtime, server, size, contenders, add });
   }
   if (wants("lookup")) {
     log("system calls of a look at the accounts");
@@ -168,8 +170,9 @@ async function measureRequests({ runtime, server, size, contenders, add, wants, 
       add({ measure: "parallel requests", contender: name, reason: limitOf(name, "parallel") });
     }
     const ask = (command) => async (contender) => running.get(contender).ask(command(contender));
-    const one = async (measure, unit, better, who, command, pick, rounds = size.rounds) => {
+    const one = async (measure, unit, better, all, command, pick, rounds = size.rounds) => {
       log(measure);
+      const who = all.filter((name) => isAsked(name, command(name).command));
       await inTurns(who, 1, ask(command));
       const { results } = await inTurns(who, rounds, ask(command));
       for (const contender of who) {

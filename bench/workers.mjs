@@ -5,6 +5,7 @@ import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { bun as openCodeBun, bunEnvironment } from "../__test__/support/bun.mjs";
+import { CONTENDERS } from "./contenders.mjs";
 import { environmentOf, makeHome, removeHome } from "./homes.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
@@ -58,13 +59,14 @@ export async function startServer() {
   };
 }
 
-/** Runs a program of this directory in a runtime; its marked lines are messages. */
-function run(runtime, program, args, env) {
+/** Runs a script of this directory in a runtime; its marked lines are messages. */
+function runScript(runtime, script, args, env) {
   const { command, args: runtimeArgs, env: runtimeEnv } = RUNTIMES[runtime];
-  const child = spawn(command, [...runtimeArgs, join(here, program), ...args], {
-    env: { ...env, ...runtimeEnv },
-    stdio: ["pipe", "pipe", "pipe"],
-  });
+  return runProgram(command, [...runtimeArgs, join(here, script), ...args], { ...env, ...runtimeEnv });
+}
+
+function runProgram(command, args, env) {
+  const child = spawn(command, args, { env, stdio: ["pipe", "pipe", "pipe"] });
   let errors = "";
   child.stderr.on("data", (text) => (errors = `${errors}${text}`.slice(-2_000)));
   const waiting = [];
@@ -78,7 +80,7 @@ function run(runtime, program, args, env) {
   });
   child.on("exit", (code, signal) => {
     for (const { reject } of waiting.splice(0)) {
-      reject(new Error(`${program} ended (${signal ?? code}): ${errors.trim().split("\n").at(-1)}`));
+      reject(new Error(`${command} ended (${signal ?? code}): ${errors.trim().split("\n").at(-1)}`));
     }
   });
   child.stdin.on("error", () => {});
@@ -101,12 +103,11 @@ function run(runtime, program, args, env) {
 export async function startContender(runtime, contender, origin, homeOptions) {
   const home = makeHome(origin, homeOptions);
   const state = homeOptions?.isExpired ? ["expired"] : [];
-  const { child, receive } = run(
-    runtime,
-    "child.mjs",
-    [contender, origin, ...state],
-    environmentOf(home, origin),
-  );
+  const environment = environmentOf(home, origin);
+  const { program } = CONTENDERS[contender];
+  const { child, receive } = program
+    ? runProgram(program, [origin], environment)
+    : runScript(runtime, "child.mjs", [contender, origin, ...state], environment);
   const ended = new Promise((resolve) => child.once("exit", resolve));
   async function stop() {
     child.kill();
@@ -128,7 +129,7 @@ export async function startContender(runtime, contender, origin, homeOptions) {
 
 /** One start in a fresh process. */
 export async function measureStart(runtime, contender, what, origin, home) {
-  const { child, receive } = run(runtime, "start.mjs", [contender, what], environmentOf(home, origin));
+  const { child, receive } = runScript(runtime, "start.mjs", [contender, what], environmentOf(home, origin));
   const ended = new Promise((resolve) => child.once("exit", resolve));
   const result = await receive();
   await ended;

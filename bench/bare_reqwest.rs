@@ -1,0 +1,92 @@
+//! The HTTP library alone, on one thread and without JavaScript: what no addon that is built on it can exceed. It takes the
+//! commands of `child.mjs` that concern requests and streams.
+
+use std::cell::Cell;
+use std::error::Error;
+use std::io::Write as _;
+use std::time::Instant;
+
+use futures_util::future::try_join_all;
+use reqwest::{Client, Response};
+use serde_json::{Value, json};
+
+const MARK: &str = "\u{1}bench ";
+const BODY: &str = r#"{"model":"coder-model","messages":[{"role":"user","content":"Hello"}]}"#;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+struct Bench {
+    client: Client,
+    url: String,
+}
+
+impl Bench {
+    async fn send(&self, bench: &str) -> reqwest::Result<Response> {
+        let request = self.client.post(&self.url).bearer_auth("bench").header("x-bench", bench);
+        request.header("content-type", "application/json").body(BODY).send().await?.error_for_status()
+    }
+
+    async fn requests(&self, count: u64, width: u64) -> reqwest::Result<()> {
+        let left = Cell::new(count);
+        let caller = async || {
+            while left.get() > 0 {
+                left.set(left.get() - 1);
+                self.send("small").await?.bytes().await?;
+            }
+            reqwest::Result::Ok(())
+        };
+        try_join_all((0..width).map(|_| caller())).await.map(drop)
+    }
+
+    async fn stream(&self, bench: &str) -> reqwest::Result<()> {
+        let mut response = self.send(bench).await?;
+        while response.chunk().await?.is_some() {}
+        Ok(())
+    }
+
+    /// Gives the rate in what the command counts.
+    async fn run(&self, command: &Value) -> Result<Value> {
+        let number = |field: &str| command[field].as_u64().ok_or_else(|| format!("{field} is missing"));
+        let started = Instant::now();
+        let rate = |amount: f64| amount / started.elapsed().as_secs_f64();
+        // No count comes near 2^52.
+        #[expect(clippy::cast_precision_loss, reason = "as the comment says")]
+        let per_second = |count: u64| rate(count as f64);
+        match command["command"].as_str() {
+            Some("requests") => {
+                let count = number("count")?;
+                self.requests(count, number("width")?).await?;
+                Ok(json!({"perSecond": per_second(count)}))
+            }
+            Some("events") => {
+                let count = number("count")?;
+                self.stream(&format!("events:{count}")).await?;
+                Ok(json!({"perSecond": per_second(count)}))
+            }
+            other => Err(format!("there is no command {other:?}").into()),
+        }
+    }
+}
+
+fn reply(message: &Value) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{MARK}{message}")?;
+    Ok(stdout.flush()?)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let origin = std::env::args().nth(1).ok_or("the server's origin is missing")?;
+    // Of no use here, and without it there is no client.
+    rustls::crypto::ring::default_provider().install_default().map_err(|_| "there is a provider already")?;
+    let client = Client::builder().no_proxy().build()?;
+    let bench = Bench { client, url: format!("{origin}/v1/chat/completions") };
+    reply(&json!({"value": "ready"}))?;
+    for line in std::io::stdin().lines() {
+        match bench.run(&serde_json::from_str(&line?)?).await {
+            Ok(value) => reply(&json!({"value": value}))?,
+            Err(error) => reply(&json!({"error": error.to_string()}))?,
+        }
+    }
+    Ok(())
+}
