@@ -12,7 +12,6 @@ const withoutProc = process.platform === "linux" ? false : "threads and files ar
 
 /** Matches a chat by what it says. */
 const saying = (word) => (entry) => JSON.stringify(entry.body.messages).includes(word);
-const clientData = ({ server, home }) => ({ env: home.env, oauth: { baseUrl: server.url } });
 
 for (const runtime of Object.keys(RUNTIMES)) {
   const workers = runtime === "node" ? 50 : 10;
@@ -78,7 +77,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
           await client.getAccessToken();
           report({ before, after });
         },
-        { data: { client: clientData(set), program: WORKER, workers } },
+        { data: { client: set.settings, program: WORKER, workers } },
       );
       const { before, after } = await child.report(0, 60_000);
       // One for the network, and the pool that waits for files.
@@ -107,7 +106,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
         report("terminated");
         await told();
       },
-      { data: { client: clientData(set), program: WORKER } },
+      { data: { client: set.settings, program: WORKER } },
     );
     await set.server.waitFor("token", { timeoutMs: 20_000 });
     child.tell();
@@ -165,7 +164,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
           globalThis.client = client;
           report("done");
         },
-        { data: { client: clientData(set), ending: String(ending) } },
+        { data: { client: set.settings, ending: String(ending) } },
       );
       await child.report();
       await child.end(5000).catch((error) => assert.fail(`${what}: ${error.message}`));
@@ -173,7 +172,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
   });
 
   test(`${runtime}: no result is lost, however close they come to each other`, async (t) => {
-    const { server, home } = await setUp(t);
+    const { settings } = await setUp(t);
     const child = startChild(
       t,
       runtime,
@@ -189,7 +188,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
         await Promise.all(Array.from({ length: data.callers }, caller));
         report("all are here");
       },
-      { data: { client: clientData({ server, home }), calls: 150_000, callers: 16 } },
+      { data: { client: settings, calls: 150_000, callers: 16 } },
     );
     assert.equal(await child.report(0, 60_000), "all are here");
   });
@@ -211,7 +210,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
           .then((response) => response.json())
           .then((body) => report(body.choices[0].message.content));
       },
-      { data: clientData(set) },
+      { data: set.settings },
     );
     assert.equal(result, "You said: hi");
   });

@@ -5,9 +5,6 @@ import { test } from "node:test";
 import { RUNTIMES, startChild } from "./support/child.mjs";
 import { EXPIRED, midway, setUp, until } from "./support/harness.mjs";
 
-/** What a child process needs to make the same client. */
-const clientData = ({ server, home }) => ({ env: home.env, oauth: { baseUrl: server.url } });
-
 for (const runtime of Object.keys(RUNTIMES)) {
   test(`${runtime}: a process whose caller gave up ends only when the token is written`, async (t) => {
     const set = await midway(t);
@@ -24,7 +21,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
         controller.abort();
         report(await asked);
       },
-      { data: clientData(set) },
+      { data: set.settings },
     );
     await server.waitFor("token", { timeoutMs: 20_000 });
     child.tell();
@@ -52,7 +49,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
         report("ends");
         process.exit();
       },
-      { data: clientData(set) },
+      { data: set.settings },
     );
     await server.waitFor("token", { timeoutMs: 20_000 });
     child.tell();
@@ -74,7 +71,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
       async ({ load, data }) => {
         await (await load()).createClient(data).getAccessToken();
       },
-      { data: clientData(set) },
+      { data: set.settings },
     );
     await server.waitFor("token", { timeoutMs: 20_000 });
     assert.ok(existsSync(join(home.directory, "oauth_creds.lock")));
@@ -102,7 +99,7 @@ test("a process waits for another's refresh, and takes its token", async (t) => 
       report("asked");
       report((await asked).accessToken);
     },
-    { data: clientData(set) },
+    { data: set.settings },
   );
   await child.report();
   open();

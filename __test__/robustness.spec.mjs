@@ -321,6 +321,22 @@ test("odd but lawful arguments are taken", async (t) => {
   createClient({ env: { HOME: "/x", EMPTY: "", NOTHING: undefined }, oauth: {}, onEvent: undefined }).close();
 });
 
+test("a signal that can't be left again hurts nobody", async (t) => {
+  const { client } = await setUp(t);
+  const signal = {
+    aborted: false,
+    throwIfAborted() {},
+    addEventListener() {},
+    removeEventListener: boom,
+  };
+  const calls = Array.from({ length: 20 }, (_, index) =>
+    index % 2 === 0 ? client.getAccessToken({ signal }) : client.getAccessToken(),
+  );
+  for (const { accessToken } of await Promise.all(calls)) assert.ok(accessToken);
+  const response = await client.fetch(`${client.baseUrl}/models`, { signal });
+  assert.ok(await response.json());
+});
+
 test("a listener that throws hurts nobody", async (t) => {
   const { server, settings } = await setUp(t, { token: { expiresIn: -60 } });
   const client = createClient({ ...settings, onEvent: boom });

@@ -96,6 +96,15 @@ function keepAlive() {
  */
 const stayListening = () => {};
 
+/** The signal may be of the caller's own making: what it throws must not keep other calls' news from them. */
+function stopListening(signal, listener) {
+  try {
+    signal?.removeEventListener("abort", listener);
+  } catch {
+    // It is the caller's to handle.
+  }
+}
+
 /**
  * Starts a call and waits for its result.
  *
@@ -110,8 +119,8 @@ function call(start, { signal, scope, onProgress } = {}) {
     const id = nextId();
     const finish = () => {
       calls.delete(id);
-      signal?.removeEventListener("abort", onAbort);
       scope?.delete(abort);
+      stopListening(signal, onAbort);
     };
     const abort = (reason) => {
       finish();
@@ -203,4 +212,13 @@ function createNativeClient(settings, env, onEvent) {
   return { client, release: () => listeners.delete(id) };
 }
 
-module.exports = { addonVersion, call, createNativeClient, flushAtExit, forget, isMainThread, readable };
+module.exports = {
+  addonVersion,
+  call,
+  createNativeClient,
+  flushAtExit,
+  forget,
+  isMainThread,
+  readable,
+  stopListening,
+};

@@ -3,7 +3,7 @@
 // Makes a real Response of a native one.
 
 const { QwenAuthError } = require("./errors");
-const { forget, readable } = require("./native");
+const { forget, readable, stopListening } = require("./native");
 const { SEPARATOR } = require("./request");
 
 const STATUSES_WITHOUT_BODY = [204, 205, 304];
@@ -89,8 +89,8 @@ function watchForAbort(controller, body, id, signal, scope) {
   };
   const onAbort = () => abort(signal.reason);
   const end = () => {
-    signal?.removeEventListener("abort", onAbort);
     scope.delete(abort);
+    stopListening(signal, onAbort);
   };
   if (signal?.aborted) {
     onAbort();
