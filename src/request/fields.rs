@@ -47,7 +47,7 @@ impl<'a> Fields<'a> {
             if index > 0 {
                 json.push(',');
             }
-            json.push_str(&serde_json::Value::from(key.as_ref()).to_string());
+            write_key(json, key);
             json.push(':');
             match instead {
                 Some((name, write_value)) if name == key => write_value(json),
@@ -55,6 +55,17 @@ impl<'a> Fields<'a> {
             }
         }
         json.push('}');
+    }
+}
+
+/// A conversation has thousands of keys, and hardly one that needs an escape.
+fn write_key(json: &mut String, key: &str) {
+    if key.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+        json.push_str(&serde_json::Value::from(key).to_string());
+    } else {
+        json.push('"');
+        json.push_str(key);
+        json.push('"');
     }
 }
 
