@@ -21,8 +21,6 @@ const MAX_CAPACITY: usize = 512 * 1024;
 const MIN_CAPACITY: usize = 32 * 1024;
 /// What waits for the readers of all streams together, as far as the least of each allows.
 const TOTAL_CAPACITY: usize = 64 * 1024 * 1024;
-/// A chunk up to this size is added to the one before it.
-const MAX_JOINED: usize = 16 * 1024;
 /// The most that one read gives.
 const MAX_READ: usize = 128 * 1024;
 /// A body that is here to its end with the head is given whole up to this size.
@@ -62,6 +60,11 @@ pub struct Stream {
 pub struct Streams(Arc<()>);
 
 impl Streams {
+    /// Whether there are so many that each has less than it could use.
+    fn are_crowded(&self) -> bool {
+        self.capacity() < MAX_CAPACITY
+    }
+
     fn capacity(&self) -> usize {
         // The first one belongs to whoever makes streams.
         let share = TOTAL_CAPACITY / (Arc::strong_count(&self.0) - 1).max(1);
@@ -76,46 +79,21 @@ struct Queue {
     streams: Streams,
 }
 
-/// What waits for the reader.
 #[derive(Default)]
 struct State {
-    /// None longer than [`MAX_READ`].
-    chunks: VecDeque<BytesMut>,
+    chunks: VecDeque<Bytes>,
     size: usize,
     end: Option<Result<(), Error>>,
     reader_waits: bool,
 }
 
 impl State {
-    /// Adds chunks. Small ones are joined, since each crossing to the reader costs more than a copy of one.
-    fn append(&mut self, chunks: VecDeque<BytesMut>, end: Option<Result<(), Error>>) {
-        for chunk in chunks {
-            self.size += chunk.len();
-            match self.chunks.back_mut() {
-                Some(last) if chunk.len() <= MAX_JOINED && last.len() + chunk.len() <= MAX_READ => {
-                    last.extend_from_slice(&chunk);
-                }
-                _ => self.chunks.push_back(chunk),
-            }
-        }
-        self.end = end;
-    }
-}
-
-/// What came since the reader's queue was last looked at.
-#[derive(Default)]
-struct News {
-    chunks: Vec<Bytes>,
-    size: usize,
-    end: Option<Result<(), Error>>,
-}
-
-impl News {
     fn take(&mut self, next: Result<Option<Bytes>, Error>) {
         match next {
+            Ok(Some(chunk)) if chunk.is_empty() => {}
             Ok(Some(chunk)) => {
                 self.size += chunk.len();
-                self.chunks.push(chunk);
+                self.chunks.push_back(chunk);
             }
             Ok(None) => self.end = Some(Ok(())),
             Err(error) => self.end = Some(Err(error)),
@@ -140,21 +118,19 @@ impl News {
         }
     }
 
-    /// All of it in one piece, as far as a read may be that long. A copy: a chunk of the HTTP library's, however small, keeps
-    /// a buffer of up to 400 KB.
-    fn joined(&self) -> VecDeque<BytesMut> {
-        let mut rest = BytesMut::with_capacity(self.size);
-        for chunk in &self.chunks {
-            rest.extend_from_slice(chunk);
+    /// Copies all chunks into one. One of the HTTP library's, however small, keeps a buffer of up to 400 KB alive.
+    fn compact(&mut self) {
+        let mut compact = BytesMut::with_capacity(self.size);
+        for chunk in self.chunks.drain(..) {
+            compact.extend_from_slice(&chunk);
         }
-        let mut pieces = VecDeque::new();
-        while rest.len() > MAX_READ {
-            pieces.push_back(rest.split_to(MAX_READ));
-        }
-        if !rest.is_empty() {
-            pieces.push_back(rest);
-        }
-        pieces
+        self.chunks.extend((!compact.is_empty()).then(|| compact.freeze()));
+    }
+
+    fn append(&mut self, mut news: Self) {
+        self.size += news.size;
+        self.chunks.append(&mut news.chunks);
+        self.end = news.end;
     }
 }
 
@@ -195,13 +171,15 @@ impl Queue {
                 room.await;
                 continue;
             }
-            let mut news = News::default();
+            let mut news = State::default();
             news.take(body.next().await);
             news.take_what_is_here(&mut body).await;
+            if self.streams.are_crowded() {
+                news.compact();
+            }
             let is_end = news.end.is_some();
             if is_end || news.size > 0 {
-                let chunks = news.joined();
-                self.change(|state| state.append(chunks, news.end));
+                self.change(|state| state.append(news));
             }
             if is_end {
                 return;
@@ -212,15 +190,17 @@ impl Queue {
 
 /// Starts reading. `waker` is called, from another thread, after a read that found nothing, once there is something.
 pub async fn receive(mut body: Body, streams: Streams, waker: impl Fn() + Send + Sync + 'static) -> Received {
-    let mut news = News::default();
-    news.take_what_is_here(&mut body).await;
-    let mut chunks = news.joined();
-    if news.size <= MAX_WHOLE && matches!(news.end, Some(Ok(()))) {
-        return Received::Whole(chunks.pop_front().unwrap_or_default().freeze());
-    }
-    let is_over = news.end.is_some();
     let mut state = State::default();
-    state.append(chunks, news.end);
+    state.take_what_is_here(&mut body).await;
+    if state.size <= MAX_WHOLE && matches!(state.end, Some(Ok(()))) {
+        // What the HTTP library has read it into is free for the next answer.
+        state.compact();
+        return Received::Whole(state.chunks.pop_front().unwrap_or_default());
+    }
+    if streams.are_crowded() {
+        state.compact();
+    }
+    let is_over = state.end.is_some();
     let queue =
         Arc::new(Queue { state: Mutex::new(state), room: Notify::new(), waker: Box::new(waker), streams });
     let filling = Arc::clone(&queue);
@@ -233,7 +213,7 @@ impl Stream {
     #[must_use]
     pub fn read(&self) -> Read {
         let mut state = self.queue.lock();
-        let Some(data) = state.chunks.pop_front() else {
+        let Some(first) = state.chunks.pop_front() else {
             return match &state.end {
                 Some(Ok(())) => Read::End,
                 Some(Err(error)) => Read::Failed(error.clone()),
@@ -243,14 +223,35 @@ impl Stream {
                 }
             };
         };
+        let data = take(&mut state, first);
         state.size -= data.len();
         let has_room = state.size < self.queue.streams.capacity();
         drop(state);
         if has_room {
             self.queue.room.notify_one();
         }
-        Read::Data(data.freeze())
+        Read::Data(data)
     }
+}
+
+/// Joins waiting chunks, since each crossing to the reader costs more than a copy of a small one.
+fn take(state: &mut State, first: Bytes) -> Bytes {
+    if first.len() > MAX_READ {
+        let mut first = first;
+        let rest = first.split_off(MAX_READ);
+        state.chunks.push_front(rest);
+        return first;
+    }
+    let fits = |length: usize, next: Option<&Bytes>| next.is_some_and(|next| length + next.len() <= MAX_READ);
+    if !fits(first.len(), state.chunks.front()) {
+        return first;
+    }
+    let mut joined = BytesMut::from(first.as_ref());
+    while fits(joined.len(), state.chunks.front()) {
+        let Some(next) = state.chunks.pop_front() else { break };
+        joined.extend_from_slice(&next);
+    }
+    joined.freeze()
 }
 
 impl Drop for Stream {
@@ -317,20 +318,28 @@ mod tests {
     }
 
     #[test]
-    fn small_chunks_are_joined_and_large_ones_split() {
-        let large = vec![1; MAX_READ + 1];
-        let mut news = News::default();
-        for chunk in [&b"a"[..], b"", b"b", &large, b"c"] {
-            news.take(Ok(Some(Bytes::copy_from_slice(chunk))));
-        }
+    fn what_is_compact_is_one_chunk_or_none() {
         let mut state = State::default();
-        state.append(news.joined(), None);
-        state.append(VecDeque::from([BytesMut::from(&b"d"[..])]), None);
-        state.append(VecDeque::from([BytesMut::from(&large[..=MAX_JOINED])]), None);
-        let lengths: Vec<_> = state.chunks.iter().map(BytesMut::len).collect();
-        assert_eq!(lengths, [MAX_READ, 5, MAX_JOINED + 1]);
-        assert_eq!(state.size, MAX_READ + MAX_JOINED + 6);
-        let bytes: Vec<u8> = state.chunks.into_iter().flatten().collect();
-        assert_eq!(bytes, [&b"ab"[..], &large, b"cd", &large[..=MAX_JOINED]].concat());
+        state.compact();
+        assert!(state.chunks.is_empty());
+        for chunk in ["a", "", "bc"] {
+            state.take(Ok(Some(Bytes::from_static(chunk.as_bytes()))));
+        }
+        state.compact();
+        assert_eq!((state.chunks, state.size), (VecDeque::from([Bytes::from_static(b"abc")]), 3));
+    }
+
+    #[test]
+    fn small_chunks_are_joined_and_large_ones_split() {
+        let mut state = State::default();
+        state.chunks.extend([
+            Bytes::from_static(b"b"),
+            Bytes::from_static(b"c"),
+            Bytes::from(vec![0; MAX_READ]),
+        ]);
+        assert_eq!(take(&mut state, Bytes::from_static(b"a")).as_ref(), b"abc");
+        assert_eq!(state.chunks.len(), 1);
+        let large = take(&mut state, Bytes::from(vec![1; MAX_READ + 1]));
+        assert_eq!((large.len(), state.chunks[0].len()), (MAX_READ, 1));
     }
 }
