@@ -1,10 +1,12 @@
 //! Replacing a file so that a crash leaves the old one or the new one, whole.
 
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
+use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
 use crate::fault::{self, Point, Safeguard};
@@ -49,11 +51,27 @@ pub fn replace_if(path: &Path, contents: &[u8], still: impl FnOnce() -> bool) ->
     if !still() {
         return Ok(false);
     }
-    file.persist(&target).map_err(|failed| Error::io("replace", &target, &failed.error))?;
+    persist(file, &target).map_err(|error| Error::io("replace", &target, &error))?;
     fault::reached(Point::Renamed);
     sync_directory(directory).map_err(|error| Error::io("sync", directory, &error))?;
     fault::reached(Point::DirectorySynced);
     Ok(true)
+}
+
+/// Windows replaces no file that somebody has open just then, as a reader or a virus scanner has for a moment.
+fn persist(mut file: NamedTempFile, target: &Path) -> std::io::Result<()> {
+    let mut tries_left = if cfg!(windows) { 100 } else { 0 };
+    loop {
+        match file.persist(target) {
+            Ok(_) => return Ok(()),
+            Err(failed) if tries_left > 0 && failed.error.kind() == ErrorKind::PermissionDenied => {
+                tries_left -= 1;
+                file = failed.file;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(failed) => return Err(failed.error),
+        }
+    }
 }
 
 /// Whether a write of `path` died before it was renamed.
