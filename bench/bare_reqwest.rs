@@ -47,24 +47,16 @@ impl Bench {
     /// Gives the rate in what the command counts.
     async fn run(&self, command: &Value) -> Result<Value> {
         let number = |field: &str| command[field].as_u64().ok_or_else(|| format!("{field} is missing"));
+        let count = number("count")?;
         let started = Instant::now();
-        let rate = |amount: f64| amount / started.elapsed().as_secs_f64();
-        // No count comes near 2^52.
-        #[expect(clippy::cast_precision_loss, reason = "as the comment says")]
-        let per_second = |count: u64| rate(count as f64);
         match command["command"].as_str() {
-            Some("requests") => {
-                let count = number("count")?;
-                self.requests(count, number("width")?).await?;
-                Ok(json!({"perSecond": per_second(count)}))
-            }
-            Some("events") => {
-                let count = number("count")?;
-                self.stream(&format!("events:{count}")).await?;
-                Ok(json!({"perSecond": per_second(count)}))
-            }
-            other => Err(format!("there is no command {other:?}").into()),
+            Some("requests") => self.requests(count, number("width")?).await?,
+            Some("events") => self.stream(&format!("events:{count}")).await?,
+            other => return Err(format!("there is no command {other:?}").into()),
         }
+        #[expect(clippy::cast_precision_loss, reason = "no count comes near 2^52")]
+        let per_second = count as f64 / started.elapsed().as_secs_f64();
+        Ok(json!({"perSecond": per_second}))
     }
 }
 
