@@ -118,6 +118,20 @@ impl State {
         }
     }
 
+    /// Whether all of a small body is here.
+    fn is_whole(&self) -> bool {
+        self.size <= MAX_WHOLE && matches!(self.end, Some(Ok(())))
+    }
+
+    /// As [`take_what_is_here`](Self::take_what_is_here), and lets go of the HTTP library's buffers where that matters: for
+    /// the next answer of the connection, or among many streams.
+    async fn gather(&mut self, body: &mut Body, streams: &Streams) {
+        self.take_what_is_here(body).await;
+        if self.is_whole() || streams.are_crowded() {
+            self.compact();
+        }
+    }
+
     /// Copies all chunks into one. One of the HTTP library's, however small, keeps a buffer of up to 400 KB alive.
     fn compact(&mut self) {
         let mut compact = BytesMut::with_capacity(self.size);
@@ -173,10 +187,7 @@ impl Queue {
             }
             let mut news = State::default();
             news.take(body.next().await);
-            news.take_what_is_here(&mut body).await;
-            if self.streams.are_crowded() {
-                news.compact();
-            }
+            news.gather(&mut body, &self.streams).await;
             let is_end = news.end.is_some();
             if is_end || news.size > 0 {
                 self.change(|state| state.append(news));
@@ -191,14 +202,9 @@ impl Queue {
 /// Starts reading. `waker` is called, from another thread, after a read that found nothing, once there is something.
 pub async fn receive(mut body: Body, streams: Streams, waker: impl Fn() + Send + Sync + 'static) -> Received {
     let mut state = State::default();
-    state.take_what_is_here(&mut body).await;
-    if state.size <= MAX_WHOLE && matches!(state.end, Some(Ok(()))) {
-        // What the HTTP library has read it into is free for the next answer.
-        state.compact();
+    state.gather(&mut body, &streams).await;
+    if state.is_whole() {
         return Received::Whole(state.chunks.pop_front().unwrap_or_default());
-    }
-    if streams.are_crowded() {
-        state.compact();
     }
     let is_over = state.end.is_some();
     let queue =
