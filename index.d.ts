@@ -511,6 +511,14 @@ declare namespace qwen {
     | "ERR_QWEN_QUOTA_EXHAUSTED"
     /** The account may not be asked for a while. */
     | "ERR_QWEN_RATE_LIMITED"
+    /** Alibaba refuses the account's requests until its bill is paid. */
+    | "ERR_QWEN_PAYMENT_REQUIRED"
+    /** No account can use the model that was asked. */
+    | "ERR_QWEN_MODEL_UNAVAILABLE"
+    /** The account's rules (addresses, workspaces) don't allow the request. */
+    | "ERR_QWEN_PERMISSION_DENIED"
+    /** Another program listens on the port. */
+    | "ERR_QWEN_PORT_IN_USE"
     /** The qwen CLI was not found. Not thrown by `fetch`: its message is part of the 429's. */
     | "ERR_QWEN_CLI_NOT_FOUND"
     /** The qwen CLI did not answer. Not thrown by `fetch`: its message is part of the 429's. */

@@ -51,6 +51,14 @@ pub enum Code {
     QuotaExhausted,
     /// The account may not be asked for a while.
     RateLimited,
+    /// Nobody pays for the account, so that the API refuses its requests.
+    PaymentRequired,
+    /// The account can't use the model that was asked.
+    ModelUnavailable,
+    /// The account's rules (address, workspace) don't allow the request.
+    PermissionDenied,
+    /// Another program listens on the port.
+    PortInUse,
     /// There is no qwen CLI to fall back on.
     CliNotFound,
     /// The qwen CLI could not answer.
@@ -86,6 +94,10 @@ impl Code {
             Self::FreeTierDiscontinued => "ERR_QWEN_FREE_TIER_DISCONTINUED",
             Self::QuotaExhausted => "ERR_QWEN_QUOTA_EXHAUSTED",
             Self::RateLimited => "ERR_QWEN_RATE_LIMITED",
+            Self::PaymentRequired => "ERR_QWEN_PAYMENT_REQUIRED",
+            Self::ModelUnavailable => "ERR_QWEN_MODEL_UNAVAILABLE",
+            Self::PermissionDenied => "ERR_QWEN_PERMISSION_DENIED",
+            Self::PortInUse => "ERR_QWEN_PORT_IN_USE",
             Self::CliNotFound => "ERR_QWEN_CLI_NOT_FOUND",
             Self::CliFailed => "ERR_QWEN_CLI_FAILED",
             Self::Internal => "ERR_QWEN_INTERNAL",
