@@ -27,6 +27,7 @@ pub mod plans;
 pub mod redact;
 pub mod request;
 pub mod request_log;
+pub mod safe_open;
 pub mod secret;
 pub mod store;
 pub mod token_manager;

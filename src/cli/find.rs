@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 use crate::environment::Environment;
 use crate::error::{Code, Error, Result};
 use crate::paths::{Paths, expand_home};
+use crate::safe_open;
+
+/// Largest batch file that is read, in bytes.
+const MAX_SHIM_SIZE: u64 = 64 * 1024;
 
 /// Names that npm and other installers give the command, best first.
 const NAMES: &[&str] = if cfg!(windows) { &["qwen.exe", "qwen.cmd"] } else { &["qwen"] };
@@ -98,7 +102,7 @@ fn start(cli: PathBuf, environment: &Environment) -> Result<Program> {
         "js" | "mjs" | "cjs" => cli.clone(),
         "cmd" | "bat" => {
             // A batch file needs cmd.exe, which can't be given arguments safely.
-            let shim = std::fs::read_to_string(&cli).unwrap_or_default();
+            let shim = safe_open::read_text(&cli, MAX_SHIM_SIZE).unwrap_or_default();
             let script = script_of_shim(&shim, cli.parent().unwrap_or(Path::new("")));
             script.filter(|script| script.is_file()).ok_or_else(|| {
                 let what = format!("{} starts no script that can be run by itself", cli.display());

@@ -1,6 +1,6 @@
 //! The private directories that the CLI runs in, and the settings it finds there.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use super::prompt::SYSTEM_PROMPT;
 use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::paths::Paths;
+use crate::safe_open;
 use crate::store::atomic;
 
 /// Where the CLI looks for settings that an administrator made.
@@ -199,9 +200,7 @@ fn document(path: &Path) -> Value {
 fn read(path: &Path) -> Option<String> {
     use std::io::Read as _;
     let mut text = String::new();
-    let file =
-        File::open(path).ok().filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file()))?;
-    file.take(MAX_SETTINGS).read_to_string(&mut text).ok()?;
+    safe_open::open(path).ok()?.take(MAX_SETTINGS).read_to_string(&mut text).ok()?;
     Some(text)
 }
 
@@ -246,7 +245,7 @@ mod tests {
         let directory = |name: &str, age: u64| {
             let path = temporary.path().join(name);
             fs::create_dir_all(path.join("home")).unwrap();
-            let file = File::open(&path).unwrap();
+            let file = fs::File::open(&path).unwrap();
             let now = file.metadata().unwrap().modified().unwrap();
             file.set_modified(now - Duration::from_secs(age)).unwrap();
         };

@@ -12,6 +12,7 @@ use super::opencode_config::{File, PACKAGE, PROVIDER, judge, package_of, takes_o
 use super::settings::Settings;
 use super::{Doctor, programs};
 use crate::environment::Environment;
+use crate::safe_open;
 
 pub const ID: &str = "opencode";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -55,7 +56,7 @@ fn read_configuration(path: &Path) -> Result<Option<Value>, String> {
     if !metadata.is_file() || metadata.len() > MAX_SIZE {
         return Ok(None);
     }
-    let mut text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let mut text = safe_open::read_text(path, MAX_SIZE).map_err(|error| error.to_string())?;
     json_strip_comments::strip(&mut text).map_err(|error| error.to_string())?;
     match serde_json::from_str(&text) {
         Ok(value @ Value::Object(_)) => Ok(Some(value)),
@@ -122,11 +123,7 @@ impl Places {
         let mut copies: Vec<PathBuf> = entries
             .map(|entry| entry.path())
             .filter(|path| path.extension().is_some_and(|extension| extension == "js" || extension == "ts"))
-            .filter(|path| {
-                let is_small =
-                    fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() <= MAX_SIZE);
-                is_small && fs::read_to_string(path).is_ok_and(|text| text.contains(PACKAGE))
-            })
+            .filter(|path| safe_open::read_text(path, MAX_SIZE).is_ok_and(|text| text.contains(PACKAGE)))
             .collect();
         copies.sort();
         copies.dedup();
@@ -148,7 +145,7 @@ impl Places {
         let all = own.chain([(shared.join(PACKAGE), self.cache.clone())]);
         all.filter_map(|(directory, root)| {
             let manifest = root.join("node_modules").join(PACKAGE).join("package.json");
-            let manifest: Value = serde_json::from_slice(&fs::read(manifest).ok()?).ok()?;
+            let manifest: Value = serde_json::from_str(&safe_open::read_text(&manifest, MAX_SIZE).ok()?).ok()?;
             let version = manifest["version"].as_str().filter(|version| *version != VERSION)?.to_owned();
             let message = format!("OpenCode has version {version} of the plugin; this is {VERSION}. It does not update it by itself.");
             Some(Finding::warning("version", message, format!("rm -r {}", quoted(&directory))))
@@ -159,7 +156,8 @@ impl Places {
     /// Whoever has logged out in `OpenCode` is not served there, whatever other files hold.
     fn logins(&self, had_host_login: bool) -> Option<Finding> {
         let path = self.data.join("auth.json");
-        let entries = fs::read(&path).ok().map(|bytes| serde_json::from_slice::<Value>(&bytes));
+        let entries = safe_open::read(&path, MAX_SIZE).ok().flatten();
+        let entries = entries.map(|bytes| serde_json::from_slice::<Value>(&bytes));
         match entries {
             Some(Err(_)) => Some(Finding::broken(
                 ID,

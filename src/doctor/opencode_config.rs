@@ -1,7 +1,6 @@
 //! What is wrong with `OpenCode`'s configuration, as far as this plugin is concerned. Pure, but for the names of packages
 //! that lie on the disk.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -9,8 +8,9 @@ use url::Url;
 
 use super::finding::{Finding, quoted};
 use super::opencode::ID;
-use super::programs::numbers;
+use super::programs::{MAX_MANIFEST_SIZE, numbers};
 use crate::base_url::{DEFAULT_API_BASE_URL, api_base_url};
+use crate::safe_open;
 
 pub const PACKAGE: &str = "opencode-qwen-cli-auth";
 pub const PROVIDER: &str = "qwen-code";
@@ -86,8 +86,8 @@ fn path_of(spec: &str, file: &File) -> Option<PathBuf> {
 /// Whether a file or directory is part of a package.
 fn belongs_to(path: &Path, name: &str) -> bool {
     path.ancestors().take(4).any(|directory| {
-        let manifest = fs::read(directory.join("package.json")).ok();
-        let manifest = manifest.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        let manifest = safe_open::read_text(&directory.join("package.json"), MAX_MANIFEST_SIZE).ok();
+        let manifest = manifest.and_then(|text| serde_json::from_str::<Value>(&text).ok());
         manifest.is_some_and(|manifest| manifest["name"] == name)
     })
 }

@@ -9,14 +9,18 @@ use tokio::time::timeout;
 
 use super::PATIENCE;
 use crate::environment::Environment;
+use crate::safe_open;
+
+/// Largest `package.json` that is read, in bytes.
+pub const MAX_MANIFEST_SIZE: u64 = 1024 * 1024;
 
 /// The version in the `package.json` that a program belongs to, where that is the package `name`.
 pub fn packaged(program: &Path, name: &str) -> Option<String> {
     const DEPTH: usize = 4;
     let program = program.canonicalize().ok()?;
     program.ancestors().skip(1).take(DEPTH).find_map(|directory| {
-        let manifest: Value =
-            serde_json::from_slice(&std::fs::read(directory.join("package.json")).ok()?).ok()?;
+        let text = safe_open::read_text(&directory.join("package.json"), MAX_MANIFEST_SIZE).ok()?;
+        let manifest: Value = serde_json::from_str(&text).ok()?;
         (manifest["name"] == name).then(|| manifest["version"].as_str().map(str::to_owned))?
     })
 }

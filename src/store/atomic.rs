@@ -1,7 +1,7 @@
 //! Replacing a file so that a crash leaves the old one or the new one, whole.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
 use crate::fault::{self, Point, Safeguard};
+use crate::safe_open;
 
 /// What the names of temporary files end with.
 pub const TEMPORARY_SUFFIX: &str = ".tmp";
@@ -102,8 +103,11 @@ pub fn complete(path: &Path) {
 }
 
 fn put_in_place(leftover: &Path, target: &Path) -> std::io::Result<()> {
-    serde_json::from_slice::<serde::de::IgnoredAny>(&fs::read(leftover)?)?;
-    sync_data(&File::open(leftover)?)?;
+    let mut file = safe_open::open_own(File::options().read(true), leftover)?;
+    let mut contents = Vec::new();
+    file.read_to_end(&mut contents)?;
+    serde_json::from_slice::<serde::de::IgnoredAny>(&contents)?;
+    sync_data(&file)?;
     fs::rename(leftover, target)?;
     sync_directory(target.parent().unwrap_or(Path::new(".")))
 }
@@ -137,7 +141,7 @@ pub fn temporary_prefix(target: &Path) -> String {
 /// Tells what a temporary file is to replace.
 fn fingerprint(target: &Path) -> String {
     use std::fmt::Write as _;
-    let Ok(contents) = fs::read(target) else { return "none".to_owned() };
+    let Ok(Some(contents)) = safe_open::read(target, u64::MAX - 1) else { return "none".to_owned() };
     Sha256::digest(contents).iter().take(8).fold(String::new(), |mut text, byte| {
         // Writing to a string can't fail.
         let _ = write!(text, "{byte:02x}");

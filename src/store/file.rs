@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::clock::epoch_ms;
 use crate::error::{Error, Result};
+use crate::safe_open::{self, InPlace};
 
 /// Tells two versions of a file apart without reading it. A renamed file has a new inode, whatever the clock says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,15 +54,9 @@ pub fn stamp(path: &Path) -> Result<Option<Stamp>> {
 /// # Errors
 /// `ERR_QWEN_IO`.
 pub fn read(path: &Path, limit: u64) -> Result<Contents> {
-    // Looked at first: opening a pipe or a device may block, or do something.
-    match fs::metadata(path) {
-        Ok(metadata) if !metadata.is_file() => return Ok(Contents::NotAFile),
-        Ok(_) => {}
-        Err(error) if is_missing(path, &error) => return Ok(Contents::Missing),
-        Err(error) => return Err(unreadable(path, &error)),
-    }
-    let mut file = match File::open(path) {
+    let mut file = match safe_open::open(path) {
         Ok(file) => file,
+        Err(error) if InPlace::of(&error).is_some() => return Ok(Contents::NotAFile),
         Err(error) if is_missing(path, &error) => return Ok(Contents::Missing),
         Err(error) => return Err(unreadable(path, &error)),
     };

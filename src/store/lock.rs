@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::clock::{Clock, epoch_ms};
 use crate::error::{Code, Error, Result};
 use crate::fault::{self, Point, Safeguard};
+use crate::safe_open::{self, InPlace};
 use crate::store::atomic::{self, create_private_directory};
 use crate::store::sharing::is_abandoned;
 
@@ -56,7 +57,7 @@ impl LockPaths {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Free),
             Err(error) => return Err(Error::io("look at", &self.cli, &error)),
         };
-        let is_locked = File::open(&self.kernel).is_ok_and(|file| {
+        let is_locked = safe_open::open(&self.kernel).is_ok_and(|file| {
             fd_lock::RwLock::new(file).try_read().is_err_and(|error| !is_unsupported(&error))
         });
         let is_stale = u128::from(clock.now_ms().abs_diff(epoch_ms(modified))) >= STALE_AFTER.as_millis();
@@ -134,9 +135,7 @@ fn timed_out(path: &Path) -> Error {
 fn open_lock_file(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+    safe_open::open_own(&mut options, path)
 }
 
 /// Some network file systems have no such locks; the CLI's kind alone must do there.
@@ -234,8 +233,8 @@ impl CliLock {
         if self.retake() && !fault::omits(Safeguard::Touch) {
             let now = SystemTime::UNIX_EPOCH + Duration::from_millis(clock.now_ms());
             // A lock that can't be touched is not lost yet, and there is nobody to tell.
-            let _ =
-                OpenOptions::new().write(true).open(&self.claim.path).and_then(|file| file.set_modified(now));
+            let _ = safe_open::open_own(OpenOptions::new().write(true), &self.claim.path)
+                .and_then(|file| file.set_modified(now));
         }
     }
 
@@ -286,9 +285,10 @@ fn create_exclusively(path: &Path, contents: &str) -> std::io::Result<()> {
 fn create_directly(path: &Path, contents: &str) -> std::io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
+    let mut file = safe_open::open_own(&mut options, path).map_err(|error| match InPlace::of(&error) {
+        Some(_) => ErrorKind::AlreadyExists.into(),
+        None => error,
+    })?;
     file.write_all(contents.as_bytes()).inspect_err(|_| {
         // On a full disk there is room for a name and none for what says whose it is: it would block everyone.
         #[expect(clippy::disallowed_methods, reason = "a lock that could not be taken is not left behind")]
@@ -326,7 +326,7 @@ fn is_ours(path: &Path) -> bool {
 /// Reads a lock file; anything longer than a lock file is not one of ours.
 fn read_short(path: &Path) -> std::io::Result<String> {
     let mut contents = String::new();
-    File::open(path)?.take(256).read_to_string(&mut contents)?;
+    safe_open::open_own(OpenOptions::new().read(true), path)?.take(256).read_to_string(&mut contents)?;
     Ok(contents)
 }
 

@@ -1,0 +1,219 @@
+//! Opening files in whose place somebody may have put something else: a FIFO that blocks, a device, a link.
+//!
+//! Nothing but a regular file is opened without `O_NONBLOCK`, and the open descriptor is checked, not the name.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Read as _};
+use std::path::Path;
+
+/// Something other than a regular file in the place of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InPlace {
+    /// A directory.
+    #[error("a directory is in its place")]
+    Directory,
+    /// A symbolic link, where none is followed.
+    #[error("a symbolic link is in its place")]
+    Link,
+    /// A named pipe.
+    #[error("a named pipe (FIFO) is in its place")]
+    Fifo,
+    /// A socket, a device or the like.
+    #[error("something that is not a regular file is in its place")]
+    Other,
+}
+
+impl InPlace {
+    /// Returns what stands at `path` if that is not a regular file; links are followed.
+    #[must_use]
+    pub fn at(path: &Path) -> Option<Self> {
+        fs::metadata(path).ok().and_then(|found| Self::of_metadata(&found))
+    }
+
+    /// The same for a file that only this package writes, such as a lock: a link is itself something else.
+    #[must_use]
+    pub fn at_own(path: &Path) -> Option<Self> {
+        fs::symlink_metadata(path).ok().and_then(|found| Self::of_metadata(&found))
+    }
+
+    /// Returns what an error of this module found.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Option<Self> {
+        error.get_ref()?.downcast_ref().copied()
+    }
+
+    fn of_metadata(found: &Metadata) -> Option<Self> {
+        let kind = found.file_type();
+        if kind.is_file() {
+            None
+        } else if kind.is_dir() {
+            Some(Self::Directory)
+        } else if kind.is_symlink() {
+            Some(Self::Link)
+        } else {
+            Some(if is_fifo(kind) { Self::Fifo } else { Self::Other })
+        }
+    }
+}
+
+impl From<InPlace> for io::Error {
+    fn from(found: InPlace) -> Self {
+        // `Error::io` gives the advice of this kind: something else is in its place.
+        Self::new(ErrorKind::NotADirectory, found)
+    }
+}
+
+#[cfg(unix)]
+fn is_fifo(kind: fs::FileType) -> bool {
+    std::os::unix::fs::FileTypeExt::is_fifo(&kind)
+}
+
+#[cfg(not(unix))]
+fn is_fifo(_kind: fs::FileType) -> bool {
+    false
+}
+
+/// Opens a regular file for reading; links are followed.
+///
+/// # Errors
+/// Those of the file system, and an [`InPlace`].
+pub fn open(path: &Path) -> io::Result<File> {
+    open_with(OpenOptions::new().read(true), path)
+}
+
+/// Opens a regular file with these options; links are followed.
+///
+/// # Errors
+/// Those of the file system, and an [`InPlace`].
+pub fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    checked(flags::follow(options), path, InPlace::at)
+}
+
+/// Opens a file that only this package writes: a lock, a log, a temporary file. No link is followed. A new file is its
+/// owner's alone.
+///
+/// # Errors
+/// Those of the file system, and an [`InPlace`].
+pub fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    checked(flags::own(options), path, InPlace::at_own)
+}
+
+/// Reads a regular file of at most `limit` bytes; `None` for a larger one. Links are followed.
+///
+/// # Errors
+/// Those of the file system, and an [`InPlace`].
+pub fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    open(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= limit).then_some(bytes))
+}
+
+/// Reads a regular file of at most `limit` bytes that holds UTF-8. Links are followed.
+///
+/// # Errors
+/// Those of the file system, an [`InPlace`], and `InvalidData` for a larger file or other bytes.
+pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
+    let bytes =
+        read(path, limit)?.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "it is too large"))?;
+    String::from_utf8(bytes).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
+}
+
+fn checked(options: &OpenOptions, path: &Path, at: fn(&Path) -> Option<InPlace>) -> io::Result<File> {
+    // Looked at first, since opening a device can have effects; and again, since another may stand there by then.
+    if let Some(found) = at(path) {
+        return Err(found.into());
+    }
+    let file = options.open(path).map_err(|error| at(path).map_or(error, io::Error::from))?;
+    match InPlace::of_metadata(&file.metadata()?) {
+        Some(found) => Err(found.into()),
+        None => Ok(file),
+    }
+}
+
+#[cfg(unix)]
+mod flags {
+    use std::fs::OpenOptions;
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    use rustix::fs::OFlags;
+
+    pub fn follow(options: &mut OpenOptions) -> &OpenOptions {
+        set(options, OFlags::NONBLOCK | OFlags::NOCTTY)
+    }
+
+    pub fn own(options: &mut OpenOptions) -> &OpenOptions {
+        set(options.mode(0o600), OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW)
+    }
+
+    fn set(options: &mut OpenOptions, flags: OFlags) -> &OpenOptions {
+        options.custom_flags(flags.bits().cast_signed())
+    }
+}
+
+#[cfg(windows)]
+mod flags {
+    use std::fs::OpenOptions;
+    use std::os::windows::fs::OpenOptionsExt as _;
+
+    /// Opens a link itself and not its target (`FILE_FLAG_OPEN_REPARSE_POINT`); the check then finds the link.
+    const OPEN_LINK: u32 = 0x0020_0000;
+
+    pub fn follow(options: &mut OpenOptions) -> &OpenOptions {
+        options
+    }
+
+    pub fn own(options: &mut OpenOptions) -> &OpenOptions {
+        options.custom_flags(OPEN_LINK)
+    }
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+#[expect(clippy::disallowed_methods, reason = "tests put things in a file's place")]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::process::Command;
+
+    use super::*;
+
+    fn in_place(outcome: io::Result<File>) -> Option<InPlace> {
+        InPlace::of(&outcome.unwrap_err())
+    }
+
+    #[test]
+    fn only_a_regular_file_is_opened_and_nothing_blocks() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = |name: &str| temporary.path().join(name);
+        let own = || {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true);
+            options
+        };
+        assert!(Command::new("mkfifo").arg(path("fifo")).status().unwrap().success());
+        fs::create_dir(path("directory")).unwrap();
+        fs::write(path("file"), "text").unwrap();
+        symlink("file", path("link")).unwrap();
+        symlink("fifo", path("link-to-fifo")).unwrap();
+        let found =
+            [("fifo", InPlace::Fifo), ("directory", InPlace::Directory), ("link-to-fifo", InPlace::Fifo)];
+        for (name, kind) in found {
+            assert_eq!(in_place(open(&path(name))), Some(kind), "{name}");
+            assert_eq!(
+                in_place(open_with(OpenOptions::new().append(true), &path(name))),
+                Some(kind),
+                "{name}"
+            );
+        }
+        assert_eq!(in_place(open(Path::new("/dev/zero"))), Some(InPlace::Other));
+        for (name, kind) in
+            [("fifo", InPlace::Fifo), ("directory", InPlace::Directory), ("link", InPlace::Link)]
+        {
+            assert_eq!(in_place(open_own(&mut own(), &path(name))), Some(kind), "{name}");
+        }
+        assert_eq!(read(&path("link"), 4).unwrap().unwrap(), b"text");
+        assert_eq!(read(&path("file"), 3).unwrap(), None);
+        assert_eq!(open(&path("missing")).unwrap_err().kind(), ErrorKind::NotFound);
+        let made = open_own(&mut own(), &path("new")).unwrap();
+        assert_eq!(made.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
