@@ -1,10 +1,10 @@
 //! What a user may do to the accounts: log in, add a key, choose, remove.
 
+use super::availability::{Availability, availability};
 use super::identity::same_user;
 use super::kind::Kind;
 use super::reconcile::{self, Imported};
 use super::registry::{ONLY_ACCOUNT, Registry, new_id, unknown_account};
-use super::standing::{Standing, standing};
 use super::view::View;
 use crate::error::{Code, Error, Result};
 use crate::events::EventKind;
@@ -208,6 +208,6 @@ fn keep_key(document: &mut Document, key: &Key, label: Option<&str>, now: u64) -
 
 /// Whether a request may be answered with it, now or once its quota is back.
 fn works(record: &Record, now: u64) -> bool {
-    let standing = standing(record, now);
-    matches!(standing, Standing::Ready | Standing::Cooling(_)) && record.rejected_at().is_none()
+    let availability = availability(record, now);
+    matches!(availability, Availability::Ready | Availability::Cooling(_)) && record.rejected_at().is_none()
 }

@@ -1,6 +1,7 @@
 //! Accounts: who a request is sent as.
 
 pub mod account;
+pub mod availability;
 pub mod choices;
 pub mod cooldown;
 pub mod identity;
@@ -9,5 +10,4 @@ pub mod kind;
 pub mod reconcile;
 pub mod registry;
 pub mod rotation;
-pub mod standing;
 pub mod view;

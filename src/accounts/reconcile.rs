@@ -2,8 +2,8 @@
 //!
 //! ARCHITECTURE.md has them as a table; the names of the tests are its rows.
 
+use super::availability::{Availability, availability};
 use super::identity::same_user;
-use super::standing::{Standing, standing};
 use crate::oauth::token::Token;
 use crate::store::document::Document;
 use crate::store::foreign::Login;
@@ -203,7 +203,7 @@ pub fn import(
     let related =
         document.records.iter_mut().find_map(|record| relation(record, token).map(|found| (record, found)));
     if let Some((record, relation)) = related {
-        let is_in_need = standing(record, now_ms) == Standing::Dead;
+        let is_in_need = availability(record, now_ms) == Availability::Dead;
         if !is_in_need || !matches!(relation, Relation::SameUser) {
             return Imported::Known;
         }

@@ -9,8 +9,8 @@ use napi_derive::napi;
 use serde_json::{Map, Value, json};
 
 use super::body::ResponseBody;
+use crate::accounts::availability::Availability;
 use crate::accounts::rotation::Rotation;
-use crate::accounts::standing::Standing;
 use crate::client::{AccessToken, AccountInfo, AccountUsage, LoginOptions};
 use crate::clock::instant_from_number;
 use crate::config::{ClientOptions, OAuthOptions};
@@ -283,15 +283,15 @@ pub fn account_value(account: &AccountInfo) -> Value {
         "label": account.label,
         "kind": account.kind.as_str(),
         "active": account.active,
-        "state": match account.standing {
-            Standing::Ready => "ready",
-            Standing::Cooling(_) => "cooling",
-            Standing::Rejected | Standing::Dead => "needs-login",
+        "state": match account.availability {
+            Availability::Ready => "ready",
+            Availability::Cooling(_) => "cooling",
+            Availability::Rejected | Availability::Dead => "needs-login",
         },
         "baseUrl": account.base_url,
         "expiresAt": account.expires_at,
-        "coolingUntil": match account.standing {
-            Standing::Cooling(until) => Some(until),
+        "coolingUntil": match account.availability {
+            Availability::Cooling(until) => Some(until),
             _ => None,
         },
         "createdAt": account.created_at,

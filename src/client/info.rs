@@ -1,8 +1,8 @@
 //! What a client shows of an account.
 
 use super::Client;
+use crate::accounts::availability::{Availability, availability};
 use crate::accounts::kind::Kind;
-use crate::accounts::standing::{Standing, standing};
 use crate::accounts::view::View;
 use crate::base_url::display;
 use crate::error::Result;
@@ -21,7 +21,7 @@ pub struct AccountInfo {
     /// Whether it is the user's choice.
     pub active: bool,
     /// Whether requests can be sent with it.
-    pub standing: Standing,
+    pub availability: Availability,
     /// Where they go.
     pub base_url: String,
     /// When the access token expires, in epoch milliseconds.
@@ -53,13 +53,13 @@ impl Client {
         let account = view.account(record);
         let token = record.token();
         let base_url = token.as_ref().map(|token| account.base_url(token, self.base_url_override.as_ref()));
-        let mut standing = standing(record, self.clock.now_ms());
+        let mut availability = availability(record, self.clock.now_ms());
         if record.is_refused() || record.rejected_at().is_some() {
-            standing = Standing::Dead;
+            availability = Availability::Dead;
         }
         AccountInfo {
             active: view.document.active_id() == Some(record.id()),
-            standing,
+            availability,
             base_url: display(base_url.and_then(Result::ok).as_ref().unwrap_or(&self.base_url)),
             expires_at: token.filter(|_| account.kind == Kind::OAuth).map(|token| token.expires_at),
             kind: account.kind,

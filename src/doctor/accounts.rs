@@ -4,9 +4,9 @@ use super::finding::{Finding, ours};
 use super::network::Asked;
 use super::settings::Settings;
 use super::{Doctor, Local};
+use crate::accounts::availability::{Availability, availability};
 use crate::accounts::kind::Kind;
 use crate::accounts::registry::Registry;
-use crate::accounts::standing::{Standing, standing};
 use crate::accounts::view::View;
 use crate::error::Code;
 use crate::events::Events;
@@ -47,10 +47,9 @@ fn judge(view: &View, record: &Record, now_ms: u64) -> Finding {
         let message = format!(
             "{name} is of the free tier, which Qwen ended on 2026-04-15. To log in again does not help."
         );
-        let has_key = view
-            .document
-            .all()
-            .any(|other| matches!(other.kind(), Kind::Key(_)) && standing(other, now_ms) != Standing::Dead);
+        let has_key = view.document.all().any(|other| {
+            matches!(other.kind(), Kind::Key(_)) && availability(other, now_ms) != Availability::Dead
+        });
         return if has_key {
             Finding::warning(ID, message, ours(&format!("remove {}", account.id)))
         } else {
@@ -66,19 +65,21 @@ fn judge(view: &View, record: &Record, now_ms: u64) -> Finding {
     if record.is_refused() || record.rejected_at().is_some() {
         return Finding::broken(ID, format!("{name} {need}.{last}"), renew);
     }
-    match standing(record, now_ms) {
-        Standing::Ready => {
+    match availability(record, now_ms) {
+        Availability::Ready => {
             let active =
                 if view.document.active_id() == Some(record.id()) { " and the active one" } else { "" };
             Finding::ok(ID, format!("{name} is ready{active}."))
         }
-        Standing::Cooling(until) => {
+        Availability::Cooling(until) => {
             let why = if record.is_rate_limited() { "is rate limited" } else { "is out of quota" };
             let minutes = until.saturating_sub(now_ms).div_ceil(60_000);
             let message = format!("{name} {why}; it is asked again in {minutes} min.");
             Finding::warning(ID, message, format!("Wait, or add a key: {}", ours("add-key")))
         }
-        Standing::Rejected | Standing::Dead => Finding::broken(ID, format!("{name} {need}.{last}"), renew),
+        Availability::Rejected | Availability::Dead => {
+            Finding::broken(ID, format!("{name} {need}.{last}"), renew)
+        }
     }
 }
 

@@ -13,8 +13,8 @@ use super::plan::{Candidate, Plan, Situation};
 use super::prepare::{Prepared, Request};
 use super::target::Target;
 use crate::accounts::account::Account;
+use crate::accounts::availability::availability;
 use crate::accounts::kind::{Kind, Serving};
-use crate::accounts::standing::standing;
 use crate::accounts::view::View;
 use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind};
@@ -54,7 +54,7 @@ impl Pipeline {
             .into_iter()
             .map(|at| Candidate {
                 id: listed[at].id().to_owned(),
-                standing: standing(listed[at], now_ms),
+                availability: availability(listed[at], now_ms),
                 price: listed[at].kind().price(),
             })
             .collect();

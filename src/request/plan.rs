@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
+use crate::accounts::availability::Availability;
 use crate::accounts::rotation::Rotation;
-use crate::accounts::standing::Standing;
 use crate::plans::Price;
 
 /// While every account is cooling, a degraded payload is tried at most this often.
@@ -15,7 +15,7 @@ pub struct Candidate {
     /// Its id.
     pub id: String,
     /// How it stands.
-    pub standing: Standing,
+    pub availability: Availability,
     /// What it costs.
     pub price: Price,
 }
@@ -95,12 +95,13 @@ impl Plan {
         let from_active = || candidates[active.min(candidates.len())..].iter().chain(&candidates[..active]);
         // What the user has chosen comes first, then what costs the least.
         let is_active = |candidate: &Candidate| Some(candidate.id.as_str()) == situation.active;
-        let with = |wanted: fn(Standing) -> bool| -> Vec<&Candidate> {
-            let mut found: Vec<_> = from_active().filter(|candidate| wanted(candidate.standing)).collect();
+        let with = |wanted: fn(Availability) -> bool| -> Vec<&Candidate> {
+            let mut found: Vec<_> =
+                from_active().filter(|candidate| wanted(candidate.availability)).collect();
             found.sort_by_key(|candidate| (!is_active(candidate), candidate.price));
             found
         };
-        let mut ready = with(|standing| standing == Standing::Ready);
+        let mut ready = with(|availability| availability == Availability::Ready);
         if *rotation != Rotation::Sequential {
             // Turns stay within the cheapest kind.
             ready.sort_by_key(|candidate| candidate.price);
@@ -114,13 +115,13 @@ impl Plan {
         if queue.is_empty() {
             // Nothing else is left: what was refused a moment ago may be believed again.
             queue.extend(
-                with(|standing| standing == Standing::Rejected)
+                with(|availability| availability == Availability::Rejected)
                     .into_iter()
                     .map(|candidate| candidate.id.clone()),
             );
         }
-        let free_first = candidates.iter().filter_map(|candidate| match candidate.standing {
-            Standing::Cooling(until) => Some((candidate.id.clone(), until)),
+        let free_first = candidates.iter().filter_map(|candidate| match candidate.availability {
+            Availability::Cooling(until) => Some((candidate.id.clone(), until)),
             _ => None,
         });
         let free_first = free_first.min_by_key(|(_, until)| *until);
@@ -207,11 +208,15 @@ mod tests {
 
     use super::*;
 
-    fn candidates(standings: &[Standing]) -> Vec<Candidate> {
-        standings
+    fn candidates(availabilities: &[Availability]) -> Vec<Candidate> {
+        availabilities
             .iter()
             .enumerate()
-            .map(|(at, standing)| Candidate { id: at.to_string(), standing: *standing, price: Price::Free })
+            .map(|(at, availability)| Candidate {
+                id: at.to_string(),
+                availability: *availability,
+                price: Price::Free,
+            })
             .collect()
     }
 
@@ -235,7 +240,7 @@ mod tests {
 
     #[test]
     fn every_ready_account_once_then_degraded_then_the_cli_then_the_end() {
-        use Standing::{Cooling, Dead, Ready};
+        use Availability::{Cooling, Dead, Ready};
         let all = candidates(&[Ready, Dead, Ready, Cooling(1_000_300)]);
         let mut plan = Plan::new(&situation(&all));
         assert_eq!(plan.begin(), ask("0"));
@@ -248,7 +253,7 @@ mod tests {
 
     #[test]
     fn while_all_are_cooling_no_full_payload_is_sent_and_a_degraded_one_once_a_minute() {
-        let all = candidates(&[Standing::Cooling(1_000_900), Standing::Cooling(1_000_100)]);
+        let all = candidates(&[Availability::Cooling(1_000_900), Availability::Cooling(1_000_100)]);
         assert_eq!(Plan::new(&situation(&all)).begin(), Step::Degrade("1".into()));
         let lately = Situation { degraded_at: 999_000, ..situation(&all) };
         assert_eq!(Plan::new(&lately).begin(), Step::FallBack);
@@ -258,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_rate_limit_of_the_last_account_is_the_callers() {
-        let all = candidates(&[Standing::Ready, Standing::Ready]);
+        let all = candidates(&[Availability::Ready, Availability::Ready]);
         let mut plan = Plan::new(&situation(&all));
         assert_eq!(plan.begin(), ask("0"));
         assert_eq!(plan.after(Outcome::RateLimited(1_000_200)), ask("1"));
@@ -267,17 +272,17 @@ mod tests {
 
     #[test]
     fn logins_that_do_not_work_are_said_by_the_last_of_them() {
-        let all = candidates(&[Standing::Rejected, Standing::Dead]);
+        let all = candidates(&[Availability::Rejected, Availability::Dead]);
         let mut plan = Plan::new(&situation(&all));
         assert_eq!(plan.begin(), ask("0"));
         assert_eq!(plan.after(Outcome::Unusable), Step::PassOn);
-        let all = candidates(&[Standing::Dead, Standing::Dead]);
+        let all = candidates(&[Availability::Dead, Availability::Dead]);
         assert_eq!(Plan::new(&Situation { active: Some("1"), ..situation(&all) }).begin(), ask("1"));
     }
 
     #[test]
     fn a_refused_account_is_asked_only_if_nothing_is_ready() {
-        let all = candidates(&[Standing::Rejected, Standing::Ready]);
+        let all = candidates(&[Availability::Rejected, Availability::Ready]);
         let mut plan = Plan::new(&situation(&all));
         assert_eq!(plan.begin(), ask("1"));
         assert_eq!(plan.left(), 0);
@@ -285,7 +290,7 @@ mod tests {
 
     #[test]
     fn the_users_choice_first_and_then_what_costs_the_least() {
-        let mut all = candidates(&[Standing::Ready; 4]);
+        let mut all = candidates(&[Availability::Ready; 4]);
         for (candidate, price) in
             all.iter_mut().zip([Price::Subscription, Price::Metered, Price::Free, Price::Subscription])
         {
@@ -306,18 +311,18 @@ mod tests {
         let turns =
             |turn| Situation { rotation: Rotation::RoundRobin, active: Some("0"), turn, ..situation(&all) };
         assert_eq!((order(&turns(0)), order(&turns(1))), ("2031".to_owned(), "2031".to_owned()));
-        all[2].standing = Standing::Dead;
+        all[2].availability = Availability::Dead;
         let turns =
             |turn| Situation { rotation: Rotation::RoundRobin, active: Some("0"), turn, ..situation(&all) };
         assert_eq!((order(&turns(0)), order(&turns(1))), ("031".to_owned(), "301".to_owned()));
     }
 
-    fn any_standing() -> impl Strategy<Value = Standing> {
+    fn any_availability() -> impl Strategy<Value = Availability> {
         prop_oneof![
-            Just(Standing::Ready),
-            Just(Standing::Rejected),
-            Just(Standing::Dead),
-            (1_000_001_u64..2_000_000).prop_map(Standing::Cooling),
+            Just(Availability::Ready),
+            Just(Availability::Rejected),
+            Just(Availability::Dead),
+            (1_000_001_u64..2_000_000).prop_map(Availability::Cooling),
         ]
     }
 
@@ -332,11 +337,11 @@ mod tests {
     proptest! {
         #[test]
         fn each_account_is_asked_once_and_the_call_ends(
-            standings in proptest::collection::vec(any_standing(), 0..7),
+            availabilities in proptest::collection::vec(any_availability(), 0..7),
             outcomes in proptest::collection::vec(any_outcome(), 20),
             active in 0_usize..8, turn in any::<usize>(), may_degrade in any::<bool>(), may_fall_back in any::<bool>(),
         ) {
-            let all = candidates(&standings);
+            let all = candidates(&availabilities);
             let active = active.to_string();
             let situation = Situation { active: Some(&active), rotation: Rotation::RoundRobin, turn, may_degrade, may_fall_back, ..situation(&all) };
             let mut plan = Plan::new(&situation);
@@ -356,7 +361,7 @@ mod tests {
                 };
             }
             prop_assert_eq!(step, Step::GiveUp);
-            let ready: Vec<_> = all.iter().filter(|candidate| candidate.standing == Standing::Ready).map(|candidate| candidate.id.clone()).collect();
+            let ready: Vec<_> = all.iter().filter(|candidate| candidate.availability == Availability::Ready).map(|candidate| candidate.id.clone()).collect();
             let mut sorted = asked.clone();
             sorted.sort();
             sorted.dedup();

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-use opencode_qwen_cli_auth::accounts::standing::Standing;
+use opencode_qwen_cli_auth::accounts::availability::Availability;
 use opencode_qwen_cli_auth::client::{Client, LoginOptions};
 use opencode_qwen_cli_auth::error::Code;
 use opencode_qwen_cli_auth::events::EventKind;
@@ -350,5 +350,5 @@ async fn what_is_not_ours_in_the_store_stays() {
     assert_eq!(store["accounts"][0]["token"]["access_token"], access("ann", 1));
     let ids: HashSet<_> = client.accounts().await.unwrap().into_iter().map(|account| account.id).collect();
     assert_eq!(ids, HashSet::from(["ann".to_owned(), "bob".to_owned()]));
-    assert!(matches!(client.accounts().await.unwrap()[0].standing, Standing::Cooling(_)));
+    assert!(matches!(client.accounts().await.unwrap()[0].availability, Availability::Cooling(_)));
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use opencode_qwen_cli_auth::accounts::standing::Standing;
+use opencode_qwen_cli_auth::accounts::availability::Availability;
 use opencode_qwen_cli_auth::error::Code;
 use opencode_qwen_cli_auth::request::answer::Answer;
 use serde_json::Value;
@@ -66,7 +66,7 @@ async fn a_used_up_quota_is_a_402() {
         assert!(message.contains("used up"), "{message}");
         // The smaller chat that was tried last is no full one.
         assert_eq!(setup.server.api_requests().iter().filter(|seen| !seen.is_degraded()).count(), 1);
-        assert!(matches!(client.accounts().await.unwrap()[0].standing, Standing::Cooling(_)));
+        assert!(matches!(client.accounts().await.unwrap()[0].availability, Availability::Cooling(_)));
     }
 }
 

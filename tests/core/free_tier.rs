@@ -1,6 +1,6 @@
 //! The end of the free tier: a login that works, and whose requests are refused all the same.
 
-use opencode_qwen_cli_auth::accounts::standing::Standing;
+use opencode_qwen_cli_auth::accounts::availability::Availability;
 use opencode_qwen_cli_auth::client::{Client, LoginOptions};
 use opencode_qwen_cli_auth::error::Code;
 use opencode_qwen_cli_auth::events::EventKind;
@@ -50,14 +50,14 @@ async fn a_login_that_just_succeeded_is_refused_at_once() {
     assert_eq!((setup.server.api_requests().len(), setup.server.token_requests() - logins), (8, 1));
     assert_eq!(setup.events.count(EventKind::NeedsLogin), 1);
     let account = &client.accounts().await.unwrap()[0];
-    assert_eq!(account.standing, Standing::Dead);
+    assert_eq!(account.availability, Availability::Dead);
     assert_eq!(account.last_error.as_ref().unwrap().code, Code::FreeTierDiscontinued.as_str());
 
     // A server that answers again is believed at once.
     setup.server.on_every_api(Reply::Real);
     assert_eq!(say(&client).await.status, 200);
     let account = &client.accounts().await.unwrap()[0];
-    assert_eq!((account.standing, account.last_error.is_none()), (Standing::Ready, true));
+    assert_eq!((account.availability, account.last_error.is_none()), (Availability::Ready, true));
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Logins and keys in one rotation: what serves a request, and what it may cost.
 
-use opencode_qwen_cli_auth::accounts::standing::Standing;
+use opencode_qwen_cli_auth::accounts::availability::Availability;
 use opencode_qwen_cli_auth::client::Client;
 use opencode_qwen_cli_auth::error::Code;
 use opencode_qwen_cli_auth::events::EventKind;
@@ -184,7 +184,7 @@ async fn a_spent_window_cools_for_as_long_as_is_known() {
         assert_eq!(ask(&client).await.status, 429);
         let accounts = client.accounts().await.unwrap();
         let account = accounts.iter().find(|account| account.id == "plan").unwrap();
-        let Standing::Cooling(until) = account.standing else { panic!("{:?}", account.standing) };
+        let Availability::Cooling(until) = account.availability else { panic!("{:?}", account.availability) };
         assert!((before + least..=fleet.now_ms() + most).contains(&until), "{}", until - before);
         let event =
             fleet.setup.events.all().into_iter().find(|event| event.kind == EventKind::Exhausted).unwrap();
@@ -266,7 +266,7 @@ async fn a_refused_key_is_no_expired_login() {
     plan.accept(&secret("plan"));
     assert_eq!(who_answers(&client).await, "plan");
     let account = &client.accounts().await.unwrap()[0];
-    assert_eq!((account.standing, account.last_error.is_none()), (Standing::Ready, true));
+    assert_eq!((account.availability, account.last_error.is_none()), (Availability::Ready, true));
 }
 
 fn trouble() -> impl Strategy<Value = Reply> {

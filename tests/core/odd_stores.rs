@@ -1,6 +1,6 @@
 //! Stores of the original, of other versions, and damaged ones.
 
-use opencode_qwen_cli_auth::accounts::standing::Standing;
+use opencode_qwen_cli_auth::accounts::availability::Availability;
 use opencode_qwen_cli_auth::client::{AccountInfo, Client};
 use opencode_qwen_cli_auth::clock::Clock;
 use opencode_qwen_cli_auth::events::EventKind;
@@ -106,8 +106,11 @@ async fn the_originals_store_is_taken_as_it_is() {
     let ids: Vec<_> = accounts.iter().map(|account| account.id.as_str()).collect();
     assert_eq!(ids, ["acct_mwutdvyg_7078d7e9", "acct_mwutdvyi_60849c84", "acct_mwutdvyk_355ae76c"]);
     assert!(accounts.iter().all(|account| account.base_url == "https://portal.qwen.ai/v1"));
-    let standings: Vec<_> = accounts.iter().map(|account| account.standing).collect();
-    assert_eq!(standings, [Standing::Ready, Standing::Cooling(1_795_533_786_957), Standing::Ready]);
+    let availabilities: Vec<_> = accounts.iter().map(|account| account.availability).collect();
+    assert_eq!(
+        availabilities,
+        [Availability::Ready, Availability::Cooling(1_795_533_786_957), Availability::Ready]
+    );
     assert_eq!((accounts[0].active, accounts[0].created_at), (true, 1_795_531_986_952));
     assert_eq!(chats(&setup).await, ids[0]);
     setup.server.on_api([quota()]);

@@ -1,7 +1,7 @@
 //! Every account is out of quota: what is still tried, how often, and what is said.
 
 use futures_util::future::join_all;
-use opencode_qwen_cli_auth::accounts::standing::Standing;
+use opencode_qwen_cli_auth::accounts::availability::Availability;
 use opencode_qwen_cli_auth::error::Code;
 use opencode_qwen_cli_auth::events::EventKind;
 use opencode_qwen_cli_auth::request::answer::Answer;
@@ -88,7 +88,7 @@ async fn what_is_known_of_a_used_up_account_is_its_last_error() {
     let client = fleet.client();
     ask(&client).await;
     let account = client.accounts().await.unwrap().remove(0);
-    assert!(matches!(account.standing, Standing::Cooling(_)));
+    assert!(matches!(account.availability, Availability::Cooling(_)));
     assert_eq!(account.last_error.map(|error| error.code).as_deref(), Some("ERR_QWEN_QUOTA_EXHAUSTED"));
 }
 

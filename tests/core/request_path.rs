@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{HeaderValue, Method};
-use opencode_qwen_cli_auth::accounts::standing::Standing;
+use opencode_qwen_cli_auth::accounts::availability::Availability;
 use opencode_qwen_cli_auth::config::ClientOptions;
 use opencode_qwen_cli_auth::error::Code;
 use opencode_qwen_cli_auth::events::EventKind;
@@ -211,7 +211,7 @@ async fn a_request_is_not_sent_with_a_token_that_could_not_be_refreshed() {
     assert!(error.is_retryable());
     setup.server.on_every_token(Reply::oauth_error(400, "invalid_grant"));
     assert_eq!(client.fetch(chat(false)).await.unwrap_err().code(), Code::RefreshTokenInvalid);
-    assert_eq!(client.accounts().await.unwrap()[0].standing, Standing::Dead);
+    assert_eq!(client.accounts().await.unwrap()[0].availability, Availability::Dead);
     let id = client.accounts().await.unwrap()[0].id.clone();
     client.remove_account(&id).await.unwrap();
     assert_eq!(client.fetch(chat(false)).await.unwrap_err().code(), Code::NotLoggedIn);
@@ -270,7 +270,7 @@ async fn a_token_that_stays_refused_is_the_servers_answer_and_needs_a_login() {
     assert_eq!((setup.server.api_requests().len(), setup.server.token_requests()), (2, 1));
     assert_eq!(setup.events.count(EventKind::NeedsLogin), 1);
     let account = &client.accounts().await.unwrap()[0];
-    assert_eq!(account.standing, Standing::Dead);
+    assert_eq!(account.availability, Availability::Dead);
     assert_eq!(account.last_error.as_ref().unwrap().code, Code::TokenRejected.as_str());
 }
 

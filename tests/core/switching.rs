@@ -2,7 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use opencode_qwen_cli_auth::accounts::standing::Standing;
+use opencode_qwen_cli_auth::accounts::availability::Availability;
 use opencode_qwen_cli_auth::client::Client;
 use opencode_qwen_cli_auth::error::Code;
 use opencode_qwen_cli_auth::events::EventKind;
@@ -17,9 +17,9 @@ use crate::support::time::{soon, until};
 
 const HALF_AN_HOUR_MS: u64 = 1_800_000;
 
-async fn standing(client: &Client, id: &str) -> Standing {
+async fn availability(client: &Client, id: &str) -> Availability {
     let accounts = client.accounts().await.unwrap();
-    accounts.into_iter().find(|account| account.id == id).unwrap().standing
+    accounts.into_iter().find(|account| account.id == id).unwrap().availability
 }
 
 #[tokio::test]
@@ -81,14 +81,14 @@ async fn a_cooldown_is_kept_for_all_clients_and_ends_by_itself() {
     assert!((before + HALF_AN_HOUR_MS..=fleet.now_ms() + HALF_AN_HOUR_MS).contains(&until));
     assert_eq!(fleet.stored("ann")["lastErrorCode"], "insufficient_quota");
     let second = fleet.client();
-    assert_eq!(standing(&second, "ann").await, Standing::Cooling(until));
+    assert_eq!(availability(&second, "ann").await, Availability::Cooling(until));
     assert_eq!(who_answers(&second).await, "bob");
     assert_eq!(fleet.full_requests(), [1, 2]);
 
     fleet.pass_ms(HALF_AN_HOUR_MS - 60_000);
     assert_eq!(who_answers(&second).await, "bob");
     fleet.pass_ms(60_001);
-    assert_eq!(standing(&second, "ann").await, Standing::Ready);
+    assert_eq!(availability(&second, "ann").await, Availability::Ready);
     assert_eq!(who_answers(&second).await, "ann");
     assert_eq!(who_answers(&second).await, "ann");
     assert_eq!(fleet.setup.events.count(EventKind::Ready), 1);
@@ -186,7 +186,7 @@ async fn a_short_rate_limit_that_stays_is_the_callers() {
     assert_eq!((answer.status.as_u16(), who(&answer).as_str()), (429, "ann"));
     assert_eq!((answer.headers["retry-after"].as_bytes(), answer.error_code()), (&b"0"[..], None));
     assert_eq!(fleet.full_requests(), [2, 0]);
-    assert_eq!(standing(&client, "ann").await, Standing::Ready);
+    assert_eq!(availability(&client, "ann").await, Availability::Ready);
 }
 
 #[tokio::test]
@@ -195,7 +195,7 @@ async fn a_long_rate_limit_cools_the_account_for_so_long_and_another_is_asked() 
     fleet.hosts[0].on_every_api(rate_limit("45"));
     let client = fleet.client();
     assert_eq!(who_answers(&client).await, "bob");
-    let Standing::Cooling(until) = standing(&client, "ann").await else { panic!("it should cool") };
+    let Availability::Cooling(until) = availability(&client, "ann").await else { panic!("it should cool") };
     assert!(until.abs_diff(fleet.now_ms() + 45_000) < 3_000);
     assert_eq!(fleet.full_requests(), [1, 1]);
     fleet.pass_ms(45_001);
@@ -247,14 +247,14 @@ async fn a_token_that_the_api_refuses_is_renewed_once_and_then_the_next_account_
     let bearers: Vec<_> = fleet.hosts[0].api_requests().iter().map(|seen| seen.bearer().to_owned()).collect();
     assert_eq!(bearers, [access("ann", 0), access("ann", 1)]);
     assert_eq!(fleet.setup.events.count(EventKind::NeedsLogin), 1);
-    assert_eq!(standing(&client, "ann").await, Standing::Dead);
+    assert_eq!(availability(&client, "ann").await, Availability::Dead);
     // Within the minute it is not asked again, by this client or another.
     assert_eq!(who_answers(&fleet.client()).await, "bob");
     assert_eq!(fleet.full_requests(), [2, 2]);
     fleet.hosts[0].on_every_api(Reply::Real);
     fleet.pass_ms(60_001);
     assert_eq!(who_answers(&client).await, "ann");
-    assert_eq!(standing(&client, "ann").await, Standing::Ready);
+    assert_eq!(availability(&client, "ann").await, Availability::Ready);
     assert_eq!(fleet.setup.server.redeemed_again(), 0);
     fleet.assert_apart();
 }
@@ -282,7 +282,7 @@ async fn an_account_whose_login_is_gone_is_left_out_until_a_new_token_is_there()
     }
     assert_eq!(fleet.setup.server.token_requests(), 1);
     assert_eq!(fleet.full_requests()[0], 0);
-    assert_eq!(standing(&client, "ann").await, Standing::Dead);
+    assert_eq!(availability(&client, "ann").await, Availability::Dead);
     assert_eq!(fleet.stored("ann")["lastError"]["code"], "ERR_QWEN_REFRESH_TOKEN_INVALID");
 }
 

@@ -6,9 +6,9 @@ use crate::store::record::Record;
 /// An account whose token the API refused is tried again after this long.
 const RETRY_REJECTED_MS: u64 = 60_000;
 
-/// How an account stands.
+/// Tells if an account can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum Availability {
     /// It can be asked.
     Ready,
     /// It is out of quota, or rate limited, until then (epoch milliseconds).
@@ -19,21 +19,21 @@ pub enum Standing {
     Dead,
 }
 
-/// How an account stands at `now_ms`.
+/// The availability of an account at `now_ms`.
 #[must_use]
-pub fn standing(record: &Record, now_ms: u64) -> Standing {
-    let Some(token) = record.token() else { return Standing::Dead };
+pub fn availability(record: &Record, now_ms: u64) -> Availability {
+    let Some(token) = record.token() else { return Availability::Dead };
     let can_renew = || token.refresh_token.is_some() && !record.is_refused() && !record.is_superseded();
     if !token.is_fresh(now_ms) && !can_renew() {
-        return Standing::Dead;
+        return Availability::Dead;
     }
     if let Some(until) = cooling_until(record.exhausted_until(), now_ms) {
-        return Standing::Cooling(until);
+        return Availability::Cooling(until);
     }
     match record.rejected_at() {
         // A clock that was set back must not keep it refused for ever.
-        Some(at) if now_ms.abs_diff(at) < RETRY_REJECTED_MS => Standing::Rejected,
-        _ => Standing::Ready,
+        Some(at) if now_ms.abs_diff(at) < RETRY_REJECTED_MS => Availability::Rejected,
+        _ => Availability::Ready,
     }
 }
 
@@ -50,39 +50,39 @@ mod tests {
 
     #[test]
     fn an_expired_token_that_can_be_renewed_is_ready() {
-        assert_eq!(standing(&record(0), NOW), Standing::Ready);
+        assert_eq!(availability(&record(0), NOW), Availability::Ready);
         let mut refused = record(0);
         refused.set_refused(&token("a", 0).refresh_token.unwrap());
-        assert_eq!(standing(&refused, NOW), Standing::Dead);
+        assert_eq!(availability(&refused, NOW), Availability::Dead);
         let mut superseded = record(0);
         superseded.set_superseded(true);
-        assert_eq!(standing(&superseded, NOW), Standing::Dead);
+        assert_eq!(availability(&superseded, NOW), Availability::Dead);
     }
 
     #[test]
     fn a_superseded_token_is_used_until_it_expires() {
         let mut superseded = record(NOW + 60_000);
         superseded.set_superseded(true);
-        assert_eq!(standing(&superseded, NOW), Standing::Ready);
+        assert_eq!(availability(&superseded, NOW), Availability::Ready);
     }
 
     #[test]
     fn a_refused_token_is_tried_again_after_a_minute() {
         let mut rejected = record(NOW + 60_000);
         rejected.set_rejected(Some((&token("a", 0).access_token, NOW)));
-        assert_eq!(standing(&rejected, NOW + 59_999 - 30_000), Standing::Rejected);
+        assert_eq!(availability(&rejected, NOW + 59_999 - 30_000), Availability::Rejected);
         let mut later = record(NOW + 600_000);
         later.set_rejected(Some((&token("a", 0).access_token, NOW)));
-        assert_eq!(standing(&later, NOW + 60_000), Standing::Ready);
+        assert_eq!(availability(&later, NOW + 60_000), Availability::Ready);
         later.set_token(&token("b", NOW + 600_000), NOW);
-        assert_eq!(standing(&later, NOW), Standing::Ready);
+        assert_eq!(availability(&later, NOW), Availability::Ready);
     }
 
     #[test]
     fn a_cooling_account_comes_back_by_itself() {
         let mut cooling = record(NOW * 2);
         cooling.set_exhausted_until(NOW + 10, None, NOW);
-        assert_eq!(standing(&cooling, NOW), Standing::Cooling(NOW + 10));
-        assert_eq!(standing(&cooling, NOW + 10), Standing::Ready);
+        assert_eq!(availability(&cooling, NOW), Availability::Cooling(NOW + 10));
+        assert_eq!(availability(&cooling, NOW + 10), Availability::Ready);
     }
 }
