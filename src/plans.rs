@@ -15,6 +15,38 @@ pub enum KeyPlan {
     DashScope,
 }
 
+/// The tier of a subscription, which tells how large its quota is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// The smallest.
+    Lite,
+    /// The one in the middle.
+    Standard,
+    /// The largest.
+    Pro,
+}
+
+impl Tier {
+    /// All tiers, the smallest first.
+    pub const ALL: [Self; 3] = [Self::Lite, Self::Standard, Self::Pro];
+
+    /// Its name, as callers give it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Lite => "lite",
+            Self::Standard => "standard",
+            Self::Pro => "pro",
+        }
+    }
+
+    /// Reads its name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|tier| tier.as_str() == name)
+    }
+}
+
 /// What a request costs its user, in the order that matters: nothing moves up in it by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Price {

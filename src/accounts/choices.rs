@@ -165,6 +165,7 @@ fn add(
     if let Some(record) = document.record_mut(&id) {
         record.set_token(token, now);
         record.set_superseded(false);
+        record.set_enabled(true, now);
         record.start_afresh(now);
         if let Some(label) = label {
             record.set_label(label);
@@ -199,6 +200,7 @@ fn keep_key(document: &mut Document, key: &Key, label: Option<&str>, now: u64) -
         return id;
     };
     record.set_key(key, now);
+    record.set_enabled(true, now);
     record.start_afresh(now);
     if let Some(label) = label {
         record.set_label(label);
@@ -209,5 +211,7 @@ fn keep_key(document: &mut Document, key: &Key, label: Option<&str>, now: u64) -
 /// Whether a request may be answered with it, now or once its quota is back.
 fn works(record: &Record, now: u64) -> bool {
     let availability = availability(record, now);
-    matches!(availability, Availability::Ready | Availability::Cooling(_)) && record.rejected_at().is_none()
+    record.is_enabled()
+        && matches!(availability, Availability::Ready | Availability::Cooling(_))
+        && record.rejected_at().is_none()
 }

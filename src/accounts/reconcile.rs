@@ -132,7 +132,7 @@ fn adopt(
 ) {
     let id = new_id();
     let before = document.linked_id().map(str::to_owned);
-    let mut label = None;
+    let (mut label, mut enabled) = (None, true);
     if let Some(record) = before.as_deref().and_then(|id| document.record_mut(id)) {
         // A time that is still to come was noted by a clock that was wrong.
         let is_later =
@@ -142,12 +142,15 @@ fn adopt(
         if is_newer {
             record.set_superseded(true);
             label = record.label().map(str::to_owned);
+            enabled = record.is_enabled();
             if document.active_id() == before.as_deref() {
                 document.set_active_id(Some(&id));
             }
         }
     }
-    document.records.push(Record::new(&id, label.as_deref(), &held.token, now_ms));
+    let mut record = Record::new(&id, label.as_deref(), &held.token, now_ms);
+    record.set_enabled(enabled, now_ms);
+    document.records.push(record);
     findings.linked = Some(id.clone());
     findings.adopted.push(id);
 }

@@ -44,6 +44,11 @@ impl View {
         })
     }
 
+    /// Accounts that requests may be sent with: those that are listed, and that the user has not disabled.
+    pub fn enabled(&self, now_ms: u64) -> impl Iterator<Item = &Record> {
+        self.listed(now_ms).filter(|record| record.is_enabled())
+    }
+
     /// Who a request is sent as, for an account that has tokens.
     #[must_use]
     pub fn account(&self, record: &Record) -> Account {
@@ -70,6 +75,13 @@ impl View {
     /// Why there is no account to send anything with.
     #[must_use]
     pub fn no_account(&self) -> Error {
+        if let Some(disabled) = self.document.all().find(|record| !record.is_enabled()) {
+            let message = format!(
+                "Every Qwen account is disabled, so there is none to send this with. Enable one with `npx opencode-qwen-cli-auth enable \"{}\"`.",
+                self.account(disabled).label
+            );
+            return Error::new(Code::NotLoggedIn, message).with_account(disabled.id());
+        }
         self.problem.clone().unwrap_or_else(|| {
             let path = &self.credentials_path;
             let message = format!(

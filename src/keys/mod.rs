@@ -56,7 +56,7 @@ pub async fn recognise(http: &Http, options: &KeyOptions) -> Result<Recognised> 
         notes.push(format!("The key was not checked, and is taken for one of {}.", name(&places[0])));
     }
     let Candidate { plan, region, base_url } = places.swap_remove(at);
-    Ok(Recognised { key: Key { secret, plan, region, base_url }, notes })
+    Ok(Recognised { key: Key { secret, plan, region, base_url, tier: None }, notes })
 }
 
 /// Which of the places takes the key.

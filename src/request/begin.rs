@@ -40,11 +40,11 @@ impl Pipeline {
         let url = request.url.clone();
         let ids = self.settings.qwen_mode.then(|| self.ids(&request.headers));
         let prepared = Arc::new(Prepared::new(request, target, ids, needs_plain).await?);
-        if records.is_empty() {
+        let now_ms = self.journal.clock.now_ms();
+        let listed: Vec<_> = view.enabled(now_ms).collect();
+        if records.iter().all(|record| !record.is_enabled()) {
             return Err(view.no_account());
         }
-        let now_ms = self.journal.clock.now_ms();
-        let listed: Vec<_> = view.listed(now_ms).collect();
         let Eligible { allowed, dearer, agreed } = self.eligible(&view, &listed, &prepared.model);
         let dearer: Vec<_> = dearer.into_iter().map(|at| view.account(listed[at]).label).collect();
         if allowed.is_empty() {

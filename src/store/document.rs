@@ -113,11 +113,14 @@ impl Document {
         self.fields.get("activeAccountId")?.as_str()
     }
 
-    /// The account to begin with where the user has chosen none: one of those that cost the least.
+    /// The account to begin with where the user has chosen none: one of the cheapest, an enabled one if there is any.
     #[must_use]
     pub fn first_choice(&self) -> Option<&str> {
-        let current = self.all().filter(|record| !record.is_superseded());
-        current.min_by_key(|record| record.kind().price()).or(self.records.first()).map(Record::id)
+        let price = |record: &&Record| record.kind().price();
+        let enabled = self.all().filter(|record| record.is_enabled() && !record.is_superseded());
+        let current = || self.all().filter(|record| !record.is_superseded());
+        let found = enabled.min_by_key(price).or_else(|| current().min_by_key(price));
+        found.or(self.records.first()).map(Record::id)
     }
 
     /// Chooses an account.
@@ -229,7 +232,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::accounts::kind::Kind;
-    use crate::plans::KeyPlan;
+    use crate::plans::{KeyPlan, Tier};
     use crate::secret::Secret;
     use crate::store::record::Key;
     use crate::store::recover::recover;
@@ -321,7 +324,7 @@ pub(crate) mod tests {
     fn key(secret: &str) -> Key {
         let base_url = Url::parse("https://coding-intl.dashscope.aliyuncs.com/v1").unwrap();
         let (plan, region) = (Some(KeyPlan::CodingPlan), Some("intl".to_owned()));
-        Key { secret: Secret::new(secret), plan, region, base_url }
+        Key { secret: Secret::new(secret), plan, region, base_url, tier: None }
     }
 
     #[test]
@@ -343,6 +346,23 @@ pub(crate) mod tests {
         document.remove("k").unwrap();
         let text = String::from_utf8(document.to_json()).unwrap();
         assert!(!text.contains("sk-sp-1") && !text.contains("apiKeys"));
+    }
+
+    #[test]
+    fn an_account_is_enabled_until_it_is_disabled() {
+        let mut document = parse(&store()).unwrap();
+        document.keys.push(Record::of_key("k", None, &Key { tier: Some(Tier::Lite), ..key("sk-sp-1") }, 5));
+        assert!(document.all().all(Record::is_enabled));
+        for id in ["one", "k"] {
+            document.record_mut(id).unwrap().set_enabled(false, 6);
+        }
+        let mut read = Document::parse(&document.to_json()).unwrap();
+        assert!(read.all().all(|record| !record.is_enabled()));
+        let record = read.record_mut("k").unwrap();
+        record.set_key(&key("sk-sp-1"), 7);
+        assert_eq!((record.tier(), record.region()), (Some(Tier::Lite), Some("intl")));
+        record.set_enabled(true, 8);
+        assert!(record.is_enabled() && !record.fields().contains_key("enabled"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::accounts::kind::Kind;
 use crate::clock::{NEVER, instant_from_number};
 use crate::error::Error;
 use crate::oauth::token::Token;
-use crate::plans::{KeyPlan, Place, place_of};
+use crate::plans::{KeyPlan, Place, Tier, place_of};
 use crate::secret::{Secret, opaque_debug};
 
 /// So many spent refresh tokens of an account are remembered.
@@ -36,6 +36,8 @@ pub struct Key {
     pub region: Option<String>,
     /// Where its requests go.
     pub base_url: Url,
+    /// The tier of its subscription, where the user named it. Only estimates of usage read it.
+    pub tier: Option<Tier>,
 }
 
 /// The last error of an account, as the store keeps it.
@@ -108,6 +110,38 @@ impl Record {
         self.set("region", key.region.as_deref().map(Value::from));
         self.set("baseUrl", Some(key.base_url.as_str().into()));
         self.set("key", Some(key.secret.expose().into()));
+        if key.tier.is_some() {
+            self.set_tier(key.tier);
+        }
+        self.touch(now_ms);
+    }
+
+    /// The tier of its subscription, where the user named it.
+    #[must_use]
+    pub fn tier(&self) -> Option<Tier> {
+        Tier::from_name(self.text("tier")?)
+    }
+
+    /// Notes the tier of its subscription.
+    pub fn set_tier(&mut self, tier: Option<Tier>) {
+        self.set("tier", tier.map(|tier| tier.as_str().into()));
+    }
+
+    /// The region of its plan; `None` for a login, and where no region is known.
+    #[must_use]
+    pub fn region(&self) -> Option<&str> {
+        self.text("region").filter(|_| self.is_key)
+    }
+
+    /// False where the user has disabled it: then no request is sent with it.
+    #[must_use]
+    pub fn is_enabled(&self) -> bool {
+        self.fields.get("enabled").and_then(Value::as_bool).unwrap_or(true)
+    }
+
+    /// Enables or disables it. Enabled is the default, and is not written.
+    pub fn set_enabled(&mut self, enabled: bool, now_ms: u64) {
+        self.set("enabled", (!enabled).then_some(Value::Bool(false)));
         self.touch(now_ms);
     }
 
