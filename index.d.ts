@@ -202,6 +202,12 @@ declare namespace qwen {
     kind: "oauth" | "api-key";
     /** Whether it is the user's choice: requests go to it first. Quota does not move it. */
     active: boolean;
+    /** False after it was disabled ({@link QwenClient.updateAccount}): then no request is sent with it. */
+    enabled: boolean;
+    /** What a key was bought with. A login has none, nor has a key of a server that is not Alibaba's. */
+    plan?: "coding-plan" | "token-plan" | "dashscope";
+    /** The region of the plan, such as `"cn"` or `"intl"`, where it is known. */
+    region?: string;
     /**
      * Whether requests can be sent with it: `cooling` while it is out of quota or rate limited, `needs-login` after its
      * tokens were refused.
@@ -424,9 +430,25 @@ declare namespace qwen {
      * Makes an account the user's choice: requests go to it first. A login's token is written to `oauth_creds.json` for the
      * qwen CLI, once the token that was there is safe in the store; for a key that file stays as it is.
      *
-     * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has; as {@link QwenClient.accounts}
+     * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has, and for a disabled
+     * account; as {@link QwenClient.accounts}
      */
     setActiveAccount(id: string): Promise<Account>;
+
+    /**
+     * Renames, enables or disables an account. A disabled account keeps its tokens or key, and no request is sent with it.
+     * Where the active account is a disabled one afterwards, the cheapest enabled account becomes active, and an event of
+     * type `switched` says which and at what price. The last enabled account may be disabled too: requests then reject with
+     * `ERR_QWEN_NOT_LOGGED_IN` until one is enabled. A login, or adding its key again, enables an account. The qwen CLI's
+     * `oauth_creds.json` stays as it is.
+     *
+     * @param id - the account's id
+     * @param changes.label - a new name, of 1 to 100 characters, without control characters
+     * @param changes.enabled - `false` to disable it, `true` to enable it
+     * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has, and for a label that can't be
+     * used; nothing is changed then. As {@link QwenClient.accounts}
+     */
+    updateAccount(id: string, changes: { label?: string; enabled?: boolean }): Promise<Account>;
 
     /**
      * Removes an account for good: its tokens are not taken back from any file. If `oauth_creds.json` holds it, that file
@@ -441,7 +463,8 @@ declare namespace qwen {
      * all callers in all processes.
      *
      * @param options.accountId - @defaultValue the active account
-     * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has, `ERR_QWEN_NOT_LOGGED_IN`,
+     * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has, and for a disabled account;
+     * `ERR_QWEN_NOT_LOGGED_IN`, also where every account is disabled;
      * `ERR_QWEN_CREDENTIALS_INVALID`, `ERR_QWEN_REFRESH_TOKEN_INVALID`, `ERR_QWEN_REFRESH_UNAVAILABLE`,
      * `ERR_QWEN_INVALID_RESPONSE`, `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`
      */

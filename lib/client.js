@@ -99,6 +99,12 @@ class QwenClient {
     return this.#call((id) => this.#native.setActiveAccount(id, checked));
   }
 
+  async updateAccount(accountId, changes) {
+    const checked = validate.text(accountId, "id");
+    const update = validate.accountChanges(changes);
+    return this.#call((id) => this.#native.updateAccount(id, checked, update));
+  }
+
   async removeAccount(accountId) {
     const checked = validate.text(accountId, "id");
     await this.#call((id) => this.#native.removeAccount(id, checked));

@@ -163,6 +163,12 @@ function keyOptions(value) {
   return checked;
 }
 
+/** What is changed about an account; fields that are missing stay as they are. */
+function accountChanges(value) {
+  if (value === undefined) throw invalidArgument("changes", "must be an object");
+  return options(value, "changes", { label, enabled: boolean });
+}
+
 const DEVICE_AUTHORIZATION_FIELDS = {
   deviceCode: text,
   userCode: string,
@@ -174,6 +180,7 @@ const DEVICE_AUTHORIZATION_FIELDS = {
 };
 
 module.exports = {
+  accountChanges,
   boolean,
   callback,
   environment,

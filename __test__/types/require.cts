@@ -56,6 +56,13 @@ async function addKey(key: string): Promise<boolean> {
   return kind === "api-key" && active;
 }
 
+async function manage(id: string): Promise<string> {
+  const { label, enabled, plan, region } = await client.updateAccount(id, { label: "Work", enabled: true });
+  // @ts-expect-error only the label and the state are changed
+  await client.updateAccount(id, { active: true });
+  return enabled ? `${label} ${plan ?? ""} ${region ?? ""}` : "";
+}
+
 // @ts-expect-error a number of milliseconds, not a string
 qwen.createClient({ idleTimeoutMs: "60s" });
 // @ts-expect-error the base URL is fixed
@@ -63,4 +70,4 @@ client.baseUrl = "https://elsewhere.example";
 // @ts-expect-error there is no such code
 const code: qwen.ErrorCode = "ERR_QWEN_NONSENSE";
 
-export = { useClient, comeFromElsewhere, logIn, addKey, code, plugin: server.default };
+export = { useClient, comeFromElsewhere, logIn, addKey, manage, code, plugin: server.default };

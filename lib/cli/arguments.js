@@ -14,7 +14,7 @@ const COMMON = {
 
 /**
  * @param {string[]} argv
- * @returns {{command?: string, operand?: string, options: object}} without a command where only help or the version is
+ * @returns {{command?: string, operand?: string, name?: string, options: object}} without a command where only help or the version is
  *   asked for
  */
 function readArguments(argv) {
@@ -31,7 +31,7 @@ function readArguments(argv) {
   }
   if (values.help || values.version) return { command: name, options: values };
   if (name === undefined) throw new UsageError("A command is missing.");
-  return { command: name, operand: readOperand(command, operands, name), options: values };
+  return { command: name, ...readOperands(command, operands, name), options: values };
 }
 
 function parse(argv) {
@@ -56,14 +56,18 @@ function parse(argv) {
   }
 }
 
-function readOperand({ operand: wanted, surplus: advice }, [operand, ...more], command) {
-  if (wanted !== undefined && (operand === undefined || operand.trim() === "")) {
-    throw new UsageError(`${command} needs ${wanted}.`, command);
+function readOperands({ operand: wanted, name: wantedName, surplus: advice }, operands, command) {
+  const isMissing = (text) => text === undefined || text.trim() === "";
+  const isOptional = wanted?.startsWith("[");
+  for (const [index, expected] of [wanted, wantedName].entries()) {
+    const given = operands[index];
+    const isRequired = expected !== undefined && !(index === 0 && isOptional && given === undefined);
+    if (isRequired && isMissing(given)) throw new UsageError(`${command} needs ${expected}.`, command);
   }
-  const surplus = wanted === undefined ? operand : more[0];
+  const surplus = operands[[wanted, wantedName].filter(Boolean).length];
   if (surplus !== undefined)
     throw new UsageError(advice ?? `${JSON.stringify(surplus)} is one argument too many.`, command);
-  return operand;
+  return { operand: operands[0], name: operands[1] };
 }
 
 module.exports = { readArguments };

@@ -56,7 +56,7 @@ async function run(argv, streams) {
   return execute(request, streams);
 }
 
-async function execute({ command, operand, options }, { out, err }) {
+async function execute({ command, operand, name, options }, { out, err }) {
   const interrupt = new Interrupt([process.stdout, process.stderr]);
   const notes = [];
   const tellNotes = () => err.print(...new Set(notes.splice(0).map((note) => `Note: ${clean(note)}`)));
@@ -72,6 +72,7 @@ async function execute({ command, operand, options }, { out, err }) {
     const result = await COMMANDS[command].run({
       client,
       operand,
+      name,
       options,
       signal,
       screen,

@@ -17,15 +17,15 @@ function usageLine(name) {
   if (name === undefined) {
     return `Usage: ${PROGRAM} <${Object.keys(COMMANDS).join("|")}> [options]`;
   }
-  const { operand, options } = COMMANDS[name];
+  const { operand, name: second, options } = COMMANDS[name];
   const parts = Object.entries(options).map(([option, { value }]) => `[${flag(option, value)}]`);
-  return ["Usage:", PROGRAM, name, ...(operand ? [operand] : []), ...parts, "[--json]"].join(" ");
+  return ["Usage:", PROGRAM, name, ...[operand, second].filter(Boolean), ...parts, "[--json]"].join(" ");
 }
 
 function help(name) {
   if (name === undefined) {
-    const commands = Object.entries(COMMANDS).map(([command, { operand, summary }]) => [
-      operand ? `${command} ${operand}` : command,
+    const commands = Object.entries(COMMANDS).map(([command, { operand, name: second, summary }]) => [
+      [command, operand, second].filter(Boolean).join(" "),
       summary,
     ]);
     return [

@@ -4,7 +4,7 @@ use super::availability::{Availability, availability};
 use super::identity::same_user;
 use super::kind::Kind;
 use super::reconcile::{self, Imported};
-use super::registry::{ONLY_ACCOUNT, Registry, new_id, unknown_account};
+use super::registry::{ONLY_ACCOUNT, Registry, disabled_account, new_id, unknown_account};
 use super::view::View;
 use crate::error::{Code, Error, Result};
 use crate::events::EventKind;
@@ -12,6 +12,15 @@ use crate::oauth::token::Token;
 use crate::store::document::Document;
 use crate::store::foreign::Login;
 use crate::store::record::{Key, Record};
+
+/// Changes that a user makes to an account; `None` leaves a field as it is.
+#[derive(Debug, Clone, Default)]
+pub struct AccountChanges {
+    /// The account's name.
+    pub label: Option<String>,
+    /// True to let requests be sent with it.
+    pub enabled: Option<bool>,
+}
 
 impl Registry {
     /// Adds the account of a new login, or renews one: `replace`, or the one that is known to be the same user's. Like
@@ -46,7 +55,12 @@ impl Registry {
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::with_store`].
     pub fn activate(&self, id: &str) -> Result<()> {
-        if self.expect_account(id)? != Kind::OAuth {
+        let kind = self.expect_account(id)?;
+        let view = self.view()?;
+        if let Some(disabled) = view.record(id).filter(|record| !record.is_enabled()) {
+            return Err(disabled_account("id", &view.account(disabled)));
+        }
+        if kind != Kind::OAuth {
             let chosen = self.with_store(|document| {
                 document.record(id)?;
                 document.set_active_id(Some(id));
@@ -73,6 +87,27 @@ impl Registry {
                 Ok(())
             },
         )
+    }
+
+    /// Renames, enables or disables an account. Where the active account is a disabled one afterwards, the cheapest enabled
+    /// one becomes active. Returns the id of the account that became active by that.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has, and those of [`Registry::with_store`].
+    pub fn update(&self, id: &str, changes: &AccountChanges) -> Result<Option<String>> {
+        self.expect_account(id)?;
+        let now = self.clock.now_ms();
+        let updated = self.with_store(|document| {
+            let record = document.record_mut(id)?;
+            if let Some(label) = &changes.label {
+                record.set_label(label);
+            }
+            if let Some(enabled) = changes.enabled.filter(|enabled| *enabled != record.is_enabled()) {
+                record.set_enabled(enabled, now);
+            }
+            Some(changes.enabled.and_then(|_| document.leave_disabled()))
+        })?;
+        updated.ok_or_else(|| unknown_account("id", id))
     }
 
     /// Removes an account for good, and the credentials file if that holds it.

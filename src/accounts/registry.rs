@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::account::Account;
 use super::reconcile::{Findings, Held, reconcile};
 use super::view::{Stamps, View};
 use crate::clock::Clock;
@@ -409,6 +410,16 @@ fn needs_no_store(view: &View) -> bool {
 pub(super) fn new_id(now_ms: u64) -> String {
     let random = uuid::Uuid::new_v4().simple().to_string();
     format!("acct_{now_ms:x}_{}", &random[..8])
+}
+
+/// The error for an account that the user has disabled, where one is needed that requests can be sent with.
+#[must_use]
+pub fn disabled_account(field: &str, account: &Account) -> Error {
+    let label = &account.label;
+    let expected = format!(
+        "is the account \"{label}\", which is disabled. Enable it first: npx opencode-qwen-cli-auth enable \"{label}\""
+    );
+    Error::invalid_argument(field, &expected).with_account(&account.id)
 }
 
 /// The error for an id that no account has.

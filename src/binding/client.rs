@@ -12,9 +12,9 @@ use super::body::ResponseBody;
 use super::bridge::{Bridge, Outcome, Shared};
 use super::runtime::runtime;
 use super::types::{
-    Authorization, ClientSettings, Content, FetchResponse, HostTokens, KeySettings, LoginSettings,
-    RequestBody, SEPARATOR, Variables, access_token_value, account_value, error_value, event_value,
-    model_value, usage_value,
+    AccountUpdate, Authorization, ClientSettings, Content, FetchResponse, HostTokens, KeySettings,
+    LoginSettings, RequestBody, SEPARATOR, Variables, access_token_value, account_value, error_value,
+    event_value, model_value, usage_value,
 };
 use crate::busy::Busy;
 use crate::client::{Client, Context};
@@ -204,6 +204,17 @@ impl NativeClient {
         let client = Arc::clone(&self.client);
         self.shared.run(id, async move {
             let account = client.set_active_account(&account_id).await?;
+            Ok(Outcome::Value(account_value(&account)))
+        });
+    }
+
+    /// Renames, enables or disables an account.
+    #[napi(catch_unwind)]
+    pub fn update_account(&self, id: u32, account_id: String, changes: AccountUpdate) {
+        let client = Arc::clone(&self.client);
+        let changes = changes.into();
+        self.shared.run(id, async move {
+            let account = client.update_account(&account_id, changes).await?;
             Ok(Outcome::Value(account_value(&account)))
         });
     }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::body::ResponseBody;
 use crate::accounts::availability::Availability;
+use crate::accounts::choices::AccountChanges;
 use crate::accounts::rotation::Rotation;
 use crate::client::{AccessToken, AccountInfo, AccountUsage, LoginOptions};
 use crate::clock::instant_from_number;
@@ -106,6 +107,19 @@ impl From<KeySettings> for KeyOptions {
             label: settings.label,
             check: settings.check.unwrap_or(true),
         }
+    }
+}
+
+/// Changes that a user makes to an account.
+#[napi(object, object_to_js = false)]
+pub struct AccountUpdate {
+    pub label: Option<String>,
+    pub enabled: Option<bool>,
+}
+
+impl From<AccountUpdate> for AccountChanges {
+    fn from(update: AccountUpdate) -> Self {
+        Self { label: update.label, enabled: update.enabled }
     }
 }
 
@@ -282,7 +296,10 @@ pub fn account_value(account: &AccountInfo) -> Value {
         "id": account.id,
         "label": account.label,
         "kind": account.kind.as_str(),
+        "plan": account.plan.map(KeyPlan::as_str),
+        "region": account.region,
         "active": account.active,
+        "enabled": account.enabled,
         "state": match account.availability {
             Availability::Ready => "ready",
             Availability::Cooling(_) => "cooling",

@@ -6,6 +6,7 @@ use crate::accounts::kind::Kind;
 use crate::accounts::view::View;
 use crate::base_url::display;
 use crate::error::Result;
+use crate::plans::KeyPlan;
 use crate::secret::Secret;
 use crate::store::record::{LastError, Record};
 
@@ -18,8 +19,14 @@ pub struct AccountInfo {
     pub label: String,
     /// How it authenticates.
     pub kind: Kind,
+    /// The plan of a key; `None` for a login, and for a key of another server.
+    pub plan: Option<KeyPlan>,
+    /// The region of the plan, where it is known.
+    pub region: Option<String>,
     /// Whether it is the user's choice.
     pub active: bool,
+    /// False where the user has disabled it.
+    pub enabled: bool,
     /// Whether requests can be sent with it.
     pub availability: Availability,
     /// Where they go.
@@ -58,6 +65,12 @@ impl Client {
             availability = Availability::Dead;
         }
         AccountInfo {
+            plan: match account.kind {
+                Kind::Key(plan) => plan,
+                Kind::OAuth => None,
+            },
+            region: record.region().map(str::to_owned),
+            enabled: record.is_enabled(),
             active: view.document.active_id() == Some(record.id()),
             availability,
             base_url: display(base_url.and_then(Result::ok).as_ref().unwrap_or(&self.base_url)),

@@ -9,10 +9,10 @@ use url::Url;
 
 pub use self::info::{AccessToken, AccountInfo};
 pub use self::usage::AccountUsage;
-use crate::accounts::choices::expect_login;
+use crate::accounts::choices::{AccountChanges, expect_login};
 use crate::accounts::importing::{self, Logins};
 use crate::accounts::reconcile::Imported;
-use crate::accounts::registry::{Registry, unknown_account};
+use crate::accounts::registry::{Registry, disabled_account, unknown_account};
 use crate::base_url::display;
 use crate::browser;
 use crate::busy::Busy;
@@ -39,6 +39,7 @@ use crate::request_log::RequestLog;
 use crate::store::accounts::StoreFile;
 use crate::store::credentials::CredentialsFile;
 use crate::store::legacy::LegacyFile;
+use crate::store::record::Record;
 use crate::token_manager::TokenManager;
 use crate::usage::UsageBook;
 use crate::usage::file::UsageFile;
@@ -340,6 +341,29 @@ impl Client {
         self.account(id).await
     }
 
+    /// Renames, enables or disables an account. Where the active account is a disabled one afterwards, the cheapest enabled
+    /// one becomes active, and an event says so.
+    ///
+    /// # Errors
+    /// Those of [`Registry::update`].
+    pub async fn update_account(&self, id: &str, changes: AccountChanges) -> Result<AccountInfo> {
+        let updated = id.to_owned();
+        let before = self.tokens.view().await?.document.active_id().map(str::to_owned);
+        let active = self.tokens.with_registry(move |registry| registry.update(&updated, &changes)).await?;
+        if let Some(active) = active {
+            let account = self.account(&active).await?;
+            let message = format!(
+                "The Qwen account \"{}\" is the active one now ({}): the one before is disabled.",
+                account.label,
+                account.kind.price().describe()
+            );
+            let now = self.clock.now_ms();
+            let event = Event::of_account(EventKind::Switched, now, &account.id, &account.label, message);
+            self.events.emit(Event { from_account_id: before, ..event });
+        }
+        self.account(id).await
+    }
+
     /// Removes an account for good.
     ///
     /// # Errors
@@ -358,6 +382,14 @@ impl Client {
         let Some(id) = account_id.or(view.document.active_id()) else {
             return Err(view.no_account());
         };
+        if let Some(disabled) = view.record(id).filter(|record| !record.is_enabled()) {
+            let is_any_enabled = view.document.all().any(Record::is_enabled);
+            return Err(if account_id.is_some() || is_any_enabled {
+                disabled_account("accountId", &view.account(disabled))
+            } else {
+                view.no_account()
+            });
+        }
         let token = self.tokens.token(id, None).await?;
         let record = view.record(id).ok_or_else(|| unknown_account("accountId", id))?;
         let base_url = view.account(record).base_url(&token, self.base_url_override.as_ref())?;

@@ -128,6 +128,18 @@ impl Document {
         self.set("activeAccountId", id.map(Value::from));
     }
 
+    /// Makes the cheapest enabled account the active one where the active one is disabled. Returns its id. Where no account
+    /// is enabled, the choice stays.
+    pub fn leave_disabled(&mut self) -> Option<String> {
+        let is_enabled = |id: &str| self.record(id).is_some_and(Record::is_enabled);
+        if self.active_id().is_some_and(is_enabled) {
+            return None;
+        }
+        let next = self.first_choice().filter(|id| is_enabled(id))?.to_owned();
+        self.set_active_id(Some(&next));
+        Some(next)
+    }
+
     /// The account that `oauth_creds.json` held when it was last looked at.
     #[must_use]
     pub fn linked_id(&self) -> Option<&str> {
@@ -363,6 +375,20 @@ pub(crate) mod tests {
         assert_eq!((record.tier(), record.region()), (Some(Tier::Lite), Some("intl")));
         record.set_enabled(true, 8);
         assert!(record.is_enabled() && !record.fields().contains_key("enabled"));
+    }
+
+    #[test]
+    fn the_cheapest_enabled_account_takes_the_place_of_a_disabled_one() {
+        let mut document = parse(&store()).unwrap();
+        assert_eq!(document.leave_disabled(), None);
+        let metered = Key { plan: Some(KeyPlan::DashScope), ..key("sk-1") };
+        document.keys.push(Record::of_key("metered", None, &metered, 1));
+        document.keys.push(Record::of_key("plan", None, &key("sk-sp-1"), 1));
+        for (disabled, next) in [("one", Some("plan")), ("plan", Some("metered")), ("metered", None)] {
+            document.record_mut(disabled).unwrap().set_enabled(false, 2);
+            assert_eq!(document.leave_disabled().as_deref(), next, "{disabled}");
+        }
+        assert_eq!(document.active_id(), Some("metered"));
     }
 
     #[test]

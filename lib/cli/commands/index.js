@@ -1,7 +1,7 @@
 "use strict";
 
 // The commands by name. Each has a `summary`, its `options` (for parseArgs, with what help says), perhaps an `operand`
-// (or what to say to one that is not wanted, `surplus`), and `run`, which resolves with a `value` for JSON and `lines` for
+// (one in brackets may be missing) and a `name` after it (or what to say to one that is not wanted, `surplus`), and `run`, which resolves with a `value` for JSON and `lines` for
 // a person, perhaps an `exitCode`; `undefined` where it has printed by itself. One that is standalone makes no client.
 
 const COMMANDS = {
@@ -10,6 +10,9 @@ const COMMANDS = {
   import: require("./import"),
   accounts: require("./accounts"),
   use: require("./use"),
+  rename: require("./rename"),
+  enable: require("./enable"),
+  disable: require("./disable"),
   remove: require("./remove"),
   status: require("./status"),
   doctor: require("./doctor"),

@@ -1,0 +1,16 @@
+"use strict";
+
+const { OPERAND, shown } = require("../naming");
+const { setEnabled } = require("../enabling");
+
+async function run({ client, operand }) {
+  const { account, active } = await setEnabled(client, operand, false);
+  return { value: account, lines: [`${shown(account)} is disabled: no request is sent with it.`, ...active] };
+}
+
+module.exports = {
+  summary: "send no requests with an account, and keep it",
+  operand: OPERAND,
+  options: {},
+  run,
+};

@@ -1,0 +1,17 @@
+"use strict";
+
+const { OPERAND, shown, withAccount } = require("../naming");
+const { clean } = require("../text");
+
+async function run({ client, operand, name }) {
+  const account = await withAccount(client, operand, ({ id }) => client.updateAccount(id, { label: name }));
+  return { value: account, lines: [`"${clean(operand)}" is ${shown(account)} now.`] };
+}
+
+module.exports = {
+  summary: "give an account another name",
+  operand: OPERAND,
+  name: "<name>",
+  options: {},
+  run,
+};

@@ -1,0 +1,28 @@
+"use strict";
+
+// Enabling and disabling an account, and what that means for the active one.
+
+const { shown, withAccount } = require("./naming");
+const { isMetered } = require("./plans");
+
+/**
+ * @param {string} name an id or a label
+ * @returns {Promise<{ account: object, active: string[] }>} the account, and lines that say what happened to the active one
+ */
+async function setEnabled(client, name, enabled) {
+  const before = await client.activeAccount();
+  const account = await withAccount(client, name, ({ id }) => client.updateAccount(id, { enabled }));
+  return { account, active: describe(before, await client.activeAccount()) };
+}
+
+function describe(before, active) {
+  if (active === null) return [];
+  if (!active.enabled) {
+    return ["No account is enabled: every request is refused until you enable one."];
+  }
+  if (active.id === before?.id) return [];
+  const price = isMetered(active) ? " It is billed by use." : "";
+  return [`${shown(active)} is the active account now.${price}`];
+}
+
+module.exports = { setEnabled };

@@ -1,0 +1,21 @@
+"use strict";
+
+// Plans and regions of accounts and keys, as a person reads them.
+
+const { clean } = require("./text");
+
+const TITLES = { "coding-plan": "Coding Plan", "token-plan": "Token Plan", dashscope: "DashScope" };
+
+/** True for an account whose requests are billed by use. */
+function isMetered({ kind, plan }) {
+  return kind === "api-key" && plan !== "coding-plan" && plan !== "token-plan";
+}
+
+/** Such as "Token Plan, intl"; a login has neither plan nor region. */
+function planOf({ kind, plan, region }) {
+  if (kind === "oauth") return "login";
+  const title = Object.hasOwn(TITLES, plan ?? "") ? TITLES[plan] : "key";
+  return region === undefined ? title : `${title}, ${clean(region)}`;
+}
+
+module.exports = { isMetered, planOf };
