@@ -611,12 +611,27 @@ declare namespace qwen {
   const fetch: typeof globalThis.fetch;
 
   /**
+   * Options that OpenCode's configuration may give the plugin. All others are ignored, and the user is told once: an
+   * `opencode.json` may belong to a project, and must not choose a server, a file or a program.
+   */
+  type PluginOptions = Pick<
+    ClientOptions,
+    | "rotation"
+    | "quotaCooldownMs"
+    | "degrade"
+    | "allowPaidFallback"
+    | "qwenMode"
+    | "connectTimeoutMs"
+    | "idleTimeoutMs"
+  >;
+
+  /**
    * The OpenCode plugin. OpenCode calls it; its second argument is what the configuration gives beside the plugin's
-   * name: {@link ClientOptions} but for `env` and `onEvent`.
+   * name: see {@link PluginOptions}.
    *
    * @see https://opencode.ai/docs/plugins
    */
-  const QwenAuthPlugin: (input: unknown, options?: Omit<ClientOptions, "env" | "onEvent">) => Promise<object>;
+  const QwenAuthPlugin: (input: unknown, options?: PluginOptions) => Promise<object>;
 }
 
 export = qwen;

@@ -6,7 +6,7 @@
 const { QwenClient } = require("./client");
 const { keyMethods } = require("./key-login");
 const { MODELS, planModels } = require("./models");
-const { clientOptions } = require("./validate");
+const { pluginOptions } = require("./validate");
 
 const PROVIDER = "qwen-code";
 const SERVICE = "opencode-qwen-cli-auth";
@@ -264,13 +264,27 @@ function isOurs({ provider, model }) {
 /** The plugin's own client, or one that says why there is none. */
 function openClient(options, host) {
   try {
-    return new QwenClient({ ...clientOptions(options), onEvent: (event) => host.tell(event) }, true);
+    const { settings, ignored } = pluginOptions(options);
+    if (ignored.length > 0) tellIgnored(ignored, host);
+    return new QwenClient({ ...settings, onEvent: (event) => host.tell(event) }, true);
   } catch (error) {
     host.log("error", error.message, { code: error.code });
     host.toastLater("error", error.message, FIRST_TOAST_DELAY_MS);
     return brokenClient(error);
   }
 }
+
+/** Values are not repeated: they may be secrets. */
+function tellIgnored(names, host) {
+  const shown = names.slice(0, 10).map((name) => printable(name));
+  const message =
+    `Ignored in opencode.json: ${shown.join(", ")}. A project's configuration can't choose servers, files or programs; ` +
+    `set them in the environment (${SERVICE} README, "Plugin options").`;
+  host.log("warn", message, { code: "ERR_QWEN_INVALID_CONFIG" });
+  host.toastLater("warning", message, FIRST_TOAST_DELAY_MS);
+}
+
+const printable = (name) => name.replaceAll(/[^\w.-]/gu, "?").slice(0, 40);
 
 function brokenClient(error) {
   return {

@@ -147,6 +147,30 @@ const CLIENT_FIELDS = {
   onEvent: callback,
 };
 
+/**
+ * Options that OpenCode's configuration may give. A project's `opencode.json` is the project's word, and not the user's:
+ * it may tune requests, but never choose a server, a file or a program.
+ */
+const PLUGIN_FIELDS = [
+  "quotaCooldownMs",
+  "rotation",
+  "degrade",
+  "allowPaidFallback",
+  "qwenMode",
+  "connectTimeoutMs",
+  "idleTimeoutMs",
+];
+
+/** The options of the plugin, checked, and the names of those that are ignored. */
+function pluginOptions(value) {
+  const given = isObject(value) ? Object.keys(value) : [];
+  const allowed = Object.fromEntries(PLUGIN_FIELDS.map((field) => [field, CLIENT_FIELDS[field]]));
+  return {
+    settings: options(value ?? undefined, "options", allowed),
+    ignored: given.filter((field) => !PLUGIN_FIELDS.includes(field)),
+  };
+}
+
 const KEY_FIELDS = {
   key: text,
   plan: oneOf(["coding-plan", "token-plan", "dashscope"]),
@@ -192,6 +216,7 @@ module.exports = {
   signal,
   text,
   oauthOptions: (value) => oauth(value, "options"),
+  pluginOptions,
   clientOptions: (value) => options(value, "options", CLIENT_FIELDS),
   deviceAuthorization: (value) => record(value, "authorization", DEVICE_AUTHORIZATION_FIELDS),
 };

@@ -7,27 +7,92 @@ use crate::http::is_secure;
 /// Where an account's requests go if its token names no host.
 pub const DEFAULT_API_BASE_URL: &str = "https://dashscope.aliyuncs.com/compatible-mode/v1";
 
-/// The base URL of an API host: `portal.qwen.ai` becomes `https://portal.qwen.ai/v1`.
+/// Ends of full endpoints that are pasted in the place of a base URL.
+const ENDPOINTS: [&str; 5] = ["/chat/completions", "/completions", "/embeddings", "/responses", "/models"];
+/// Values that programs write where there is no host.
+const NO_HOSTS: [&str; 6] = ["null", "undefined", "none", "nan", "http", "https"];
+const NAMES_NO_HOST: &str = "names no host";
+
+/// The base URL of an API host: `portal.qwen.ai` becomes `https://portal.qwen.ai/v1`. The paths of Qwen's and Alibaba's own
+/// hosts are known, so there any path is replaced; elsewhere the end of a full endpoint is cut off.
 ///
 /// # Errors
 /// Why the text names no host that a token may be sent to, to complete "… is not usable: it …".
 pub fn api_base_url(text: &str) -> Result<Url, &'static str> {
-    let text = text.trim();
-    let absolute = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
-    let mut url = Url::parse(&absolute).map_err(|_| "is not a URL")?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("holds a user name or password");
-    }
+    let mut url = host_url(text)?;
     if url.query().is_some() || url.fragment().is_some() {
         return Err("holds a query or fragment");
+    }
+    let path = match url.host_str().and_then(path_on) {
+        Some(path) => path.to_owned(),
+        None => versioned(url.path()),
+    };
+    url.set_path(&path);
+    Ok(url)
+}
+
+/// A URL that a secret may be sent to; `https://` may be missing, and one slash or none may follow the scheme.
+///
+/// # Errors
+/// As [`api_base_url`].
+pub fn host_url(text: &str) -> Result<Url, &'static str> {
+    let text = text.trim();
+    let url = Url::parse(&absolute(text)?).map_err(|_| "is not a URL")?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("holds a user name or password");
     }
     if !is_secure(&url) {
         return Err("must be https (plain http is for loopback alone)");
     }
-    let path = url.path().trim_end_matches('/').to_owned();
-    let versioned = if path.ends_with("/v1") { path } else { format!("{path}/v1") };
-    url.set_path(&versioned);
+    let host = url.host_str().unwrap_or_default();
+    if host.is_empty() || NO_HOSTS.contains(&host) {
+        return Err(NAMES_NO_HOST);
+    }
     Ok(url)
+}
+
+fn absolute(text: &str) -> Result<String, &'static str> {
+    let lower = text.to_ascii_lowercase();
+    let scheme = ["https:", "http:"].into_iter().find(|scheme| lower.starts_with(scheme));
+    let Some(scheme) = scheme else {
+        return Ok(if text.contains("://") { text.to_owned() } else { format!("https://{text}") });
+    };
+    let rest = &text[scheme.len()..];
+    let host = rest.trim_start_matches(['/', '\\']);
+    // `https:///v1` holds a path and no host, which a URL parser would take for one.
+    if host.is_empty() || rest.len() - host.len() > 2 {
+        return Err(NAMES_NO_HOST);
+    }
+    Ok(format!("{scheme}//{host}"))
+}
+
+/// The path of the OpenAI-compatible API on Qwen's and Alibaba's own hosts.
+fn path_on(host: &str) -> Option<&'static str> {
+    let host = host.trim_end_matches('.');
+    if host == "portal.qwen.ai" {
+        return Some("/v1");
+    }
+    let name = host.strip_suffix(".aliyuncs.com")?;
+    let is_coding = name == "coding.dashscope" || (name.starts_with("coding-") && name.ends_with(".dashscope"));
+    if is_coding {
+        return Some("/v1");
+    }
+    let is_compatible = name == "dashscope"
+        || (name.starts_with("dashscope-") && !name.contains('.'))
+        || name.ends_with(".dashscope")
+        || name.ends_with(".maas");
+    is_compatible.then_some("/compatible-mode/v1")
+}
+
+fn versioned(path: &str) -> String {
+    let mut path = path.trim_end_matches('/');
+    let ends_with = |path: &str, end: &str| {
+        path.len().checked_sub(end.len()).and_then(|at| path.get(at..)).is_some_and(|tail| tail.eq_ignore_ascii_case(end))
+    };
+    while let Some(end) = ENDPOINTS.into_iter().find(|end| ends_with(path, end)) {
+        path = path[..path.len() - end.len()].trim_end_matches('/');
+    }
+    if ends_with(path, "/v1") { path.to_owned() } else { format!("{path}/v1") }
 }
 
 /// A base URL without the slash that `Url` would otherwise print.
@@ -51,8 +116,32 @@ mod tests {
             ("https://dashscope.aliyuncs.com/compatible-mode/v1", DEFAULT_API_BASE_URL),
             ("dashscope.aliyuncs.com/compatible-mode", DEFAULT_API_BASE_URL),
             ("http://127.0.0.1:8080", "http://127.0.0.1:8080/v1"),
+            ("https:/portal.qwen.ai", "https://portal.qwen.ai/v1"),
+            ("https:portal.qwen.ai:8443", "https://portal.qwen.ai:8443/v1"),
+            ("HTTPS://PORTAL.QWEN.AI/V1", "https://portal.qwen.ai/v1"),
+            ("portal.qwen.ai/v1/chat/completions/", "https://portal.qwen.ai/v1"),
+            ("Gateway.example:8443/Qwen/V1/chat/completions", "https://gateway.example:8443/Qwen/V1"),
+            ("http://localhost:4000/chat/completions", "http://localhost:4000/v1"),
         ] {
-            assert_eq!(api_base_url(text).unwrap().as_str(), expected);
+            assert_eq!(api_base_url(text).as_ref().map(Url::as_str), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_paths_of_alibabas_hosts_are_known() {
+        for (text, path) in [
+            ("dashscope-intl.aliyuncs.com", "/compatible-mode/v1"),
+            ("https://dashscope.aliyuncs.com/v1", "/compatible-mode/v1"),
+            ("https://dashscope-us.aliyuncs.com/api/v1/", "/compatible-mode/v1"),
+            ("cn-hongkong.dashscope.aliyuncs.com", "/compatible-mode/v1"),
+            ("ws-1.eu-central-1.maas.aliyuncs.com/v1/chat/completions", "/compatible-mode/v1"),
+            ("https://coding.dashscope.aliyuncs.com/apps/anthropic", "/v1"),
+            ("coding-intl.dashscope.aliyuncs.com", "/v1"),
+            ("https://DASHSCOPE-INTL.aliyuncs.com:443", "/compatible-mode/v1"),
+            ("dashscope.aliyuncs.com.evil.example", "/v1"),
+            ("oss.aliyuncs.com/mine", "/mine/v1"),
+        ] {
+            assert_eq!(api_base_url(text).unwrap().path(), path, "{text}");
         }
     }
 
@@ -64,6 +153,13 @@ mod tests {
             "https://u:p@portal.qwen.ai",
             "https://portal.qwen.ai/?a=b",
             "https://",
+            "https:///v1",
+            "https:",
+            "https:////portal.qwen.ai",
+            "https://https://portal.qwen.ai",
+            "null",
+            "undefined",
+            "https://null/v1",
             "",
             "a b",
         ] {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use url::Url;
 
 use crate::accounts::rotation::Rotation;
-use crate::base_url::{DEFAULT_API_BASE_URL, api_base_url};
+use crate::base_url::{DEFAULT_API_BASE_URL, api_base_url, host_url};
 use crate::environment::Environment;
 use crate::error::{Code, Error, Result};
-use crate::http::{HttpConfig, is_secure};
+use crate::http::HttpConfig;
 use crate::oauth::OAuthConfig;
 use crate::oauth::device::QWEN_CLIENT_ID;
 use crate::paths::Paths;
@@ -257,14 +257,11 @@ impl<'a> OrVariable<'a> for Option<Source<'a>> {
 }
 
 fn secure_url(source: &Source) -> Result<Url> {
-    let url = Url::parse(source.value.trim()).map_err(|_| source.unusable("is not a URL"))?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(source.unusable("holds a user name or password"));
+    let text = source.value.trim();
+    if !text.to_ascii_lowercase().starts_with("http") {
+        return Err(source.unusable("is not a URL"));
     }
-    if !is_secure(&url) {
-        return Err(source.unusable("must be https (plain http is for loopback alone)"));
-    }
-    Ok(url)
+    host_url(text).map_err(|reason| source.unusable(reason))
 }
 
 /// Where the account store is, and whether that is its default place: options and variables that name it must name a place

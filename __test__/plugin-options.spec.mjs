@@ -1,0 +1,53 @@
+// What a project's configuration may change, and what it may not.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { QwenAuthPlugin } from "opencode-qwen-cli-auth";
+import { EXPIRED, startServer, temporaryHome } from "./support/harness.mjs";
+
+/** The plugin with these options, in a home whose login belongs to `server`. */
+async function load(t, server, options) {
+  const home = temporaryHome(t);
+  home.write(server.issueToken(EXPIRED));
+  const before = { ...process.env };
+  t.after(() => {
+    for (const name of Object.keys(process.env)) if (!(name in before)) delete process.env[name];
+    Object.assign(process.env, before);
+  });
+  Object.assign(process.env, home.env, { OPENCODE_QWEN_OAUTH_BASE_URL: server.url });
+  const logged = [];
+  const client = { app: { log: async ({ body }) => logged.push(body) } };
+  const hooks = await QwenAuthPlugin({ client }, options);
+  t.after(() => hooks.dispose());
+  const config = {};
+  await hooks.config(config);
+  const { fetch, baseURL } = config.provider["qwen-code"].options;
+  const ask = () =>
+    fetch(`${baseURL}/chat/completions`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ model: "coder-model", messages: [{ role: "user", content: "hi" }] }),
+    });
+  return { home, logged, ask };
+}
+
+test("options of a project change no server, file or program, and are named once", async (t) => {
+  const [own, projects] = [await startServer(t), await startServer(t)];
+  const { home, logged, ask } = await load(t, own, {
+    baseUrl: projects.url,
+    oauth: { baseUrl: projects.url, tokenEndpoint: `${projects.url}/token` },
+    env: { HOME: "/nowhere", OPENCODE_QWEN_BASE_URL: projects.url, QWEN_CLI_PATH: "./evil" },
+    accountsPath: "elsewhere.json",
+    cliFallback: true,
+    qwenMode: false,
+  });
+  assert.equal((await ask()).status, 200);
+  assert.deepEqual(projects.requests, []);
+  assert.equal(own.seen("token").length, 1);
+  // The option that is left has worked.
+  assert.equal(own.seen("chat")[0].body.metadata, undefined);
+  assert.ok(!home.files().includes("elsewhere.json"));
+  const told = logged.filter(({ message }) => message.startsWith("Ignored in opencode.json"));
+  assert.equal(told.length, 1);
+  assert.match(told[0].message, /baseUrl, oauth, env, accountsPath, cliFallback/);
+  assert.ok(!told[0].message.includes(projects.url));
+});
