@@ -73,7 +73,8 @@ fn path_on(host: &str) -> Option<&'static str> {
         return Some("/v1");
     }
     let name = host.strip_suffix(".aliyuncs.com")?;
-    let is_coding = name == "coding.dashscope" || (name.starts_with("coding-") && name.ends_with(".dashscope"));
+    let is_coding =
+        name == "coding.dashscope" || (name.starts_with("coding-") && name.ends_with(".dashscope"));
     if is_coding {
         return Some("/v1");
     }
@@ -87,7 +88,10 @@ fn path_on(host: &str) -> Option<&'static str> {
 fn versioned(path: &str) -> String {
     let mut path = path.trim_end_matches('/');
     let ends_with = |path: &str, end: &str| {
-        path.len().checked_sub(end.len()).and_then(|at| path.get(at..)).is_some_and(|tail| tail.eq_ignore_ascii_case(end))
+        path.len()
+            .checked_sub(end.len())
+            .and_then(|at| path.get(at..))
+            .is_some_and(|tail| tail.eq_ignore_ascii_case(end))
     };
     while let Some(end) = ENDPOINTS.into_iter().find(|end| ends_with(path, end)) {
         path = path[..path.len() - end.len()].trim_end_matches('/');
