@@ -73,15 +73,14 @@ fn path_on(host: &str) -> Option<&'static str> {
         return Some("/v1");
     }
     let name = host.strip_suffix(".aliyuncs.com")?;
-    let is_coding =
-        name == "coding.dashscope" || (name.starts_with("coding-") && name.ends_with(".dashscope"));
-    if is_coding {
+    let (subdomain, name) = name.rsplit_once('.').unwrap_or(("", name));
+    if name == "dashscope" && (subdomain == "coding" || subdomain.starts_with("coding-")) {
         return Some("/v1");
     }
-    let is_compatible = name == "dashscope"
-        || (name.starts_with("dashscope-") && !name.contains('.'))
-        || name.ends_with(".dashscope")
-        || name.ends_with(".maas");
+    let is_compatible = match subdomain {
+        "" => name == "dashscope" || name.starts_with("dashscope-"),
+        _ => name == "dashscope" || name == "maas",
+    };
     is_compatible.then_some("/compatible-mode/v1")
 }
 
