@@ -35,32 +35,6 @@ for (const runtime of Object.keys(RUNTIMES)) {
     assert.deepEqual(home.files(), ["oauth_creds.flock", "oauth_creds.json"]);
   });
 
-  test(`${runtime}: a process that calls exit ends only when a token that was sent is written`, async (t) => {
-    const set = await midway(t);
-    const { server, home, open } = set;
-    const old = home.read();
-    const child = startChild(
-      t,
-      runtime,
-      async ({ load, report, told, data }) => {
-        const client = (await load()).createClient(data);
-        client.getAccessToken().catch(() => {});
-        await told();
-        report("ends");
-        process.exit();
-      },
-      { data: set.settings },
-    );
-    await server.waitFor("token", { timeoutMs: 20_000 });
-    child.tell();
-    assert.equal(await child.report(), "ends");
-    setTimeout(open, 300);
-    await child.end();
-    assert.notEqual(home.read().access_token, old.access_token);
-    assert.ok(server.issued.includes(home.read().refresh_token));
-    assert.equal(server.stats.redemptions, 1);
-  });
-
   test(`${runtime}: a process that is killed in the middle of a refresh blocks nobody`, async (t) => {
     const set = await setUp(t, { server: { replay: "accept" }, token: EXPIRED });
     const { server, home, client } = set;

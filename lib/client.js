@@ -1,7 +1,7 @@
 "use strict";
 
 const { invalidArgument } = require("./errors");
-const { call, createNativeClient, flushAtExit, isMainThread } = require("./native");
+const { call, createNativeClient, finishAtExit, isMainThread } = require("./native");
 const validate = require("./validate");
 
 /** What only requests need is loaded at the first one. */
@@ -35,7 +35,7 @@ class QwenClient {
   async #fetch(input, init) {
     requests ??= { ...require("./request"), ...require("./response") };
     const { url, method, head, body, utf8Body, signal } = await requests.readRequest(input, init);
-    flushAtExit();
+    finishAtExit();
     const utcOffsetMinutes = -new Date().getTimezoneOffset();
     const answer = await this.#call(
       (id) => this.#native.fetch(id, url, head, utcOffsetMinutes, body, utf8Body),
@@ -130,7 +130,7 @@ class QwenClient {
       accountId: validate.text,
       signal: validate.signal,
     });
-    flushAtExit();
+    finishAtExit();
     return this.#call((id) => this.#native.accessToken(id, accountId), { signal });
   }
 

@@ -179,22 +179,21 @@ function isMainThread() {
   return globalThis.Bun?.isMainThread ?? require("node:worker_threads").isMainThread;
 }
 
-let isFlushedAtExit = false;
+let finishesAtExit = false;
 
 /**
- * Also where a host calls `process.exit`, what was counted shortly before is written, and a refresh token that was sent is
- * waited for: what the server has issued for it is nowhere else. Not in a worker, which Bun may be tearing down at that
- * moment: there it is written while the process lasts.
+ * On Windows the addon can't act at the end of the process, so the main thread's `exit` event makes it write what was
+ * counted and wait for a refresh token that was sent. Elsewhere the C library calls the addon itself.
  */
-function flushAtExit() {
-  if (isFlushedAtExit) return;
-  isFlushedAtExit = true;
+function finishAtExit() {
+  if (finishesAtExit || process.platform !== "win32") return;
+  finishesAtExit = true;
   if (!isMainThread()) return;
   process.once("exit", () => {
     try {
-      bridge.flush();
+      addon.finish();
     } catch {
-      // Nobody is left to tell.
+      // The process ends, so there is no place left to report it.
     }
   });
 }
@@ -216,7 +215,7 @@ module.exports = {
   addonVersion,
   call,
   createNativeClient,
-  flushAtExit,
+  finishAtExit,
   forget,
   isMainThread,
   readable,

@@ -86,11 +86,13 @@ pub enum Safeguard {
     Patience,
     /// Outlasting a CLI that took the lock away in the middle of a refresh.
     Outlasting,
+    /// Holding the end of the process up until a token that was sent is written.
+    HeldEnd,
 }
 
 impl Safeguard {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::KernelLock,
         Self::ReadAgain,
         Self::Touch,
@@ -103,6 +105,7 @@ impl Safeguard {
         Self::Completion,
         Self::Patience,
         Self::Outlasting,
+        Self::HeldEnd,
     ];
 }
 

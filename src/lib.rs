@@ -29,6 +29,7 @@ pub mod request;
 pub mod request_log;
 pub mod safe_open;
 pub mod secret;
+pub mod shutdown;
 pub mod store;
 pub mod token_manager;
 pub mod usage;

@@ -328,7 +328,7 @@ async fn nothing_is_left_when_the_answer_is_read_and_a_host_can_wait_for_an_abor
 
     let scene = Scene::new(&format!("{spawn}\n{}\nwait", answer()));
     let (idle, mut is_idle) = tokio::sync::mpsc::unbounded_channel();
-    let busy = Busy::new(move || {
+    let busy = Busy::new(opencode_qwen_cli_auth::shutdown::Shutdown::default(), move || {
         let _ = idle.send(());
     });
     let answer = scene.fallback(quick()).with_busy(busy.clone()).complete(&body(true)).await.unwrap();

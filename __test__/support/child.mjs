@@ -90,6 +90,8 @@ export function startChild(t, runtime, body, { data, env = {}, args = [] } = {})
         check();
       });
     },
+    /** How it ended: `{ code, signal }`. */
+    ended: closed,
     /** Its reports, once it has ended well by itself. */
     async end(timeoutMs = 30_000) {
       let timer;

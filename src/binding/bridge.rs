@@ -8,8 +8,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
 use napi::bindgen_prelude::{Array, Function, Null};
@@ -19,13 +18,13 @@ use napi_derive::napi;
 use serde_json::Value;
 use tokio::task::AbortHandle;
 
+use super::process_end;
 use super::runtime::runtime;
 use super::types::{
     Authorization, ClientSettings, FetchResponse, OAuthSettings, Variables, error_value, finding_value,
     token_value,
 };
 use crate::busy::Busy;
-use crate::client::Client;
 use crate::clock::Clock;
 use crate::config::oauth_config;
 use crate::doctor::Doctor;
@@ -55,9 +54,6 @@ struct Message {
     content: Option<Outcome>,
 }
 
-/// How long the end of the process waits for a token that was sent to be written.
-const LONGEST_END: Duration = Duration::from_secs(3);
-
 /// So many elements of an array make up a message.
 const MESSAGE_LENGTH: usize = 3;
 
@@ -67,7 +63,6 @@ pub struct Shared {
     is_woken: AtomicBool,
     messages: Mutex<Vec<Message>>,
     calls: Mutex<HashMap<u32, AbortHandle>>,
-    clients: Mutex<Vec<Weak<Client>>>,
     streams: Streams,
 }
 
@@ -103,13 +98,6 @@ impl Shared {
         &self.streams
     }
 
-    /// Lets [`Bridge::flush`] reach a client.
-    pub fn add_client(&self, client: &Arc<Client>) {
-        let mut clients = lock(&self.clients);
-        clients.retain(|client| client.strong_count() > 0);
-        clients.push(Arc::downgrade(client));
-    }
-
     /// Runs a call to its end, or until it is cancelled.
     pub fn run(self: &Arc<Self>, id: u32, call: impl Future<Output = Result<Outcome>> + Send + 'static) {
         let runtime = match runtime() {
@@ -139,6 +127,12 @@ pub fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
 
+/// Ends the process's work where no exit handler of the addon's runs: see [`process_end::finish`]. Blocks.
+#[napi(catch_unwind)]
+pub fn finish() {
+    process_end::finish();
+}
+
 /// One environment's connection to the core.
 #[napi]
 pub struct Bridge {
@@ -158,11 +152,10 @@ impl Bridge {
             is_woken: AtomicBool::new(false),
             messages: Mutex::default(),
             calls: Mutex::default(),
-            clients: Mutex::default(),
             streams: Streams::default(),
         });
         let idle = Arc::downgrade(&shared);
-        let busy = Busy::new(move || {
+        let busy = Busy::new(process_end::shutdown(), move || {
             if let Some(shared) = idle.upgrade() {
                 shared.wake();
             }
@@ -198,17 +191,6 @@ impl Bridge {
     #[napi(catch_unwind)]
     pub fn is_busy(&self) -> bool {
         self.busy.is_busy()
-    }
-
-    /// The process is about to end: what its clients have counted is written, and a refresh token that was sent is waited
-    /// for. Blocks: for a few milliseconds as a rule, for 3 s at most.
-    #[napi(catch_unwind)]
-    pub fn flush(&self) {
-        self.busy.close(LONGEST_END);
-        let clients: Vec<_> = lock(&self.shared.clients).iter().filter_map(Weak::upgrade).collect();
-        for client in clients {
-            client.flush();
-        }
     }
 
     /// Ends a call; nothing more is heard of it. What must reach its end goes on.

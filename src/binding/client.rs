@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::body::ResponseBody;
 use super::bridge::{Bridge, Outcome, Shared};
+use super::process_end;
 use super::runtime::runtime;
 use super::types::{
     AccountUpdate, Authorization, ClientSettings, Content, FetchResponse, HostTokens, KeySettings,
@@ -56,7 +57,7 @@ pub fn create_client(bridge: &Bridge, id: u32, options: ClientSettings, variable
     match Client::new(&options.into(), variables.into_iter().collect(), context) {
         Ok(client) => {
             let client = Arc::new(client);
-            shared.add_client(&client);
+            process_end::flush_at_end(client.usage_book());
             Created {
                 client: Some(NativeClient { client, shared, busy: bridge.busy().clone() }),
                 error: None,

@@ -3,5 +3,7 @@
 mod body;
 mod bridge;
 mod client;
+mod process_end;
 mod runtime;
+mod signals;
 mod types;

@@ -12,6 +12,11 @@ const MAX_BLOCKING_THREADS: usize = 64;
 /// One async thread for the process: workers share it, and it outlives them.
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 
+/// The runtime, if anything was called yet.
+pub fn started_runtime() -> Option<&'static Runtime> {
+    RUNTIME.get()
+}
+
 /// The runtime.
 ///
 /// # Errors

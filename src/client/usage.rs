@@ -2,6 +2,7 @@
 
 use super::{AccountInfo, Client};
 use crate::error::{Error, Result};
+use crate::usage::WeakUsageBook;
 use crate::usage::ledger::{Moment, Summary};
 
 /// What an account has given.
@@ -32,6 +33,12 @@ impl Client {
             label: account.label,
         };
         Ok(accounts.into_iter().map(usage_of).collect())
+    }
+
+    /// Lets the end of the process write what was counted, even if the client is gone by then.
+    #[must_use]
+    pub fn usage_book(&self) -> WeakUsageBook {
+        self.usage.downgrade()
     }
 
     /// Writes what was counted and is not written yet. Blocks, for a few milliseconds as a rule.

@@ -12,7 +12,6 @@ use super::{Inner, Outcome, find, no_refresh_token, superseded};
 use crate::accounts::account::Account;
 use crate::accounts::registry::Guarded;
 use crate::accounts::view::View;
-use crate::busy::CriticalGuard;
 use crate::error::{Code, Error, Result};
 use crate::events::EventKind;
 use crate::fault::{self, Point, Safeguard};
@@ -20,6 +19,7 @@ use crate::oauth::refresh::RefreshRetries;
 use crate::oauth::refresh_unavailable;
 use crate::oauth::token::{Redemption, Token};
 use crate::secret::Secret;
+use crate::shutdown::Section;
 use crate::store::lock::TOUCH_INTERVAL;
 use crate::store::record::LastError;
 use crate::store::sharing::was_brought;
@@ -49,7 +49,7 @@ pub(super) struct Refresh {
     pub(super) doubted: Mutex<Option<(Secret, Error)>>,
     /// From the moment a refresh token is sent to the one in which what came of it is written: a process that ended in
     /// between would lose the login.
-    pub(super) at_stake: Arc<Mutex<Option<CriticalGuard>>>,
+    pub(super) at_stake: Arc<Mutex<Option<Section>>>,
 }
 
 impl Drop for Refresh {
@@ -179,7 +179,10 @@ impl Refresh {
                 self.keeping(guard, tokio::time::sleep(delay)).await;
             }
             guard.0.keep(&self.inner.clock);
-            if !guard.0.is_held() || started.elapsed() >= REFRESH_LIMIT || self.inner.busy.is_closed() {
+            if !guard.0.is_held()
+                || started.elapsed() >= REFRESH_LIMIT
+                || self.inner.busy.shutdown().is_ending()
+            {
                 // The CLI took our lock, and is at work with the same token now; or this process is about to end.
                 return Ok(Redeemed::NotYet);
             }
@@ -222,7 +225,7 @@ impl Refresh {
                 fault::omits(Safeguard::LastLook) || claim.is_held() && inner.registry.is_current(&view);
             let mut at_stake = at_stake.lock().unwrap_or_else(PoisonError::into_inner);
             if is_ours && at_stake.is_none() {
-                *at_stake = inner.busy.enter_critical();
+                *at_stake = inner.busy.shutdown().enter();
             }
             is_ours && at_stake.is_some()
         }

@@ -8,7 +8,7 @@ pub mod file;
 pub mod ledger;
 pub mod scan;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -109,6 +109,31 @@ impl UsageBook {
     pub fn flush(&self) {
         self.shared.flush();
     }
+
+    /// Returns a handle that keeps nothing alive. What is pending keeps itself alive until it is written.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakUsageBook {
+        WeakUsageBook(Arc::downgrade(&self.shared))
+    }
+}
+
+/// A [`UsageBook`] that may be gone.
+#[derive(Debug, Clone)]
+pub struct WeakUsageBook(Weak<Shared>);
+
+impl WeakUsageBook {
+    /// True if the book is gone.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+
+    /// Writes what is pending. Blocks, for a few milliseconds as a rule.
+    pub fn flush(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.flush();
+        }
+    }
 }
 
 impl Shared {
@@ -136,6 +161,12 @@ impl Shared {
                 self.logger.warn("usage-not-written", &[("error", &error)]);
             }
         }
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("file", &self.file).finish_non_exhaustive()
     }
 }
 

@@ -209,7 +209,7 @@ async fn a_refresh_that_nobody_waits_for_any_more_is_still_written() {
     let setup = Setup::expired().await;
     let idle = Arc::new(tokio::sync::Notify::new());
     let on_idle = Arc::clone(&idle);
-    let busy = Busy::new(move || on_idle.notify_one());
+    let busy = Busy::new(opencode_qwen_cli_auth::shutdown::Shutdown::default(), move || on_idle.notify_one());
     let manager = setup.manager_at(Clock::system(), busy.clone());
     setup.server.hold();
     let callers: Vec<_> = (0..4)

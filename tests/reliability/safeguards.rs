@@ -149,6 +149,26 @@ async fn an_interrupted_write_loses_no_token_thanks_to_its_completion() {
     assert_eq!(lost, "ERR_QWEN_REFRESH_TOKEN_INVALID");
 }
 
+/// A process exits while a refresh token is on its way: is the login lost?
+async fn is_lost_at_the_end(omitted: Omitted) -> bool {
+    let setup = Setup::expired().await;
+    setup.server.hold();
+    let mut client = Child::start_with(&setup, omitted).await;
+    client.ask_and_exit().await;
+    setup.server.until_token_requests(1).await;
+    let end = tokio::spawn(client.exit());
+    sleep(Duration::from_millis(500)).await;
+    setup.server.release();
+    end.await.unwrap();
+    setup.home.access_token() != "access-1"
+}
+
+#[tokio::test]
+async fn an_exit_loses_no_login_thanks_to_holding_the_end_up() {
+    assert!(!is_lost_at_the_end(NOTHING).await);
+    assert!(is_lost_at_the_end("omit HeldEnd").await);
+}
+
 /// A process whose request is under way, with its lock.
 async fn redeeming(setup: &Setup, omitted: Omitted) -> Child {
     setup.server.hold();

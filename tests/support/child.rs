@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
 use opencode_qwen_cli_auth::accounts::registry::Registry;
 use opencode_qwen_cli_auth::busy::Busy;
@@ -124,6 +125,19 @@ impl Child {
         self.order(&format!("meter {count}")).await;
     }
 
+    /// Asks for a fresh token, and lets it exit without waiting for one once [`Child::exit`] is called.
+    #[cfg(feature = "fault-points")]
+    pub async fn ask_and_exit(&mut self) {
+        self.order("exit").await;
+    }
+
+    /// Lets it exit, and waits until it has.
+    #[cfg(feature = "fault-points")]
+    pub async fn exit(mut self) {
+        self.order("now").await;
+        assert!(soon("a client process's end", self.process.wait()).await.unwrap().success());
+    }
+
     /// Lets it end by itself.
     pub async fn end(self) {
         let Self { mut process, input, output } = self;
@@ -219,11 +233,13 @@ fn client() {
     super::faults::inject();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let environment: Environment = std::env::vars().collect();
+    let busy = Busy::unobserved();
     let context =
-        Context { for_host: false, clock: Clock::system(), events: Events::none(), busy: Busy::unobserved() };
-    let client = Client::new(&ClientOptions::default(), environment, context).unwrap();
+        Context { for_host: false, clock: Clock::system(), events: Events::none(), busy: busy.clone() };
+    let client = Arc::new(Client::new(&ClientOptions::default(), environment, context).unwrap());
     say("ready");
-    for line in std::io::stdin().lock().lines() {
+    let mut lines = std::io::stdin().lock().lines();
+    while let Some(line) = lines.next() {
         let line = line.unwrap();
         let outcome = match line.split_once(' ') {
             None if line == "token" => {
@@ -235,6 +251,14 @@ fn client() {
                     answer.headers.get("x-qwen-account").map_or("nobody", |id| id.to_str().unwrap());
                 format!("{} {account}", answer.status.as_u16())
             }),
+            None if line == "exit" => {
+                let asked = Arc::clone(&client);
+                runtime.spawn(async move { asked.access_token(None).await });
+                lines.next();
+                // What the binding does at the end of a process.
+                busy.shutdown().end();
+                std::process::exit(0);
+            }
             Some(("exhaust", id)) => exhaust(id),
             Some(("meter", count)) => {
                 for _ in 0..count.parse().unwrap() {

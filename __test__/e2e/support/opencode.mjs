@@ -168,6 +168,11 @@ export class Host {
     return this.run(["auth", "login", "-p", "qwen-code", "-m", LOGIN_LABEL], options);
   }
 
+  /** Starts OpenCode without waiting for its end. */
+  start(args) {
+    return this.#spawn(args, {});
+  }
+
   /** Starts OpenCode's own server, with which one can do what its screen does. It ends with the host. */
   async serve() {
     const child = this.#spawn(["serve", "--port", "0"], {});

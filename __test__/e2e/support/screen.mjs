@@ -53,6 +53,11 @@ export class Screen {
     this.press("Enter");
   }
 
+  /** The process in the terminal. */
+  pid() {
+    return Number(this.#tmux("display-message", "-p", "#{pane_pid}"));
+  }
+
   press(key) {
     this.#tmux("send-keys", key);
   }

@@ -18,6 +18,10 @@ export class Service {
     this.#child = child;
   }
 
+  kill(signal) {
+    this.#child.kill(signal);
+  }
+
   async close() {
     const ended = new Promise((resolve) => this.#child.on("close", resolve));
     kill(this.#child);

@@ -1,0 +1,131 @@
+// A process that is told to end while a refresh token is on its way: the login is kept.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { RUNTIMES, startChild } from "./support/child.mjs";
+import { midway, setUp } from "./support/harness.mjs";
+
+/** A program that refreshes its token, in its main thread or in a worker, and ends as it is told. */
+async function program({ load, report, told, data }) {
+  const { inWorker, ending, settings } = data;
+  const { createClient } = await load();
+  const stay = setInterval(() => {}, 1_000);
+  let worker;
+  if (inWorker) {
+    const { Worker } = await import("node:worker_threads");
+    const text = `
+      const { workerData, parentPort } = require("node:worker_threads");
+      const client = require("opencode-qwen-cli-auth/api").createClient(workerData);
+      client.getAccessToken().catch(() => {});
+      setInterval(() => {}, 1_000);
+      parentPort.on("message", () => process.exit(3));`;
+    worker = new Worker(text, { eval: true, workerData: settings });
+    worker.on("error", (error) => report(String(error)));
+  } else
+    createClient(settings)
+      .getAccessToken()
+      .catch(() => {});
+  if (ending === "handler") process.on("SIGINT", () => process.exit(7));
+  await told();
+  report("ends");
+  if (ending === "exit") process.exit(7);
+  if (ending === "terminate") await worker.terminate();
+  // oxlint-disable-next-line require-post-message-target-origin -- a thread has no origin
+  if (ending === "worker exits") worker.postMessage("exit");
+  if (worker) worker.unref();
+  if (ending === "terminate" || ending === "worker exits") clearInterval(stay);
+}
+
+const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"];
+const ENDINGS = [
+  ...SIGNALS.map((signal) => ({ name: signal, signals: [signal], ended: { code: null, signal } })),
+  { name: "SIGINT twice", signals: ["SIGINT", "SIGINT"], ended: { code: null, signal: "SIGINT" } },
+  { name: "a handler of SIGINT", ending: "handler", signals: ["SIGINT"], ended: { code: 7, signal: null } },
+  { name: "exit", ending: "exit", ended: { code: 7, signal: null } },
+  {
+    name: "SIGTERM and a worker",
+    inWorker: true,
+    signals: ["SIGTERM"],
+    ended: { code: null, signal: "SIGTERM" },
+  },
+  { name: "exit and a worker", inWorker: true, ending: "exit", ended: { code: 7, signal: null } },
+  { name: "terminate", inWorker: true, ending: "terminate", ended: { code: 0, signal: null } },
+  { name: "a worker's exit", inWorker: true, ending: "worker exits", ended: { code: 0, signal: null } },
+];
+const skip = process.platform === "win32" && "Windows has no signals";
+
+/** Ends a process in the middle of a refresh that the server answers afterwards. */
+async function endMidway(t, runtime, { inWorker, ending, signals = [] }) {
+  const set = await midway(t);
+  const { server, home, open } = set;
+  const before = home.read().refresh_token;
+  const data = { inWorker, ending, settings: set.settings };
+  const child = startChild(t, runtime, program, { data });
+  await server.waitFor("token", { timeoutMs: 20_000 });
+  child.tell();
+  assert.equal(await child.report(), "ends");
+  for (const signal of signals) {
+    child.kill(signal);
+    await sleep(100);
+  }
+  setTimeout(open, 500);
+  const ended = await child.ended;
+  return { ended, server, before, after: home.read().refresh_token };
+}
+
+for (const runtime of Object.keys(RUNTIMES)) {
+  for (const { name, ended: expected, ...ending } of ENDINGS) {
+    test(`${runtime}: ${name} in the middle of a refresh loses no login`, { skip }, async (t) => {
+      const { ended, server, before, after } = await endMidway(t, runtime, ending);
+      assert.notEqual(after, before);
+      assert.ok(server.issued.includes(after));
+      assert.equal(server.stats.redemptions, 1);
+      assert.deepEqual(ended, expected);
+    });
+  }
+
+  test(`${runtime}: a server that never answers holds no process up for ever`, { skip }, async (t) => {
+    const set = await midway(t);
+    const data = { settings: set.settings };
+    const child = startChild(t, runtime, program, { data });
+    await set.server.waitFor("token", { timeoutMs: 20_000 });
+    child.kill("SIGTERM");
+    assert.deepEqual(await child.ended, { code: null, signal: "SIGTERM" });
+    set.open();
+  });
+
+  test(`${runtime}: figures of a worker that has ended are written`, { skip }, async (t) => {
+    const set = await setUp(t);
+    const child = startChild(
+      t,
+      runtime,
+      async ({ told, report, data }) => {
+        const { Worker } = await import("node:worker_threads");
+        const text = `
+          const { workerData, parentPort } = require("node:worker_threads");
+          const client = require("opencode-qwen-cli-auth/api").createClient(workerData);
+          const body = JSON.stringify({ model: "coder-model", messages: [{ role: "user", content: "hello" }] });
+          const headers = { "content-type": "application/json" };
+          client.fetch(client.baseUrl + "/chat/completions", { method: "POST", headers, body })
+            .then((response) => response.text()).then(() => parentPort.postMessage("answered"));`;
+        const worker = new Worker(text, { eval: true, workerData: data });
+        await new Promise((resolve) => worker.once("message", resolve));
+        report("answered");
+        await told();
+        process.exit(0);
+      },
+      { data: set.settings },
+    );
+    await child.report();
+    child.tell();
+    await child.end();
+    const [{ today }] = await set.client.usage();
+    assert.equal(today.requests, 1);
+  });
+}
+
+test("what a signal that can't be held does, to see that the others are", { skip }, async (t) => {
+  const { after, before, ended } = await endMidway(t, "node", { signals: ["SIGKILL"] });
+  assert.equal(after, before);
+  assert.deepEqual(ended, { code: null, signal: "SIGKILL" });
+});

@@ -1,0 +1,204 @@
+//! Holds the signals that end a process back while a refresh token is on its way, and delivers them afterwards.
+//!
+//! Nothing is installed while no token is on its way, and whatever handled a signal before handles it in the end.
+
+#[cfg(unix)]
+pub use self::unix::{hold, release};
+#[cfg(windows)]
+pub use self::windows::{hold, release};
+
+#[cfg(unix)]
+mod unix {
+    #![expect(unsafe_code, reason = "signal handlers are the C library's")]
+
+    use std::io::{PipeReader, Read as _, pipe};
+    use std::mem::MaybeUninit;
+    use std::os::fd::IntoRawFd as _;
+    use std::ptr;
+    use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+    use std::sync::{Mutex, Once, PoisonError};
+
+    use libc::{c_int, sigaction, sigset_t};
+
+    use super::super::process_end::shutdown;
+
+    /// The signals by which users, terminals and service managers end a process.
+    const SIGNALS: [c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+
+    /// What handled each of [`SIGNALS`] before; `None` for those that are not held.
+    static PREVIOUS: Mutex<[Option<Action>; SIGNALS.len()]> = Mutex::new([const { None }; SIGNALS.len()]);
+    static IS_HOLDING: AtomicBool = AtomicBool::new(false);
+    /// A bit for each signal that came meanwhile.
+    static PENDING: AtomicU32 = AtomicU32::new(0);
+    /// The first of them, or 0.
+    static FIRST: AtomicI32 = AtomicI32::new(0);
+    /// The end of a pipe that wakes the watcher, or -1.
+    static WAKE: AtomicI32 = AtomicI32::new(-1);
+
+    struct Action(sigaction);
+
+    // SAFETY: it holds a function pointer and flags, which belong to the process and to no thread.
+    unsafe impl Send for Action {}
+
+    /// Called when a first section begins.
+    pub fn hold() {
+        static WATCHED: Once = Once::new();
+        WATCHED.call_once(start_watcher);
+        if WAKE.load(Ordering::SeqCst) < 0 {
+            // With nobody to end the wait, a signal could be held for ever.
+            return;
+        }
+        let mut previous = PREVIOUS.lock().unwrap_or_else(PoisonError::into_inner);
+        IS_HOLDING.store(true, Ordering::SeqCst);
+        for (signal, previous) in SIGNALS.into_iter().zip(previous.iter_mut()) {
+            let Some(current) = current_action(signal) else { continue };
+            // A signal that is ignored, as under nohup, ends nothing.
+            if previous.is_none() && current.0.sa_sigaction != libc::SIG_IGN && set_action(signal, &ours()) {
+                *previous = Some(current);
+            }
+        }
+    }
+
+    /// Called when the last section has ended, or when its time is over: what came meanwhile is delivered.
+    pub fn release() {
+        let mut previous = PREVIOUS.lock().unwrap_or_else(PoisonError::into_inner);
+        for (signal, previous) in SIGNALS.into_iter().zip(previous.iter_mut()) {
+            let Some(action) = previous.take() else { continue };
+            // A handler that somebody else has set meanwhile stays.
+            if current_action(signal).is_some_and(|current| current.0.sa_sigaction == handler()) {
+                set_action(signal, &action);
+            }
+        }
+        IS_HOLDING.store(false, Ordering::SeqCst);
+        drop(previous);
+        deliver();
+    }
+
+    fn deliver() {
+        let (pending, first) = (PENDING.swap(0, Ordering::SeqCst), FIRST.swap(0, Ordering::SeqCst));
+        let mut signals = SIGNALS;
+        signals.sort_by_key(|signal| *signal != first);
+        for signal in signals.into_iter().filter(|signal| pending & bit(*signal) != 0) {
+            // SAFETY: it takes two numbers.
+            unsafe { libc::kill(libc::getpid(), signal) };
+        }
+    }
+
+    /// Ends the wait for a section when its time is over.
+    fn start_watcher() {
+        let Ok((mut reader, writer)) = pipe() else { return };
+        let watch = move || {
+            while is_woken(&mut reader) {
+                shutdown().wait();
+                release();
+                // Whoever handles the signal may let the process live on.
+                shutdown().resume();
+            }
+        };
+        if std::thread::Builder::new().name("qwen-auth-end".to_owned()).spawn(watch).is_ok() {
+            WAKE.store(writer.into_raw_fd(), Ordering::SeqCst);
+        }
+    }
+
+    fn is_woken(reader: &mut PipeReader) -> bool {
+        reader.read_exact(&mut [0]).is_ok()
+    }
+
+    const fn bit(signal: c_int) -> u32 {
+        1 << signal
+    }
+
+    /// Runs on any thread, in the middle of anything: it only sets numbers and writes a byte.
+    extern "C" fn note(signal: c_int) {
+        if !IS_HOLDING.load(Ordering::SeqCst) {
+            // Somebody who kept this handler for the one before theirs has called it.
+            return;
+        }
+        let _ = FIRST.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
+        PENDING.fetch_or(bit(signal), Ordering::SeqCst);
+        let errno = errno();
+        // SAFETY: `write` may be called in a signal handler. The pipe is never closed; the bytes are static. `errno` is the
+        // thread's own, and is put back for the code that was interrupted.
+        unsafe {
+            let before = *errno;
+            libc::write(WAKE.load(Ordering::SeqCst), ptr::from_ref(&0_u8).cast(), 1);
+            *errno = before;
+        }
+    }
+
+    fn errno() -> *mut c_int {
+        // SAFETY: it gives the address of the thread's own number.
+        #[cfg(target_os = "linux")]
+        unsafe {
+            libc::__errno_location()
+        }
+        // SAFETY: as above.
+        #[cfg(not(target_os = "linux"))]
+        unsafe {
+            libc::__error()
+        }
+    }
+
+    fn handler() -> usize {
+        note as extern "C" fn(c_int) as usize
+    }
+
+    fn ours() -> Action {
+        // SAFETY: all zeros is a valid action; the mask is made empty by the C library.
+        unsafe {
+            let mut action: sigaction = MaybeUninit::zeroed().assume_init();
+            action.sa_sigaction = handler();
+            action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
+            let mut mask = MaybeUninit::<sigset_t>::zeroed().assume_init();
+            libc::sigemptyset(&raw mut mask);
+            action.sa_mask = mask;
+            Action(action)
+        }
+    }
+
+    fn current_action(signal: c_int) -> Option<Action> {
+        let mut current = MaybeUninit::<sigaction>::zeroed();
+        // SAFETY: nothing is set; the action is written to memory of its size, and read only if it was.
+        unsafe {
+            let status = sigaction(signal, ptr::null(), current.as_mut_ptr());
+            (status == 0).then(|| Action(current.assume_init()))
+        }
+    }
+
+    fn set_action(signal: c_int, action: &Action) -> bool {
+        // SAFETY: the action was made here or given by the C library, and its handler is loaded for good.
+        unsafe { sigaction(signal, &raw const action.0, ptr::null_mut()) == 0 }
+    }
+}
+
+#[cfg(windows)]
+mod windows {
+    #![expect(unsafe_code, reason = "the console's handlers are the system's")]
+
+    use std::sync::Once;
+
+    use super::super::process_end::shutdown;
+
+    #[link(name = "kernel32")]
+    unsafe extern "system" {
+        fn SetConsoleCtrlHandler(handler: extern "system" fn(u32) -> i32, add: i32) -> i32;
+    }
+
+    /// Called when a first section begins.
+    pub fn hold() {
+        static INSTALLED: Once = Once::new();
+        // SAFETY: the handler may run on a thread of its own, which is what Windows gives it.
+        INSTALLED.call_once(|| drop(unsafe { SetConsoleCtrlHandler(on_event, 1) }));
+    }
+
+    /// Called when the last section has ended: [`on_event`] returns by itself then.
+    pub fn release() {}
+
+    /// Ctrl-C, Ctrl-Break, the console's close, the user's logoff: waits, and leaves it to whoever came before.
+    extern "system" fn on_event(_event: u32) -> i32 {
+        let shutdown = shutdown();
+        shutdown.wait();
+        shutdown.resume();
+        0
+    }
+}

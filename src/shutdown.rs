@@ -1,0 +1,170 @@
+//! The end of the process, and the work that it waits for.
+//!
+//! A refresh token is spent when it is sent, and what the server gave for it is lost unless it reaches the disk. So a
+//! [`Section`] lasts from the sending to the writing, and every ordinary end of the process waits for it: up to
+//! [`LONGEST_WAIT`], after which the process ends in any case.
+
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::fault::{self, Safeguard};
+
+/// Longest time that an end of the process is held up, counted from when it was asked for.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// The sections of one process. Clones share them.
+#[derive(Clone)]
+pub struct Shutdown(Arc<Inner>);
+
+struct Inner {
+    state: Mutex<State>,
+    changed: Condvar,
+    on_change: Box<dyn Fn(bool) + Send + Sync>,
+}
+
+#[derive(Default)]
+struct State {
+    sections: usize,
+    /// The time at which the process ends, whatever is under way.
+    ends_at: Option<Instant>,
+    is_final: bool,
+}
+
+/// Work that the end of the process waits for, until it is dropped.
+#[derive(Debug)]
+pub struct Section(Shutdown);
+
+impl Shutdown {
+    /// `on_change` is told `true` when a first section begins and `false` when the last one has ended.
+    pub fn new(on_change: impl Fn(bool) + Send + Sync + 'static) -> Self {
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        Self(Arc::new(Inner { state, changed, on_change: Box::new(on_change) }))
+    }
+
+    /// Begins a section; `None` if the process is about to end.
+    #[must_use]
+    pub fn enter(&self) -> Option<Section> {
+        let mut state = self.state();
+        if state.ends_at.is_some() {
+            return None;
+        }
+        state.sections += 1;
+        if state.sections == 1 {
+            (self.0.on_change)(true);
+        }
+        Some(Section(self.clone()))
+    }
+
+    /// True if the process is about to end: no section begins any more.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.state().ends_at.is_some()
+    }
+
+    /// The process exits: lets no section begin any more, and waits for those that have begun. Blocks for up to
+    /// [`LONGEST_WAIT`]; several callers share the time of the first.
+    pub fn end(&self) {
+        self.state().is_final = true;
+        self.wait();
+    }
+
+    /// The process was asked to end: as [`Shutdown::end`], until [`Shutdown::resume`].
+    pub fn wait(&self) {
+        let mut state = self.state();
+        let ends_at = *state.ends_at.get_or_insert_with(|| Instant::now() + LONGEST_WAIT);
+        while state.sections > 0 && !fault::omits(Safeguard::HeldEnd) {
+            let Some(left) = ends_at.checked_duration_since(Instant::now()) else { return };
+            let waited = self.0.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Lets sections begin again: the process was asked to end, and goes on. It changes nothing after [`Shutdown::end`].
+    pub fn resume(&self) {
+        let mut state = self.state();
+        if !state.is_final {
+            state.ends_at = None;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Shutdown {
+    /// Sections that nobody observes.
+    fn default() -> Self {
+        Self::new(|_| {})
+    }
+}
+
+impl Drop for Section {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.sections -= 1;
+        if state.sections == 0 {
+            (self.0.0.on_change)(false);
+        }
+        self.0.0.changed.notify_all();
+    }
+}
+
+impl fmt::Debug for Shutdown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shutdown")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn the_end_waits_for_what_has_begun_and_nothing_begins_after_it() {
+        let shutdown = Shutdown::default();
+        let begun = shutdown.enter().unwrap();
+        let ending = shutdown.clone();
+        let end = std::thread::spawn(move || ending.wait());
+        while !shutdown.is_ending() {
+            std::thread::yield_now();
+        }
+        assert!(shutdown.enter().is_none());
+        assert!(!end.is_finished());
+        drop(begun);
+        end.join().unwrap();
+        assert!(shutdown.enter().is_none());
+        shutdown.resume();
+        assert!(shutdown.enter().is_some());
+        shutdown.end();
+        shutdown.resume();
+        assert!(shutdown.enter().is_none());
+    }
+
+    #[test]
+    fn the_end_does_not_wait_for_ever() {
+        let shutdown = Shutdown::default();
+        let begun = shutdown.enter();
+        let started = Instant::now();
+        shutdown.end();
+        let waited = started.elapsed();
+        shutdown.end();
+        drop(begun);
+        assert!(waited >= LONGEST_WAIT && started.elapsed() < LONGEST_WAIT * 2);
+    }
+
+    #[test]
+    fn the_first_and_the_last_section_are_told() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let listener = Arc::clone(&told);
+        let shutdown = Shutdown::new(move |begins| listener.lock().unwrap().push(begins));
+        let (one, other) = (shutdown.enter(), shutdown.enter());
+        drop(one);
+        drop(other);
+        drop(shutdown.enter());
+        assert_eq!(*told.lock().unwrap(), [true, false, true, false]);
+    }
+}
