@@ -11,6 +11,7 @@ const checks = [
   ["cargo", ["clippy", "--locked", ...TESTS, "--all-targets", "--", "--deny", "warnings"]],
   [process.execPath, ["scripts/deny.mjs"]],
   [process.execPath, ["scripts/manifests.mjs", "--check"]],
+  [process.execPath, ["scripts/catalog.mjs", "--check"]],
   ["npx", ["prettier", "--check", "--log-level", "warn", "."]],
   ["npx", ["oxlint", "--deny-warnings"]],
   ["npx", ["tsc", "--project", "tsconfig.json"]],

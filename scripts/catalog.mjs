@@ -1,0 +1,184 @@
+// Makes catalog/catalog.json from the lists in catalog/sources: `npm run catalog`. With --check nothing is written: it
+// fails if the file is not what the sources give.
+import { readFile, writeFile } from "node:fs/promises";
+import path from "node:path";
+import { parseArgs } from "node:util";
+
+import { root } from "./tasks.mjs";
+
+const FORMAT = 1;
+/** The day when the sources were collected. */
+const COLLECTED = "2026-11-28";
+const CATALOG = path.join(root, "catalog/catalog.json");
+
+/** Each list of the catalog: the providers of models-dev.json and the plan of qwen-code.json that it is made of. */
+const LISTS = {
+  "token-plan": { providers: ["alibaba-token-plan", "alibaba-token-plan-cn"], preset: "token-plan" },
+  "coding-plan": { providers: ["alibaba-coding-plan", "alibaba-coding-plan-cn"], preset: "coding-plan" },
+  "dashscope-cn": { providers: ["alibaba-cn"], preset: "dashscope", isMetered: true },
+  "dashscope-intl": { providers: ["alibaba"], preset: "dashscope", isMetered: true },
+};
+/** In this order; inputs that nothing here can send are left out. */
+const INPUTS = ["text", "image", "pdf", "video"];
+/** From little to much. */
+const EFFORTS = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
+const PRICES = ["input", "output", "cache_read", "cache_write", "context_over_200k"];
+
+const source = async (name) =>
+  JSON.parse(await readFile(path.join(root, `catalog/sources/${name}.json`), "utf8"));
+
+/** An object without the fields that hold nothing. */
+function compact(fields) {
+  const isKept = (value) =>
+    value !== undefined && value !== false && !(typeof value === "object" && Object.keys(value).length === 0);
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => isKept(value)));
+}
+
+const ordered = (order, values) => order.filter((value) => values.includes(value));
+
+/** The efforts that a preset names: "low, high, max". "toggle" is not one. */
+function presetEfforts(preset) {
+  const words = preset?.thinking?.split(", ") ?? [];
+  return words.filter((word) => word !== "toggle");
+}
+
+function thinking(listed, preset) {
+  const options = listed.flatMap((model) => model.reasoning_options ?? []);
+  const efforts = options.flatMap((option) => (option.type === "effort" ? option.values : []));
+  const budgets = options.flatMap((option) => (option.type === "budget_tokens" && option.max) || []);
+  return compact({
+    toggle: options.some((option) => option.type === "toggle") || preset?.thinking === "toggle",
+    efforts: ordered(EFFORTS, [...efforts, ...presetEfforts(preset)]),
+    budget: budgets.length > 0 ? Math.min(...budgets) : undefined,
+    mandatory: preset?.mandatory ?? false,
+  });
+}
+
+function price(listed) {
+  const cost = listed[0]?.cost_usd_per_mtok;
+  return cost && Object.fromEntries(PRICES.flatMap((name) => (name in cost ? [[name, cost[name]]] : [])));
+}
+
+/** What the lists say together. `listed` are entries of models-dev.json, `preset` is that of qwen-code.json. */
+function merge(id, listed, preset, isMetered) {
+  const inputs = ["text", ...listed.flatMap((model) => model.input), ...(preset?.images ? ["image"] : [])];
+  const first = listed[0] ?? {};
+  return compact({
+    name: first.name ?? id,
+    context: Math.max(...listed.map((model) => model.context), preset?.context ?? 0),
+    output: listed.length > 0 ? Math.max(...listed.map((model) => model.output)) : undefined,
+    input: ordered(INPUTS, inputs),
+    reasoning: listed.some((model) => model.reasoning) || Boolean(preset?.thinking),
+    thinking: thinking(listed, preset),
+    interleaved: listed.find((model) => model.interleaved)?.interleaved.field,
+    fixed_temperature: first.temperature === false,
+    status: first.status,
+    released: first.released,
+    prices: isMetered ? price(listed) : undefined,
+    enable_thinking_sent: preset?.enable_thinking_sent,
+  });
+}
+
+/** Completes each entry with what only other lists say of the same model. */
+function complete(lists) {
+  const all = Object.values(lists).flatMap((models) => Object.entries(models));
+  for (const [id, model] of all) {
+    const others = all.flatMap(([other, facts]) => (other === id ? [facts] : []));
+    const found = (pick) => others.map(pick).find((value) => value !== undefined);
+    model.output ??= found((other) => other.output) ?? 32_768;
+    model.name =
+      model.name === id ? (found((other) => (other.name === id ? undefined : other.name)) ?? id) : model.name;
+    model.released ??= found((other) => other.released);
+    if (model.thinking && others.some((other) => other.thinking?.mandatory)) model.thinking.mandatory = true;
+    if (model.reasoning) {
+      model.interleaved ??= found((other) => other.interleaved);
+      const budget = found((other) => other.thinking?.budget);
+      if (model.thinking?.toggle && budget !== undefined) model.thinking.budget ??= budget;
+    }
+  }
+}
+
+const sorted = (object) =>
+  Object.fromEntries(Object.entries(object).toSorted(([a], [b]) => (a < b ? -1 : 1)));
+
+async function make() {
+  const [modelsDev, qwenCode, login] = await Promise.all(["models-dev", "qwen-code", "login"].map(source));
+  const lists = { login: login.plans.login };
+  const notChat = new Set();
+  for (const [list, { providers, preset, isMetered }] of Object.entries(LISTS)) {
+    const presets = qwenCode.plans[preset];
+    const listedBy = providers.map((provider) => modelsDev.providers[provider]);
+    for (const { not_chat } of listedBy) not_chat.forEach((id) => notChat.add(id));
+    const ids = new Set([...listedBy.flatMap(({ models }) => Object.keys(models)), ...Object.keys(presets)]);
+    lists[list] = sorted(
+      Object.fromEntries(
+        [...ids].map((id) => {
+          const listed = listedBy.flatMap(({ models }) => models[id] ?? []);
+          return [id, merge(id, listed, presets[id], isMetered)];
+        }),
+      ),
+    );
+  }
+  complete(lists);
+  return {
+    format: FORMAT,
+    collected: COLLECTED,
+    sources: [modelsDev.source, qwenCode.source, login.source],
+    lists,
+    not_chat: [...notChat].toSorted(),
+    not_chat_patterns: modelsDev.not_chat_patterns,
+  };
+}
+
+/** One line a model, so that a change shows what it changes. */
+function format({ lists, ...rest }) {
+  const models = (list) =>
+    Object.entries(list).map(([id, model]) => `  ${JSON.stringify(id)}:${JSON.stringify(model)}`);
+  const written = Object.entries(lists).map(
+    ([name, list]) => ` ${JSON.stringify(name)}:{\n${models(list).join(",\n")}}`,
+  );
+  const head = Object.entries(rest).map(
+    ([name, value]) => `${JSON.stringify(name)}:${JSON.stringify(value)}`,
+  );
+  return `{${head.join(",\n")},\n"lists":{\n${written.join(",\n")}}}\n`;
+}
+
+/** The mistakes of a catalog, each as one line. */
+function mistakes({ lists, collected }) {
+  const isCount = (value) => Number.isSafeInteger(value) && value > 0;
+  const found = /^\d{4}-\d\d-\d\d$/.test(collected) ? [] : ["COLLECTED is not a date"];
+  for (const [list, models] of Object.entries(lists)) {
+    for (const [id, { name, context, output, input, thinking = {}, prices = {} }] of Object.entries(models)) {
+      const expect = (isRight, what) => isRight || found.push(`${list} ${id}: ${what}`);
+      expect(typeof name === "string" && name !== "", "no name");
+      expect(isCount(context) && isCount(output), "context and output must be positive whole numbers");
+      expect(input.includes("text") && input.every((one) => INPUTS.includes(one)), "unknown input");
+      expect(
+        thinking.budget === undefined || isCount(thinking.budget),
+        "budget must be a positive whole number",
+      );
+      expect(
+        (thinking.efforts ?? []).every((effort) => EFFORTS.includes(effort)),
+        "unknown effort",
+      );
+      expect(
+        [prices, prices.context_over_200k ?? {}]
+          .flatMap(Object.values)
+          .every((value) => typeof value === "object" || value >= 0),
+        "prices must not be negative",
+      );
+    }
+  }
+  return found;
+}
+
+const { values } = parseArgs({ options: { check: { type: "boolean" } } });
+const catalog = await make();
+const wrong = mistakes(catalog);
+const text = format(catalog);
+if (wrong.length === 0 && !values.check) await writeFile(CATALOG, text);
+if (wrong.length === 0 && values.check && (await readFile(CATALOG, "utf8").catch(() => "")) !== text) {
+  wrong.push("catalog/catalog.json is not what its sources give: run `npm run catalog`");
+}
+for (const mistake of wrong) console.error(mistake);
+process.exitCode = wrong.length === 0 ? 0 : 1;
