@@ -84,6 +84,12 @@ impl Paths {
         self.qwen_dir.join("opencode_qwen_usage.json")
     }
 
+    /// What the servers say of the models of each account.
+    #[must_use]
+    pub fn models(&self) -> PathBuf {
+        self.qwen_dir.join("opencode_qwen_models.json")
+    }
+
     /// Where logs go that the user has turned on.
     #[must_use]
     pub fn logs(&self) -> PathBuf {

@@ -1,6 +1,5 @@
 //! What kind of account there is, and what follows from it for a request. Pure.
 
-use crate::models;
 use crate::plans::{KeyPlan, Price};
 
 /// How an account authenticates.
@@ -19,6 +18,9 @@ pub enum Serving {
     Yes,
     /// Only the server can tell.
     Maybe,
+    /// The server said lately that it does not, or the catalog knows the model for other plans alone. It is asked if no
+    /// other account may serve the model.
+    Unlikely,
     /// It is known not to.
     No,
 }
@@ -58,40 +60,11 @@ impl Kind {
     pub const fn takes_markers(self) -> bool {
         !matches!(self, Self::Key(None))
     }
-
-    /// Whether it serves `model`. `is_own_place` is whether its base URL is one of its plan's: another server may offer
-    /// what it likes.
-    #[must_use]
-    pub fn serving(self, model: &str, is_own_place: bool) -> Serving {
-        let is_login_model = models::is_of_login(model);
-        match self {
-            Self::OAuth if is_login_model => Serving::Yes,
-            Self::Key(_) if !is_own_place || models::of_plans(model).is_some() => Serving::Yes,
-            Self::Key(_) if is_login_model => Serving::No,
-            Self::OAuth | Self::Key(_) => Serving::Maybe,
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_login_and_a_key_serve_models_of_their_own() {
-        let key = Kind::Key(Some(KeyPlan::CodingPlan));
-        for (kind, is_own_place, model, serving) in [
-            (Kind::OAuth, true, "coder-model", Serving::Yes),
-            (Kind::OAuth, true, "qwen3-coder-plus", Serving::Maybe),
-            (key, true, "qwen3-coder-plus", Serving::Yes),
-            (key, true, "coder-model", Serving::No),
-            (key, true, "qwen-turbo", Serving::Maybe),
-            (key, false, "coder-model", Serving::Yes),
-            (Kind::Key(None), false, "anything", Serving::Yes),
-        ] {
-            assert_eq!(kind.serving(model, is_own_place), serving, "{kind:?} {model}");
-        }
-    }
 
     #[test]
     fn a_key_that_nothing_is_known_of_counts_as_the_dearest() {

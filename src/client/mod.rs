@@ -25,6 +25,7 @@ use crate::events::{Event, EventKind, Events};
 use crate::http::Http;
 use crate::keys::{self, KeyOptions, Recognised};
 use crate::logging::Logger;
+use crate::models::book::ModelBook;
 use crate::models::{PLAN_MODELS, PlanModel};
 use crate::oauth::OAuthClient;
 use crate::oauth::device::DeviceAuthorization;
@@ -82,6 +83,7 @@ pub struct Client {
     tokens: TokenManager,
     pipeline: Pipeline,
     usage: UsageBook,
+    models: ModelBook,
 }
 
 impl Client {
@@ -127,6 +129,7 @@ impl Client {
             events.clone(),
             logger.clone(),
         );
+        let models = ModelBook::new(config.paths.models(), clock.clone(), events.clone(), logger.clone());
         let tokens = TokenManager::new(
             oauth.clone(),
             Arc::new(registry),
@@ -144,6 +147,7 @@ impl Client {
             quota_cooldown_ms: u64::try_from(config.quota_cooldown.as_millis()).unwrap_or(u64::MAX),
             degrade: config.degrade,
             fallback,
+            models: models.clone(),
         };
         let sender = Sender {
             http: Arc::clone(&http),
@@ -177,6 +181,7 @@ impl Client {
             tokens,
             pipeline,
             usage,
+            models,
         })
     }
 
@@ -369,8 +374,13 @@ impl Client {
     /// # Errors
     /// Those of [`Registry::remove`].
     pub async fn remove_account(&self, id: &str) -> Result<()> {
-        let id = id.to_owned();
-        self.tokens.with_registry(move |registry| registry.remove(&id)).await
+        let (id, models) = (id.to_owned(), self.models.clone());
+        let remove = move |registry: &Registry| {
+            registry.remove(&id)?;
+            models.forget(&id);
+            Ok(())
+        };
+        self.tokens.with_registry(remove).await
     }
 
     /// A token that is fresh for 30 s at the least; see [`TokenManager::token`].

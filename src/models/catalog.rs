@@ -17,6 +17,7 @@ static CATALOG: LazyLock<Catalog> = LazyLock::new(|| serde_json::from_str(DATA).
 pub type Listed = BTreeMap<&'static str, ModelFacts>;
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(bound(deserialize = "'de: 'static"))]
 struct Catalog {
     lists: BTreeMap<&'static str, Listed>,
     not_chat: Vec<&'static str>,
@@ -138,7 +139,7 @@ impl Input {
 
 /// How a model's thinking is controlled. Empty for a model that has no control.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[serde(default, bound(deserialize = "'de: 'static"))]
 pub struct Thinking {
     /// True if `enable_thinking` turns it on and off.
     pub toggle: bool,
@@ -238,7 +239,16 @@ mod tests {
 
     #[test]
     fn makers_of_other_things_are_told_from_chat_models() {
-        for id in ["wan2.7-image", "qwen-image-2.0", "text-embedding-v4", "qwen3-asr-flash", "qwen-vl-ocr", "cosyvoice-v3", "Qwen-Image-Edit", "vendor/wan2.7"] {
+        for id in [
+            "wan2.7-image",
+            "qwen-image-2.0",
+            "text-embedding-v4",
+            "qwen3-asr-flash",
+            "qwen-vl-ocr",
+            "cosyvoice-v3",
+            "Qwen-Image-Edit",
+            "vendor/wan2.7",
+        ] {
             assert!(is_not_chat(id), "{id}");
         }
         for id in ["qwen3.7-plus", "coder-model", "qwen3-vl-plus", "glm-5", "siliconflow/deepseek-v3.2"] {

@@ -1,4 +1,9 @@
-//! What is known of Qwen's models. Pure.
+//! Qwen's models: the embedded catalog, and what the server says that each account has.
+
+pub mod book;
+pub mod catalog;
+pub mod lists;
+mod lists_file;
 
 /// The models of the Qwen Code login, as they are offered to `OpenCode`.
 pub const CODER_MODEL: &str = "coder-model";

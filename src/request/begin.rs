@@ -14,7 +14,6 @@ use super::prepare::{Prepared, Request};
 use super::target::Target;
 use crate::accounts::account::Account;
 use crate::accounts::availability::availability;
-use crate::accounts::kind::{Kind, Serving};
 use crate::accounts::view::View;
 use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind};
@@ -105,11 +104,7 @@ impl Pipeline {
                 Offer {
                     is_active: view.document.active_id() == Some(record.id()),
                     price: kind.price(),
-                    serving: match (model, kind) {
-                        ("", _) => Serving::Maybe,
-                        (model, Kind::OAuth) => kind.serving(model, true),
-                        (model, Kind::Key(_)) => kind.serving(model, record.place().is_some()),
-                    },
+                    serving: self.settings.models.serving(record, model),
                 }
             })
             .collect();

@@ -32,8 +32,8 @@ pub struct Eligible {
 pub fn eligible(offers: &[Offer], may_cross: bool) -> Eligible {
     let with =
         |serving| -> Vec<usize> { (0..offers.len()).filter(|at| offers[*at].serving == serving).collect() };
-    let known = with(Serving::Yes);
-    let serving = if known.is_empty() { with(Serving::Maybe) } else { known };
+    let tiers = [Serving::Yes, Serving::Maybe, Serving::Unlikely];
+    let serving = tiers.into_iter().map(with).find(|tier| !tier.is_empty()).unwrap_or_default();
     let chosen = offers.iter().find(|offer| offer.is_active).map_or(Price::Free, |offer| offer.price);
     let least = serving.iter().map(|at| offers[*at].price).min().unwrap_or(Price::Free);
     let agreed = chosen.max(least.min(Price::Subscription));

@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
 use crate::events::{EventKind, Events};
 use crate::logging::Logger;
+use crate::models::book::ModelBook;
 use crate::oauth::token::Token;
 use crate::plans::Price;
 use crate::request_log::{self, RequestLog, RequestRecord};
@@ -64,6 +65,8 @@ pub struct Settings {
     pub degrade: bool,
     /// The qwen CLI, where it may be asked when every account is out of quota.
     pub fallback: Option<Arc<CliFallback>>,
+    /// Which models each account serves.
+    pub models: ModelBook,
 }
 
 /// When things happen, and who is told.

@@ -104,6 +104,12 @@ impl Record {
         self.text("baseUrl").filter(|_| self.is_key).and_then(|url| place_of(&Url::parse(url).ok()?))
     }
 
+    /// Where the requests of a key go; `None` for a login.
+    #[must_use]
+    pub fn key_base_url(&self) -> Option<&str> {
+        self.text("baseUrl").filter(|_| self.is_key)
+    }
+
     /// Replaces its key, and where that belongs.
     pub fn set_key(&mut self, key: &Key, now_ms: u64) {
         self.set("plan", key.plan.map(|plan| plan.as_str().into()));
