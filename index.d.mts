@@ -12,6 +12,7 @@ export type ClientOptions = qwen.ClientOptions;
 export type DeviceAuthorization = qwen.DeviceAuthorization;
 export type ErrorCode = qwen.ErrorCode;
 export type Finding = qwen.Finding;
+export type Gateway = qwen.Gateway;
 export type OAuthOptions = qwen.OAuthOptions;
 export type QwenAuthError = qwen.QwenAuthError;
 export type QwenClient = qwen.QwenClient;

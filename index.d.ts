@@ -299,6 +299,16 @@ declare namespace qwen {
     fix?: string;
   }
 
+  /** A local server that is open; see {@link QwenClient.serve}. */
+  interface Gateway {
+    /** What an OpenAI client takes as its base URL, such as `http://127.0.0.1:4141/v1`. */
+    readonly url: string;
+    /** What an OpenAI client takes as its API key. */
+    readonly key: string;
+    /** Takes no more requests, lets answers end for 2 s, then cuts them off. Resolves within 3 s. */
+    close(): Promise<void>;
+  }
+
   /** One set of settings, and all that is done with them. */
   interface QwenClient {
     /**
@@ -370,6 +380,22 @@ declare namespace qwen {
      * holds no account that can be used; nothing is changed then. As {@link QwenClient.accounts}
      */
     importAccounts(path: string): Promise<Account[]>;
+
+    /**
+     * Opens a local HTTP server that speaks the OpenAI API, for programs that can't load this package. Requests go through
+     * {@link QwenClient.fetch}: `POST /v1/chat/completions`, `GET /v1/models` (the models that the accounts have), and every
+     * other path below `/v1`. It listens on 127.0.0.1 and on ::1. It answers only requests with its key
+     * (`Authorization: Bearer <key>`), with a loopback `Host` and without an `Origin`. A program that disconnects cancels its
+     * request.
+     *
+     * The process stays alive until the gateway or the client is closed.
+     *
+     * @param options.port - from 0 to 65535; 0, the default, lets the system choose one
+     * @param options.key - at least 32 visible ASCII characters; by default a random one of 256 bits
+     * @throws `ERR_QWEN_PORT_IN_USE` where another program listens on the port, on either address;
+     * `ERR_QWEN_INVALID_ARGUMENT`
+     */
+    serve(options?: { port?: number; key?: string }): Promise<Gateway>;
 
     /**
      * Keeps a key of a plan as an account, in `oauth_accounts.json` (mode 0600). The same key again renews its account. It

@@ -1,7 +1,7 @@
 "use strict";
 
 const { invalidArgument } = require("./errors");
-const { call, createNativeClient, finishAtExit, isMainThread } = require("./native");
+const { call, createNativeClient, finishAtExit, isMainThread, listen, stayOpen } = require("./native");
 const validate = require("./validate");
 
 /** What only requests need is loaded at the first one. */
@@ -16,6 +16,8 @@ class QwenClient {
   #isClosed = false;
   /** What ends each call that is under way. */
   #scope = new Set();
+  /** What lets go of each open gateway. */
+  #gateways = new Set();
 
   /** @param {boolean} forHost whether errors are made final for OpenCode */
   constructor(options, forHost) {
@@ -134,8 +136,52 @@ class QwenClient {
     return this.#call((id) => this.#native.accessToken(id, accountId), { signal });
   }
 
+  /**
+   * @param {object} [options] as in index.d.ts
+   * @param {object} [internal]
+   * @param {(entry: object) => void} [internal.onRequest] told of each request when it is over
+   * @param {boolean} [internal.isBackground] whether the process may end while the gateway is open
+   */
+  async serve(options, { onRequest, isBackground = false } = {}) {
+    const { port = 0, key } = validate.options(options, "options", {
+      port: validate.port,
+      key: validate.text,
+    });
+    finishAtExit();
+    const listener = onRequest && listen(onRequest);
+    const utcOffsetMinutes = -new Date().getTimezoneOffset();
+    let opened;
+    try {
+      opened = await this.#call((id) => this.#native.serve(id, port, key, listener?.id, utcOffsetMinutes));
+    } catch (error) {
+      listener?.release();
+      throw error;
+    }
+    const letGo = stayOpen(this, isBackground);
+    return this.#gateway(opened, () => {
+      letGo();
+      listener?.release();
+    });
+  }
+
+  #gateway({ id: gateway, url, key }, onClosed) {
+    let closed;
+    const release = () => {
+      this.#gateways.delete(release);
+      onClosed();
+    };
+    this.#gateways.add(release);
+    const close = async () => {
+      if (this.#gateways.has(release)) {
+        await call((_bridge, id) => this.#native.closeGateway(id, gateway)).finally(release);
+      }
+    };
+    return { url, key, close: () => (closed ??= close()) };
+  }
+
   close() {
     this.#isClosed = true;
+    for (const release of [...this.#gateways]) release();
     this.#release();
     const reason = new DOMException("The Qwen client was closed.", "AbortError");
     for (const abort of [...this.#scope]) abort(reason);

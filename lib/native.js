@@ -13,8 +13,10 @@ let isKeptAlive = false;
 const calls = new Map();
 /** Bodies whose reader waits for bytes. */
 const readers = new Map();
-/** Listeners for a client's events. */
+/** Listeners for a client's events, and for a gateway's requests. */
 const listeners = new Map();
+/** Clients with an open gateway, which would be closed if its client were collected. */
+const gateways = new Set();
 
 /**
  * Bun loses a call of a threadsafe function that comes just as the last one returns, and the core calls again only once its
@@ -81,9 +83,9 @@ function tell(listener, value) {
   }
 }
 
-/** The process may end once no call and no reader waits, and no token is being written. */
+/** The process may end once no call and no reader waits, no gateway is open, and no token is being written. */
 function keepAlive() {
-  const alive = calls.size > 0 || readers.size > 0 || bridge.isBusy();
+  const alive = calls.size > 0 || readers.size > 0 || needsGateway() || bridge.isBusy();
   if (alive !== isKeptAlive) {
     isKeptAlive = alive;
     bridge.keepAlive(alive);
@@ -179,6 +181,30 @@ function isMainThread() {
   return globalThis.Bun?.isMainThread ?? require("node:worker_threads").isMainThread;
 }
 
+/** Calls `listener` with what the core tells by the id that this gives. */
+function listen(listener) {
+  const id = nextId();
+  listeners.set(id, listener);
+  return { id, release: () => listeners.delete(id) };
+}
+
+/**
+ * Holds on to a client with an open gateway, until the function that this gives is called. The process may end meanwhile
+ * if the gateway is in the background.
+ */
+function stayOpen(client, isBackground) {
+  const gateway = { client, isBackground };
+  gateways.add(gateway);
+  keepAlive();
+  return () => {
+    if (gateways.delete(gateway)) keepAlive();
+  };
+}
+
+function needsGateway() {
+  return [...gateways].some(({ isBackground }) => !isBackground);
+}
+
 let finishesAtExit = false;
 
 /**
@@ -218,6 +244,8 @@ module.exports = {
   finishAtExit,
   forget,
   isMainThread,
+  listen,
   readable,
+  stayOpen,
   stopListening,
 };

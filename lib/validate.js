@@ -64,6 +64,13 @@ const milliseconds = (value, name) => {
   return value;
 };
 
+const port = (value, name) => {
+  if (!Number.isInteger(value) || value < 0 || value > 65_535) {
+    throw invalidArgument(name, "must be a port number from 0 to 65535; 0 lets the system choose one");
+  }
+  return value;
+};
+
 const seconds = (value, name) => {
   if (typeof value !== "number" || !Number.isFinite(value) || value < 0) {
     throw invalidArgument(name, "must be a number of seconds, 0 or more");
@@ -212,6 +219,7 @@ module.exports = {
   keyOptions,
   label,
   options,
+  port,
   read,
   signal,
   text,

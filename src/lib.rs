@@ -17,6 +17,7 @@ pub mod environment;
 pub mod error;
 pub mod events;
 pub mod fault;
+pub mod gateway;
 pub mod http;
 pub mod keys;
 pub mod logging;

@@ -63,6 +63,12 @@ async function manage(id: string): Promise<string> {
   return enabled ? `${label} ${plan ?? ""} ${region ?? ""}` : "";
 }
 
+async function serve(): Promise<string> {
+  const gateway: qwen.Gateway = await client.serve({ port: 4141 });
+  await gateway.close();
+  return gateway.url + gateway.key;
+}
+
 // @ts-expect-error a number of milliseconds, not a string
 qwen.createClient({ idleTimeoutMs: "60s" });
 // @ts-expect-error the base URL is fixed
@@ -70,4 +76,4 @@ client.baseUrl = "https://elsewhere.example";
 // @ts-expect-error there is no such code
 const code: qwen.ErrorCode = "ERR_QWEN_NONSENSE";
 
-export = { useClient, comeFromElsewhere, logIn, addKey, manage, code, plugin: server.default };
+export = { useClient, comeFromElsewhere, logIn, addKey, serve, manage, code, plugin: server.default };

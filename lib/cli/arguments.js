@@ -31,6 +31,7 @@ function readArguments(argv) {
   }
   if (values.help || values.version) return { command: name, options: values };
   if (name === undefined) throw new UsageError("A command is missing.");
+  command.check?.(values);
   return { command: name, ...readOperands(command, operands, name), options: values };
 }
 

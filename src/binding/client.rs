@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::body::ResponseBody;
 use super::bridge::{Bridge, Outcome, Shared};
+use super::gateway::{Gateways, listener};
 use super::process_end;
 use super::runtime::runtime;
 use super::types::{
@@ -22,10 +23,12 @@ use crate::client::{Client, Context};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::events::Events;
+use crate::gateway::GatewaySettings;
 use crate::request::answer::Answer;
 use crate::request::headers;
 use crate::request::prepare::{Redirect, Request, off_thread};
 use crate::request::stream::{Received, receive};
+use crate::secret::Secret;
 
 /// A client.
 #[napi]
@@ -33,6 +36,8 @@ pub struct NativeClient {
     client: Arc<Client>,
     shared: Arc<Shared>,
     busy: Busy,
+    gateways: Gateways,
+    for_host: bool,
 }
 
 /// A client, or why there is none.
@@ -52,14 +57,20 @@ pub fn create_client(bridge: &Bridge, id: u32, options: ClientSettings, variable
             shared.send_value(id, "event", event_value(&event));
         }
     });
-    let context =
-        Context { for_host: options.for_host, clock: Clock::system(), events, busy: bridge.busy().clone() };
+    let for_host = options.for_host;
+    let context = Context { for_host, clock: Clock::system(), events, busy: bridge.busy().clone() };
     match Client::new(&options.into(), variables.into_iter().collect(), context) {
         Ok(client) => {
             let client = Arc::new(client);
             process_end::flush_at_end(client.usage_book());
             Created {
-                client: Some(NativeClient { client, shared, busy: bridge.busy().clone() }),
+                client: Some(NativeClient {
+                    client,
+                    shared,
+                    busy: bridge.busy().clone(),
+                    gateways: Gateways::default(),
+                    for_host,
+                }),
                 error: None,
             }
         }
@@ -75,9 +86,10 @@ impl NativeClient {
         self.client.base_url()
     }
 
-    /// Closes the connections that are at rest.
+    /// Closes its gateways, and the connections that are at rest.
     #[napi(catch_unwind)]
     pub fn close(&self) {
+        self.gateways.close_all();
         self.client.close();
     }
 
@@ -108,6 +120,38 @@ impl NativeClient {
             }
             let answer = client.fetch(request).await?;
             Ok(Outcome::Response(Box::new(response(id, answer, shared).await)))
+        });
+    }
+
+    /// Opens a gateway on a port, or on one that the system chooses (0). Its requests are told to the listener `entries`. The
+    /// caller's clock is so many minutes ahead of UTC.
+    #[napi(catch_unwind)]
+    pub fn serve(
+        &self,
+        id: u32,
+        port: u16,
+        key: Option<String>,
+        entries: Option<u32>,
+        utc_offset_minutes: i32,
+    ) {
+        let (client, gateways) = (Arc::clone(&self.client), self.gateways.clone());
+        let settings = GatewaySettings {
+            port,
+            key: key.map(Secret::new),
+            for_host: self.for_host,
+            utc_offset_minutes,
+            listener: entries.map(|entries| listener(entries, &self.shared)),
+        };
+        self.shared.run(id, async move { Ok(Outcome::Value(gateways.open(id, client, settings).await?)) });
+    }
+
+    /// Closes a gateway. Resolves within 3 s.
+    #[napi(catch_unwind)]
+    pub fn close_gateway(&self, id: u32, gateway: u32) {
+        let gateways = self.gateways.clone();
+        self.shared.run(id, async move {
+            gateways.close(gateway).await;
+            Ok(Outcome::Value(Value::Null))
         });
     }
 

@@ -3,6 +3,7 @@
 mod body;
 mod bridge;
 mod client;
+mod gateway;
 mod process_end;
 mod runtime;
 mod signals;

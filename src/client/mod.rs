@@ -11,6 +11,7 @@ pub use self::info::{AccessToken, AccountInfo};
 pub use self::usage::AccountUsage;
 use crate::accounts::choices::{AccountChanges, expect_login};
 use crate::accounts::importing::{self, Logins};
+use crate::accounts::kind::Kind;
 use crate::accounts::reconcile::Imported;
 use crate::accounts::registry::{Registry, disabled_account, unknown_account};
 use crate::base_url::display;
@@ -26,7 +27,7 @@ use crate::http::Http;
 use crate::keys::{self, KeyOptions, Recognised};
 use crate::logging::Logger;
 use crate::models::book::ModelBook;
-use crate::models::{PLAN_MODELS, PlanModel};
+use crate::models::{CODER_MODEL, PLAN_MODELS, PlanModel, VISION_MODEL};
 use crate::oauth::OAuthClient;
 use crate::oauth::device::DeviceAuthorization;
 use crate::oauth::token::Token;
@@ -37,6 +38,7 @@ use crate::request::attempt::Sender;
 use crate::request::fetch::{Journal, Pipeline, Settings};
 use crate::request::prepare::Request;
 use crate::request_log::RequestLog;
+use crate::secret::Secret;
 use crate::store::accounts::StoreFile;
 use crate::store::credentials::CredentialsFile;
 use crate::store::legacy::LegacyFile;
@@ -194,6 +196,23 @@ impl Client {
     #[must_use]
     pub fn base_url(&self) -> String {
         display(&self.base_url)
+    }
+
+    /// Keeps a secret out of the logs.
+    pub fn keep_secret(&self, secret: &Secret) {
+        self.tokens.keep_secret(secret);
+    }
+
+    /// The ids of the models that the accounts can be asked for.
+    ///
+    /// # Errors
+    /// Those of [`Registry::view`].
+    pub async fn model_ids(&self) -> Result<Vec<String>> {
+        let accounts = self.accounts().await?;
+        let has_login = accounts.iter().any(|account| account.kind == Kind::OAuth);
+        let of_login = [CODER_MODEL, VISION_MODEL].into_iter().filter(|_| has_login);
+        let of_plans = self.plan_models().await?.iter().map(|model| model.id);
+        Ok(of_login.chain(of_plans).map(str::to_owned).collect())
     }
 
     /// Sends a request; see [`Pipeline::fetch`].

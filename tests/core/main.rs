@@ -20,6 +20,7 @@ mod disk_faults;
 mod doctor;
 mod final_errors;
 mod free_tier;
+mod gateway;
 mod importing;
 mod kinds;
 mod multi_process;

@@ -1,0 +1,60 @@
+"use strict";
+
+// The file that holds a gateway's key, so that it stays the same from one start to the next.
+
+const { randomBytes } = require("node:crypto");
+const fs = require("node:fs");
+const { failure } = require("./failure");
+
+const MIN_LENGTH = 32;
+const MAX_BYTES = 4096;
+const OTHERS = 0o077;
+const { O_RDONLY, O_NONBLOCK = 0 } = fs.constants;
+
+/** The key in a file. A file that is missing is made, with a random key. Throws if the key may be known to others. */
+function readKeyFile(path) {
+  try {
+    return create(path);
+  } catch (error) {
+    if (error.code !== "EEXIST") throw unusable(path, `could not be made (${error.message})`);
+  }
+  let file;
+  try {
+    // A pipe must not hold the program up.
+    file = fs.openSync(path, O_RDONLY | O_NONBLOCK);
+    return read(path, file);
+  } catch (error) {
+    if (error.code?.startsWith("ERR_QWEN_")) throw error;
+    throw unusable(path, `could not be read (${error.message})`);
+  } finally {
+    if (file !== undefined) fs.closeSync(file);
+  }
+}
+
+function create(path) {
+  const key = randomBytes(32).toString("base64url");
+  fs.writeFileSync(path, `${key}\n`, { flag: "wx", mode: 0o600 });
+  return key;
+}
+
+function read(path, file) {
+  const status = fs.fstatSync(file);
+  if (!status.isFile()) throw unusable(path, "is not a file");
+  if (process.platform !== "win32") {
+    if ((status.mode & OTHERS) !== 0) throw unusable(path, "can be read by others: run `chmod 600` on it");
+    if (![0, process.getuid()].includes(status.uid)) throw unusable(path, "belongs to another user");
+  }
+  if (status.size > MAX_BYTES) throw unusable(path, "is too large for a key");
+  const key = fs.readFileSync(file, "utf8").trim();
+  if (key.length < MIN_LENGTH) {
+    const problem = key === "" ? "is empty" : `holds fewer than ${MIN_LENGTH} characters`;
+    throw unusable(path, `${problem}: remove it, and the next start makes a new one`);
+  }
+  return key;
+}
+
+function unusable(path, problem) {
+  return failure("ERR_QWEN_INVALID_ARGUMENT", `The key file ${path} ${problem}.`);
+}
+
+module.exports = { readKeyFile };
