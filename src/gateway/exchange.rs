@@ -25,7 +25,7 @@ use crate::request::prepare::{Redirect, Request};
 
 /// Largest head of a request.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
-/// Tells OpenCode 2 that an error is final.
+/// Tells `OpenCode` 2 that an error is final.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const ERROR_HEADER: HeaderName = HeaderName::from_static("x-qwen-error");
 

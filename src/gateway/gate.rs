@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::refusal::Refusal;
 use crate::secret::{Secret, opaque_debug};
 
-/// Carries the key where `Authorization` is taken: OpenCode 2 puts a credential of its own there.
+/// Carries the key where `Authorization` is taken: `OpenCode` 2 puts a credential of its own there.
 pub const KEY_HEADER: HeaderName = HeaderName::from_static("x-qwen-gateway-key");
 
 /// The rules of one gateway.

@@ -55,6 +55,7 @@ impl Progress {
 
 /// A client's connection.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the connection")]
 pub(super) struct Socket {
     stream: TcpStream,
     progress: Progress,
