@@ -85,7 +85,7 @@ async function refusal(set, why, fields) {
   const { message, code } = await errorOf(response);
   assert.equal(code, "insufficient_quota");
   assert.match(message, why);
-  assert.match(message, /quota .* is used up|out of quota/);
+  assert.match(message, /has used up its|out of quota/);
   assert.deepEqual(
     set.events.filter(({ type }) => type === "cli-fallback"),
     [],

@@ -31,6 +31,7 @@ pub mod request_log;
 pub mod safe_open;
 pub mod secret;
 pub mod shutdown;
+pub mod sse;
 pub mod store;
 pub mod token_manager;
 pub mod usage;

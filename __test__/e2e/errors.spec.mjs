@@ -11,7 +11,7 @@ describe("errors", suite(), () => {
     const host = await openHost(t);
     host.server.setQuota("alice", 0, { retryAfter: 3600 });
     const said =
-      /^The quota of this Qwen account is used up; it is free again at \d\d:\d\d \(in (1 h|59 min)\)\.[^\n]*$/;
+      /^This Qwen account has used up its quota\. It will be tried again at \d\d:\d\d \(in (1 h|59 min)\)\.[^\n]*$/;
     const result = await host.chat("hello");
     assert.equal(result.code, 1);
     assertFailure(result, said);
@@ -41,7 +41,7 @@ describe("errors", suite(), () => {
     assert.equal(info.error, undefined);
     const second = first === "alice" ? "bob" : "alice";
     assert.deepEqual(exchanges(host.server, "chat"), [`200 ${first}`, `429 ${first}`, `200 ${second}`]);
-    await service.waitForToast(/The quota of the Qwen account .* is used up/);
+    await service.waitForToast(/The Qwen account .* has used up its quota/);
     await service.waitForToast(/Requests go to the Qwen account .* now/);
     assertClean(host.server);
   });

@@ -79,7 +79,7 @@ describe("keys", suite(), () => {
     host.server.setQuota("planned", 0, { window: "hour" });
     assertFailure(
       await host.chat("hello", MODEL),
-      /^The quota of this Qwen account for this hour is used up; it is free again at \d\d:\d\d \(in (1 h|60 min|59 min)\)\. Wait until then, or go on with "Billed", which costs more: `npx opencode-qwen-cli-auth use "Billed"`\.$/,
+      /^This Qwen account has used up its 5-hour quota\. It will be tried again at \d\d:\d\d \(in (30|29) min\)\. Wait until then, or go on with "Billed", which costs more: `npx opencode-qwen-cli-auth use "Billed"`\.$/,
     );
     assert.deepEqual(
       host.server.seen("chat").map(({ account }) => account),

@@ -9,43 +9,59 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 /// The part of a plan's quota that is spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QuotaWindow {
-    /// What may be used in an hour.
-    Hour,
-    /// What may be used in a week.
+    /// Five hours: rolling for a Coding Plan, from the first call on for a Token Plan.
+    FiveHours,
+    /// Seven days from the first call on (Token Plan).
+    SevenDays,
+    /// A week that ends on Monday 00:00 UTC+8 (Coding Plan).
     Week,
-    /// What may be used in a month.
+    /// A month that ends on the subscription's day (Coding Plan).
     Month,
 }
 
 impl QuotaWindow {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Hour, Self::Week, Self::Month];
+    pub const ALL: [Self; 4] = [Self::FiveHours, Self::SevenDays, Self::Week, Self::Month];
 
-    /// Its name.
+    /// Name in the store and in messages ("5-hour quota").
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Hour => "hour",
-            Self::Week => "week",
-            Self::Month => "month",
+            Self::FiveHours => "5-hour",
+            Self::SevenDays => "7-day",
+            Self::Week => "weekly",
+            Self::Month => "monthly",
         }
     }
 
-    /// Reads its name.
+    /// Reads its name, also as earlier versions wrote it.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|window| window.as_str() == name)
+        match name {
+            "hour" => Some(Self::FiveHours),
+            "week" => Some(Self::Week),
+            "month" => Some(Self::Month),
+            _ => Self::ALL.into_iter().find(|window| window.as_str() == name),
+        }
+    }
+
+    /// Longest time until the window ends, in milliseconds.
+    #[must_use]
+    pub const fn length_ms(self) -> u64 {
+        match self {
+            Self::FiveHours => 5 * HOUR_MS,
+            Self::SevenDays | Self::Week => 7 * DAY_MS,
+            Self::Month => 31 * DAY_MS,
+        }
     }
 }
 
-/// How long an account is left alone at the least whose quota is spent. An hour rolls: what was used in it comes back
-/// within one. When a week or a month ends is not told but by `Retry-After`; without one the account is asked again once
-/// a day. `otherwise_ms` is for a quota whose window is not named.
+/// Shortest time in milliseconds for which an account with a spent quota is left alone. The end of a month is not known
+/// without `Retry-After`: the account is asked again once a day. Other windows wait for `otherwise_ms`, the cooldown.
 #[must_use]
 pub fn least_cooldown_ms(window: Option<QuotaWindow>, otherwise_ms: u64, retry_after_ms: Option<u64>) -> u64 {
     match (window, retry_after_ms) {
-        (Some(QuotaWindow::Hour), _) => HOUR_MS,
-        (Some(QuotaWindow::Week | QuotaWindow::Month), None) => DAY_MS,
+        (Some(QuotaWindow::Month), None) => DAY_MS,
         _ => otherwise_ms,
     }
 }
@@ -79,11 +95,11 @@ mod tests {
     }
 
     #[test]
-    fn a_window_ends_within_an_hour_or_is_tried_once_a_day() {
+    fn a_month_is_tried_once_a_day_and_other_windows_after_the_cooldown() {
         for (window, retry_after, least) in [
-            (Some(QuotaWindow::Hour), None, HOUR_MS),
-            (Some(QuotaWindow::Hour), Some(5), HOUR_MS),
-            (Some(QuotaWindow::Week), None, DAY_MS),
+            (Some(QuotaWindow::FiveHours), None, 9),
+            (Some(QuotaWindow::Week), None, 9),
+            (Some(QuotaWindow::Month), None, DAY_MS),
             (Some(QuotaWindow::Month), Some(5), 9),
             (None, None, 9),
         ] {
@@ -92,6 +108,7 @@ mod tests {
         for window in QuotaWindow::ALL {
             assert_eq!(QuotaWindow::from_name(window.as_str()), Some(window));
         }
+        assert_eq!(QuotaWindow::from_name("hour"), Some(QuotaWindow::FiveHours));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::quota::{reset_of, window_of};
 use crate::accounts::cooldown::QuotaWindow;
 
 /// The meaning of an answer.
@@ -52,13 +53,14 @@ pub fn classify(status: u16, body: &[u8]) -> Verdict {
 /// The part of a quota that an error says is spent.
 #[must_use]
 pub fn quota_window(body: &[u8]) -> Option<QuotaWindow> {
-    let message = ApiError::read(body).message;
-    QuotaWindow::ALL.into_iter().find(|window| message.contains(&spent(window.as_str())))
+    window_of(&ApiError::read(body).message)
 }
 
-/// How the API says it.
-fn spent(window: &str) -> String {
-    format!("{window} allocated quota exceeded")
+/// When a spent quota comes back, in epoch milliseconds, where that is known.
+#[must_use]
+pub fn quota_reset(body: &[u8], now_ms: u64) -> Option<u64> {
+    let message = ApiError::read(body).message;
+    reset_of(&message, window_of(&message), now_ms)
 }
 
 /// The server's own code of an error body.
@@ -92,7 +94,7 @@ impl ApiError {
         if named("insufficient_quota") || named("quota_exceeded") {
             return !self.message.contains("concurrency");
         }
-        ["free", "hour", "week", "month"].iter().any(|window| self.message.contains(&spent(window)))
+        self.message.contains("free allocated quota exceeded") || window_of(&self.message).is_some()
     }
 
     fn is_about_token(&self) -> bool {
@@ -129,19 +131,6 @@ mod tests {
         assert_eq!(verdict(429, "Throttling.RateQuota", "slow"), Verdict::RateLimited);
         assert_eq!(verdict(429, "Throttling.AllocationQuota", "slow"), Verdict::RateLimited);
         assert_eq!(classify(429, b"<html>"), Verdict::RateLimited);
-    }
-
-    #[test]
-    fn a_spent_window_is_named() {
-        for window in QuotaWindow::ALL {
-            let message = format!("{} allocated quota exceeded, please wait.", window.as_str());
-            for message in [message.to_uppercase(), message] {
-                let body = json!({"error": {"code": "insufficient_quota", "message": message}}).to_string();
-                assert_eq!(classify(429, body.as_bytes()), Verdict::QuotaExhausted);
-                assert_eq!(quota_window(body.as_bytes()), Some(window));
-            }
-        }
-        assert_eq!(quota_window(br#"{"error":{"message":"Free allocated quota exceeded."}}"#), None);
     }
 
     #[test]

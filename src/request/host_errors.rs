@@ -144,7 +144,7 @@ pub struct CoolingAccounts<'a> {
 pub fn all_cooling(accounts: &CoolingAccounts, now_ms: u64, utc_offset_minutes: i32) -> String {
     let when = moment(accounts.free_at, now_ms, utc_offset_minutes);
     let what = match (accounts.why, accounts.count) {
-        (Cooling::OutOfQuota, 1) => quota_used_up("this Qwen account", accounts.window, &when),
+        (Cooling::OutOfQuota, 1) => quota_used_up("This Qwen account", accounts.window, &when),
         (Cooling::OutOfQuota, count) => {
             format!("All {count} accounts are out of quota; the next is free {when}.")
         }
@@ -163,19 +163,11 @@ pub fn all_cooling(accounts: &CoolingAccounts, now_ms: u64, utc_offset_minutes: 
     }
 }
 
-/// What to say of an account whose quota is used up until `when`, a [`moment`].
+/// Says that an account has used up its quota, and when it is tried again: `when` is a [`moment`].
 #[must_use]
 pub fn quota_used_up(account: &str, window: Option<QuotaWindow>, when: &str) -> String {
-    match window {
-        None => format!("The quota of {account} is used up; it is free again {when}."),
-        Some(QuotaWindow::Hour) => {
-            format!("The quota of {account} for this hour is used up; it is free again {when}.")
-        }
-        Some(window) => format!(
-            "The quota of {account} for this {} is used up; it is asked again {when}.",
-            window.as_str()
-        ),
-    }
+    let quota = window.map_or_else(|| "quota".to_owned(), |window| format!("{} quota", window.as_str()));
+    format!("{account} has used up its {quota}. It will be tried again {when}.")
 }
 
 /// A moment for a person: the time of day, and how long it is until then.
@@ -215,16 +207,16 @@ mod tests {
     #[test]
     fn the_part_of_the_quota_that_is_spent_and_who_could_go_on_are_named() {
         let now = 1_795_500_000_000;
-        let hour = CoolingAccounts { window: Some(QuotaWindow::Hour), ..cooling(1, now + 3_600_000) };
+        let hour = CoolingAccounts { window: Some(QuotaWindow::FiveHours), ..cooling(1, now + 3_600_000) };
         assert_eq!(
             all_cooling(&hour, now, 0),
-            "The quota of this Qwen account for this hour is used up; it is free again at 07:00 (in 1 h). Wait until then, or add an account with `opencode auth login`."
+            "This Qwen account has used up its 5-hour quota. It will be tried again at 07:00 (in 1 h). Wait until then, or add an account with `opencode auth login`."
         );
         let dearer = ["Billed".to_owned()];
         let week = CoolingAccounts { window: Some(QuotaWindow::Week), dearer: &dearer, ..hour };
         assert_eq!(
             all_cooling(&week, now, 0),
-            "The quota of this Qwen account for this week is used up; it is asked again at 07:00 (in 1 h). Wait until then, or go on with \"Billed\", which costs more: `npx opencode-qwen-cli-auth use \"Billed\"`."
+            "This Qwen account has used up its weekly quota. It will be tried again at 07:00 (in 1 h). Wait until then, or go on with \"Billed\", which costs more: `npx opencode-qwen-cli-auth use \"Billed\"`."
         );
     }
 

@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 
 use super::answer::Answer;
 use super::attempt::Attempt;
-use super::classify::{Verdict, error_code, quota_window};
+use super::classify::{Verdict, error_code, quota_reset, quota_window};
 use super::fetch::{Call, Ended, LONGEST_WAIT_MS, Pipeline, QUOTA_CODE, RATE_LIMIT_CODE};
 use super::host_errors::{FinalError, moment, quota_used_up};
 use super::plan::Outcome;
@@ -59,11 +59,12 @@ impl Pipeline {
                 let window = quota_window(&attempt.error_body);
                 (call.quota_code, call.quota_window) = (Some(code.clone()), window);
                 let now = self.journal.clock.now_ms();
-                let retry_after = attempt.retry_after_ms;
+                let reset = quota_reset(&attempt.error_body, now).map(|until| until - now);
+                let retry_after = reset.or(attempt.retry_after_ms);
                 let cooldown = least_cooldown_ms(window, self.settings.quota_cooldown_ms, retry_after);
                 let until = exhausted_until(now, cooldown, retry_after);
                 let message = |until| {
-                    let name = format!("the Qwen account \"{}\"", account.label);
+                    let name = format!("The Qwen account \"{}\"", account.label);
                     quota_used_up(&name, window, &moment(until, now, call.utc_offset_minutes))
                 };
                 let why = Error::new(Code::QuotaExhausted, message(until));

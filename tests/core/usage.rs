@@ -230,7 +230,7 @@ async fn the_last_account_that_is_ready_is_named_once() {
         assert_eq!(who_answers(&client).await, "bob");
     }
     let [named] = &last(&fleet)[..] else { panic!("{:?}", last(&fleet)) };
-    assert!(named.starts_with("The quota of the Qwen account \"Account 1\" is used up"), "{named}");
+    assert!(named.starts_with("The Qwen account \"Account 1\" has used up its quota"), "{named}");
     assert!(named.ends_with(" \"Account 2\" is the last one that is ready."), "{named}");
 
     let fleet = Fleet::of(1).await;

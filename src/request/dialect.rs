@@ -1,0 +1,230 @@
+//! What an error says, in whichever form a server writes it. Pure.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::sse::{EventReader, SseEvent};
+
+/// Longest text in bytes that is kept of an error.
+const MAX_TEXT: usize = 4 * 1024;
+/// Codes that native answers give to a success.
+const SUCCESS_CODES: [&str; 5] = ["0", "200", "ok", "success", "succeed"];
+
+/// The parts of an error.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServerError {
+    /// The HTTP status that the error itself names.
+    pub status: Option<u16>,
+    /// Its code.
+    pub code: Option<String>,
+    /// Its type.
+    pub kind: Option<String>,
+    /// Its message.
+    pub message: Option<String>,
+    /// The id that the server gave to the request.
+    pub request_id: Option<String>,
+}
+
+/// What a document or an event of a chat answer holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Nothing that a user would see.
+    Nothing,
+    /// A part of an answer: text, thought, a call, or the reason of its end.
+    Answer,
+    /// An error in place of it.
+    Error(ServerError),
+}
+
+impl ServerError {
+    /// Reads the body of an answer with an error status. A body in no known form is the message, unless it is a web page.
+    #[must_use]
+    pub fn of_body(body: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(body);
+        let text = text.trim_start_matches('\u{feff}').trim();
+        if let Some(fields) = Fields::read(text) {
+            return fields.error();
+        }
+        if let Some(error) = Self::in_events(text) {
+            return error;
+        }
+        let is_text = !text.starts_with(['<', '{', '[']) && !text.contains('\0');
+        Self { message: is_text.then(|| shortened(text)).flatten(), ..Self::default() }
+    }
+
+    /// Finds the first error in a text of server-sent events.
+    #[must_use]
+    pub fn in_events(text: &str) -> Option<Self> {
+        let (mut reader, mut found) = (EventReader::default(), None);
+        let mut see = |event: SseEvent| {
+            if found.is_none()
+                && let Content::Error(error) = Content::of_event(&event)
+            {
+                found = Some(error);
+            }
+        };
+        reader.read(text.as_bytes(), &mut see);
+        reader.end(&mut see);
+        found
+    }
+
+    /// The error as the API writes it.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let kind = self.kind.as_ref().or(self.code.as_ref());
+        let mut document = json!({"error": {"code": self.code, "message": self.message, "type": kind}});
+        if let Some(id) = &self.request_id {
+            document["request_id"] = id.as_str().into();
+        }
+        document
+    }
+}
+
+impl Content {
+    /// Looks into one event.
+    #[must_use]
+    pub fn of_event(event: &SseEvent) -> Self {
+        let found = Self::of_json(&event.data, event.is_error);
+        match found {
+            Self::Error(error) => Self::Error(ServerError { status: event.status.or(error.status), ..error }),
+            found => found,
+        }
+    }
+
+    /// Looks into a JSON document. `is_error` is true where it is known to be an error.
+    #[must_use]
+    pub fn of_json(data: &[u8], is_error: bool) -> Self {
+        let text = String::from_utf8_lossy(data);
+        let text = text.trim_start_matches('\u{feff}').trim();
+        let Some(fields) = Fields::read(text) else {
+            return if is_error && !text.is_empty() {
+                Self::Error(ServerError { message: shortened(text), ..ServerError::default() })
+            } else {
+                Self::Nothing
+            };
+        };
+        if fields.says_something() {
+            Self::Answer
+        } else if is_error || fields.is_error() {
+            Self::Error(fields.error())
+        } else {
+            Self::Nothing
+        }
+    }
+}
+
+/// The fields of a JSON object, their names in lower case. Values are parsed when they are asked for, so that their depth
+/// does not matter.
+struct Fields<'a>(BTreeMap<String, &'a RawValue>);
+
+impl<'a> Fields<'a> {
+    fn read(text: &'a str) -> Option<Self> {
+        let fields: BTreeMap<String, &RawValue> = serde_json::from_str(text).ok()?;
+        Some(Self(fields.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect()))
+    }
+
+    fn raw(&self, name: &str) -> Option<&'a str> {
+        let raw = self.0.get(name)?.get();
+        (!matches!(raw, "null" | "false" | "{}" | "[]" | "\"\"")).then_some(raw)
+    }
+
+    fn object(&self, name: &str) -> Option<Self> {
+        Self::read(self.raw(name)?)
+    }
+
+    /// The first of the fields that is a text or a number.
+    fn text(&self, names: &[&str]) -> Option<String> {
+        names.iter().find_map(|name| {
+            let raw = self.raw(name)?;
+            let is_number = raw.starts_with(|c: char| c.is_ascii_digit());
+            shortened(&serde_json::from_str(raw).ok().or_else(|| is_number.then(|| raw.to_owned()))?)
+        })
+    }
+
+    fn code(&self) -> Option<String> {
+        self.text(&["code", "error_code", "errorcode", "err_code"])
+    }
+
+    fn message(&self) -> Option<String> {
+        self.text(&[
+            "message",
+            "error_message",
+            "error_msg",
+            "errormessage",
+            "error_description",
+            "msg",
+            "detail",
+        ])
+    }
+
+    fn is_error(&self) -> bool {
+        let names = ["error", "error_code", "error_type", "error_message", "error_msg"];
+        let is_answer = ["choices", "output", "data", "id"].iter().any(|name| self.raw(name).is_some());
+        names.iter().any(|name| self.raw(name).is_some())
+            || self.text(&["object"]).as_deref() == Some("error")
+            || (!is_answer
+                && self.message().is_some()
+                && self
+                    .code()
+                    .is_some_and(|code| !SUCCESS_CODES.contains(&code.to_ascii_lowercase().as_str())))
+    }
+
+    fn error(&self) -> ServerError {
+        let inner = self.object("error");
+        let fields = inner.as_ref().unwrap_or(self);
+        let plain = self.text(&["error"]);
+        let message = fields.message();
+        let code = fields.code().or_else(|| self.code());
+        // `{"error":"code","message":"text"}` or `{"error":"text"}`.
+        let (code, message) = match (plain, message) {
+            (Some(plain), Some(message)) => (code.or(Some(plain)), Some(message)),
+            (plain, message) => (code, message.or(plain).or_else(|| self.message())),
+        };
+        let kind = fields.text(&["type", "error_type"]).or_else(|| self.text(&["error_type"]));
+        let statuses = [fields, self].into_iter().flat_map(|fields| {
+            ["status", "status_code", "http_status", "statuscode", "code", "error_code"]
+                .into_iter()
+                .filter_map(|name| fields.text(&[name])?.parse().ok())
+        });
+        let request_id = ["request_id", "requestid"];
+        ServerError {
+            status: statuses.into_iter().find(|status| (400..600).contains(status)),
+            code,
+            kind,
+            message,
+            request_id: self.text(&request_id).or_else(|| fields.text(&request_id)),
+        }
+    }
+
+    /// True if a choice has text, thought, a call, or a reason of its end.
+    fn says_something(&self) -> bool {
+        let choices = self.raw("choices").and_then(|raw| serde_json::from_str::<Vec<&RawValue>>(raw).ok());
+        choices.into_iter().flatten().filter_map(|choice| Fields::read(choice.get())).any(|choice| {
+            let parts = ["delta", "message"].into_iter().filter_map(|name| choice.object(name));
+            choice.raw("finish_reason").is_some()
+                || choice.raw("text").is_some()
+                || parts.into_iter().any(|part| {
+                    [
+                        "content",
+                        "reasoning_content",
+                        "reasoning",
+                        "refusal",
+                        "tool_calls",
+                        "function_call",
+                        "audio",
+                    ]
+                    .iter()
+                    .any(|name| part.raw(name).is_some())
+                })
+        })
+    }
+}
+
+/// A text without the spaces around it, cut to a length that people read; `None` where nothing is left.
+fn shortened(text: &str) -> Option<String> {
+    let text = text.trim();
+    let end = (0..=text.len().min(MAX_TEXT)).rev().find(|end| text.is_char_boundary(*end))?;
+    (end > 0).then(|| text[..end].to_owned())
+}

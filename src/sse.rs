@@ -1,0 +1,245 @@
+//! Lines and events of a stream of server-sent events, however its bytes are cut. Pure.
+
+use memchr::memchr2;
+
+/// Longest line in bytes. Longer ones are left out.
+pub const MAX_LINE: usize = 4 * 1024 * 1024;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Cuts bytes into lines, which end with LF, CRLF or CR. Takes time linear in the length of the bytes.
+#[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is independent of the others")]
+pub struct LineReader {
+    partial: Vec<u8>,
+    has_begun: bool,
+    after_cr: bool,
+    skips_line: bool,
+    has_overflowed: bool,
+}
+
+/// One line of a stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Line<'a> {
+    /// Its bytes without the end of the line.
+    pub text: &'a [u8],
+    /// Where the next line begins in the bytes that were handed in.
+    pub end: usize,
+    /// True if those bytes hold it whole and ended by LF.
+    pub is_verbatim: bool,
+}
+
+impl LineReader {
+    /// Calls `on_line` with each line that ends in `bytes`.
+    pub fn read(&mut self, bytes: &[u8], mut on_line: impl FnMut(Line)) {
+        if bytes.is_empty() {
+            return;
+        }
+        let mut start = usize::from(std::mem::take(&mut self.after_cr) && bytes[0] == b'\n');
+        let mut is_verbatim = start == 0;
+        while let Some(found) = memchr2(b'\n', b'\r', &bytes[start..]) {
+            let stop = start + found;
+            let mut end = stop + 1;
+            if bytes[stop] == b'\r' {
+                is_verbatim = false;
+                self.after_cr = end == bytes.len();
+                end += usize::from(bytes.get(end) == Some(&b'\n'));
+            }
+            self.end_line(&bytes[start..stop], |text, is_whole| {
+                on_line(Line { text, end, is_verbatim: is_verbatim && is_whole });
+            });
+            is_verbatim = true;
+            start = end;
+        }
+        self.keep(&bytes[start..]);
+    }
+
+    /// Calls `on_line` with the last line if nothing has ended it.
+    pub fn end(&mut self, mut on_line: impl FnMut(Line)) {
+        if !self.partial.is_empty() {
+            self.end_line(&[], |text, _| on_line(Line { text, end: 0, is_verbatim: false }));
+        }
+    }
+
+    /// True if the next byte begins a line.
+    #[must_use]
+    pub fn is_at_start(&self) -> bool {
+        self.partial.is_empty() && !self.skips_line
+    }
+
+    /// True if a line was left out because it was too long.
+    #[must_use]
+    pub fn has_overflowed(&self) -> bool {
+        self.has_overflowed
+    }
+
+    fn keep(&mut self, piece: &[u8]) {
+        if self.skips_line {
+            return;
+        }
+        if self.partial.len() + piece.len() > MAX_LINE {
+            (self.skips_line, self.has_overflowed) = (true, true);
+            self.partial = Vec::new();
+        } else {
+            self.partial.extend_from_slice(piece);
+        }
+    }
+
+    fn end_line(&mut self, piece: &[u8], on_line: impl FnOnce(&[u8], bool)) {
+        let is_whole = self.partial.is_empty() && !self.skips_line && piece.len() <= MAX_LINE;
+        if !is_whole {
+            self.keep(piece);
+        }
+        let is_first = !std::mem::replace(&mut self.has_begun, true);
+        if !std::mem::take(&mut self.skips_line) {
+            let line = if is_whole { piece } else { self.partial.as_slice() };
+            let text = line.strip_prefix(BYTE_ORDER_MARK).filter(|_| is_first).unwrap_or(line);
+            on_line(text, is_whole && text.len() == line.len());
+        }
+        self.partial.clear();
+    }
+}
+
+/// The value of a `data` line.
+#[must_use]
+pub fn data_of(line: &[u8]) -> Option<&[u8]> {
+    field(line, b"data")
+}
+
+fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let value = line.strip_prefix(name)?.strip_prefix(b":")?;
+    Some(value.strip_prefix(b" ").unwrap_or(value))
+}
+
+/// An event, as far as its lines have come.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SseEvent {
+    /// True if its name is `error`.
+    pub is_error: bool,
+    /// The status that `DashScope` gives in a comment (`:HTTP_STATUS/429`).
+    pub status: Option<u16>,
+    /// Its data.
+    pub data: Vec<u8>,
+}
+
+impl SseEvent {
+    /// Adds a line. True if the line ends the event.
+    pub fn add(&mut self, line: &[u8]) -> bool {
+        if let Some(data) = data_of(line) {
+            if self.data.len() + data.len() <= MAX_LINE {
+                if !self.data.is_empty() {
+                    self.data.push(b'\n');
+                }
+                self.data.extend_from_slice(data);
+            }
+        } else if let Some(name) = field(line, b"event") {
+            self.is_error = name.trim_ascii() == b"error";
+        } else if let Some(status) = line.strip_prefix(b":HTTP_STATUS/") {
+            self.status = std::str::from_utf8(status).ok().and_then(|text| text.trim().parse().ok());
+        }
+        line.is_empty()
+    }
+}
+
+/// Puts lines together to events.
+#[derive(Debug, Default)]
+pub struct EventReader {
+    lines: LineReader,
+    event: SseEvent,
+}
+
+impl EventReader {
+    /// Calls `on_event` with each event that ends in `bytes`.
+    pub fn read(&mut self, bytes: &[u8], mut on_event: impl FnMut(SseEvent)) {
+        let Self { lines, event } = self;
+        lines.read(bytes, |line| {
+            if event.add(line.text) {
+                on_event(std::mem::take(event));
+            }
+        });
+    }
+
+    /// Calls `on_event` with the last event if no empty line has ended it.
+    pub fn end(&mut self, mut on_event: impl FnMut(SseEvent)) {
+        let Self { lines, event } = self;
+        lines.end(|line| {
+            event.add(line.text);
+        });
+        on_event(std::mem::take(event));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lines(bytes: &[u8], chunk: usize) -> Vec<Vec<u8>> {
+        let (mut reader, mut found) = (LineReader::default(), Vec::new());
+        for piece in bytes.chunks(chunk.max(1)) {
+            reader.read(piece, |line| found.push(line.text.to_vec()));
+        }
+        reader.end(|line| found.push(line.text.to_vec()));
+        found
+    }
+
+    #[test]
+    fn lines_end_in_three_ways_and_the_last_one_in_none() {
+        for chunk in 1..20 {
+            assert_eq!(
+                lines(b"\xef\xbb\xbfa\r\nb\rc\n\r\n\n\xef\xbb\xbfd", chunk),
+                [&b"a"[..], b"b", b"c", b"", b"", b"\xef\xbb\xbfd"]
+            );
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_left_out() {
+        let long = vec![b'x'; MAX_LINE + 1];
+        let stream = [b"a\n", long.as_slice(), b"\nb\n"].concat();
+        for chunk in [stream.len(), 65_536] {
+            assert_eq!(lines(&stream, chunk), [b"a", b"b"]);
+        }
+        let mut reader = LineReader::default();
+        reader.read(&long, |_| {});
+        assert!(reader.has_overflowed() && reader.partial.capacity() == 0);
+    }
+
+    #[test]
+    fn an_event_has_a_name_a_status_and_data() {
+        let mut reader = EventReader::default();
+        let mut found = Vec::new();
+        reader.read(b"id:1\nevent:error\n:HTTP_STATUS/429\ndata:{\ndata: }\n\ndata: x\n", |event| {
+            found.push(event);
+        });
+        reader.end(|event| found.push(event));
+        assert_eq!(
+            found,
+            [
+                SseEvent { is_error: true, status: Some(429), data: b"{\n}".to_vec() },
+                SseEvent { data: b"x".to_vec(), ..SseEvent::default() },
+            ]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_make_no_difference(bytes in "(\u{feff}|[a\r\n]){0,20}", chunk in 1_usize..9) {
+            prop_assert_eq!(lines(bytes.as_bytes(), chunk), lines(bytes.as_bytes(), bytes.len()));
+        }
+
+        #[test]
+        fn verbatim_lines_are_in_the_bytes(bytes in "[a\r\n]{0,20}", chunk in 1_usize..9) {
+            let mut reader = LineReader::default();
+            for piece in bytes.as_bytes().chunks(chunk) {
+                reader.read(piece, |line| {
+                    if line.is_verbatim {
+                        let written = [line.text, b"\n"].concat();
+                        assert!(piece[..line.end].ends_with(&written));
+                    }
+                });
+            }
+        }
+    }
+}
