@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use crate::accounts::binding::{BaseUrlOverride, Issuer};
 use crate::accounts::rotation::Rotation;
 use crate::base_url::{DEFAULT_API_BASE_URL, api_base_url, host_url};
 use crate::environment::Environment;
@@ -98,7 +99,7 @@ pub struct ClientConfig {
     /// The base URL that callers address, for the client's life.
     pub base_url: Url,
     /// Where OAuth accounts are sent instead of their own host.
-    pub base_url_override: Option<Url>,
+    pub base_url_override: Option<BaseUrlOverride>,
     /// The account store, and whether it is where it is by default.
     pub accounts_path: (PathBuf, bool),
     /// How long an exhausted account is left alone.
@@ -130,7 +131,8 @@ impl ClientConfig {
     /// `ERR_QWEN_INVALID_ARGUMENT` for an option, `ERR_QWEN_INVALID_CONFIG` for a variable that is not usable.
     pub fn read(options: &ClientOptions, environment: &Environment) -> Result<Self> {
         let mut warnings = Vec::new();
-        let base_url_override = base_url_override(options, environment)?;
+        let oauth = oauth_config(&options.oauth, environment, "oauth.")?;
+        let base_url_override = base_url_override(options, environment, &oauth)?;
         let default_base_url = || api_base_url(DEFAULT_API_BASE_URL).map_err(Error::internal);
         let paths = Paths::from_environment(environment)?;
         let accounts_path = accounts_path(options.accounts_path.as_deref(), environment, &paths)?;
@@ -156,12 +158,12 @@ impl ClientConfig {
             allow_paid_fallback: options.allow_paid_fallback.unwrap_or_else(|| {
                 switch(environment, "OPENCODE_QWEN_ALLOW_PAID_FALLBACK", false, &mut warnings)
             }),
-            oauth: oauth_config(&options.oauth, environment, "oauth.")?,
+            oauth,
             http: HttpConfig::from_environment(
                 environment,
                 options.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
             )?,
-            base_url: base_url_override.clone().map_or_else(default_base_url, Ok)?,
+            base_url: base_url_override.as_ref().map_or_else(default_base_url, |set| Ok(set.url.clone()))?,
             base_url_override,
             qwen_mode: options
                 .qwen_mode
@@ -178,11 +180,16 @@ impl ClientConfig {
 ///
 /// # Errors
 /// As [`ClientConfig::read`].
-pub fn base_url_override(options: &ClientOptions, environment: &Environment) -> Result<Option<Url>> {
-    Source::option("baseUrl".to_owned(), options.base_url.as_deref())
-        .or_variable(environment, "OPENCODE_QWEN_BASE_URL")
-        .map(|source| api_base_url(source.value).map_err(|reason| source.unusable(reason)))
-        .transpose()
+pub fn base_url_override(
+    options: &ClientOptions,
+    environment: &Environment,
+    oauth: &OAuthConfig,
+) -> Result<Option<BaseUrlOverride>> {
+    let source = Source::option("baseUrl".to_owned(), options.base_url.as_deref())
+        .or_variable(environment, "OPENCODE_QWEN_BASE_URL");
+    let Some(source) = source else { return Ok(None) };
+    let url = api_base_url(source.value).map_err(|reason| source.unusable(reason))?;
+    Ok(Some(BaseUrlOverride { url, named_by: source.name, issuer: Issuer::of(oauth) }))
 }
 
 /// The settings of an OAuth client. `prefix` is what the options' names begin with for the caller.
@@ -191,9 +198,13 @@ pub fn base_url_override(options: &ClientOptions, environment: &Environment) -> 
 /// As [`ClientConfig::read`].
 pub fn oauth_config(options: &OAuthOptions, environment: &Environment, prefix: &str) -> Result<OAuthConfig> {
     let named = |name: &str| format!("{prefix}{name}");
-    let base = Source::option(named("baseUrl"), options.base_url.as_deref())
-        .or_variable(environment, "OPENCODE_QWEN_OAUTH_BASE_URL")
-        .unwrap_or_else(|| Source::new("baseUrl".to_owned(), DEFAULT_OAUTH_BASE_URL));
+    let given = Source::option(named("baseUrl"), options.base_url.as_deref())
+        .or_variable(environment, "OPENCODE_QWEN_OAUTH_BASE_URL");
+    let named_by = match &options.token_endpoint {
+        Some(_) => Some(named("tokenEndpoint")),
+        None => given.as_ref().map(|source| source.name.clone()),
+    };
+    let base = given.unwrap_or_else(|| Source::new("baseUrl".to_owned(), DEFAULT_OAUTH_BASE_URL));
     let mut base_url = secure_url(&base)?;
     if base_url.query().is_some() || base_url.fragment().is_some() {
         return Err(base.unusable("holds a query or fragment"));
@@ -215,6 +226,7 @@ pub fn oauth_config(options: &OAuthOptions, environment: &Environment, prefix: &
         client_id: options.client_id.clone().unwrap_or_else(|| QWEN_CLIENT_ID.to_owned()),
         scope: options.scope.clone().unwrap_or_else(|| DEFAULT_SCOPE.to_owned()),
         timeout: options.timeout.unwrap_or(DEFAULT_OAUTH_TIMEOUT),
+        named_by,
     })
 }
 

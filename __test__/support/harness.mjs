@@ -54,8 +54,22 @@ export function homeAt(home) {
     },
     bytes: () => readFileSync(path),
     read: () => JSON.parse(readFileSync(path, "utf8")),
-    files: () => readdirSync(directory).sort(),
+    /** The files that hold something of an account. A store that only notes where the one login belongs holds none. */
+    files() {
+      const isNote = isEmptyStore(join(directory, "oauth_accounts.json"));
+      const counts = (name) => !isNote || !/^oauth_accounts\.(?:json|flock)$/u.test(name);
+      return readdirSync(directory).filter(counts).sort();
+    },
   };
+}
+
+function isEmptyStore(path) {
+  try {
+    const { accounts, apiKeys } = JSON.parse(readFileSync(path, "utf8"));
+    return accounts.length === 0 && apiKeys === undefined;
+  } catch (error) {
+    return error.code === "ENOENT";
+  }
 }
 
 /** A server that is closed when the test ends. */

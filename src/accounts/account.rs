@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use url::Url;
 
+use super::binding::{BaseUrlOverride, Binding, other_issuer};
 use super::kind::Kind;
 use crate::base_url::{DEFAULT_API_BASE_URL, api_base_url};
 use crate::error::{Code, Error, Result};
@@ -20,16 +21,30 @@ pub struct Account {
     pub kind: Kind,
     /// The file that holds its tokens.
     pub path: PathBuf,
+    /// Where its tokens belong; `None` before the first use, and for a key, which names its own place.
+    pub binding: Option<Binding>,
 }
 
 impl Account {
-    /// The base URL that this account's token is valid on. `base_url_override` is for logins alone.
+    /// The base URL that this account's token is valid on. `base_url_override` is for logins of its issuer alone.
     ///
     /// # Errors
-    /// `ERR_QWEN_CREDENTIALS_INVALID` where the token names a host that no token may be sent to.
-    pub fn base_url(&self, token: &Token, base_url_override: Option<&Url>) -> Result<Url> {
-        if let Some(url) = base_url_override.filter(|_| self.kind == Kind::OAuth) {
-            return Ok(url.clone());
+    /// `ERR_QWEN_CREDENTIALS_INVALID` where the token names a host that no token may be sent to, `ERR_QWEN_INVALID_CONFIG`
+    /// where the override is for accounts of another issuer.
+    pub fn base_url(&self, token: &Token, base_url_override: Option<&BaseUrlOverride>) -> Result<Url> {
+        if let Some(set) = base_url_override.filter(|_| self.kind == Kind::OAuth) {
+            let binding = set.issuer.effective(self.binding.as_ref());
+            return match binding.filter(|binding| binding.token_endpoint != set.issuer.token_endpoint) {
+                None => Ok(set.url.clone()),
+                Some(binding) => {
+                    let named = &set.issuer.token_endpoint;
+                    Err(other_issuer(&set.named_by, &self.label, binding, named).with_account(&self.id))
+                }
+            };
+        }
+        let bound = self.binding.as_ref().filter(|binding| binding.is_certain);
+        if let Some(binding) = bound.filter(|binding| binding.resource_url == token.resource_url) {
+            return Ok(binding.base_url.clone());
         }
         let named = token.resource_url.as_deref().unwrap_or(DEFAULT_API_BASE_URL);
         api_base_url(named).map_err(|reason| {

@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod availability;
+pub mod binding;
 pub mod choices;
 pub mod cooldown;
 pub mod identity;

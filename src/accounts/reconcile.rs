@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md has them as a table; the names of the tests are its rows.
 
 use super::availability::{Availability, availability};
+use super::binding::Binding;
 use super::identity::same_user;
 use crate::oauth::token::Token;
 use crate::store::document::Document;
@@ -133,6 +134,7 @@ fn adopt(
     let id = new_id();
     let before = document.linked_id().map(str::to_owned);
     let (mut label, mut enabled) = (None, true);
+    let mut binding = None;
     if let Some(record) = before.as_deref().and_then(|id| document.record_mut(id)) {
         // A time that is still to come was noted by a clock that was wrong.
         let is_later =
@@ -143,6 +145,8 @@ fn adopt(
             record.set_superseded(true);
             label = record.label().map(str::to_owned);
             enabled = record.is_enabled();
+            // A rotation belongs where the old token does; another login may not.
+            binding = record.binding().map(|binding| Binding { is_certain: false, ..binding });
             if document.active_id() == before.as_deref() {
                 document.set_active_id(Some(&id));
             }
@@ -150,6 +154,9 @@ fn adopt(
     }
     let mut record = Record::new(&id, label.as_deref(), &held.token, now_ms);
     record.set_enabled(enabled, now_ms);
+    if let Some(binding) = &binding {
+        record.set_binding(binding);
+    }
     document.records.push(record);
     findings.linked = Some(id.clone());
     findings.adopted.push(id);

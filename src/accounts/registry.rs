@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::account::Account;
+use super::binding::Binding;
 use super::reconcile::{Findings, Held, reconcile};
 use super::view::{Stamps, View};
 use crate::clock::Clock;
@@ -186,7 +187,15 @@ impl Registry {
         let legacy = self.legacy.read();
         let now = self.clock.now_ms();
         let new_id = || first_id.take().unwrap_or_else(|| new_id(now));
+        let lone = held.as_ref().filter(|_| document.keeps_nothing());
+        let lone = lone.and_then(|held| document.lone_binding(&held.token));
         let findings = reconcile(&mut document, held.as_ref(), legacy.as_ref(), now, new_id);
+        if let Some((id, binding)) = findings.linked.as_deref().zip(lone)
+            && let Some(record) = document.record_mut(id)
+        {
+            record.set_binding(&binding);
+            document.set_lone_binding(None);
+        }
         let view = View {
             document,
             linked: findings.linked.clone(),
@@ -297,6 +306,62 @@ impl Registry {
         })
     }
 
+    /// Notes where an account's tokens belong, unless that is known. A login without a store gets a note alone.
+    ///
+    /// # Errors
+    /// As [`Registry::with_store`].
+    pub fn bind(&self, id: &str, binding: &Binding) -> Result<()> {
+        self.set_binding(id, |known| {
+            let is_known = known.is_some_and(|known| known.is_certain);
+            (!is_known).then(|| binding.clone())
+        })
+    }
+
+    /// Notes where an account's tokens belong since its last login.
+    ///
+    /// # Errors
+    /// As [`Registry::with_store`].
+    pub fn rebind(&self, id: &str, binding: &Binding) -> Result<()> {
+        self.set_binding(id, |_| Some(binding.clone()))
+    }
+
+    fn set_binding(&self, id: &str, change: impl FnOnce(Option<Binding>) -> Option<Binding>) -> Result<()> {
+        self.with_store_locked(|| {
+            let mut document = match self.store.read()? {
+                Stored::Missing => Document::default(),
+                Stored::Usable(document) => *document,
+                // The next look at the accounts moves it aside.
+                Stored::Broken { .. } => return Ok(()),
+            };
+            let before = document.clone();
+            if !document.keeps_nothing() {
+                let Some(record) = document.record_mut(id) else { return Ok(()) };
+                if let Some(binding) = change(record.binding()) {
+                    record.set_binding(&binding);
+                }
+            } else if let Some(held) = self.credentials.read()? {
+                let known = document.lone_binding(&held.token);
+                if let Some(binding) = change(known) {
+                    document.set_lone_binding(Some((&binding, &held.token)));
+                }
+            }
+            if document == before { Ok(()) } else { self.store.write(&document) }
+        })
+    }
+
+    /// Lets the note of a login without a store follow its refreshed token.
+    fn follow(&self, spent: &Secret, token: &Token) {
+        let before = Token { refresh_token: Some(spent.clone()), ..token.clone() };
+        let known = match self.store.read() {
+            Ok(Stored::Usable(document)) if document.keeps_nothing() => document.lone_binding(&before),
+            _ => None,
+        };
+        // If it can't be written, the token counts as one that is used for the first time.
+        if let Some(binding) = known.filter(|binding| binding.is_certain) {
+            let _ = self.rebind(ONLY_ACCOUNT, &binding);
+        }
+    }
+
     /// Changes one account of the store, if it is still there.
     ///
     /// # Errors
@@ -360,7 +425,12 @@ impl Registry {
             _ => Ok(false),
         };
         match (stored, written) {
-            (Ok(_), Ok(_)) | (Err(_), Ok(true)) => Ok(()),
+            (Ok(_), Ok(is_written)) | (Err(_), Ok(is_written @ true)) => {
+                if is_written && !is_kept {
+                    self.follow(spent, token);
+                }
+                Ok(())
+            }
             (Ok(Some(())), Err(error)) => {
                 // What is in the store puts the other right at the next look.
                 self.tell(EventKind::Retry, error.message().to_owned(), Some(error.code()), Some(id));

@@ -56,7 +56,8 @@ impl View {
         let label = if record.is_superseded() { format!("{label} (earlier)") } else { label };
         let is_linked = self.linked.as_deref() == Some(record.id());
         let path = if is_linked { self.credentials_path.clone() } else { self.store_path.clone() };
-        Account { id: record.id().to_owned(), label, kind: record.kind(), path }
+        let binding = record.binding();
+        Account { id: record.id().to_owned(), label, kind: record.kind(), path, binding }
     }
 
     /// What an account is called that the user has not named: logins are counted, and so are the keys of each plan.

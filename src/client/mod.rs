@@ -9,6 +9,7 @@ use url::Url;
 
 pub use self::info::{AccessToken, AccountInfo};
 pub use self::usage::AccountUsage;
+use crate::accounts::binding::BaseUrlOverride;
 use crate::accounts::choices::{AccountChanges, expect_login};
 use crate::accounts::importing::{self, Logins};
 use crate::accounts::kind::Kind;
@@ -76,7 +77,7 @@ pub struct LoginOptions {
 pub struct Client {
     http: Arc<Http>,
     base_url: Url,
-    base_url_override: Option<Url>,
+    base_url_override: Option<BaseUrlOverride>,
     environment: Environment,
     clock: Clock,
     events: Events,
@@ -139,6 +140,7 @@ impl Client {
             events.clone(),
             busy,
             secrets,
+            config.base_url_override.clone(),
         );
         let settings = Settings {
             base_url: config.base_url.clone(),
@@ -245,8 +247,14 @@ impl Client {
             drop(tokio::task::spawn_blocking(move || browser::open(&address)));
         }
         let token = self.oauth.poll_device_token(&authorization).await?;
-        let added =
-            move |registry: &Registry| registry.add_login(&token, label.as_deref(), replace.as_deref());
+        let binding = self.tokens.binding_for(&token);
+        let added = move |registry: &Registry| {
+            let id = registry.add_login(&token, label.as_deref(), replace.as_deref())?;
+            if let Some(binding) = binding {
+                registry.rebind(&id, &binding)?;
+            }
+            Ok(id)
+        };
         let id = self.tokens.with_registry(added).await?;
         self.account(&id).await
     }

@@ -37,7 +37,7 @@ pub async fn check(doctor: &Doctor, settings: &Settings, had_host_login: bool) -
         return vec![Finding::ok(ID, "OpenCode has no configuration here.")];
     }
     let copies = places.copies();
-    let own_hosts: Vec<Url> = settings.base_url_override.iter().cloned().collect();
+    let own_hosts: Vec<Url> = settings.base_url_override.iter().map(|set| set.url.clone()).collect();
     let needs_version = files.iter().any(takes_options);
     let version = if needs_version { version(&doctor.environment, paths.home()).await } else { None };
     findings.extend(judge(&files, &copies, version.as_deref(), &own_hosts));

@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
-use url::Url;
-
 use super::finding::{Finding, unset};
 use super::{Doctor, PATIENCE};
+use crate::accounts::binding::BaseUrlOverride;
 use crate::config::{self, ClientConfig, ClientOptions};
 use crate::environment::Environment;
 use crate::error::Error;
@@ -27,7 +26,7 @@ pub struct Settings {
     pub store: Option<(PathBuf, bool)>,
     pub oauth: Option<OAuthConfig>,
     pub http: Option<HttpConfig>,
-    pub base_url_override: Option<Url>,
+    pub base_url_override: Option<BaseUrlOverride>,
     pub cli_fallback: bool,
 }
 
@@ -50,7 +49,9 @@ pub fn check(doctor: &Doctor) -> (Settings, Vec<Finding>) {
         config::accounts_path(options.accounts_path.as_deref(), environment, paths).map_err(&mut keep).ok()
     });
     let oauth = config::oauth_config(&options.oauth, environment, "oauth.").map_err(&mut keep).ok();
-    let base_url_override = config::base_url_override(options, environment).map_err(&mut keep).ok();
+    let base_url_override = oauth
+        .as_ref()
+        .and_then(|oauth| config::base_url_override(options, environment, oauth).map_err(&mut keep).ok());
     let mut are_proxies_readable = true;
     for names in PROXY_VARIABLES {
         let alone: Environment = environment.first(names).into_iter().collect();

@@ -47,6 +47,8 @@ pub struct OAuthConfig {
     pub scope: String,
     /// Limit of one HTTP request, its answer included.
     pub timeout: Duration,
+    /// The variable or option that names the server; `None` for Qwen's own.
+    pub named_by: Option<String>,
 }
 
 /// Talks to one OAuth server.
@@ -62,6 +64,19 @@ impl OAuthClient {
     #[must_use]
     pub fn new(http: Arc<Http>, config: OAuthConfig, clock: Clock) -> Self {
         Self { http, config, clock }
+    }
+
+    /// Which server is talked to.
+    #[must_use]
+    pub const fn config(&self) -> &OAuthConfig {
+        &self.config
+    }
+
+    /// The same client for tokens of another server.
+    #[must_use]
+    pub fn at(&self, token_endpoint: Url, client_id: String) -> Self {
+        let config = OAuthConfig { token_endpoint, client_id, ..self.config.clone() };
+        Self { config, ..self.clone() }
     }
 
     /// Starts a login (RFC 8628 section 3.1).

@@ -12,6 +12,7 @@ use super::classify::{Verdict, classify, needs_body};
 use super::headers;
 use super::prepare::{Prepared, Redirect};
 use crate::accounts::account::Account;
+use crate::accounts::binding::BaseUrlOverride;
 use crate::accounts::kind::Kind;
 use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
@@ -83,7 +84,7 @@ pub struct Sender {
     /// The connections.
     pub http: Arc<Http>,
     /// Where OAuth accounts are sent instead of their own host.
-    pub base_url_override: Option<Url>,
+    pub base_url_override: Option<BaseUrlOverride>,
     /// How long a request may stay silent.
     pub idle_timeout: Duration,
     /// The time.

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::record::{Record, instant, strings};
+use crate::accounts::binding::{Binding, print_of};
 use crate::accounts::identity::fingerprint;
 use crate::oauth::token::Token;
 use crate::secret::opaque_debug;
@@ -14,6 +15,9 @@ const REMOVED_TOKENS: usize = 500;
 
 /// Where the keys are. Versions that know nothing of keys leave it as it is.
 const KEYS: &str = "apiKeys";
+
+/// Where the login in `oauth_creds.json` belongs while it is the only account.
+const LONE_BINDING: &str = "credentialsBinding";
 
 /// The whole store.
 #[derive(Clone, PartialEq, Default)]
@@ -82,7 +86,8 @@ impl Document {
     /// Whether there is nothing in it that would have to be kept beside the credentials file.
     #[must_use]
     pub fn keeps_nothing(&self) -> bool {
-        const FREE: [&str; 4] = ["version", "activeAccountId", "credentialsAccountId", "openCodeLogin"];
+        const FREE: [&str; 5] =
+            ["version", "activeAccountId", "credentialsAccountId", "openCodeLogin", LONE_BINDING];
         self.is_empty() && self.fields.keys().all(|name| FREE.contains(&name.as_str()))
     }
 
@@ -160,6 +165,26 @@ impl Document {
     /// Notes that `OpenCode` has an entry of ours.
     pub fn note_host_login(&mut self) {
         self.set("openCodeLogin", Some(true.into()));
+    }
+
+    /// Where the login in `oauth_creds.json` belongs while it is the only account. It is uncertain for another token than the
+    /// one that was bound.
+    #[must_use]
+    pub fn lone_binding(&self, token: &Token) -> Option<Binding> {
+        let value = self.fields.get(LONE_BINDING)?;
+        let binding = Binding::from_value(value)?;
+        let is_certain = value.get("token").and_then(Value::as_str) == Some(&print_of(token));
+        Some(Binding { is_certain, ..binding })
+    }
+
+    /// Notes where the login in `oauth_creds.json` belongs.
+    pub fn set_lone_binding(&mut self, binding: Option<(&Binding, &Token)>) {
+        let value = binding.map(|(binding, token)| {
+            let mut value = binding.to_value();
+            value["token"] = print_of(token).into();
+            value
+        });
+        self.set(LONE_BINDING, value);
     }
 
     /// When a degraded payload was last tried because every account was cooling, in epoch milliseconds.

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 use url::Url;
 
+use crate::accounts::binding::Binding;
 use crate::accounts::cooldown::QuotaWindow;
 use crate::accounts::identity::fingerprint;
 use crate::accounts::kind::Kind;
@@ -171,6 +172,17 @@ impl Record {
     /// Names it.
     pub fn set_label(&mut self, label: &str) {
         self.set("label", Some(label.into()));
+    }
+
+    /// Where its tokens belong; `None` before its first use.
+    #[must_use]
+    pub fn binding(&self) -> Option<Binding> {
+        Binding::from_value(self.fields.get("binding").filter(|_| !self.is_key)?)
+    }
+
+    /// Notes where its tokens belong.
+    pub fn set_binding(&mut self, binding: &Binding) {
+        self.set("binding", Some(binding.to_value()));
     }
 
     /// Its tokens; `None` where it holds none that are usable. A key is a token that never expires.

@@ -16,9 +16,11 @@ use tokio::runtime::Handle;
 
 use self::refresh::Refresh;
 use crate::accounts::account::Account;
+use crate::accounts::binding::{BaseUrlOverride, Binding, Issuer, other_issuer};
 use crate::accounts::kind::Kind;
 use crate::accounts::registry::{Registry, unknown_account};
 use crate::accounts::view::View;
+use crate::base_url::{DEFAULT_API_BASE_URL, api_base_url};
 use crate::busy::Busy;
 use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
@@ -31,6 +33,9 @@ use crate::store::record::Record;
 
 /// A look at the files that takes longer must not hold up the async thread.
 const QUICK_LOOK: Duration = Duration::from_millis(5);
+
+/// How long a request waits for the note of where its account belongs. The note is written all the same.
+const BINDING_PATIENCE: Duration = Duration::from_secs(2);
 
 type Outcome = Result<Arc<Token>>;
 type SharedRefresh = Shared<BoxFuture<'static, Outcome>>;
@@ -47,6 +52,7 @@ struct Inner {
     state: Mutex<HashMap<String, AccountState>>,
     busy: Busy,
     secrets: KnownSecrets,
+    base_url_override: Option<BaseUrlOverride>,
     /// Whether the last look at the files was. Before the first one nobody knows: they may be on a network.
     looks_are_quick: AtomicBool,
 }
@@ -66,6 +72,8 @@ struct AccountState {
     unsaved: Option<(Secret, Token)>,
     /// The refresh token that the server refused, and how.
     refused: Option<(Secret, Error)>,
+    /// True once this process has tried to note where the account belongs.
+    is_bound: bool,
 }
 
 impl TokenManager {
@@ -79,10 +87,21 @@ impl TokenManager {
         events: Events,
         busy: Busy,
         secrets: KnownSecrets,
+        base_url_override: Option<BaseUrlOverride>,
     ) -> Self {
         let looks_are_quick = AtomicBool::new(false);
         let state = Mutex::default();
-        Self(Arc::new(Inner { oauth, registry, clock, events, state, busy, secrets, looks_are_quick }))
+        Self(Arc::new(Inner {
+            oauth,
+            registry,
+            clock,
+            events,
+            state,
+            busy,
+            secrets,
+            base_url_override,
+            looks_are_quick,
+        }))
     }
 
     /// A token that is fresh for 30 s at the least, or was obtained just now. `rejected` is a token that the API
@@ -100,7 +119,13 @@ impl TokenManager {
     ///
     /// # Errors
     /// Those of [`TokenManager::token`].
-    pub async fn token_in(&self, mut view: Arc<View>, id: &str, rejected: Option<&Secret>) -> Outcome {
+    pub async fn token_in(&self, view: Arc<View>, id: &str, rejected: Option<&Secret>) -> Outcome {
+        let token = self.fresh_token(Arc::clone(&view), id, rejected).await?;
+        self.bind(&view, id, &token).await;
+        Ok(token)
+    }
+
+    async fn fresh_token(&self, mut view: Arc<View>, id: &str, rejected: Option<&Secret>) -> Outcome {
         // A refresh that was under way may bring the very token that was refused, so there may be a second one.
         for _ in 0..2 {
             let (account, record) = find(&view, id)?;
@@ -128,6 +153,34 @@ impl TokenManager {
         }
         let message = "Qwen refused the token that it has just issued. Log in again.";
         Err(Error::new(Code::TokenRejected, message).with_account(id))
+    }
+
+    /// Where a token belongs that the OAuth server of the settings has just issued; `None` where it names a host that no
+    /// token may be sent to.
+    #[must_use]
+    pub fn binding_for(&self, token: &Token) -> Option<Binding> {
+        let config = self.0.oauth.config();
+        let base_url = match &self.0.base_url_override {
+            Some(set) => set.url.clone(),
+            None => api_base_url(token.resource_url.as_deref().unwrap_or(DEFAULT_API_BASE_URL)).ok()?,
+        };
+        Some(Binding::new(config, base_url, token))
+    }
+
+    /// Notes at an account's first use where its tokens belong. It comes after a refresh, so that a wrong address that nobody
+    /// answers at binds nothing. A note that can't be written stops no request.
+    async fn bind(&self, view: &View, id: &str, token: &Token) {
+        let Some(record) = view.record(id).filter(|record| record.kind() == Kind::OAuth) else { return };
+        let issuer = Issuer::of(self.0.oauth.config());
+        if !issuer.must_bind(record.binding().as_ref())
+            || self.0.with_state(id, |state| std::mem::replace(&mut state.is_bound, true))
+        {
+            return;
+        }
+        let Some(binding) = self.binding_for(token) else { return };
+        let id = id.to_owned();
+        let note = self.with_registry(move |registry| registry.bind(&id, &binding));
+        let _ = tokio::time::timeout(BINDING_PATIENCE, note).await;
     }
 
     /// Keeps a secret out of the logs from now on.
@@ -240,6 +293,23 @@ impl Inner {
     fn know(&self, token: &Token) {
         for secret in std::iter::once(&token.access_token).chain(&token.refresh_token) {
             self.secrets.add(secret);
+        }
+    }
+
+    /// The OAuth server that an account's refresh token may be sent to.
+    fn oauth_of(&self, account: &Account) -> Result<OAuthClient> {
+        let issuer = Issuer::of(self.oauth.config());
+        let binding = issuer.effective(account.binding.as_ref());
+        let other = binding.filter(|binding| binding.token_endpoint != issuer.token_endpoint);
+        match (other, &issuer.named_by) {
+            (None, _) => Ok(self.oauth.clone()),
+            (Some(binding), None) => {
+                Ok(self.oauth.at(binding.token_endpoint.clone(), binding.client_id.clone()))
+            }
+            (Some(binding), Some(setting)) => {
+                Err(other_issuer(setting, &account.label, binding, &issuer.token_endpoint)
+                    .with_account(&account.id))
+            }
         }
     }
 

@@ -149,10 +149,11 @@ impl Refresh {
         let started = Instant::now();
         let mut retries = RefreshRetries::new(1);
         let basis = self.stored(&view);
+        let oauth = self.inner.oauth_of(&find(&view, &self.account.id)?.0)?;
         loop {
             let left = REFRESH_LIMIT.saturating_sub(started.elapsed());
             let look = self.last_look(Arc::clone(&view), guard);
-            let request = self.inner.oauth.redeem_if(refresh_token, left, look);
+            let request = oauth.redeem_if(refresh_token, left, look);
             let unavailable = match self.keeping(guard, request).await {
                 None => None,
                 Some(Redemption::Redeemed(token)) => {

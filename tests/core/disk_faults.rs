@@ -60,7 +60,13 @@ impl Disk {
     fn assert_tidy(&self) {
         let entries = fs::read_dir(&self.directory).unwrap();
         let names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        let known = ["oauth_creds.json", "oauth_creds.flock", "filler"];
+        let known = [
+            "oauth_creds.json",
+            "oauth_creds.flock",
+            "oauth_accounts.json",
+            "oauth_accounts.flock",
+            "filler",
+        ];
         assert!(names.iter().all(|name| known.contains(&name.as_str())), "{names:?}");
     }
 }

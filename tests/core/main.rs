@@ -12,6 +12,7 @@
 mod support;
 
 mod account_files;
+mod bound_tokens;
 mod cli_lock_interop;
 mod dead_connections;
 mod debug_prints;

@@ -108,11 +108,15 @@ impl Home {
         self.document()["access_token"].as_str().unwrap().to_owned()
     }
 
-    /// The names of what is in the Qwen directory.
+    /// The files in the Qwen directory that hold something of an account. A store that only notes where the one login belongs holds none.
     pub fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(self.qwen_dir()).unwrap();
         let mut names: Vec<_> =
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let store = fs::read(self.store()).ok();
+        let store = store.and_then(|store| serde_json::from_slice::<Value>(&store).ok());
+        let is_note = store.is_none_or(|store| store["accounts"] == json!([]) && store["apiKeys"].is_null());
+        names.retain(|name| !(is_note && name.starts_with("oauth_accounts.") && !name.contains(".corrupt-")));
         names.sort();
         names
     }

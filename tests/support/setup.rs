@@ -128,6 +128,7 @@ impl Setup {
             self.events.events(),
             busy,
             KnownSecrets::default(),
+            None,
         )
     }
 
