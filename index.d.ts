@@ -227,6 +227,24 @@ declare namespace qwen {
     lastError?: { code: ErrorCode; message: string; at: number };
   }
 
+  /** A key that another tool keeps. The key itself is not in it. */
+  interface FoundCredential {
+    /** The file or the environment variable that holds it. */
+    source: string;
+    /** What the other tool calls its provider; `"environment"` for variables, `"qwen-cli"` for the qwen CLI's settings. */
+    provider: string;
+    /** Its plan, where the entry tells it. */
+    plan?: "coding-plan" | "token-plan" | "dashscope";
+    /** The region of the plan, where the entry tells it. Where it does not, the plan's servers are asked at the import. */
+    region?: string;
+    /** Where its requests go, where the entry tells it. It may be a server that is not Alibaba's. */
+    baseUrl?: string;
+    /** The last four characters of the key. Empty for a key of less than twelve. */
+    lastFour: string;
+    /** True where an account has this key. */
+    known: boolean;
+  }
+
   /**
    * What an account has given, as counted by this package in all processes of the user. The server's own count may
    * differ: it knows of other programs, and of other windows.
@@ -366,7 +384,8 @@ declare namespace qwen {
     }): Promise<Account>;
 
     /**
-     * Adds the accounts in a file of another tool: the qwen CLI's `oauth_creds.json`, `oauth_accounts.json`, the files of
+     * Adds the accounts in a file of another tool, and the keys in OpenCode's `auth.json` or configuration, the qwen CLI's
+     * `settings.json` or a `.env` file. Files of accounts are: the qwen CLI's `oauth_creds.json`, `oauth_accounts.json`, the files of
      * the plugins opencode-qwen-auth, opencode-qwencode-auth, opencode-qwen-oauth and of the first versions of this one, and
      * OpenCode's `auth.json`. The file is only read. The active account, and the qwen CLI's, stay what they are.
      *
@@ -380,6 +399,35 @@ declare namespace qwen {
      * holds no account that can be used; nothing is changed then. As {@link QwenClient.accounts}
      */
     importAccounts(path: string): Promise<Account[]>;
+
+    /**
+     * Imports every key that {@link QwenClient.findCredentials} finds and that no account has, each after a check as in
+     * {@link QwenClient.addApiKey}. Keys of subscriptions go first. A key that a file of a project sends to a server of its
+     * own is left out: such a file may be somebody else's.
+     *
+     * @returns the new accounts. A key that is refused is left out, and an event of type `config` says why.
+     * @throws {@link QwenAuthError} what the first key was refused with, where every one was refused; as
+     * {@link QwenClient.accounts}
+     */
+    importAccounts(): Promise<Account[]>;
+
+    /**
+     * Finds keys that other tools on this machine keep. It copies nothing and asks no server; what can't be read is told by an
+     * event of type `config`. It looks at:
+     *
+     * - variables (`ALIBABA_TOKEN_PLAN_API_KEY`, `ALIBABA_CODING_PLAN_API_KEY`, `BAILIAN_TOKEN_PLAN_API_KEY`,
+     *   `BAILIAN_CODING_PLAN_API_KEY`, `DASHSCOPE_API_KEY`, and `OPENAI_API_KEY` where `OPENAI_BASE_URL` is Alibaba's) of the
+     *   client's environment, of the first `.qwen/.env` or `.env` from the working directory upward, of the same files in the
+     *   home directory, and of `env` in the qwen CLI's `settings.json`
+     * - `modelProviders` and `security.auth` in those settings
+     * - entries of type `api` in OpenCode's `auth.json`
+     * - `provider.*.options` in `opencode.json` and `opencode.jsonc`: the user's, and those from the working directory upward
+     *
+     * @returns each key once, with the plan and region that its entry names. A key that entries send to several servers is
+     * listed once for each.
+     * @throws {@link QwenAuthError} as {@link QwenClient.accounts}
+     */
+    findCredentials(): Promise<FoundCredential[]>;
 
     /**
      * Opens a local HTTP server that speaks the OpenAI API, for programs that can't load this package. Requests go through

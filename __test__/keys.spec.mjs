@@ -28,6 +28,8 @@ test("a key is checked with one cheap request, kept by itself, and used", async 
     label: "Mine",
     kind: "api-key",
     active: true,
+    enabled: true,
+    plan: "coding-plan",
     state: "ready",
     baseUrl: server.placeUrl("coding-plan", "intl"),
   });

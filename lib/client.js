@@ -1,11 +1,20 @@
 "use strict";
 
-const { invalidArgument } = require("./errors");
+const { QwenAuthError, invalidArgument } = require("./errors");
 const { call, createNativeClient, finishAtExit, isMainThread, listen, stayOpen } = require("./native");
 const validate = require("./validate");
 
 /** What only requests need is loaded at the first one. */
 let requests;
+
+/** `undefined` where the directory was removed meanwhile. */
+function workingDirectory() {
+  try {
+    return process.cwd();
+  } catch {
+    return undefined;
+  }
+}
 
 /** See `QwenClient` in index.d.ts. */
 class QwenClient {
@@ -78,8 +87,38 @@ class QwenClient {
   }
 
   async importAccounts(path) {
+    if (path === undefined) return this.#importAll();
     const checked = validate.text(path, "path");
     return this.#call((id) => this.#native.importAccounts(id, checked));
+  }
+
+  async #importAll() {
+    const results = await this.importFound();
+    const accounts = results.flatMap(({ account }) => account ?? []);
+    const failed = results.find(({ error }) => error !== undefined);
+    if (accounts.length === 0 && failed !== undefined) throw new QwenAuthError(failed.error);
+    return accounts;
+  }
+
+  async findCredentials() {
+    const found = await this.foundKeys();
+    return found.map(({ credential }) => credential);
+  }
+
+  /** What `findCredentials` gives as `credential`, and beside it `id`, `alsoIn`, `foreign` and `takenWithAll`. */
+  async foundKeys() {
+    return this.#call((id) => this.#native.findCredentials(id, workingDirectory()));
+  }
+
+  /**
+   * Imports found keys, one after the other.
+   *
+   * @param {string[]} [chosen] ids of {@link foundKeys}; by default all that are new, and that no project's file sends to
+   *   a server of its own
+   * @returns {Promise<{ found: object, account?: object, error?: object }[]>}
+   */
+  async importFound(chosen) {
+    return this.#call((id) => this.#native.importFound(id, workingDirectory(), chosen));
   }
 
   async accounts() {

@@ -215,6 +215,14 @@ impl Error {
         self
     }
 
+    /// Adds a sentence to the message.
+    #[must_use]
+    pub fn with_advice(mut self, sentence: &str) -> Self {
+        self.0.message.push(' ');
+        self.0.message.push_str(sentence);
+        self
+    }
+
     /// What led to the error.
     #[must_use]
     pub fn with_cause(mut self, cause: Self) -> Self {

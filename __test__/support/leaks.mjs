@@ -19,7 +19,7 @@ const NEEDLES = [SECRET_PREFIX, encodeURIComponent(SECRET_PREFIX), ...FORMS].map
 
 /** Where tokens belong, what a qwen CLI leaves that is killed while it writes, and files that tests have made. */
 const STORES =
-  /^(?:(?:oauth_creds|oauth_accounts|oauth_token|mine|settings|hard|creds|theirs)\.json(?:\.corrupt-.*)?|oauth_creds\.json\.tmp\.[\w-]+)$/;
+  /^(?:(?:oauth_creds|oauth_accounts|oauth_token|auth|mine|settings|hard|creds|theirs)\.json(?:\.corrupt-.*)?|oauth_creds\.json\.tmp\.[\w-]+)$/;
 
 export const isTokenStore = (path) => STORES.test(basename(path));
 

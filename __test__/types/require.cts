@@ -29,6 +29,10 @@ async function useClient(): Promise<void> {
 
 async function comeFromElsewhere(file: string): Promise<string[]> {
   const added: qwen.Account[] = await client.importAccounts(file);
+  const found: qwen.FoundCredential[] = await client.findCredentials();
+  if (found.some(({ known, lastFour }) => !known && lastFour !== "")) {
+    added.push(...(await client.importAccounts()));
+  }
   const findings: qwen.Finding[] = await client.doctor();
   const broken = findings.filter(({ state }) => state === "broken");
   return [

@@ -41,8 +41,7 @@ async function run(argv, streams) {
     request = readArguments(argv);
   } catch (error) {
     if (!(error instanceof UsageError)) throw error;
-    streams.err.print(clean(error.message), usageLine(error.command), `See ${PROGRAM} --help.`);
-    return WRONG_USAGE;
+    return tellUsage(error, streams.err);
   }
   const { command, options } = request;
   if (options.help) {
@@ -54,6 +53,11 @@ async function run(argv, streams) {
     return DONE;
   }
   return execute(request, streams);
+}
+
+function tellUsage(error, err) {
+  err.print(clean(error.message), usageLine(error.command), `See ${PROGRAM} --help.`);
+  return WRONG_USAGE;
 }
 
 async function execute({ command, operand, name, options }, { out, err }) {
@@ -83,6 +87,8 @@ async function execute({ command, operand, name, options }, { out, err }) {
       env: process.env,
     });
     tellNotes();
+    // Lines for a person are not in the JSON; what failed must be told all the same.
+    if (options.json && result?.failures?.length > 0) err.print(...result.failures);
     if (result !== undefined) out.print(...(options.json ? [json(result.value, 2)] : result.lines));
     return result?.exitCode ?? DONE;
   } catch (error) {
@@ -91,6 +97,7 @@ async function execute({ command, operand, name, options }, { out, err }) {
       if (interrupt.isBySignal) err.print("Cancelled.");
       return interrupt.exitCode;
     }
+    if (error instanceof UsageError) return tellUsage(error, err);
     err.print(clean(error.message));
     if (options.json) out.print(json({ error: describe(error) }, 2));
     return FAILED;

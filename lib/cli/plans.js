@@ -11,11 +11,13 @@ function isMetered({ kind, plan }) {
   return kind === "api-key" && plan !== "coding-plan" && plan !== "token-plan";
 }
 
+const planTitle = (plan) => (Object.hasOwn(TITLES, plan) ? TITLES[plan] : clean(plan));
+
 /** Such as "Token Plan, intl"; a login has neither plan nor region. */
 function planOf({ kind, plan, region }) {
   if (kind === "oauth") return "login";
-  const title = Object.hasOwn(TITLES, plan ?? "") ? TITLES[plan] : "key";
+  const title = plan === undefined ? "key" : planTitle(plan);
   return region === undefined ? title : `${title}, ${clean(region)}`;
 }
 
-module.exports = { isMetered, planOf };
+module.exports = { isMetered, planOf, planTitle };

@@ -15,7 +15,7 @@ const COMMON = [
 /** The line that a wrong call is answered with. */
 function usageLine(name) {
   if (name === undefined) {
-    return `Usage: ${PROGRAM} <${Object.keys(COMMANDS).join("|")}> [options]`;
+    return `Usage: ${PROGRAM} <command> [options]`;
   }
   const { operand, name: second, options } = COMMANDS[name];
   const parts = Object.entries(options).map(([option, { value }]) => `[${flag(option, value)}]`);

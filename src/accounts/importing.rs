@@ -11,7 +11,7 @@ use crate::store::foreign::{self, Login};
 const MAX_SIZE: u64 = 16 * 1024 * 1024;
 
 /// What a file holds.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Logins {
     /// Logins that can be used.
     pub usable: Vec<Login>,

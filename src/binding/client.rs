@@ -16,7 +16,7 @@ use super::runtime::runtime;
 use super::types::{
     AccountUpdate, Authorization, ClientSettings, Content, FetchResponse, HostTokens, KeySettings,
     LoginSettings, RequestBody, SEPARATOR, Variables, access_token_value, account_value, error_value,
-    event_value, model_value, usage_value,
+    event_value, found_value, imported_value, model_value, usage_value,
 };
 use crate::busy::Busy;
 use crate::client::{Client, Context};
@@ -204,6 +204,26 @@ impl NativeClient {
         self.shared.run(id, async move {
             let accounts = client.import_accounts(&path).await?;
             Ok(Outcome::Value(accounts.iter().map(account_value).collect()))
+        });
+    }
+
+    /// The keys that other tools keep.
+    #[napi(catch_unwind)]
+    pub fn find_credentials(&self, id: u32, working_directory: Option<String>) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            let found = client.find_credentials(working_directory.map(Into::into)).await?;
+            Ok(Outcome::Value(found.iter().map(found_value).collect()))
+        });
+    }
+
+    /// Keeps found keys as accounts: the chosen ones, or all that are new.
+    #[napi(catch_unwind)]
+    pub fn import_found(&self, id: u32, working_directory: Option<String>, chosen: Option<Vec<String>>) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            let imported = client.import_found(working_directory.map(Into::into), chosen.as_deref()).await?;
+            Ok(Outcome::Value(imported.iter().map(imported_value).collect()))
         });
     }
 

@@ -12,7 +12,7 @@ use super::body::ResponseBody;
 use crate::accounts::availability::Availability;
 use crate::accounts::choices::AccountChanges;
 use crate::accounts::rotation::Rotation;
-use crate::client::{AccessToken, AccountInfo, AccountUsage, LoginOptions};
+use crate::client::{AccessToken, AccountInfo, AccountUsage, FoundCredential, ImportedKey, LoginOptions};
 use crate::clock::instant_from_number;
 use crate::config::{ClientOptions, OAuthOptions};
 use crate::doctor::finding::Finding;
@@ -322,6 +322,35 @@ pub fn account_value(account: &AccountInfo) -> Value {
 /// A model as `OpenCode`'s configuration is made from it.
 pub fn model_value(model: &PlanModel) -> Value {
     json!({"id": model.id, "name": model.name, "context": model.context, "output": model.output})
+}
+
+/// `FoundCredential` of index.d.ts as `credential`, and what the command line needs beside it.
+pub fn found_value(found: &FoundCredential) -> Value {
+    let credential = without_null(json!({
+        "source": found.source,
+        "provider": found.provider,
+        "plan": found.plan.map(KeyPlan::as_str),
+        "region": found.region,
+        "baseUrl": found.base_url,
+        "lastFour": found.last_four,
+        "known": found.known,
+    }));
+    json!({
+        "id": found.id,
+        "credential": credential,
+        "alsoIn": found.also_in,
+        "foreign": found.foreign,
+        "takenWithAll": found.taken_with_all,
+    })
+}
+
+/// What became of a key that was imported.
+pub fn imported_value(imported: &ImportedKey) -> Value {
+    let (account, error) = match &imported.outcome {
+        Ok(account) => (Some(account_value(account)), None),
+        Err(error) => (None, Some(error_value(error))),
+    };
+    without_null(json!({"found": found_value(&imported.found), "account": account, "error": error}))
 }
 
 /// `Usage` of index.d.ts.

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::secret::opaque_debug;
 
+use crate::dotenv;
 use crate::environment::Environment;
 
 /// Our names for keys that the user's settings hold as text.
@@ -52,7 +53,7 @@ impl Login {
             variables.push((name.to_owned(), value.to_owned()));
         }
         let providers = settings.get("modelProviders").cloned().unwrap_or_default();
-        let files = env_files.iter().flat_map(|file| variables_of(file));
+        let files = env_files.iter().flat_map(|file| dotenv::variables(file));
         let own = documents.iter().rev().filter_map(|document| document["env"].as_object()).flatten();
         let own = own.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
         for (name, value) in files.chain(own) {
@@ -167,22 +168,6 @@ fn names_key(providers: &Value, name: &str) -> bool {
         }
         _ => false,
     }
-}
-
-/// The variables of a `.env` file.
-fn variables_of(file: &str) -> impl Iterator<Item = (String, String)> {
-    file.lines().filter_map(|line| {
-        let line = line.trim();
-        let (name, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
-        let (name, value) = (name.trim(), value.trim());
-        let is_name =
-            name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') && !name.is_empty();
-        let value = match value.chars().next() {
-            Some(quote @ ('"' | '\'' | '`')) => value[1..].split(quote).next()?,
-            _ => value.split(" #").next()?.trim(),
-        };
-        is_name.then(|| (name.to_owned(), value.to_owned()))
-    })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A client: one set of settings, and all that is done with them.
 
+mod credentials;
 mod info;
 mod usage;
 
@@ -7,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use url::Url;
 
+pub use self::credentials::{FoundCredential, ImportedKey};
 pub use self::info::{AccessToken, AccountInfo};
 pub use self::usage::AccountUsage;
 use crate::accounts::binding::BaseUrlOverride;
@@ -22,7 +24,7 @@ use crate::cli::CliFallback;
 use crate::clock::Clock;
 use crate::config::{ClientConfig, ClientOptions};
 use crate::environment::Environment;
-use crate::error::Result;
+use crate::error::{Code, Result};
 use crate::events::{Event, EventKind, Events};
 use crate::http::Http;
 use crate::keys::{self, KeyOptions, Recognised};
@@ -222,7 +224,10 @@ impl Client {
     /// # Errors
     /// As [`Pipeline::fetch`].
     pub async fn fetch(&self, request: Request) -> Result<Answer> {
-        self.pipeline.fetch(request).await
+        match self.pipeline.fetch(request).await {
+            Err(error) => Err(self.with_import_hint(error).await),
+            answer => answer,
+        }
     }
 
     /// Logs in: starts a device authorization, hands it to `on_authorization`, waits for the user, and keeps the tokens.
@@ -268,11 +273,19 @@ impl Client {
     pub async fn import_accounts(&self, path: &str) -> Result<Vec<AccountInfo>> {
         let path = self.paths.named(path)?;
         let now = self.clock.now_ms();
+        let discovery = self.discovery(None);
         let import = move |registry: &Registry| {
-            let Logins { usable, refused } = importing::read(&path, now)?;
-            Ok((registry.import(&usable)?, refused, path))
+            let view = registry.view()?;
+            let keys = discovery.in_file(&path);
+            let Logins { usable, refused } = match importing::read(&path, now) {
+                Err(error) if error.code() == Code::CredentialsInvalid && !keys.is_empty() => {
+                    Logins::default()
+                }
+                logins => logins?,
+            };
+            Ok((registry.import(&usable)?, refused, path, keys, view))
         };
-        let (imported, refused, path) = self.tokens.with_registry(import).await?;
+        let (imported, refused, path, keys, view) = self.tokens.with_registry(import).await?;
         if let Some(message) = importing::left_out(&imported, &refused, &path) {
             self.events.emit(Event::new(EventKind::Config, now, message));
         }
@@ -282,7 +295,20 @@ impl Client {
                 accounts.push(self.account(id).await?);
             }
         }
-        Ok(accounts)
+        let keys = keys.into_iter().filter(|key| !credentials::is_known(key, &view)).collect();
+        let mut failed = None;
+        let imported = self.import_keys(keys, &view).await;
+        self.tell_failures(&imported);
+        for ImportedKey { outcome, .. } in imported {
+            match outcome {
+                Ok(account) => accounts.push(account),
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) if accounts.is_empty() => Err(error),
+            _ => Ok(accounts),
+        }
     }
 
     /// Keeps a key as an account, once its place has said that it works.
@@ -417,7 +443,7 @@ impl Client {
     pub async fn access_token(&self, account_id: Option<&str>) -> Result<AccessToken> {
         let view = self.tokens.view().await?;
         let Some(id) = account_id.or(view.document.active_id()) else {
-            return Err(view.no_account());
+            return Err(self.with_import_hint(view.no_account()).await);
         };
         if let Some(disabled) = view.record(id).filter(|record| !record.is_enabled()) {
             let is_any_enabled = view.document.all().any(Record::is_enabled);

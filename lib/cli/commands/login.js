@@ -63,7 +63,7 @@ function success(account) {
 }
 
 module.exports = {
-  summary: "log in to Qwen in a browser on any device, and add the account or renew one",
+  summary: "log in to Qwen in a browser on any device",
   options: {
     label: { type: "string", value: "L", summary: "what to call the account" },
     replace: { type: "string", value: "<id|label>", summary: "renew this account instead of adding one" },

@@ -17,7 +17,7 @@ async function run({ client, operand, env }) {
 }
 
 module.exports = {
-  summary: "remove an account for good, and log the qwen CLI out if it uses the same login",
+  summary: "remove an account for good; may log the qwen CLI out",
   operand: OPERAND,
   options: {},
   run,

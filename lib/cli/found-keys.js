@@ -1,0 +1,72 @@
+"use strict";
+
+// The keys that other tools keep: their list, and the choice among them.
+
+const { planTitle } = require("./plans");
+const { ask } = require("./question");
+const { clean, pad, width } = require("./text");
+
+const NOTHING = [
+  "No keys were found: not in the environment, in .env files, in the qwen CLI's settings, or in OpenCode's auth.json and",
+  "configuration. To add a key yourself: opencode-qwen-cli-auth add-key",
+];
+
+/** A numbered list; keys that an account has are listed without a number. */
+function list(found) {
+  if (found.length === 0) return NOTHING;
+  let number = 0;
+  const rows = found.map(({ credential, alsoIn, foreign }) => {
+    const { source, lastFour, known } = credential;
+    const sources = [source, ...alsoIn].map(clean).join(", ");
+    if (!known) number += 1;
+    return [
+      known ? "-" : String(number),
+      foreign ? `NOT ALIBABA'S: ${clean(credential.baseUrl)}` : placeOf(credential),
+      `…${clean(lastFour)}`,
+      known ? `${sources} (an account has it)` : sources,
+    ];
+  });
+  const widths = [0, 1, 2].map((column) => Math.max(...rows.map((row) => width(row[column]))));
+  const line = (row) =>
+    `  ${row.map((cell, column) => (column < 3 ? pad(cell, widths[column]) : cell)).join("  ")}`;
+  return ["Keys that other tools keep:", ...rows.map(line)];
+}
+
+/** What a key is for, as far as its entry tells. */
+function placeOf({ plan, region, baseUrl }) {
+  if (plan === undefined) return baseUrl === undefined ? "plan and region are found out" : clean(baseUrl);
+  return `${planTitle(plan)}, ${region === undefined ? "region is found out" : clean(region)}`;
+}
+
+/**
+ * Asks which of the keys to import, until the answer can be read.
+ *
+ * @param {object[]} keys in the order of their numbers
+ * @returns {Promise<object[]>} the chosen ones
+ */
+async function choose(keys, signal) {
+  for (;;) {
+    const answer = await ask("Import which? all, none, or numbers such as 1,2: ", signal);
+    const chosen = read(answer, keys);
+    if (chosen !== undefined) return chosen;
+  }
+}
+
+/** `undefined` for what can't be read. */
+function read(answer, keys) {
+  const words = answer
+    .toLowerCase()
+    .split(/[\s,;]+/)
+    .filter(Boolean);
+  if (words.length === 0 || (words.length === 1 && ["none", "no", "n"].includes(words[0]))) return [];
+  if (words.length === 1 && ["all", "yes", "y"].includes(words[0])) {
+    return keys.filter(({ takenWithAll }) => takenWithAll);
+  }
+  const numbers = words.map(Number);
+  if (!numbers.every((number) => Number.isInteger(number) && number >= 1 && number <= keys.length)) {
+    return undefined;
+  }
+  return keys.filter((_, index) => numbers.includes(index + 1));
+}
+
+module.exports = { choose, list, read };

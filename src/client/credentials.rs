@@ -1,0 +1,166 @@
+//! Keys that other tools keep, as a client shows and imports them.
+
+use std::path::PathBuf;
+
+use super::{AccountInfo, Client};
+use crate::accounts::view::View;
+use crate::base_url::display;
+use crate::discovery::{Discovered, Discovery, FoundKey};
+use crate::error::{Code, Error, Result};
+use crate::events::{Event, EventKind};
+use crate::plans::{KeyPlan, Price};
+
+/// A key of another tool's, as a person sees it: the key is not in it.
+#[derive(Debug, Clone)]
+pub struct FoundCredential {
+    /// Tells it from the others.
+    pub id: String,
+    /// The file or the variable that it is in.
+    pub source: String,
+    /// Further files and variables that it is in.
+    pub also_in: Vec<String>,
+    /// What the tool calls its provider.
+    pub provider: String,
+    /// Its plan, where that is known.
+    pub plan: Option<KeyPlan>,
+    /// The region of the plan, where that is known.
+    pub region: Option<String>,
+    /// Where its requests go, where that is known.
+    pub base_url: Option<String>,
+    /// The key's last four characters.
+    pub last_four: String,
+    /// True where an account has the key.
+    pub known: bool,
+    /// True where its requests go to a server that is not Alibaba's.
+    pub foreign: bool,
+    /// False for one that a project's file sends to a server of its own: it is only taken if it is chosen by itself.
+    pub taken_with_all: bool,
+}
+
+/// What became of a key that was imported.
+#[derive(Debug)]
+pub struct ImportedKey {
+    /// The key.
+    pub found: FoundCredential,
+    /// Its account, or why it has none.
+    pub outcome: Result<AccountInfo>,
+}
+
+impl Client {
+    /// Finds the keys that other tools on this machine keep. Nothing is copied, and no server is asked. A project's files
+    /// are looked for from the working directory upward.
+    ///
+    /// # Errors
+    /// Those of [`Registry::view`](crate::accounts::registry::Registry::view).
+    pub async fn find_credentials(&self, working_directory: Option<PathBuf>) -> Result<Vec<FoundCredential>> {
+        let Discovered { keys, notes } = self.discover(working_directory).await?;
+        for note in notes {
+            self.events.emit(Event::new(EventKind::Config, self.clock.now_ms(), note));
+        }
+        let view = self.tokens.view().await?;
+        Ok(keys.iter().map(|key| shown(key, &view)).collect())
+    }
+
+    /// Keeps the chosen ones of the found keys as accounts, each once its place has said that it works. Without a choice
+    /// all are taken that no account has, but for those that a project's file sends to a server of its own.
+    ///
+    /// # Errors
+    /// Those of [`Client::find_credentials`].
+    pub async fn import_found(
+        &self,
+        working_directory: Option<PathBuf>,
+        chosen: Option<&[String]>,
+    ) -> Result<Vec<ImportedKey>> {
+        let keys = self.discover(working_directory).await?.keys;
+        let view = self.tokens.view().await?;
+        let is_wanted = |key: &FoundKey| match chosen {
+            Some(ids) => ids.contains(&key.id()),
+            None => key.is_taken_with_all() && !is_known(key, &view),
+        };
+        let wanted = keys.into_iter().filter(is_wanted).collect();
+        let imported = self.import_keys(wanted, &view).await;
+        if chosen.is_none() {
+            self.tell_failures(&imported);
+        }
+        Ok(imported)
+    }
+
+    /// Keeps keys as accounts. One that fails does not stop the others. Keys of subscriptions go first, so that none that is
+    /// billed by use becomes the active account beside them.
+    pub(super) async fn import_keys(&self, mut keys: Vec<FoundKey>, view: &View) -> Vec<ImportedKey> {
+        keys.sort_by_key(|key| match key.plan {
+            Some(plan) => (plan.price() == Price::Metered, 0),
+            None => (key.is_foreign, 1),
+        });
+        let mut imported: Vec<ImportedKey> = Vec::new();
+        for key in keys {
+            let outcome = self.add_api_key(key.options()).await;
+            imported.push(ImportedKey { found: shown(&key, view), outcome });
+        }
+        imported
+    }
+
+    /// Tells which keys were not imported, and why.
+    pub(super) fn tell_failures(&self, imported: &[ImportedKey]) {
+        for ImportedKey { found, outcome } in imported {
+            let Err(error) = outcome else { continue };
+            let message = format!("The key in {} was not imported: {}", found.source, error.message());
+            let event = Event::new(EventKind::Config, self.clock.now_ms(), message);
+            self.events.emit(Event { code: Some(error.code()), ..event });
+        }
+    }
+
+    /// Returns what to do next where keys of the user's lie elsewhere that no account has. Files of projects are not read.
+    pub(super) async fn import_hint(&self) -> Option<String> {
+        let keys = self.discover(None).await.ok()?.keys;
+        let view = self.tokens.view().await.ok();
+        let is_new = |key: &&FoundKey| view.as_ref().is_none_or(|view| !is_known(key, view));
+        let found = keys.iter().find(is_new)?;
+        Some(format!("{}: run `npx opencode-qwen-cli-auth import`.", found.sentence()))
+    }
+
+    /// Adds to an error about a missing account where keys of the user's lie.
+    pub(super) async fn with_import_hint(&self, error: Error) -> Error {
+        if error.code() != Code::NotLoggedIn {
+            return error;
+        }
+        match self.import_hint().await {
+            Some(hint) => error.with_advice(&hint),
+            None => error,
+        }
+    }
+
+    pub(super) fn discovery(&self, working_directory: Option<PathBuf>) -> Discovery {
+        Discovery { environment: self.environment.clone(), paths: self.paths.clone(), working_directory }
+    }
+
+    async fn discover(&self, working_directory: Option<PathBuf>) -> Result<Discovered> {
+        let discovery = self.discovery(working_directory);
+        let found = tokio::task::spawn_blocking(move || discovery.look()).await.map_err(Error::internal)?;
+        for key in &found.keys {
+            self.tokens.keep_secret(&key.secret);
+        }
+        Ok(found)
+    }
+}
+
+pub(super) fn is_known(key: &FoundKey, view: &View) -> bool {
+    let has_key = |token: crate::oauth::token::Token| token.access_token == key.secret;
+    view.document.keys.iter().any(|record| record.token().is_some_and(has_key))
+}
+
+fn shown(key: &FoundKey, view: &View) -> FoundCredential {
+    FoundCredential {
+        id: key.id(),
+        source: key.source.clone(),
+        also_in: key.also_in.clone(),
+        provider: key.provider.clone(),
+        plan: key.plan,
+        region: key.region.clone(),
+        base_url: key.base_url.as_ref().map(display),
+        last_four: key.last_four().to_owned(),
+        known: is_known(key, view),
+        foreign: key.is_foreign,
+        taken_with_all: key.is_taken_with_all(),
+    }
+}
