@@ -180,7 +180,7 @@ fn read_entry(entry: Entry, notes: &mut Vec<String>) -> Option<FoundKey> {
     }
     let mut places = found.plan.into_iter().flat_map(KeyPlan::places);
     if found.base_url.is_none()
-        && let Some(place) = places.find(|place| Some(&*place.region) == found.region.as_deref())
+        && let Some(place) = places.find(|place| Some(place.region) == found.region.as_deref())
     {
         found.base_url = Url::parse(place.base_url).ok();
     }
