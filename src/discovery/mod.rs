@@ -204,6 +204,7 @@ fn read(path: &Path, limit: u64, notes: &mut Vec<String>) -> Option<String> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the files are other tools'")]
 mod tests {
     use std::fs;
 
@@ -302,7 +303,7 @@ mod tests {
         let mut home = Home::new();
         home.set("ALIBABA_TOKEN_PLAN_API_KEY", &key("aaaa"));
         home.set("DASHSCOPE_API_KEY", &key("bbbb"));
-        home.write("code/project/.env", &format!("DASHSCOPE_API_KEY='sk-0123456789abcdefcccc'\n"));
+        home.write("code/project/.env", "DASHSCOPE_API_KEY='sk-0123456789abcdefcccc'\n");
         home.write("code/.env", "DASHSCOPE_API_KEY=sk-0123456789abcdef-not-the-first");
         home.write(".qwen/.env", &format!("BAILIAN_TOKEN_PLAN_API_KEY={}\nOPENAI_API_KEY=sk-0123456789abcdefdddd\nOPENAI_BASE_URL=https://dashscope-us.aliyuncs.com/compatible-mode/v1", key("aaaa")));
         assert_eq!(
