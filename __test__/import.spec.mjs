@@ -6,8 +6,6 @@ import { runProgram } from "./support/command-line.mjs";
 import { rejection, startClient, startServer, temporaryHome } from "./support/harness.mjs";
 import { OTHER_PLUGINS } from "./support/other-plugins.mjs";
 
-const PROGRAM = "opencode-qwen-cli-auth";
-
 async function setUp(t) {
   const server = await startServer(t);
   const home = temporaryHome(t);
