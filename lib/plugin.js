@@ -5,15 +5,13 @@
 
 const { QwenClient } = require("./client");
 const { keyMethods } = require("./key-login");
+const { SERVICE, adopt, placeholder, startLogin } = require("./logins");
 const { MODELS, planModels } = require("./models");
 const { pluginOptions } = require("./validate");
 
 const PROVIDER = "qwen-code";
-const SERVICE = "opencode-qwen-cli-auth";
-const PLACEHOLDER = `${SERVICE}:`;
 /** OpenCode's own limit on what it asks for, which is lower than what the models give. */
 const HOST_OUTPUT_LIMIT = 32_000;
-const TEN_YEARS_MS = 10 * 365 * 24 * 3600 * 1000;
 /** A toast needs a screen, which comes seconds after the plugins. */
 const FIRST_TOAST_DELAY_MS = 5_000;
 /** OpenCode's own toast about a failed login says nothing, and replaces one that is there. */
@@ -153,30 +151,6 @@ async function loginOptions(qwen, inputs) {
     options.replace = found[0].id;
   }
   return options;
-}
-
-/** Starts a login, and waits until there is something to show. The account comes when the user has approved. */
-async function startLogin(qwen, options) {
-  let account;
-  const authorization = await new Promise((onAuthorization, onFailure) => {
-    account = qwen.login({ ...options, onAuthorization });
-    // Whoever waits for the account hears of a later failure; there may be nobody.
-    account.catch(onFailure);
-  });
-  return { account, authorization };
-}
-
-/** Real tokens in OpenCode's own file are what another version of the plugin left there. */
-async function adopt(qwen, auth) {
-  const isReal =
-    auth?.type === "oauth" && auth.access && auth.refresh && !auth.access.startsWith?.(PLACEHOLDER);
-  if (isReal) await qwen.adopt(auth);
-}
-
-/** A stand-in that names the account: a copy of the token would go stale. */
-function placeholder(accountId) {
-  const text = PLACEHOLDER + accountId;
-  return { access: text, refresh: text, expires: Date.now() + TEN_YEARS_MS };
 }
 
 /** The provider, under whatever the user has configured for it. */

@@ -1,7 +1,7 @@
 /**
  * Runs a module of cases in Node and in Bun: one process a runtime, apart from the server, and a test a case.
  *
- * A case is a function of `{ client, makeClient, server }`; it uses nothing that only one of the two has.
+ * A case is a function of `{ client, makeClient, server, settings }`; it uses nothing that only one of the two has.
  *
  * @module
  */
@@ -54,7 +54,12 @@ async function runCases({ load, report, data }) {
   const { createClient } = await load();
   for (const [index, [name, run]] of Object.entries(cases).entries()) {
     const makeClient = (options) => createClient({ ...data.clients[index], ...options });
-    const context = { client: makeClient(), makeClient, server: remoteServer(data.url) };
+    const context = {
+      client: makeClient(),
+      makeClient,
+      server: remoteServer(data.url),
+      settings: data.clients[index],
+    };
     let timer;
     const late = new Promise((_, reject) => {
       timer = setTimeout(() => reject(new Error(`it takes longer than ${data.limitMs} ms`)), data.limitMs);

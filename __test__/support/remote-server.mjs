@@ -26,12 +26,15 @@ function control(url, method = "GET", body) {
 /** @param {string} url of the server */
 export function remoteServer(url) {
   const state = async () => JSON.parse(await control(url));
+  const act = async (action, fields) => {
+    const { result } = JSON.parse(await control(url, "POST", JSON.stringify({ action, ...fields })));
+    return result;
+  };
   return {
     url,
     state,
-    async script(endpoint, ...steps) {
-      await control(url, "POST", JSON.stringify({ action: "script", endpoint, steps }));
-    },
+    script: (endpoint, ...steps) => act("script", { endpoint, steps }),
+    act,
     /** The chat request with this place in the order of arrival, once it fits. */
     async chat(index, fits = () => true, timeoutMs = 5000) {
       const end = Date.now() + timeoutMs;

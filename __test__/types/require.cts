@@ -80,4 +80,4 @@ client.baseUrl = "https://elsewhere.example";
 // @ts-expect-error there is no such code
 const code: qwen.ErrorCode = "ERR_QWEN_NONSENSE";
 
-export = { useClient, comeFromElsewhere, logIn, addKey, serve, manage, code, plugin: server.default };
+export = { useClient, comeFromElsewhere, logIn, addKey, serve, manage, code, plugin: server.server };

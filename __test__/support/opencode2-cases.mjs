@@ -1,0 +1,147 @@
+/**
+ * The plugin in the stand-in for OpenCode 2, for Node and Bun.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { Host } from "./opencode2-host.mjs";
+
+const CHECKOUT = fileURLToPath(new URL("../..", import.meta.url));
+const PROVIDER = "qwen-code";
+
+/** Runs `work` with a host whose process knows no home and no server but the case's. */
+async function withHost({ settings, server }, work) {
+  const variables = { ...settings.env, OPENCODE_QWEN_OAUTH_BASE_URL: server.url };
+  Object.assign(process.env, variables);
+  const host = await Host.load(CHECKOUT);
+  try {
+    await work(host);
+    for (const { disabled } of host.locations) assert.equal(disabled, undefined);
+  } finally {
+    await host.close();
+    for (const name of Object.keys(variables)) delete process.env[name];
+  }
+}
+
+const isOpen = (url) =>
+  fetch(`${url}/models`).then(
+    () => true,
+    () => false,
+  );
+
+export const cases = {
+  async "a login of the qwen CLI is enough to list models and to chat"(context) {
+    await withHost(context, async (host) => {
+      const location = await host.open();
+      const { provider, models } = location.provider.get(PROVIDER);
+      assert.deepEqual([provider.integrationID, provider.activation], [PROVIDER, "enabled"]);
+      assert.ok(models.some(({ id, limit }) => id === "coder-model" && limit.output === 65_536));
+      const vision = models.find(({ id }) => id === "vision-model");
+      assert.ok(vision.capabilities.input.includes("image"));
+      const [answer, ...more] = await location.chat(PROVIDER, "coder-model");
+      assert.deepEqual([answer.status, more.length], [200, 0]);
+      assert.match(answer.text, /\[DONE\]/);
+      assert.ok(!JSON.stringify(host.credentials).includes(provider.headers["x-qwen-gateway-key"]));
+    });
+  },
+
+  async "two directories share one gateway, which closes with the last"(context) {
+    await withHost(context, async (host) => {
+      const [one, other] = await Promise.all([host.open(), host.open({ options: { degrade: false } })]);
+      const url = one.provider.get(PROVIDER).provider.settings.baseURL;
+      assert.equal(other.provider.get(PROVIDER).provider.settings.baseURL, url);
+      assert.match(await other.execute("qwen"), /first one/);
+      await one.close();
+      assert.equal(await isOpen(url), true);
+      assert.equal((await other.chat(PROVIDER, "coder-model"))[0].status, 200);
+      await other.close();
+      assert.equal(await isOpen(url), false);
+      const again = await host.open();
+      assert.equal((await again.chat(PROVIDER, "coder-model"))[0].status, 200);
+    });
+  },
+
+  async "a login keeps a placeholder, and its gateway takes no other's key"(context) {
+    await withHost(context, async (host) => {
+      const location = await host.open();
+      const approve = ({ url }) =>
+        context.server.act("approve", { userCode: new URL(url).searchParams.get("user_code") });
+      const { status, value } = await location.login(PROVIDER, "oauth", { approve });
+      assert.equal(status, "complete");
+      assert.match(value.access, /^opencode-qwen-cli-auth:/);
+      assert.equal(value.metadata, undefined);
+      assert.equal((await location.chat(PROVIDER, "coder-model"))[0].status, 200);
+      const url = location.provider.get(PROVIDER).provider.settings.baseURL;
+      const stranger = await fetch(`${url}/models`, { headers: { authorization: `Bearer ${value.access}` } });
+      assert.equal(stranger.status, 401);
+    });
+  },
+
+  async "a key that is refused says why"(context) {
+    await withHost(context, async (host) => {
+      const location = await host.open();
+      const refused = await location.login(PROVIDER, "key", { code: "nonsense" });
+      assert.equal(refused.status, "failed");
+      assert.ok(refused.message.length > 20 && !refused.message.includes("nonsense"), refused.message);
+    });
+  },
+
+  async "a final error is said once"(context) {
+    await withHost(context, async (host) => {
+      const location = await host.open();
+      await context.server.script("chat", ...Array.from({ length: 8 }, () => ({ do: "quota" })));
+      const answers = await location.chat(PROVIDER, "coder-model");
+      assert.deepEqual(
+        answers.map(({ status }) => status),
+        [402],
+      );
+      assert.equal(answers[0].headers.get("x-should-retry"), "false");
+      assert.equal(JSON.parse(answers[0].text).error.type, "qwen_error");
+      await context.server.act("clearScripts", { endpoint: "chat" });
+    });
+  },
+
+  async "the command shows the accounts and asks no model"(context) {
+    await withHost(context, async (host) => {
+      const location = await host.open();
+      assert.match(await location.execute("qwen"), /ready/);
+    });
+  },
+
+  async "a context without a part loses that part alone"(context) {
+    await withHost(context, async (host) => {
+      for (const without of [
+        ["integration"],
+        ["command"],
+        ["session"],
+        ["integration", "command", "session"],
+      ]) {
+        const location = await host.open({ without });
+        assert.equal((await location.chat(PROVIDER, "coder-model"))[0].status, 200, String(without));
+        if (without.includes("session") && location.command) await location.execute("qwen");
+        await location.close();
+      }
+    });
+  },
+
+  async "an older context is left alone"(context) {
+    await withHost(context, async (host) => {
+      for (const older of [undefined, {}, { catalog: { transform() {} }, provider: {} }]) {
+        assert.equal(await host.plugin.setup(older), undefined);
+      }
+    });
+  },
+
+  async "options that make no sense are told at login"(context) {
+    await withHost(context, async (host) => {
+      const location = await host.open({ options: { rotation: "sideways" } });
+      assert.equal(location.provider, undefined);
+      const { status, message } = await location.login(PROVIDER, "oauth");
+      assert.equal(status, "failed");
+      assert.match(message, /rotation/);
+      assert.match(await location.execute("qwen"), /rotation/);
+    });
+  },
+};

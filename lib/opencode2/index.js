@@ -1,0 +1,182 @@
+"use strict";
+
+// The plugin in OpenCode 2: a provider whose base URL is a gateway of this process, logins, and a command. Every part of the
+// context is asked for: one that is missing costs its feature alone. Nothing here throws: OpenCode 2 disables a plugin for it.
+
+const { describe } = require("../accounts-toast");
+const { overview } = require("../cli/overview");
+const { SERVICE, accountOf, adopt } = require("../logins");
+const { INTEGRATION, loginMethods } = require("./login");
+const { modelInfos, modelsOf } = require("./models");
+const { acquire } = require("./shared");
+
+const PROVIDER = INTEGRATION;
+/** OpenCode's own HTTP code, as it stands: other names are installed from npm. */
+const PACKAGE = "@opencode/ai/providers/openai-compatible";
+const KEY_HEADER = "x-qwen-gateway-key";
+const COMMAND = "qwen";
+
+/** Runs a step of which nothing must be heard. */
+async function attempt(step) {
+  try {
+    return await step();
+  } catch {
+    return undefined;
+  }
+}
+
+/** See server.js. */
+async function setup(context) {
+  const directory = new Directory(context);
+  await attempt(() => directory.open());
+  return () => directory.close();
+}
+
+/** The plugin in one directory. */
+class Directory {
+  #context;
+  #shared;
+  /** Why there is no client. */
+  #problem;
+  #gateway;
+  #models = [];
+  #labels = new Map();
+  #ended = new AbortController();
+  #registrations = [];
+  #stopListening = () => {};
+  /** The connection that OpenCode was told to ask a login for. */
+  #reported;
+
+  constructor(context) {
+    this.#context = context;
+  }
+
+  async open() {
+    try {
+      this.#shared = acquire(this.#context.options);
+      this.#gateway = await this.#shared.gateway;
+    } catch (error) {
+      this.#problem = error;
+    }
+    if (this.#gateway) await this.#look();
+    this.#stopListening = this.#shared?.listen((event) => this.#hear(event)) ?? this.#stopListening;
+    await this.#register("integration", (editor) => this.#addIntegration(editor));
+    if (this.#gateway) await this.#register("provider", (editor) => this.#addProvider(editor));
+    await this.#register("command", (editor) => this.#addCommand(editor));
+    // OpenCode may answer only once all plugins are set up.
+    if (this.#shared) void attempt(() => this.#adopt());
+  }
+
+  async close() {
+    this.#ended.abort(new Error("OpenCode has unloaded the plugin."));
+    this.#stopListening();
+    for (const registration of this.#registrations) await attempt(() => registration?.dispose?.());
+    await attempt(() => this.#shared?.leave());
+    this.#shared = undefined;
+  }
+
+  async #register(domain, change) {
+    const registration = await attempt(() =>
+      this.#context[domain]?.transform?.((editor) => {
+        try {
+          change(editor);
+        } catch {
+          // It costs this feature.
+        }
+      }),
+    );
+    this.#registrations.push(registration);
+  }
+
+  /** Looks at the accounts and their models. */
+  async #look() {
+    const { client } = this.#shared;
+    this.#models = (await attempt(() => modelsOf(client))) ?? this.#models;
+    const accounts = (await attempt(() => client.accounts())) ?? [];
+    this.#labels = new Map(accounts.map(({ id, label }) => [id, label]));
+  }
+
+  #addIntegration(editor) {
+    editor.update?.(INTEGRATION, (integration) => {
+      integration.name = "Qwen Code";
+    });
+    const methods = loginMethods({
+      client: () => {
+        if (this.#problem) throw this.#problem;
+        return this.#shared.client;
+      },
+      labelOf: (access) => this.#labels.get(accountOf(access)),
+      onAccount: () => void attempt(() => this.#refresh()),
+      signal: this.#ended.signal,
+    });
+    for (const method of methods) editor.method?.update?.(method);
+  }
+
+  #addProvider(editor) {
+    const { url, key } = this.#gateway;
+    editor.add?.({
+      info: {
+        id: PROVIDER,
+        integrationID: INTEGRATION,
+        name: "Qwen Code",
+        // A login of the qwen CLI is enough: OpenCode need not have one of its own.
+        activation: "enabled",
+        package: PACKAGE,
+        settings: { baseURL: url, apiKey: SERVICE, provider: PROVIDER },
+        // OpenCode puts its credential, a placeholder, into `Authorization`.
+        headers: { [KEY_HEADER]: key },
+      },
+      models: modelInfos(PROVIDER, this.#models),
+    });
+  }
+
+  #addCommand(editor) {
+    editor.add?.({
+      name: COMMAND,
+      description: "Qwen accounts and what they have given",
+      execute: async ({ sessionID } = {}) => {
+        const text = (await attempt(() => this.#describe())) ?? "The Qwen accounts could not be read.";
+        await attempt(() => this.#context.session?.synthetic?.({ sessionID, text }));
+      },
+    });
+  }
+
+  async #describe() {
+    if (this.#problem) return this.#problem.message;
+    const notes = [];
+    const accounts = await overview(this.#shared.client, notes);
+    return [describe(accounts, Date.now()), ...notes, ...this.#shared.news].join("\n");
+  }
+
+  /** The accounts have changed. */
+  async #refresh() {
+    await this.#look();
+    await this.#report(undefined);
+    await attempt(() => this.#context.provider?.reload?.());
+  }
+
+  #hear({ type, message }) {
+    if (type === "needs-login") void attempt(() => this.#report({ status: "needs_auth", message }));
+    if (type === "refreshed" || type === "ready") void attempt(() => this.#report(undefined));
+  }
+
+  /** Has OpenCode ask for a login, or no longer. Without a connection there is nothing to report. */
+  async #report(status) {
+    if (status === undefined && this.#reported === undefined) return;
+    const domain = this.#context.integration?.connection;
+    const connection = status === undefined ? this.#reported : await domain?.active?.(INTEGRATION);
+    this.#reported = status && connection;
+    if (connection) await domain?.status?.({ integrationID: INTEGRATION, connection, status });
+  }
+
+  /** A login of OpenCode 1 that was taken over may hold real tokens. */
+  async #adopt() {
+    const domain = this.#context.integration?.connection;
+    const connection = await domain?.active?.(INTEGRATION);
+    if (!connection) return;
+    await adopt(this.#shared.client, await domain.resolve?.(connection));
+    await this.#refresh();
+  }
+}
+
+module.exports = { setup };

@@ -1,0 +1,115 @@
+"use strict";
+
+// The login methods of OpenCode 2. What OpenCode keeps of an account is a placeholder that names it: its own file of
+// credentials is plain text.
+
+const { startLogin, placeholder } = require("../logins");
+
+const INTEGRATION = "qwen-code";
+/** The id that OpenCode 2 gives to a login of OpenCode 1 when it takes it over. */
+const OAUTH = "oauth";
+const KEY = "key";
+/** Where the keys of plans are made. */
+const CONSOLE = "https://bailian.console.aliyun.com/?tab=model#/api-key";
+const HOME = "https://chat.qwen.ai";
+
+const option = (value, label) => ({ value, label });
+/** Not asked for: plan and region are found out. They can be given with `--answer`. */
+const KEY_FORM = [
+  {
+    key: "plan",
+    type: "string",
+    title: "Plan",
+    required: false,
+    hidden: true,
+    options: [
+      option("coding-plan", "Coding Plan"),
+      option("token-plan", "Token Plan"),
+      option("dashscope", "DashScope (billed by use)"),
+    ],
+  },
+  { key: "region", type: "string", title: "Region", required: false, hidden: true },
+];
+
+/** A promise that may be rejected before OpenCode listens to it, or without OpenCode ever listening. */
+function guarded(promise) {
+  promise.catch(() => {});
+  return promise;
+}
+
+/** A login that can't start: OpenCode shows the reason of a rejected callback, and of nothing else. */
+function failed(error) {
+  return {
+    mode: "auto",
+    url: HOME,
+    instructions: error?.message ?? String(error),
+    callback: guarded(Promise.reject(error)),
+  };
+}
+
+/**
+ * @param {object} host
+ * @param {() => import("../client").QwenClient} host.client throws the reason where there is none
+ * @param {(id: string) => string | undefined} host.labelOf
+ * @param {() => void} host.onAccount called when an account was added
+ * @param {AbortSignal} host.signal ends logins that are under way
+ */
+function loginMethods({ client, labelOf, onAccount, signal }) {
+  let login;
+
+  const credential = (methodID) => (account) => {
+    onAccount();
+    return { type: "oauth", methodID, ...placeholder(account.id) };
+  };
+
+  async function authorize() {
+    try {
+      // OpenCode tells no plugin that the user gave up; a new login is the sign.
+      login?.abort(new Error("Another login was started, and this one is over."));
+      login = new AbortController();
+      const ended = AbortSignal.any([login.signal, signal]);
+      const { account, authorization } = await startLogin(client(), { signal: ended });
+      return {
+        mode: "auto",
+        url: authorization.verificationUriComplete,
+        instructions: `Approve the login in your browser. The code is ${authorization.userCode}.`,
+        expiresAt: Date.now() + authorization.expiresIn * 1000,
+        callback: guarded(account.then(credential(OAUTH))),
+      };
+    } catch (error) {
+      return failed(error);
+    }
+  }
+
+  async function authorizeKey(answer) {
+    const { plan, region } = answer ?? {};
+    return {
+      mode: "code",
+      url: CONSOLE,
+      instructions:
+        "Paste a key of a Coding Plan, a Token Plan or DashScope. Its plan and region are found out.",
+      callback: async (key) => {
+        const choice = { plan: plan || undefined, region: region || undefined };
+        return credential(KEY)(await client().addApiKey({ key: String(key ?? ""), ...choice }));
+      },
+    };
+  }
+
+  const label = ({ access }) => labelOf(access);
+  return [
+    {
+      integrationID: INTEGRATION,
+      method: { id: OAUTH, type: "oauth", label: "Qwen Code (qwen.ai OAuth)" },
+      authorize,
+      label,
+    },
+    {
+      integrationID: INTEGRATION,
+      method: { id: KEY, type: "oauth", label: "Coding Plan, Token Plan or DashScope key", form: KEY_FORM },
+      authorize: authorizeKey,
+      label,
+    },
+  ];
+}
+
+module.exports = { INTEGRATION, loginMethods };

@@ -1,0 +1,94 @@
+"use strict";
+
+// One client and one gateway for the process: OpenCode 2 sets the plugin up once for each directory that it serves.
+
+const { QwenClient } = require("../client");
+const { clean } = require("../cli/text");
+const { pluginOptions } = require("../validate");
+
+const MAX_NEWS = 5;
+
+/** The one that is open, if any. */
+let current;
+
+/** What all directories share. */
+class Shared {
+  #users = 0;
+  #settings;
+  #listeners = new Set();
+  /** The last things that a person should know: OpenCode 2 has no log and no toasts for plugins. */
+  news = [];
+
+  constructor(options) {
+    const { settings, ignored } = pluginOptions(options);
+    this.#settings = JSON.stringify(settings);
+    this.client = new QwenClient({ ...settings, onEvent: (event) => this.#tell(event) }, true);
+    /** Rejects where there can be none. */
+    this.gateway = this.client.serve({}, { isBackground: true });
+    this.gateway.catch(() => {});
+    this.#noteIgnored(ignored);
+  }
+
+  /** Counts one more directory. The first one's options hold for all. */
+  join(options) {
+    this.#users += 1;
+    if (this.#users === 1) return;
+    const { settings, ignored } = pluginOptions(options);
+    this.#noteIgnored(ignored);
+    if (JSON.stringify(settings) !== this.#settings) {
+      this.note(
+        "This directory gives the plugin other options than the first one did. The first one's are used for all.",
+      );
+    }
+  }
+
+  /** Closes everything when the last directory is gone. */
+  async leave() {
+    this.#users -= 1;
+    if (this.#users > 0) return;
+    if (current === this) current = undefined;
+    // Answers under way get a moment.
+    await this.gateway.then((gateway) => gateway.close()).catch(() => {});
+    this.client.close();
+  }
+
+  /** Calls `listener` with the client's events, until the function that this gives is called. */
+  listen(listener) {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  note(message) {
+    if (this.news.at(-1) === message) return;
+    this.news.push(message);
+    this.news.splice(0, this.news.length - MAX_NEWS);
+  }
+
+  #noteIgnored(names) {
+    if (names.length === 0) return;
+    const shown = names.slice(0, MAX_NEWS).map((name) => clean(name).slice(0, 40));
+    this.note(
+      `The plugin ignores these options, which OpenCode's configuration can't set: ${shown.join(", ")}.`,
+    );
+  }
+
+  #tell(event) {
+    if (event.type !== "refreshed" && event.type !== "retry") this.note(event.message);
+    for (const listener of this.#listeners) listener(event);
+  }
+}
+
+/** The shared client, joined. Throws where there can be none, such as without the addon. */
+function acquire(options) {
+  current ??= new Shared(options);
+  const shared = current;
+  try {
+    shared.join(options);
+  } catch (error) {
+    void shared.leave();
+    throw error;
+  }
+  return shared;
+}
+
+module.exports = { acquire };
