@@ -219,6 +219,8 @@ declare namespace qwen {
     expiresAt?: number;
     /** When it can be asked again, in epoch milliseconds. */
     coolingUntil?: number;
+    /** The window of its quota that is used up, while it is `cooling` for that. */
+    quotaWindow?: "5-hour" | "7-day" | "weekly" | "monthly";
     /** In epoch milliseconds. */
     createdAt: number;
     /** In epoch milliseconds. */
@@ -264,6 +266,18 @@ declare namespace qwen {
     week: UsageCounts;
     /** Today and in the 29 days before. */
     month: UsageCounts;
+    /**
+     * How much of a Coding Plan's known limits this machine has used, for a key that was added with its tier (`lite` or
+     * `pro`): of five hours (the current hour of the clock and the four before it), of the week (from Monday 00:00 UTC+8),
+     * and of the last 30 days, since the day on which a month begins is not known. Requests of other machines are not
+     * in it. Missing for other plans, whose limits don't count requests. `percent` is rounded down, and may exceed 100.
+     */
+    estimates?: {
+      window: "5-hour" | "weekly" | "monthly";
+      requests: number;
+      limit: number;
+      percent: number;
+    }[];
     /**
      * Each of the last 48 hours of the clock in which there was something, the oldest first; `at` is its beginning in
      * epoch milliseconds.

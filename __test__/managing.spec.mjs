@@ -1,8 +1,13 @@
 import assert from "node:assert/strict";
+import { writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
 import { describe, test } from "node:test";
 import { setUpAccounts, told } from "./support/accounts.mjs";
 import { runProgram } from "./support/command-line.mjs";
 import { rejection } from "./support/harness.mjs";
+
+const { describe: describeToast } = createRequire(import.meta.url)("../lib/accounts-toast.js");
 
 const chat = (client) =>
   client.fetch(`${client.baseUrl}/chat/completions`, {
@@ -95,5 +100,61 @@ describe("managing accounts", { concurrency: 4, timeout: 120_000 }, () => {
     ]) {
       assert.equal((await run(...args)).code, code, args.join(" "));
     }
+  });
+
+  test("plan, window, state and an estimate of a key are shown", async (t) => {
+    const { settings, home, servers, store } = await setUpAccounts(t, { names: ["one"] });
+    const now = Date.now();
+    const key = (id, fields) => ({
+      id,
+      key: `sk-sp-${id}`,
+      label: id,
+      createdAt: 1,
+      updatedAt: 1,
+      ...fields,
+    });
+    store.write({
+      ...store.read(),
+      apiKeys: [
+        key("lite", {
+          plan: "coding-plan",
+          region: "cn",
+          tier: "lite",
+          baseUrl: "https://coding.dashscope.aliyuncs.com/v1",
+          exhaustedUntil: now + 3_600_000,
+          quotaWindow: "5-hour",
+        }),
+        key("off", { plan: "token-plan", region: "intl", tier: "pro", enabled: false }),
+      ],
+    });
+    const counts = { requests: 750, withoutUsage: 0, inputTokens: 1, cachedTokens: 0, outputTokens: 1 };
+    const rows = { hours: { [Math.floor(now / 3_600_000)]: counts }, days: {} };
+    const usage = { version: 1, accounts: { lite: rows, off: rows } };
+    writeFileSync(join(home.directory, "opencode_qwen_usage.json"), JSON.stringify(usage));
+    const env = { ...settings.env, PATH: process.env.PATH, OPENCODE_QWEN_OAUTH_BASE_URL: servers.one.url };
+    const run = async (...args) => (await runProgram({ env, cwd: home.home }, args)).stdout;
+    const estimate = /^lite: about 62 % of 5 h used, 8 % of the week, 0 % of 30 days \(estimate from/m;
+    for (const command of ["accounts", "status"]) {
+      const text = await run(command);
+      assert.match(text, / lite +Coding Plan, cn +cooling \d/);
+      assert.match(text, / off +Token Plan, intl +disabled/);
+      assert.match(text, estimate);
+      assert.equal(text.match(/estimate/g).length, 1, "nothing is estimated for a Token Plan");
+    }
+    assert.match(await run("status"), /3: 1 ready, 1 cooling, 0 in need of a login, 1 disabled\n/);
+    const list = JSON.parse(await run("accounts", "--json"));
+    assert.equal(account(list, "lite").quotaWindow, "5-hour");
+    assert.deepEqual(
+      account(list, "lite").usage.estimates.map(({ window, percent }) => [window, percent]),
+      [
+        ["5-hour", 62],
+        ["weekly", 8],
+        ["monthly", 0],
+      ],
+    );
+    const toast = describeToast(list, now);
+    assert.match(toast, /^lite \(Coding Plan, cn\): 5-hour quota used up, free again in (?:1 h|59 min)$/m);
+    assert.match(toast, /^about 62 % of 5 h used \(estimate from this machine's use\)$/m);
+    assert.match(toast, /^off \(Token Plan, intl\): disabled$/m);
   });
 });

@@ -2,26 +2,43 @@
 
 // How the accounts stand and what they have given, for OpenCode's toasts.
 
-const { cachedShare, tokens } = require("./cli/figures");
+const { cachedShare, estimateOf, tokens } = require("./cli/figures");
+const { planOf } = require("./cli/plans");
 const { clean } = require("./cli/text");
 const { duration } = require("./cli/time");
 
 /**
- * A few short lines an account: a toast is some fifty characters wide.
+ * A few short lines per account: a toast is some fifty characters wide.
  *
  * @param {object[]} accounts as `overview` gives them
+ * @param {string[]} [elsewhere] lines about keys that other tools keep, for a user without an account
  */
-function describe(accounts, now) {
-  if (accounts.length === 0) return "There is no account. Log in with `opencode auth login`.";
+function describe(accounts, now, elsewhere = []) {
+  if (accounts.length === 0) {
+    return ["There is no account. Log in with `opencode auth login`.", ...elsewhere].join("\n");
+  }
   return accounts.flatMap((account) => linesOf(account, now)).join("\n");
 }
 
-function linesOf({ id, label, active, state, coolingUntil, usage }, now) {
-  const isCooling = state === "cooling" && coolingUntil > now;
-  const standing = isCooling ? `free again in ${duration(coolingUntil - now)}` : state;
-  const head = `${active ? "* " : ""}${clean(label || id)}: ${standing}`;
+function linesOf(account, now) {
+  const { id, label, active, usage } = account;
+  const plan = account.kind === "api-key" ? ` (${planOf(account)})` : "";
+  const head = `${active ? "* " : ""}${clean(label || id)}${plan}: ${standing(account, now)}`;
   if (usage === undefined) return [head];
-  return [head, `today ${inWords(usage.today)}`, `last 5 h ${inWords(usage.fiveHours)}`];
+  const estimate = estimateOf({ estimates: usage.estimates?.slice(0, 1) });
+  return [
+    head,
+    `today ${inWords(usage.today)}`,
+    `last 5 h ${inWords(usage.fiveHours)}`,
+    ...(estimate === "" ? [] : [estimate]),
+  ];
+}
+
+function standing({ enabled, state, coolingUntil, quotaWindow }, now) {
+  if (enabled === false) return "disabled";
+  if (state !== "cooling" || !(coolingUntil > now)) return state;
+  const window = quotaWindow === undefined ? "" : `${clean(quotaWindow)} quota used up, `;
+  return `${window}free again in ${duration(coolingUntil - now)}`;
 }
 
 function inWords(counts) {

@@ -182,8 +182,9 @@ async function showAccounts(qwen, host) {
   const { overview } = require("./cli/overview");
   const problems = [];
   const accounts = await overview(qwen, problems).catch((error) => void problems.push(error.message));
+  const elsewhere = accounts?.length === 0 ? await require("./cli/found-keys").elsewhere(qwen) : [];
   const [variant, message] =
-    problems.length > 0 ? ["error", problems[0]] : ["info", describe(accounts, Date.now())];
+    problems.length > 0 ? ["error", problems[0]] : ["info", describe(accounts, Date.now(), elsewhere)];
   host.toastLater(variant, message, FAILURE_TOAST_DELAY_MS);
   throw new Error("The Qwen accounts are shown beside the conversation.");
 }

@@ -14,4 +14,19 @@ function cachedShare({ inputTokens, cachedTokens }) {
   return inputTokens > 0 ? `${Math.floor((100 * cachedTokens) / inputTokens)} %` : "";
 }
 
-module.exports = { cachedShare, compact, tokens };
+const WINDOWS = { "5-hour": "5 h", weekly: "the week", monthly: "30 days" };
+
+/**
+ * Such as "about 62 % of 5 h used, 9 % of the week (estimate from this machine's use)"; empty without known limits.
+ *
+ * @param {{ estimates?: { window: string, percent: number }[] }} [usage]
+ */
+function estimateOf(usage) {
+  const [first, ...rest] = (usage?.estimates ?? []).map(
+    ({ window, percent }) => `${percent} % of ${WINDOWS[window] ?? window}`,
+  );
+  if (first === undefined) return "";
+  return `${[`about ${first} used`, ...rest].join(", ")} (estimate from this machine's use)`;
+}
+
+module.exports = { cachedShare, compact, estimateOf, tokens };

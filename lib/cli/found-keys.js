@@ -38,6 +38,23 @@ function placeOf({ plan, region, baseUrl }) {
   return `${planTitle(plan)}, ${region === undefined ? "region is found out" : clean(region)}`;
 }
 
+/** Lines about keys that other tools keep and no account has; none where they can't be looked for. */
+async function elsewhere(client) {
+  try {
+    const fresh = (await client.foundKeys()).filter(({ credential }) => !credential.known);
+    if (fresh.length === 0) return [];
+    const [{ credential, foreign }] = fresh;
+    const { plan, source, baseUrl } = credential;
+    const kind = foreign
+      ? `key for ${clean(baseUrl)}`
+      : `${plan === undefined ? "Alibaba Cloud" : planTitle(plan)} key`;
+    const more = fresh.length > 1 ? `, and ${fresh.length - 1} more elsewhere` : "";
+    return [`A ${kind} lies in ${clean(source)}${more}: run \`npx opencode-qwen-cli-auth import\`.`];
+  } catch {
+    return [];
+  }
+}
+
 /**
  * Asks which of the keys to import, until the answer can be read.
  *
@@ -69,4 +86,4 @@ function read(answer, keys) {
   return keys.filter((_, index) => numbers.includes(index + 1));
 }
 
-module.exports = { choose, list, read };
+module.exports = { choose, elsewhere, list };

@@ -2,21 +2,24 @@
 
 // The table of accounts: how each stands, and what it has given.
 
-const { cachedShare, compact, tokens } = require("./figures");
+const { cachedShare, compact, estimateOf, tokens } = require("./figures");
 const { LOG_IN } = require("./naming");
+const { planOf } = require("./plans");
 const { PLAIN } = require("./style");
 const { clean, clip, width } = require("./text");
 const { countdown, duration } = require("./time");
 
 const GAP = "  ";
-const HEADINGS = ["", "ACCOUNT", "STATE", "TODAY", "LAST 5 H", "", "CACHED", "LAST ERROR"];
-const [ACCOUNT, STATE, TODAY, BAR, FIVE_HOURS, CACHED, LAST_ERROR] = [1, 2, 3, 4, 5, 6, 7];
+const HEADINGS = ["", "ACCOUNT", "PLAN", "STATE", "TODAY", "LAST 5 H", "", "CACHED", "LAST ERROR"];
+const [ACCOUNT, PLAN, STATE, TODAY, BAR, FIVE_HOURS, CACHED, LAST_ERROR] = [1, 2, 3, 4, 5, 6, 7, 8];
 /** How columns give way where there is no room: which one, and down to what width. Figures are whole, or not there. */
 const CONCESSIONS = [
   [ACCOUNT, 20],
   [LAST_ERROR, 12],
+  [PLAN, 12],
   [BAR, 5],
   [ACCOUNT, 8],
+  [PLAN, 0],
   [LAST_ERROR, 0],
   [TODAY, 0],
   [CACHED, 0],
@@ -28,7 +31,7 @@ const LEGEND = [
   "Requests · tokens. Bars compare the tokens of the last five hours; CACHED is today's share of input.",
   "Requests · tokens. Bars: the last five hours.",
 ];
-const COLOURS = { ready: "green", cooling: "yellow", "needs-login": "red" };
+const COLOURS = { ready: "green", cooling: "yellow", "needs-login": "red", disabled: "dim" };
 const EIGHTHS = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
 const HOUR_MS = 3_600_000;
 
@@ -45,13 +48,23 @@ function accountsTable(accounts, { columns, now, style = PLAIN, legend = true })
   const widths = fit([HEADINGS, ...rows], columns);
   const lines = rows.map((cells, index) => {
     cells[BAR] = bar(shares[index], widths[BAR]);
-    const { state } = accounts[index];
+    const { enabled, state: usual } = accounts[index];
+    const state = enabled === false ? "disabled" : usual;
     const colours = { [STATE]: COLOURS[state], [BAR]: COLOURS[state], [LAST_ERROR]: "red" };
     return lineOf(cells, widths, columns, (text, column) => style[colours[column]]?.(text) ?? text);
   });
   const explained = legend && accounts.some(({ usage }) => usage?.today.requests > 0);
   const legends = explained ? LEGEND.filter((line) => width(line) <= columns).slice(0, 1) : [];
-  return [lineOf(HEADINGS, widths, columns, style.bold), ...lines, ...legends.map(style.dim)];
+  const estimated = accounts.flatMap((account) => {
+    const estimate = estimateOf(account.usage);
+    return estimate === "" ? [] : [clip(`${clean(account.label)}: ${estimate}`, columns)];
+  });
+  return [
+    lineOf(HEADINGS, widths, columns, style.bold),
+    ...lines,
+    ...legends.map(style.dim),
+    ...estimated.map(style.dim),
+  ];
 }
 
 /** What the bars compare. */
@@ -59,17 +72,24 @@ function weight({ usage }) {
   return usage === undefined ? 0 : usage.fiveHours.inputTokens + usage.fiveHours.outputTokens;
 }
 
-function cellsOf({ active, label, state, coolingUntil, usage, lastError }, share, now) {
+function cellsOf(account, share, now) {
+  const { active, label, usage, lastError, quotaWindow } = account;
   return [
     active ? "*" : "",
     clean(label),
-    state === "cooling" && coolingUntil ? `cooling ${remaining(coolingUntil - now)}` : clean(state),
+    account.kind === "api-key" ? planOf(account) : "",
+    stateOf(account, now),
     figures(usage?.today),
     bar(share, HEADINGS[BAR].length),
     figures(usage?.fiveHours),
     usage === undefined ? "" : cachedShare(usage.today),
-    lastError === undefined ? "" : inWords(lastError.code),
+    quotaWindow === undefined ? inWords(lastError?.code ?? "") : `${clean(quotaWindow)} quota`,
   ];
+}
+
+function stateOf({ enabled, state, coolingUntil }, now) {
+  if (enabled === false) return "disabled";
+  return state === "cooling" && coolingUntil ? `cooling ${remaining(coolingUntil - now)}` : clean(state);
 }
 
 function remaining(ms) {
@@ -121,6 +141,8 @@ function fit(rows, columns) {
   };
   const [, ...accounts] = rows;
   const isEmpty = (column) => accounts.every((cells) => cells[column] === "");
+  // Logins alone have no plan.
+  if (isEmpty(PLAN)) widths[PLAN] = 0;
   const empty = HEADINGS.map((_, column) => column).filter(isEmpty);
   const concessions = [...empty.map((column) => [column, 0]).toReversed(), ...CONCESSIONS];
   for (const [column, least] of concessions) {

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::body::ResponseBody;
 use crate::accounts::availability::Availability;
 use crate::accounts::choices::AccountChanges;
+use crate::accounts::cooldown::QuotaWindow;
 use crate::accounts::rotation::Rotation;
 use crate::client::{AccessToken, AccountInfo, AccountUsage, FoundCredential, ImportedKey, LoginOptions};
 use crate::clock::instant_from_number;
@@ -24,6 +25,7 @@ use crate::oauth::device::DeviceAuthorization;
 use crate::oauth::token::Token;
 use crate::plans::KeyPlan;
 use crate::secret::Secret;
+use crate::usage::estimate::Estimate;
 use crate::usage::ledger::{Counts, Summary};
 
 /// Environment variables.
@@ -311,6 +313,7 @@ pub fn account_value(account: &AccountInfo) -> Value {
             Availability::Cooling(until) => Some(until),
             _ => None,
         },
+        "quotaWindow": account.quota_window.map(QuotaWindow::as_str),
         "createdAt": account.created_at,
         "updatedAt": account.updated_at,
         "lastError": account.last_error.as_ref().map(|error| {
@@ -361,9 +364,14 @@ pub fn usage_value(usage: &AccountUsage) -> Value {
         row[name] = at;
         row
     };
-    json!({
+    let estimate = |estimate: &Estimate| {
+        let Estimate { window, requests, limit } = estimate;
+        json!({"window": window.as_str(), "requests": requests, "limit": limit, "percent": estimate.percent()})
+    };
+    without_null(json!({
         "accountId": usage.account_id,
         "label": usage.label,
+        "estimates": (!usage.estimates.is_empty()).then(|| usage.estimates.iter().map(estimate).collect::<Vec<_>>()),
         "hour": hour,
         "fiveHours": five_hours,
         "today": today,
@@ -371,7 +379,7 @@ pub fn usage_value(usage: &AccountUsage) -> Value {
         "month": month,
         "hours": hours.iter().map(|(at, counts)| row("at", json!(at), counts)).collect::<Vec<_>>(),
         "days": days.iter().map(|(date, counts)| row("date", json!(date), counts)).collect::<Vec<_>>(),
-    })
+    }))
 }
 
 /// `QwenEvent` of index.d.ts.

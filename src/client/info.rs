@@ -2,11 +2,12 @@
 
 use super::Client;
 use crate::accounts::availability::{Availability, availability};
+use crate::accounts::cooldown::QuotaWindow;
 use crate::accounts::kind::Kind;
 use crate::accounts::view::View;
 use crate::base_url::display;
 use crate::error::Result;
-use crate::plans::KeyPlan;
+use crate::plans::{KeyPlan, Tier};
 use crate::secret::Secret;
 use crate::store::record::{LastError, Record};
 
@@ -23,6 +24,10 @@ pub struct AccountInfo {
     pub plan: Option<KeyPlan>,
     /// The region of the plan, where it is known.
     pub region: Option<String>,
+    /// The tier of the plan, where the user named it.
+    pub tier: Option<Tier>,
+    /// The window of its quota that is spent, while it cools.
+    pub quota_window: Option<QuotaWindow>,
     /// Whether it is the user's choice.
     pub active: bool,
     /// False where the user has disabled it.
@@ -70,6 +75,8 @@ impl Client {
                 Kind::OAuth => None,
             },
             region: record.region().map(str::to_owned),
+            tier: record.tier(),
+            quota_window: record.quota_window().filter(|_| matches!(availability, Availability::Cooling(_))),
             enabled: record.is_enabled(),
             active: view.document.active_id() == Some(record.id()),
             availability,

@@ -3,6 +3,7 @@
 use super::{AccountInfo, Client};
 use crate::error::{Error, Result};
 use crate::usage::WeakUsageBook;
+use crate::usage::estimate::{Estimate, estimates};
 use crate::usage::ledger::{Moment, Summary};
 
 /// What an account has given.
@@ -14,6 +15,8 @@ pub struct AccountUsage {
     pub label: String,
     /// The figures.
     pub summary: Summary,
+    /// How much of its plan's limits it has used; empty where those are not known.
+    pub estimates: Vec<Estimate>,
 }
 
 impl Client {
@@ -29,6 +32,7 @@ impl Client {
         let now = Moment::new(self.clock.now_ms(), utc_offset_minutes);
         let usage_of = |account: AccountInfo| AccountUsage {
             summary: ledger.summary(&account.id, now),
+            estimates: estimates(&ledger, &account.id, account.plan, account.tier, now),
             account_id: account.id,
             label: account.label,
         };

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::scan::{MAX_COUNT, Tokens};
 use crate::clock::iso_time;
 
-/// So many hours are kept of an account.
-const MAX_HOURS: usize = 48;
+/// Hours kept per account: a week and the current hour, since a Coding Plan's week is counted by the hour.
+const MAX_HOURS: usize = 7 * 24 + 1;
+/// Hours that a summary lists.
+const LISTED_HOURS: u64 = 48;
 /// So many days are kept of an account.
 const MAX_DAYS: usize = 35;
 /// So many accounts are kept.
@@ -164,6 +166,24 @@ impl Ledger {
         }
     }
 
+    /// Requests that an account has answered in the current hour and in those before it, `count` in all.
+    #[must_use]
+    pub fn requests_in_hours(&self, account: &str, count: u64, now: Moment) -> u64 {
+        let hours = now.hour.saturating_sub(count.saturating_sub(1))..=now.hour;
+        self.0
+            .get(account)
+            .map_or(0, |rows| Counts::sum(rows.hours.range(hours).map(|(_, counts)| counts)).requests)
+    }
+
+    /// Requests that an account has answered today and on the days before, `count` in all.
+    #[must_use]
+    pub fn requests_in_days(&self, account: &str, count: u64, now: Moment) -> u64 {
+        let days = now.day.saturating_sub(count.saturating_sub(1))..=now.day;
+        self.0
+            .get(account)
+            .map_or(0, |rows| Counts::sum(rows.days.range(days).map(|(_, counts)| counts)).requests)
+    }
+
     /// What an account has given, as seen at `now`.
     #[must_use]
     pub fn summary(&self, account: &str, now: Moment) -> Summary {
@@ -181,7 +201,7 @@ impl Ledger {
             today: in_days(1),
             week: in_days(WEEK_DAYS),
             month: in_days(MONTH_DAYS),
-            hours: last_hours(MAX_HOURS as u64).map(|(hour, counts)| (hour * HOUR_MS, *counts)).collect(),
+            hours: last_hours(LISTED_HOURS).map(|(hour, counts)| (hour * HOUR_MS, *counts)).collect(),
             days: last_days(MAX_DAYS as u64).map(|(day, counts)| (date(*day), *counts)).collect(),
         }
     }
@@ -252,7 +272,7 @@ mod tests {
             ledger.prune(at(NOON + hour * HOUR_MS));
         }
         let now = NOON + 199 * HOUR_MS;
-        assert_eq!(ledger.summary("a", at(now)).hours.len(), MAX_HOURS);
+        assert_eq!(ledger.0["a"].hours.len(), MAX_HOURS);
         for wrong in [0, u64::MAX] {
             ledger.add("a", at(wrong), &counts(1));
             ledger.prune(at(wrong));
@@ -260,7 +280,7 @@ mod tests {
         ledger.prune(at(now));
         let rows = &ledger.0["a"];
         assert!(rows.hours.len() <= MAX_HOURS && rows.days.len() <= MAX_DAYS);
-        assert!(ledger.summary("a", at(now)).hours.len() >= MAX_HOURS - 2);
+        assert!(ledger.0["a"].hours.len() >= MAX_HOURS - 2);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! or the process ends. So nothing waits for a request to be counted, and a process that is killed loses what ended in its
 //! last moment.
 
+pub mod estimate;
 pub mod file;
 pub mod ledger;
 pub mod scan;

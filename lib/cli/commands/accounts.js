@@ -1,5 +1,6 @@
 "use strict";
 
+const { elsewhere } = require("../found-keys");
 const { overview } = require("../overview");
 const { accountsTable } = require("../table");
 const { watch } = require("../watch");
@@ -8,10 +9,9 @@ async function run(context) {
   const { client, notes, options, screen } = context;
   if (options.watch) return watch(context);
   const accounts = await overview(client, notes);
-  return {
-    value: accounts,
-    lines: accountsTable(accounts, { columns: screen.columns, now: Date.now(), style: screen.style }),
-  };
+  const lines = accountsTable(accounts, { columns: screen.columns, now: Date.now(), style: screen.style });
+  if (accounts.length > 0) return { value: accounts, lines };
+  return { value: accounts, lines: [...lines, ...(await elsewhere(client))] };
 }
 
 module.exports = {

@@ -3,6 +3,8 @@
 const { version } = require("../../../package.json");
 const { qwenDirectory } = require("../directory");
 const { LOG_IN, shown } = require("../naming");
+const { elsewhere } = require("../found-keys");
+const { planOf } = require("../plans");
 const { overview } = require("../overview");
 const { accountsTable } = require("../table");
 const { clean } = require("../text");
@@ -12,7 +14,9 @@ async function run({ client, env, notes, screen }) {
   const accounts = await overview(client, notes);
   const now = Date.now();
   const activeAccount = accounts.find(({ active }) => active) ?? null;
-  const inState = (state) => accounts.filter((account) => account.state === state).length;
+  const enabled = accounts.filter((account) => account.enabled);
+  const inState = (state) => enabled.filter((account) => account.state === state).length;
+  const disabled = accounts.length - enabled.length;
   const value = {
     activeAccount,
     token: tokenOf(activeAccount, now),
@@ -21,14 +25,18 @@ async function run({ client, env, notes, screen }) {
       ready: inState("ready"),
       cooling: inState("cooling"),
       needsLogin: inState("needs-login"),
+      ...(disabled > 0 && { disabled }),
     },
     directory: qwenDirectory(env),
     // They are a part of the answer here.
     notes: notes.splice(0),
     versions: { package: version, node: process.versions.node },
   };
+  const keys = await elsewhere(client);
+  // Files that were left out of that search are no part of the status.
+  notes.length = 0;
   const table = accountsTable(accounts, { columns: screen.columns, now, style: screen.style });
-  return { value, lines: [...describe(value, now), ...(accounts.length > 0 ? ["", ...table] : [])] };
+  return { value, lines: [...describe(value, keys, now), ...(accounts.length > 0 ? ["", ...table] : [])] };
 }
 
 function tokenOf(account, now) {
@@ -36,12 +44,14 @@ function tokenOf(account, now) {
   return { valid: account.expiresAt > now, expiresAt: account.expiresAt };
 }
 
-function describe({ activeAccount, token, accounts, directory, notes, versions }, now) {
-  const { total, ready, cooling, needsLogin } = accounts;
+function describe({ activeAccount, token, accounts, directory, notes, versions }, keys, now) {
+  const { total, ready, cooling, needsLogin, disabled = 0 } = accounts;
+  const unused = disabled > 0 ? `, ${disabled} disabled` : "";
   const rows = [
     ...(activeAccount === null ? [["Account", `none. ${LOG_IN}`]] : describeAccount(activeAccount, now)),
     ...(token === null ? [] : [["Token", describeToken(token, now)]]),
-    ["Accounts", `${total}: ${ready} ready, ${cooling} cooling, ${needsLogin} in need of a login`],
+    ["Accounts", `${total}: ${ready} ready, ${cooling} cooling, ${needsLogin} in need of a login${unused}`],
+    ...keys.map((line) => ["Keys", line]),
     ["Files", clean(directory)],
     ...notes.map((note) => ["Note", clean(note)]),
     ["Versions", `opencode-qwen-cli-auth ${versions.package}, Node.js ${versions.node}`],
@@ -50,10 +60,12 @@ function describe({ activeAccount, token, accounts, directory, notes, versions }
 }
 
 function describeAccount(account, now) {
-  const { state, coolingUntil, baseUrl, lastError } = account;
+  const { kind, enabled, state, coolingUntil, quotaWindow, baseUrl, lastError } = account;
   const until = state === "cooling" && coolingUntil ? `, free at ${timeOfDay(coolingUntil, now)}` : "";
+  const window = quotaWindow === undefined ? "" : `, ${clean(quotaWindow)} quota used up`;
   return [
-    ["Account", `${shown(account)}, ${clean(state)}${until}`],
+    ["Account", `${shown(account)}, ${enabled ? clean(state) + window + until : "disabled"}`],
+    ...(kind === "api-key" ? [["Plan", planOf(account)]] : []),
     ["API", clean(baseUrl)],
     ...(lastError ? [["Error", `${clean(lastError.message)} (${distance(lastError.at, now)})`]] : []),
   ];
