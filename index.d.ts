@@ -163,6 +163,8 @@ declare namespace qwen {
      * - `ready`: an account that was out of quota has answered again
      * - `degraded`: every account is out of quota, and a shorter request was answered
      * - `cli-fallback`: every account is out of quota, and the qwen CLI answered
+     * - `needs-attention`: a refreshed login can't be kept where the qwen CLI or the next process looks for it. The message
+     *   says what to do; without it a login is lost
      * - `store-repaired`: a damaged file was moved aside, or a login was found that no account had
      */
     type:
@@ -175,6 +177,7 @@ declare namespace qwen {
       | "ready"
       | "degraded"
       | "cli-fallback"
+      | "needs-attention"
       | "store-repaired";
     /** When, in epoch milliseconds. */
     at: number;

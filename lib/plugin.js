@@ -19,6 +19,7 @@ const FAILURE_TOAST_DELAY_MS = 500;
 
 /** What a person should know at once is a toast; the rest is for the log alone. */
 const TOASTS = {
+  "needs-attention": "error",
   "needs-login": "error",
   "cli-fallback": "warning",
   degraded: "warning",
@@ -27,7 +28,13 @@ const TOASTS = {
   ready: "info",
   switched: "info",
 };
-const LEVELS = { "needs-login": "error", switched: "info", refreshed: "info", ready: "info" };
+const LEVELS = {
+  "needs-attention": "error",
+  "needs-login": "error",
+  switched: "info",
+  refreshed: "info",
+  ready: "info",
+};
 
 const PROMPTS = [
   { type: "text", key: "label", message: "A name for the account (may be empty)" },

@@ -27,6 +27,8 @@ pub enum EventKind {
     Degraded,
     /// The qwen CLI answered, since every account is out of quota.
     CliFallback,
+    /// Something that only the user can put right, and that costs a login if it stays.
+    NeedsAttention,
     /// A file was damaged and set aside, a login found in it, or it was open to others.
     StoreRepaired,
 }
@@ -45,6 +47,7 @@ impl EventKind {
             Self::Ready => "ready",
             Self::Degraded => "degraded",
             Self::CliFallback => "cli-fallback",
+            Self::NeedsAttention => "needs-attention",
             Self::StoreRepaired => "store-repaired",
         }
     }

@@ -88,11 +88,17 @@ pub enum Safeguard {
     Outlasting,
     /// Holding the end of the process up until a token that was sent is written.
     HeldEnd,
+    /// Making room for new tokens before the refresh token is sent.
+    Preparation,
+    /// Writing into a credentials file that can't be replaced.
+    InPlace,
+    /// Keeping a login whose place another took while it was refreshed.
+    KeepingBeside,
 }
 
 impl Safeguard {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::KernelLock,
         Self::ReadAgain,
         Self::Touch,
@@ -106,6 +112,9 @@ impl Safeguard {
         Self::Patience,
         Self::Outlasting,
         Self::HeldEnd,
+        Self::Preparation,
+        Self::InPlace,
+        Self::KeepingBeside,
     ];
 }
 

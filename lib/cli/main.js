@@ -17,7 +17,7 @@ const FAILED = 1;
 const WRONG_USAGE = 2;
 
 /** Events that the caller of a command has to know of. */
-const NOTABLE = new Set(["config", "store-repaired", "needs-login"]);
+const NOTABLE = new Set(["config", "store-repaired", "needs-attention", "needs-login"]);
 
 /** Sets the exit code and lets the process end by itself: output is then complete, and so are tokens being written. */
 async function main() {

@@ -181,7 +181,8 @@ impl Registry {
             }
             Err(error) => return Err(error),
         };
-        self.credentials.write(token, previous.as_ref())
+        self.note_unsynced(&self.credentials.write(token, previous.as_ref())?);
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ pub mod identity;
 pub mod importing;
 pub mod kind;
 pub mod reconcile;
+pub mod redeemed;
 pub mod registry;
 pub mod rotation;
 pub mod view;

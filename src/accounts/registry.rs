@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::account::Account;
@@ -15,18 +16,16 @@ use super::view::{Stamps, View};
 use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind, Events};
-use crate::fault::{self, Safeguard};
 use crate::oauth::token::Token;
 use crate::secret::Secret;
 use crate::store::accounts::{self as store, StoreFile, Stored};
-use crate::store::atomic;
+use crate::store::atomic::{self, Replaced, Reservation};
 use crate::store::credentials::{Credentials, CredentialsFile};
 use crate::store::document::Document;
 use crate::store::legacy::LegacyFile;
 use crate::store::lock::{self, CliLock};
 use crate::store::modes::{self, Widened};
 use crate::store::record::Record;
-use crate::store::sharing::may_replace;
 
 /// The id of the account in `oauth_creds.json` while there is no store.
 pub(super) const ONLY_ACCOUNT: &str = "qwen-cli";
@@ -35,13 +34,15 @@ pub(super) const ONLY_ACCOUNT: &str = "qwen-cli";
 #[derive(Debug)]
 pub struct Registry {
     pub(super) credentials: CredentialsFile,
-    store: StoreFile,
+    pub(super) store: StoreFile,
     legacy: LegacyFile,
     pub(super) clock: Clock,
     events: Events,
     cache: Mutex<Option<(Stamps, Arc<View>)>>,
     /// Whose modes a person was told of.
     widened: Mutex<HashSet<PathBuf>>,
+    is_unsynced_told: AtomicBool,
+    pub(super) needs_cli_login_told: AtomicBool,
 }
 
 /// The credentials lock, which a refresh holds for all its length.
@@ -57,7 +58,17 @@ impl Registry {
         clock: Clock,
         events: Events,
     ) -> Self {
-        Self { credentials, store, legacy, clock, events, cache: Mutex::default(), widened: Mutex::default() }
+        Self {
+            credentials,
+            store,
+            legacy,
+            clock,
+            events,
+            cache: Mutex::default(),
+            widened: Mutex::default(),
+            is_unsynced_told: AtomicBool::default(),
+            needs_cli_login_told: AtomicBool::default(),
+        }
     }
 
     /// All accounts as they are now.
@@ -219,10 +230,23 @@ impl Registry {
     fn settle_guarded(&self, _guard: &mut Guarded) -> Result<View> {
         let (view, findings) = self.settle_store()?;
         if let Some(token) = findings.repair {
-            let previous = self.credentials.read().unwrap_or_default();
-            self.credentials.write(&token, previous.as_ref())?;
+            self.put_right(&token)?;
         }
         Ok(view)
+    }
+
+    /// Writes an account's newer token over the one that it was redeemed for.
+    fn put_right(&self, token: &Token) -> Result<()> {
+        let previous = self.credentials.read().unwrap_or_default();
+        match (self.credentials.write(token, previous.as_ref()), &previous) {
+            (Ok(replaced), _) => {
+                self.note_unsynced(&replaced);
+                Ok(())
+            }
+            // The store has it already.
+            (Err(_), Some(previous)) => self.credentials.write_in_place(token, previous),
+            (Err(error), None) => Err(error),
+        }
     }
 
     fn settle_store(&self) -> Result<(View, Findings)> {
@@ -243,6 +267,15 @@ impl Registry {
     /// # Errors
     /// `ERR_QWEN_IO`, `ERR_QWEN_STORE_CORRUPT`, `ERR_QWEN_STORE_UNSUPPORTED`, `ERR_QWEN_LOCK_TIMEOUT`.
     pub fn with_store<T>(&self, change: impl FnOnce(&mut Document) -> T) -> Result<T> {
+        self.with_store_in(None, change)
+    }
+
+    /// As [`Registry::with_store`], in room that was made for it.
+    pub(super) fn with_store_in<T>(
+        &self,
+        reserved: Option<Reservation>,
+        change: impl FnOnce(&mut Document) -> T,
+    ) -> Result<T> {
         self.with_store_locked(|| {
             let mut must_write = false;
             let mut document = match self.store.read()? {
@@ -269,7 +302,7 @@ impl Registry {
             let before = document.clone();
             let result = change(&mut document);
             if must_write || document != before {
-                self.store.write(&document)?;
+                self.note_unsynced(&self.store.write(&document, reserved)?);
             }
             Ok(result)
         })
@@ -277,7 +310,7 @@ impl Registry {
 
     fn with_store_locked<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
         lock::exclusively(
-            self.store.locks(),
+            &self.store.locks(),
             &self.clock,
             || None,
             |cli| {
@@ -302,7 +335,8 @@ impl Registry {
                 Stored::Broken { .. } => return Ok(()),
             };
             document.note_host_login();
-            self.store.write(&document)
+            self.note_unsynced(&self.store.write(&document, None)?);
+            Ok(())
         })
     }
 
@@ -345,12 +379,15 @@ impl Registry {
                     document.set_lone_binding(Some((&binding, &held.token)));
                 }
             }
-            if document == before { Ok(()) } else { self.store.write(&document) }
+            if document != before {
+                self.note_unsynced(&self.store.write(&document, None)?);
+            }
+            Ok(())
         })
     }
 
     /// Lets the note of a login without a store follow its refreshed token.
-    fn follow(&self, spent: &Secret, token: &Token) {
+    pub(super) fn follow(&self, spent: &Secret, token: &Token) {
         let before = Token { refresh_token: Some(spent.clone()), ..token.clone() };
         let known = match self.store.read() {
             Ok(Stored::Usable(document)) if document.keeps_nothing() => document.lone_binding(&before),
@@ -382,6 +419,9 @@ impl Registry {
     ) -> Result<T> {
         lock::exclusively(&self.credentials.locks(), &self.clock, meanwhile, |cli| {
             if cli.is_sole() {
+                for path in [self.credentials.path(), self.store.path()] {
+                    atomic::remove_reservations(path);
+                }
                 atomic::complete(self.credentials.path());
                 // What a dead process redeemed may be there, and must be found before the spent token is offered again.
                 if atomic::is_interrupted(self.store.path()) {
@@ -392,62 +432,13 @@ impl Registry {
         })
     }
 
-    /// Keeps the tokens that were redeemed for `spent`: in the store, and in the credentials file if that still holds
-    /// `spent`. The store is first: from it the other can be put right.
-    ///
-    /// # Errors
-    /// Why neither could be written.
-    pub fn replace_token(&self, guard: &mut Guarded, id: &str, spent: &Secret, token: &Token) -> Result<()> {
-        let is_kept = match self.store.read() {
-            Ok(Stored::Missing) => false,
-            Ok(Stored::Usable(document)) => !document.keeps_nothing(),
-            Ok(Stored::Broken { .. }) | Err(_) => true,
-        };
-        let stored = if is_kept {
-            self.with_record(id, |record, now| {
-                record.set_token(token, now);
-                record.set_rejected(None);
-                record.set_last_error(None);
-            })
-        } else {
-            // The credentials file is all there is.
-            Ok(None)
-        };
-        guard.0.keep(&self.clock);
-        let held = self.credentials.read();
-        let written = match held {
-            Ok(Some(held)) if may_replace(&held.token, spent) || fault::omits(Safeguard::Comparison) => {
-                self.credentials.write_over(token, &held)
-            }
-            // A directory that is away for a moment is no logout.
-            Err(error) if error.code() == Code::Io => Err(error),
-            // Another login, a logout or a broken file took its place: that is the user's word, not ours.
-            _ => Ok(false),
-        };
-        match (stored, written) {
-            (Ok(_), Ok(is_written)) | (Err(_), Ok(is_written @ true)) => {
-                if is_written && !is_kept {
-                    self.follow(spent, token);
-                }
-                Ok(())
-            }
-            (Ok(Some(())), Err(error)) => {
-                // What is in the store puts the other right at the next look.
-                self.tell(EventKind::Retry, error.message().to_owned(), Some(error.code()), Some(id));
-                Ok(())
-            }
-            (Ok(None), Err(error)) | (Err(error), _) => Err(error),
-        }
-    }
-
-    /// Puts a token back whose file somebody has removed who was refused the one before it.
-    ///
-    /// # Errors
-    /// `ERR_QWEN_IO`.
-    pub fn put_back(&self, _guard: &mut Guarded, token: &Token) -> Result<()> {
-        match self.credentials.read() {
-            Ok(None) => self.credentials.write(token, None),
-            _ => Ok(()),
+    /// Tells once in this process that a directory can't be synced, which loses nothing but in a power cut.
+    pub(super) fn note_unsynced(&self, replaced: &Replaced) {
+        let Replaced::Unsynced(error) = replaced else { return };
+        if !self.is_unsynced_told.swap(true, Ordering::Relaxed) {
+            let message =
+                format!("{} The file is written; a power cut could bring the old one back.", error.message());
+            self.tell(EventKind::Config, message, Some(error.code()), None);
         }
     }
 

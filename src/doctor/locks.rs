@@ -9,7 +9,7 @@ const ID: &str = "locks";
 
 pub fn check(settings: &Settings, clock: &Clock) -> Vec<Finding> {
     let credentials = settings.credentials_file().map(|file| file.locks());
-    let store = settings.store_file().map(|file| file.locks().clone());
+    let store = settings.store_file().map(|file| file.locks());
     let mut findings: Vec<_> =
         [credentials, store].into_iter().flatten().filter_map(|paths| judge(&paths, clock)).collect();
     if findings.is_empty() {

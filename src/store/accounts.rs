@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::atomic;
+use super::atomic::{self, Replaced, Reservation};
 use super::document::{Document, Unusable};
 use super::file::{self, Contents, Stamp};
 use super::lock::LockPaths;
@@ -12,11 +12,14 @@ use crate::error::{Code, Error, Result};
 /// No account store is anywhere near this large.
 const MAX_SIZE: u64 = 16 * 1024 * 1024;
 
+/// What one more account, or longer tokens, can take, in bytes.
+const ROOM_FOR_AN_ACCOUNT: u64 = 4 * 1024;
+
 /// The store's file.
 #[derive(Debug, Clone)]
 pub struct StoreFile {
     path: PathBuf,
-    locks: LockPaths,
+    is_default: bool,
 }
 
 /// What is in the store's place.
@@ -36,20 +39,10 @@ pub enum Stored {
 }
 
 impl StoreFile {
-    /// Opens nothing. An overriding path has its locks beside it, under its whole name.
+    /// Opens nothing.
     #[must_use]
     pub fn new(path: PathBuf, is_default: bool) -> Self {
-        let locks = if is_default {
-            LockPaths { kernel: path.with_extension("flock"), cli: path.with_extension("lock") }
-        } else {
-            let beside = |suffix: &str| {
-                let mut name = path.clone().into_os_string();
-                name.push(suffix);
-                PathBuf::from(name)
-            };
-            LockPaths { kernel: beside(".flock"), cli: beside(".lock") }
-        };
-        Self { path, locks }
+        Self { path, is_default }
     }
 
     /// Where it is.
@@ -58,10 +51,18 @@ impl StoreFile {
         &self.path
     }
 
-    /// The locks that guard it.
+    /// The locks that guard it. An overriding path has its locks beside it, under its whole name.
     #[must_use]
-    pub fn locks(&self) -> &LockPaths {
-        &self.locks
+    pub fn locks(&self) -> LockPaths {
+        if self.is_default {
+            return LockPaths::beside(&self.path, Path::with_extension);
+        }
+        LockPaths::beside(&self.path, |path, suffix| {
+            let mut name = path.to_owned().into_os_string();
+            name.push(".");
+            name.push(suffix);
+            PathBuf::from(name)
+        })
     }
 
     /// What the file is now.
@@ -90,12 +91,20 @@ impl StoreFile {
         })
     }
 
-    /// Replaces it.
+    /// Replaces it. `reserved` is room that was made for it.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`; it is then as it was.
-    pub fn write(&self, document: &Document) -> Result<()> {
-        atomic::replace(&self.path, &document.to_json())
+    pub fn write(&self, document: &Document, reserved: Option<Reservation>) -> Result<Replaced> {
+        atomic::replace_if(&self.path, &document.to_json(), reserved, || true)
+    }
+
+    /// Makes room for one more account in the file's place.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`.
+    pub fn reserve(&self) -> Result<Reservation> {
+        Reservation::make(&self.path, file::size(&self.path) + ROOM_FOR_AN_ACCOUNT)
     }
 
     /// Keeps what is in its place, whole, under a name that says when. A file stays until it is replaced, so that nobody

@@ -1,76 +1,189 @@
 //! Replacing a file so that a crash leaves the old one or the new one, whole.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
-use tempfile::NamedTempFile;
 
-use crate::error::{Error, Result};
+use super::ownership;
+use crate::error::{Code, Error, Result};
 use crate::fault::{self, Point, Safeguard};
 use crate::safe_open;
 
 /// What the names of temporary files end with.
 pub const TEMPORARY_SUFFIX: &str = ".tmp";
+/// Stands in the names of temporary files that have no contents yet.
+const RESERVED: &str = "reserved";
+
+/// How a file was replaced.
+#[derive(Debug)]
+pub enum Replaced {
+    /// The new contents have the name, and both are on disk.
+    Synced,
+    /// The new contents have the name. The directory could not be synced, as on some network file systems: after a power
+    /// cut the old contents may be back.
+    Unsynced(Error),
+    /// The caller did not want it any more at the last moment.
+    Declined,
+}
 
 /// Replaces `path` with `contents`, readable by its owner alone.
 ///
-/// A link is written through: the file it leads to is replaced and the link stays. The data is on disk before the new
-/// name is, and the name before this returns.
+/// A link is written through: the file it leads to is replaced and the link stays. The owner stays the one of the file that
+/// is replaced. The data is on disk before the new name is, and the name before this returns.
 ///
 /// # Errors
 /// `ERR_QWEN_IO`; the old file is then untouched.
-pub fn replace(path: &Path, contents: &[u8]) -> Result<()> {
-    replace_if(path, contents, || true).map(drop)
+pub fn replace(path: &Path, contents: &[u8]) -> Result<Replaced> {
+    replace_if(path, contents, None, || true)
 }
 
-/// As [`replace`], if `still` agrees. It is asked when all but the renaming is done, and says what is returned.
+/// As [`replace`], if `still` agrees. It is asked when all but the renaming is done. `reserved` is room that was made for
+/// the contents before.
 ///
 /// # Errors
 /// `ERR_QWEN_IO`; the old file is then untouched.
-pub fn replace_if(path: &Path, contents: &[u8], still: impl FnOnce() -> bool) -> Result<bool> {
+pub fn replace_if(
+    path: &Path,
+    contents: &[u8],
+    reserved: Option<Reservation>,
+    still: impl FnOnce() -> bool,
+) -> Result<Replaced> {
     let target = follow_links(path)?;
-    let directory = target.parent().unwrap_or(Path::new("."));
+    let directory = parent(&target);
     create_private_directory(directory)?;
     if fault::omits(Safeguard::Replacement) {
         let written = File::create(&target).and_then(|mut file| write_all(&mut file, contents));
-        return written.map(|()| true).map_err(|error| Error::io("write", &target, &error));
+        return written.map(|()| Replaced::Synced).map_err(|error| Error::io("write", &target, &error));
     }
-    // A temporary file is created with mode 0600, which the renamed file keeps.
-    let mut file = tempfile::Builder::new()
-        .prefix(&format!("{}{}.", temporary_prefix(&target), fingerprint(&target)))
-        .suffix(TEMPORARY_SUFFIX)
-        .tempfile_in(directory)
-        .map_err(|error| Error::io("create a file in", directory, &error))?;
+    let name = temporary_name(&target, &fingerprint(&target));
+    let mut temporary = match reserved.filter(|reserved| reserved.target == target) {
+        Some(reserved) => reserved.temporary.renamed(&name),
+        None => Temporary::create(&target, &name),
+    }
+    .map_err(|error| Error::io("create a file in", directory, &error))?;
     fault::reached(Point::TemporaryCreated);
-    write_all(file.as_file_mut(), contents)
-        .and_then(|()| sync_data(file.as_file()))
+    // Only the room that is not needed is given back.
+    let shortened = temporary.file.set_len(contents.len() as u64);
+    shortened
+        .and_then(|()| write_all(&mut temporary.file, contents))
+        .and_then(|()| sync_data(&temporary.file))
         .map_err(|error| Error::io("write", &target, &error))?;
     fault::reached(Point::DataSynced);
     if !still() {
-        return Ok(false);
+        return Ok(Replaced::Declined);
     }
-    persist(file, &target).map_err(|error| Error::io("replace", &target, &error))?;
+    persist(temporary, &target).map_err(|error| Error::io("replace", &target, &error))?;
     fault::reached(Point::Renamed);
-    sync_directory(directory).map_err(|error| Error::io("sync", directory, &error))?;
+    // The file is replaced, whatever the directory says.
+    let synced = sync_directory(directory);
     fault::reached(Point::DirectorySynced);
-    Ok(true)
+    Ok(match synced {
+        Ok(()) => Replaced::Synced,
+        Err(error) => Replaced::Unsynced(Error::io("sync", directory, &error)),
+    })
+}
+
+/// Writes `contents` into a file that can't be replaced: a mount, or one in a directory that can't be written to. A crash
+/// can leave it torn, so they must be kept elsewhere first.
+///
+/// # Errors
+/// `ERR_QWEN_IO`.
+pub fn overwrite(path: &Path, contents: &[u8]) -> Result<()> {
+    let written = safe_open::open_with(File::options().write(true), path).and_then(|mut file| {
+        file.write_all(contents)?;
+        file.set_len(contents.len() as u64)?;
+        file.sync_all()
+    });
+    written.map_err(|error| Error::io("write", path, &error))
+}
+
+/// Room on the disk for contents that are still to come: a file of their size, beside the one that they will replace.
+#[derive(Debug)]
+pub struct Reservation {
+    temporary: Temporary,
+    target: PathBuf,
+}
+
+impl Reservation {
+    /// Writes and syncs a file of `size` bytes, which finds a full disk, a used-up quota, a directory that can't be written
+    /// to, a failing disk, and an owner that can't be kept.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`.
+    pub fn make(path: &Path, size: u64) -> Result<Self> {
+        let target = follow_links(path)?;
+        let directory = parent(&target);
+        create_private_directory(directory)?;
+        let made =
+            Temporary::create(&target, &temporary_name(&target, RESERVED)).and_then(|mut temporary| {
+                // Random, since some file systems store zeros in no room at all.
+                let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+                getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
+                temporary.file.write_all(&bytes)?;
+                temporary.file.sync_all()?;
+                temporary.file.rewind()?;
+                Ok(temporary)
+            });
+        match made {
+            Ok(temporary) => Ok(Self { temporary, target }),
+            Err(error) => Err(Error::io("make room for new tokens in", directory, &error)),
+        }
+    }
+}
+
+/// A temporary file, which is removed with this value unless it was given a name of its own.
+#[derive(Debug)]
+struct Temporary {
+    file: File,
+    path: PathBuf,
+}
+
+impl Temporary {
+    fn create(target: &Path, name: &str) -> std::io::Result<Self> {
+        let directory = parent(target);
+        // It is created with mode 0600, which the renamed file keeps.
+        let made = tempfile::Builder::new().prefix(name).suffix(TEMPORARY_SUFFIX).tempfile_in(directory)?;
+        let (file, path) = made.keep()?;
+        let temporary = Self { file, path };
+        ownership::give(&temporary.file, target, directory)?;
+        Ok(temporary)
+    }
+
+    /// The same file under another name, whose end stays.
+    fn renamed(mut self, name: &str) -> std::io::Result<Self> {
+        let random = uuid::Uuid::new_v4().simple().to_string();
+        let path = parent(&self.path).join(format!("{name}{}{TEMPORARY_SUFFIX}", &random[..6]));
+        fs::rename(&self.path, &path)?;
+        self.path = path;
+        Ok(self)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty() {
+            remove_leftover(&self.path);
+        }
+    }
 }
 
 /// Windows replaces no file that somebody has open just then, as a reader or a virus scanner has for a moment.
-fn persist(mut file: NamedTempFile, target: &Path) -> std::io::Result<()> {
+fn persist(mut temporary: Temporary, target: &Path) -> std::io::Result<()> {
     let mut tries_left = if cfg!(windows) { 100 } else { 0 };
     loop {
-        match file.persist(target) {
-            Ok(_) => return Ok(()),
-            Err(failed) if tries_left > 0 && failed.error.kind() == ErrorKind::PermissionDenied => {
+        match fs::rename(&temporary.path, target) {
+            Ok(()) => {
+                temporary.path = PathBuf::new();
+                return Ok(());
+            }
+            Err(error) if tries_left > 0 && error.kind() == ErrorKind::PermissionDenied => {
                 tries_left -= 1;
-                file = failed.file;
                 std::thread::sleep(Duration::from_millis(10));
             }
-            Err(failed) => return Err(failed.error),
+            Err(error) => return Err(error),
         }
     }
 }
@@ -92,7 +205,7 @@ pub fn complete(path: &Path) {
     if leftovers.is_empty() {
         return;
     }
-    let wanted = format!("{}{}.", temporary_prefix(&target), fingerprint(&target));
+    let wanted = temporary_name(&target, &fingerprint(&target));
     for leftover in leftovers {
         let is_wanted = leftover.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&wanted));
         if is_wanted && !fault::omits(Safeguard::Completion) && put_in_place(&leftover, &target).is_ok() {
@@ -109,7 +222,7 @@ fn put_in_place(leftover: &Path, target: &Path) -> std::io::Result<()> {
     serde_json::from_slice::<serde::de::IgnoredAny>(&contents)?;
     sync_data(&file)?;
     fs::rename(leftover, target)?;
-    sync_directory(target.parent().unwrap_or(Path::new(".")))
+    sync_directory(parent(target))
 }
 
 /// Removes what a dead process left: a temporary file.
@@ -118,18 +231,41 @@ pub fn remove_leftover(leftover: &Path) {
     let _ = fs::remove_file(leftover);
 }
 
+/// Removes the room that a dead process has made for `path`, for the holder of the lock under which room is made.
+pub fn remove_reservations(path: &Path) {
+    let Ok(target) = follow_links(path) else { return };
+    for leftover in temporary_files(&target, |name| name.starts_with(&temporary_name(&target, RESERVED))) {
+        remove_leftover(&leftover);
+    }
+}
+
 /// Temporary files beside `target` that were to become it.
 #[must_use]
 pub fn leftovers(target: &Path) -> Vec<PathBuf> {
+    // Room that was made may belong to a process that is at work.
+    temporary_files(target, |name| !name.starts_with(&temporary_name(target, RESERVED)))
+}
+
+fn temporary_files(target: &Path, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let prefix = temporary_prefix(target);
     let is_leftover = |entry: &fs::DirEntry| {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let is_ours = name.starts_with(&prefix) && name.ends_with(TEMPORARY_SUFFIX);
+        let is_ours = name.starts_with(&prefix) && name.ends_with(TEMPORARY_SUFFIX) && is_wanted(&name);
         is_ours && entry.file_type().is_ok_and(|kind| kind.is_file())
     };
-    let entries = fs::read_dir(target.parent().unwrap_or(Path::new("."))).into_iter().flatten().flatten();
+    let entries = fs::read_dir(parent(target)).into_iter().flatten().flatten();
     entries.filter(is_leftover).map(|entry| entry.path()).collect()
+}
+
+/// How the name of a temporary file of `target` begins, up to its random part. `what` tells what it is to replace, or that
+/// it is only [`RESERVED`] room.
+fn temporary_name(target: &Path, what: &str) -> String {
+    format!("{}{what}.", temporary_prefix(target))
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// How the names of all temporary files of `target` begin.
@@ -163,20 +299,47 @@ fn sync_data(file: &File) -> std::io::Result<()> {
     if fault::omits(Safeguard::DataSync) { Ok(()) } else { file.sync_all() }
 }
 
-/// Creates a directory, and those above it, for its owner alone. One that exists is left as it is.
+/// Creates a directory, and those above it, for its owner alone: for root the owner of the directory above. One that exists
+/// is left as it is.
 ///
 /// # Errors
 /// `ERR_QWEN_IO`.
 pub fn create_private_directory(directory: &Path) -> Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let above = directory.parent().filter(|above| !above.as_os_str().is_empty());
+    if let Some(above) = above {
+        create_private_directory(above)?;
+    }
+    if let Ok(target) = fs::read_link(directory) {
+        // It may lead to a disk that is not there now.
+        let message = format!(
+            "{} is a link to {}, where there is no directory. Create that directory or remove the link, then try again.",
+            directory.display(),
+            target.display()
+        );
+        return Err(Error::new(Code::Io, message).with_path(directory));
+    }
     let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(directory).map_err(|error| Error::io("create", directory, &error))
+    match builder.create(directory) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && directory.is_dir() => return Ok(()),
+        Err(error) => return Err(Error::io("create", directory, &error)),
+    }
+    if let (Some(above), Ok(made)) = (above, File::open(directory)) {
+        ownership::inherit(&made, above);
+    }
+    Ok(())
 }
 
 /// Where a path leads. The last step may be missing, a dangling link's target included.
-fn follow_links(path: &Path) -> Result<PathBuf> {
+///
+/// # Errors
+/// `ERR_QWEN_IO` for links that lead in a circle.
+pub fn follow_links(path: &Path) -> Result<PathBuf> {
     // As many as the kernel follows.
     const MAX_LINKS: usize = 40;
     let mut target = path.to_owned();
@@ -250,7 +413,7 @@ mod tests {
         let path = temporary.path().join("creds.json");
         replace(&path, b"{\"a\":1}").unwrap();
         let leave = |contents: &[u8]| {
-            let prefix = format!("{}{}.", temporary_prefix(&path), fingerprint(&path));
+            let prefix = temporary_name(&path, &fingerprint(&path));
             fs::write(temporary.path().join(prefix + "abc" + TEMPORARY_SUFFIX), contents).unwrap();
         };
         for torn in [&b""[..], b"{\"a\":2", b"\0\0\0\0"] {
@@ -275,9 +438,27 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("creds.json");
         replace(&path, b"1").unwrap();
-        assert!(!replace_if(&path, b"2", || false).unwrap());
+        assert!(matches!(replace_if(&path, b"2", None, || false).unwrap(), Replaced::Declined));
         assert_eq!(fs::read(&path).unwrap(), b"1");
         assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn reserved_room_is_used_and_nobody_takes_it_for_contents() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("creds.json");
+        replace(&path, b"{}").unwrap();
+        let count = || fs::read_dir(temporary.path()).unwrap().count();
+        let reserved = Reservation::make(&path, 4096).unwrap();
+        complete(&path);
+        assert_eq!((count(), is_interrupted(&path)), (2, false));
+        replace_if(&path, b"{\"a\":1}", Some(reserved), || true).unwrap();
+        assert_eq!((fs::read(&path).unwrap().as_slice(), count()), (&b"{\"a\":1}"[..], 1));
+        drop(Reservation::make(&path, 1).unwrap());
+        assert_eq!(count(), 1);
+        std::mem::forget(Reservation::make(&path, 1).unwrap());
+        remove_reservations(&path);
+        assert_eq!(count(), 1);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::atomic;
+use super::atomic::{self, Replaced, Reservation};
 use super::file::{self, Contents, Stamp};
 use super::lock::LockPaths;
 use crate::clock::instant_from_number;
@@ -17,6 +17,9 @@ use crate::secret::{Secret, opaque_debug};
 
 /// No credentials file is anywhere near this large.
 const MAX_SIZE: u64 = 1024 * 1024;
+
+/// New tokens may be longer than those that they replace, in bytes.
+const ROOM_FOR_LONGER_TOKENS: u64 = 1024;
 
 /// Tokens as a file holds them, and whatever else is in it.
 #[derive(Clone)]
@@ -52,7 +55,7 @@ impl CredentialsFile {
     /// The locks that guard it.
     #[must_use]
     pub fn locks(&self) -> LockPaths {
-        LockPaths { kernel: self.path.with_extension("flock"), cli: self.path.with_extension("lock") }
+        LockPaths::beside(&self.path, Path::with_extension)
     }
 
     /// What the file is now, or `None` where there is none.
@@ -102,41 +105,46 @@ impl CredentialsFile {
     ///
     /// # Errors
     /// `ERR_QWEN_IO`; the file is then as it was.
-    pub fn write(&self, token: &Token, previous: Option<&Credentials>) -> Result<()> {
-        self.write_if(token, previous, || true).map(drop)
+    pub fn write(&self, token: &Token, previous: Option<&Credentials>) -> Result<Replaced> {
+        atomic::replace(&self.path, &contents(token, previous)?)
     }
 
-    /// As [`CredentialsFile::write`], where the file still holds the refresh token of `previous` at the last moment. Says
-    /// whether it did.
+    /// As [`CredentialsFile::write`], unless the file no longer holds the refresh token of `previous` at the last moment.
+    /// `reserved` is room that was made for it.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`; the file is then as it was.
-    pub fn write_over(&self, token: &Token, previous: &Credentials) -> Result<bool> {
-        self.write_if(token, Some(previous), || {
-            let is_same = |now: Credentials| now.token.refresh_token == previous.token.refresh_token;
-            fault::omits(Safeguard::Comparison) || self.read().is_ok_and(|now| now.is_some_and(is_same))
-        })
-    }
-
-    fn write_if(
+    pub fn write_over(
         &self,
         token: &Token,
-        previous: Option<&Credentials>,
-        still: impl FnOnce() -> bool,
-    ) -> Result<bool> {
-        let mut document = previous.map(|credentials| credentials.document.clone()).unwrap_or_default();
-        let mut set = |field: &str, value: Option<&str>| match value {
-            Some(value) => drop(document.insert(field.to_owned(), Value::from(value))),
-            None => drop(document.shift_remove(field)),
-        };
-        set("access_token", Some(token.access_token.expose()));
-        set("refresh_token", token.refresh_token.as_ref().map(Secret::expose));
-        set("token_type", Some(&token.token_type));
-        set("resource_url", token.resource_url.as_deref());
-        document.insert("expiry_date".to_owned(), Value::from(token.expires_at));
-        // Two spaces and no final newline, as the CLI writes it.
-        let contents = serde_json::to_vec_pretty(&document).map_err(Error::internal)?;
-        atomic::replace_if(&self.path, &contents, still)
+        previous: &Credentials,
+        reserved: Option<Reservation>,
+    ) -> Result<Replaced> {
+        let contents = contents(token, Some(previous))?;
+        atomic::replace_if(&self.path, &contents, reserved, || self.still_holds(previous))
+    }
+
+    /// Writes into the file where it can't be replaced, if it still holds the refresh token of `previous`. A crash can leave
+    /// it torn, so the tokens must be in the store before.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`.
+    pub fn write_in_place(&self, token: &Token, previous: &Credentials) -> Result<()> {
+        let contents = contents(token, Some(previous))?;
+        if self.still_holds(previous) { atomic::overwrite(&self.path, &contents) } else { Ok(()) }
+    }
+
+    fn still_holds(&self, previous: &Credentials) -> bool {
+        let is_same = |now: Credentials| now.token.refresh_token == previous.token.refresh_token;
+        fault::omits(Safeguard::Comparison) || self.read().is_ok_and(|now| now.is_some_and(is_same))
+    }
+
+    /// Makes room for other tokens in the file's place.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`.
+    pub fn reserve(&self) -> Result<Reservation> {
+        Reservation::make(&self.path, file::size(&self.path) + ROOM_FOR_LONGER_TOKENS)
     }
 
     /// Removes the file: the user has removed its account.
@@ -172,6 +180,22 @@ impl CredentialsFile {
         );
         Error::new(Code::CredentialsInvalid, message).with_path(&self.path)
     }
+}
+
+/// The file with other tokens in it. Fields of `previous` that are not ours are kept.
+fn contents(token: &Token, previous: Option<&Credentials>) -> Result<Vec<u8>> {
+    let mut document = previous.map(|credentials| credentials.document.clone()).unwrap_or_default();
+    let mut set = |field: &str, value: Option<&str>| match value {
+        Some(value) => drop(document.insert(field.to_owned(), Value::from(value))),
+        None => drop(document.shift_remove(field)),
+    };
+    set("access_token", Some(token.access_token.expose()));
+    set("refresh_token", token.refresh_token.as_ref().map(Secret::expose));
+    set("token_type", Some(&token.token_type));
+    set("resource_url", token.resource_url.as_deref());
+    document.insert("expiry_date".to_owned(), Value::from(token.expires_at));
+    // Two spaces and no final newline, as the CLI writes it.
+    serde_json::to_vec_pretty(&document).map_err(Error::internal)
 }
 
 /// An instant in epoch milliseconds: a number, or a string that holds one.

@@ -49,6 +49,12 @@ pub fn stamp(path: &Path) -> Result<Option<Stamp>> {
     }
 }
 
+/// Returns the size of a file in bytes; 0 where there is none.
+#[must_use]
+pub fn size(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
 /// Reads a file of at most `limit` bytes.
 ///
 /// # Errors

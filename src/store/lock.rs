@@ -10,6 +10,7 @@ use crate::error::{Code, Error, Result};
 use crate::fault::{self, Point, Safeguard};
 use crate::safe_open::{self, InPlace};
 use crate::store::atomic::{self, create_private_directory};
+use crate::store::ownership;
 use crate::store::sharing::is_abandoned;
 
 /// How long a caller waits for its turn.
@@ -47,6 +48,16 @@ pub enum Found {
 }
 
 impl LockPaths {
+    /// Returns the locks of a file with these names beside it. The kernel lock lies beside the file that a link leads to,
+    /// so that two links to one file share it; the CLI's lock lies where the CLI looks for it.
+    #[must_use]
+    pub fn beside(path: &Path, named: impl Fn(&Path, &'static str) -> PathBuf) -> Self {
+        let target = atomic::follow_links(path).unwrap_or_else(|_| path.to_owned());
+        let shared = named(&target, "flock");
+        let kernel = if target == path || is_writable(&shared) { shared } else { named(path, "flock") };
+        Self { kernel, cli: named(path, "lock") }
+    }
+
     /// Looks at the CLI's lock file, and changes nothing.
     ///
     /// # Errors
@@ -83,8 +94,9 @@ pub fn exclusively<T>(
     mut meanwhile: impl FnMut() -> Option<T>,
     body: impl FnOnce(&mut CliLock) -> Result<T>,
 ) -> Result<T> {
-    let directory = paths.kernel.parent().unwrap_or(Path::new("."));
-    create_private_directory(directory)?;
+    for path in [&paths.kernel, &paths.cli] {
+        create_private_directory(path.parent().unwrap_or(Path::new(".")))?;
+    }
     let file = open_lock_file(&paths.kernel).map_err(|error| Error::io("open", &paths.kernel, &error))?;
     fault::reached(Point::LockFileOpened);
     let mut kernel = fd_lock::RwLock::new(file);
@@ -123,6 +135,19 @@ pub fn exclusively<T>(
     }
 }
 
+/// True if a lock can be made at a path, or taken where it is.
+#[cfg(unix)]
+fn is_writable(lock: &Path) -> bool {
+    use rustix::fs::{Access, access};
+    let is_open = |path: &Path| access(path, Access::READ_OK | Access::WRITE_OK).is_ok();
+    is_open(lock) || !lock.exists() && lock.parent().is_some_and(is_open)
+}
+
+#[cfg(not(unix))]
+fn is_writable(lock: &Path) -> bool {
+    lock.exists() || lock.parent().is_some_and(Path::is_dir)
+}
+
 fn timed_out(path: &Path) -> Error {
     let message = format!(
         "Another process has held {} for {} s. Try again; if it stays, close other qwen or OpenCode sessions.",
@@ -135,7 +160,9 @@ fn timed_out(path: &Path) -> Error {
 fn open_lock_file(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
-    safe_open::open_own(&mut options, path)
+    let file = safe_open::open_own(&mut options, path)?;
+    ownership::inherit(&file, path.parent().unwrap_or(Path::new(".")));
+    Ok(file)
 }
 
 /// Some network file systems have no such locks; the CLI's kind alone must do there.
@@ -273,6 +300,7 @@ fn create_exclusively(path: &Path, contents: &str) -> std::io::Result<()> {
         .suffix(atomic::TEMPORARY_SUFFIX)
         .tempfile_in(directory)?;
     file.write_all(contents.as_bytes())?;
+    ownership::inherit(file.as_file(), directory);
     fault::reached(Point::CliLockPrepared);
     match file.persist_noclobber(path) {
         Ok(_) => Ok(()),
@@ -289,6 +317,7 @@ fn create_directly(path: &Path, contents: &str) -> std::io::Result<()> {
         Some(_) => ErrorKind::AlreadyExists.into(),
         None => error,
     })?;
+    ownership::inherit(&file, path.parent().unwrap_or(Path::new(".")));
     file.write_all(contents.as_bytes()).inspect_err(|_| {
         // On a full disk there is room for a name and none for what says whose it is: it would block everyone.
         #[expect(clippy::disallowed_methods, reason = "a lock that could not be taken is not left behind")]

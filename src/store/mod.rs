@@ -9,6 +9,7 @@ pub mod foreign;
 pub mod legacy;
 pub mod lock;
 pub mod modes;
+pub mod ownership;
 pub mod place;
 pub mod record;
 pub mod recover;

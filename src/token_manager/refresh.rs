@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::{Inner, Outcome, find, no_refresh_token, superseded};
 use crate::accounts::account::Account;
+use crate::accounts::redeemed::Prepared;
 use crate::accounts::registry::Guarded;
 use crate::accounts::view::View;
 use crate::error::{Code, Error, Result};
@@ -111,7 +112,7 @@ impl Refresh {
         let stored = record.token().and_then(|token| token.refresh_token);
         if let Some(spent) = stored.filter(|stored| current.refresh_token.as_ref() != Some(stored)) {
             // The files still hold a spent token: what was redeemed for it must get there first.
-            self.save_or_tell(guard, &spent, &current);
+            self.save_or_tell(guard, Prepared::default(), &spent, &current);
             if self.inner.is_fresh(&current) && self.rejected.as_ref() != Some(&current.access_token) {
                 return Ok(Some(current));
             }
@@ -131,12 +132,13 @@ impl Refresh {
         if let Some(error) = self.doubted_before(&spent) {
             return Err(self.refuse(&spent, error));
         }
+        let prepared = self.inner.registry.prepare(guard, &view, &self.account.id)?;
         let token = match runtime.block_on(self.redeem(&spent, view, guard))? {
             Redeemed::ByUs(token) => token.or_else_from(&current),
             Redeemed::Elsewhere(token) => return Ok(Some(token)),
             Redeemed::NotYet => return Ok(None),
         };
-        Ok(Some(self.keep(guard, &spent, token)))
+        Ok(Some(self.keep(guard, prepared, &spent, token)))
     }
 
     /// Redeems the refresh token that `view` holds, keeping the CLI's lock meanwhile.
@@ -290,12 +292,12 @@ impl Refresh {
         error
     }
 
-    fn keep(&self, guard: &mut Guarded, spent: &Secret, token: Token) -> Arc<Token> {
+    fn keep(&self, guard: &mut Guarded, prepared: Prepared, spent: &Secret, token: Token) -> Arc<Token> {
         self.inner.know(&token);
         self.inner.with_state(&self.account.id, |state| state.unsaved = Some((spent.clone(), token.clone())));
         let message = format!("The token of the Qwen account \"{}\" was refreshed.", self.account.label);
         self.inner.emit(EventKind::Refreshed, &self.account, message, None);
-        self.save_or_tell(guard, spent, &token);
+        self.save_or_tell(guard, prepared, spent, &token);
         // The store has no part in it: the CLI knows one account.
         let is_linked = self.view.linked.as_deref() == Some(&self.account.id);
         if is_linked && guard.0.was_stolen() && !fault::omits(Safeguard::Outlasting) {
@@ -306,16 +308,16 @@ impl Refresh {
     }
 
     /// A token that can't be written works all the same, and is written as soon as that is possible.
-    fn save_or_tell(&self, guard: &mut Guarded, spent: &Secret, token: &Token) {
-        match self.inner.registry.replace_token(guard, &self.account.id, spent, token) {
+    fn save_or_tell(&self, guard: &mut Guarded, prepared: Prepared, spent: &Secret, token: &Token) {
+        match self.inner.registry.replace_token(guard, prepared, &self.account, spent, token) {
             Ok(()) => self.inner.with_state(&self.account.id, |state| state.unsaved = None),
             Err(error) => {
-                self.inner.emit(
-                    EventKind::Retry,
-                    &self.account,
-                    error.message().to_owned(),
-                    Some(error.code()),
+                let message = format!(
+                    "The refreshed login of the Qwen account \"{}\" can't be written and is lost when this process ends. {}",
+                    self.account.label,
+                    error.message()
                 );
+                self.inner.emit(EventKind::NeedsAttention, &self.account, message, Some(error.code()));
             }
         }
     }

@@ -22,7 +22,6 @@ const LOCK_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct UsageFile {
     path: PathBuf,
-    locks: LockPaths,
 }
 
 /// What the file holds: ids of accounts, times and numbers.
@@ -57,14 +56,17 @@ impl UsageFile {
     /// Opens nothing.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
-        let locks = LockPaths { kernel: path.with_extension("flock"), cli: path.with_extension("lock") };
-        Self { path, locks }
+        Self { path }
     }
 
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn locks(&self) -> LockPaths {
+        LockPaths::beside(&self.path, Path::with_extension)
     }
 
     /// What all processes have written. A damaged file reads as empty: the next addition sets it aside.
@@ -88,7 +90,7 @@ impl UsageFile {
         }
         let started = Instant::now();
         let give_up = || (started.elapsed() >= LOCK_LIMIT).then_some(Added::Busy);
-        lock::exclusively(&self.locks, clock, give_up, |_| {
+        lock::exclusively(&self.locks(), clock, give_up, |_| {
             let (mut ledger, aside) = match self.find()? {
                 Found::Ledger(ledger) => (ledger, None),
                 Found::Damaged => {
@@ -196,7 +198,7 @@ mod tests {
     fn a_lock_that_is_held_is_not_waited_for_long() {
         let (_directory, file) = open();
         let added = lock::exclusively(
-            &file.locks,
+            &file.locks(),
             &Clock::system(),
             || None,
             |_| file.add(&one_request(), NOW, &Clock::system()),

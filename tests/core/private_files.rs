@@ -83,6 +83,34 @@ async fn a_link_in_the_place_of_a_lock_is_not_followed_to_somebody_elses_file() 
     }
 }
 
+/// Root, in a container or by sudo, in a user's directory: nothing becomes root's, and what root has left before is given back.
+#[tokio::test]
+async fn what_root_writes_in_a_users_directory_is_that_users() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    const USER: u32 = 54_321;
+    if !rustix::process::geteuid().is_root() {
+        return crate::support::skipped("another user's files take root");
+    }
+    let setup = Setup::expired().await;
+    let flock = setup.home.qwen_dir().join("oauth_creds.flock");
+    fs::write(&flock, "").unwrap();
+    widen(&flock, 0o600);
+    for path in [setup.home.qwen_dir(), setup.home.credentials()] {
+        chown(path, Some(USER), Some(USER)).unwrap();
+    }
+    let client = setup.client();
+    client.access_token(None).await.unwrap();
+    client.fetch(chat(false)).await.unwrap();
+    client.flush();
+    client.note_host_login().await.unwrap();
+    let files = setup.home.files();
+    assert!(files.len() >= 4, "{files:?}");
+    for name in files {
+        let found = fs::metadata(setup.home.qwen_dir().join(&name)).unwrap();
+        assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (USER, USER, 0o600), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_hard_link_to_the_credentials_keeps_its_old_contents_and_gets_no_new_token() {
     let setup = Setup::expired().await;

@@ -15,6 +15,7 @@
 mod support;
 
 mod crash;
+mod places;
 mod power_loss;
 mod safeguards;
 mod scene;

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use opencode_qwen_cli_auth::accounts::registry::Registry;
 use opencode_qwen_cli_auth::busy::Busy;
@@ -105,6 +105,12 @@ impl Child {
     /// Sends a chat: the status and the account, or the code of the error.
     pub async fn chat(&mut self) -> String {
         self.order("chat").await;
+        self.answer().await
+    }
+
+    /// The kinds of all events so far.
+    pub async fn told(&mut self) -> String {
+        self.order("told").await;
         self.answer().await
     }
 
@@ -234,8 +240,10 @@ fn client() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let environment: Environment = std::env::vars().collect();
     let busy = Busy::unobserved();
-    let context =
-        Context { for_host: false, clock: Clock::system(), events: Events::none(), busy: busy.clone() };
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let listener = Arc::clone(&told);
+    let events = Events::new(move |event| listener.lock().unwrap().push(event.kind.as_str()));
+    let context = Context { for_host: false, clock: Clock::system(), events, busy: busy.clone() };
     let client = Arc::new(Client::new(&ClientOptions::default(), environment, context).unwrap());
     say("ready");
     let mut lines = std::io::stdin().lock().lines();
@@ -259,6 +267,7 @@ fn client() {
                 busy.shutdown().end();
                 std::process::exit(0);
             }
+            None if line == "told" => Ok(told.lock().unwrap().join(" ")),
             Some(("exhaust", id)) => exhaust(id),
             Some(("meter", count)) => {
                 for _ in 0..count.parse().unwrap() {

@@ -29,6 +29,7 @@ static int is_file(int fd) {
 }
 
 int fsync(int fd) {
+    if (!is_file(fd) && fails("fsync of a directory")) return -1;
     return fails("fsync") ? -1 : (int)syscall(SYS_fsync, fd);
 }
 
