@@ -245,6 +245,29 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     assert.deepEqual(inState(await examine(context), "warning"), []);
   });
 
+  test("a key that lies elsewhere is named, and how to import it", async (t) => {
+    const context = await setUp(t, { token: null });
+    const path = join(context.home.directory, "settings.json");
+    mkdirSync(context.home.directory, { mode: 0o700 });
+    const key = "sk-sp-0123456789abcdef0123456789abcdef";
+    writeFileSync(path, JSON.stringify({ env: { BAILIAN_TOKEN_PLAN_API_KEY: key } }), { mode: 0o600 });
+    const found = inState(await examine(context), "warning").find(({ id }) => id === "other-keys");
+    assert.equal(found.message, `A Token Plan key lies in ${path}; no account works.`);
+    assert.equal(found.fix, `npx ${NAME} import`);
+    await mend(context, { fix: `npx ${NAME} login` });
+    const known = (await examine(context)).find(({ id }) => id === "other-keys");
+    assert.deepEqual([known.state, known.fix], ["ok", undefined]);
+  });
+
+  test("a bad QWEN_CLI_PATH is no fault while the fallback is off", async (t) => {
+    const context = await setUp(t);
+    context.env.QWEN_CLI_PATH = join(context.home.home, "gone");
+    const [found, ...more] = inState(await examine(context), "warning");
+    assert.deepEqual([found.id, found.fix, more], ["qwen-cli", "unset QWEN_CLI_PATH", []]);
+    context.env.OPENCODE_QWEN_ENABLE_CLI_FALLBACK = "1";
+    assert.ok(inState(await examine(context), "broken").some(({ fix }) => fix === found.fix));
+  });
+
   mends("a file that others can read", "files", ({ home }) => chmodSync(home.path, 0o644));
   mends("a directory that others can write to", "files", ({ home }) => chmodSync(home.directory, 0o777));
   mends("a file of another user's", "files", ({ home }) => chownSync(home.path, 12345, 12345), {

@@ -1,5 +1,7 @@
 //! How each account stands.
 
+use url::Url;
+
 use super::finding::{Finding, ours};
 use super::network::Asked;
 use super::settings::Settings;
@@ -8,8 +10,10 @@ use crate::accounts::availability::{Availability, availability};
 use crate::accounts::kind::Kind;
 use crate::accounts::registry::Registry;
 use crate::accounts::view::View;
+use crate::config::DEFAULT_OAUTH_BASE_URL;
 use crate::error::Code;
 use crate::events::Events;
+use crate::request::refusal::FREE_TIER_END_MS;
 
 use crate::store::legacy::LegacyFile;
 use crate::store::record::Record;
@@ -28,33 +32,45 @@ pub fn check(doctor: &Doctor, settings: &Settings, local: &mut Local) {
     let Ok(view) = registry.peek() else { return };
     local.had_host_login = view.document.had_host_login();
     let now = doctor.clock.now_ms();
+    local.keys = view.document.keys.iter().filter_map(|key| Some(key.token()?.access_token)).collect();
+    local.has_working_account = view.enabled(now).any(|record| works(record, settings, now));
     let records: Vec<&Record> = view.listed(now).collect();
     if records.is_empty() {
         let fix = format!("{} (a key of a plan), or {}", ours("add-key"), ours("login"));
         local.findings.push(Finding::warning(ID, "There is no account to send a request with.", fix));
     }
     for record in records {
-        local.findings.push(judge(&view, record, now));
+        local.findings.push(judge(&view, record, settings, now));
         local.accounts.extend(asked(&view, record, settings, now));
     }
 }
 
-fn judge(view: &View, record: &Record, now_ms: u64) -> Finding {
+fn judge(view: &View, record: &Record, settings: &Settings, now_ms: u64) -> Finding {
     let account = view.account(record);
     let name = format!("The account \"{}\"", account.label);
+    if !record.is_enabled() {
+        return Finding::ok(ID, format!("{name} is disabled: no request is sent with it."));
+    }
+    let others = || view.enabled(now_ms).filter(|other| other.id() != record.id());
+    let has_other = || others().any(|other| works(other, settings, now_ms));
+    let remove = || ours(&format!("remove {}", account.id));
     let last = record.last_error().map(|error| format!(" {}", error.message)).unwrap_or_default();
     if has_lost_its_tier(record) {
         let message = format!(
             "{name} is of the free tier, which Qwen ended on 2026-04-15. To log in again does not help."
         );
-        let has_key = view.document.all().any(|other| {
-            matches!(other.kind(), Kind::Key(_)) && availability(other, now_ms) != Availability::Dead
-        });
-        return if has_key {
-            Finding::warning(ID, message, ours(&format!("remove {}", account.id)))
+        return if has_other() {
+            Finding::warning(ID, message, remove())
         } else {
             Finding::broken(ID, message, ours("add-key"))
         };
+    }
+    let is_refused = record.is_refused() || record.rejected_at().is_some();
+    if !is_refused && is_of_ended_tier(record, settings, now_ms) && !has_other() {
+        let message = format!(
+            "{name} is a login of qwen.ai. Qwen ended its free tier on 2026-04-15, and most likely refuses requests with it."
+        );
+        return Finding::warning(ID, message, format!("{} (a key of a plan)", ours("add-key")));
     }
     let (need, renew) = match account.kind {
         Kind::OAuth => ("needs a new login", ours(&format!("login --replace {}", account.id))),
@@ -62,7 +78,11 @@ fn judge(view: &View, record: &Record, now_ms: u64) -> Finding {
             ("is refused: its key is of another plan or region, or is no longer valid", ours("add-key"))
         }
     };
-    if record.is_refused() || record.rejected_at().is_some() {
+    if is_refused && has_other() {
+        let message = format!("{name} {need}.{last} Another account works.");
+        return Finding::warning(ID, message, remove());
+    }
+    if is_refused {
         return Finding::broken(ID, format!("{name} {need}.{last}"), renew);
     }
     match availability(record, now_ms) {
@@ -89,12 +109,95 @@ fn has_lost_its_tier(record: &Record) -> bool {
     record.kind() == Kind::OAuth && is_last(Code::FreeTierDiscontinued)
 }
 
+/// True for an account that a request may be answered with, now or once its quota is back.
+fn works(record: &Record, settings: &Settings, now_ms: u64) -> bool {
+    let is_available = matches!(availability(record, now_ms), Availability::Ready | Availability::Cooling(_));
+    let is_refused = record.is_refused() || record.rejected_at().is_some() || has_lost_its_tier(record);
+    is_available && !is_refused && !is_of_ended_tier(record, settings, now_ms)
+}
+
+/// True for a login of Qwen's own server, since Qwen has ended the free tier. Other issuers' logins may work.
+fn is_of_ended_tier(record: &Record, settings: &Settings, now_ms: u64) -> bool {
+    let bound = record.binding().map(|binding| binding.token_endpoint);
+    let endpoint = bound.or_else(|| settings.oauth.as_ref().map(|oauth| oauth.token_endpoint.clone()));
+    let is_qwen = |endpoint: Url| DEFAULT_OAUTH_BASE_URL.strip_prefix("https://") == endpoint.host_str();
+    record.kind() == Kind::OAuth && now_ms >= FREE_TIER_END_MS && endpoint.is_some_and(is_qwen)
+}
+
 /// What its host can be asked without spending anything.
 fn asked(view: &View, record: &Record, settings: &Settings, now_ms: u64) -> Option<Asked> {
+    if !record.is_enabled() {
+        return None;
+    }
     let account = view.account(record);
     // It would be refused again.
     let token = record.token().filter(|_| !has_lost_its_tier(record))?;
     let base_url = account.base_url(&token, settings.base_url_override.as_ref()).ok()?;
     let access_token = token.is_fresh(now_ms).then(|| token.access_token.clone());
     Some(Asked { id: account.id, label: account.label, kind: account.kind, base_url, access_token })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::State;
+    use super::*;
+    use crate::config::{OAuthOptions, oauth_config};
+    use crate::environment::Environment;
+    use crate::plans::KeyPlan;
+    use crate::secret::Secret;
+    use crate::store::document::tests::token;
+    use crate::store::record::Key;
+
+    fn settings(variables: &[(&str, &str)]) -> Settings {
+        let environment: Environment = variables.iter().copied().collect();
+        let oauth = oauth_config(&OAuthOptions::default(), &environment, "").unwrap();
+        Settings { oauth: Some(oauth), ..Settings::default() }
+    }
+
+    fn key(id: &str) -> Record {
+        let key = Key {
+            secret: Secret::new(format!("sk-sp-{id}")),
+            plan: Some(KeyPlan::TokenPlan),
+            region: None,
+            base_url: Url::parse("https://host.example/v1").unwrap(),
+            tier: None,
+        };
+        Record::of_key(id, None, &key, 1)
+    }
+
+    fn found(view: &View, id: &str, settings: &Settings, now_ms: u64) -> (State, String) {
+        let finding = judge(view, view.record(id).unwrap(), settings, now_ms);
+        (finding.state, finding.fix.unwrap_or_default())
+    }
+
+    #[test]
+    fn a_login_of_qwens_own_is_told_of_the_end_before_any_request() {
+        let mut view = View::default();
+        view.document.records.push(Record::new("login", None, &token("a", u64::MAX), 1));
+        let own = settings(&[]);
+        let (state, fix) = found(&view, "login", &own, FREE_TIER_END_MS);
+        assert!(state == State::Warning && fix.contains("add-key"), "{fix}");
+        assert_eq!(found(&view, "login", &own, FREE_TIER_END_MS - 1).0, State::Ok);
+        let elsewhere = settings(&[("OPENCODE_QWEN_OAUTH_BASE_URL", "https://login.example")]);
+        assert_eq!(found(&view, "login", &elsewhere, FREE_TIER_END_MS).0, State::Ok);
+        view.document.keys.push(key("key"));
+        assert_eq!(found(&view, "login", &own, FREE_TIER_END_MS).0, State::Ok);
+        view.document.keys[0].set_enabled(false, 2);
+        assert_eq!(found(&view, "login", &own, FREE_TIER_END_MS).0, State::Warning);
+        assert_eq!(found(&view, "key", &own, FREE_TIER_END_MS).0, State::Ok);
+    }
+
+    #[test]
+    fn a_refused_key_is_to_be_removed_once_another_account_works() {
+        let mut view = View::default();
+        view.document.keys.push(key("dead"));
+        let secret = view.document.keys[0].token().unwrap().access_token;
+        view.document.keys[0].set_rejected(Some((&secret, 1)));
+        let own = settings(&[]);
+        let (state, fix) = found(&view, "dead", &own, FREE_TIER_END_MS);
+        assert!(state == State::Broken && fix.contains("add-key"), "{fix}");
+        view.document.keys.push(key("good"));
+        let (state, fix) = found(&view, "dead", &own, FREE_TIER_END_MS);
+        assert!(state == State::Warning && fix.ends_with("remove dead"), "{fix}");
+    }
 }

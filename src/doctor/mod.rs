@@ -13,6 +13,7 @@ mod locks;
 mod network;
 mod opencode;
 mod opencode_config;
+mod other_keys;
 mod programs;
 mod qwen_cli;
 mod settings;
@@ -26,6 +27,7 @@ use crate::clock::Clock;
 use crate::config::ClientOptions;
 use crate::environment::Environment;
 use crate::error::{Error, Result};
+use crate::secret::Secret;
 use finding::Finding;
 use settings::Settings;
 
@@ -79,6 +81,7 @@ impl Doctor {
         local.findings.extend(locks::check(settings, &self.clock));
         local.findings.extend(stores::check(settings, &self.clock));
         accounts::check(self, settings, &mut local);
+        local.findings.extend(other_keys::check(self, settings, &local));
         local.findings.extend(certificates::check(&self.environment));
         local
     }
@@ -90,4 +93,7 @@ struct Local {
     findings: Vec<Finding>,
     accounts: Vec<network::Asked>,
     had_host_login: bool,
+    /// The keys that accounts have.
+    keys: Vec<Secret>,
+    has_working_account: bool,
 }

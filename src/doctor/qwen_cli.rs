@@ -3,20 +3,28 @@
 use std::ffi::OsStr;
 
 use super::Doctor;
-use super::finding::Finding;
+use super::finding::{Finding, unset};
 use super::programs;
 use super::settings::Settings;
 use crate::cli::find::find;
 use crate::cli::{CliLogin, logged_in_with};
 
 const ID: &str = "qwen-cli";
+const VARIABLE: &str = "QWEN_CLI_PATH";
 const PACKAGE: &str = "@qwen-code/qwen-code";
 
 pub async fn check(doctor: &Doctor, settings: &Settings) -> Vec<Finding> {
     let (Some(paths), environment) = (&settings.paths, &doctor.environment) else { return Vec::new() };
     let program = match find(environment, paths) {
         Ok(program) => program,
-        Err(error) if settings.cli_fallback || environment.get("QWEN_CLI_PATH").is_some() => {
+        Err(error) if environment.get(VARIABLE).is_some() => {
+            return vec![if settings.cli_fallback {
+                Finding::broken(ID, error.message(), unset(VARIABLE))
+            } else {
+                Finding::warning(ID, format!("{} The CLI fallback is off.", error.message()), unset(VARIABLE))
+            }];
+        }
+        Err(error) if settings.cli_fallback => {
             return vec![Finding::broken(ID, error.message(), format!("npm install -g {PACKAGE}"))];
         }
         Err(_) => {

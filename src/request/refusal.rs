@@ -9,7 +9,7 @@ use crate::clock::epoch_ms;
 use crate::error::{Code, Error};
 
 /// When Qwen ended the free tier, in epoch milliseconds: 2026-04-15.
-const FREE_TIER_END_MS: u64 = 1_776_211_200_000;
+pub const FREE_TIER_END_MS: u64 = 1_776_211_200_000;
 /// A clock that differs from the server's by more than this is wrong.
 const MAX_SKEW_MS: u64 = 5 * 60 * 1000;
 
