@@ -6,7 +6,6 @@ use std::time::Duration;
 use url::Url;
 
 use crate::accounts::binding::{BaseUrlOverride, Issuer};
-use crate::accounts::rotation::Rotation;
 use crate::base_url::{DEFAULT_API_BASE_URL, api_base_url, host_url};
 use crate::environment::Environment;
 use crate::error::{Code, Error, Result};
@@ -41,6 +40,31 @@ const DEFAULT_QUOTA_COOLDOWN_MS: u64 = 1_800_000;
 /// The longest time that a number in the environment may stand for, as for options: what JavaScript's timers can wait.
 const LONGEST_MS: u64 = i32::MAX as u64;
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How requests are spread over the accounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rotation {
+    /// The active account until it is exhausted.
+    #[default]
+    Sequential,
+    /// A turn for each request.
+    RoundRobin,
+    /// Like sequential, with each process starting at another account.
+    Hybrid,
+}
+
+impl Rotation {
+    /// Reads its name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "sequential" => Some(Self::Sequential),
+            "round-robin" => Some(Self::RoundRobin),
+            "hybrid" => Some(Self::Hybrid),
+            _ => None,
+        }
+    }
+}
 
 /// OAuth settings as a caller gives them.
 #[derive(Debug, Clone, Default)]

@@ -27,7 +27,7 @@ pub enum EventKind {
     Degraded,
     /// The qwen CLI answered, since every account is out of quota.
     CliFallback,
-    /// Something that only the user can put right, and that costs a login if it stays.
+    /// Something that only the user can put right: a login in danger, or a bill that is not paid.
     NeedsAttention,
     /// A file was damaged and set aside, a login found in it, or it was open to others.
     StoreRepaired,

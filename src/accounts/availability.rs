@@ -40,6 +40,7 @@ pub fn availability(record: &Record, now_ms: u64) -> Availability {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::accounts::cooldown::{Cooldown, CoolingReason};
     use crate::store::document::tests::token;
 
     const NOW: u64 = 1_000_000;
@@ -81,7 +82,8 @@ mod tests {
     #[test]
     fn a_cooling_account_comes_back_by_itself() {
         let mut cooling = record(NOW * 2);
-        cooling.set_exhausted_until(NOW + 10, None, NOW);
+        let (reason, code) = (CoolingReason::Quota, String::new());
+        cooling.start_cooling(&Cooldown { until: NOW + 10, reason, code, window: None }, NOW);
         assert_eq!(availability(&cooling, NOW), Availability::Cooling(NOW + 10));
         assert_eq!(availability(&cooling, NOW + 10), Availability::Ready);
     }

@@ -56,6 +56,94 @@ impl QuotaWindow {
     }
 }
 
+/// The reason why an account is left alone for a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CoolingReason {
+    /// Its quota is used up.
+    Quota,
+    /// It may not be asked that often.
+    RateLimit,
+    /// It may use no more tokens for a time that the server does not tell: a pause that grows.
+    TokenLimit,
+    /// Nobody pays for it.
+    Payment,
+}
+
+impl CoolingReason {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Quota, Self::RateLimit, Self::TokenLimit, Self::Payment];
+
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Quota => "quota",
+            Self::RateLimit => "rate-limit",
+            Self::TokenLimit => "token-limit",
+            Self::Payment => "payment",
+        }
+    }
+
+    /// Reads its name. The original plugin writes none, and knows of quotas alone.
+    #[must_use]
+    pub fn from_name(name: &str) -> Self {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == name).unwrap_or(Self::Quota)
+    }
+}
+
+/// Why and until when an account is left alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cooldown {
+    /// The end, in epoch milliseconds.
+    pub until: u64,
+    /// The reason.
+    pub reason: CoolingReason,
+    /// The server's code.
+    pub code: String,
+    /// The part of its quota that is spent, where the server names it.
+    pub window: Option<QuotaWindow>,
+}
+
+/// One of the growing pauses of a key whose tokens a minute are used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pause {
+    /// The start, in epoch milliseconds.
+    pub started_at: u64,
+    /// The length, in milliseconds.
+    pub length_ms: u64,
+}
+
+impl Pause {
+    /// The first one; the next ones are twice as long each.
+    const FIRST_MS: u64 = 60_000;
+
+    /// The pause after a refusal at `now_ms` of a request that the account was asked first at `asked_at`. Returns `previous` itself where the
+    /// request was under way when that pause started: such refusals count once. A pause is no longer than `longest_ms`,
+    /// unless the server's `Retry-After` is.
+    #[must_use]
+    pub fn after(
+        previous: Option<Self>,
+        asked_at: u64,
+        retry_after_ms: Option<u64>,
+        longest_ms: u64,
+        now_ms: u64,
+    ) -> Self {
+        let grown = match previous {
+            Some(pause) if asked_at <= pause.started_at && pause.started_at <= now_ms => return pause,
+            Some(pause) => pause.length_ms.saturating_mul(2),
+            None => Self::FIRST_MS,
+        };
+        let length_ms = exhausted_until(0, grown.min(longest_ms), retry_after_ms);
+        Self { started_at: now_ms, length_ms }
+    }
+
+    /// The end, in epoch milliseconds.
+    #[must_use]
+    pub const fn ends_at(self) -> u64 {
+        self.started_at.saturating_add(self.length_ms)
+    }
+}
+
 /// Shortest time in milliseconds for which an account with a spent quota is left alone. The end of a month is not known
 /// without `Retry-After`: the account is asked again once a day. Other windows wait for `otherwise_ms`, the cooldown.
 #[must_use]
@@ -116,6 +204,23 @@ mod tests {
         assert_eq!(cooling_until(8_640_000_000_000_000, 1_000), None);
         assert_eq!(cooling_until(2_000, 1_000), Some(2_000));
         assert_eq!(cooling_until(1_000, 1_000), None);
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_count_once_for_requests_that_were_under_way() {
+        let mut pause = Pause::after(None, 0, None, 300_000, 1_000);
+        assert_eq!(pause, Pause { started_at: 1_000, length_ms: 60_000 });
+        assert_eq!(Pause::after(Some(pause), 900, None, 300_000, 90_000), pause);
+        for expected in [120_000, 240_000, 300_000, 300_000] {
+            let now = pause.ends_at() + 5;
+            pause = Pause::after(Some(pause), now - 1, None, 300_000, now);
+            assert_eq!((pause.started_at, pause.length_ms), (now, expected));
+        }
+        assert_eq!(Pause::after(None, 0, None, 5_000, 9).length_ms, 5_000);
+        assert_eq!(Pause::after(None, 0, Some(90_000), 300_000, 9).length_ms, 90_000);
+        // A clock that was set back must not keep a pause for ever.
+        let future = Pause { started_at: 1_000_000, length_ms: 60_000 };
+        assert_eq!(Pause::after(Some(future), 10, None, 300_000, 20).started_at, 20);
     }
 
     proptest! {

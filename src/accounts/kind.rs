@@ -11,8 +11,8 @@ pub enum Kind {
     Key(Option<KeyPlan>),
 }
 
-/// Whether an account serves a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Tells if an account serves a model, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Serving {
     /// It is known to.
     Yes,

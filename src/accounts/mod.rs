@@ -1,6 +1,7 @@
 //! Accounts: who a request is sent as.
 
 pub mod account;
+pub mod account_states;
 pub mod availability;
 pub mod binding;
 pub mod choices;
@@ -11,5 +12,4 @@ pub mod kind;
 pub mod reconcile;
 pub mod redeemed;
 pub mod registry;
-pub mod rotation;
 pub mod view;

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::account::Account;
 use super::binding::Binding;
@@ -214,6 +214,7 @@ impl Registry {
             credentials_path: self.credentials.path().to_owned(),
             store_path: self.store.path().to_owned(),
             seen: Stamps::default(),
+            accounts: OnceLock::new(),
         };
         (view, findings)
     }

@@ -1,6 +1,7 @@
 //! All accounts at one moment.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use super::account::Account;
 use super::kind::Kind;
@@ -24,6 +25,8 @@ pub struct View {
     pub store_path: PathBuf,
     /// What the files were.
     pub(super) seen: Stamps,
+    /// Made at the first need: a default label takes a look at all records.
+    pub(super) accounts: OnceLock<Vec<Account>>,
 }
 
 /// The credentials file, the store, and the original's old file.
@@ -39,9 +42,17 @@ impl View {
     /// Accounts that something can be done with. One whose place a newer token of the CLI's took, and whose own has
     /// expired, is most likely that one's past.
     pub fn listed(&self, now_ms: u64) -> impl Iterator<Item = &Record> {
-        self.document.all().filter(move |record| {
-            !record.is_superseded() || record.token().is_some_and(|token| token.expires_at > now_ms)
-        })
+        self.document.all().filter(move |record| is_listed(record, now_ms))
+    }
+
+    /// The accounts that requests may be sent with, each with its record.
+    pub fn enabled_accounts(&self, now_ms: u64) -> impl Iterator<Item = (&Record, &Account)> {
+        let all =
+            self.accounts.get_or_init(|| self.document.all().map(|record| self.account(record)).collect());
+        self.document
+            .all()
+            .zip(all)
+            .filter(move |(record, _)| is_listed(record, now_ms) && record.is_enabled())
     }
 
     /// Accounts that requests may be sent with: those that are listed, and that the user has not disabled.
@@ -92,4 +103,8 @@ impl View {
             Error::new(Code::NotLoggedIn, message).with_path(path)
         })
     }
+}
+
+fn is_listed(record: &Record, now_ms: u64) -> bool {
+    !record.is_superseded() || record.token().is_some_and(|token| token.expires_at > now_ms)
 }

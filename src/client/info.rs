@@ -76,7 +76,7 @@ impl Client {
             },
             region: record.region().map(str::to_owned),
             tier: record.tier(),
-            quota_window: record.quota_window().filter(|_| matches!(availability, Availability::Cooling(_))),
+            quota_window: record.cooldown(self.clock.now_ms()).and_then(|cooldown| cooldown.window),
             enabled: record.is_enabled(),
             active: view.document.active_id() == Some(record.id()),
             availability,

@@ -38,7 +38,7 @@ use crate::paths::Paths;
 use crate::redact::KnownSecrets;
 use crate::request::answer::Answer;
 use crate::request::attempt::Sender;
-use crate::request::fetch::{Journal, Pipeline, Settings};
+use crate::request::pipeline::{Journal, Pipeline, Settings};
 use crate::request::prepare::Request;
 use crate::request_log::RequestLog;
 use crate::secret::Secret;

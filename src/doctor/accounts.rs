@@ -7,6 +7,7 @@ use super::network::Asked;
 use super::settings::Settings;
 use super::{Doctor, Local};
 use crate::accounts::availability::{Availability, availability};
+use crate::accounts::cooldown::CoolingReason;
 use crate::accounts::kind::Kind;
 use crate::accounts::registry::Registry;
 use crate::accounts::view::View;
@@ -92,7 +93,11 @@ fn judge(view: &View, record: &Record, settings: &Settings, now_ms: u64) -> Find
             Finding::ok(ID, format!("{name} is ready{active}."))
         }
         Availability::Cooling(until) => {
-            let why = if record.is_rate_limited() { "is rate limited" } else { "is out of quota" };
+            let why = match record.cooldown(now_ms).map(|cooldown| cooldown.reason) {
+                Some(CoolingReason::RateLimit | CoolingReason::TokenLimit) => "is rate limited",
+                Some(CoolingReason::Payment) => "is not paid for",
+                Some(CoolingReason::Quota) | None => "is out of quota",
+            };
             let minutes = until.saturating_sub(now_ms).div_ceil(60_000);
             let message = format!("{name} {why}; it is asked again in {minutes} min.");
             Finding::warning(ID, message, format!("Wait, or add a key: {}", ours("add-key")))

@@ -169,9 +169,15 @@ impl Body {
         }
     }
 
-    /// Lets a meter hear of every byte that the server sends from here on, and of the end.
+    /// Lets a meter hear of every byte that the server sends, and of the end.
     pub fn metered(&mut self, meter: Meter) {
         self.meter = meter;
+        for chunk in &self.head {
+            self.meter.chunk(chunk);
+        }
+        if self.source.is_none() {
+            self.meter.finish();
+        }
     }
 
     /// Lets a record hear of every byte, and of the end.
@@ -251,12 +257,33 @@ impl Body {
     /// Reads up to `limit` bytes ahead, and gives them; they are still part of the body. What cuts the body short is
     /// found again by [`Body::next`].
     pub async fn peek(&mut self, limit: usize) -> Vec<u8> {
-        let mut seen: Vec<u8> = self.head.iter().flatten().copied().collect();
-        while seen.len() < limit {
+        let mut seen = Vec::new();
+        let take = |bytes: &[u8]| {
+            seen.extend_from_slice(bytes);
+            None::<()>
+        };
+        self.read_ahead(limit, take).await;
+        seen.truncate(limit);
+        seen
+    }
+
+    /// Reads ahead until `see` returns a value, or for about `limit` bytes; they are still part of the body. What cuts
+    /// the body short is found again by [`Body::next`].
+    pub async fn read_ahead<T>(
+        &mut self,
+        limit: usize,
+        mut see: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Option<T> {
+        let mut seen = 0;
+        while seen < limit {
             match self.receive().await {
                 Ok(Some(chunk)) => {
-                    seen.extend_from_slice(&chunk);
+                    seen += chunk.len();
+                    let found = see(&chunk);
                     self.head.push_back(chunk);
+                    if found.is_some() {
+                        return found;
+                    }
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -265,8 +292,7 @@ impl Body {
                 }
             }
         }
-        seen.truncate(limit);
-        seen
+        None
     }
 
     /// Watches a stream of chat events from here on. Gives what is wrong with one that ends before it has said anything.
@@ -286,6 +312,15 @@ impl Body {
 
     async fn watch_for_content(&mut self, guard: &mut Guard) -> Result<()> {
         let mut held = 0;
+        for bytes in std::mem::take(&mut self.head) {
+            held += bytes.len();
+            self.head.push_back(guard.pass(bytes));
+        }
+        if !guard.has_said_something()
+            && let Some(error) = self.failure.take()
+        {
+            return Err(guard.problem(Some(&error)));
+        }
         while !guard.has_said_something() && held < MAX_HELD {
             match self.receive().await {
                 Ok(Some(bytes)) => {

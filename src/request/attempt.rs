@@ -8,9 +8,10 @@ use http::{Method, StatusCode};
 use url::Url;
 
 use super::answer::{Answer, Body};
-use super::classify::{Verdict, classify, needs_body};
+use super::dialect::Content;
 use super::headers;
 use super::prepare::{Prepared, Redirect};
+use super::verdict::{AnswerReader, Asked, MAX_ERROR_BODY, Reading};
 use crate::accounts::account::Account;
 use crate::accounts::binding::BaseUrlOverride;
 use crate::accounts::kind::Kind;
@@ -19,8 +20,8 @@ use crate::error::{Code, Error, Result};
 use crate::http::{Http, TransportError, retry_after_ms};
 use crate::oauth::token::Token;
 
-/// Error bodies are looked at up to this size.
-const MAX_ERROR_BODY: usize = 64 * 1024;
+/// An answer is read ahead up to this size in bytes, for an error that comes in its place.
+const MAX_READ_AHEAD: usize = 1024 * 1024;
 
 /// Bounds what one call may cost the API, whatever goes wrong.
 #[derive(Debug)]
@@ -62,7 +63,7 @@ pub struct Attempt {
     /// The answer.
     pub answer: Answer,
     /// What it means.
-    pub verdict: Verdict,
+    pub reading: Reading,
     /// The error body as far as it was read.
     pub error_body: Vec<u8>,
     /// How long the server asks to wait.
@@ -131,13 +132,27 @@ impl Sender {
         let (status, url) = (response.status(), response.url().clone());
         let headers = headers::of_answer(response.headers().clone());
         let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let retry_after_ms = retry_after.and_then(|value| retry_after_ms(value, self.clock.now_ms()));
+        let now_ms = self.clock.now_ms();
+        let retry_after_ms = retry_after.and_then(|value| retry_after_ms(value, now_ms));
         let mut answer = Answer { status, headers, url, body: Body::live(response, self.idle_timeout) };
-        let error_body =
-            if needs_body(status.as_u16()) { answer.body.peek(MAX_ERROR_BODY).await } else { Vec::new() };
-        let verdict = classify(status.as_u16(), &error_body);
+        let asked = Asked { is_key: account.kind != Kind::OAuth, model: &prepared.model, now_ms };
+        let mut error_body = Vec::new();
+        let mut reading = Reading::success(status.as_u16());
+        if status.is_client_error() {
+            error_body = answer.body.peek(MAX_ERROR_BODY).await;
+            reading = Reading::of_body(status.as_u16(), &error_body, &asked);
+        } else if status.is_success() && prepared.is_chat {
+            let limit = self.idle_timeout;
+            if let Ok(Content::Error(error)) = tokio::time::timeout(limit, inside(&mut answer.body)).await {
+                reading = Reading::of_inner_error(error, &asked);
+                let body = reading.error.to_json();
+                answer.status = StatusCode::from_u16(reading.status).unwrap_or(StatusCode::BAD_GATEWAY);
+                answer.set_json(&body);
+                error_body = body.to_string().into_bytes();
+            }
+        }
         answer.note_account(&account.id);
-        Ok(Attempt { answer, verdict, error_body, retry_after_ms })
+        Ok(Attempt { answer, reading, error_body, retry_after_ms })
     }
 
     async fn exchange(
@@ -186,6 +201,13 @@ impl Sender {
             }
         }
     }
+}
+
+/// Reads ahead to the first thing that the body of a success says.
+async fn inside(body: &mut Body) -> Content {
+    let mut reader = AnswerReader::default();
+    let found = body.read_ahead(MAX_READ_AHEAD, |bytes| reader.read(bytes)).await;
+    found.unwrap_or_else(|| reader.end())
 }
 
 /// Where a redirect leads that keeps the method: others would turn a POST into a GET.

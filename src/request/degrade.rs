@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
 
 use serde_json::value::RawValue;
 
@@ -21,29 +22,72 @@ const HISTORY_TURNS: usize = 1;
 /// stays where it is small, since "now do that to the other file" makes no sense without it.
 const HISTORY_BYTES: usize = 16 * 1024;
 
-/// Makes the degraded form of a chat body that has its final shape. `None` for what is no chat body: no JSON object
-/// whose `messages` are an array of objects, with one at least.
+/// A smaller request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Degraded {
+    /// Its body.
+    pub body: Vec<u8>,
+    /// What it lacks.
+    pub left_out: LeftOut,
+}
+
+/// What a smaller request lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeftOut {
+    /// How many messages, oldest first.
+    pub messages: usize,
+    /// True if fewer output tokens are asked for.
+    pub is_output_lowered: bool,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.messages {
+            0 => {}
+            1 => f.write_str("without the oldest message")?,
+            count => write!(f, "without the {count} oldest messages")?,
+        }
+        let joint = if self.messages > 0 { ", and " } else { "" };
+        match self.is_output_lowered {
+            true => write!(f, "{joint}with an answer of at most {MAX_OUTPUT_TOKENS} tokens"),
+            false if self.messages == 0 => f.write_str("as it was"),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Makes the degraded form of a chat body that has its final shape. `None` for what is no chat body (no JSON object
+/// whose `messages` are an array of objects, with one at least), and for a request with tools that asks for a longer
+/// answer: a call that is cut does harm.
 ///
 /// `max_tokens` and `max_completion_tokens` are lowered to [`MAX_OUTPUT_TOKENS`]; the former is added where neither is
 /// there. Of the messages stay those with the role `system` or `developer`, the last user turn and all that follows it,
 /// and the turn before it if it has at most 16 KiB. All else stays as it was written.
 #[must_use]
-pub fn degrade(body: &[u8]) -> Option<Vec<u8>> {
+pub fn degrade(body: &[u8]) -> Option<Degraded> {
     let mut fields: Fields = serde_json::from_slice(body).ok()?;
     let messages: Vec<&RawValue> = serde_json::from_str(fields.original("messages")?).ok()?;
     let conversation = Conversation::read(&messages)?;
     let kept: Vec<_> = conversation.kept().map(|message| Cow::Borrowed(message.get())).collect();
-    if kept.len() < messages.len() {
+    let has_tools = ["tools", "functions"]
+        .iter()
+        .any(|name| fields.original(name).is_some_and(|tools| !matches!(tools, "null" | "[]")));
+    let left_out = messages.len() - kept.len();
+    if left_out > 0 {
         fields.set("messages", array(&kept));
     }
-    lower_output(&mut fields);
-    Some(fields.to_json().into_bytes())
+    let is_output_lowered = lower_output(&mut fields);
+    let left_out = LeftOut { messages: left_out, is_output_lowered };
+    (!(has_tools && is_output_lowered)).then(|| Degraded { body: fields.to_json().into_bytes(), left_out })
 }
 
-fn lower_output(fields: &mut Fields) {
+/// Says if that changed anything.
+fn lower_output(fields: &mut Fields) -> bool {
     const LIMITS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
+    let mut is_lowered = false;
     if LIMITS.iter().all(|limit| fields.get(limit).is_none()) {
         fields.set("max_tokens", MAX_OUTPUT_TOKENS.to_string());
+        is_lowered = true;
     }
     for limit in LIMITS {
         let Some(asked) = fields.get(limit) else { continue };
@@ -52,8 +96,10 @@ fn lower_output(fields: &mut Fields) {
             .is_ok_and(|asked| asked > 0.0 && asked <= MAX_OUTPUT_TOKENS as f64);
         if !is_low {
             fields.set(limit, MAX_OUTPUT_TOKENS.to_string());
+            is_lowered = true;
         }
     }
+    is_lowered
 }
 
 /// Messages, and where they can be cut.
@@ -172,7 +218,7 @@ mod tests {
     use super::*;
 
     fn degraded(body: &Value) -> Value {
-        serde_json::from_slice(&degrade(body.to_string().as_bytes()).unwrap()).unwrap()
+        serde_json::from_slice(&degrade(body.to_string().as_bytes()).unwrap().body).unwrap()
     }
 
     fn messages(messages: &Value) -> Vec<Value> {
@@ -297,7 +343,7 @@ mod tests {
     #[test]
     fn all_else_stays_as_it_was_written() {
         let body = r#"{"z":1.0e+2,"stream":true,"messages":[ {"role":"user","content":"\u00e9"} ],"tools":[{"type":"function"}],"max_tokens":7}"#;
-        assert_eq!(degrade(body.as_bytes()).unwrap(), body.as_bytes());
+        assert_eq!(degrade(body.as_bytes()).unwrap().body, body.as_bytes());
     }
 
     #[test]
@@ -414,13 +460,40 @@ mod tests {
         message["tool_calls"].as_array().into_iter().flatten().map(|call| call["id"].clone()).collect()
     }
 
+    #[test]
+    fn a_request_with_tools_is_sent_only_if_its_answer_is_not_cut() {
+        let body = |tools: Value, limit: Value| {
+            json!({"messages": [{"role": "user", "content": "hi"}], "tools": tools, "max_tokens": limit})
+                .to_string()
+        };
+        for (tools, limit, is_sent) in [
+            (json!([{"type": "function"}]), json!(32_000), false),
+            (json!([{"type": "function"}]), Value::Null, false),
+            (json!([{"type": "function"}]), json!(900), true),
+            (json!([]), json!(32_000), true),
+        ] {
+            assert_eq!(degrade(body(tools, limit).as_bytes()).is_some(), is_sent);
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_is_said() {
+        let left_out = |messages, is_output_lowered| LeftOut { messages, is_output_lowered }.to_string();
+        assert_eq!(
+            left_out(12, true),
+            "without the 12 oldest messages, and with an answer of at most 1024 tokens"
+        );
+        assert_eq!(left_out(1, false), "without the oldest message");
+        assert_eq!(left_out(0, true), "with an answer of at most 1024 tokens");
+    }
+
     fn check(all: &[Value]) -> Result<(), TestCaseError> {
         let body =
-            json!({"model": "m", "messages": all, "tools": [{"a": 1}], "stream": true, "max_tokens": 9_999});
+            json!({"model": "m", "messages": all, "stop": [{"a": 1}], "stream": true, "max_tokens": 9_999});
         let text = body.to_string();
-        let bytes = degrade(text.as_bytes()).unwrap();
+        let bytes = degrade(text.as_bytes()).unwrap().body;
         prop_assert!(bytes.len() <= text.len());
-        prop_assert_eq!(&degrade(&bytes).unwrap(), &bytes);
+        prop_assert_eq!(&degrade(&bytes).unwrap().body, &bytes);
         let degraded: Value = serde_json::from_slice(&bytes).unwrap();
         let kept = degraded["messages"].as_array().unwrap();
 

@@ -5,7 +5,6 @@
 
 use http::StatusCode;
 
-use crate::accounts::cooldown::QuotaWindow;
 use crate::error::{Code, Error};
 
 /// A wait of up to this long may pass as a 429.
@@ -60,14 +59,20 @@ impl FinalError {
         Self { status, message: plain(message), code }
     }
 
-    /// No account can be asked.
+    /// An error that no waiting fixes, in the server's own words.
     #[must_use]
-    pub fn of_cooling(why: Cooling, message: &str) -> Self {
-        let code = match why {
-            Cooling::OutOfQuota => Code::QuotaExhausted,
-            Cooling::RateLimited => Code::RateLimited,
+    pub fn of_server(code: Code, words: &str) -> Self {
+        let (status, otherwise) = match code {
+            Code::PaymentRequired => (
+                StatusCode::PAYMENT_REQUIRED,
+                "Alibaba refuses this account's requests until its bill is paid.",
+            ),
+            Code::PermissionDenied => {
+                (StatusCode::FORBIDDEN, "The rules of this account don't allow the request.")
+            }
+            _ => (StatusCode::BAD_REQUEST, "This account can't use the model."),
         };
-        Self::new(StatusCode::PAYMENT_REQUIRED, code, message)
+        Self::new(status, code, if words.is_empty() { otherwise } else { words })
     }
 
     /// What to make of a rate limit; `None` where it is so short that the host may wait.
@@ -76,7 +81,7 @@ impl FinalError {
         let wait = retry_after_ms.filter(|ms| *ms > SHORT_WAIT_MS)?;
         let when = moment(now_ms.saturating_add(wait), now_ms, utc_offset_minutes);
         let message =
-            format!("Qwen takes no more requests from this account for now; it is free again {when}.");
+            format!("This Qwen account takes no more requests for now. It will be tried again {when}.");
         Some(Self::new(StatusCode::PAYMENT_REQUIRED, Code::RateLimited, &message))
     }
 
@@ -115,61 +120,6 @@ pub fn plain(message: &str) -> String {
     text
 }
 
-/// Why no account can be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cooling {
-    /// Their quota is used up.
-    OutOfQuota,
-    /// They have been asked too much, all of them.
-    RateLimited,
-}
-
-/// The accounts that a request could be sent with, none of which can be asked.
-#[derive(Debug, Clone, Copy)]
-pub struct CoolingAccounts<'a> {
-    /// Why.
-    pub why: Cooling,
-    /// How many there are.
-    pub count: usize,
-    /// When the first of them can be asked again, in epoch milliseconds.
-    pub free_at: u64,
-    /// The part of its quota that is spent, where there is only one and that is known.
-    pub window: Option<QuotaWindow>,
-    /// The names of accounts that would serve too, and cost more than the user has agreed to.
-    pub dearer: &'a [String],
-}
-
-/// What to say when no account can be asked.
-#[must_use]
-pub fn all_cooling(accounts: &CoolingAccounts, now_ms: u64, utc_offset_minutes: i32) -> String {
-    let when = moment(accounts.free_at, now_ms, utc_offset_minutes);
-    let what = match (accounts.why, accounts.count) {
-        (Cooling::OutOfQuota, 1) => quota_used_up("This Qwen account", accounts.window, &when),
-        (Cooling::OutOfQuota, count) => {
-            format!("All {count} accounts are out of quota; the next is free {when}.")
-        }
-        (Cooling::RateLimited, 1) => {
-            format!("Qwen takes no more requests from this account for now; it is free again {when}.")
-        }
-        (Cooling::RateLimited, count) => {
-            format!("Qwen takes no more requests from all {count} accounts for now; the next is free {when}.")
-        }
-    };
-    match accounts.dearer {
-        [] => format!("{what} Wait until then, or add an account with `opencode auth login`."),
-        [label, ..] => format!(
-            "{what} Wait until then, or go on with \"{label}\", which costs more: `npx opencode-qwen-cli-auth use \"{label}\"`."
-        ),
-    }
-}
-
-/// Says that an account has used up its quota, and when it is tried again: `when` is a [`moment`].
-#[must_use]
-pub fn quota_used_up(account: &str, window: Option<QuotaWindow>, when: &str) -> String {
-    let quota = window.map_or_else(|| "quota".to_owned(), |window| format!("{} quota", window.as_str()));
-    format!("{account} has used up its {quota}. It will be tried again {when}.")
-}
-
 /// A moment for a person: the time of day, and how long it is until then.
 #[must_use]
 pub fn moment(at_ms: u64, now_ms: u64, utc_offset_minutes: i32) -> String {
@@ -198,38 +148,6 @@ mod tests {
 
     fn holds_retry_word(text: &str) -> bool {
         RETRY_WORDS.iter().any(|word| text.to_ascii_lowercase().contains(word))
-    }
-
-    fn cooling(count: usize, free_at: u64) -> CoolingAccounts<'static> {
-        CoolingAccounts { why: Cooling::OutOfQuota, count, free_at, window: None, dearer: &[] }
-    }
-
-    #[test]
-    fn the_part_of_the_quota_that_is_spent_and_who_could_go_on_are_named() {
-        let now = 1_795_500_000_000;
-        let hour = CoolingAccounts { window: Some(QuotaWindow::FiveHours), ..cooling(1, now + 3_600_000) };
-        assert_eq!(
-            all_cooling(&hour, now, 0),
-            "This Qwen account has used up its 5-hour quota. It will be tried again at 07:00 (in 1 h). Wait until then, or add an account with `opencode auth login`."
-        );
-        let dearer = ["Billed".to_owned()];
-        let week = CoolingAccounts { window: Some(QuotaWindow::Week), dearer: &dearer, ..hour };
-        assert_eq!(
-            all_cooling(&week, now, 0),
-            "This Qwen account has used up its weekly quota. It will be tried again at 07:00 (in 1 h). Wait until then, or go on with \"Billed\", which costs more: `npx opencode-qwen-cli-auth use \"Billed\"`."
-        );
-    }
-
-    #[test]
-    fn a_used_up_quota_is_final_and_says_when_it_is_free() {
-        let now = 1_795_500_000_000;
-        let message = all_cooling(&cooling(3, now + 720_000), now, 60);
-        assert_eq!(
-            message,
-            "All 3 accounts are out of quota; the next is free at 07:12 (in 12 min). Wait until then, or add an account with `opencode auth login`."
-        );
-        let final_error = FinalError::of_cooling(Cooling::OutOfQuota, &message);
-        assert_eq!((final_error.status, final_error.message), (StatusCode::PAYMENT_REQUIRED, message));
     }
 
     #[test]
@@ -269,12 +187,6 @@ mod tests {
             let made_plain = plain(&text);
             prop_assert!(!holds_retry_word(&made_plain));
             prop_assert_eq!(made_plain.replace('\u{2060}', ""), text);
-        }
-
-        #[test]
-        fn any_moment_is_free_of_retry_words(accounts in 1_usize..100, free_at in any::<u64>(), now in any::<u64>(), offset in -840..840) {
-            let message = all_cooling(&cooling(accounts, free_at), now, offset);
-            prop_assert!(!holds_retry_word(&plain(&message)));
         }
     }
 }

@@ -5,7 +5,7 @@ use http::Method;
 use http::header::{CONTENT_TYPE, HeaderMap};
 
 use super::body::{Ids, shape};
-use super::degrade::degrade;
+use super::degrade::{Degraded, LeftOut, degrade};
 use super::target::Target;
 use crate::accounts::kind::Kind;
 use crate::error::{Error, Result};
@@ -13,6 +13,11 @@ use crate::secret::opaque_debug;
 
 /// A larger body is shaped on a thread of its own, so that it does not hold up other requests.
 const LARGE_BODY: usize = 64 * 1024;
+
+/// Where a host names the agent that a request is made for. It is not sent on.
+const AGENT_HEADER: &str = "x-qwen-agent";
+/// Agents whose cut answer would take the place of a conversation, or of its name.
+const WHOLE_AGENTS: [&str; 3] = ["compaction", "summary", "title"];
 
 /// How redirects are treated, as in fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -66,6 +71,8 @@ pub struct Prepared {
     pub is_chat: bool,
     /// Whether it asks for a stream of chat events.
     pub is_chat_stream: bool,
+    /// True where a smaller payload may be tried in its place.
+    pub may_degrade: bool,
 }
 
 impl Prepared {
@@ -82,6 +89,9 @@ impl Prepared {
         if body.is_some() && (method == Method::GET || method == Method::HEAD) {
             return Err(Error::invalid_argument("body", "must not be given with GET or HEAD"));
         }
+        let agent = headers.remove(AGENT_HEADER);
+        let is_whole =
+            agent.is_some_and(|agent| WHOLE_AGENTS.iter().any(|whole| agent.as_bytes() == whole.as_bytes()));
         let mut is_chat = false;
         let mut is_chat_stream = false;
         let mut model = String::new();
@@ -105,7 +115,19 @@ impl Prepared {
         if body.is_none() {
             headers.remove(CONTENT_TYPE);
         }
-        Ok(Self { target, method, headers, body, plain_body, model, redirect, is_chat, is_chat_stream })
+        let may_degrade = is_chat && !is_whole;
+        Ok(Self {
+            target,
+            method,
+            headers,
+            body,
+            plain_body,
+            model,
+            redirect,
+            is_chat,
+            is_chat_stream,
+            may_degrade,
+        })
     }
 
     /// Its body for an account of this kind.
@@ -115,14 +137,17 @@ impl Prepared {
         plain.or(self.body.as_ref())
     }
 
-    /// The same request for an account of this kind with a smaller payload; `None` where there is nothing to make smaller.
+    /// The same request for an account of this kind with a smaller payload, and what that lacks; `None` where nothing can
+    /// be left out.
     ///
     /// # Errors
     /// `ERR_QWEN_INTERNAL`.
-    pub async fn degraded(&self, kind: Kind) -> Result<Option<Self>> {
-        let Some(bytes) = self.body_for(kind).cloned().filter(|_| self.is_chat) else { return Ok(None) };
+    pub async fn degraded(&self, kind: Kind) -> Result<Option<(Self, LeftOut)>> {
+        let Some(bytes) = self.body_for(kind).cloned().filter(|_| self.may_degrade) else { return Ok(None) };
         let degraded = off_thread(bytes.len(), move || degrade(&bytes)).await?;
-        Ok(degraded.map(|bytes| Self { body: Some(bytes.into()), plain_body: None, ..self.clone() }))
+        Ok(degraded.map(|Degraded { body, left_out }| {
+            (Self { body: Some(body.into()), plain_body: None, ..self.clone() }, left_out)
+        }))
     }
 }
 

@@ -2,8 +2,8 @@
 
 use http::HeaderMap;
 use http::header::DATE;
-use serde_json::Value;
 
+use super::verdict::Reading;
 use crate::accounts::kind::Kind;
 use crate::clock::epoch_ms;
 use crate::error::{Code, Error};
@@ -20,12 +20,10 @@ pub struct Refusal<'a> {
     pub kind: Kind,
     /// Its name.
     pub label: &'a str,
-    /// The answer's status.
-    pub status: u16,
+    /// What the answer says.
+    pub reading: &'a Reading,
     /// The answer's headers.
     pub headers: &'a HeaderMap,
-    /// The answer's body, as far as it was read.
-    pub body: &'a [u8],
     /// Whether the user has a key already.
     pub has_key: bool,
 }
@@ -43,7 +41,7 @@ impl Refusal<'_> {
             );
             return Error::new(Code::TokenRejected, message);
         }
-        if self.kind == Kind::OAuth && self.is_of_login() && now_ms >= FREE_TIER_END_MS {
+        if self.kind == Kind::OAuth && self.reading.is_about_login() && now_ms >= FREE_TIER_END_MS {
             return free_tier_ended(self.has_key);
         }
         let message =
@@ -57,19 +55,6 @@ impl Refusal<'_> {
         let servers = epoch_ms(date);
         let skew = i64::try_from(servers).ok()? - i64::try_from(now_ms).ok()?;
         (skew.unsigned_abs() > MAX_SKEW_MS).then_some(skew)
-    }
-
-    /// Whether the login itself is refused, and not what it asks for.
-    fn is_of_login(&self) -> bool {
-        let Ok(body) = serde_json::from_slice::<Value>(self.body) else { return false };
-        let error = body.get("error").filter(|error| error.is_object()).unwrap_or(&body);
-        let text =
-            |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default().to_ascii_lowercase();
-        self.status == 401
-            && (text("code") == "invalid_api_key"
-                || ["invalid access token", "token expired"]
-                    .iter()
-                    .any(|words| text("message").contains(words)))
     }
 }
 
@@ -87,17 +72,19 @@ fn free_tier_ended(has_key: bool) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::verdict::Asked;
     use super::*;
 
     const NOW: u64 = 1_795_500_000_000;
     const REFUSED: &[u8] =
         br#"{"error":{"code":"invalid_api_key","message":"invalid access token or token expired"}}"#;
 
-    fn error(change: impl FnOnce(&mut Refusal), headers: &HeaderMap, now_ms: u64) -> Error {
-        let mut refusal =
-            Refusal { kind: Kind::OAuth, label: "Mine", status: 401, headers, body: REFUSED, has_key: false };
-        change(&mut refusal);
-        refusal.error(now_ms)
+    fn reading(status: u16, body: &[u8]) -> Reading {
+        Reading::of_body(status, body, &Asked { is_key: false, model: "coder-model", now_ms: NOW })
+    }
+
+    fn error(reading: &Reading, kind: Kind, has_key: bool, headers: &HeaderMap, now_ms: u64) -> Error {
+        Refusal { kind, label: "Mine", reading, headers, has_key }.error(now_ms)
     }
 
     fn dated(now_ms: u64) -> HeaderMap {
@@ -108,24 +95,25 @@ mod tests {
     #[test]
     fn a_fresh_login_that_is_refused_is_the_end_of_the_free_tier() {
         for headers in [HeaderMap::new(), dated(NOW), dated(NOW + 240_000)] {
-            let error = error(|_| {}, &headers, NOW);
+            let error = error(&reading(401, REFUSED), Kind::OAuth, false, &headers, NOW);
             assert_eq!(error.code(), Code::FreeTierDiscontinued);
             assert!(error.message().contains("2026-04-15") && error.message().contains("add-key"));
         }
-        let with_key = error(|refusal| refusal.has_key = true, &HeaderMap::new(), NOW);
+        let with_key = error(&reading(401, REFUSED), Kind::OAuth, true, &HeaderMap::new(), NOW);
         assert!(!with_key.message().contains("add-key") && with_key.message().contains("opencode -m"));
     }
 
     #[test]
     fn everything_else_is_not() {
         let none = HeaderMap::new();
-        for (what, found) in [
-            ("another status", error(|refusal| refusal.status = 403, &none, NOW)),
-            ("another error", error(|refusal| refusal.body = b"{}", &none, NOW)),
-            ("no error of the API", error(|refusal| refusal.body = b"<html>", &none, NOW)),
-            ("a key", error(|refusal| refusal.kind = Kind::Key(None), &none, NOW)),
-            ("before the end", error(|_| {}, &none, FREE_TIER_END_MS - 1)),
+        for (what, status, body, kind, now) in [
+            ("another status", 403, REFUSED, Kind::OAuth, NOW),
+            ("another error", 401, b"{}", Kind::OAuth, NOW),
+            ("no error of the API", 401, b"<html>", Kind::OAuth, NOW),
+            ("a key", 401, REFUSED, Kind::Key(None), NOW),
+            ("before the end", 401, REFUSED, Kind::OAuth, FREE_TIER_END_MS - 1),
         ] {
+            let found = error(&reading(status, body), kind, false, &none, now);
             assert_eq!(found.code(), Code::TokenRejected, "{what}");
             assert!(found.message().contains("Log in again"), "{what}");
         }
@@ -134,7 +122,7 @@ mod tests {
     #[test]
     fn a_wrong_clock_is_named_before_anything_is_blamed() {
         for (server, words) in [(NOW + 7_200_000, "120 min behind"), (NOW - 600_000, "10 min ahead of")] {
-            let error = error(|_| {}, &dated(server), NOW);
+            let error = error(&reading(401, REFUSED), Kind::OAuth, false, &dated(server), NOW);
             assert_eq!(error.code(), Code::TokenRejected);
             assert!(error.message().contains(words), "{}", error.message());
         }

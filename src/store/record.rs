@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use crate::accounts::binding::Binding;
-use crate::accounts::cooldown::QuotaWindow;
+use crate::accounts::cooldown::{Cooldown, CoolingReason, Pause, QuotaWindow, cooling_until};
 use crate::accounts::identity::fingerprint;
 use crate::accounts::kind::Kind;
 use crate::clock::{NEVER, instant_from_number};
@@ -275,40 +275,55 @@ impl Record {
         self.fields.get("exhaustedUntil").and_then(instant).unwrap_or(0)
     }
 
-    /// Lets it cool; 0 stands for not at all.
-    pub fn set_exhausted_until(&mut self, until: u64, code: Option<&str>, now_ms: u64) {
-        self.set("exhaustedUntil", Some(until.into()));
-        self.set("lastErrorCode", code.map(Value::from));
-        self.touch(now_ms);
-    }
-
-    /// The window of its quota that is spent, while it cools.
+    /// Why and until when it is left alone; `None` where it can be asked at `now_ms`.
     #[must_use]
-    pub fn quota_window(&self) -> Option<QuotaWindow> {
-        QuotaWindow::from_name(self.text("quotaWindow")?)
+    pub fn cooldown(&self, now_ms: u64) -> Option<Cooldown> {
+        let until = cooling_until(self.exhausted_until(), now_ms)?;
+        let text = |name: &str| self.text(name).unwrap_or_default();
+        Some(Cooldown {
+            until,
+            reason: self.cooling_reason(),
+            code: text("lastErrorCode").to_owned(),
+            window: QuotaWindow::from_name(text("quotaWindow")),
+        })
     }
 
-    /// Notes which window of its quota is spent.
-    pub fn set_quota_window(&mut self, window: Option<QuotaWindow>) {
+    /// Why it was left alone last.
+    #[must_use]
+    pub fn cooling_reason(&self) -> CoolingReason {
+        CoolingReason::from_name(self.text("coolingReason").unwrap_or_default())
+    }
+
+    /// Leaves it alone for a time.
+    pub fn start_cooling(&mut self, cooldown: &Cooldown, now_ms: u64) {
+        let Cooldown { until, reason, code, window } = cooldown;
+        self.set("exhaustedUntil", Some((*until).into()));
+        self.set("lastErrorCode", Some(code.as_str().into()));
+        self.set("coolingReason", Some(reason.as_str().into()));
         self.set("quotaWindow", window.map(|window| window.as_str().into()));
-    }
-
-    /// Whether it cools because of a rate limit, and not for want of quota.
-    #[must_use]
-    pub fn is_rate_limited(&self) -> bool {
-        self.fields.get("rateLimited").and_then(Value::as_bool).unwrap_or(false)
-    }
-
-    /// Notes why it cools.
-    pub fn set_rate_limited(&mut self, rate_limited: bool) {
-        self.set("rateLimited", rate_limited.then_some(Value::Bool(true)));
+        self.touch(now_ms);
     }
 
     /// Lets it cool no more.
     pub fn stop_cooling(&mut self, now_ms: u64) {
-        self.set_exhausted_until(0, None, now_ms);
-        self.set_rate_limited(false);
-        self.set_quota_window(None);
+        self.set("exhaustedUntil", Some(0.into()));
+        for name in ["lastErrorCode", "coolingReason", "quotaWindow", "pause"] {
+            self.set(name, None);
+        }
+        self.touch(now_ms);
+    }
+
+    /// The last of the growing pauses since its last success.
+    #[must_use]
+    pub fn pause(&self) -> Option<Pause> {
+        let pause = self.fields.get("pause")?;
+        let number = |name: &str| pause.get(name).and_then(instant);
+        Some(Pause { started_at: number("at")?, length_ms: number("ms")? })
+    }
+
+    /// Remembers a pause, so that the next one is longer.
+    pub fn set_pause(&mut self, pause: Pause) {
+        self.set("pause", Some(json!({"at": pause.started_at, "ms": pause.length_ms})));
     }
 
     /// Forgets what spoke against it: it has just been obtained anew.
@@ -316,12 +331,6 @@ impl Record {
         self.set_rejected(None);
         self.set_last_error(None);
         self.stop_cooling(now_ms);
-    }
-
-    /// The server's code for its last quota error.
-    #[must_use]
-    pub fn last_error_code(&self) -> Option<&str> {
-        self.fields.get("lastErrorCode")?.as_str()
     }
 
     /// What went wrong last.

@@ -22,7 +22,6 @@ use crate::oauth::token::{Redemption, Token};
 use crate::secret::Secret;
 use crate::shutdown::Section;
 use crate::store::lock::TOUCH_INTERVAL;
-use crate::store::record::LastError;
 use crate::store::sharing::was_brought;
 
 /// A whole refresh under the lock, its retries included.
@@ -278,14 +277,10 @@ impl Refresh {
 
     /// Notes the server's verdict for everybody.
     fn refuse(&self, refresh_token: &Secret, error: Error) -> Error {
-        let last = LastError::new(&error, self.inner.clock.now_ms());
         self.inner.with_state(&self.account.id, |state| {
             state.refused = Some((refresh_token.clone(), error.clone()));
         });
-        let noted = self.inner.registry.with_record(&self.account.id, |record, _| {
-            record.set_refused(refresh_token);
-            record.set_last_error(Some(&last));
-        });
+        let noted = self.inner.registry.mark_refused(&self.account.id, refresh_token, &error);
         // What can't be noted for others is known here all the same.
         let _ = noted;
         self.inner.emit(EventKind::NeedsLogin, &self.account, error.message().to_owned(), Some(error.code()));

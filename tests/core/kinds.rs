@@ -16,6 +16,22 @@ use crate::support::setup::{CHAT, Setup, chat, get, post, text};
 
 const ALLOWED: [(&str, &str); 1] = [("OPENCODE_QWEN_ALLOW_PAID_FALLBACK", "1")];
 const HOUR_MS: u64 = 3_600_000;
+const HALF_AN_HOUR_MS: u64 = 1_800_000;
+
+/// A window of a Token Plan whose end is so far away, as the server writes it.
+fn token_plan_window(left_ms: u64) -> Reply {
+    let end = std::time::SystemTime::now() + std::time::Duration::from_millis(left_ms);
+    let date = httpdate::fmt_http_date(end);
+    // "Sun, 06 Nov 1994 08:49:37 GMT"
+    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = months.iter().position(|month| *month == &date[8..11]).unwrap() + 1;
+    let message = format!(
+        "Your token-plan 5-hour quota has been exhausted. The quota will reset at {month:02}-{} {} UTC.",
+        &date[5..7],
+        &date[17..25]
+    );
+    Reply::api_error(429, "insufficient_quota", &message)
+}
 
 fn spent(window: &str) -> Reply {
     Reply::api_error(429, "insufficient_quota", &format!("{window} allocated quota exceeded"))
@@ -164,13 +180,16 @@ async fn across_kinds_only_markers_and_metadata_differ() {
 
 #[tokio::test]
 async fn a_spent_window_cools_for_as_long_as_is_known() {
-    for (reply, least, most) in [
-        (spent("hour"), HOUR_MS / 2, HOUR_MS / 2),
-        (spent("hour").header("retry-after", "7200"), 2 * HOUR_MS, 2 * HOUR_MS),
-        (spent("hour").header("retry-after", "60"), HOUR_MS / 2, HOUR_MS / 2),
-        (spent("week"), 0, 7 * 24 * HOUR_MS),
-        (spent("month"), 24 * HOUR_MS, 24 * HOUR_MS),
-        (spent("month").header("retry-after", "172800"), 48 * HOUR_MS, 48 * HOUR_MS),
+    for (reply, least, named) in [
+        (spent("hour"), HALF_AN_HOUR_MS, "5-hour"),
+        (spent("hour").header("retry-after", "7200"), 2 * HOUR_MS, "5-hour"),
+        (spent("hour").header("retry-after", "60"), HALF_AN_HOUR_MS, "5-hour"),
+        (spent("month"), 24 * HOUR_MS, "monthly"),
+        (spent("month").header("retry-after", "172800"), 48 * HOUR_MS, "monthly"),
+        (token_plan_window(5 * HOUR_MS - 600_000), 0, "5-hour"),
+        // An end that can't be is none.
+        (token_plan_window(6 * HOUR_MS), HALF_AN_HOUR_MS, "5-hour"),
+        (spent("week"), 0, "weekly"),
     ] {
         let fleet = Fleet::of(1).await;
         let plan = fleet.add_key("plan", "coding-plan").await;
@@ -183,7 +202,12 @@ async fn a_spent_window_cools_for_as_long_as_is_known() {
         let accounts = client.accounts().await.unwrap();
         let account = accounts.iter().find(|account| account.id == "plan").unwrap();
         let Availability::Cooling(until) = account.availability else { panic!("{:?}", account.availability) };
-        assert!((before + least..=fleet.now_ms() + most).contains(&until), "{}", until - before);
+        match (named, least) {
+            // Monday 00:00 UTC+8; the first of all days was a Thursday.
+            ("weekly", _) => assert_eq!((until + 8 * HOUR_MS) % (7 * 24 * HOUR_MS), 4 * 24 * HOUR_MS),
+            (_, 0) => assert!(until.abs_diff(before + 5 * HOUR_MS - 600_000) < 120_000, "{}", until - before),
+            _ => assert!((before + least..=fleet.now_ms() + least).contains(&until), "{}", until - before),
+        }
         let event =
             fleet.setup.events.all().into_iter().find(|event| event.kind == EventKind::Exhausted).unwrap();
         assert_eq!((event.until, event.account_id.as_deref()), (Some(until), Some("plan")));
@@ -214,7 +238,7 @@ async fn only_those_who_serve_the_model_are_asked() {
     client.remove_account(&login.id).await.unwrap();
     let error = client.fetch(chat(false)).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
-    assert!(error.message().contains("qwen3-coder-plus"), "{}", error.message());
+    assert!(error.message().contains("the model coder-model"), "{}", error.message());
     assert_eq!(setup.server.api_requests().len(), 1);
 }
 

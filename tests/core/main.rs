@@ -40,3 +40,4 @@ mod streams;
 mod switching;
 mod transport;
 mod usage;
+mod verdicts;

@@ -79,6 +79,8 @@ fn faults(stranger: SocketAddr) -> Vec<Fault> {
     let json = "content-type: application/json\r\n";
     let half = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n";
     let page = "<html><h1>Gateway</h1></html>";
+    // An account that is limited for longer rests, which is written down.
+    let at_once = |headers: &str| format!("{headers}retry-after: 0\r\n");
     let says = |status: &str, headers: &str, body: &str| Way::Says(http(status, headers, body));
     let fault = |name, route, way, finding| Fault { name, route, way, finding };
     vec![
@@ -86,8 +88,13 @@ fn faults(stranger: SocketAddr) -> Vec<Fault> {
         fault("a connection that ends at once", Direct, Way::Ends, Network),
         fault("a server that says nothing", Direct, Way::Silent, Timeout),
         fault("another protocol", Direct, Way::Says(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), Network),
-        fault("429", Direct, says("429 Too Many Requests", json, "{\"detail\":\"slow\"}"), Status(429)),
-        fault("429 in HTML", Direct, says("429 Too Many Requests", html, page), Status(429)),
+        fault(
+            "429",
+            Direct,
+            says("429 Too Many Requests", &at_once(json), "{\"detail\":\"slow\"}"),
+            Status(429),
+        ),
+        fault("429 in HTML", Direct, says("429 Too Many Requests", &at_once(html), page), Status(429)),
         fault("500", Direct, says("500 Internal Server Error", "", ""), Status(500)),
         fault("502 in HTML", Direct, says("502 Bad Gateway", html, page), Status(502)),
         fault("503", Direct, says("503 Service Unavailable", json, "{\"error\":\"busy\"}"), Status(503)),

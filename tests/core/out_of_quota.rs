@@ -131,7 +131,6 @@ async fn a_smaller_chat_that_is_answered_says_so() {
     let fleet = Fleet::of(1).await;
     for (stream, at) in [(true, 0), (false, 1)] {
         fleet.hosts[0].on_api([quota()]);
-        let tool = json!({"type": "function", "function": {"name": "look"}});
         let mut messages = vec![json!({"role": "system", "content": "be brief"})];
         for round in 0..200 {
             messages
@@ -139,18 +138,22 @@ async fn a_smaller_chat_that_is_answered_says_so() {
             messages.push(json!({"role": "assistant", "content": format!("answer {round}")}));
         }
         messages.push(json!({"role": "user", "content": "the last question"}));
-        let body = json!({"model": "coder-model", "stream": stream, "max_tokens": 30_000, "messages": messages, "tools": [tool]});
+        let body =
+            json!({"model": "coder-model", "stream": stream, "max_tokens": 30_000, "messages": messages});
         let answer = fleet.client().fetch(post(CHAT, &body)).await.unwrap();
         assert_eq!(
             (answer.status.as_u16(), &answer.headers["x-qwen-degraded"]),
             (200, &"1".parse().unwrap())
         );
         assert_eq!(who(&answer), "ann");
+        let left_out = answer.headers["x-qwen-degraded-left-out"].to_str().unwrap().to_owned();
+        let event = fleet.setup.events.all().into_iter().rfind(|event| event.kind == EventKind::Degraded);
+        assert!(event.unwrap().message.contains(&left_out));
         let whole = text(answer).await;
         assert_eq!(whole == GOOD_STREAM, stream);
         let sent = fleet.hosts[0].api_requests()[at * 2 + 1].json();
         assert_eq!((&sent["max_tokens"], &sent["stream"]), (&json!(1024), &json!(stream)));
-        assert_eq!(sent["tools"][0]["function"]["name"], "look");
+        assert_eq!(left_out, "without the 398 oldest messages, and with an answer of at most 1024 tokens");
         let kept = sent["messages"].as_array().unwrap();
         assert!(kept.len() < messages.len());
         assert_eq!(kept[0]["role"], "system");
@@ -158,6 +161,52 @@ async fn a_smaller_chat_that_is_answered_says_so() {
         assert_eq!(fleet.setup.events.count(EventKind::Degraded), at + 1);
         fleet.pass_ms(1_800_001);
     }
+}
+
+#[tokio::test]
+async fn a_smaller_chat_keeps_its_tools_and_is_not_sent_where_a_cut_answer_does_harm() {
+    let tools = json!([{"type": "function", "function": {"name": "look"}}]);
+    for (limit, agent, is_sent) in [
+        (json!(900), None, true),
+        (json!(30_000), None, false),
+        (Value::Null, None, false),
+        (json!(900), Some("title"), false),
+        (json!(900), Some("compaction"), false),
+        (json!(900), Some("build"), true),
+    ] {
+        let fleet = Fleet::of(1).await;
+        fleet.hosts[0].on_every_api(quota());
+        let messages = json!([{"role": "user", "content": "hi"}]);
+        let body = json!({"model": "coder-model", "max_tokens": limit, "messages": messages, "tools": tools});
+        let mut request = post(CHAT, &body);
+        if let Some(agent) = agent {
+            request.headers.insert("x-qwen-agent", agent.parse().unwrap());
+        }
+        assert_eq!(fleet.client().fetch(request).await.unwrap().status, 429);
+        let sent = fleet.hosts[0].api_requests();
+        assert_eq!(sent.len(), 1 + usize::from(is_sent), "{limit} {agent:?}");
+        for seen in &sent {
+            assert_eq!(seen.json()["tools"], tools);
+            assert!(!seen.headers.contains_key("x-qwen-agent"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_or_a_limit_of_a_minute_is_asked_for_no_smaller_chat() {
+    let fleet = Fleet::of(1).await;
+    fleet.hosts[0].on_every_api(rate_limit("60"));
+    let plan = fleet.add_key("plan", "coding-plan").await;
+    plan.on_every_api(quota());
+    fleet.choose("plan");
+    for _ in 0..2 {
+        assert_eq!(ask(&fleet.client()).await.status, 429);
+        fleet.pass_ms(1_000);
+    }
+    assert_eq!(
+        (fleet.full_requests(), fleet.degraded_requests(), plan.api_requests().len()),
+        (vec![1], 0, 1)
+    );
 }
 
 #[tokio::test]

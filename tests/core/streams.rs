@@ -70,11 +70,12 @@ async fn bytes_arrive_as_they_were_sent() {
 
 #[tokio::test]
 async fn a_small_event_is_not_held_back() {
+    const EVENT: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"1\"}}]}\n\n";
     let setup = Setup::fresh().await;
-    setup.server.on_every_api(Reply::events(vec![Part::text("data: 1\n\n"), Part::Stall]));
+    setup.server.on_every_api(Reply::events(vec![Part::text(EVENT), Part::Stall]));
     let (stream, mut woken) = start(&setup).await;
     let Read::Data(data) = next(&stream, &mut woken).await else { panic!("no data") };
-    assert_eq!(data, "data: 1\n\n");
+    assert_eq!(data, EVENT);
     assert!(matches!(stream.read(), Read::Pending));
     drop(stream);
     setup.server.until_closed().await;

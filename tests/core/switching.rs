@@ -179,15 +179,33 @@ async fn a_short_rate_limit_is_waited_for_once_on_the_same_account() {
 }
 
 #[tokio::test]
-async fn a_short_rate_limit_that_stays_is_the_callers() {
-    let fleet = Fleet::of(2).await;
-    let reply = rate_limit("0");
-    fleet.hosts[0].on_every_api(reply);
+async fn a_short_rate_limit_that_stays_lets_the_account_rest_and_another_is_asked() {
+    for (reply, rest) in
+        [(rate_limit("1"), 1_000), (Reply::api_error(429, "Throttling.RateQuota", "slow down"), 10_000)]
+    {
+        let fleet = Fleet::of(2).await;
+        fleet.hosts[0].on_every_api(reply);
+        let client = fleet.client();
+        assert_eq!(who_answers(&client).await, "bob");
+        assert_eq!(fleet.full_requests(), [2, 1]);
+        let until = fleet.stored("ann")["exhaustedUntil"].as_u64().unwrap();
+        assert!(until.abs_diff(fleet.now_ms() + rest) < 3_000, "{}", until.abs_diff(fleet.now_ms()));
+        assert_eq!(fleet.stored("ann")["lastError"]["code"], "ERR_QWEN_RATE_LIMITED");
+        fleet.pass_ms(rest);
+        fleet.hosts[0].on_every_api(Reply::Real);
+        assert_eq!(who_answers(&client).await, "ann");
+    }
+}
+
+#[tokio::test]
+async fn a_short_rate_limit_that_stays_is_the_callers_where_no_other_account_is() {
+    let fleet = Fleet::of(1).await;
+    fleet.hosts[0].on_every_api(rate_limit("0"));
     let client = fleet.client();
     let answer = ask(&client).await;
     assert_eq!((answer.status.as_u16(), who(&answer).as_str()), (429, "ann"));
     assert_eq!((answer.headers["retry-after"].as_bytes(), answer.error_code()), (&b"0"[..], None));
-    assert_eq!(fleet.full_requests(), [2, 0]);
+    assert_eq!(fleet.full_requests(), [2]);
     assert_eq!(availability(&client, "ann").await, Availability::Ready);
 }
 

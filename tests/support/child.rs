@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
+use opencode_qwen_cli_auth::accounts::cooldown::{Cooldown, CoolingReason};
 use opencode_qwen_cli_auth::accounts::registry::Registry;
 use opencode_qwen_cli_auth::busy::Busy;
 use opencode_qwen_cli_auth::client::{Client, Context};
 use opencode_qwen_cli_auth::clock::Clock;
 use opencode_qwen_cli_auth::config::ClientOptions;
 use opencode_qwen_cli_auth::environment::Environment;
-use opencode_qwen_cli_auth::error::Result;
+use opencode_qwen_cli_auth::error::{Code, Error, Result};
 use opencode_qwen_cli_auth::events::Events;
 use opencode_qwen_cli_auth::store::accounts::StoreFile;
 use opencode_qwen_cli_auth::store::credentials::CredentialsFile;
@@ -225,7 +226,8 @@ fn exhaust(id: &str) -> Result<String> {
         Events::none(),
     );
     let until = Clock::system().now_ms() + 3_600_000;
-    registry.with_record(id, |record, now| record.set_exhausted_until(until, Some(id), now))?;
+    let cooldown = Cooldown { until, reason: CoolingReason::Quota, code: id.to_owned(), window: None };
+    registry.mark_cooling(id, &cooldown, &Error::new(Code::QuotaExhausted, "spent"))?;
     Ok("exhausted".to_owned())
 }
 

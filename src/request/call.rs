@@ -1,0 +1,588 @@
+//! The way of one request, from top to bottom: prepared, sent with one account after another, and answered.
+//!
+//! [`Selection`] says what comes next; the methods here carry it out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Method, StatusCode};
+use url::Url;
+
+use super::answer::Answer;
+use super::attempt::{Access, Attempt, Budget};
+use super::host_errors::FinalError;
+use super::last_word::{self, LastWord};
+use super::pipeline::Pipeline;
+use super::prepare::{Prepared, Request};
+use super::refusal::Refusal;
+use super::selection::{Candidate, Outcome, Selection, Step};
+use super::verdict::Verdict;
+use crate::accounts::account::Account;
+use crate::accounts::account_states::{Cooled, is_degraded_try_due};
+use crate::accounts::cooldown::{Cooldown, CoolingReason, Pause, exhausted_until, least_cooldown_ms};
+use crate::accounts::kind::Kind;
+use crate::accounts::registry::Registry;
+use crate::accounts::view::View;
+use crate::config::Rotation;
+use crate::error::{Code, Error, Result};
+use crate::events::{Event, EventKind};
+use crate::plans::Price;
+use crate::request_log::{self, RequestRecord};
+
+/// Says that an account answered that costs more than the user's choice.
+const PAID_HEADER: HeaderName = HeaderName::from_static("x-qwen-paid-fallback");
+/// Says that a smaller payload was answered.
+const DEGRADED_HEADER: HeaderName = HeaderName::from_static("x-qwen-degraded");
+/// Says what was left out of it.
+const LEFT_OUT_HEADER: HeaderName = HeaderName::from_static("x-qwen-degraded-left-out");
+/// The longest `Retry-After` that is waited for.
+const LONGEST_WAIT_MS: u64 = 10_000;
+/// The wait before the second try where a limit names none, and how long the account is left alone after it.
+const DEFAULT_WAIT_MS: u64 = 1_000;
+const DEFAULT_REST_MS: u64 = 10_000;
+/// An account that nobody pays for is tried again after this time.
+const UNPAID_REST_MS: u64 = 3_600_000;
+
+/// One call, while it lasts.
+pub(super) struct Call<'a> {
+    pipeline: &'a Pipeline,
+    view: &'a Arc<View>,
+    prepared: Prepared,
+    utc_offset_minutes: i32,
+    budget: Budget,
+    record: RequestRecord,
+    /// The account that was asked first.
+    first_asked: Option<&'a Account>,
+    /// When the current account was asked first, in epoch milliseconds.
+    asked_at: u64,
+    /// The answer or error of the last account that could not answer.
+    last: Option<Result<Answer>>,
+    /// Why the CLI did not answer.
+    cli_failure: Option<Error>,
+    /// True if the account that was asked last costs more than the user has agreed to.
+    is_paid_fallback: bool,
+}
+
+/// The end of a step: the call's answer, or a reason for another step.
+enum Ended {
+    Answered(Box<Answer>),
+    With(Outcome),
+}
+
+impl<'a> Call<'a> {
+    /// Sends a request.
+    pub(super) async fn run(pipeline: &'a Pipeline, request: Request) -> Result<Answer> {
+        let view = pipeline.tokens.view().await?;
+        let (url, utc_offset_minutes) = (request.url.clone(), request.utc_offset_minutes);
+        let prepared = pipeline.prepare(request, &view).await?;
+        let now_ms = pipeline.now_ms();
+        let candidates = pipeline.candidates(&view, &prepared.model, now_ms);
+        if candidates.is_empty() {
+            return Err(view.no_account());
+        }
+        let mut selection = Selection::new(&candidates, &pipeline.situation(&prepared, now_ms));
+        if selection.allowed().is_empty() {
+            return Err(last_word::nobody_serves(&prepared.model, &selection));
+        }
+        let mut call = Call {
+            pipeline,
+            view: &view,
+            utc_offset_minutes,
+            budget: Budget::for_accounts(selection.allowed().len()),
+            record: pipeline.record(&url, &prepared),
+            prepared,
+            first_asked: None,
+            asked_at: now_ms,
+            last: None,
+            cli_failure: None,
+            is_paid_fallback: false,
+        };
+        let answer = call.take_steps(&mut selection).await;
+        let mut record = call.record;
+        match answer {
+            Ok(mut answer) => {
+                record.response(answer.status.as_u16(), &answer.headers);
+                answer.body.recorded(record);
+                Ok(answer)
+            }
+            Err(error) => {
+                record.finish(request_log::Outcome::Failed(error.code()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn take_steps(&mut self, selection: &mut Selection<'a>) -> Result<Answer> {
+        let mut step = selection.begin();
+        loop {
+            let ended = match step {
+                Step::Ask(candidate) => self.ask(candidate, selection).await?,
+                Step::Degrade(candidate) => Box::pin(self.degrade(candidate, selection)).await?,
+                Step::FallBack => Box::pin(self.fall_back()).await,
+                Step::GiveUp => return Ok(self.give_up(selection)),
+                Step::PassOn => {
+                    let nobody = || Err(Error::internal("there was no account to ask"));
+                    return self.last.take().unwrap_or_else(nobody);
+                }
+            };
+            match ended {
+                Ended::Answered(mut answer) => {
+                    if self.is_paid_fallback {
+                        answer.headers.insert(PAID_HEADER, HeaderValue::from_static("1"));
+                    }
+                    return Ok(*answer);
+                }
+                Ended::With(outcome) => step = selection.after(outcome),
+            }
+        }
+    }
+
+    /// Asks one account, with one second try where the first could do better.
+    async fn ask(&mut self, candidate: &'a Candidate<'a>, selection: &Selection<'a>) -> Result<Ended> {
+        let (pipeline, account) = (self.pipeline, candidate.account);
+        // The degraded try comes after all accounts.
+        self.budget.reserved = selection.left() + 1;
+        self.note_paid_fallback(candidate, selection.price_limit());
+        // The first account was looked at when the call began.
+        let seen = self.first_asked.is_none().then(|| Arc::clone(self.view));
+        self.first_asked.get_or_insert(account);
+        let mut access = match pipeline.access(account, seen).await {
+            Ok(access) => access,
+            // A server that can't be reached says nothing of the account.
+            Err(error) if error.is_retryable() || !is_about_login(&error) => return Err(error),
+            Err(error) => {
+                self.last = Some(Err(error));
+                return Ok(Ended::With(Outcome::Unusable));
+            }
+        };
+        self.asked_at = pipeline.now_ms();
+        let mut attempt = self.send(candidate, &access, None).await?;
+        if matches!(attempt.reading.verdict, Verdict::TokenRejected | Verdict::KeyRejected) {
+            match pipeline.renewed(candidate, &access.token).await {
+                Ok(None) => {}
+                Ok(Some(renewed)) => {
+                    access = renewed;
+                    attempt = self.send(candidate, &access, None).await?;
+                }
+                // Nothing is known of the login yet: it is not the caller's 401.
+                Err(error) if error.is_retryable() => return Err(error),
+                Err(error) => {
+                    // A refused refresh token was told of when it was redeemed.
+                    if account.kind != Kind::OAuth && candidate.record.rejected_at().is_none() {
+                        pipeline.tell(EventKind::NeedsLogin, account, error.message(), Some(error.code()));
+                    }
+                    return Ok(self.reject(account, &access, attempt, error).await);
+                }
+            }
+        }
+        if matches!(attempt.reading.verdict, Verdict::RateLimited | Verdict::AllocationLimit)
+            && let Some(wait) = short_wait(attempt.retry_after_ms)
+            && self.budget.may_retry()
+        {
+            let message = "Qwen asks for a short break; the request is sent again after it.";
+            pipeline.tell(EventKind::Retry, account, message, None);
+            tokio::time::sleep(wait).await;
+            attempt = self.send(candidate, &access, None).await?;
+        }
+        self.apply_verdict(candidate, &access, attempt, selection).await
+    }
+
+    /// Sends the request once with one account; `degraded` in its place, where there is one.
+    async fn send(
+        &mut self,
+        candidate: &Candidate<'_>,
+        access: &Access,
+        degraded: Option<&Prepared>,
+    ) -> Result<Attempt> {
+        let (pipeline, account) = (self.pipeline, candidate.account);
+        let prepared = degraded.unwrap_or(&self.prepared);
+        let retry =
+            |error: &Error| pipeline.tell(EventKind::Retry, account, error.message(), Some(error.code()));
+        self.record.attempt_started(&account.label, &access.base_url, &access.token.access_token);
+        let mut attempt = pipeline.sender.attempt(account, access, prepared, &mut self.budget, retry).await;
+        if let Ok(Attempt { answer, reading, .. }) = &mut attempt
+            && reading.status < 300
+            && prepared.method == Method::POST
+        {
+            let usage = &pipeline.journal.usage;
+            answer.body.metered(usage.meter(&account.id, self.utc_offset_minutes, &answer.headers));
+        }
+        let (status, verdict) = match &attempt {
+            Ok(Attempt { answer, reading, .. }) => (Some(answer.status.as_u16()), reading.verdict.as_str()),
+            Err(error) => (None, error.code().as_str()),
+        };
+        self.record.attempt_ended(status, verdict);
+        let fields: [(&str, &dyn std::fmt::Display); 3] =
+            [("account", &account.id), ("status", &status.unwrap_or_default()), ("verdict", &verdict)];
+        pipeline.journal.logger.debug("attempt", &fields);
+        attempt
+    }
+
+    /// Acts on what an account's answer means: for the account, and for the call.
+    async fn apply_verdict(
+        &mut self,
+        candidate: &'a Candidate<'a>,
+        access: &Access,
+        attempt: Attempt,
+        selection: &Selection<'a>,
+    ) -> Result<Ended> {
+        let (pipeline, account, now) = (self.pipeline, candidate.account, self.pipeline.now_ms());
+        let retry_after_ms = attempt.retry_after_ms;
+        let cooling = |reason, until, window| {
+            let code = attempt.reading.code().unwrap_or(last_word::default_code(reason)).to_owned();
+            Cooldown { until, reason, code, window }
+        };
+        match attempt.reading.verdict {
+            Verdict::Pass | Verdict::ContentFiltered | Verdict::TooLong { .. } => {
+                Ok(Ended::Answered(Box::new(self.answered(candidate, attempt, selection).await)))
+            }
+            Verdict::TokenRejected | Verdict::KeyRejected => {
+                let error = self.refusal(account, &attempt);
+                let is_news =
+                    candidate.record.last_error().is_none_or(|last| last.code != error.code().as_str());
+                if is_news || error.code() != Code::FreeTierDiscontinued {
+                    pipeline.tell(EventKind::NeedsLogin, account, error.message(), Some(error.code()));
+                }
+                Ok(self.reject(account, access, attempt, error).await)
+            }
+            Verdict::ModelUnavailable => {
+                pipeline.settings.models.note_unavailable(&account.id, &self.prepared.model);
+                Ok(self.cannot_answer(attempt, Code::ModelUnavailable))
+            }
+            Verdict::PermissionDenied => Ok(self.cannot_answer(attempt, Code::PermissionDenied)),
+            Verdict::QuotaExhausted { window, until } => {
+                let least = least_cooldown_ms(window, pipeline.settings.quota_cooldown_ms, retry_after_ms);
+                let until = until.unwrap_or_else(|| exhausted_until(now, least, retry_after_ms));
+                let cooldown = cooling(CoolingReason::Quota, until, window);
+                Ok(self.cool(candidate, cooldown, selection).await)
+            }
+            Verdict::RateLimited => {
+                let until = exhausted_until(now, 0, retry_after_ms.or(Some(DEFAULT_REST_MS)));
+                let ended =
+                    self.cool(candidate, cooling(CoolingReason::RateLimit, until, None), selection).await;
+                let limit = FinalError::of_rate_limit(retry_after_ms, now, self.utc_offset_minutes);
+                self.last = Some(Ok(match limit {
+                    Some(limit) if pipeline.settings.for_host => attempt.answer.into_final(&limit),
+                    _ => attempt.answer,
+                }));
+                Ok(ended)
+            }
+            Verdict::AllocationLimit => {
+                let cooldown = cooling(CoolingReason::TokenLimit, now, None);
+                Ok(self.pause(candidate, cooldown, attempt, selection).await)
+            }
+            Verdict::PaymentRequired => {
+                let cooldown = cooling(CoolingReason::Payment, now + UNPAID_REST_MS, None);
+                let ended = self.cool(candidate, cooldown, selection).await;
+                self.cannot_answer(attempt, Code::PaymentRequired);
+                Ok(ended)
+            }
+        }
+    }
+
+    /// Hands on an answer that ends the call.
+    async fn answered(
+        &mut self,
+        candidate: &Candidate<'_>,
+        attempt: Attempt,
+        selection: &Selection<'_>,
+    ) -> Answer {
+        let Attempt { answer, .. } = attempt;
+        if !answer.status.is_success() {
+            return answer;
+        }
+        self.succeeded(candidate, selection).await;
+        self.watched(answer, None).await
+    }
+
+    /// The account can't answer this request; what the server said is passed on where no other account can.
+    fn cannot_answer(&mut self, attempt: Attempt, code: Code) -> Ended {
+        let Attempt { mut answer, reading, .. } = attempt;
+        let words = FinalError::of_server(code, reading.message());
+        if self.pipeline.settings.for_host {
+            answer = answer.into_final(&words);
+        } else {
+            answer.note_error(code);
+        }
+        self.last = Some(Ok(answer));
+        Ended::With(Outcome::Unusable)
+    }
+
+    /// The account's token or key does not work; what the server said is kept in case no other account can be asked.
+    async fn reject(&mut self, account: &Account, access: &Access, attempt: Attempt, error: Error) -> Ended {
+        let Attempt { mut answer, error_body, .. } = attempt;
+        let (id, token, why) = (account.id.clone(), access.token.access_token.clone(), error.clone());
+        self.pipeline.note(move |registry| registry.mark_rejected(&id, &token, &why)).await;
+        answer = match FinalError::of_error(&error) {
+            Some(final_error) if self.pipeline.settings.for_host => answer.into_final(&final_error),
+            _ => {
+                answer.explain(&error, &error_body);
+                answer
+            }
+        };
+        self.last = Some(Ok(answer));
+        Ended::With(Outcome::Unusable)
+    }
+
+    /// Says why the API refuses an account that has a fresh token.
+    fn refusal(&self, account: &Account, attempt: &Attempt) -> Error {
+        let refusal = Refusal {
+            kind: account.kind,
+            label: &account.label,
+            reading: &attempt.reading,
+            headers: &attempt.answer.headers,
+            has_key: !self.view.document.keys.is_empty(),
+        };
+        refusal.error(self.pipeline.now_ms()).with_account(&account.id)
+    }
+
+    /// Leaves the account alone for a time, in all processes, and tells of it.
+    async fn cool(
+        &mut self,
+        candidate: &Candidate<'_>,
+        cooldown: Cooldown,
+        selection: &Selection<'a>,
+    ) -> Ended {
+        let (pipeline, account, now) = (self.pipeline, candidate.account, self.pipeline.now_ms());
+        let code = last_word::code_of(cooldown.reason);
+        let say = |until| {
+            let name = format!("The Qwen account \"{}\"", account.label);
+            last_word::left_alone(
+                &name,
+                &Cooldown { until, ..cooldown.clone() },
+                now,
+                self.utc_offset_minutes,
+            )
+        };
+        let (id, why) = (account.id.clone(), Error::new(code, say(cooldown.until)));
+        let written = {
+            let cooldown = cooldown.clone();
+            pipeline.note(move |registry| registry.mark_cooling(&id, &cooldown, &why)).await.flatten()
+        };
+        let Cooled { until, is_news } = written.unwrap_or(Cooled { until: cooldown.until, is_news: true });
+        let kind = match cooldown.reason {
+            CoolingReason::Quota => Some(EventKind::Exhausted),
+            CoolingReason::Payment => Some(EventKind::NeedsAttention),
+            // It passes in a moment.
+            CoolingReason::RateLimit | CoolingReason::TokenLimit => None,
+        };
+        if let Some(kind) = kind.filter(|_| is_news) {
+            let mut message = say(until);
+            // Otherwise that is said when requests go to it.
+            if pipeline.settings.rotation == Rotation::RoundRobin
+                && let Some(last) = selection.last()
+            {
+                message = format!("{message} \"{}\" is the last one that is ready.", last.account.label);
+            }
+            let event = Event::of_account(kind, now, &account.id, &account.label, message);
+            pipeline.emit(Event { until: Some(until), code: Some(code), ..event });
+        }
+        Ended::With(Outcome::Cooling(Cooldown { until, ..cooldown }))
+    }
+
+    /// Leaves a key alone whose tokens of this minute are used up. The caller is told when the first account is back.
+    async fn pause(
+        &mut self,
+        candidate: &Candidate<'_>,
+        cooldown: Cooldown,
+        attempt: Attempt,
+        selection: &Selection<'_>,
+    ) -> Ended {
+        let (pipeline, account) = (self.pipeline, candidate.account);
+        let (now, longest) = (pipeline.now_ms(), pipeline.settings.quota_cooldown_ms);
+        let name = format!("The Qwen account \"{}\"", account.label);
+        let why = Error::new(Code::RateLimited, last_word::limit_reached(&name));
+        let (id, asked_at, code, retry_after) =
+            (account.id.clone(), self.asked_at, cooldown.code.clone(), attempt.retry_after_ms);
+        let mark = move |registry: &Registry| {
+            registry.mark_paused(&id, (asked_at, &code), (retry_after, longest), &why)
+        };
+        let first = || Pause::after(None, asked_at, retry_after, longest, now).ends_at();
+        let until = pipeline.note(mark).await.flatten().map_or_else(first, |cooled| cooled.until);
+        let (mut answer, now) = (attempt.answer, pipeline.now_ms());
+        let free_at = selection.cooling().iter().map(|(_, cooldown)| cooldown.until).min();
+        let free_at = free_at.map_or(until, |other| other.min(until));
+        answer.headers.insert(RETRY_AFTER, seconds(free_at.saturating_sub(now)));
+        answer.note_error(Code::RateLimited);
+        self.last = Some(Ok(answer));
+        Ended::With(Outcome::Cooling(Cooldown { until, ..cooldown }))
+    }
+
+    /// Notes what a success says of an account, if that is news.
+    async fn succeeded(&self, candidate: &Candidate<'_>, selection: &Selection<'_>) {
+        let Candidate { account, record, .. } = candidate;
+        let (pipeline, was_cooling) = (self.pipeline, record.exhausted_until() > 0);
+        if was_cooling && matches!(record.cooling_reason(), CoolingReason::Quota | CoolingReason::Payment) {
+            let message = format!("The Qwen account \"{}\" can be asked again.", account.label);
+            pipeline.tell(EventKind::Ready, account, &message, None);
+        }
+        if was_cooling || record.rejected_at().is_some() || record.last_error().is_some() {
+            let id = account.id.clone();
+            pipeline.note(move |registry| registry.mark_recovered(&id)).await;
+        }
+        let before = pipeline.moved_on_to(account, self.first_asked);
+        if let Some(before) = before.filter(|before| *before != account.id)
+            && pipeline.settings.rotation != Rotation::RoundRobin
+        {
+            let mut message = format!("Requests go to the Qwen account \"{}\" now.", account.label);
+            if selection.left() == 0 && selection.allowed().len() > 1 {
+                message.push_str(" It is the last one that is ready.");
+            }
+            self.tell_of_switch(account, Some(before), message);
+        }
+    }
+
+    /// Tells of an account that costs more than the user's choice, before it is asked.
+    fn note_paid_fallback(&mut self, candidate: &Candidate<'_>, limit: Price) {
+        let Candidate { account, price, .. } = candidate;
+        self.is_paid_fallback = *price > limit;
+        if !self.is_paid_fallback {
+            return;
+        }
+        let before = self.pipeline.moved_on_to(account, self.first_asked);
+        if before.as_ref() != Some(&account.id) {
+            let message = format!(
+                "Requests go to the Qwen account \"{}\" now, which is {}: the cheaper ones can't answer.",
+                account.label,
+                price.describe()
+            );
+            self.tell_of_switch(account, before, message);
+        }
+    }
+
+    fn tell_of_switch(&self, account: &Account, from_account_id: Option<String>, message: String) {
+        let now = self.pipeline.now_ms();
+        let event = Event::of_account(EventKind::Switched, now, &account.id, &account.label, message);
+        self.pipeline.emit(Event { from_account_id, ..event });
+    }
+
+    /// In a host, a stream that says nothing is an error. `degraded` is what was sent in place of the request.
+    async fn watched(&self, mut answer: Answer, degraded: Option<&Prepared>) -> Answer {
+        if self.pipeline.settings.for_host
+            && degraded.unwrap_or(&self.prepared).is_chat_stream
+            && let Some(problem) = answer.body.watch().await
+        {
+            return answer.into_final(&FinalError::of_stream(&problem));
+        }
+        answer
+    }
+
+    /// Every account is out of quota: a smaller payload may still be answered.
+    async fn degrade(&mut self, candidate: &Candidate<'_>, selection: &Selection<'_>) -> Result<Ended> {
+        let (pipeline, account) = (self.pipeline, candidate.account);
+        let failed = Ok(Ended::With(Outcome::Failed));
+        let is_limited = selection.found_none_ready();
+        if is_limited && !is_degraded_try_due(&self.view.document, pipeline.now_ms()) {
+            return failed;
+        }
+        let Some((degraded, left_out)) = self.prepared.degraded(account.kind).await? else { return failed };
+        let claimed = pipeline.note(move |registry| registry.claim_degraded_try(is_limited)).await;
+        // A store that can't be written must not stop an answer.
+        if claimed == Some(false) {
+            return failed;
+        }
+        let Ok(mut access) = pipeline.access(account, None).await else { return failed };
+        (self.budget.reserved, self.is_paid_fallback) = (usize::MAX, false);
+        self.record.note("degraded");
+        let Ok(mut attempt) = self.send(candidate, &access, Some(&degraded)).await else { return failed };
+        if attempt.reading.verdict == Verdict::TokenRejected
+            && self.budget.may_take()
+            && let Ok(Some(renewed)) = pipeline.renewed(candidate, &access.token).await
+        {
+            access = renewed;
+            let Ok(again) = self.send(candidate, &access, Some(&degraded)).await else { return failed };
+            attempt = again;
+        }
+        if attempt.reading.verdict == Verdict::TokenRejected {
+            // A cooldown must not hide that the login itself is refused.
+            let error = self.refusal(account, &attempt);
+            self.reject(account, &access, attempt, error).await;
+            return failed;
+        }
+        let mut answer = attempt.answer;
+        if !answer.status.is_success() {
+            return failed;
+        }
+        let message = format!("All accounts are out of quota; a shorter request was answered: {left_out}.");
+        pipeline.tell(EventKind::Degraded, account, &message, None);
+        answer.headers.insert(DEGRADED_HEADER, HeaderValue::from_static("1"));
+        if let Ok(left_out) = HeaderValue::from_str(&left_out.to_string()) {
+            answer.headers.insert(LEFT_OUT_HEADER, left_out);
+        }
+        Ok(Ended::Answered(Box::new(self.watched(answer, Some(&degraded)).await)))
+    }
+
+    /// Every account is out of quota: the qwen CLI has a login or key of its own.
+    async fn fall_back(&mut self) -> Ended {
+        let (fallback, body) = (self.pipeline.settings.fallback.clone(), self.prepared.body.clone());
+        let (Some(fallback), Some(body)) = (fallback, body) else { return Ended::With(Outcome::Failed) };
+        self.record.note("cli-fallback");
+        self.is_paid_fallback = false;
+        let answer = match fallback.complete(&body).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.cli_failure = Some(error);
+                return Ended::With(Outcome::Failed);
+            }
+        };
+        let message = "All accounts are out of quota; the qwen CLI answered.".to_owned();
+        self.pipeline.emit(Event::new(EventKind::CliFallback, self.pipeline.now_ms(), message));
+        let answer = Answer::of_cli(self.own_url(), answer);
+        Ended::Answered(Box::new(self.watched(answer, None).await))
+    }
+
+    /// The last word where no account can be asked for now.
+    fn give_up(&mut self, selection: &Selection<'_>) -> Answer {
+        let is_discontinued =
+            |answer: &Answer| answer.error_code() == Some(Code::FreeTierDiscontinued.as_str());
+        let only_logins = selection.allowed().iter().all(|candidate| candidate.account.kind == Kind::OAuth);
+        if only_logins
+            && let Some(Ok(answer)) = self.last.take_if(|last| last.as_ref().is_ok_and(is_discontinued))
+        {
+            return answer;
+        }
+        let word = LastWord::new(
+            selection,
+            self.cli_failure.as_ref(),
+            self.pipeline.now_ms(),
+            self.utc_offset_minutes,
+        );
+        let for_host = self.pipeline.settings.for_host;
+        let mut answer = Answer::without_server(self.own_url(), &word.final_error(for_host));
+        if !for_host {
+            answer.set_json(&word.to_json());
+        }
+        if answer.status == StatusCode::TOO_MANY_REQUESTS || !for_host {
+            answer.headers.insert(RETRY_AFTER, seconds(word.wait_ms));
+        }
+        answer
+    }
+
+    fn own_url(&self) -> Url {
+        self.prepared.target.url_below(&self.pipeline.settings.base_url)
+    }
+}
+
+/// A span as the value of `Retry-After`, rounded up.
+fn seconds(ms: u64) -> HeaderValue {
+    HeaderValue::from(ms.div_ceil(1000))
+}
+
+/// A wait that is short enough to be made for the caller.
+fn short_wait(retry_after_ms: Option<u64>) -> Option<Duration> {
+    let ms = retry_after_ms.unwrap_or(DEFAULT_WAIT_MS);
+    (ms <= LONGEST_WAIT_MS).then(|| Duration::from_millis(ms))
+}
+
+/// True if an error says that this account's login does not work, so that another may be asked.
+fn is_about_login(error: &Error) -> bool {
+    matches!(
+        error.code(),
+        Code::RefreshTokenInvalid
+            | Code::CredentialsInvalid
+            | Code::TokenRejected
+            | Code::InvalidResponse
+            | Code::InvalidArgument
+    )
+}

@@ -1,0 +1,242 @@
+//! The request path of a client: what its calls share. [`Call`] has the way of one of them.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::HeaderMap;
+use url::Url;
+
+use super::answer::Answer;
+use super::attempt::{Access, Sender};
+use super::body::Ids;
+use super::call::Call;
+use super::host_errors::FinalError;
+use super::prepare::{Prepared, Request};
+use super::selection::{Candidate, Situation};
+use super::target::Target;
+use crate::accounts::account::Account;
+use crate::accounts::availability::availability;
+use crate::accounts::kind::Serving;
+use crate::accounts::registry::Registry;
+use crate::accounts::view::View;
+use crate::cli::CliFallback;
+use crate::clock::Clock;
+use crate::config::Rotation;
+use crate::error::{Code, Result};
+use crate::events::{Event, EventKind, Events};
+use crate::logging::Logger;
+use crate::models::book::ModelBook;
+use crate::oauth::token::Token;
+use crate::request_log::{RequestLog, RequestRecord, Start};
+use crate::store::record::Record;
+use crate::token_manager::TokenManager;
+use crate::usage::UsageBook;
+
+/// Where a host names its conversation.
+const CONVERSATION_HEADER: &str = "x-session-id";
+/// A token of this age that was refused before is still as fresh as another would be.
+const FRESH_MS: u64 = 10 * 60_000;
+
+/// What the pipeline needs to know, for a client's life.
+#[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the user's")]
+pub struct Settings {
+    /// The base URL that callers address.
+    pub base_url: Url,
+    /// True where bodies are shaped as the official CLI shapes them.
+    pub qwen_mode: bool,
+    /// True where errors are made final for `OpenCode`.
+    pub for_host: bool,
+    /// How requests are spread over the accounts.
+    pub rotation: Rotation,
+    /// True where a request may move on to a more expensive kind of account.
+    pub allow_paid_fallback: bool,
+    /// How long an exhausted account is left alone, in milliseconds.
+    pub quota_cooldown_ms: u64,
+    /// True where a smaller payload is tried when every account is out of quota.
+    pub degrade: bool,
+    /// The qwen CLI, where it may be asked when every account is out of quota.
+    pub fallback: Option<Arc<CliFallback>>,
+    /// Which models each account serves.
+    pub models: ModelBook,
+}
+
+/// The time, and the places where news go.
+#[derive(Debug)]
+pub struct Journal {
+    /// The time.
+    pub clock: Clock,
+    /// The listener.
+    pub events: Events,
+    /// The debug log.
+    pub logger: Logger,
+    /// The log of requests.
+    pub request_log: RequestLog,
+    /// The usage of each account.
+    pub usage: UsageBook,
+}
+
+/// The request path of a client.
+#[derive(Debug)]
+pub struct Pipeline {
+    pub(super) settings: Settings,
+    pub(super) sender: Sender,
+    pub(super) tokens: TokenManager,
+    pub(super) journal: Journal,
+    session_id: String,
+    prompts: AtomicU64,
+    turns: AtomicUsize,
+    /// The id of the account that answered last.
+    last_used: Mutex<Option<String>>,
+}
+
+impl Pipeline {
+    /// Sends nothing until [`Pipeline::fetch`] is called.
+    #[must_use]
+    pub fn new(settings: Settings, sender: Sender, tokens: TokenManager, journal: Journal) -> Self {
+        let session_id = uuid::Uuid::new_v4().to_string();
+        let (prompts, turns, last_used) = (AtomicU64::new(0), AtomicUsize::new(0), Mutex::default());
+        Self { settings, sender, tokens, journal, session_id, prompts, turns, last_used }
+    }
+
+    /// Sends a request with the account whose turn it is. An HTTP error of the API is an answer, not an error.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_INVALID_ARGUMENT`, `ERR_QWEN_NOT_LOGGED_IN`, `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`, and those of
+    /// [`TokenManager::token`].
+    pub async fn fetch(&self, request: Request) -> Result<Answer> {
+        let url = request.url.clone();
+        // Allocated on the runtime thread: cross-thread frees contend on the allocator lock.
+        let answer = Box::pin(Call::run(self, request)).await;
+        if !self.settings.for_host {
+            return answer;
+        }
+        answer.or_else(|error| {
+            let known = FinalError::of_error(&error).zip(Url::parse(&url).ok());
+            known.map_or(Err(error), |(final_error, url)| Ok(Answer::without_server(url, &final_error)))
+        })
+    }
+
+    /// Checks where a request leads, and shapes its body.
+    pub(super) async fn prepare(&self, request: Request, view: &View) -> Result<Prepared> {
+        // Worked out only where the URL is not below the client's own: there may be many accounts.
+        let bases = view.document.all().filter_map(|record| {
+            view.account(record).base_url(&record.token()?, self.sender.base_url_override.as_ref()).ok()
+        });
+        let target = Target::resolve(&request.url, &self.settings.base_url, bases)?;
+        let needs_plain = view.document.all().any(|record| !record.kind().takes_markers());
+        let ids = self.settings.qwen_mode.then(|| self.ids(&request.headers));
+        Prepared::new(request, target, ids, needs_plain).await
+    }
+
+    /// The enabled accounts, as far as they matter to a request for `model`.
+    pub(super) fn candidates<'a>(&self, view: &'a View, model: &str, now_ms: u64) -> Vec<Candidate<'a>> {
+        let active = view.document.active_id();
+        let candidate = |(record, account): (&'a Record, &'a Account)| Candidate {
+            account,
+            record,
+            price: account.kind.price(),
+            availability: availability(record, now_ms),
+            // A request that names no model is one for any account.
+            serving: if model.is_empty() {
+                Serving::Yes
+            } else {
+                self.settings.models.serving(record, model)
+            },
+            is_active: active == Some(record.id()),
+        };
+        view.enabled_accounts(now_ms).map(candidate).collect()
+    }
+
+    /// The circumstances of a call that begins now.
+    pub(super) fn situation(&self, prepared: &Prepared, now_ms: u64) -> Situation {
+        Situation {
+            rotation: self.settings.rotation,
+            turn: self.turns.fetch_add(1, Ordering::Relaxed),
+            process: usize::try_from(std::process::id()).unwrap_or_default(),
+            allow_paid_fallback: self.settings.allow_paid_fallback,
+            may_degrade: self.settings.degrade && prepared.may_degrade,
+            may_fall_back: self.settings.fallback.is_some() && prepared.is_chat,
+            now_ms,
+        }
+    }
+
+    /// Begins the record of a request.
+    pub(super) fn record(&self, url: &str, prepared: &Prepared) -> RequestRecord {
+        self.journal.request_log.start(&Start {
+            url,
+            method: &prepared.method,
+            headers: &prepared.headers,
+            body: prepared.body.as_ref(),
+            stream: prepared.is_chat_stream,
+        })
+    }
+
+    /// A fresh token of an account, by the accounts as they are now or were `seen` a moment ago.
+    pub(super) async fn access(&self, account: &Account, seen: Option<Arc<View>>) -> Result<Access> {
+        let view = match seen {
+            Some(view) => view,
+            None => self.tokens.view().await?,
+        };
+        self.sender.access(account, self.tokens.token_in(view, &account.id, None).await?)
+    }
+
+    /// Another token in place of one that was refused; `None` where that was as fresh as a token can be, so that another
+    /// would be refused too.
+    pub(super) async fn renewed(&self, candidate: &Candidate<'_>, refused: &Token) -> Result<Option<Access>> {
+        let Candidate { account, record, .. } = candidate;
+        let was_just_obtained = record.token().is_none_or(|held| held.access_token != refused.access_token);
+        let age = self.now_ms().abs_diff(record.updated_at());
+        let is_known = age < FRESH_MS
+            && record.rejected_at().is_some()
+            && record.last_error().is_some_and(|last| last.code == Code::FreeTierDiscontinued.as_str());
+        if was_just_obtained || is_known {
+            let view = self.tokens.view().await?;
+            let held = view.record(&account.id).and_then(Record::token);
+            let other = held.filter(|held| held.access_token != refused.access_token);
+            return other.map(|token| self.sender.access(account, Arc::new(token))).transpose();
+        }
+        let token = self.tokens.token(&account.id, Some(&refused.access_token)).await?;
+        self.sender.access(account, token).map(Some)
+    }
+
+    /// Writes what was found out of an account; `None` where that can't be written. It is only found out again then.
+    pub(super) async fn note<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Registry) -> Result<T> + Send + 'static,
+    ) -> Option<T> {
+        self.tokens.with_registry(change).await.ok()
+    }
+
+    /// Remembers the account that requests go to. Returns the id of the one before: the last that answered, or the first
+    /// that was asked in this call.
+    pub(super) fn moved_on_to(&self, account: &Account, first_asked: Option<&Account>) -> Option<String> {
+        let before =
+            self.last_used.lock().unwrap_or_else(PoisonError::into_inner).replace(account.id.clone());
+        before.or_else(|| first_asked.map(|first| first.id.clone()))
+    }
+
+    /// Tells of an account.
+    pub(super) fn tell(&self, kind: EventKind, account: &Account, message: &str, code: Option<Code>) {
+        let event = Event::of_account(kind, self.now_ms(), &account.id, &account.label, message.to_owned());
+        self.emit(Event { code, ..event });
+    }
+
+    /// Tells the listener.
+    pub(super) fn emit(&self, event: Event) {
+        self.journal.events.emit(event);
+    }
+
+    /// The time in epoch milliseconds.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.journal.clock.now_ms()
+    }
+
+    /// The ids of this request: the host's own session where it names one.
+    fn ids(&self, headers: &HeaderMap) -> Ids {
+        let named = headers.get(CONVERSATION_HEADER).and_then(|value| value.to_str().ok());
+        let session_id = named.unwrap_or(&self.session_id).to_owned();
+        let count = self.prompts.fetch_add(1, Ordering::Relaxed);
+        Ids { prompt_id: format!("{session_id}########{count}"), session_id }
+    }
+}
