@@ -157,6 +157,9 @@ impl ClientConfig {
         let mut warnings = Vec::new();
         let oauth = oauth_config(&options.oauth, environment, "oauth.")?;
         let base_url_override = base_url_override(options, environment, &oauth)?;
+        let connect_timeout = options.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT);
+        let http = HttpConfig::from_environment(environment, connect_timeout);
+        warnings.extend(http.warnings());
         let default_base_url = || api_base_url(DEFAULT_API_BASE_URL).map_err(Error::internal);
         let paths = Paths::from_environment(environment)?;
         let accounts_path = accounts_path(options.accounts_path.as_deref(), environment, &paths)?;
@@ -183,10 +186,7 @@ impl ClientConfig {
                 switch(environment, "OPENCODE_QWEN_ALLOW_PAID_FALLBACK", false, &mut warnings)
             }),
             oauth,
-            http: HttpConfig::from_environment(
-                environment,
-                options.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
-            )?,
+            http,
             base_url: base_url_override.as_ref().map_or_else(default_base_url, |set| Ok(set.url.clone()))?,
             base_url_override,
             qwen_mode: options

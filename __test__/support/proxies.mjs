@@ -7,6 +7,9 @@
 import http from "node:http";
 import net from "node:net";
 
+/** A name that the proxies alone know: loopback is never proxied. */
+export const NAME = "qwen.test";
+
 /**
  * @param {object} t the test, at whose end it is closed
  * @param {object} [options]
@@ -72,7 +75,7 @@ function split(authority) {
 }
 
 function join(socket, host, port, onReady) {
-  const onward = net.connect(port, host, () => {
+  const onward = net.connect(port, host === NAME ? "127.0.0.1" : host, () => {
     onReady(onward);
     socket.pipe(onward).pipe(socket);
   });

@@ -290,6 +290,6 @@ fn set_referenced(wake: &mut Wake, env: Env, referenced: bool) -> napi::Result<(
 fn oauth_client(options: OAuthSettings, variables: Variables, http: &SharedHttp) -> Result<OAuthClient> {
     let environment: Environment = variables.into_iter().collect();
     let config = oauth_config(&options.into(), &environment, "")?;
-    let http = http.get(&environment, config.timeout)?;
+    let http = http.get(&environment, config.timeout);
     Ok(OAuthClient::new(http, config, Clock::system()))
 }

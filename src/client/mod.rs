@@ -118,7 +118,7 @@ impl Client {
         for message in &config.warnings {
             events.emit(Event::new(EventKind::Config, clock.now_ms(), message.clone()));
         }
-        let http = Arc::new(Http::new(config.http));
+        let http = Arc::new(Http::new(config.http).telling(events.clone(), clock.clone()));
         let oauth = OAuthClient::new(Arc::clone(&http), config.oauth, clock.clone());
         let (accounts_path, is_default) = config.accounts_path;
         let registry = Registry::new(

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::finding::{Finding, unset};
 use crate::environment::Environment;
-use crate::http;
+use crate::http::certificates;
 
 const ID: &str = "certificates";
 
@@ -13,9 +13,15 @@ pub fn check(environment: &Environment) -> Vec<Finding> {
     let mut named = Vec::new();
     for variable in ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"] {
         let Some(path) = environment.get(variable) else { continue };
-        match http::count_certificates(variable, Path::new(path)) {
-            Ok(count) => named.push(format!("{variable} names {count}")),
-            Err(error) => findings.push(Finding::broken(ID, error.message(), unset(variable))),
+        let file = certificates::read(variable, Path::new(path));
+        let count = file.certificates.len();
+        match file.problem {
+            None => named.push(format!("{variable} names {count}")),
+            // The system's certificates are trusted all the same, and so are those that can be read.
+            Some(problem) if count > 0 || variable == "NODE_EXTRA_CA_CERTS" => {
+                findings.push(Finding::warning(ID, problem.message(), unset(variable)));
+            }
+            Some(problem) => findings.push(Finding::broken(ID, problem.message(), unset(variable))),
         }
     }
     if findings.is_empty() {

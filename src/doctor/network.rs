@@ -15,9 +15,9 @@ use super::{Doctor, PATIENCE};
 use crate::accounts::kind::Kind;
 use crate::base_url::display;
 use crate::clock::epoch_ms;
-use crate::environment::Environment;
 use crate::error::{Code, Error, Result};
-use crate::http::{Http, TransportError, proxies, read_limited};
+use crate::http::proxy::{NamedProxy, Proxies};
+use crate::http::{Http, TransportError, read_limited};
 use crate::request::classify::{Verdict, classify};
 use crate::request::headers::{PRODUCT, for_attempt};
 use crate::secret::Secret;
@@ -53,19 +53,11 @@ pub async fn check(doctor: &Doctor, settings: &Settings, accounts: &[Asked]) -> 
         )];
     };
     let http = Http::new(config.clone());
-    if http.client().await.is_err() {
-        let message = "No server was asked, since the certificates can't be read.";
-        return vec![Finding::warning(
-            OAUTH,
-            message,
-            format!("Mend them, then run {} again", ours("doctor")),
-        )];
-    }
-    let environment = &doctor.environment;
+    let proxies = config.proxies();
     let (mut findings, (oauth_finding, server_time), apis) = tokio::join!(
-        check_proxies(environment),
-        ask_oauth_server(&http, &oauth.token_endpoint, environment),
-        join_all(accounts.iter().map(|account| ask_api(&http, account, environment))),
+        check_proxies(proxies),
+        ask_oauth_server(&http, &oauth.token_endpoint, proxies),
+        join_all(accounts.iter().map(|account| ask_api(&http, account, proxies))),
     );
     findings.push(oauth_finding);
     let (apis, times): (Vec<_>, Vec<_>) = apis.into_iter().unzip();
@@ -75,42 +67,39 @@ pub async fn check(doctor: &Doctor, settings: &Settings, accounts: &[Asked]) -> 
     findings
 }
 
-async fn check_proxies(environment: &Environment) -> Vec<Finding> {
-    let proxies = proxies(environment);
+async fn check_proxies(proxies: &Proxies) -> Vec<Finding> {
+    let proxies = proxies.all();
     if proxies.is_empty() {
         return vec![Finding::ok(PROXY, "No proxy is used.")];
     }
-    join_all(proxies.into_iter().map(|(name, url)| async move {
+    join_all(proxies.into_iter().map(|NamedProxy { variable, url }| async move {
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = url.port_or_known_default().unwrap_or(1080);
         let shown = format!("{}://{host}:{port}", url.scheme());
+        let broken = |what: String| {
+            Finding::broken(PROXY, format!("The proxy {shown} ({variable}) {what}"), unset(variable))
+        };
         match timeout(PATIENCE, TcpStream::connect((host.as_str(), port))).await {
-            Ok(Ok(_)) => Finding::ok(PROXY, format!("The proxy {shown} ({name}) takes connections.")),
-            Ok(Err(error)) => Finding::broken(
-                PROXY,
-                format!("The proxy {shown} ({name}) can't be reached: {error}."),
-                unset(name),
-            ),
-            Err(_) => {
-                Finding::broken(PROXY, format!("The proxy {shown} ({name}) does not answer."), unset(name))
-            }
+            Ok(Ok(_)) => Finding::ok(PROXY, format!("The proxy {shown} ({variable}) takes connections.")),
+            Ok(Err(error)) => broken(format!("can't be reached: {error}.")),
+            Err(_) => broken("does not answer.".to_owned()),
         }
     }))
     .await
 }
 
-async fn ask_oauth_server(http: &Http, endpoint: &Url, environment: &Environment) -> (Finding, Option<u64>) {
+async fn ask_oauth_server(http: &Http, endpoint: &Url, proxies: &Proxies) -> (Finding, Option<u64>) {
     let mut root = endpoint.clone();
     root.set_path("/");
     root.set_query(None);
     let shown = root.origin().ascii_serialization();
     match send(http, http::Method::HEAD, root.clone(), HeaderMap::new()).await {
         Ok(response) => (Finding::ok(OAUTH, format!("The OAuth server {shown} answers.")), date(&response)),
-        Err(error) => (unreachable(OAUTH, &error, &root, environment), None),
+        Err(error) => (unreachable(OAUTH, &error, &root, proxies), None),
     }
 }
 
-async fn ask_api(http: &Http, account: &Asked, environment: &Environment) -> (Finding, Option<u64>) {
+async fn ask_api(http: &Http, account: &Asked, proxies: &Proxies) -> (Finding, Option<u64>) {
     let shown = display(&account.base_url);
     let name = format!("The API of \"{}\" ({shown})", account.label);
     let answer = async {
@@ -123,7 +112,7 @@ async fn ask_api(http: &Http, account: &Asked, environment: &Environment) -> (Fi
     };
     let mut response = match answer.await {
         Ok(response) => response,
-        Err(error) => return (unreachable(API, &error, &account.base_url, environment), None),
+        Err(error) => return (unreachable(API, &error, &account.base_url, proxies), None),
     };
     let (status, time) = (response.status().as_u16(), date(&response));
     let body = timeout(PATIENCE, read_limited(&mut response, MAX_BODY)).await;
@@ -172,7 +161,7 @@ fn refused(account: &Asked, name: &str, status: u16) -> Finding {
 async fn send(http: &Http, method: http::Method, url: Url, mut headers: HeaderMap) -> Result<Response> {
     let host = url.host_str().unwrap_or_default().to_owned();
     headers.insert(USER_AGENT, http::HeaderValue::from_static(PRODUCT));
-    let request = http.client().await?.request(method, url).headers(headers).send();
+    let request = http.client_for(&url).await?.request(method, url).headers(headers).send();
     match timeout(PATIENCE, request).await {
         Ok(Ok(response)) if response.status() == http::StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
             let message = format!("The proxy on the way to {host} asks for a user name and password.");
@@ -185,13 +174,9 @@ async fn send(http: &Http, method: http::Method, url: Url, mut headers: HeaderMa
 }
 
 /// The proxy is the first suspect, then a certificate that is not trusted, then the network.
-fn unreachable(id: &'static str, error: &Error, url: &Url, environment: &Environment) -> Finding {
+fn unreachable(id: &'static str, error: &Error, url: &Url, proxies: &Proxies) -> Finding {
     let is_about = |word: &str| error.message().to_ascii_lowercase().contains(word);
-    let applies = |name: &&str| match url.scheme() {
-        "https" => !name.eq_ignore_ascii_case("HTTP_PROXY"),
-        _ => !name.eq_ignore_ascii_case("HTTPS_PROXY"),
-    };
-    let proxy = proxies(environment).into_iter().map(|(name, _)| name).find(applies);
+    let proxy = proxies.for_url(url).ok().flatten().map(|proxy| proxy.variable);
     let fix = match proxy {
         _ if is_about("certificate") => {
             "Point NODE_EXTRA_CA_CERTS at a PEM file with the certificate of whoever inspects your traffic"

@@ -8,7 +8,8 @@ use crate::accounts::binding::BaseUrlOverride;
 use crate::config::{self, ClientConfig, ClientOptions};
 use crate::environment::Environment;
 use crate::error::Error;
-use crate::http::{HttpConfig, PROXY_VARIABLES};
+use crate::http::HttpConfig;
+use crate::http::proxy::UnreadableProxy;
 use crate::oauth::OAuthConfig;
 use crate::paths::Paths;
 use crate::store::accounts::StoreFile;
@@ -52,15 +53,11 @@ pub fn check(doctor: &Doctor) -> (Settings, Vec<Finding>) {
     let base_url_override = oauth
         .as_ref()
         .and_then(|oauth| config::base_url_override(options, environment, oauth).map_err(&mut keep).ok());
-    let mut are_proxies_readable = true;
-    for names in PROXY_VARIABLES {
-        let alone: Environment = environment.first(names).into_iter().collect();
-        if let Err(error) = HttpConfig::from_environment(&alone, PATIENCE) {
-            are_proxies_readable = false;
-            keep(error);
-        }
+    let http = HttpConfig::from_environment(environment, PATIENCE);
+    for UnreadableProxy { variable, message, stops_requests } in http.proxies().warnings() {
+        let find = if *stops_requests { Finding::broken } else { Finding::warning };
+        findings.push(find(ID, message.clone(), unset(variable)));
     }
-    let http = HttpConfig::from_environment(environment, PATIENCE).ok().filter(|_| are_proxies_readable);
     let lenient = lenient(options, environment);
     let warnings = lenient.as_ref().map(|config| config.warnings.as_slice()).unwrap_or_default();
     for message in warnings {
@@ -74,7 +71,7 @@ pub fn check(doctor: &Doctor) -> (Settings, Vec<Finding>) {
         paths,
         store,
         oauth,
-        http,
+        http: Some(http),
         base_url_override: base_url_override.flatten(),
         cli_fallback: lenient.is_some_and(|config| config.cli_fallback),
     };
@@ -83,8 +80,8 @@ pub fn check(doctor: &Doctor) -> (Settings, Vec<Finding>) {
 
 /// The configuration without what may be fatal to it, for what else is in it.
 fn lenient(options: &ClientOptions, environment: &Environment) -> Option<ClientConfig> {
-    let is_fatal =
-        |name: &str| FATAL.contains(&name) || PROXY_VARIABLES.iter().any(|names| names.contains(&name));
+    // Proxies are looked at before.
+    let is_fatal = |name: &str| FATAL.contains(&name) || name.to_ascii_lowercase().ends_with("_proxy");
     let rest: Environment = environment.iter().filter(|(name, _)| !is_fatal(name)).collect();
     let options = ClientOptions {
         oauth: config::OAuthOptions::default(),

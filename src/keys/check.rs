@@ -8,6 +8,8 @@ use std::time::Duration;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 
+use url::Url;
+
 use super::input::Candidate;
 use crate::accounts::kind::Kind;
 use crate::base_url::display;
@@ -54,8 +56,9 @@ async fn ask(http: &Http, key: &Secret, place: &Candidate, host: &str) -> Result
     let headers = headers::for_attempt(&callers, key, Kind::Key(place.plan))?;
     let message = json!({"role": "user", "content": "hi"});
     let body = json!({"model": MODEL, "messages": [message], "max_tokens": 1});
-    let url = format!("{}/chat/completions", display(&place.base_url));
-    let request = http.client().await?.post(url).headers(headers).body(body.to_string());
+    let url =
+        Url::parse(&format!("{}/chat/completions", display(&place.base_url))).map_err(Error::internal)?;
+    let request = http.client_for(&url).await?.post(url).headers(headers).body(body.to_string());
     let mut response = request.send().await.map_err(|error| TransportError::new(&error, host).error)?;
     let mut body = Vec::new();
     while body.len() < MAX_ERROR_BODY

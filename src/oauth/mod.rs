@@ -221,7 +221,11 @@ impl OAuthClient {
         limit: Duration,
     ) -> Result<Answer, TransportError> {
         let host = endpoint.host_str().unwrap_or("the OAuth server");
-        let client = self.http.client().await.map_err(|error| TransportError { error, before_send: true })?;
+        let client = self
+            .http
+            .client_for(endpoint)
+            .await
+            .map_err(|error| TransportError { error, before_send: true })?;
         let mut request = client
             .post(endpoint.clone())
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")

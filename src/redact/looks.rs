@@ -61,7 +61,8 @@ pub(super) fn is_secret_header(name: &str) -> bool {
         || is_secret_name(name)
 }
 
-/// Finds what looks like a secret in a text. No range is all marks.
+/// Finds what looks like a secret in a text. No range is all marks. Takes time in proportion to the text's length: what one
+/// match has covered is not looked at again for the next.
 pub(super) fn find(text: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     // Of the same length as the text, byte for byte.
@@ -77,16 +78,22 @@ pub(super) fn find(text: &str) -> Vec<Range<usize>> {
             add(start..skip(text, start, is_token));
         }
     }
+    let mut end = 0;
     for (at, prefix) in lower.match_indices("sk-") {
-        let end = skip(text, at + prefix.len(), is_word);
+        if at >= end {
+            end = skip(text, at + prefix.len(), is_word);
+        }
         if end - at - prefix.len() >= MIN_KEY && begins_word(text, at) {
             add(at..end);
         }
     }
     // A JSON Web Token: a JSON object in base64, and two parts more.
+    let (mut first_end, mut end, mut parts) = (0, 0, 0);
     for (at, _) in text.match_indices("eyJ") {
-        let mut end = skip(text, at, is_word);
-        let mut parts = 1;
+        if at >= first_end {
+            first_end = skip(text, at, is_word);
+            (end, parts) = (first_end, 1);
+        }
         while parts < 3 && text[end..].starts_with('.') {
             end = skip(text, end + 1, is_word);
             parts += 1;
@@ -103,16 +110,15 @@ pub(super) fn find(text: &str) -> Vec<Range<usize>> {
             add(start..start + user);
         }
     }
-    for name in NAMES_IN_TEXT.iter().chain(&NAMES_IN_QUERY) {
+    let in_text = NAMES_IN_TEXT.iter().chain(&NAMES_IN_QUERY).map(|name| (name, false));
+    for (name, line) in in_text.chain(NAMES_OF_LINES.iter().map(|name| (name, true))) {
+        let mut covered = 0;
         for (at, _) in lower.match_indices(name) {
-            if let Some(range) = value_after(text, at + name.len(), false) {
-                add(range);
+            if at < covered {
+                continue;
             }
-        }
-    }
-    for name in NAMES_OF_LINES {
-        for (at, _) in lower.match_indices(name) {
-            if let Some(range) = value_after(text, at + name.len(), true) {
+            if let Some(range) = value_after(text, at + name.len(), line) {
+                covered = range.end;
                 add(range);
             }
         }

@@ -25,6 +25,8 @@ const MIN_START: usize = 4;
 pub const MAX_STRING: usize = 2 * 1024;
 /// How much of a long string is looked at, before it is cut.
 const WINDOW: usize = 16 * 1024;
+/// A text that still looks like a secret after this many passes is made to, and hidden whole.
+const MAX_PASSES: usize = 32;
 /// Enough for the tokens and keys of many accounts, and those they had before.
 const MAX_KNOWN: usize = 64;
 
@@ -101,9 +103,8 @@ impl Redactor {
     #[must_use]
     pub fn text(&self, text: &str) -> String {
         let mut text = text.to_owned();
-        // What is left after a pass may have come to look like a secret. Each pass leaves fewer characters that are no
-        // mark, or fewer marks.
-        loop {
+        // What is left after a pass may have come to look like a secret.
+        for _ in 0..MAX_PASSES {
             let mut found = self.known(&text);
             found.extend(looks::find(&text));
             if found.is_empty() {
@@ -111,6 +112,7 @@ impl Redactor {
             }
             text = replace(&text, found);
         }
+        MARK.to_owned()
     }
 
     /// The start of a longer text, without secrets: what may be the start of a known secret, at the cut, goes too.
@@ -290,6 +292,27 @@ mod tests {
         assert_eq!(digits.json(&json!({"n": 1_234_567_890, "m": 1})), json!({"n": "***", "m": 1}));
         let value = json!({TOKEN: [TOKEN, {"deep": format!("x {TOKEN}")}]});
         assert_eq!(redactor.json(&value), json!({"***": ["***", {"deep": "x ***"}]}));
+    }
+
+    #[test]
+    fn hostile_repetition_takes_linear_time() {
+        // In quadratic time each of these takes minutes.
+        for part in [
+            "eyJ",
+            "eyJa.",
+            "sk-",
+            "xsk-",
+            "password=",
+            "authorization: ",
+            "bearer ",
+            "://",
+            "password=\"",
+            "?key=",
+        ] {
+            let text = part.repeat(4 * 1024 * 1024 / part.len());
+            let redacted = redactor().text(&text);
+            assert!(redacted.len() <= text.len(), "{part}");
+        }
     }
 
     #[test]

@@ -162,8 +162,8 @@ impl Sender {
         budget: &mut Budget,
         reconnecting: impl FnOnce(&Error),
     ) -> Result<reqwest::Response> {
-        let client = self.http.client().await?;
         let mut url = prepared.target.url_below(&access.base_url);
+        let client = self.http.client_for(&url).await?;
         let mut reconnecting = Some(reconnecting);
         loop {
             let host = url.host_str().unwrap_or("Qwen").to_owned();

@@ -36,7 +36,6 @@ enum Endpoint {
 enum Route {
     Direct,
     Tls,
-    HttpProxy,
     SocksProxy,
     TlsThroughProxy,
     /// By a name.
@@ -74,7 +73,7 @@ fn http(status: &str, headers: &str, body: &str) -> Vec<u8> {
 
 fn faults(stranger: SocketAddr) -> Vec<Fault> {
     use Finding::{Cut, Drip, Network, Status, Timeout};
-    use Route::{Direct, HttpProxy, SocksProxy, Tls, TlsThroughProxy};
+    use Route::{Direct, SocksProxy, Tls, TlsThroughProxy};
     let html = "content-type: text/html\r\n";
     let json = "content-type: application/json\r\n";
     let half = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n";
@@ -104,14 +103,14 @@ fn faults(stranger: SocketAddr) -> Vec<Fault> {
         fault("cut in mid-head", Direct, Way::Says(b"HTTP/1.1 200 OK\r\ncontent-ty".to_vec()), Network),
         fault("a slow drip of a body", Direct, Way::Drips(half.into()), Drip),
         fault("a slow drip of a head", Direct, Way::Drips(b"HTTP/1.1 200 OK\r\nx-slow:".to_vec()), Timeout),
-        fault("a proxy that is away", HttpProxy, Way::Away, Network),
+        fault("a proxy that is away", TlsThroughProxy, Way::Away, Network),
         fault(
             "a proxy that wants a login",
-            HttpProxy,
+            TlsThroughProxy,
             says("407 Proxy Authentication Required", html, page),
-            Status(407),
+            Network,
         ),
-        fault("a proxy that finds nobody", HttpProxy, says("504 Gateway Timeout", html, page), Status(504)),
+        fault("a proxy that finds nobody", TlsThroughProxy, says("504 Gateway Timeout", html, page), Network),
         fault("a SOCKS proxy that is none", SocksProxy, says("400 Bad Request", html, page), Network),
         fault("a SOCKS proxy that refuses", SocksProxy, Way::Says(b"\x05\xff".to_vec()), Network),
         fault("a proxy that refuses to connect", TlsThroughProxy, says("403 Forbidden", html, page), Network),
@@ -139,12 +138,12 @@ impl World {
         let mut setup = Setup::logged_out().await;
         setup.options.connect_timeout = Some(Duration::from_secs(8));
         setup = setup.with_oauth_timeout(Duration::from_secs(4)).with_idle_timeout(Duration::from_secs(4));
-        let is_tls = matches!(route, Route::Tls | Route::TlsThroughProxy | Route::Named);
+        let is_tls = matches!(route, Route::Tls | Route::TlsThroughProxy | Route::SocksProxy | Route::Named);
         let server =
             if is_tls { Server::serve("https", authority.listen().await) } else { Server::start().await };
         server.know("access-0", "refresh-0");
         let home_way = match route {
-            Route::Direct | Route::Tls | Route::HttpProxy | Route::Named => server.address(),
+            Route::Direct | Route::Tls | Route::Named => server.address(),
             Route::SocksProxy => proxies::socks().await,
             Route::TlsThroughProxy => proxies::connect().await,
         };
@@ -153,7 +152,10 @@ impl World {
             Route::Direct => format!("http://{}", gate.address()),
             Route::Tls => format!("https://{}", gate.address()),
             Route::Named => format!("https://{NAME}:{}", gate.address().port()),
-            Route::HttpProxy | Route::SocksProxy | Route::TlsThroughProxy => server.url(),
+            // Loopback is never proxied, so the proxies know a name.
+            Route::SocksProxy | Route::TlsThroughProxy => {
+                format!("https://{NAME}:{}", server.address().port())
+            }
         };
         server.issue_with("resource_url", base.as_str().into());
         setup.options.oauth.base_url = Some(base.clone());
@@ -164,11 +166,10 @@ impl World {
         let certificates = setup.home.path().join("ca.pem");
         authority.write(&certificates);
         let proxy = gate.address().to_string();
-        let (http, socks) = (format!("http://u:p4ssw0rd@{proxy}"), format!("socks5://{proxy}"));
+        let (http, socks) = (format!("http://u:p4ssw0rd@{proxy}"), format!("socks://{proxy}"));
         let mut variables = vec![("NODE_EXTRA_CA_CERTS", certificates.to_str().unwrap().to_owned())];
         match route {
             Route::Direct | Route::Tls | Route::Named => {}
-            Route::HttpProxy => variables.push(("HTTP_PROXY", http)),
             Route::TlsThroughProxy => variables.push(("HTTPS_PROXY", http)),
             Route::SocksProxy => variables.push(("ALL_PROXY", socks)),
         }

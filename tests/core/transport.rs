@@ -11,11 +11,12 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::home::{document, in_seconds};
 use crate::support::port::ClosedPort;
+use crate::support::proxies;
 use crate::support::reply::Reply;
 use crate::support::server::{DEVICE_PATH, Server};
 use crate::support::setup::{Setup, chat, text};
 use crate::support::time::until;
-use crate::support::tls::Authority;
+use crate::support::tls::{Authority, NAME};
 
 /// Makes the user's account live at `base`.
 fn move_account(setup: &Setup, base: &str) {
@@ -70,81 +71,143 @@ async fn a_host_that_comes_up_in_between_is_reached() {
     assert_eq!(answer.unwrap().status, 200);
 }
 
+/// A server that a proxy alone can find, by its name, and the variables for a client.
+async fn named(setup: &Setup, authority: &Authority) -> (Server, String) {
+    let server = Server::serve("https", authority.listen().await);
+    server.know("access-0", "refresh-0");
+    let base = format!("https://{NAME}:{}", server.address().port());
+    move_account(setup, &base);
+    (server, base)
+}
+
 #[tokio::test]
 async fn a_proxy_from_the_environment_map_is_used() {
-    for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
-        let (setup, proxy) = (Setup::fresh().await, Server::start().await);
-        proxy.know("access-0", "refresh-0");
-        let address = proxy.url().replace("http://", "http://user:p%40ss@");
-        let answer = setup.client_with(&[(name, &address)], false).fetch(chat(false)).await.unwrap();
-        assert_eq!(answer.status, 200);
-        assert_eq!(setup.server.all_requests(), 0);
-        let seen = &proxy.api_requests()[0];
-        assert_eq!(seen.uri.to_string(), format!("{}/v1/chat/completions", setup.server.url()));
-        assert_eq!(seen.headers["proxy-authorization"], "Basic dXNlcjpwQHNz");
-    }
-}
-
-#[tokio::test]
-async fn exceptions_go_past_the_proxy() {
-    for (name, hosts, direct) in [
-        ("NO_PROXY", "127.0.0.1", true),
-        ("no_proxy", "example.com, 127.0.0.0/8", true),
-        ("NO_PROXY", "example.com", false),
-        ("NO_PROXY", "", false),
+    let (setup, authority) = (Setup::fresh().await, Authority::new());
+    let (server, _) = named(&setup, &authority).await;
+    let certificates = certificate_file(&setup, &authority);
+    let socks = proxies::socks().await;
+    for (name, scheme) in [
+        ("HTTPS_PROXY", "http"),
+        ("https_proxy", "http"),
+        ("ALL_PROXY", "http"),
+        ("all_proxy", "socks"),
+        ("ALL_PROXY", "socks5h"),
     ] {
-        let (setup, proxy) = (Setup::fresh().await, Server::start().await);
-        proxy.know("access-0", "refresh-0");
-        let variables = [("HTTP_PROXY", proxy.url()), (name, hosts.to_owned())];
-        let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
-        setup.client_with(&variables, false).fetch(chat(false)).await.unwrap();
-        assert_eq!(setup.server.all_requests(), usize::from(direct), "{name}={hosts}");
-        assert_eq!(proxy.all_requests(), usize::from(!direct), "{name}={hosts}");
+        let (proxy, asked) = tunnel().await;
+        let proxy = if scheme == "http" {
+            proxy.replace("http://", "\"http://user:p%40ss@") + "\""
+        } else {
+            format!("{scheme}://{socks}/")
+        };
+        let client = setup.client_with(&[(name, &proxy), ("NODE_EXTRA_CA_CERTS", &certificates)], false);
+        let count = server.api_requests().len();
+        assert_eq!(client.fetch(chat(false)).await.unwrap().status, 200, "{name} {scheme}");
+        assert_eq!(server.api_requests().len(), count + 1);
+        for request in asked.lock().unwrap().iter() {
+            assert!(request.to_lowercase().contains("proxy-authorization: basic dxnlcjpwqhnz"), "{request}");
+        }
     }
 }
 
 #[tokio::test]
-async fn a_star_goes_past_the_proxy_for_every_host() {
-    for host in ["localhost", "127.0.0.1"] {
-        let (setup, proxy) = (Setup::fresh().await, Server::start().await);
-        move_account(&setup, &setup.server.url().replace("127.0.0.1", host));
-        let variables = [("HTTP_PROXY", proxy.url()), ("NO_PROXY", "*".to_owned())];
-        let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
-        setup.client_with(&variables, false).fetch(chat(false)).await.unwrap();
+async fn loopback_is_reached_without_a_proxy_and_without_asking_for_its_name() {
+    for host in ["127.0.0.1", "localhost", "api.localhost"] {
+        let (mut setup, proxy) = (Setup::expired().await, Server::start().await);
+        let own = setup.server.url().replace("127.0.0.1", host);
+        setup.options.oauth.base_url = Some(own.clone());
+        setup.server.issue_with("resource_url", own.as_str().into());
+        setup.home.write(&document("access-0", "refresh-0", in_seconds(-60), &own));
+        let proxies = ["HTTP_PROXY", "HTTPS_PROXY", "all_proxy"].map(|name| (name, proxy.url()));
+        let variables = proxies.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let answer = setup.client_with(&variables, false).fetch(chat(false)).await.unwrap();
+        assert_eq!(answer.status, 200, "{host}");
         assert_eq!(proxy.all_requests(), 0, "{host}");
     }
 }
 
 #[tokio::test]
+async fn exceptions_go_past_the_proxy() {
+    let (setup, authority) = (Setup::fresh().await, Authority::new());
+    let (server, _) = named(&setup, &authority).await;
+    let (certificates, port) = (certificate_file(&setup, &authority), server.address().port());
+    for (exceptions, direct) in [
+        (format!("{NAME}:{port}"), true),
+        (format!("a.example  *.test {NAME}:1"), true),
+        ("*".to_owned(), true),
+        (format!("{NAME}:1"), false),
+    ] {
+        let (proxy, asked) = tunnel().await;
+        let variables = [
+            ("HTTPS_PROXY", proxy.as_str()),
+            ("no_proxy", exceptions.as_str()),
+            ("NODE_EXTRA_CA_CERTS", certificates.as_str()),
+        ];
+        let outcome = setup.client_with(&variables, false).fetch(chat(false)).await;
+        // Past the proxy nobody knows the name.
+        assert_eq!((outcome.is_err(), asked.lock().unwrap().is_empty()), (direct, direct), "{exceptions}");
+    }
+}
+
+#[tokio::test]
 async fn logins_and_refreshes_go_through_the_proxy_too() {
-    let (setup, proxy) = (Setup::expired().await, Server::start().await);
-    proxy.know("access-0", "refresh-0");
-    proxy.issue_with("resource_url", setup.server.url().into());
-    let client = setup.client_with(&[("HTTP_PROXY", &proxy.url())], false);
+    let (mut setup, authority) = (Setup::logged_out().await, Authority::new());
+    let (server, base) = named(&setup, &authority).await;
+    setup.options.oauth.base_url = Some(base.clone());
+    setup.home.write(&document("access-0", "refresh-0", in_seconds(-60), &base));
+    let (proxy, asked) = tunnel().await;
+    let certificates = certificate_file(&setup, &authority);
+    let client = setup.client_with(&[("ALL_PROXY", &proxy), ("NODE_EXTRA_CA_CERTS", &certificates)], false);
     let token = client.access_token(None).await.unwrap();
     assert_eq!(token.access_token.expose(), "access-1");
-    proxy.on_device([Reply::oauth_error(400, "invalid_scope")]);
+    server.on_device([Reply::oauth_error(400, "invalid_scope")]);
     client
         .login(LoginOptions { open_browser: Some(false), ..LoginOptions::default() }, |_| {})
         .await
         .unwrap_err();
-    assert_eq!(proxy.requests(DEVICE_PATH).len(), 1);
-    assert_eq!((proxy.token_requests(), setup.server.all_requests()), (1, 0));
+    assert_eq!((server.requests(DEVICE_PATH).len(), server.token_requests()), (1, 1));
+    assert!(!asked.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn a_proxy_that_cannot_be_reached_or_read_is_an_error() {
-    let setup = Setup::fresh().await;
+    let (setup, authority) = (Setup::fresh().await, Authority::new());
+    let (server, _) = named(&setup, &authority).await;
     let closed = ClosedPort::new();
     let proxy = format!("http://user:hunter2@{}", closed.address());
-    let error = setup.client_with(&[("HTTP_PROXY", &proxy)], false).fetch(chat(false)).await.unwrap_err();
+    let ask = async |name, value: &str| {
+        setup.client_with(&[(name, value)], false).fetch(chat(false)).await.unwrap_err()
+    };
+    let error = ask("HTTPS_PROXY", &proxy).await;
     assert_eq!(error.code(), Code::Network);
     assert!(!error.message().contains("hunter2"), "{}", error.message());
-    let unreadable = [("HTTPS_PROXY", "ftp://user:hunter2@proxy.example")];
-    let error = setup.try_client(&unreadable, false, setup.events.events()).unwrap_err();
+    let error = ask("HTTPS_PROXY", "ftp://user:hunter2@proxy.example").await;
     assert_eq!(error.code(), Code::InvalidConfig);
-    assert!(!error.message().contains("hunter2"));
-    assert_eq!(setup.server.all_requests(), 0);
+    assert!(error.message().contains("HTTPS_PROXY") && !error.message().contains("hunter2"));
+    // The proxy is blamed, not the API.
+    let error = ask("all_proxy", "http://user:hunter2@proxy.invalid:3128").await;
+    assert_eq!((error.code(), error.is_retryable()), (Code::Network, true));
+    let message = error.message();
+    assert!(message.contains("proxy.invalid") && message.contains("all_proxy"), "{message}");
+    assert!(!message.contains("hunter2") && !message.contains(NAME), "{message}");
+    assert_eq!(server.all_requests(), 0);
+}
+
+#[tokio::test]
+async fn a_proxy_variable_that_cannot_be_read_stops_only_what_needs_it() {
+    let (setup, authority) = (Setup::fresh().await, Authority::new());
+    let bad = ("HTTPS_PROXY", "gopher://user:hunter2@proxy.example");
+    // Loopback needs no proxy.
+    assert_eq!(setup.client_with(&[bad], false).fetch(chat(false)).await.unwrap().status, 200);
+    let (server, _) = named(&setup, &authority).await;
+    let certificates = certificate_file(&setup, &authority);
+    let (proxy, _) = tunnel().await;
+    let client =
+        setup.client_with(&[bad, ("ALL_PROXY", &proxy), ("NODE_EXTRA_CA_CERTS", &certificates)], false);
+    assert_eq!(client.fetch(chat(false)).await.unwrap().status, 200);
+    assert_eq!(server.api_requests().len(), 1);
+    let told = setup.events.all();
+    let is_warning = |message: &str| message.contains("HTTPS_PROXY") && message.contains("ALL_PROXY is used");
+    assert!(told.iter().any(|event| is_warning(&event.message)), "{told:?}");
 }
 
 /// A proxy that tunnels; gives its address and the list of where it was asked to connect.
@@ -164,7 +227,7 @@ async fn tunnel() -> (String, Arc<Mutex<Vec<String>>>) {
                 }
                 let target = request.strip_prefix("CONNECT ").unwrap().split(' ').next().unwrap().to_owned();
                 list.lock().unwrap().push(request);
-                let mut server = TcpStream::connect(&target).await.unwrap();
+                let mut server = TcpStream::connect(target.replace(NAME, "127.0.0.1")).await.unwrap();
                 stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
                 let _ = copy_bidirectional(&mut stream, &mut server).await;
             });
@@ -176,18 +239,15 @@ async fn tunnel() -> (String, Arc<Mutex<Vec<String>>>) {
 #[tokio::test]
 async fn https_is_tunnelled_through_a_proxy() {
     let (setup, authority) = (Setup::fresh().await, Authority::new());
-    let server = secure(&setup, &authority).await;
+    let (server, _) = named(&setup, &authority).await;
     let certificates = certificate_file(&setup, &authority);
-    for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"] {
-        let (proxy, asked) = tunnel().await;
-        let client = setup.client_with(&[(name, &proxy), ("NODE_EXTRA_CA_CERTS", &certificates)], false);
-        assert_eq!(client.fetch(chat(false)).await.unwrap().status, 200);
-        let asked = asked.lock().unwrap();
-        assert_eq!(asked.len(), 1);
-        // What is inside the tunnel is none of the proxy's business.
-        assert!(!asked[0].contains("access-0") && !asked[0].to_lowercase().contains("authorization"));
-    }
-    assert_eq!(server.api_requests().len(), 3);
+    let (proxy, asked) = tunnel().await;
+    let client = setup.client_with(&[("HTTPS_PROXY", &proxy), ("NODE_EXTRA_CA_CERTS", &certificates)], false);
+    assert_eq!(client.fetch(chat(false)).await.unwrap().status, 200);
+    let asked = asked.lock().unwrap();
+    assert_eq!((asked.len(), server.api_requests().len()), (1, 1));
+    // What is inside the tunnel is none of the proxy's business.
+    assert!(!asked[0].contains("access-0") && !asked[0].to_lowercase().contains("authorization"));
 }
 
 #[tokio::test]
@@ -209,24 +269,76 @@ async fn further_roots_come_from_the_environment_map() {
     assert_eq!(server.all_requests(), 2);
 }
 
+/// The authority's certificate in a file that begins or ends with something else.
+fn odd_files(setup: &Setup, authority: &Authority) -> Vec<(&'static str, String, bool)> {
+    let pem = std::fs::read_to_string(certificate_file(setup, authority)).unwrap();
+    let cut = format!("{pem}{}", &pem[..pem.len() / 2]);
+    let files = [
+        ("a byte order mark", format!("\u{feff}{pem}"), false),
+        ("another label", pem.replace("CERTIFICATE", "X509 CERTIFICATE"), false),
+        ("a comment and Windows's line ends", format!("our CA\r\n{}", pem.replace('\n', "\r\n")), false),
+        ("a last block that is cut", cut, true),
+        (
+            "a block that is no certificate",
+            format!("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n{pem}"),
+            true,
+        ),
+    ];
+    let write = |(name, contents, is_told): (&'static str, String, bool)| {
+        let path = setup.home.path().join(format!("{}.pem", name.replace(' ', "-")));
+        std::fs::write(&path, contents).unwrap();
+        (name, path.to_str().unwrap().to_owned(), is_told)
+    };
+    files.map(write).to_vec()
+}
+
+#[tokio::test]
+async fn what_can_be_read_of_a_certificate_file_is_used() {
+    let (setup, authority) = (Setup::fresh().await, Authority::new());
+    let _server = secure(&setup, &authority).await;
+    for variable in ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"] {
+        for (name, path, is_told) in odd_files(&setup, &authority) {
+            let before = setup.events.count(EventKind::Config);
+            let client = setup.client_with(&[(variable, &path)], false);
+            assert_eq!(client.fetch(chat(false)).await.unwrap().status, 200, "{variable} {name}");
+            let told = setup.events.count(EventKind::Config) - before;
+            assert_eq!(told, usize::from(is_told), "{variable} {name}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_certificate_file_that_cannot_be_read_is_named() {
-    let setup = Setup::expired().await;
+    let (setup, authority) = (Setup::fresh().await, Authority::new());
+    let own = certificate_file(&setup, &authority);
     let empty = setup.home.path().join("empty.pem");
     std::fs::write(&empty, "no certificate in here\n").unwrap();
     let missing = setup.home.path().join("missing.pem");
-    for name in ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"] {
-        for path in [&empty, &missing] {
-            let client = setup.client_with(&[(name, path.to_str().unwrap())], false);
-            for _ in 0..2 {
-                let error = client.fetch(chat(false)).await.unwrap_err();
-                assert_eq!(error.code(), Code::InvalidConfig, "{}", error.message());
-                assert!(error.message().contains(name));
-                assert_eq!(error.path(), Some(path.as_path()));
-            }
+    let fifo = setup.home.path().join("fifo.pem");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    for path in [&empty, &missing, &fifo] {
+        let path = path.to_str().unwrap();
+        // Other requests do not need it.
+        move_account(&setup, &setup.server.url());
+        let plain = setup.client_with(&[("SSL_CERT_FILE", path)], false);
+        assert_eq!(plain.fetch(chat(false)).await.unwrap().status, 200);
+
+        let server = secure(&setup, &authority).await;
+        // It stands in the place of the system's roots, so no others are used for it.
+        let client = setup.client_with(&[("SSL_CERT_FILE", path), ("NODE_EXTRA_CA_CERTS", &own)], false);
+        for _ in 0..2 {
+            let error = client.fetch(chat(false)).await.unwrap_err();
+            assert_eq!(error.code(), Code::InvalidConfig, "{}", error.message());
+            assert!(error.message().contains("SSL_CERT_FILE"));
+            assert_eq!(error.path(), Some(std::path::Path::new(path)));
         }
+        assert_eq!(server.all_requests(), 0);
+        // The further roots are an addition: the others are used without them.
+        let client = setup.client_with(&[("SSL_CERT_FILE", &own), ("NODE_EXTRA_CA_CERTS", path)], false);
+        assert_eq!(client.fetch(chat(false)).await.unwrap().status, 200);
+        let told = setup.events.all();
+        assert!(told.iter().any(|event| event.message.contains(path)), "{told:?}");
     }
-    assert_eq!(setup.server.all_requests(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use super::tls::NAME;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -18,7 +19,7 @@ pub async fn connect() -> SocketAddr {
         let Some(target) = request.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next()) else {
             return;
         };
-        let Ok(mut server) = TcpStream::connect(target).await else { return };
+        let Ok(mut server) = TcpStream::connect(target.replace(NAME, "127.0.0.1")).await else { return };
         if stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.is_ok() {
             let _ = copy_bidirectional(&mut stream, &mut server).await;
         }
@@ -26,7 +27,7 @@ pub async fn connect() -> SocketAddr {
     .await
 }
 
-/// A SOCKS 5 proxy (RFC 1928) for IPv4 addresses.
+/// A SOCKS 5 proxy (RFC 1928) that knows [`NAME`] alone.
 pub async fn socks() -> SocketAddr {
     serve(|mut stream| async move {
         let _ = tunnel_by_socks(&mut stream).await;
@@ -40,10 +41,14 @@ async fn tunnel_by_socks(stream: &mut TcpStream) -> std::io::Result<()> {
     let mut methods = vec![0; usize::from(greeting[1])];
     stream.read_exact(&mut methods).await?;
     stream.write_all(&[5, 0]).await?;
-    let mut request = [0; 10];
+    let mut request = vec![0; 5 + NAME.len() + 2];
     stream.read_exact(&mut request).await?;
-    let [5, 1, 0, 1, a, b, c, d, high, low] = request else { return Ok(()) };
-    let mut server = TcpStream::connect((Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([high, low]))).await?;
+    let (head, port) = request.split_at(5 + NAME.len());
+    let (name, port) = (&head[5..], u16::from_be_bytes([port[0], port[1]]));
+    if head[..4] != [5, 1, 0, 3] || name != NAME.as_bytes() {
+        return Ok(());
+    }
+    let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
     stream.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await?;
     copy_bidirectional(stream, &mut server).await.map(drop)
 }

@@ -1,0 +1,82 @@
+//! Certificates that the user adds to the system's, or puts in their place.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+
+use crate::error::{Code, Error};
+use crate::safe_open;
+
+/// Largest certificate file that is read.
+const MAX_FILE: u64 = 32 * 1024 * 1024;
+const BEGIN: &str = "-----BEGIN ";
+/// What OpenSSL takes for a certificate, too.
+const LABELS: [&str; 2] = ["CERTIFICATE", "X509 CERTIFICATE"];
+
+/// What a certificate file holds.
+#[derive(Debug, Default)]
+pub struct CertificateFile {
+    /// The certificates that can be used.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// What could not be read of it; an error where nothing could.
+    pub problem: Option<Error>,
+}
+
+/// Reads the file that `variable` names. It is read as Node reads it: a byte order mark is skipped, and so is what is no
+/// certificate; what can't be read costs no more than itself.
+#[must_use]
+pub fn read(variable: &str, path: &Path) -> CertificateFile {
+    let shown = path.display();
+    let problem = |message: String| Some(Error::new(Code::InvalidConfig, message).with_path(path));
+    let bytes = match safe_open::read(path, MAX_FILE) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => {
+            let message =
+                format!("{variable} names {shown}, which is too large. Point it at a PEM file, or unset it.");
+            return CertificateFile { problem: problem(message), ..CertificateFile::default() };
+        }
+        Err(error) => {
+            let message = format!(
+                "{variable} names {shown}, which can't be read ({error}). Point it at a PEM file, or unset it."
+            );
+            return CertificateFile { problem: problem(message), ..CertificateFile::default() };
+        }
+    };
+    let (certificates, unreadable) = parse(&bytes);
+    let problem = match (certificates.len(), unreadable) {
+        (0, _) => problem(format!(
+            "{variable} names {shown}, which holds no readable certificates. Point it at a PEM file, or unset it."
+        )),
+        (_, 0) => None,
+        (count, unreadable) => problem(format!(
+            "{variable}: {unreadable} of the certificates in {shown} can't be read; the other {count} are used."
+        )),
+    };
+    CertificateFile { certificates, problem }
+}
+
+/// The certificates of a PEM file, and how many of its blocks can't be read.
+fn parse(bytes: &[u8]) -> (Vec<CertificateDer<'static>>, usize) {
+    let text = String::from_utf8_lossy(bytes);
+    let (mut certificates, mut unreadable) = (Vec::new(), 0);
+    for block in text.split(BEGIN).skip(1) {
+        let Some((label, rest)) = block.split_once("-----") else { continue };
+        if !LABELS.contains(&label) {
+            continue;
+        }
+        let body = rest.split_once(&format!("-----END {label}-----")).map(|(body, _)| body);
+        let der = body.and_then(|body| {
+            let digits: String = body.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+            STANDARD.decode(digits).ok()
+        });
+        let certificate = der.map(CertificateDer::from);
+        match certificate.filter(|one| RootCertStore::empty().add(one.clone()).is_ok()) {
+            Some(certificate) => certificates.push(certificate),
+            None => unreadable += 1,
+        }
+    }
+    (certificates, unreadable)
+}
