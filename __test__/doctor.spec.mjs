@@ -440,14 +440,6 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     "certificates",
     ({ env }) => (env.SSL_CERT_FILE = "/nope.pem"),
     {
-      says: /NODE_EXTRA_CA_CERTS names \/nope\.pem/,
-    },
-  );
-  mends(
-    "a file of certificates that is missing, for all",
-    "certificates",
-    ({ env }) => (env.SSL_CERT_FILE = "/nope.pem"),
-    {
       says: /SSL_CERT_FILE names \/nope\.pem/,
     },
   );
