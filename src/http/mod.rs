@@ -101,7 +101,7 @@ impl Http {
             let config = self.config.clone();
             // Certificate stores are files, hundreds of them on some systems.
             let (built, warnings) =
-                tokio::task::spawn_blocking(move || build(config)).await.map_err(Error::internal)??;
+                tokio::task::spawn_blocking(move || build(&config)).await.map_err(Error::internal)??;
             if let Some((events, clock)) = &self.events {
                 for warning in warnings {
                     events.emit(Event::new(EventKind::Config, clock.now_ms(), warning.message().to_owned()));
@@ -109,10 +109,10 @@ impl Http {
             }
             Ok(built)
         };
-        let built = client.get_or_try_init(build).await?;
-        match &built.roots_problem {
+        let ready = client.get_or_try_init(build).await?;
+        match &ready.roots_problem {
             Some(problem) if url.scheme() == "https" => Err(problem.clone()),
-            _ => Ok(built.client.clone()),
+            _ => Ok(ready.client.clone()),
         }
     }
 
@@ -160,8 +160,8 @@ impl SharedHttp {
 }
 
 /// Builds the client; gives what can't be read of the certificates too.
-fn build(config: HttpConfig) -> Result<(Built, Vec<Error>)> {
-    let Roots { store, problem: roots_problem, warnings } = roots(&config);
+fn build(config: &HttpConfig) -> Result<(Built, Vec<Error>)> {
+    let Roots { store, problem: roots_problem, warnings } = roots(config);
     let names = config.proxies.all().into_iter().filter_map(|proxy| match proxy.url.host()? {
         Host::Domain(name) => Some((name.to_ascii_lowercase(), proxy.variable)),
         _ => None,
@@ -381,7 +381,7 @@ pub fn is_secure(url: &Url) -> bool {
     }
 }
 
-/// True for a URL of this machine: 127.0.0.0/8, ::1, `localhost` and names below it.
+/// True for a URL of this machine: 127.0.0.0/8, `::1`, `localhost` and names below it.
 #[must_use]
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {

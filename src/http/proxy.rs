@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(told.len(), 1);
         let message = &told[0].message;
         assert!(message.contains("HTTPS_PROXY") && message.contains("ALL_PROXY is used instead"));
-        for nonsense in ["http://", "http://us er@:x:y", "socks://", "'", "://"] {
+        for nonsense in ["http://", "http://us er@:x:y", "socks://", "://"] {
             assert_eq!(proxies(&[("ALL_PROXY", nonsense)]).warnings().len(), 1, "{nonsense}");
         }
     }
