@@ -3,7 +3,7 @@
 //
 //   --quick            a short form that only shows that everything runs
 //   --runtimes a,b     of node, bun, opencode
-//   --only a,b         of start, latency, requests, bytes, events, blocked, body, cancel, idle, gather, refresh, lookup
+//   --only a,b         of start, latency, requests, bytes, events, blocked, body, cancel, idle, gather, refresh, lookup, gateway
 //   --docs             writes the figures and plots into docs/
 //   --no-build         takes the addon as it is
 import { mkdirSync, writeFileSync } from "node:fs";
@@ -11,6 +11,7 @@ import { cpus, loadavg } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { ensureDependencies, readJson, root, run } from "../scripts/tasks.mjs";
+import { measureGateway } from "./gateway.mjs";
 import { measureRuntime } from "./measures.mjs";
 import { writePlots } from "./plots.mjs";
 import { markdown, number, printTables } from "./report.mjs";
@@ -38,6 +39,8 @@ if (!options.quick) {
       "--no-default-features",
       "--example",
       "bare_reqwest",
+      "--example",
+      "splice",
     ]);
   }
 }
@@ -71,6 +74,14 @@ try {
       only: options.only?.split(","),
       record,
       log: (what) => console.error(`${RUNTIMES[runtime].title}: ${what}`),
+    });
+  }
+  if (options.only === undefined || options.only.split(",").includes("gateway")) {
+    console.error("gateway");
+    await measureGateway({
+      server,
+      isQuick: options.quick,
+      record: (entry) => record({ runtime: "node", ...entry }),
     });
   }
 } finally {

@@ -61,6 +61,17 @@ export const CONTENDERS = {
   },
 };
 
+/** Who is measured beside the gateway. */
+export const GATEWAY_CONTENDERS = {
+  direct: { title: "no server in between" },
+  gateway: { title: "this package's gateway" },
+  "node-proxy": { title: "a plain proxy on Node" },
+  splice: { title: "a native splice that reads no HTTP" },
+};
+
+/** The name of a contender in the tables. */
+export const titleOf = (name) => (CONTENDERS[name] ?? GATEWAY_CONTENDERS[name]).title;
+
 /** Whether a contender can run here; else why not. */
 export function obstacle(name, runtime) {
   const { file, limits, program } = CONTENDERS[name];

@@ -1,5 +1,5 @@
 // The tables on the terminal.
-import { CONTENDERS } from "./contenders.mjs";
+import { titleOf } from "./contenders.mjs";
 
 /** Three digits, and no more than are needed. */
 export function number(value) {
@@ -34,14 +34,14 @@ function rowsOf(runtime, results) {
       (entry) => entry.contender === contender && entry.measure.startsWith(`${measure}: times as good`),
     );
     const relation = ratio ? `${number(ratio.median)} (${spread(ratio)})` : "";
-    return [measure, CONTENDERS[contender].title, number(figures.median), spread(figures), unit, relation];
+    return [measure, titleOf(contender), number(figures.median), spread(figures), unit, relation];
   });
 }
 
 function obstaclesOf(runtime, results) {
   return results
     .filter((entry) => entry.runtime === runtime && entry.reason)
-    .map(({ contender, measure, reason }) => `${CONTENDERS[contender].title}, ${measure}: ${reason}`);
+    .map(({ contender, measure, reason }) => `${titleOf(contender)}, ${measure}: ${reason}`);
 }
 
 const conditions = ({ cpu, cores, loadBefore, loadAfter }) =>

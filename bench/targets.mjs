@@ -1,4 +1,5 @@
 // What the package aims at, and whether the figures reach it. Nothing depends on it but the last table.
+import { GATEWAY_CONTENDERS } from "./contenders.mjs";
 import { number } from "./report.mjs";
 
 const BUNS = ["bun", "opencode"];
@@ -15,7 +16,8 @@ export function judge(results) {
         entry.runtime === runtime &&
         entry.measure === measure &&
         entry.median !== undefined &&
-        !["client", "plugin", "fetch", "js-edit", "empty"].includes(entry.contender),
+        !["client", "plugin", "fetch", "js-edit", "empty"].includes(entry.contender) &&
+        !(entry.contender in GATEWAY_CONTENDERS),
     );
   const times = (measure, reference = "fetch") => `${measure}: times as good as ${reference}`;
   const rows = [];
@@ -162,5 +164,17 @@ export function judge(results) {
       "",
     );
   }
+  add(
+    "Gateway: small request over client.fetch, at most 150 us",
+    find("node", "gateway: small request: over client.fetch", "gateway"),
+    atMost(150),
+    " us",
+  );
+  add(
+    "Gateway: stream of 16 KiB chunks, at least 0.6 times no server in between",
+    find("node", "gateway: stream, 16 KiB chunks: times as good as direct", "gateway"),
+    atLeast(0.6),
+    "x",
+  );
   return rows;
 }

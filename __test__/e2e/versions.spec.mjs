@@ -51,7 +51,19 @@ for (const version of [CURRENT, ...OLDER]) {
     }
 
     // What the current version does is in login.spec.mjs.
-    if (version === CURRENT) return;
+    if (version === CURRENT) {
+      // It has an early form of OpenCode 2 inside, which reads both names and calls `setup`.
+      test("registers the plugin once by both names of OpenCode 1 and 2", async (t) => {
+        const host = await openHost(t, { version, env: { QWEN_MODE: "maybe" } });
+        const file = new URL("server.js", CHECKOUT).href;
+        host.configure({ plugin: [file], plugins: [file] });
+        const result = await host.chat("hello", { args: ["--print-logs"] });
+        assert.equal(result.stdout, "You said: hello\n", result.stderr);
+        assert.equal(result.stderr.match(/QWEN_MODE is neither/g)?.length, 1, result.stderr);
+        assertClean(host.server);
+      });
+      return;
+    }
     test("logs in, and keeps the token out of OpenCode's own file", async (t) => {
       const host = await openHost(t, { version, login: false });
       const service = await host.serve();

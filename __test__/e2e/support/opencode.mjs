@@ -21,6 +21,8 @@ import { Service } from "./service.mjs";
 
 export const CURRENT = "1.18.33";
 export const OLDER = ["1.0.152", "1.1.65", "1.3.2"];
+/** One version of each further line. 1.14.34 and 1.14.41 load no CommonJS plugin at all. */
+export const MATRIX = ["1.2.27", "1.14.48", "1.15.13", "1.17.19", "1.18.34"];
 export const LOGIN_LABEL = "Qwen Code (qwen.ai OAuth)";
 export const CREDENTIALS = ".qwen/oauth_creds.json";
 export const AUTH = ".local/share/opencode/auth.json";
@@ -174,8 +176,8 @@ export class Host {
   }
 
   /** Starts OpenCode's own server, with which one can do what its screen does. It ends with the host. */
-  async serve() {
-    const child = this.#spawn(["serve", "--port", "0"], {});
+  async serve({ args = [] } = {}) {
+    const child = this.#spawn(["serve", "--port", "0", ...args], {});
     let output = "";
     const url = await new Promise((resolve, reject) => {
       for (const stream of [child.stdout, child.stderr]) {
@@ -187,7 +189,7 @@ export class Host {
       }
       child.on("close", () => reject(new Error(`opencode serve ended: ${output}`)));
     });
-    return new Service(url, child);
+    return new Service(url, child, () => plain(output));
   }
 
   /** Starts OpenCode's screen in a terminal of 110 by 35 characters, by tmux. */

@@ -13,8 +13,10 @@ export class Service {
 
   #child;
 
-  constructor(url, child) {
+  /** @param {() => string} output all that it has said */
+  constructor(url, child, output) {
     this.url = url;
+    this.output = output;
     this.#child = child;
   }
 

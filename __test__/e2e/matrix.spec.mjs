@@ -1,0 +1,44 @@
+// The short form of the tests, in one version of each line of OpenCode 1 that versions.spec.mjs leaves out: the plugin is
+// loaded once, lists its models, chats, and says a final error once. Asked by `serve`: `run` of 1.14 and 1.15 prints no
+// answer, with any provider.
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import { assertClean } from "./support/checks.mjs";
+import { MATRIX, openHost, suite } from "./support/opencode.mjs";
+import { Package } from "./support/package.mjs";
+
+const textOf = ({ body }) => body.parts.filter(({ type }) => type === "text").map(({ text }) => text);
+
+for (const version of MATRIX) {
+  describe(`OpenCode ${version}`, suite(version), () => {
+    test("loads the plugin once, lists models, chats, says a final error once", async (t) => {
+      const packed = new Package();
+      t.after(() => packed.remove());
+      // Each plugin function that is called says what is wrong with this variable.
+      const host = await openHost(t, { version, env: { QWEN_MODE: "maybe" } });
+      host.configure({ plugin: [`file://${packed.install(host.sandbox.path("plugins/node_modules"))}`] });
+      const service = await host.serve({ args: ["--print-logs"] });
+      const { body: known } = await service.request("/config/providers");
+      const provider = known.providers.find(({ id }) => id === "qwen-code");
+      assert.deepEqual(
+        ["coder-model", "vision-model"].filter((id) => id in provider.models),
+        ["coder-model", "vision-model"],
+      );
+      const answered = await (await service.prompt("hello")).answer;
+      assert.deepEqual(textOf(answered), ["You said: hello"], JSON.stringify(answered));
+      assert.equal(host.server.seen("chat").at(-1).body.max_tokens, 65_536);
+
+      host.server.script(
+        "chat",
+        Array.from({ length: 12 }, () => ({ do: "quota" })),
+      );
+      const before = host.server.seen("chat").length;
+      const refused = await (await service.prompt("again")).answer;
+      assert.match(JSON.stringify(refused.body), /used up|out of quota/i);
+      // One full request, and one that is shortened.
+      assert.ok(host.server.seen("chat").length - before <= 2);
+      assert.equal(service.output().match(/QWEN_MODE is neither/g)?.length, 1, service.output());
+      assertClean(host.server);
+    });
+  });
+}

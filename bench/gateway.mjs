@@ -1,0 +1,170 @@
+// The gateway beside a plain Node proxy and a native splice that reads no HTTP. The client is a bare socket, so that no HTTP
+// library is measured with them.
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { connect } from "node:net";
+import { dirname, join } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { targetDirectory } from "../scripts/cargo.mjs";
+import { environmentOf, makeHome, removeHome } from "./homes.mjs";
+import { summary } from "./stats.mjs";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const require = createRequire(import.meta.url);
+const SPLICE = join(targetDirectory, "release/examples/splice");
+const BODY = JSON.stringify({ model: "coder-model", messages: [{ role: "user", content: "Hello" }] });
+const MIB = 1024 * 1024;
+
+const FULL = { rounds: 9, requests: 1_000, mib: 128 };
+const QUICK = { rounds: 1, requests: 20, mib: 4 };
+
+/** A connection that is kept. `exchange` sends a request, and resolves at the end of its answer. */
+class Connection {
+  #socket;
+  #request;
+  #end;
+  #tail = "";
+  #done;
+
+  /** @param {RegExp} end what an answer ends with */
+  static async open({ url, key }, kind, end) {
+    const connection = new Connection();
+    const { hostname, port, host, pathname } = new URL(`${url}/chat/completions`);
+    connection.#end = end;
+    connection.#request = Buffer.from(
+      [
+        `POST ${pathname} HTTP/1.1`,
+        `host: ${host}`,
+        `authorization: Bearer ${key}`,
+        `x-bench: ${kind}`,
+        "content-type: application/json",
+        `content-length: ${BODY.length}`,
+        "",
+        BODY,
+      ].join("\r\n"),
+    );
+    connection.#socket = connect(Number(port), hostname).setNoDelay(true);
+    connection.#socket.on("data", (bytes) => connection.#read(bytes));
+    await once(connection.#socket, "connect");
+    return connection;
+  }
+
+  #read(bytes) {
+    this.#tail = (this.#tail + bytes.latin1Slice(Math.max(0, bytes.length - 400))).slice(-400);
+    if (!this.#end.test(this.#tail)) return;
+    this.#tail = "";
+    this.#done();
+  }
+
+  exchange() {
+    return new Promise((resolve) => {
+      this.#done = resolve;
+      this.#socket.write(this.#request);
+    });
+  }
+
+  close() {
+    this.#socket.destroy();
+  }
+}
+
+/** Starts a program that says its address in one line. */
+async function startProgram(command, args, env = process.env) {
+  const child = spawn(command, args, { env, stdio: ["pipe", "pipe", "inherit"] });
+  const [line] = await once(createInterface({ input: child.stdout }), "line");
+  return { line, stop: () => child.kill() };
+}
+
+/** @param {{ server: { origin: string }, isQuick: boolean, record: (entry: object) => void }} options */
+export async function measureGateway({ server, isQuick, record }) {
+  const size = isQuick ? QUICK : FULL;
+  const home = makeHome(server.origin);
+  const env = environmentOf(home, server.origin);
+  const started = [];
+  const start = async (...args) => {
+    const program = await startProgram(...args);
+    started.push(program);
+    return program.line;
+  };
+  const child = async (kind) =>
+    JSON.parse(await start(process.execPath, [join(here, "gateway-child.mjs"), kind, server.origin], env));
+  try {
+    const direct = { url: `${server.origin}/v1`, key: "bench" };
+    const contenders = { direct, gateway: await child("gateway"), "node-proxy": await child("node") };
+    if (existsSync(SPLICE)) {
+      contenders.splice = { url: `${await start(SPLICE, [new URL(server.origin).host])}/v1`, key: "bench" };
+    }
+    const { createClient } = require("../lib/api.js");
+    const client = createClient({ env });
+    await measureLatency(contenders, client, size, record);
+    await measureStreams(contenders, size, record);
+    client.close();
+  } finally {
+    for (const program of started) program.stop();
+    removeHome(home);
+  }
+}
+
+async function measureLatency(contenders, client, { rounds, requests }, record) {
+  const call = async () => {
+    const headers = { "content-type": "application/json", "x-bench": "small" };
+    await (
+      await client.fetch(`${client.baseUrl}/chat/completions`, { method: "POST", headers, body: BODY })
+    ).text();
+  };
+  const callers = { client: { exchange: call, close() {} } };
+  for (const [name, contender] of Object.entries(contenders)) {
+    callers[name] = await Connection.open(contender, "small", /"total_tokens":2\}\}(\r\n0\r\n\r\n)?$/);
+  }
+  const medians = Object.fromEntries(Object.keys(callers).map((name) => [name, []]));
+  for (let round = 0; round < rounds + 1; round += 1) {
+    for (const [name, caller] of Object.entries(callers)) {
+      const times = [];
+      for (let count = 0; count < requests; count += 1) {
+        const before = performance.now();
+        await caller.exchange();
+        times.push((performance.now() - before) * 1000);
+      }
+      // The first round is for warming up.
+      if (round > 0) medians[name].push(summary(times).median);
+    }
+  }
+  for (const [contender, values] of Object.entries(medians)) {
+    record({ measure: "gateway: small request", contender, unit: "us", ...summary(values) });
+  }
+  const over = medians.gateway.map((value, round) => value - medians.client[round]);
+  record({
+    measure: "gateway: small request: over client.fetch",
+    contender: "gateway",
+    unit: "us",
+    ...summary(over),
+  });
+  for (const caller of Object.values(callers)) caller.close();
+}
+
+async function measureStreams(contenders, { rounds, mib }, record) {
+  const rates = Object.fromEntries(Object.keys(contenders).map((name) => [name, []]));
+  for (let round = 0; round < rounds + 1; round += 1) {
+    for (const [name, contender] of Object.entries(contenders)) {
+      const connection = await Connection.open(contender, `bytes:${mib}`, /\r\n0\r\n\r\n$/);
+      const before = performance.now();
+      await connection.exchange();
+      const seconds = (performance.now() - before) / 1000;
+      if (round > 0) rates[name].push((mib * MIB) / 1e6 / seconds);
+      connection.close();
+    }
+  }
+  for (const [contender, values] of Object.entries(rates)) {
+    record({ measure: "gateway: stream, 16 KiB chunks", contender, unit: "MB/s", ...summary(values) });
+    const ratios = values.map((value, round) => value / rates.direct[round]);
+    record({
+      measure: "gateway: stream, 16 KiB chunks: times as good as direct",
+      contender,
+      unit: "x",
+      ...summary(ratios),
+    });
+  }
+}
