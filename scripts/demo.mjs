@@ -1,20 +1,25 @@
 // Shows the plugin at work in real OpenCode: `npm run demo` with a local server that stands for Qwen, and
 // `npm run demo -- --real` with Qwen itself.
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
 import { CREDENTIALS, CURRENT, Host } from "../__test__/e2e/support/opencode.mjs";
 import { startQwenServer } from "../__test__/support/qwen-server.mjs";
-import { ensureDependencies, run } from "./tasks.mjs";
+import { ensureDependencies, root, run } from "./tasks.mjs";
 
 const USAGE = `usage: npm run demo [-- --real]
 
-Installs and builds what is needed, then logs in, chats, calls a tool, restarts with an expired token, and switches
-accounts when one is out of quota, in OpenCode ${CURRENT} with a home directory of its own.
+Installs and builds what is needed, then logs in, chats, calls a tool, restarts with an expired token, lets another
+program ask over the gateway, and switches accounts when one is out of quota, in OpenCode ${CURRENT} with a home directory of its own.
 
   --real   with Qwen itself: shows an address and waits until you have approved the login there
 `;
 
 /** The files that hold tokens. */
 const STORES = [CREDENTIALS, ".qwen/oauth_accounts.json"];
+const COMMAND_LINE = join(root, "bin/opencode-qwen-cli-auth.js");
 const REQUEST_LOGS = ".opencode/logs/qwen-plugin";
 const SECRET_WORD = "plum";
 const ACCOUNTS = ["alice", "bob", "carol"];
@@ -177,9 +182,60 @@ async function restart(host, { showWire }) {
   showWire();
 }
 
+/** What any program with an OpenAI SDK does: the address and the key come from its environment. */
+const TOOL = `
+import OpenAI from "openai";
+const stream = await new OpenAI().chat.completions.create({
+  model: "coder-model",
+  messages: [{ role: "user", content: process.argv[1] }],
+  stream: true,
+});
+for await (const { choices } of stream) process.stdout.write(choices[0]?.delta.content ?? "");`;
+
+/** A program that knows nothing of OpenCode or of this package, over the gateway. */
+async function useGateway(host, { showWire }) {
+  heading("5. Another program, over the gateway", "opencode-qwen-cli-auth serve --print-env");
+  const gateway = spawn(process.execPath, [COMMAND_LINE, "serve", "--print-env"], {
+    env: host.env,
+    stdio: ["ignore", "pipe", "ignore"],
+  });
+  try {
+    const variables = {};
+    for await (const line of createInterface({ input: gateway.stdout })) {
+      const [name, value] = line.split("=");
+      variables[name] = value;
+      say(name.endsWith("KEY") ? `${name}=(redacted)` : line);
+      if (variables.OPENAI_BASE_URL && variables.OPENAI_API_KEY) break;
+    }
+    expect(variables.OPENAI_API_KEY, "The gateway did not open.");
+    say("\n(A program with the openai package is started with these two variables.)");
+    const question = "Can you hear me?";
+    say(`You:  ${question}`);
+    process.stdout.write("Qwen: ");
+    const env = { PATH: process.env.PATH, ...variables };
+    const tool = spawn(process.execPath, ["--input-type=module", "--eval", TOOL, question], {
+      cwd: root,
+      env,
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    let answer = "";
+    tool.stdout.on("data", (text) => {
+      answer += text;
+      process.stdout.write(text);
+    });
+    const [code] = await once(tool, "close");
+    say();
+    expect(code === 0 && answer !== "", "The program got no answer.");
+    say("\nOver the wire:");
+    showWire();
+  } finally {
+    gateway.kill("SIGTERM");
+  }
+}
+
 /** Three accounts, of which two are out of quota. */
 async function switchAccounts(host, server, { showWire }) {
-  heading("5. Three accounts, two of them out of quota", 'opencode run "Who answers?"');
+  heading("6. Three accounts, two of them out of quota", 'opencode run "Who answers?"');
   for (const account of ["bob", "carol"]) {
     server.set({ autoApproveAccount: account });
     const { code, error, stderr } = await host.login();
@@ -212,7 +268,7 @@ printf '%s\\n' \\
 
 /** All accounts are out of quota: what the user reads, and what the CLI can do about it. */
 async function fallBack(host, server, { showWire }) {
-  heading("6. All of them out of quota", 'opencode run "Anybody there?"');
+  heading("7. All of them out of quota", 'opencode run "Anybody there?"');
   server.setQuota("bob", 0);
   say("You:  Anybody there?");
   const refused = await host.chat("Anybody there?");
@@ -222,7 +278,7 @@ async function fallBack(host, server, { showWire }) {
   showWire();
 
   const command = 'OPENCODE_QWEN_ENABLE_CLI_FALLBACK=1 opencode run "Anybody there?"';
-  heading("7. The same with the qwen CLI as the fallback", command);
+  heading("8. The same with the qwen CLI as the fallback", command);
   host.sandbox.write("bin/qwen", STAND_IN, 0o700);
   const env = { OPENCODE_QWEN_ENABLE_CLI_FALLBACK: "1", QWEN_CLI_PATH: host.sandbox.path("bin/qwen") };
   say("(A small script stands for the qwen CLI here.)");
@@ -271,6 +327,7 @@ async function main(args) {
     await logIn(host, stage);
     await chat(host, stage);
     await restart(host, stage);
+    await useGateway(host, stage);
     if (server) {
       await switchAccounts(host, server, stage);
       await fallBack(host, server, stage);
