@@ -5,11 +5,16 @@
  */
 
 import assert from "node:assert/strict";
+import { existsSync, readFileSync, unlinkSync } from "node:fs";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Host } from "./opencode2-host.mjs";
 
 const CHECKOUT = fileURLToPath(new URL("../..", import.meta.url));
 const PROVIDER = "qwen-code";
+const PLACEHOLDER = "opencode-qwen-cli-auth:acct_1";
+
+const credentialsOf = ({ settings }) => join(settings.env.HOME, ".qwen/oauth_creds.json");
 
 /** Runs `work` with a host whose process knows no home and no server but the case's. */
 async function withHost({ settings, server }, work) {
@@ -22,6 +27,19 @@ async function withHost({ settings, server }, work) {
   } finally {
     await host.close();
     for (const name of Object.keys(variables)) delete process.env[name];
+  }
+}
+
+function logIn(location, { server }) {
+  const approve = ({ url }) =>
+    server.act("approve", { userCode: new URL(url).searchParams.get("user_code") });
+  return location.login(PROVIDER, "oauth", { approve });
+}
+
+async function until(condition) {
+  for (const end = Date.now() + 10_000; !condition();) {
+    assert.ok(Date.now() < end, String(condition));
+    await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }
 
@@ -66,9 +84,7 @@ export const cases = {
   async "a login keeps a placeholder, and its gateway takes no other's key"(context) {
     await withHost(context, async (host) => {
       const location = await host.open();
-      const approve = ({ url }) =>
-        context.server.act("approve", { userCode: new URL(url).searchParams.get("user_code") });
-      const { status, value } = await location.login(PROVIDER, "oauth", { approve });
+      const { status, value } = await logIn(location, context);
       assert.equal(status, "complete");
       assert.match(value.access, /^opencode-qwen-cli-auth:/);
       assert.equal(value.metadata, undefined);
@@ -123,6 +139,52 @@ export const cases = {
         if (without.includes("session") && location.command) await location.execute("qwen");
         await location.close();
       }
+    });
+  },
+
+  async "a login that is needed is reported of the connection, and taken back"(context) {
+    await withHost(context, async (host) => {
+      const path = credentialsOf(context);
+      const token = JSON.parse(readFileSync(path, "utf8"));
+      const value = {
+        type: "oauth",
+        methodID: "oauth",
+        access: PLACEHOLDER,
+        refresh: PLACEHOLDER,
+        expires: 4e12,
+      };
+      host.credentials.push({ id: "cred_0", integrationID: PROVIDER, label: "oauth", value });
+      const location = await host.open();
+      await context.server.act("revokeAccess", { token: token.access_token });
+      await context.server.act("revokeRefresh", { token: token.refresh_token });
+      const answers = await location.chat(PROVIDER, "coder-model");
+      assert.deepEqual([answers.length, answers[0].status], [1, 401]);
+      await until(() => host.statuses.length === 1);
+      const [{ integrationID, connection, status }] = host.statuses;
+      assert.deepEqual([integrationID, connection.id, status.status], [PROVIDER, "cred_0", "needs_auth"]);
+      await logIn(location, context);
+      await until(() => host.statuses.length === 2);
+      assert.equal(host.statuses[1].status, undefined);
+      assert.equal((await location.chat(PROVIDER, "coder-model"))[0].status, 200);
+    });
+  },
+
+  async "tokens that OpenCode 1 kept are adopted where there is no account"(context) {
+    const file = credentialsOf(context);
+    unlinkSync(file);
+    const token = await context.server.act("issueToken", {});
+    await withHost(context, async (host) => {
+      const value = {
+        type: "oauth",
+        methodID: "oauth",
+        access: token.access_token,
+        refresh: token.refresh_token,
+        expires: token.expiry_date,
+      };
+      host.credentials.push({ id: "cred_v1", integrationID: PROVIDER, label: "oauth", value });
+      const location = await host.open();
+      await until(() => existsSync(file));
+      assert.match(await location.execute("qwen"), /ready/);
     });
   },
 
