@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::{AccountInfo, Client};
 use crate::accounts::view::View;
 use crate::base_url::display;
-use crate::discovery::{Discovered, Discovery, FoundKey};
-use crate::error::{Code, Error, Result};
+use crate::discovery::{Discovered, Discovery, FoundKey, is_known};
+use crate::error::{Error, Result};
 use crate::events::{Event, EventKind};
 use crate::plans::{KeyPlan, Price};
 
@@ -75,7 +75,7 @@ impl Client {
         let view = self.tokens.view().await?;
         let is_wanted = |key: &FoundKey| match chosen {
             Some(ids) => ids.contains(&key.id()),
-            None => key.is_taken_with_all() && !is_known(key, &view),
+            None => key.is_taken_with_all() && !is_known(key, &view.document),
         };
         let wanted = keys.into_iter().filter(is_wanted).collect();
         let imported = self.import_keys(wanted, &view).await;
@@ -110,26 +110,6 @@ impl Client {
         }
     }
 
-    /// Returns what to do next where keys of the user's lie elsewhere that no account has. Files of projects are not read.
-    pub(super) async fn import_hint(&self) -> Option<String> {
-        let keys = self.discover(None).await.ok()?.keys;
-        let view = self.tokens.view().await.ok();
-        let is_new = |key: &&FoundKey| view.as_ref().is_none_or(|view| !is_known(key, view));
-        let found = keys.iter().find(is_new)?;
-        Some(format!("{}: run `npx opencode-qwen-cli-auth import`.", found.sentence()))
-    }
-
-    /// Adds to an error about a missing account where keys of the user's lie.
-    pub(super) async fn with_import_hint(&self, error: Error) -> Error {
-        if error.code() != Code::NotLoggedIn {
-            return error;
-        }
-        match self.import_hint().await {
-            Some(hint) => error.with_advice(&hint),
-            None => error,
-        }
-    }
-
     pub(super) fn discovery(&self, working_directory: Option<PathBuf>) -> Discovery {
         Discovery { environment: self.environment.clone(), paths: self.paths.clone(), working_directory }
     }
@@ -144,11 +124,6 @@ impl Client {
     }
 }
 
-pub(super) fn is_known(key: &FoundKey, view: &View) -> bool {
-    let has_key = |token: crate::oauth::token::Token| token.access_token == key.secret;
-    view.document.keys.iter().any(|record| record.token().is_some_and(has_key))
-}
-
 fn shown(key: &FoundKey, view: &View) -> FoundCredential {
     FoundCredential {
         id: key.id(),
@@ -159,7 +134,7 @@ fn shown(key: &FoundKey, view: &View) -> FoundCredential {
         region: key.region.clone(),
         base_url: key.base_url.as_ref().map(display),
         last_four: key.last_four().to_owned(),
-        known: is_known(key, view),
+        known: is_known(key, &view.document),
         foreign: key.is_foreign,
         taken_with_all: key.is_taken_with_all(),
     }

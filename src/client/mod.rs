@@ -23,6 +23,7 @@ use crate::busy::Busy;
 use crate::cli::CliFallback;
 use crate::clock::Clock;
 use crate::config::{ClientConfig, ClientOptions};
+use crate::discovery::{Discovery, is_known};
 use crate::environment::Environment;
 use crate::error::{Code, Result};
 use crate::events::{Event, EventKind, Events};
@@ -153,6 +154,11 @@ impl Client {
             quota_cooldown_ms: u64::try_from(config.quota_cooldown.as_millis()).unwrap_or(u64::MAX),
             degrade: config.degrade,
             fallback,
+            discovery: Discovery {
+                environment: environment.clone(),
+                paths: config.paths.clone(),
+                working_directory: None,
+            },
             models: models.clone(),
         };
         let sender = Sender {
@@ -224,10 +230,7 @@ impl Client {
     /// # Errors
     /// As [`Pipeline::fetch`].
     pub async fn fetch(&self, request: Request) -> Result<Answer> {
-        match self.pipeline.fetch(request).await {
-            Err(error) => Err(self.with_import_hint(error).await),
-            answer => answer,
-        }
+        self.pipeline.fetch(request).await
     }
 
     /// Logs in: starts a device authorization, hands it to `on_authorization`, waits for the user, and keeps the tokens.
@@ -295,7 +298,7 @@ impl Client {
                 accounts.push(self.account(id).await?);
             }
         }
-        let keys = keys.into_iter().filter(|key| !credentials::is_known(key, &view)).collect();
+        let keys = keys.into_iter().filter(|key| !is_known(key, &view.document)).collect();
         let mut failed = None;
         let imported = self.import_keys(keys, &view).await;
         self.tell_failures(&imported);
@@ -443,7 +446,7 @@ impl Client {
     pub async fn access_token(&self, account_id: Option<&str>) -> Result<AccessToken> {
         let view = self.tokens.view().await?;
         let Some(id) = account_id.or(view.document.active_id()) else {
-            return Err(self.with_import_hint(view.no_account()).await);
+            return Err(self.discovery(None).explain(view.no_account(), &view.document).await);
         };
         if let Some(disabled) = view.record(id).filter(|record| !record.is_enabled()) {
             let is_any_enabled = view.document.all().any(Record::is_enabled);

@@ -18,10 +18,13 @@ use self::found::{Entry, collect};
 use self::opencode::Configuration;
 use self::variables::{EnvFile, Variables};
 use crate::environment::Environment;
+use crate::error::{Code, Error};
+use crate::oauth::token::Token;
 use crate::opencode_files::{OpenCodeFiles, read_configuration};
 use crate::paths::Paths;
 use crate::safe_open;
 use crate::secret::Secret;
+use crate::store::document::Document;
 
 /// Largest file that is read, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -62,6 +65,26 @@ impl Discovery {
         let keys = collect(entries, &mut notes);
         notes.dedup();
         Discovered { keys, notes }
+    }
+
+    /// Adds to an error that leaves a user without a working account where keys lie that no account has.
+    pub async fn explain(&self, error: Error, accounts: &Document) -> Error {
+        let is_of_user = match error.code() {
+            Code::NotLoggedIn => true,
+            Code::FreeTierDiscontinued => accounts.keys.is_empty(),
+            _ => false,
+        };
+        if !is_of_user {
+            return error;
+        }
+        let discovery = self.clone();
+        let found = tokio::task::spawn_blocking(move || discovery.look().keys).await.unwrap_or_default();
+        match found.iter().find(|key| !is_known(key, accounts)) {
+            Some(key) => {
+                error.with_advice(&format!("{}: run `npx opencode-qwen-cli-auth import`.", key.sentence()))
+            }
+            None => error,
+        }
     }
 
     /// Returns the keys in one file that the user names: `OpenCode`'s `auth.json` or configuration, the qwen CLI's settings, or
@@ -182,6 +205,13 @@ impl Discovery {
         resolved.push_str(rest);
         Some(Secret::new(resolved))
     }
+}
+
+/// True where an account has a key.
+#[must_use]
+pub fn is_known(key: &FoundKey, accounts: &Document) -> bool {
+    let has_key = |token: Token| token.access_token == key.secret;
+    accounts.keys.iter().any(|record| record.token().is_some_and(has_key))
 }
 
 /// Reads a text file. `None` where there is none; a note says why where it is there and can't be read.

@@ -79,7 +79,7 @@ impl<'a> Call<'a> {
         let now_ms = pipeline.now_ms();
         let candidates = pipeline.candidates(&view, &prepared.model, now_ms);
         if candidates.is_empty() {
-            return Err(view.no_account());
+            return Err(pipeline.settings.discovery.explain(view.no_account(), &view.document).await);
         }
         let mut selection = Selection::new(&candidates, &pipeline.situation(&prepared, now_ms));
         if selection.allowed().is_empty() {
@@ -314,6 +314,7 @@ impl<'a> Call<'a> {
         let Attempt { mut answer, error_body, .. } = attempt;
         let (id, token, why) = (account.id.clone(), access.token.access_token.clone(), error.clone());
         self.pipeline.note(move |registry| registry.mark_rejected(&id, &token, &why)).await;
+        let error = self.pipeline.settings.discovery.explain(error, &self.view.document).await;
         answer = match FinalError::of_error(&error) {
             Some(final_error) if self.pipeline.settings.for_host => answer.into_final(&final_error),
             _ => {

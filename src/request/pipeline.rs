@@ -22,6 +22,7 @@ use crate::accounts::view::View;
 use crate::cli::CliFallback;
 use crate::clock::Clock;
 use crate::config::Rotation;
+use crate::discovery::Discovery;
 use crate::error::{Code, Result};
 use crate::events::{Event, EventKind, Events};
 use crate::logging::Logger;
@@ -59,6 +60,8 @@ pub struct Settings {
     pub fallback: Option<Arc<CliFallback>>,
     /// Which models each account serves.
     pub models: ModelBook,
+    /// Where keys lie that a user without a working account could import.
+    pub discovery: Discovery,
 }
 
 /// The time, and the places where news go.

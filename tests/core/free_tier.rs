@@ -12,6 +12,8 @@ use crate::support::setup::{Setup, chat, text};
 
 const ENDED: &str = "ERR_QWEN_FREE_TIER_DISCONTINUED";
 
+const ENDED_WORDS: &str = "Qwen ended its free tier";
+
 fn refused() -> Reply {
     Reply::api_error(401, "invalid_api_key", "invalid access token or token expired")
 }
@@ -58,6 +60,25 @@ async fn a_login_that_just_succeeded_is_refused_at_once() {
     assert_eq!(say(&client).await.status, 200);
     let account = &client.accounts().await.unwrap()[0];
     assert_eq!((account.availability, account.last_error.is_none()), (Availability::Ready, true));
+}
+
+#[tokio::test]
+async fn a_key_that_lies_elsewhere_is_named_to_users_without_a_working_account() {
+    const KEY: &str = "sk-sp-0123456789abcdef0123456789abcdef";
+    let hint = "A Token Plan key lies in the variable BAILIAN_TOKEN_PLAN_API_KEY: run `npx opencode-qwen-cli-auth import`.";
+    let variables = [("BAILIAN_TOKEN_PLAN_API_KEY", KEY)];
+    let setup = Setup::logged_out().await;
+    let error = setup.client_with(&variables, false).fetch(chat(false)).await.unwrap_err();
+    assert!(error.code() == Code::NotLoggedIn && error.message().ends_with(hint), "{}", error.message());
+    let answer = setup.client_with(&variables, true).fetch(chat(true)).await.unwrap();
+    assert!(text(answer).await.contains(hint));
+
+    let setup = Setup::fresh().await;
+    setup.server.on_every_api(refused());
+    let message = text(setup.client_with(&variables, false).fetch(chat(false)).await.unwrap()).await;
+    assert!(message.contains(ENDED_WORDS) && message.contains(hint), "{message}");
+    let account = &setup.client().accounts().await.unwrap()[0];
+    assert!(!account.last_error.as_ref().unwrap().message.contains(hint), "true only until the import");
 }
 
 #[tokio::test]
