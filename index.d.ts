@@ -529,7 +529,8 @@ declare namespace qwen {
     /**
      * Renames, enables or disables an account. A disabled account keeps its tokens or key, and no request is sent with it.
      * Where the active account is a disabled one afterwards, the cheapest enabled account becomes active, and an event of
-     * type `switched` says which and at what price. The last enabled account may be disabled too: requests then reject with
+     * type `switched` says which and at what price. An account that is billed by use becomes active so only in the place of
+     * another such account; else requests are refused until the user chooses it. The last enabled account may be disabled too: requests then reject with
      * `ERR_QWEN_NOT_LOGGED_IN` until one is enabled. A login, or adding its key again, enables an account. The qwen CLI's
      * `oauth_creds.json` stays as it is.
      *

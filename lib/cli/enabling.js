@@ -12,17 +12,23 @@ const { isMetered } = require("./plans");
 async function setEnabled(client, name, enabled) {
   const before = await client.activeAccount();
   const account = await withAccount(client, name, ({ id }) => client.updateAccount(id, { enabled }));
-  return { account, active: describe(before, await client.activeAccount()) };
+  return { account, active: describe(before, await client.accounts()) };
 }
 
-function describe(before, active) {
-  if (active === null) return [];
-  if (!active.enabled) {
-    return ["No account is enabled: every request is refused until you enable one."];
+function describe(before, accounts) {
+  const active = accounts.find((account) => account.active);
+  if (active === undefined) return [];
+  if (active.enabled) {
+    if (active.id === before?.id) return [];
+    const price = isMetered(active) ? " It is billed by use." : "";
+    return [`${shown(active)} is the active account now.${price}`];
   }
-  if (active.id === before?.id) return [];
-  const price = isMetered(active) ? " It is billed by use." : "";
-  return [`${shown(active)} is the active account now.${price}`];
+  const left = accounts.find(({ enabled }) => enabled);
+  if (left === undefined) return ["No account is enabled: every request is refused until you enable one."];
+  return [
+    "Only accounts that are billed by use are enabled. None of them is asked until you choose it:",
+    `opencode-qwen-cli-auth use ${left.id}`,
+  ];
 }
 
 module.exports = { setEnabled };

@@ -6,6 +6,7 @@ use super::record::{Record, instant, strings};
 use crate::accounts::binding::{Binding, print_of};
 use crate::accounts::identity::fingerprint;
 use crate::oauth::token::Token;
+use crate::plans::Price;
 use crate::secret::opaque_debug;
 
 /// The only version there is.
@@ -133,14 +134,20 @@ impl Document {
         self.set("activeAccountId", id.map(Value::from));
     }
 
-    /// Makes the cheapest enabled account the active one where the active one is disabled. Returns its id. Where no account
-    /// is enabled, the choice stays.
+    /// Makes the cheapest enabled account the active one where the active one is disabled. Returns its id. One that is billed
+    /// by use takes the place only of another such account: nobody gets a bill for disabling an account. Where there is no
+    /// such account, the choice stays.
     pub fn leave_disabled(&mut self) -> Option<String> {
-        let is_enabled = |id: &str| self.record(id).is_some_and(Record::is_enabled);
-        if self.active_id().is_some_and(is_enabled) {
+        let active = self.active_id().and_then(|id| self.record(id));
+        if active.is_some_and(Record::is_enabled) {
             return None;
         }
-        let next = self.first_choice().filter(|id| is_enabled(id))?.to_owned();
+        let limit = active.map_or(Price::Free, |record| record.kind().price()).max(Price::Subscription);
+        let next = self.first_choice().and_then(|id| self.record(id))?;
+        if !next.is_enabled() || next.kind().price() > limit {
+            return None;
+        }
+        let next = next.id().to_owned();
         self.set_active_id(Some(&next));
         Some(next)
     }
@@ -409,11 +416,18 @@ pub(crate) mod tests {
         let metered = Key { plan: Some(KeyPlan::DashScope), ..key("sk-1") };
         document.keys.push(Record::of_key("metered", None, &metered, 1));
         document.keys.push(Record::of_key("plan", None, &key("sk-sp-1"), 1));
-        for (disabled, next) in [("one", Some("plan")), ("plan", Some("metered")), ("metered", None)] {
+        document.keys.push(Record::of_key("other", None, &metered, 1));
+        for (disabled, next) in [("one", Some("plan")), ("plan", None)] {
             document.record_mut(disabled).unwrap().set_enabled(false, 2);
             assert_eq!(document.leave_disabled().as_deref(), next, "{disabled}");
         }
-        assert_eq!(document.active_id(), Some("metered"));
+        assert_eq!(document.active_id(), Some("plan"), "nothing is billed without the user's choice");
+        document.set_active_id(Some("metered"));
+        for (disabled, next) in [("metered", Some("other")), ("other", None)] {
+            document.record_mut(disabled).unwrap().set_enabled(false, 2);
+            assert_eq!(document.leave_disabled().as_deref(), next, "{disabled}");
+        }
+        assert_eq!(document.active_id(), Some("other"));
     }
 
     #[test]

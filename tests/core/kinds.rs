@@ -1,6 +1,8 @@
 //! Logins and keys in one rotation: what serves a request, and what it may cost.
 
 use opencode_qwen_cli_auth::accounts::availability::Availability;
+use opencode_qwen_cli_auth::accounts::choices::AccountChanges;
+use opencode_qwen_cli_auth::accounts::kind::Kind;
 use opencode_qwen_cli_auth::client::Client;
 use opencode_qwen_cli_auth::error::Code;
 use opencode_qwen_cli_auth::events::EventKind;
@@ -320,41 +322,59 @@ fn no_order_of_failures_leads_to_a_metered_key_without_leave() {
     let cases = (
         (script(), script(), script()),
         any::<[bool; 3]>(),
-        0..3_usize,
+        (0..3_usize, any::<[bool; 4]>()),
         proptest::option::of(1_u64..=48),
         proptest::sample::select(vec!["ann", "bob", "plan", "token"]),
     );
     let config = Config { cases: 40, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
-        .run(&cases, |((one, two, three), [for_host, expired, otherwise], rotation, hours, active)| {
-            runtime.block_on(async {
-                let fleet = Fleet::expiring_in(&[if expired { -60 } else { 3600 * 24 * 9 }; 2]).await;
-                let plan = fleet.add_key("plan", "coding-plan").await;
-                let token = fleet.add_key("token", "token-plan").await;
-                let metered = fleet.add_key("metered", "dashscope").await;
-                let unknown = fleet.add_key("unknown", "").await;
-                fleet.choose(active);
-                fleet.hosts[0].on_api(one.clone());
-                fleet.hosts[1].on_api(three.clone());
-                plan.on_api(two);
-                token.on_api(three);
-                if otherwise {
-                    fleet.on_every_host(&quota());
-                    plan.on_every_api(spent("week"));
-                    token.on_every_api(Reply::api_error(401, "invalid_api_key", "no"));
-                }
-                let rotation = ["sequential", "round-robin", "hybrid"][rotation];
-                let client = fleet.setup.client_with(&[("OPENCODE_QWEN_ROTATION", rotation)], for_host);
-                ask_often(&client, 3).await;
-                fleet.pass_ms(hours.unwrap_or(0) * HOUR_MS);
-                ask_often(&client, 2).await;
-                prop_assert_eq!((metered.all_requests(), unknown.all_requests()), (0, 0));
-                if active == "ann" || active == "bob" {
-                    prop_assert_eq!((plan.all_requests(), token.all_requests()), (0, 0));
-                }
-                fleet.assert_apart();
-                Ok(())
-            })
-        })
+        .run(
+            &cases,
+            |((one, two, three), [for_host, expired, otherwise], (rotation, disabled), hours, active)| {
+                runtime.block_on(async {
+                    let fleet = Fleet::expiring_in(&[if expired { -60 } else { 3600 * 24 * 9 }; 2]).await;
+                    let plan = fleet.add_key("plan", "coding-plan").await;
+                    let token = fleet.add_key("token", "token-plan").await;
+                    let metered = fleet.add_key("metered", "dashscope").await;
+                    let unknown = fleet.add_key("unknown", "").await;
+                    fleet.choose(active);
+                    fleet.hosts[0].on_api(one.clone());
+                    fleet.hosts[1].on_api(three.clone());
+                    plan.on_api(two);
+                    token.on_api(three);
+                    if otherwise {
+                        fleet.on_every_host(&quota());
+                        plan.on_every_api(spent("week"));
+                        token.on_every_api(Reply::api_error(401, "invalid_api_key", "no"));
+                    }
+                    let rotation = ["sequential", "round-robin", "hybrid"][rotation];
+                    let client = fleet.setup.client_with(&[("OPENCODE_QWEN_ROTATION", rotation)], for_host);
+                    let all = ["ann", "bob", "plan", "token"];
+                    let off: Vec<_> =
+                        all.into_iter().zip(disabled).filter(|(_, off)| *off).map(|(id, _)| id).collect();
+                    for id in &off {
+                        let changes = AccountChanges { enabled: Some(false), ..AccountChanges::default() };
+                        client.update_account(id, changes).await.unwrap();
+                    }
+                    let active =
+                        client.accounts().await.unwrap().into_iter().find(|account| account.active).unwrap();
+                    ask_often(&client, 3).await;
+                    fleet.pass_ms(hours.unwrap_or(0) * HOUR_MS);
+                    ask_often(&client, 2).await;
+                    prop_assert_eq!((metered.all_requests(), unknown.all_requests()), (0, 0));
+                    for (id, host) in all.into_iter().zip([&fleet.hosts[0], &fleet.hosts[1], &plan, &token]) {
+                        prop_assert!(
+                            !off.contains(&id) || host.api_requests().is_empty(),
+                            "{id} is disabled"
+                        );
+                    }
+                    if active.enabled && active.kind == Kind::OAuth {
+                        prop_assert_eq!((plan.all_requests(), token.all_requests()), (0, 0));
+                    }
+                    fleet.assert_apart();
+                    Ok(())
+                })
+            },
+        )
         .unwrap();
 }
