@@ -1,5 +1,6 @@
 //! The body of an answer on its way to the client: read from the account's server as fast as the client takes it.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -11,38 +12,88 @@ use super::entry::Recorder;
 use super::socket::{Phase, Progress};
 use crate::error::{Error, Result};
 use crate::request::answer;
+use crate::request::stream::turn;
 
-type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
+/// Pieces of a body that come at once. They are written at once, too: a call to the system costs more than a piece.
+type Batch = VecDeque<Bytes>;
+type Batches = Pin<Box<dyn Stream<Item = Result<Batch>> + Send>>;
+
+/// Most bytes of a batch, give or take a piece.
+const MAX_BATCH: usize = 256 * 1024;
 
 /// The body of an answer. Dropping it cancels what is still to come.
 pub(super) struct Reply {
     source: Source,
     recorder: Recorder,
     progress: Progress,
+    /// What broke the answer off, until all that came before is written.
+    failure: Option<Error>,
 }
 
 enum Source {
     Whole(Option<Bytes>),
-    Live(Chunks),
+    Live(Batch, Batches),
 }
 
 impl Reply {
     pub(super) fn whole(bytes: Bytes, recorder: Recorder, progress: Progress) -> Self {
         let bytes = (!bytes.is_empty()).then_some(bytes);
-        Self { source: Source::Whole(bytes), recorder, progress }
+        Self { source: Source::Whole(bytes), recorder, progress, failure: None }
     }
 
     pub(super) fn live(body: answer::Body, recorder: Recorder, progress: Progress) -> Self {
-        let chunks = unfold(Some(body), |body| async {
-            let mut body = body?;
-            match body.next().await {
-                Ok(Some(bytes)) => Some((Ok(bytes), Some(body))),
-                Ok(None) => None,
-                Err(error) => Some((Err(error), None)),
+        let batches = unfold(Rest::Body(Box::new(body)), |rest| async {
+            match rest {
+                Rest::Body(body) => next_batch(body).await,
+                Rest::Failed(error) => Some((Err(error), Rest::Ended)),
+                Rest::Ended => None,
             }
         });
-        Self { source: Source::Live(Box::pin(chunks)), recorder, progress }
+        Self { source: Source::Live(Batch::new(), Box::pin(batches)), recorder, progress, failure: None }
     }
+}
+
+impl Reply {
+    /// The HTTP library drops what it has not written when a body fails.
+    fn poll_failure(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        ready!(self.progress.poll_written(context));
+        Poll::Ready(self.failure.take().map(Err))
+    }
+}
+
+/// What is still to come of a body.
+enum Rest {
+    Body(Box<answer::Body>),
+    Failed(Error),
+    Ended,
+}
+
+/// The next pieces. A connection hands over one piece at a time, so it gets a turn in between.
+async fn next_batch(mut body: Box<answer::Body>) -> Option<(Result<Batch>, Rest)> {
+    let first = match body.next().await {
+        Ok(first) => first?,
+        Err(error) => return Some((Err(error), Rest::Ended)),
+    };
+    let mut size = first.len();
+    let mut batch = Batch::from([first]);
+    let mut had_turn = false;
+    while size < MAX_BATCH {
+        match body.next_if_here() {
+            Some(Ok(Some(bytes))) => {
+                size += bytes.len();
+                batch.push_back(bytes);
+                had_turn = false;
+            }
+            Some(Ok(None)) => return Some((Ok(batch), Rest::Ended)),
+            Some(Err(error)) => return Some((Ok(batch), Rest::Failed(error))),
+            None if had_turn => break,
+            None => {
+                turn().await;
+                had_turn = true;
+            }
+        }
+    }
+    Some((Ok(batch), Rest::Body(body)))
 }
 
 impl Body for Reply {
@@ -54,12 +105,28 @@ impl Body for Reply {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let reply = self.get_mut();
+        if reply.failure.is_some() {
+            return reply.poll_failure(context);
+        }
         let next = match &mut reply.source {
             Source::Whole(bytes) => bytes.take().map(Ok),
-            Source::Live(chunks) => ready!(chunks.as_mut().poll_next(context)),
+            Source::Live(batch, batches) => loop {
+                if let Some(bytes) = batch.pop_front() {
+                    break Some(Ok(bytes));
+                }
+                match ready!(batches.as_mut().poll_next(context)) {
+                    Some(Ok(next)) => *batch = next,
+                    Some(Err(error)) => {
+                        reply.failure = Some(error);
+                        return reply.poll_failure(context);
+                    }
+                    None => break None,
+                }
+            },
         };
         if let Some(Ok(bytes)) = &next {
             reply.recorder.chunk(bytes);
+            reply.progress.note_unwritten();
         }
         Poll::Ready(next.map(|next| next.map(Frame::data)))
     }
@@ -71,7 +138,7 @@ impl Body for Reply {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Source::Live(_) => SizeHint::default(),
+            Source::Live(..) => SizeHint::default(),
         }
     }
 }

@@ -5,10 +5,11 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
@@ -36,19 +37,44 @@ pub(super) enum Phase {
 
 /// Shares the phase between a connection and its service.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Progress(Arc<AtomicU8>);
+pub(super) struct Progress(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    phase: AtomicU8,
+    /// Whether the HTTP library may hold bytes of an answer.
+    has_unwritten: AtomicBool,
+    waits_for_write: AtomicWaker,
+}
 
 impl Progress {
     pub(super) fn set(&self, phase: Phase) {
-        self.0.store(phase as u8, Ordering::Release);
+        self.0.phase.store(phase as u8, Ordering::Release);
     }
 
     pub(super) fn phase(&self) -> Phase {
-        match self.0.load(Ordering::Acquire) {
+        match self.0.phase.load(Ordering::Acquire) {
             0 => Phase::Head,
             1 => Phase::Body,
             2 => Phase::Answer,
             _ => Phase::Flush,
+        }
+    }
+
+    /// Says that the HTTP library was given bytes to write.
+    pub(super) fn note_unwritten(&self) {
+        self.0.has_unwritten.store(true, Ordering::Release);
+    }
+
+    /// Resolves when the HTTP library has written all that it was given.
+    pub(super) fn poll_written(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.0.waits_for_write.register(context.waker());
+        if self.0.has_unwritten.load(Ordering::Acquire) { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    fn note_written(&self) {
+        if self.0.has_unwritten.swap(false, Ordering::AcqRel) {
+            self.0.waits_for_write.wake();
         }
     }
 }
@@ -213,6 +239,7 @@ impl AsyncWrite for Socket {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let socket = self.get_mut();
         ready!(Pin::new(&mut socket.stream).poll_flush(context))?;
+        socket.progress.note_written();
         if socket.progress.phase() == Phase::Flush {
             socket.progress.set(Phase::Head);
         }

@@ -149,7 +149,7 @@ impl State {
 }
 
 /// Lets the tasks that are ready run first. Unlike tokio's own `yield_now` it does not ask the system for news.
-async fn turn() {
+pub(crate) async fn turn() {
     let mut had_turn = false;
     poll_fn(|context| {
         if had_turn {

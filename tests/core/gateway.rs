@@ -95,7 +95,9 @@ async fn read_until(stream: &mut TcpStream, text: &str) -> String {
 
 fn endless() -> Reply {
     Reply::events(vec![
-        Part::Bytes(Bytes::from_static(b"data: {}\n\n")),
+        Part::Bytes(Bytes::from_static(
+            b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}]}\n\n",
+        )),
         Part::Pause(Duration::from_secs(600)),
     ])
 }
@@ -122,7 +124,7 @@ async fn a_client_that_leaves_in_mid_stream_cancels_its_request() {
     scene.setup.server.on_every_api(endless());
     let mut stream = scene.connect().await;
     stream.write_all(scene.chat().as_bytes()).await.unwrap();
-    read_until(&mut stream, "data: {}").await;
+    read_until(&mut stream, "hi").await;
     drop(stream);
     soon("the end", scene.setup.server.until_closed()).await;
 }
@@ -166,7 +168,7 @@ async fn a_client_that_half_closes_and_then_leaves_cancels_its_request() {
     let mut stream = scene.connect().await;
     stream.write_all(scene.chat().as_bytes()).await.unwrap();
     stream.shutdown().await.unwrap();
-    read_until(&mut stream, "data: {}").await;
+    read_until(&mut stream, "hi").await;
     drop(stream);
     soon("the end", scene.setup.server.until_closed()).await;
 }
@@ -249,6 +251,21 @@ async fn a_slow_reader_holds_the_server_up() {
 }
 
 #[tokio::test]
+async fn all_that_came_before_an_answer_broke_off_is_passed_on() {
+    let scene = Scene::new().await;
+    let bytes = Bytes::from(vec![b'a'; 700_000]);
+    let parts = vec![Part::Bytes(bytes.clone()), Part::Bytes(bytes), Part::Cut];
+    scene.setup.server.on_every_api(Reply::new(200, "application/octet-stream", parts));
+    let mut stream = scene.connect().await;
+    stream.write_all(scene.chat().as_bytes()).await.unwrap();
+    let answer = soon("the end", rest(&mut stream)).await;
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    // Chunk sizes are in capital letters.
+    assert_eq!(body.matches('a').count(), 1_400_000);
+    assert!(!answer.ends_with("0\r\n\r\n"), "a cut answer looked complete");
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_in_either_family_is_named() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let Ok(taken) = TcpListener::bind(address).await else { continue };
@@ -278,7 +295,7 @@ async fn closing_cuts_off_what_goes_on_and_frees_the_port() {
     scene.setup.server.on_every_api(endless());
     let mut stream = scene.connect().await;
     stream.write_all(scene.chat().as_bytes()).await.unwrap();
-    read_until(&mut stream, "data: {}").await;
+    read_until(&mut stream, "hi").await;
     let mut idle = scene.connect().await;
     soon("the close", scene.gateway.close()).await;
     assert!(!rest(&mut stream).await.ends_with("0\r\n\r\n"), "a cut answer looked complete");
