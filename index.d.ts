@@ -250,6 +250,33 @@ declare namespace qwen {
     known: boolean;
   }
 
+  /** A model that some of the accounts can be asked for. */
+  interface Model {
+    /** Its id, as a request names it. */
+    id: string;
+    /** A name for a person. */
+    name: string;
+    /** Input and output together, in tokens. */
+    context: number;
+    /** The largest output, in tokens. */
+    output: number;
+    /** What a message may hold. */
+    input: ("text" | "image" | "pdf" | "video")[];
+    /** Ids of the accounts that have it, the one that is asked first before the others. Empty without any account. */
+    accounts: string[];
+    /** How its thinking is controlled. Missing for a model without control. */
+    thinking?: {
+      /** True if `enable_thinking` in a request turns it on and off. */
+      toggle?: boolean;
+      /** The values that `reasoning_effort` in a request takes, from little to much. */
+      efforts?: string[];
+      /** The largest `thinking_budget` of a request, in tokens, where it is known. */
+      budget?: number;
+      /** True if it can't be turned off. */
+      mandatory?: boolean;
+    };
+  }
+
   /**
    * What an account has given, as counted by this package in all processes of the user. The server's own count may
    * differ: it knows of other programs, and of other windows.
@@ -445,6 +472,19 @@ declare namespace qwen {
      * @throws {@link QwenAuthError} as {@link QwenClient.accounts}
      */
     findCredentials(): Promise<FoundCredential[]>;
+
+    /**
+     * Lists the models that the enabled accounts can be asked for, by id: of a key those that its server lists, or, as long
+     * as it has listed none, those that the catalog of this package has for its plan; of a login `coder-model` and
+     * `vision-model`. Where several accounts have a model, the active one describes it, then the cheapest.
+     *
+     * The servers' lists are kept in `opencode_qwen_models.json` in the Qwen directory. They are refreshed in the
+     * background, at most once a day. A list that can't be had or read changes nothing, and is an event of type `config`.
+     *
+     * @param options.refresh - asks the servers first, for 10 s at most. Default: false
+     * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT`; as {@link QwenClient.accounts} for files
+     */
+    models(options?: { refresh?: boolean }): Promise<Model[]>;
 
     /**
      * Opens a local HTTP server that speaks the OpenAI API, for programs that can't load this package. Requests go through

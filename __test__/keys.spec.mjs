@@ -33,7 +33,7 @@ test("a key is checked with one cheap request, kept by itself, and used", async 
     state: "ready",
     baseUrl: server.placeUrl("coding-plan", "intl"),
   });
-  const [check, ...more] = server.requests;
+  const [check, ...more] = server.seen("chat");
   assert.equal(more.length, 0);
   assert.equal(check.body.max_tokens, 1);
   const { apiKeys, accounts } = store.read();

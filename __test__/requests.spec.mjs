@@ -216,7 +216,7 @@ test("a chat goes out as the portal wants it", async (t) => {
   assert.equal(plain.metadata.sessionId, sessionId);
   assert.notEqual(plain.metadata.promptId, promptId);
   assert.deepEqual([streamed.max_tokens, streamed.seed, streamed.stream], [65_536, REQUEST.seed, true]);
-  assert.equal("vl_high_resolution_images" in streamed, false);
+  assert.deepEqual([streamed.vl_high_resolution_images, streamed.preserve_thinking], [true, true]);
   const image = { type: "image_url", image_url: { url: "data:image/png;base64,aaaa" } };
   await chat(client, [image], { model: "vision-model" });
   assert.equal(server.seen("chat").at(-1).body.vl_high_resolution_images, true);
@@ -232,7 +232,7 @@ test("output limits are lowered to the model's cap, and never raised or invented
   for (const [model, cap] of [
     ["coder-model", 65_536],
     ["vision-model", 8_192],
-    ["qwen3.7-plus", 64_000],
+    ["qwen3.7-plus", 65_536],
     ["qwen3-max-2026-01-23", 32_768],
     ["qwen3.9-next", 65_536],
     ["qwen-plus", 32_768],

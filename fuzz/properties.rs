@@ -3,15 +3,18 @@
 
 use std::collections::BTreeSet;
 
+use opencode_qwen_cli_auth::accounts::kind::Kind;
 use opencode_qwen_cli_auth::accounts::reconcile::{Held, reconcile};
 use opencode_qwen_cli_auth::base_url::{api_base_url, display};
 use opencode_qwen_cli_auth::cli::output::{Event, Parser};
 use opencode_qwen_cli_auth::cli::prompt::prompt;
 use opencode_qwen_cli_auth::http::{is_secure, retry_after_ms};
+use opencode_qwen_cli_auth::models::lists::{MAX_ID, MAX_IDS, read_list};
 use opencode_qwen_cli_auth::oauth::device::read_device_authorization;
 use opencode_qwen_cli_auth::oauth::error_response::{Answer, Body};
 use opencode_qwen_cli_auth::oauth::poll::{Reply, read_poll};
 use opencode_qwen_cli_auth::oauth::token::{Redemption, Token, read_refresh};
+use opencode_qwen_cli_auth::plans::KeyPlan;
 use opencode_qwen_cli_auth::redact::Redactor;
 use opencode_qwen_cli_auth::request::body::{Ids, shape};
 use opencode_qwen_cli_auth::request::classify::classify;
@@ -21,20 +24,21 @@ use opencode_qwen_cli_auth::request::target::Target;
 use opencode_qwen_cli_auth::secret::Secret;
 use opencode_qwen_cli_auth::store::document::Document;
 use opencode_qwen_cli_auth::store::recover::recover;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use url::Url;
 
 /// A property, under the name of its fuzz target and its corpus.
 pub type Property = (&'static str, fn(&[u8]));
 
-pub const PROPERTIES: [Property; 8] = [
+pub const PROPERTIES: [Property; 9] = [
     ("token_answer", token_answer),
     ("store", store),
     ("cli_output", cli_output),
     ("retry_after", retry_after),
     ("urls", urls),
     ("body", body),
+    ("model_list", model_list),
     ("redaction", redaction),
     ("stream_guard", stream_guard),
 ];
@@ -198,8 +202,9 @@ fn has_huge_numbers(data: &[u8]) -> bool {
 /// A body stays JSON, shaping and degrading are settled after one go, and what is not ours to change stays.
 pub fn body(data: &[u8]) {
     let ids = Ids { session_id: "session".to_owned(), prompt_id: "prompt".to_owned() };
-    for (ids, with_markers) in [(None, true), (Some(&ids), true), (Some(&ids), false)] {
-        let Some(shaped) = shape(data, ids, with_markers) else { continue };
+    let plan = Kind::Key(Some(KeyPlan::TokenPlan));
+    for (ids, kind) in [(None, plan), (Some(&ids), plan), (Some(&ids), Kind::Key(None))] {
+        let Some(shaped) = shape(data, ids, kind) else { continue };
         if has_huge_numbers(data) {
             assert!(serde_json::from_slice::<&RawValue>(&shaped.bytes).is_ok());
             continue;
@@ -219,7 +224,7 @@ pub fn body(data: &[u8]) {
             }
         }
         assert_eq!(shaped.stream, before["stream"] == Value::Bool(true));
-        let again = shape(&shaped.bytes, ids, with_markers).unwrap();
+        let again = shape(&shaped.bytes, ids, kind).unwrap();
         assert_eq!(parsed(&again.bytes), after, "shaping is never settled");
     }
     if let Some(small) = degrade(data).map(|degraded| degraded.body).filter(|_| !has_huge_numbers(data)) {
@@ -230,6 +235,16 @@ pub fn body(data: &[u8]) {
         assert_eq!(kept.last(), all.last());
         assert_eq!(parsed(&degrade(&small).unwrap().body), after, "degrading is never settled");
     }
+}
+
+/// A list of models holds what can be shown and sent, each once; reading one never fails.
+pub fn model_list(data: &[u8]) {
+    let Some(list) = read_list(data) else { return };
+    assert!(!list.models.is_empty() && list.models.len() <= MAX_IDS);
+    assert!(list.models.windows(2).all(|pair| pair[0] < pair[1]));
+    assert!(list.models.iter().all(|id| id.len() <= MAX_ID && !id.contains(char::is_control)));
+    let body = json!({"data": list.models.iter().map(|id| json!({"id": id})).collect::<Vec<_>>()});
+    assert_eq!(read_list(body.to_string().as_bytes()).unwrap().models, list.models);
 }
 
 /// A secret that is known is in nothing that is written.

@@ -71,9 +71,16 @@ class QwenClient {
     return this.#call((id) => this.#native.addApiKey(id, settings));
   }
 
-  /** The plans' models that an account serves: `id`, `name`, and `context` and `output` in tokens. */
-  async planModels() {
-    return this.#call((id) => this.#native.planModels(id));
+  async models(options) {
+    const { refresh = false } = validate.options(options, "options", { refresh: validate.boolean });
+    const models = await this.#call((id) => this.#native.models(id, refresh));
+    for (const model of models) delete model.host;
+    return models;
+  }
+
+  /** The models of `models()`, each with what OpenCode needs besides under `host`. */
+  async hostModels() {
+    return this.#call((id) => this.#native.models(id, false));
   }
 
   /** Takes over the tokens of a login that OpenCode kept itself, if there is no credentials file. */

@@ -1,33 +1,54 @@
 "use strict";
 
-// Models as OpenCode's configuration names them. Costs of the login's models are 0: it is not billed. The plans' have none:
-// prices change, and OpenCode would show a wrong one as true.
+// Models as OpenCode's configuration names them. The facts are the core's; this is their form.
 
-function model(name, context, output, input, cost) {
+const FREE = { input: 0, output: 0 };
+/** Thinking levels that OpenCode adds to these models by itself, whether they have them or not. */
+const HOST_LEVELS = { pattern: /deepseek-v4/i, names: ["low", "medium", "high", "max"] };
+
+/** The models of a login, for want of the core. */
+const LOGIN_MODELS = [
+  { id: "coder-model", name: "Qwen Coder", context: 1_048_576, output: 65_536, input: ["text", "image"] },
+  { id: "vision-model", name: "Qwen Vision", context: 131_072, output: 8_192, input: ["text", "image"] },
+];
+
+/** @param {object[]} models as `QwenClient.hostModels` gives them */
+function hostModels(models) {
+  return Object.fromEntries(models.map((model) => [model.id, hostModel(model)]));
+}
+
+function hostModel({ id, name, context, output, input, host = {} }) {
+  const { reasoning = false, interleaved, temperature = true, released, prices = FREE, levels = [] } = host;
+  const variants = variantsOf(id, levels);
   return {
     name,
-    attachment: input.includes("image"),
-    reasoning: false,
-    temperature: true,
+    attachment: input.includes("image") || input.includes("pdf"),
+    reasoning,
+    temperature,
     tool_call: true,
-    ...(cost && { cost }),
+    ...(released && { release_date: released }),
+    ...(interleaved && { interleaved: { field: interleaved } }),
+    cost: prices,
     limit: { context, output },
     modalities: { input, output: ["text"] },
+    ...(Object.keys(variants).length > 0 && { variants }),
   };
 }
 
-const FREE = { input: 0, output: 0 };
-
-const MODELS = {
-  "coder-model": model("Qwen Coder", 1_048_576, 65_536, ["text"], FREE),
-  "vision-model": model("Qwen Vision", 131_072, 8_192, ["text", "image"], FREE),
-};
-
-/** @param {{ id: string, name: string, context: number, output: number }[]} models as the core knows them */
-function planModels(models) {
-  return Object.fromEntries(
-    models.map(({ id, name, context, output }) => [id, model(name, context, output, ["text"])]),
-  );
+/** Unknown option names go into the body as they are. An effort has to be written `reasoningEffort`. */
+function variantsOf(id, levels) {
+  const variants = {};
+  for (const { name, enable, budget, effort } of levels) {
+    variants[name] = {
+      ...(enable !== undefined && { enable_thinking: enable }),
+      ...(budget !== undefined && { thinking_budget: budget }),
+      ...(effort !== undefined && { reasoningEffort: effort }),
+    };
+  }
+  if (HOST_LEVELS.pattern.test(id)) {
+    for (const name of HOST_LEVELS.names) variants[name] ??= { disabled: true };
+  }
+  return variants;
 }
 
-module.exports = { MODELS, planModels };
+module.exports = { LOGIN_MODELS, hostModels };

@@ -6,7 +6,7 @@
 const { QwenClient } = require("./client");
 const { keyMethods } = require("./key-login");
 const { SERVICE, adopt, placeholder, startLogin } = require("./logins");
-const { MODELS, planModels } = require("./models");
+const { LOGIN_MODELS, hostModels } = require("./models");
 const { pluginOptions } = require("./validate");
 
 const PROVIDER = "qwen-code";
@@ -61,6 +61,7 @@ async function QwenAuthPlugin(input, options) {
   /** As far as this process knows. OpenCode calls the loader if it has one. */
   let hasEntry = false;
   let hasCommand = false;
+  let models = {};
 
   async function noteEntry() {
     hasEntry = true;
@@ -124,12 +125,14 @@ async function QwenAuthPlugin(input, options) {
     },
     config: async (config) => {
       host.attempt(() => (hasCommand = addCommand(config)));
-      // Models come and go with the keys; those of the login are always there.
-      const models = (await host.attempt(async () => qwen.planModels())) ?? [];
-      host.attempt(() => configure(config, connection, { ...MODELS, ...planModels(models) }));
+      const offered = (await host.attempt(async () => qwen.hostModels())) ?? LOGIN_MODELS;
+      host.attempt(() => {
+        models = hostModels(offered);
+        configure(config, connection, models);
+      });
     },
     "chat.params": async (request, output) => {
-      host.attempt(() => capOutput(request, output));
+      host.attempt(() => capOutput(request, output, models));
     },
     "chat.headers": async (request, output) => {
       host.attempt(() => nameSession(request, output));
@@ -215,9 +218,9 @@ function isPlain(value) {
 }
 
 /** Asks for as much output as the model gives, unless the user has set a limit, and for no more. */
-function capOutput(request, output) {
+function capOutput(request, output, models) {
   if (!isOurs(request)) return;
-  const limit = request.model?.limit?.output || MODELS[request.model?.id]?.limit.output;
+  const limit = request.model?.limit?.output || models[request.model?.id]?.limit.output;
   if (!(limit > 0)) return;
   output.options ??= {};
   const chosen = output.options.max_tokens;
@@ -281,7 +284,7 @@ function brokenClient(error) {
     addApiKey: async () => {
       throw error;
     },
-    planModels() {},
+    hostModels() {},
     adopt() {},
     noteHostLogin() {},
     hadHostLogin() {},

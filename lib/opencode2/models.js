@@ -2,57 +2,51 @@
 
 // Models as OpenCode 2 has them.
 
-const { MODELS, planModels } = require("../models");
+const { LOGIN_MODELS } = require("../models");
 
 /**
  * Fresh objects on each call: OpenCode freezes what it is given.
  *
  * @param {string} providerID
- * @param {object[]} models as `client.models()` gives them
+ * @param {object[]} models as `QwenClient.hostModels` gives them
  */
 function modelInfos(providerID, models) {
-  return models.map(({ id, name, context, output, input, thinking, cost }) => ({
+  return models.map(({ id, name, context, output, input, host = {} }) => ({
     id,
     modelID: id,
     providerID,
     name,
-    capabilities: { tools: true, input: [...(input ?? ["text"])], output: ["text"] },
+    capabilities: { tools: true, input: [...input], output: ["text"] },
     limit: { context, output },
-    cost: costs(cost),
-    variants: variants(thinking),
-    compatibility: { reasoningField: "reasoning_content", maxTokensField: "max_tokens" },
+    cost: [costOf(host.prices)],
+    variants: (host.levels ?? []).map(variantOf),
+    compatibility: { reasoningField: host.interleaved ?? "reasoning_content", maxTokensField: "max_tokens" },
     status: "active",
     enabled: true,
-    time: { released: 0 },
+    time: { released: Date.parse(host.released) || 0 },
   }));
 }
 
 /** What the accounts can be asked for. */
 async function modelsOf(client) {
-  if (client.models) return client.models();
-  const of = ([id, { name, limit, modalities, cost }]) => ({
-    id,
-    name,
-    ...limit,
-    input: modalities.input,
-    cost,
-  });
-  return Object.entries({ ...MODELS, ...planModels(await client.planModels()) }).map(of);
+  return (await client.hostModels()) ?? LOGIN_MODELS;
 }
 
-/** An unknown price is none: OpenCode would show a wrong one as true. */
-function costs(cost) {
-  if (cost === undefined) return [];
-  const { input, output, cacheRead = 0, cacheWrite = 0 } = cost;
-  return [{ input, output, cache: { read: cacheRead, write: cacheWrite } }];
+/** Without prices nothing is billed by use. */
+function costOf({ input = 0, output = 0, cache_read = 0, cache_write = 0 } = {}) {
+  return { input, output, cache: { read: cache_read, write: cache_write } };
 }
 
 /** What is chosen with `-m provider/model#variant`. */
-function variants({ toggle, efforts, mandatory } = {}) {
-  const levels = (efforts ?? []).map((effort) => ({ id: effort, body: { reasoning_effort: effort } }));
-  if (!toggle || mandatory) return levels;
-  const on = levels.length > 0 ? levels : [{ id: "thinking", body: { enable_thinking: true } }];
-  return [{ id: "none", body: { enable_thinking: false } }, ...on];
+function variantOf({ name, enable, budget, effort }) {
+  return {
+    id: name,
+    body: {
+      ...(enable !== undefined && { enable_thinking: enable }),
+      ...(budget !== undefined && { thinking_budget: budget }),
+      ...(effort !== undefined && { reasoning_effort: effort }),
+    },
+  };
 }
 
 module.exports = { modelInfos, modelsOf };

@@ -180,12 +180,12 @@ impl NativeClient {
         });
     }
 
-    /// The plans' models that an account serves.
+    /// The models that the enabled accounts can be asked for, with what a host needs of them.
     #[napi(catch_unwind)]
-    pub fn plan_models(&self, id: u32) {
+    pub fn models(&self, id: u32, refresh: bool) {
         let client = Arc::clone(&self.client);
         self.shared.run(id, async move {
-            let models = client.plan_models().await?;
+            let models = client.models(refresh).await?;
             Ok(Outcome::Value(models.iter().map(model_value).collect()))
         });
     }

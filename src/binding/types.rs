@@ -20,7 +20,8 @@ use crate::doctor::finding::Finding;
 use crate::error::Error;
 use crate::events::Event;
 use crate::keys::KeyOptions;
-use crate::models::PlanModel;
+use crate::models::catalog::{Input, Prices, Thinking};
+use crate::models::offer::{OfferedModel, ThinkingLevel};
 use crate::oauth::device::DeviceAuthorization;
 use crate::oauth::token::Token;
 use crate::plans::KeyPlan;
@@ -322,9 +323,51 @@ pub fn account_value(account: &AccountInfo) -> Value {
     }))
 }
 
-/// A model as `OpenCode`'s configuration is made from it.
-pub fn model_value(model: &PlanModel) -> Value {
-    json!({"id": model.id, "name": model.name, "context": model.context, "output": model.output})
+/// `Model` of index.d.ts, and under `host` what `OpenCode`'s configuration needs besides.
+pub fn model_value(model: &OfferedModel) -> Value {
+    let Thinking { toggle, efforts, budget, mandatory } = &model.thinking;
+    let thinking = without_null(json!({
+        "toggle": toggle.then_some(true),
+        "efforts": (!efforts.is_empty()).then_some(efforts),
+        "budget": budget,
+        "mandatory": mandatory.then_some(true),
+    }));
+    without_null(json!({
+        "id": model.id,
+        "name": model.name,
+        "context": model.context,
+        "output": model.output,
+        "input": model.input.iter().map(|input| Input::as_str(*input)).collect::<Vec<_>>(),
+        "accounts": model.accounts,
+        "thinking": (thinking != json!({})).then_some(thinking),
+        "host": without_null(json!({
+            "reasoning": model.reasoning,
+            "interleaved": model.interleaved,
+            "temperature": model.temperature,
+            "released": model.released,
+            "prices": model.prices.as_ref().map(prices_value),
+            "levels": model.thinking_levels().iter().map(level_value).collect::<Vec<_>>(),
+        })),
+    }))
+}
+
+fn prices_value(prices: &Prices) -> Value {
+    without_null(json!({
+        "input": prices.input,
+        "output": prices.output,
+        "cache_read": prices.cache_read,
+        "cache_write": prices.cache_write,
+        "context_over_200k": prices.context_over_200k.as_deref().map(prices_value),
+    }))
+}
+
+fn level_value(level: &ThinkingLevel) -> Value {
+    without_null(json!({
+        "name": level.name,
+        "enable": level.enable,
+        "budget": level.budget,
+        "effort": level.effort,
+    }))
 }
 
 /// `FoundCredential` of index.d.ts as `credential`, and what the command line needs beside it.

@@ -2,6 +2,7 @@
 
 mod credentials;
 mod info;
+mod models;
 mod usage;
 
 use std::sync::{Arc, Mutex};
@@ -10,11 +11,11 @@ use url::Url;
 
 pub use self::credentials::{FoundCredential, ImportedKey};
 pub use self::info::{AccessToken, AccountInfo};
+use self::models::ListReader;
 pub use self::usage::AccountUsage;
 use crate::accounts::binding::BaseUrlOverride;
 use crate::accounts::choices::{AccountChanges, expect_login};
 use crate::accounts::importing::{self, Logins};
-use crate::accounts::kind::Kind;
 use crate::accounts::reconcile::Imported;
 use crate::accounts::registry::{Registry, disabled_account, unknown_account};
 use crate::base_url::display;
@@ -31,7 +32,6 @@ use crate::http::Http;
 use crate::keys::{self, KeyOptions, Recognised};
 use crate::logging::Logger;
 use crate::models::book::ModelBook;
-use crate::models::{CODER_MODEL, PLAN_MODELS, PlanModel, VISION_MODEL};
 use crate::oauth::OAuthClient;
 use crate::oauth::device::DeviceAuthorization;
 use crate::oauth::token::Token;
@@ -89,7 +89,7 @@ pub struct Client {
     tokens: TokenManager,
     pipeline: Pipeline,
     usage: UsageBook,
-    models: ModelBook,
+    lists: ListReader,
 }
 
 impl Client {
@@ -100,17 +100,8 @@ impl Client {
     pub fn new(options: &ClientOptions, environment: Environment, context: Context) -> Result<Self> {
         let Context { for_host, clock, events, busy } = context;
         let config = ClientConfig::read(options, &environment)?;
-        let (secrets, logs) = (KnownSecrets::default(), config.paths.logs());
-        let logger = if config.debug_log {
-            Logger::in_directory(&logs, clock.clone(), secrets.clone())
-        } else {
-            Logger::off()
-        };
-        let request_log = if config.request_log {
-            RequestLog::in_directory(&logs, clock.clone(), secrets.clone(), logger.clone())
-        } else {
-            RequestLog::off()
-        };
+        let secrets = KnownSecrets::default();
+        let (logger, request_log) = open_logs(&config, &clock, &secrets);
         let events = logged(events, logger.clone());
         let fallback = config.cli_fallback.then(|| {
             let fallback = CliFallback::new(environment.clone(), config.paths.clone(), clock.clone());
@@ -145,6 +136,15 @@ impl Client {
             secrets,
             config.base_url_override.clone(),
         );
+        let lists = ListReader {
+            http: Arc::clone(&http),
+            tokens: tokens.clone(),
+            book: models.clone(),
+            clock: clock.clone(),
+            events: events.clone(),
+            logger: logger.clone(),
+            look_at: Arc::default(),
+        };
         let settings = Settings {
             base_url: config.base_url.clone(),
             qwen_mode: config.qwen_mode,
@@ -159,7 +159,7 @@ impl Client {
                 paths: config.paths.clone(),
                 working_directory: None,
             },
-            models: models.clone(),
+            models,
         };
         let sender = Sender {
             http: Arc::clone(&http),
@@ -193,7 +193,7 @@ impl Client {
             tokens,
             pipeline,
             usage,
-            models,
+            lists,
         })
     }
 
@@ -218,11 +218,8 @@ impl Client {
     /// # Errors
     /// Those of [`Registry::view`].
     pub async fn model_ids(&self) -> Result<Vec<String>> {
-        let accounts = self.accounts().await?;
-        let has_login = accounts.iter().any(|account| account.kind == Kind::OAuth);
-        let of_login = [CODER_MODEL, VISION_MODEL].into_iter().filter(|_| has_login);
-        let of_plans = self.plan_models().await?.iter().map(|model| model.id);
-        Ok(of_login.chain(of_plans).map(str::to_owned).collect())
+        let models = self.models(false).await?;
+        Ok(models.into_iter().filter(|model| !model.accounts.is_empty()).map(|model| model.id).collect())
     }
 
     /// Sends a request; see [`Pipeline::fetch`].
@@ -230,6 +227,7 @@ impl Client {
     /// # Errors
     /// As [`Pipeline::fetch`].
     pub async fn fetch(&self, request: Request) -> Result<Answer> {
+        self.lists.look_now_and_then();
         self.pipeline.fetch(request).await
     }
 
@@ -314,7 +312,7 @@ impl Client {
         }
     }
 
-    /// Keeps a key as an account, once its place has said that it works.
+    /// Keeps a key as an account, once its place has said that it works, and asks for the list of its models.
     ///
     /// # Errors
     /// Those of [`keys::recognise`] and [`Registry::add_key`].
@@ -322,22 +320,16 @@ impl Client {
         self.tokens.keep_secret(&options.key);
         let Recognised { key, notes } = keys::recognise(&self.http, &options).await?;
         self.tokens.keep_secret(&key.secret);
-        let label = options.label;
+        let (label, is_checked) = (options.label, options.check);
         let add = move |registry: &Registry| registry.add_key(&key, label.as_deref());
         let id = self.tokens.with_registry(add).await?;
         for note in notes {
             self.events.emit(Event::new(EventKind::Config, self.clock.now_ms(), note));
         }
+        if is_checked {
+            self.learn_models(&id).await;
+        }
         self.account(&id).await
-    }
-
-    /// The plans' models that an account serves; none without a key.
-    ///
-    /// # Errors
-    /// Those of [`Registry::view`].
-    pub async fn plan_models(&self) -> Result<&'static [PlanModel]> {
-        let has_key = !self.tokens.view().await?.document.keys.is_empty();
-        Ok(if has_key { &PLAN_MODELS } else { &[] })
     }
 
     /// Takes tokens over that a host kept, if there is no account yet. Says whether it did.
@@ -430,7 +422,7 @@ impl Client {
     /// # Errors
     /// Those of [`Registry::remove`].
     pub async fn remove_account(&self, id: &str) -> Result<()> {
-        let (id, models) = (id.to_owned(), self.models.clone());
+        let (id, models) = (id.to_owned(), self.lists.book.clone());
         let remove = move |registry: &Registry| {
             registry.remove(&id)?;
             models.forget(&id);
@@ -472,6 +464,22 @@ impl Client {
         let record = view.record(id).ok_or_else(|| unknown_account("id", id))?;
         Ok(self.describe(&view, record))
     }
+}
+
+/// Opens the logs that the user has turned on.
+fn open_logs(config: &ClientConfig, clock: &Clock, secrets: &KnownSecrets) -> (Logger, RequestLog) {
+    let logs = config.paths.logs();
+    let logger = if config.debug_log {
+        Logger::in_directory(&logs, clock.clone(), secrets.clone())
+    } else {
+        Logger::off()
+    };
+    let request_log = if config.request_log {
+        RequestLog::in_directory(&logs, clock.clone(), secrets.clone(), logger.clone())
+    } else {
+        RequestLog::off()
+    };
+    (logger, request_log)
 }
 
 /// What happens is told to the listener, and to the debug log.

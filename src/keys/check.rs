@@ -15,7 +15,7 @@ use crate::accounts::kind::Kind;
 use crate::base_url::display;
 use crate::error::{Code, Error, Result};
 use crate::http::{Http, TransportError};
-use crate::models::PLAN_MODELS;
+use crate::models::COMMON_MODEL;
 use crate::request::classify::{Verdict, classify};
 use crate::request::headers;
 use crate::secret::Secret;
@@ -24,8 +24,6 @@ use crate::secret::Secret;
 const LIMIT: Duration = Duration::from_secs(20);
 /// Error bodies are looked at up to this size.
 const MAX_ERROR_BODY: usize = 64 * 1024;
-/// A model that every plan has.
-const MODEL: &str = PLAN_MODELS[2].id;
 
 /// What a place says to a key.
 #[derive(Debug)]
@@ -55,7 +53,7 @@ async fn ask(http: &Http, key: &Secret, place: &Candidate, host: &str) -> Result
     callers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let headers = headers::for_attempt(&callers, key, Kind::Key(place.plan))?;
     let message = json!({"role": "user", "content": "hi"});
-    let body = json!({"model": MODEL, "messages": [message], "max_tokens": 1});
+    let body = json!({"model": COMMON_MODEL, "messages": [message], "max_tokens": 1});
     let url =
         Url::parse(&format!("{}/chat/completions", display(&place.base_url))).map_err(Error::internal)?;
     let request = http.client_for(&url).await?.post(url).headers(headers).body(body.to_string());

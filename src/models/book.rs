@@ -27,6 +27,8 @@ const SLOW_LOOK: Duration = Duration::from_millis(20);
 pub const REFRESH_MS: u64 = UNAVAILABLE_MS;
 /// A server that could not be reached is asked again after this long, in milliseconds.
 const UNREACHED_MS: u64 = 60 * 60 * 1000;
+/// So long a process may take to ask, in milliseconds. One that ended before the answer came has asked nothing.
+const CLAIM_MS: u64 = 60_000;
 
 /// The models of all accounts. Clones share one state.
 #[derive(Clone)]
@@ -116,6 +118,13 @@ impl ModelBook {
         lists.0.get(record.id())?.list_of(record.key_base_url()?).map(<[_]>::to_vec)
     }
 
+    /// True if an account turned out not to have a model, less than a day ago.
+    #[must_use]
+    pub fn is_unavailable(&self, account_id: &str, model: &str) -> bool {
+        let now = self.shared.clock.now_ms();
+        self.lists().0.get(account_id).is_some_and(|known| known.is_unavailable(model, now))
+    }
+
     /// True if the server of a key may be asked for its list. `since_asked` is whether it has to have been asked before.
     #[must_use]
     pub fn is_due(&self, source: &ListSource, since_asked: bool) -> bool {
@@ -139,7 +148,7 @@ impl ModelBook {
                 lists.0.get(&source.account).is_none_or(|known| is_due(known, &source.base_url, now))
             });
             for source in &claimed {
-                note_asked(lists, source, now);
+                note_asked(lists, source, due_after(now, CLAIM_MS));
             }
             !claimed.is_empty()
         });
@@ -151,8 +160,7 @@ impl ModelBook {
     pub fn keep(&self, source: &ListSource, list: Option<&ServerList>, was_reached: bool) {
         let now = self.shared.clock.now_ms();
         self.shared.change(|lists| {
-            let asked_at =
-                if was_reached { now } else { now.saturating_sub(REFRESH_MS - UNREACHED_MS).max(1) };
+            let asked_at = if was_reached { now } else { due_after(now, UNREACHED_MS) };
             let known = note_asked(lists, source, asked_at);
             if let Some(list) = list {
                 let is_listed = |model: &String| contains(&list.models, model);
@@ -185,6 +193,11 @@ fn note_asked<'a>(lists: &'a mut ModelLists, source: &ListSource, now_ms: u64) -
     }
     known.asked_at = now_ms;
     known
+}
+
+/// Returns the time of asking that makes a server due after a while.
+fn due_after(now_ms: u64, wait_ms: u64) -> u64 {
+    now_ms.saturating_sub(REFRESH_MS - wait_ms).max(1)
 }
 
 fn is_due(known: &AccountModels, base_url: &str, now_ms: u64) -> bool {

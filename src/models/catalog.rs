@@ -180,12 +180,6 @@ pub fn find(model: &str) -> Option<&'static ModelFacts> {
     CatalogList::ALL.into_iter().find_map(|list| list.models().get(model))
 }
 
-/// Returns the largest output that any list gives a model, in tokens.
-#[must_use]
-pub fn largest_output(model: &str) -> Option<u64> {
-    CatalogList::ALL.into_iter().filter_map(|list| list.models().get(model)).map(|facts| facts.output).max()
-}
-
 /// True for a model that makes images, speech and the like, or that translates: it is not offered for chats.
 #[must_use]
 pub fn is_not_chat(model: &str) -> bool {

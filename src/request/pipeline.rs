@@ -127,9 +127,9 @@ impl Pipeline {
             view.account(record).base_url(&record.token()?, self.sender.base_url_override.as_ref()).ok()
         });
         let target = Target::resolve(&request.url, &self.settings.base_url, bases)?;
-        let needs_plain = view.document.all().any(|record| !record.kind().takes_markers());
+        let kinds = view.document.all().filter(|record| record.is_enabled()).map(Record::kind).collect();
         let ids = self.settings.qwen_mode.then(|| self.ids(&request.headers));
-        Prepared::new(request, target, ids, needs_plain).await
+        Prepared::new(request, target, ids, kinds).await
     }
 
     /// The enabled accounts, as far as they matter to a request for `model`.

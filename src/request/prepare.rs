@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::Method;
 use http::header::{CONTENT_TYPE, HeaderMap};
 
-use super::body::{Ids, shape};
+use super::body::{BodyRules, Ids, Shaped, shape};
 use super::degrade::{Degraded, LeftOut, degrade};
 use super::target::Target;
 use crate::accounts::kind::Kind;
@@ -59,10 +59,10 @@ pub struct Prepared {
     pub method: Method,
     /// The caller's headers.
     pub headers: HeaderMap,
-    /// Its body, shaped.
+    /// Its body, shaped for the first kind of account.
     pub body: Option<Bytes>,
-    /// Its body for servers that take no cache markers, where one of those may be asked.
-    pub plain_body: Option<Bytes>,
+    /// Its body for other kinds of accounts, where it differs.
+    pub other_bodies: Vec<(Kind, Bytes)>,
     /// The model that a chat asks; empty where it names none.
     pub model: String,
     /// How redirects are treated.
@@ -76,12 +76,12 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Shapes the body of a request that leads to `target`. With `ids` that is as the official CLI does it. `needs_plain` is
-    /// whether a server may be asked that takes no cache markers.
+    /// Shapes the body of a request that leads to `target`. With `ids` that is as the official CLI does it. `kinds` are
+    /// those of the accounts that may be asked.
     ///
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT`.
-    pub async fn new(request: Request, target: Target, ids: Option<Ids>, needs_plain: bool) -> Result<Self> {
+    pub async fn new(request: Request, target: Target, ids: Option<Ids>, kinds: Vec<Kind>) -> Result<Self> {
         let Request { method, mut headers, mut body, redirect, .. } = request;
         if method == Method::CONNECT || method == Method::TRACE {
             return Err(Error::invalid_argument("method", "must not be CONNECT or TRACE"));
@@ -95,22 +95,18 @@ impl Prepared {
         let mut is_chat = false;
         let mut is_chat_stream = false;
         let mut model = String::new();
-        let mut plain_body = None;
-        let shaped = |bytes: Bytes| {
-            off_thread(bytes.len(), move || {
-                let plain = needs_plain.then(|| shape(&bytes, ids.as_ref(), false)).flatten();
-                shape(&bytes, ids.as_ref(), true).map(|shaped| (shaped, plain))
-            })
-        };
+        let mut other_bodies = Vec::new();
+        let shaped =
+            |bytes: Bytes| off_thread(bytes.len(), move || shape_for_all(&bytes, ids.as_ref(), &kinds));
         if target.is_chat()
             && let Some(bytes) = &body
-            && let Some((shaped, plain)) = shaped(bytes.clone()).await?
+            && let Some((shaped, others)) = shaped(bytes.clone()).await?
         {
             is_chat = true;
             is_chat_stream = shaped.stream;
             model = shaped.model;
             body = Some(shaped.bytes.into());
-            plain_body = plain.map(|plain| plain.bytes.into());
+            other_bodies = others;
         }
         if body.is_none() {
             headers.remove(CONTENT_TYPE);
@@ -121,7 +117,7 @@ impl Prepared {
             method,
             headers,
             body,
-            plain_body,
+            other_bodies,
             model,
             redirect,
             is_chat,
@@ -133,8 +129,8 @@ impl Prepared {
     /// Its body for an account of this kind.
     #[must_use]
     pub fn body_for(&self, kind: Kind) -> Option<&Bytes> {
-        let plain = self.plain_body.as_ref().filter(|_| !kind.takes_markers());
-        plain.or(self.body.as_ref())
+        let other = self.other_bodies.iter().find(|(of, _)| *of == kind).map(|(_, body)| body);
+        other.or(self.body.as_ref())
     }
 
     /// The same request for an account of this kind with a smaller payload, and what that lacks; `None` where nothing can
@@ -146,9 +142,26 @@ impl Prepared {
         let Some(bytes) = self.body_for(kind).cloned().filter(|_| self.may_degrade) else { return Ok(None) };
         let degraded = off_thread(bytes.len(), move || degrade(&bytes)).await?;
         Ok(degraded.map(|Degraded { body, left_out }| {
-            (Self { body: Some(body.into()), plain_body: None, ..self.clone() }, left_out)
+            (Self { body: Some(body.into()), other_bodies: Vec::new(), ..self.clone() }, left_out)
         }))
     }
+}
+
+/// Shapes a body for every kind of account. Kinds with the same rules share one body: as a rule there is one.
+fn shape_for_all(bytes: &Bytes, ids: Option<&Ids>, kinds: &[Kind]) -> Option<(Shaped, Vec<(Kind, Bytes)>)> {
+    let mut kinds = kinds.iter().copied();
+    let first = shape(bytes, ids, kinds.next().unwrap_or(Kind::OAuth))?;
+    let mut others: Vec<(Kind, BodyRules, Bytes)> = Vec::new();
+    for kind in kinds {
+        let rules = BodyRules::of(kind, &first.model);
+        if rules == first.rules || others.iter().any(|(known, ..)| *known == kind) {
+            continue;
+        }
+        let same = others.iter().find(|(_, known, _)| *known == rules).map(|(.., body)| body.clone());
+        let body = same.or_else(|| shape(bytes, ids, kind).map(|shaped| shaped.bytes.into()))?;
+        others.push((kind, rules, body));
+    }
+    Some((first, others.into_iter().map(|(kind, _, body)| (kind, body)).collect()))
 }
 
 /// Does what takes time in proportion to `size`, in bytes.

@@ -160,7 +160,7 @@ async fn turns_stay_within_the_cheapest_kind() {
 }
 
 #[tokio::test]
-async fn across_kinds_only_markers_and_metadata_differ() {
+async fn across_kinds_only_what_qwens_servers_know_differs() {
     let fleet = Fleet::of(1).await;
     let other = fleet.add_key("other", "").await;
     fleet.hosts[0].on_every_api(quota());
@@ -171,7 +171,10 @@ async fn across_kinds_only_markers_and_metadata_differ() {
     let (mut ours, plain) = (ours[0].json(), theirs[0].json());
     assert!(!plain.to_string().contains("cache_control") && plain.get("metadata").is_none(), "{plain}");
     assert!(!theirs[0].headers.contains_key("x-dashscope-cachecontrol"));
-    ours.as_object_mut().unwrap().remove("metadata");
+    for field in ["metadata", "preserve_thinking", "vl_high_resolution_images"] {
+        assert!(ours.as_object_mut().unwrap().remove(field).is_some(), "{field}");
+        assert!(plain.get(field).is_none(), "{field}");
+    }
     let without_markers = ours.to_string().replace(r#","cache_control":{"type":"ephemeral"}"#, "");
     let mut without_markers: Value = serde_json::from_str(&without_markers).unwrap();
     // A text that carries a marker is an array of one part.

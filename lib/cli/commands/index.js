@@ -15,6 +15,7 @@ const COMMANDS = {
   enable: require("./enable"),
   disable: require("./disable"),
   remove: require("./remove"),
+  models: require("./models"),
   serve: require("./serve"),
   status: require("./status"),
   doctor: require("./doctor"),

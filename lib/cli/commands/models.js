@@ -1,0 +1,58 @@
+"use strict";
+
+const { LOG_IN } = require("../naming");
+const { clean, pad, width } = require("../text");
+
+const GAP = "  ";
+const HEADINGS = ["MODEL", "CONTEXT", "OUTPUT", "INPUT", "THINKING", "ACCOUNTS"];
+
+async function run({ client, options, screen }) {
+  const models = await client.models({ refresh: options.refresh ?? false });
+  const accounts = await client.accounts();
+  return { value: models, lines: table(models, accounts, screen.style) };
+}
+
+function table(models, accounts, style) {
+  if (models.length === 0) {
+    return ["The accounts have no models that are known. `models --refresh` asks their servers."];
+  }
+  const missing = accounts.length === 0 ? [`There is no account. ${LOG_IN}`] : [];
+  const labels = new Map(accounts.map(({ id, label }) => [id, label]));
+  const rows = models.map(({ id, context, output, input, thinking, accounts: ids }) => [
+    clean(id),
+    thousands(context),
+    thousands(output),
+    input.join(", "),
+    levels(thinking),
+    clean(ids.map((account) => labels.get(account) ?? account).join(", ")),
+  ]);
+  const widths = HEADINGS.map((heading, column) =>
+    Math.max(width(heading), ...rows.map((row) => width(row[column]))),
+  );
+  const line = (cells) =>
+    cells
+      .map((cell, column) => pad(cell, widths[column]))
+      .join(GAP)
+      .trimEnd();
+  return [style.bold(line(HEADINGS)), ...rows.map(line), ...missing];
+}
+
+/** 1,000,000 as 1M, 65,536 as 66k. */
+function thousands(tokens) {
+  return tokens >= 1_000_000 ? `${Math.round(tokens / 100_000) / 10}M` : `${Math.round(tokens / 1000)}k`;
+}
+
+function levels(thinking) {
+  if (thinking === undefined) return "";
+  const { toggle = false, efforts = [], mandatory = false } = thinking;
+  const choices = [...(toggle && !mandatory ? ["on/off"] : []), ...efforts];
+  return choices.length > 0 ? choices.join(", ") : "always";
+}
+
+module.exports = {
+  summary: "list the models that the accounts can be asked for",
+  options: {
+    refresh: { type: "boolean", summary: "ask the servers for their lists first" },
+  },
+  run,
+};
