@@ -235,11 +235,17 @@ function capOutput(request, output, models) {
   if (output.maxOutputTokens !== undefined) output.maxOutputTokens = limit;
 }
 
-/** Lets the core tell Qwen which requests belong together. */
+/**
+ * Tells the core which requests belong together, and for which agent they are made: a cut summary or title would replace
+ * what it stands for. The core does not send the agent on.
+ */
 function nameSession(request, output) {
-  if (!isOurs(request) || typeof request.sessionID !== "string") return;
+  if (!isOurs(request)) return;
   output.headers ??= {};
-  output.headers["x-session-id"] ??= request.sessionID;
+  if (typeof request.sessionID === "string") output.headers["x-session-id"] ??= request.sessionID;
+  // A string in some versions, an object in others.
+  const agent = request.agent?.name ?? request.agent;
+  if (typeof agent === "string") output.headers["x-qwen-agent"] = encodeURIComponent(agent);
 }
 
 function isOurs({ provider, model }) {

@@ -306,6 +306,14 @@ fn trouble() -> impl Strategy<Value = Reply> {
         Just(rate_limit("0")),
         Just(Reply::api_error(401, "invalid_api_key", "invalid access token or token expired")),
         Just(Reply::api_error(403, "", "Access denied.")),
+        Just(Reply::api_error(404, "model_not_found", "The model `coder-model` does not exist.")),
+        Just(Reply::api_error(403, "AccessDenied", "Model access denied.")),
+        Just(Reply::api_error(400, "Arrearage", "x")),
+        Just(
+            Reply::api_error(429, "Throttling.AllocationQuota", "Allocated quota exceeded.")
+                .header("retry-after", "0")
+        ),
+        Just(Reply::json(200, &json!({"error": {"code": "insufficient_quota", "message": "x"}}))),
         Just(Reply::api_error(500, "internal_error", "x")),
         Just(Reply::html(503)),
         Just(Reply::Close),
@@ -329,7 +337,7 @@ fn no_order_of_failures_leads_to_a_metered_key_without_leave() {
         proptest::option::of(1_u64..=48),
         proptest::sample::select(vec!["ann", "bob", "plan", "token"]),
     );
-    let config = Config { cases: 40, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: 200, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
         .run(
             &cases,
