@@ -161,7 +161,7 @@ declare namespace qwen {
      * - `exhausted`: an account is out of quota
      * - `switched`: requests go to another account from now on
      * - `ready`: an account that was out of quota has answered again
-     * - `degraded`: every account is out of quota, and a shorter request was answered
+     * - `degraded`: every account is out of quota, and a shorter request was answered; the message says what was left out
      * - `cli-fallback`: every account is out of quota, and the qwen CLI answered
      * - `needs-attention`: a refreshed login can't be kept where the qwen CLI or the next process looks for it. The message
      *   says what to do; without it a login is lost
@@ -384,12 +384,16 @@ declare namespace qwen {
      * bound: it may be passed on alone.
      *
      * The active account is asked, or the next that is ready. One that is out of quota is left alone for a while, and
-     * the same payload goes to the next; each is asked once. When none is left, a shorter request is tried (the answer
-     * then has the header `x-qwen-degraded: 1`), then the qwen CLI where that is turned on (`x-qwen-cli-fallback: 1`), and
-     * then the answer is a 429 that says when the first account is free.
+     * the same payload goes to the next; each is asked once. When none is left, a login is asked for a shorter answer
+     * (which then has the headers `x-qwen-degraded: 1` and `x-qwen-degraded-left-out`), unless the request has tools and
+     * its answer could be cut; then the qwen CLI is asked where that is turned on (`x-qwen-cli-fallback: 1`), and then
+     * the answer is a 429 that says when the first account is tried again, or a 402 where nobody pays for it.
      * Only accounts that serve the model of a chat are asked, and none that costs more than the active one, unless
      * `allowPaidFallback` is set: the answer of one that does has the header `x-qwen-paid-fallback: 1`.
-     * A rate limit of up to 10 s is waited for, once.
+     * An account that turns out not to have the model is left out for that model for a day.
+     * A rate limit of up to 10 s is waited for, once; then the account rests for as long, and the next is asked. A key
+     * whose tokens a minute are used up rests for a minute, and for twice as long each time, up to `quotaCooldownMs`.
+     * An error inside a success counts as the same error with a status, as long as nothing else has come.
      *
      * An HTTP error of the API is a `Response`, with status, `Retry-After` and the error's `code` as the server sent
      * them. Where more is known, `error.message` says it and the header `x-qwen-error` has one of our codes. The header

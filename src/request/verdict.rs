@@ -220,8 +220,18 @@ impl AnswerReader {
 
 fn see(found: &mut Option<Content>, event: &crate::sse::SseEvent) {
     if found.is_none() {
-        *found = Some(Content::of_event(event)).filter(|content| *content != Content::Nothing);
+        *found = match Content::of_event(event) {
+            // Data that is no chat event is the caller's to read.
+            Content::Nothing if !is_chat_event(&event.data) => Some(Content::Answer),
+            Content::Nothing => None,
+            content => Some(content),
+        };
     }
+}
+
+fn is_chat_event(data: &[u8]) -> bool {
+    let data = data.trim_ascii();
+    data.is_empty() || data.starts_with(b"{") || data == b"[DONE]"
 }
 
 /// An error's words in lower case.
