@@ -119,6 +119,18 @@ export const cases = {
     });
   },
 
+  async "a stream that is cut ends with the reason"(context) {
+    await withHost(context, async (host) => {
+      const location = await host.open();
+      await context.server.script("chat", { do: "cut", after: 2 });
+      const [{ status, text }] = await location.chat(PROVIDER, "coder-model");
+      assert.equal(status, 200);
+      const { error } = JSON.parse(text.trim().split("data: ").at(-1));
+      assert.match(error.code, /^ERR_QWEN_/);
+      assert.ok(error.message.length > 20, error.message);
+    });
+  },
+
   async "the command shows the accounts and asks no model"(context) {
     await withHost(context, async (host) => {
       const location = await host.open();

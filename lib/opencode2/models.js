@@ -4,6 +4,8 @@
 
 const { LOGIN_MODELS } = require("../models");
 
+const LARGE_CONTEXT = 200_000;
+
 /**
  * Fresh objects on each call: OpenCode freezes what it is given.
  *
@@ -18,9 +20,13 @@ function modelInfos(providerID, models) {
     name,
     capabilities: { tools: true, input: [...input], output: ["text"] },
     limit: { context, output },
-    cost: [costOf(host.prices)],
+    cost: costs(host.prices),
     variants: (host.levels ?? []).map(variantOf),
-    compatibility: { reasoningField: host.interleaved ?? "reasoning_content", maxTokensField: "max_tokens" },
+    // With the field, OpenCode sends it with every message of the model's, and an empty one where there was no thinking.
+    compatibility: {
+      maxTokensField: "max_tokens",
+      ...(host.interleaved && { reasoningField: host.interleaved }),
+    },
     status: "active",
     enabled: true,
     time: { released: Date.parse(host.released) || 0 },
@@ -30,6 +36,13 @@ function modelInfos(providerID, models) {
 /** What the accounts can be asked for. */
 async function modelsOf(client) {
   return (await client.hostModels()) ?? LOGIN_MODELS;
+}
+
+function costs(prices) {
+  const large = prices?.context_over_200k;
+  const cost = [costOf(prices)];
+  if (large) cost.push({ ...costOf(large), tier: { type: "context", size: LARGE_CONTEXT } });
+  return cost;
 }
 
 /** Without prices nothing is billed by use. */

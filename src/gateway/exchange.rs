@@ -73,7 +73,7 @@ impl Exchange {
         }
         recorder.head(status.as_u16(), &headers);
         let mut response = http::Response::new(match body {
-            Ok(body) => Reply::live(body, recorder, progress),
+            Ok(body) => Reply::live(body, recorder, progress, self.for_host && is_stream(&headers)),
             Err(bytes) => Reply::whole(bytes, recorder, progress),
         });
         *response.status_mut() = status;
@@ -139,12 +139,14 @@ fn brought_in(mut headers: HeaderMap) -> HeaderMap {
 /// short by an error.
 fn passed_on(mut headers: HeaderMap) -> HeaderMap {
     drop_hop_headers(&mut headers);
-    let is_stream =
-        headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
-    if is_stream {
+    if is_stream(&headers) {
         headers.remove(CONTENT_LENGTH);
     }
     headers
+}
+
+fn is_stream(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }
 
 fn drop_hop_headers(headers: &mut HeaderMap) {

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_util::stream::{Stream, unfold};
 use hyper::body::{Body, Frame, SizeHint};
+use serde_json::json;
 
 use super::entry::Recorder;
 use super::socket::{Phase, Progress};
@@ -28,6 +29,7 @@ pub(super) struct Reply {
     progress: Progress,
     /// What broke the answer off, until all that came before is written.
     failure: Option<Error>,
+    tells_failure: bool,
 }
 
 enum Source {
@@ -38,10 +40,16 @@ enum Source {
 impl Reply {
     pub(super) fn whole(bytes: Bytes, recorder: Recorder, progress: Progress) -> Self {
         let bytes = (!bytes.is_empty()).then_some(bytes);
-        Self { source: Source::Whole(bytes), recorder, progress, failure: None }
+        Self { source: Source::Whole(bytes), recorder, progress, failure: None, tells_failure: false }
     }
 
-    pub(super) fn live(body: answer::Body, recorder: Recorder, progress: Progress) -> Self {
+    /// With `tells_failure` a stream of events that breaks off ends with an event that says why.
+    pub(super) fn live(
+        body: answer::Body,
+        recorder: Recorder,
+        progress: Progress,
+        tells_failure: bool,
+    ) -> Self {
         let batches = unfold(Rest::Body(Box::new(body)), |rest| async {
             match rest {
                 Rest::Body(body) => next_batch(body).await,
@@ -49,7 +57,8 @@ impl Reply {
                 Rest::Ended => None,
             }
         });
-        Self { source: Source::Live(Batch::new(), Box::pin(batches)), recorder, progress, failure: None }
+        let source = Source::Live(Batch::new(), Box::pin(batches));
+        Self { source, recorder, progress, failure: None, tells_failure }
     }
 }
 
@@ -59,6 +68,12 @@ impl Reply {
         ready!(self.progress.poll_written(context));
         Poll::Ready(self.failure.take().map(Err))
     }
+}
+
+/// An event that says why a stream broke off: a host that finds it cut would ask again.
+fn failure_event(error: &Error) -> Bytes {
+    let error = json!({"message": error.message(), "type": "qwen_error", "code": error.code().as_str()});
+    format!("\n\ndata: {}\n\n", json!({"error": error})).into()
 }
 
 /// What is still to come of a body.
@@ -116,6 +131,10 @@ impl Body for Reply {
                 }
                 match ready!(batches.as_mut().poll_next(context)) {
                     Some(Ok(next)) => *batch = next,
+                    Some(Err(error)) if reply.tells_failure => {
+                        reply.source = Source::Whole(None);
+                        break Some(Ok(failure_event(&error)));
+                    }
                     Some(Err(error)) => {
                         reply.failure = Some(error);
                         return reply.poll_failure(context);
