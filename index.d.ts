@@ -588,11 +588,16 @@ declare namespace qwen {
 
     /**
      * Removes an account for good: its tokens are not taken back from any file. If `oauth_creds.json` holds it, that file
-     * is removed too, and the qwen CLI is logged out with it.
+     * is removed too, and the qwen CLI is logged out with it. Its tokens are also taken out of damaged stores that were kept
+     * (`*.corrupt-*`) and of temporary files.
      *
+     * @param options.revoke - asks the server that issued a login to revoke it (RFC 7009), if its metadata offers that.
+     * Qwen's server is not known to. A `config` event says what came of it. @defaultValue false
+     * @returns `leftBehind`: paths of files in the Qwen directory that still hold a token of the account, because other
+     * programs wrote them or they could not be changed; usually empty
      * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has; as {@link QwenClient.accounts}
      */
-    removeAccount(id: string): Promise<void>;
+    removeAccount(id: string, options?: { revoke?: boolean }): Promise<{ leftBehind: string[] }>;
 
     /**
      * A token that is fresh for 30 s at the least, or was obtained just now. Refreshes it where it is not: once, for

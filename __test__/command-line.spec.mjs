@@ -8,6 +8,7 @@ import {
   openSync,
   readFileSync,
   renameSync,
+  rmSync,
   statSync,
   writeFileSync,
 } from "node:fs";
@@ -313,7 +314,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
         ["acct_4", "needs-login"],
       ],
     );
-    assert.equal(listed[2].label, accounts[2].label);
+    assert.equal(listed[2].label, "evil\ufffd[2J root\ufffd31m\ufffd\ufffd");
   });
 
   test("what each account has given is in the table, with a bar", async (t) => {
@@ -409,7 +410,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
   });
 
   test("a removed account stays removed, and the qwen CLI's login goes with its account alone", async (t) => {
-    const { run, home } = await setUp(t, {
+    const { run, home, storePath } = await setUp(t, {
       accounts: [{ label: "work" }, { label: "other" }, { label: "third" }],
     });
     assert.equal(done(await run("remove", "other")), 'Removed "other" (acct_2).\n');
@@ -419,7 +420,12 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
       'Removed "work" (acct_1).\nThe qwen CLI used this login too; it is logged out.\n',
     );
     assert.equal(existsSync(home.path), false);
-    assert.deepEqual(JSON.parse(done(await run("remove", "acct_3", "--json"))), { removed: "acct_3" });
+    const copy = join(home.directory, "copy.json");
+    const { token } = JSON.parse(readFileSync(storePath, "utf8")).accounts.find(({ id }) => id === "acct_3");
+    writeFileSync(copy, JSON.stringify(token));
+    const removed = JSON.parse(done(await run("remove", "acct_3", "--json")));
+    assert.deepEqual(removed, { removed: "acct_3", leftBehind: [copy] });
+    rmSync(copy);
     assert.equal(done(await run("accounts", "--json")), "[]\n");
   });
 

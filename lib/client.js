@@ -153,9 +153,10 @@ class QwenClient {
     return this.#call((id) => this.#native.updateAccount(id, checked, update));
   }
 
-  async removeAccount(accountId) {
+  async removeAccount(accountId, options) {
     const checked = validate.text(accountId, "id");
-    await this.#call((id) => this.#native.removeAccount(id, checked));
+    const { revoke = false } = validate.options(options, "options", { revoke: validate.boolean });
+    return this.#call((id) => this.#native.removeAccount(id, checked, revoke));
   }
 
   async doctor() {

@@ -36,6 +36,7 @@ pub mod secret;
 pub mod shutdown;
 pub mod sse;
 pub mod store;
+pub mod text;
 pub mod token_manager;
 pub mod usage;
 

@@ -9,6 +9,7 @@ use super::kind::Kind;
 use crate::base_url::{DEFAULT_API_BASE_URL, api_base_url};
 use crate::error::{Code, Error, Result};
 use crate::oauth::token::Token;
+use crate::text::{MAX_LABEL, clean};
 
 /// Who a request is sent as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,12 @@ pub struct Account {
 }
 
 impl Account {
+    /// Its id as it can be shown: ids in a file may hold anything.
+    #[must_use]
+    pub fn shown_id(&self) -> String {
+        clean(&self.id, MAX_LABEL)
+    }
+
     /// The base URL that this account's token is valid on. `base_url_override` is for logins of its issuer alone.
     ///
     /// # Errors

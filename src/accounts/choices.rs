@@ -1,6 +1,9 @@
 //! What a user may do to the accounts: log in, add a key, choose, remove.
 
 use super::availability::{Availability, availability};
+use std::path::{Path, PathBuf};
+
+use super::erase::Traces;
 use super::identity::same_user;
 use super::kind::Kind;
 use super::reconcile::{self, Imported};
@@ -9,6 +12,7 @@ use super::view::View;
 use crate::error::{Code, Error, Result};
 use crate::events::EventKind;
 use crate::oauth::token::Token;
+use crate::store::atomic;
 use crate::store::document::Document;
 use crate::store::foreign::Login;
 use crate::store::record::{Key, Record};
@@ -110,23 +114,51 @@ impl Registry {
         updated.ok_or_else(|| unknown_account("id", id))
     }
 
-    /// Removes an account for good, and the credentials file if that holds it.
+    /// Removes an account for good, and the credentials file if that holds it. Its tokens are taken out of damaged stores that
+    /// were kept, and of temporary files. Returns the files that still hold one.
     ///
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::with_store`].
-    pub fn remove(&self, id: &str) -> Result<()> {
+    pub fn remove(&self, id: &str) -> Result<Vec<PathBuf>> {
         if self.expect_account(id)? != Kind::OAuth {
-            return self.with_store(|document| document.remove(id)).map(drop);
+            let removed = self.with_store(|document| document.remove(id))?;
+            return Ok(removed.map_or_else(Vec::new, |record| self.erase(&record)));
         }
         self.guarded(
             || None,
             |guard| {
                 let view = self.view_guarded(guard)?;
                 view.record(id).ok_or_else(|| unknown_account("id", id))?;
-                self.with_store(|document| document.remove(id))?;
-                if view.linked.as_deref() == Some(id) { self.credentials.remove() } else { Ok(()) }
+                let removed = self.with_store(|document| document.remove(id))?;
+                let removed = removed.ok_or_else(|| unknown_account("id", id))?;
+                let mut left = Vec::new();
+                if view.linked.as_deref() == Some(id) {
+                    left.extend(self.remove_credentials(&removed));
+                }
+                left.extend(self.erase(&removed));
+                Ok(left)
             },
         )
+    }
+
+    /// Removes the credentials file. One that can't be removed, such as a mount, is emptied. Returns the file that still
+    /// holds the account's tokens.
+    fn remove_credentials(&self, removed: &Record) -> Option<PathBuf> {
+        let path = self.credentials.path();
+        let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        if self.credentials.remove().is_err() && Traces::of(removed).are_in(path) {
+            let _ = atomic::overwrite(path, b"{}\n");
+        }
+        // A link leads to a file that is the user's to remove.
+        Traces::of(removed).are_in(&target).then_some(target)
+    }
+
+    fn erase(&self, removed: &Record) -> Vec<PathBuf> {
+        let traces = Traces::of(removed);
+        let directory = self.credentials.path().parent().map(Path::to_owned).unwrap_or_default();
+        let mut left = traces.erase(&directory, self.store_path());
+        left.extend(Some(self.legacy_path().to_owned()).filter(|path| traces.are_in(path)));
+        left
     }
 
     /// Adds logins that the user brings from another tool. The active account, and the qwen CLI's, stay what they are.

@@ -6,6 +6,7 @@ pub mod availability;
 pub mod binding;
 pub mod choices;
 pub mod cooldown;
+pub mod erase;
 pub mod identity;
 pub mod importing;
 pub mod kind;

@@ -3,6 +3,8 @@
 //! ARCHITECTURE.md has them as a table; the names of the tests are its rows.
 
 use super::availability::{Availability, availability};
+use std::collections::HashSet;
+
 use super::binding::Binding;
 use super::identity::same_user;
 use crate::oauth::token::Token;
@@ -61,12 +63,12 @@ pub fn reconcile(
 
 /// Every account needs an id of its own to be chosen by.
 fn name_records(document: &mut Document, new_id: &mut impl FnMut() -> String) {
-    let mut known: Vec<String> = Vec::new();
+    let mut known: HashSet<String> = HashSet::new();
     for record in document.records.iter_mut().chain(&mut document.keys) {
-        if record.id().is_empty() || known.iter().any(|id| id == record.id()) {
+        if record.id().is_empty() || known.contains(record.id()) {
             record.set_id(&new_id());
         }
-        known.push(record.id().to_owned());
+        known.insert(record.id().to_owned());
     }
 }
 

@@ -5,9 +5,9 @@
 //! Locks are taken in one order: the one of the credentials, then the one of the store.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::account::Account;
 use super::binding::Binding;
@@ -69,6 +69,14 @@ impl Registry {
             is_unsynced_told: AtomicBool::default(),
             needs_cli_login_told: AtomicBool::default(),
         }
+    }
+
+    pub(super) fn store_path(&self) -> &Path {
+        self.store.path()
+    }
+
+    pub(super) fn legacy_path(&self) -> &Path {
+        self.legacy.path()
     }
 
     /// All accounts as they are now.
@@ -213,8 +221,7 @@ impl Registry {
             problem,
             credentials_path: self.credentials.path().to_owned(),
             store_path: self.store.path().to_owned(),
-            seen: Stamps::default(),
-            accounts: OnceLock::new(),
+            ..View::default()
         };
         (view, findings)
     }
@@ -328,6 +335,19 @@ impl Registry {
     /// # Errors
     /// As [`Registry::with_store`].
     pub fn note_host_login(&self) -> Result<()> {
+        self.set_host_login(true)
+    }
+
+    /// Notes that the user has logged in, added a key or chosen an account since `OpenCode` had an entry of ours: a logout
+    /// there is older than that.
+    ///
+    /// # Errors
+    /// As [`Registry::with_store`].
+    pub fn forget_host_login(&self) -> Result<()> {
+        if self.view()?.document.had_host_login() { self.set_host_login(false) } else { Ok(()) }
+    }
+
+    fn set_host_login(&self, had_one: bool) -> Result<()> {
         self.with_store_locked(|| {
             let mut document = match self.store.read()? {
                 Stored::Missing => Document::default(),
@@ -335,7 +355,7 @@ impl Registry {
                 // The next look at the accounts moves it aside.
                 Stored::Broken { .. } => return Ok(()),
             };
-            document.note_host_login();
+            document.set_host_login(had_one);
             self.note_unsynced(&self.store.write(&document, None)?);
             Ok(())
         })

@@ -1,5 +1,6 @@
 //! All accounts at one moment.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -27,6 +28,8 @@ pub struct View {
     pub(super) seen: Stamps,
     /// Made at the first need: a default label takes a look at all records.
     pub(super) accounts: OnceLock<Vec<Account>>,
+    /// Which of its kind each account is, by its id, counted at the first use.
+    pub(super) numbers: OnceLock<HashMap<String, usize>>,
 }
 
 /// The credentials file, the store, and the original's old file.
@@ -73,15 +76,31 @@ impl View {
 
     /// What an account is called that the user has not named: logins are counted, and so are the keys of each plan.
     fn default_label(&self, record: &Record) -> String {
-        let same_kind = |other: &&Record| !other.is_superseded() && other.kind() == record.kind();
-        let before = self.document.all().take_while(|other| other.id() != record.id());
-        let number = before.filter(same_kind).count() + 1;
+        let number = self.numbers.get_or_init(|| self.count()).get(record.id()).copied().unwrap_or(1);
         let name = match record.kind() {
             Kind::OAuth => return format!("Account {number}"),
             Kind::Key(Some(plan)) => format!("{} key", plan.title()),
             Kind::Key(None) => "API key".to_owned(),
         };
         if number == 1 { name } else { format!("{name} {number}") }
+    }
+
+    /// Numbers the accounts of each kind. One whose place a newer token took has the number of the next.
+    fn count(&self) -> HashMap<String, usize> {
+        let mut counts: Vec<(Kind, usize)> = Vec::new();
+        let mut numbers = HashMap::new();
+        for record in self.document.all() {
+            let kind = record.kind();
+            let at = counts.iter().position(|(known, _)| *known == kind).unwrap_or_else(|| {
+                counts.push((kind, 0));
+                counts.len() - 1
+            });
+            numbers.entry(record.id().to_owned()).or_insert(counts[at].1 + 1);
+            if !record.is_superseded() {
+                counts[at].1 += 1;
+            }
+        }
+        numbers
     }
 
     /// Why there is no account to send anything with.

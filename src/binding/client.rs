@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::Method;
 use napi::bindgen_prelude::{Either, Utf16String};
 use napi_derive::napi;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::body::ResponseBody;
 use super::bridge::{Bridge, Outcome, Shared};
@@ -286,11 +286,12 @@ impl NativeClient {
 
     /// Removes an account for good.
     #[napi(catch_unwind)]
-    pub fn remove_account(&self, id: u32, account_id: String) {
+    pub fn remove_account(&self, id: u32, account_id: String, revoke: bool) {
         let client = Arc::clone(&self.client);
         self.shared.run(id, async move {
-            client.remove_account(&account_id).await?;
-            Ok(Outcome::Value(Value::Null))
+            let left_behind = client.remove_account(&account_id, revoke).await?;
+            let left_behind: Vec<_> = left_behind.iter().map(|path| path.display().to_string()).collect();
+            Ok(Outcome::Value(json!({ "leftBehind": left_behind })))
         });
     }
 

@@ -27,6 +27,8 @@ const SYSTEM_DIRECTORY: &str = if cfg!(target_os = "macos") {
 const MAX_LIFE_S: u64 = 150;
 /// What directories are called.
 const PREFIX: &str = "qwen-fallback-";
+/// Tells our directories from those that others called the same.
+const MARK: (&str, &str) = (".opencode-qwen-cli-auth", "made by opencode-qwen-cli-auth\n");
 /// A directory this old belongs to nobody who lives.
 const FORGOTTEN: Duration = Duration::from_secs(3_600);
 /// No settings file is anywhere near this large.
@@ -66,6 +68,7 @@ impl Workspace {
         for (name, contents) in [
             // The CLI looks for one from the working directory up, and others may write where temporary files are.
             (".env", ""),
+            MARK,
             ("home/settings.json", settings.as_str()),
             ("home/defaults.json", "{\"$version\":4}"),
             ("home/system.md", SYSTEM_PROMPT),
@@ -109,10 +112,16 @@ fn remove_forgotten(base: &Path, new: &Path) {
     for path in is_ours.map(|entry| entry.path()) {
         let Ok(old) = fs::symlink_metadata(&path) else { continue };
         let age = new.modified().and_then(|now| Ok(now.duration_since(old.modified()?).unwrap_or_default()));
-        if old.is_dir() && same_owner(&old, &new) && age.is_ok_and(|age| age > FORGOTTEN) {
+        let is_old = old.is_dir() && same_owner(&old, &new) && age.is_ok_and(|age| age > FORGOTTEN);
+        if is_old && is_marked(&path) {
             let _ = fs::remove_dir_all(&path);
         }
     }
+}
+
+fn is_marked(directory: &Path) -> bool {
+    let (name, contents) = MARK;
+    safe_open::read_text(&directory.join(name), 1024).is_ok_and(|found| found == contents)
 }
 
 #[cfg(unix)]
@@ -205,6 +214,7 @@ fn read(path: &Path) -> Option<String> {
 }
 
 #[cfg(test)]
+#[cfg_attr(unix, expect(clippy::disallowed_methods, reason = "tests play the user and other programs"))]
 mod tests {
     use super::*;
 
@@ -245,12 +255,16 @@ mod tests {
         let directory = |name: &str, age: u64| {
             let path = temporary.path().join(name);
             fs::create_dir_all(path.join("home")).unwrap();
+            if !name.ends_with("unmarked") {
+                fs::write(path.join(MARK.0), MARK.1).unwrap();
+            }
             let file = fs::File::open(&path).unwrap();
             let now = file.metadata().unwrap().modified().unwrap();
             file.set_modified(now - Duration::from_secs(age)).unwrap();
         };
         directory("qwen-fallback-old", 4_000);
         directory("qwen-fallback-new", 60);
+        directory("qwen-fallback-of-others-unmarked", 4_000);
         directory("other-old", 4_000);
         std::os::unix::fs::symlink("other-old", temporary.path().join("qwen-fallback-link")).unwrap();
         let environment = [("TMPDIR", temporary.path().to_str().unwrap())].into_iter().collect();
@@ -258,7 +272,10 @@ mod tests {
         let mut left: Vec<_> =
             fs::read_dir(temporary.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
-        assert_eq!(left, ["other-old", "qwen-fallback-link", "qwen-fallback-new"]);
+        assert_eq!(
+            left,
+            ["other-old", "qwen-fallback-link", "qwen-fallback-new", "qwen-fallback-of-others-unmarked"]
+        );
     }
 
     #[test]

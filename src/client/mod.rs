@@ -5,6 +5,7 @@ mod info;
 mod models;
 mod usage;
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use url::Url;
@@ -13,9 +14,11 @@ pub use self::credentials::{FoundCredential, ImportedKey};
 pub use self::info::{AccessToken, AccountInfo};
 use self::models::ListReader;
 pub use self::usage::AccountUsage;
+use crate::accounts::account::Account;
 use crate::accounts::binding::BaseUrlOverride;
 use crate::accounts::choices::{AccountChanges, expect_login};
 use crate::accounts::importing::{self, Logins};
+use crate::accounts::kind::Kind;
 use crate::accounts::reconcile::Imported;
 use crate::accounts::registry::{Registry, disabled_account, unknown_account};
 use crate::base_url::display;
@@ -34,6 +37,7 @@ use crate::logging::Logger;
 use crate::models::book::ModelBook;
 use crate::oauth::OAuthClient;
 use crate::oauth::device::DeviceAuthorization;
+use crate::oauth::revoke::Revocation;
 use crate::oauth::token::Token;
 use crate::paths::Paths;
 use crate::redact::KnownSecrets;
@@ -250,7 +254,10 @@ impl Client {
         if open_browser.unwrap_or_else(|| browser::has_display(&self.environment)) {
             let address = authorization.verification_uri_complete.clone();
             // Starting a program can take a while, and the user may be faster by hand.
-            drop(tokio::task::spawn_blocking(move || browser::open(&address)));
+            let environment = self.environment.clone();
+            drop(std::thread::Builder::new().name("qwen-browser".to_owned()).spawn(move || {
+                browser::open(&environment, &address);
+            }));
         }
         let token = self.oauth.poll_device_token(&authorization).await?;
         let binding = self.tokens.binding_for(&token);
@@ -259,6 +266,7 @@ impl Client {
             if let Some(binding) = binding {
                 registry.rebind(&id, &binding)?;
             }
+            registry.forget_host_login()?;
             Ok(id)
         };
         let id = self.tokens.with_registry(added).await?;
@@ -321,7 +329,11 @@ impl Client {
         let Recognised { key, notes } = keys::recognise(&self.http, &options).await?;
         self.tokens.keep_secret(&key.secret);
         let (label, is_checked) = (options.label, options.check);
-        let add = move |registry: &Registry| registry.add_key(&key, label.as_deref());
+        let add = move |registry: &Registry| {
+            let id = registry.add_key(&key, label.as_deref())?;
+            registry.forget_host_login()?;
+            Ok(id)
+        };
         let id = self.tokens.with_registry(add).await?;
         for note in notes {
             self.events.emit(Event::new(EventKind::Config, self.clock.now_ms(), note));
@@ -388,7 +400,11 @@ impl Client {
     /// Those of [`Registry::activate`].
     pub async fn set_active_account(&self, id: &str) -> Result<AccountInfo> {
         let chosen = id.to_owned();
-        self.tokens.with_registry(move |registry| registry.activate(&chosen)).await?;
+        let choose = move |registry: &Registry| {
+            registry.activate(&chosen)?;
+            registry.forget_host_login()
+        };
+        self.tokens.with_registry(choose).await?;
         // The qwen CLI should find a token that works. If none can be had now, it will refresh this one itself.
         let _ = self.tokens.token(id, None).await;
         self.account(id).await
@@ -417,18 +433,52 @@ impl Client {
         self.account(id).await
     }
 
-    /// Removes an account for good.
+    /// Removes an account for good. With `revoke`, the server that issued a login is told, if it offers that; what came of it
+    /// is an event. Returns the files that still hold a token of the account.
     ///
     /// # Errors
     /// Those of [`Registry::remove`].
-    pub async fn remove_account(&self, id: &str) -> Result<()> {
-        let (id, models) = (id.to_owned(), self.lists.book.clone());
+    pub async fn remove_account(&self, id: &str, revoke: bool) -> Result<Vec<PathBuf>> {
+        let view = self.tokens.view().await?;
+        let record = view.record(id);
+        let account = record.map(|record| (view.account(record), record.token()));
+        let (removed, models) = (id.to_owned(), self.lists.book.clone());
         let remove = move |registry: &Registry| {
-            registry.remove(&id)?;
-            models.forget(&id);
-            Ok(())
+            let left_behind = registry.remove(&removed)?;
+            models.forget(&removed);
+            Ok(left_behind)
         };
-        self.tokens.with_registry(remove).await
+        let left_behind = self.tokens.with_registry(remove).await?;
+        if let Some((account, token)) = account.filter(|_| revoke) {
+            let message = self.revoke(&account, token).await;
+            let event = Event::of_account(
+                EventKind::Config,
+                self.clock.now_ms(),
+                &account.id,
+                &account.label,
+                message,
+            );
+            self.events.emit(event);
+        }
+        Ok(left_behind)
+    }
+
+    /// Says what came of it.
+    async fn revoke(&self, account: &Account, token: Option<Token>) -> String {
+        if account.kind != Kind::OAuth {
+            return "A key can't be revoked from here: delete it in Alibaba's console.".to_owned();
+        }
+        let Some(refresh_token) = token.and_then(|token| token.refresh_token) else {
+            return "The login has no refresh token that could be revoked.".to_owned();
+        };
+        match self.tokens.revoke(account, &refresh_token).await {
+            Ok(Revocation::Revoked) => "The server has revoked the login.".to_owned(),
+            Ok(Revocation::NotOffered) => {
+                "The server offers no revocation: the login was removed here, and stays valid there until it expires."
+                    .to_owned()
+            }
+            Err(error) => format!("The login was removed here, but not revoked: {}", error.message()),
+        }
     }
 
     /// A token that is fresh for 30 s at the least; see [`TokenManager::token`].

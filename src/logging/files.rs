@@ -4,6 +4,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
+use crate::safe_open::{self, InPlace};
+
 /// Creates the directory of logs, and those above it, for their owner alone.
 ///
 /// # Errors
@@ -13,8 +15,23 @@ pub fn ensure_directory(directory: &Path) -> io::Result<()> {
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    // A link would lead us to change somebody else's files: nothing of ours is one.
+    let is_link = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+    if is_link(directory) || directory.parent().is_some_and(is_link) {
+        return Err(InPlace::Link.into());
+    }
     builder.create(directory)?;
-    make_private(directory, &fs::metadata(directory)?, 0o700)
+    #[cfg(unix)]
+    make_private(&open_directory(directory)?, 0o700)?;
+    Ok(())
+}
+
+/// Opens the directory itself, so that what is checked and changed is the same.
+#[cfg(unix)]
+fn open_directory(directory: &Path) -> io::Result<File> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::open(directory, flags, Mode::empty())?))
 }
 
 /// Creates a file with its contents, for its owner alone.
@@ -22,7 +39,7 @@ pub fn ensure_directory(directory: &Path) -> io::Result<()> {
 /// # Errors
 /// `AlreadyExists` where there is one of that name, and those of the file system; no file is left then.
 pub fn create(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let mut file = options().write(true).create_new(true).open(path)?;
+    let mut file = safe_open::open_own(options().write(true).create_new(true), path)?;
     file.write_all(contents).inspect_err(|_| {
         #[expect(clippy::disallowed_methods, reason = "half a log file is of no use to anyone")]
         let _ = fs::remove_file(path);
@@ -77,8 +94,8 @@ impl Rotating {
     }
 
     fn open(&self) -> io::Result<File> {
-        let file = options().read(true).append(true).create(true).open(&self.path)?;
-        make_private(&self.path, &file.metadata()?, 0o600)?;
+        let file = safe_open::open_own(options().read(true).append(true).create(true), &self.path)?;
+        make_private(&file, 0o600)?;
         Ok(file)
     }
 }
@@ -96,22 +113,23 @@ fn options() -> OpenOptions {
 }
 
 #[cfg(unix)]
-fn make_private(path: &Path, found: &fs::Metadata, mode: u32) -> io::Result<()> {
+fn make_private(open: &File, mode: u32) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
-    if found.permissions().mode() & 0o777 == mode {
+    if open.metadata()?.permissions().mode() & 0o777 == mode {
         return Ok(());
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    open.set_permissions(fs::Permissions::from_mode(mode))
 }
 
 /// A user's profile on Windows is private as it is.
 #[cfg(not(unix))]
 #[expect(clippy::unnecessary_wraps, reason = "it is that of other systems that can fail")]
-fn make_private(_path: &Path, _found: &fs::Metadata, _mode: u32) -> io::Result<()> {
+fn make_private(_open: &File, _mode: u32) -> io::Result<()> {
     Ok(())
 }
 
 #[cfg(test)]
+#[cfg_attr(unix, expect(clippy::disallowed_methods, reason = "tests play the user and other programs"))]
 mod tests {
     use super::*;
 
@@ -127,6 +145,33 @@ mod tests {
         log.rotate(mine, 9).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read(temporary.path().join("debug.log.1")).unwrap(), b"0123456789");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn no_link_is_followed() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let temporary = tempfile::tempdir().unwrap();
+        let victim = temporary.path().join("victim");
+        fs::create_dir(&victim).unwrap();
+        fs::write(victim.join("file"), "mine").unwrap();
+        fs::set_permissions(victim.join("file"), fs::Permissions::from_mode(0o644)).unwrap();
+        fs::set_permissions(&victim, fs::Permissions::from_mode(0o755)).unwrap();
+        let append = |name: &str| Rotating::new(temporary.path().join(name), 99).append(b"x");
+
+        fs::create_dir_all(temporary.path().join("a/logs")).unwrap();
+        symlink(victim.join("file"), temporary.path().join("a/logs/debug.log")).unwrap();
+        append("a/logs/debug.log").unwrap_err();
+        fs::create_dir(temporary.path().join("b")).unwrap();
+        symlink(&victim, temporary.path().join("b/logs")).unwrap();
+        append("b/logs/debug.log").unwrap_err();
+        symlink(&victim, temporary.path().join("c")).unwrap();
+        append("c/logs/debug.log").unwrap_err();
+
+        assert_eq!(fs::read(victim.join("file")).unwrap(), b"mine");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&victim), mode(&victim.join("file"))), (0o755, 0o644));
+        assert!(!victim.join("debug.log").exists());
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod late_body;
 pub mod pkce;
 pub mod poll;
 pub mod refresh;
+pub mod revoke;
 pub mod token;
 
 use std::sync::Arc;
@@ -70,6 +71,10 @@ impl OAuthClient {
     #[must_use]
     pub const fn config(&self) -> &OAuthConfig {
         &self.config
+    }
+
+    fn http(&self) -> &Http {
+        &self.http
     }
 
     /// The same client for tokens of another server.

@@ -169,9 +169,9 @@ impl Document {
         self.fields.get("openCodeLogin").and_then(Value::as_bool).unwrap_or(false)
     }
 
-    /// Notes that `OpenCode` has an entry of ours.
-    pub fn note_host_login(&mut self) {
-        self.set("openCodeLogin", Some(true.into()));
+    /// Notes that `OpenCode` has an entry of ours, or that the user has chosen anew since it had one.
+    pub fn set_host_login(&mut self, had_one: bool) {
+        self.set("openCodeLogin", had_one.then_some(Value::Bool(true)));
     }
 
     /// Where the login in `oauth_creds.json` belongs while it is the only account. It is uncertain for another token than the

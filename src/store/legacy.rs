@@ -1,6 +1,6 @@
 //! The token file of the original plugin's first versions. It is read, and left where it is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -23,6 +23,12 @@ impl LegacyFile {
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
         Self(path)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     /// What the file is now. One that can't be looked at is none.

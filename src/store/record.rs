@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::oauth::token::Token;
 use crate::plans::{KeyPlan, Place, Tier, place_of};
 use crate::secret::{Secret, opaque_debug};
+use crate::text::{MAX_LABEL, MAX_SHOWN, clean};
 
 /// So many spent refresh tokens of an account are remembered.
 const SPENT_TOKENS: usize = 16;
@@ -66,7 +67,7 @@ impl Record {
     pub fn new(id: &str, label: Option<&str>, token: &Token, now_ms: u64) -> Self {
         let mut record = Self::default();
         record.set("id", Some(id.into()));
-        record.set("label", label.map(Value::from));
+        record.set("label", label.map(|label| clean(label, MAX_LABEL).into()));
         record.set("createdAt", Some(now_ms.into()));
         record.set_token(token, now_ms);
         record
@@ -77,14 +78,17 @@ impl Record {
     pub fn of_key(id: &str, label: Option<&str>, key: &Key, now_ms: u64) -> Self {
         let mut record = Self { is_key: true, fields: Map::new() };
         record.set("id", Some(id.into()));
-        record.set("label", label.map(Value::from));
+        record.set("label", label.map(|label| clean(label, MAX_LABEL).into()));
         record.set("createdAt", Some(now_ms.into()));
         record.set_key(key, now_ms);
         record
     }
 
-    /// A record as it was read, among the logins or among the keys.
-    pub(super) fn from_fields(fields: Map<String, Value>, is_key: bool) -> Self {
+    /// A record as it was read, among the logins or among the keys. Its label is made fit to be shown, once for all.
+    pub(super) fn from_fields(mut fields: Map<String, Value>, is_key: bool) -> Self {
+        if let Some(Value::String(label)) = fields.get_mut("label") {
+            *label = clean(label, MAX_LABEL);
+        }
         Self { fields, is_key }
     }
 
@@ -171,7 +175,7 @@ impl Record {
 
     /// Names it.
     pub fn set_label(&mut self, label: &str) {
-        self.set("label", Some(label.into()));
+        self.set("label", Some(clean(label, MAX_LABEL).into()));
     }
 
     /// Where its tokens belong; `None` before its first use.
@@ -339,8 +343,8 @@ impl Record {
         let error = self.fields.get("lastError")?.as_object()?;
         let text = |name: &str| error.get(name)?.as_str().map(str::to_owned);
         Some(LastError {
-            code: text("code")?,
-            message: text("message")?,
+            code: clean(&text("code")?, MAX_LABEL),
+            message: clean(&text("message")?, MAX_SHOWN),
             at: error.get("at").and_then(instant)?,
         })
     }

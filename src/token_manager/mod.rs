@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind, Events};
 use crate::oauth::OAuthClient;
+use crate::oauth::revoke::Revocation;
 use crate::oauth::token::Token;
 use crate::redact::KnownSecrets;
 use crate::secret::Secret;
@@ -181,6 +182,14 @@ impl TokenManager {
         let id = id.to_owned();
         let note = self.with_registry(move |registry| registry.bind(&id, &binding));
         let _ = tokio::time::timeout(BINDING_PATIENCE, note).await;
+    }
+
+    /// Asks the server that issued a refresh token to revoke it.
+    ///
+    /// # Errors
+    /// Those of [`OAuthClient::revoke`], and `ERR_QWEN_INVALID_CONFIG` where the settings name another server.
+    pub async fn revoke(&self, account: &Account, refresh_token: &Secret) -> Result<Revocation> {
+        self.0.oauth_of(account)?.revoke(refresh_token).await
     }
 
     /// Keeps a secret out of the logs from now on.
@@ -349,7 +358,8 @@ fn no_refresh_token(account: &Account) -> Error {
 fn superseded(account: &Account) -> Error {
     let message = format!(
         "The login of the Qwen account \"{}\" has expired, and a newer one took its place. Choose it with `use {}` to renew it, or log in again.",
-        account.label, account.id
+        account.label,
+        account.shown_id()
     );
     account.error(Code::RefreshTokenInvalid, message)
 }

@@ -50,7 +50,10 @@ async fn with_one_account_the_credentials_file_is_all_there_is() {
     client.set_active_account(ONLY).await.unwrap();
     setup.registry().add_login(&a_login("ann"), None, Some(ONLY)).unwrap();
     assert_eq!(setup.home.access_token(), access("ann", 0));
-    for mistake in [client.set_active_account("no\nbody").await.map(drop), client.remove_account("").await] {
+    for mistake in [
+        client.set_active_account("no\nbody").await.map(drop),
+        client.remove_account("", false).await.map(drop),
+    ] {
         assert_eq!(mistake.unwrap_err().code(), Code::InvalidArgument);
     }
 }
@@ -156,7 +159,7 @@ async fn a_removed_account_stays_removed() {
     let fleet = Fleet::of(2).await;
     let (home, old) = (&fleet.setup.home, fleet.setup.home.document());
     let client = fleet.client();
-    client.remove_account("ann").await.unwrap();
+    client.remove_account("ann", false).await.unwrap();
     assert!(!home.credentials().exists());
     let store = fleet.store().to_string();
     assert!(!store.contains(&access("ann", 0)) && !store.contains(&refresh("ann", 0)), "{store}");
@@ -176,7 +179,7 @@ async fn a_removed_account_stays_removed() {
         assert_eq!(active(client).await, "bob");
     }
     assert_eq!(fleet.setup.events.count(EventKind::StoreRepaired), 1);
-    client.remove_account("bob").await.unwrap();
+    client.remove_account("bob", false).await.unwrap();
     assert_eq!(home.access_token(), access("ann.later", 0));
     assert!(!who_answers(&client).await.is_empty());
     assert!(fleet.full_requests() == [1, 2]);
@@ -188,7 +191,7 @@ async fn the_only_account_too_can_be_removed_for_good() {
     let client = setup.client();
     client.access_token(None).await.unwrap();
     let old = setup.home.document();
-    client.remove_account(ONLY).await.unwrap();
+    client.remove_account(ONLY, false).await.unwrap();
     assert!(!setup.home.credentials().exists());
     setup.home.write(&old);
     for client in [client, setup.client()] {

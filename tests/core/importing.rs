@@ -73,7 +73,7 @@ async fn twice_is_once_and_what_was_removed_stays_removed() {
     assert!(client.import_accounts(&path).await.unwrap().is_empty());
     assert_eq!(fs::read(setup.home.store()).unwrap(), store);
 
-    client.remove_account(&added[0].id).await.unwrap();
+    client.remove_account(&added[0].id, false).await.unwrap();
     assert!(client.import_accounts(&path).await.unwrap().is_empty());
     assert_eq!(client.accounts().await.unwrap().len(), 2);
     let notes = setup.events.all();

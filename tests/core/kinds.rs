@@ -240,7 +240,7 @@ async fn only_those_who_serve_the_model_are_asked() {
     assert_eq!(client.fetch(chat(false)).await.unwrap().status, 200);
     std::fs::remove_file(setup.home.credentials()).unwrap();
     let login = client.accounts().await.unwrap().into_iter().find(|account| account.id != "k").unwrap();
-    client.remove_account(&login.id).await.unwrap();
+    client.remove_account(&login.id, false).await.unwrap();
     let error = client.fetch(chat(false)).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
     assert!(error.message().contains("the model coder-model"), "{}", error.message());
@@ -286,7 +286,7 @@ async fn a_refused_key_is_no_expired_login() {
     assert!(last.message.contains("add-key") && last.message.contains("plan"), "{}", last.message);
     assert!(!last.message.contains("sk-sp-"));
     // Nobody else is left: it is asked again, and its own answer is what is told.
-    client.remove_account("ann").await.unwrap();
+    client.remove_account("ann", false).await.unwrap();
     let answer = ask(&client).await;
     assert_eq!((answer.status.as_u16(), answer.error_code()), (401, Some("ERR_QWEN_TOKEN_REJECTED")));
     assert_eq!(fleet.setup.events.count(EventKind::NeedsLogin), 1);

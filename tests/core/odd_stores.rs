@@ -149,7 +149,7 @@ async fn the_originals_old_token_file_is_taken_over_once_and_left_in_place() {
         assert_eq!(chats(&setup).await, first);
         assert_eq!(setup.client().accounts().await.unwrap().len(), 1);
         assert_eq!(std::fs::read_to_string(setup.home.legacy()).unwrap(), contents);
-        setup.client().remove_account(&first).await.unwrap();
+        setup.client().remove_account(&first, false).await.unwrap();
         assert!(setup.client().accounts().await.unwrap().is_empty());
         assert_eq!(std::fs::read_to_string(setup.home.legacy()).unwrap(), contents);
     }

@@ -213,7 +213,7 @@ async fn a_request_is_not_sent_with_a_token_that_could_not_be_refreshed() {
     assert_eq!(client.fetch(chat(false)).await.unwrap_err().code(), Code::RefreshTokenInvalid);
     assert_eq!(client.accounts().await.unwrap()[0].availability, Availability::Dead);
     let id = client.accounts().await.unwrap()[0].id.clone();
-    client.remove_account(&id).await.unwrap();
+    client.remove_account(&id, false).await.unwrap();
     assert_eq!(client.fetch(chat(false)).await.unwrap_err().code(), Code::NotLoggedIn);
     assert!(setup.server.api_requests().is_empty());
 }

@@ -22,7 +22,7 @@ async fn two_keys() -> (Fleet, Server, Server) {
     let first = fleet.add_key("first", "token-plan").await;
     let second = fleet.add_key("second", "token-plan").await;
     fleet.choose("first");
-    fleet.client().remove_account("ann").await.unwrap();
+    fleet.client().remove_account("ann", false).await.unwrap();
     (fleet, first, second)
 }
 
@@ -193,7 +193,7 @@ async fn a_token_limit_pauses_a_key_for_longer_each_time_until_it_answers() {
     let fleet = Fleet::of(1).await;
     let key = fleet.add_key("key", "dashscope").await;
     fleet.choose("key");
-    fleet.client().remove_account("ann").await.unwrap();
+    fleet.client().remove_account("ann", false).await.unwrap();
     let limit = || Reply::api_error(429, "Throttling.AllocationQuota", "Allocated quota exceeded.");
     key.on_every_api(limit());
     for (at, minutes) in [1, 2, 4, 8, 16, 30, 30].into_iter().enumerate() {

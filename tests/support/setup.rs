@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use opencode_qwen_cli_auth::accounts::registry::Registry;
 use opencode_qwen_cli_auth::busy::Busy;
-use opencode_qwen_cli_auth::client::{Client, Context};
+use opencode_qwen_cli_auth::client::{Client, Context, LoginOptions};
 use opencode_qwen_cli_auth::clock::Clock;
 use opencode_qwen_cli_auth::config::{ClientConfig, ClientOptions, OAuthOptions};
 use opencode_qwen_cli_auth::error::{Code, Result};
@@ -162,6 +162,11 @@ impl Setup {
         let context = Context { for_host, clock: self.clock.clone(), events, busy: Busy::unobserved() };
         Client::new(&self.options, self.home.environment(environment), context)
     }
+}
+
+/// A login that opens no browser.
+pub fn quiet_login() -> LoginOptions {
+    LoginOptions { open_browser: Some(false), ..LoginOptions::default() }
 }
 
 /// A POST with a JSON body.

@@ -2,23 +2,30 @@
 
 const { existsSync } = require("node:fs");
 const { credentialsFile } = require("../directory");
+const { clean } = require("../text");
 const { OPERAND, shown, withAccount } = require("../naming");
 
-async function run({ client, operand, env }) {
+async function run({ client, operand, options, env }) {
   const path = credentialsFile(env);
   const wasThere = existsSync(path);
   const removed = await withAccount(client, operand, async (account) => {
-    await client.removeAccount(account.id);
-    return account;
+    const { leftBehind } = await client.removeAccount(account.id, { revoke: options.revoke });
+    return { ...account, leftBehind };
   });
   const lines = [`Removed ${shown(removed)}.`];
   if (wasThere && !existsSync(path)) lines.push("The qwen CLI used this login too; it is logged out.");
-  return { value: { removed: removed.id }, lines };
+  for (const file of removed.leftBehind) {
+    lines.push(`Still holds a token of it; remove or edit the file yourself: ${clean(file)}`);
+  }
+  const left = removed.leftBehind.length > 0 ? { leftBehind: removed.leftBehind } : {};
+  return { value: { removed: removed.id, ...left }, lines };
 }
 
 module.exports = {
   summary: "remove an account for good; may log the qwen CLI out",
   operand: OPERAND,
-  options: {},
+  options: {
+    revoke: { type: "boolean", summary: "also ask the server to revoke the login, if it offers that" },
+  },
   run,
 };
