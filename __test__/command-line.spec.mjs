@@ -395,6 +395,25 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     assert.match(done(await run("use", "twin")), /acct_2/);
   });
 
+  test("an argument that may be a secret is not repeated", async (t) => {
+    const { run } = await setUp(t, { accounts: [{ label: "work" }] });
+    const secret = "Zx9Qw7er5Ty3ui1Op2As4Df6";
+    for (const args of [
+      ["use", secret],
+      ["remove", secret, "--json"],
+      ["rename", secret, "x"],
+      ["enable", secret],
+      ["disable", secret],
+      ["import", secret],
+      ["login", "--no-browser", "--replace", secret],
+      ["serve", "--key-file", `./${secret}/x`],
+    ]) {
+      const { code, stdout, stderr } = await run(...args);
+      assert.notEqual(code, 0, args.join(" "));
+      assert.ok(!(stdout + stderr).includes(secret), `${args[0]}: ${stdout}${stderr}`);
+    }
+  });
+
   test("choosing an account whose login has ended says so", async (t) => {
     const { run, server } = await setUp(t, {
       accounts: [{ label: "work" }, { label: "old", expiresIn: -60 }],

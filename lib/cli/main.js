@@ -10,6 +10,7 @@ const { UsageError, describe } = require("./failure");
 const { Interrupt } = require("./interrupt");
 const { Screen } = require("./screen");
 const { clean, json } = require("./text");
+const { hider } = require("./unsaid");
 const { PROGRAM, help, usageLine } = require("./usage");
 
 const DONE = 0;
@@ -52,7 +53,7 @@ async function run(argv, streams) {
     streams.out.print(options.json ? json({ version }) : version);
     return DONE;
   }
-  return execute(request, streams);
+  return execute(request, streams, hider(argv));
 }
 
 function tellUsage(error, err) {
@@ -60,10 +61,11 @@ function tellUsage(error, err) {
   return WRONG_USAGE;
 }
 
-async function execute({ command, operand, name, options }, { out, err }) {
+/** @param {(text: string) => string} hide takes out what no error may repeat */
+async function execute({ command, operand, name, options }, { out, err }, hide) {
   const interrupt = new Interrupt([process.stdout, process.stderr]);
   const notes = [];
-  const tellNotes = () => err.print(...new Set(notes.splice(0).map((note) => `Note: ${clean(note)}`)));
+  const tellNotes = () => err.print(...new Set(notes.splice(0).map((note) => `Note: ${hide(clean(note))}`)));
   let client;
   try {
     if (!COMMANDS[command].isStandalone) {
@@ -98,8 +100,8 @@ async function execute({ command, operand, name, options }, { out, err }) {
       return interrupt.exitCode;
     }
     if (error instanceof UsageError) return tellUsage(error, err);
-    err.print(clean(error.message));
-    if (options.json) out.print(json({ error: describe(error) }, 2));
+    err.print(hide(clean(error.message)));
+    if (options.json) out.print(hide(json({ error: describe(error) }, 2)));
     return FAILED;
   } finally {
     client?.close();

@@ -1,0 +1,28 @@
+"use strict";
+
+// Arguments that may be secrets. Terminals and CI keep what is printed, so no error repeats one.
+
+const HIDDEN = "***";
+/** How keys and tokens of well-known services begin. */
+const KNOWN = /^(?:sk[-_]|gh[pousr]_|github_pat_|glpat-|npm_|hf_|xox[a-z]-|AKIA|ASIA|AIza|eyJ|[Bb]earer\s)/u;
+const ACCOUNT_ID = /^acct_[\da-f]+_[\da-f]{8}$/u;
+
+/** @param {string} text */
+function mayBeSecret(text) {
+  if (text.length >= 8 && KNOWN.test(text)) return true;
+  const isOneWord = text.length >= 20 && /^[\w.~+=-]+$/u.test(text);
+  return isOneWord && /\d/u.test(text) && /[a-z]/iu.test(text) && !ACCOUNT_ID.test(text);
+}
+
+/**
+ * A function that takes the arguments that may be secrets out of a text.
+ *
+ * @param {string[]} argv
+ */
+function hider(argv) {
+  const parts = argv.flatMap((argument) => [argument, ...argument.split(/[=\s]/u)]);
+  const secrets = parts.filter(mayBeSecret).sort((one, other) => other.length - one.length);
+  return (text) => secrets.reduce((shown, secret) => shown.replaceAll(secret, HIDDEN), text);
+}
+
+module.exports = { hider };
