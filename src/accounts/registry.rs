@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind, Events};
 use crate::oauth::token::Token;
+use crate::redact::Redactor;
 use crate::secret::Secret;
 use crate::store::accounts::{self as store, StoreFile, Stored};
 use crate::store::atomic::{self, Replaced, Reservation};
@@ -26,6 +27,7 @@ use crate::store::legacy::LegacyFile;
 use crate::store::lock::{self, CliLock};
 use crate::store::modes::{self, Widened};
 use crate::store::record::Record;
+use crate::text::clean;
 
 /// The id of the account in `oauth_creds.json` while there is no store.
 pub(super) const ONLY_ACCOUNT: &str = "qwen-cli";
@@ -507,7 +509,7 @@ pub fn disabled_account(field: &str, account: &Account) -> Error {
 /// The error for an id that no account has.
 #[must_use]
 pub fn unknown_account(field: &str, id: &str) -> Error {
-    let shown: String = id.chars().filter(|c| !c.is_control()).take(64).collect();
+    let shown = Redactor::default().text(&clean(id, 64));
     Error::new(
         Code::InvalidArgument,
         format!("{field} is no account: {shown}. The list of accounts has their ids."),
