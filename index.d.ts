@@ -615,8 +615,8 @@ declare namespace qwen {
      * Looks for what keeps requests from working, and says what mends it: settings, files and their modes, locks, the
      * stores, accounts, certificates, proxies, servers, the clock, the qwen CLI and OpenCode's configuration.
      *
-     * It only looks: no file is changed, no token refreshed, no model asked. Servers are asked for what costs nothing. It
-     * takes about 10 s at the most, whatever the network does.
+     * It only looks: no file is changed and no token refreshed. A login's server is asked for its list of models, which costs
+     * nothing. A key that is ready is proved by a chat of one token, since a list of models may be open to everyone. It takes about 10 s at the most, whatever the network does.
      *
      * @returns one or more findings for each check, those that are well too
      */

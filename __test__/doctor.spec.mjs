@@ -355,11 +355,31 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     const [finding, ...more] = inState(await examine(context), "broken");
     assert.deepEqual([finding.id, finding.fix, more], ["api", `npx ${NAME} add-key`, []]);
     assert.match(finding.message, /another plan or region/);
-    assert.equal(server.stats.chats, 0, "it is found without a chat");
+    assert.equal(server.seen("chat").at(-1).body.max_tokens, 1, "it is proved by the cheapest chat");
     assert.ok(!JSON.stringify(finding).includes(key));
     const again = await addKey(context, key);
     assert.equal(again.code, 0, again.stderr);
     assert.deepEqual(inState(await examine(context), "broken"), []);
+  });
+
+  test("a key that was deleted is to be removed once another works", async (t) => {
+    const context = await setUp(t, { token: null });
+    const { server } = context;
+    const keys = ["dead", "good"].map(() => server.addKey({ plan: "coding-plan", region: "intl" }));
+    const place = ["--base-url", server.placeUrl("coding-plan", "intl"), "--plan", "coding-plan"];
+    for (const [index, label] of ["dead", "good"].entries()) {
+      const added = await addKey(context, keys[index], "--no-check", "--label", label, ...place);
+      assert.equal(added.code, 0, added.stderr);
+    }
+    assert.deepEqual(inState(await examine(context), "broken"), []);
+    server.revokeAccess(keys[0]);
+    const findings = await examine(context);
+    assert.deepEqual(inState(findings, "broken"), []);
+    const [found] = inState(findings, "warning");
+    assert.match(found.message, /"dead".*refuses the key.*Another account works\./);
+    assert.match(found.fix, /^npx opencode-qwen-cli-auth remove acct_\w+$/);
+    await mend(context, found);
+    assert.deepEqual(inState(await examine(context), "warning"), []);
   });
 
   test("a login that the free tier ended for is told so, until there is a key", async (t) => {

@@ -139,7 +139,17 @@ fn asked(view: &View, record: &Record, settings: &Settings, now_ms: u64) -> Opti
     let token = record.token().filter(|_| !has_lost_its_tier(record))?;
     let base_url = account.base_url(&token, settings.base_url_override.as_ref()).ok()?;
     let access_token = token.is_fresh(now_ms).then(|| token.access_token.clone());
-    Some(Asked { id: account.id, label: account.label, kind: account.kind, base_url, access_token })
+    let is_ready = availability(record, now_ms) == Availability::Ready && record.rejected_at().is_none();
+    let mut others = view.enabled(now_ms).filter(|other| other.id() != record.id());
+    Some(Asked {
+        is_to_be_proved: account.kind != Kind::OAuth && is_ready,
+        has_alternative: others.any(|other| works(other, settings, now_ms)),
+        id: account.id,
+        label: account.label,
+        kind: account.kind,
+        base_url,
+        access_token,
+    })
 }
 
 #[cfg(test)]

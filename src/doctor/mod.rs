@@ -1,6 +1,7 @@
 //! What keeps requests from working, and what mends it.
 //!
-//! It only looks: no file is changed or moved, no token is refreshed, no model is asked. Each check is a module of its own.
+//! It only looks: no file is changed or moved, no token is refreshed. A login's server is asked for its list of
+//! models; a key is proved by a chat of one token, since such a list may be open to everyone. Each check is a module of its own.
 
 pub mod finding;
 

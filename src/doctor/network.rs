@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use http::header::{DATE, HeaderMap, USER_AGENT};
+use http::header::{CONTENT_TYPE, DATE, HeaderMap, USER_AGENT};
 use reqwest::Response;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::Url;
@@ -29,6 +30,8 @@ const CLOCK: &str = "clock";
 
 /// By so much a clock may be off.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(5 * 60);
+/// The model that a key is proved with. A server that lacks it says so, which proves the key as well.
+const CHECK_MODEL: &str = "qwen3.7-plus";
 /// The most that is read of an answer.
 const MAX_BODY: usize = 64 * 1024;
 
@@ -41,6 +44,10 @@ pub struct Asked {
     pub base_url: Url,
     /// Its token, if that can be used as it is.
     pub access_token: Option<Secret>,
+    /// True for a key that a chat of one token can prove: it is neither cooling nor known to be refused.
+    pub is_to_be_proved: bool,
+    /// True where another account works.
+    pub has_alternative: bool,
 }
 
 pub async fn check(doctor: &Doctor, settings: &Settings, accounts: &[Asked]) -> Vec<Finding> {
@@ -93,7 +100,7 @@ async fn ask_oauth_server(http: &Http, endpoint: &Url, proxies: &Proxies) -> (Fi
     root.set_path("/");
     root.set_query(None);
     let shown = root.origin().ascii_serialization();
-    match send(http, http::Method::HEAD, root.clone(), HeaderMap::new()).await {
+    match send(http, http::Method::HEAD, root.clone(), HeaderMap::new(), None).await {
         Ok(response) => (Finding::ok(OAUTH, format!("The OAuth server {shown} answers.")), date(&response)),
         Err(error) => (unreachable(OAUTH, &error, &root, proxies), None),
     }
@@ -103,12 +110,19 @@ async fn ask_api(http: &Http, account: &Asked, proxies: &Proxies) -> (Finding, O
     let shown = display(&account.base_url);
     let name = format!("The API of \"{}\" ({shown})", account.label);
     let answer = async {
-        let url = Url::parse(&format!("{shown}/models")).map_err(Error::internal)?;
+        // A list of models may be open to everyone, and proves no key.
+        let endpoint = if account.is_to_be_proved { "chat/completions" } else { "models" };
+        let url = Url::parse(&format!("{shown}/{endpoint}")).map_err(Error::internal)?;
         let headers = match &account.access_token {
             Some(token) => for_attempt(&HeaderMap::new(), token, account.kind)?,
             None => HeaderMap::new(),
         };
-        send(http, http::Method::GET, url, headers).await
+        let chat = account.is_to_be_proved.then(|| {
+            let message = json!({"role": "user", "content": "hi"});
+            json!({"model": CHECK_MODEL, "messages": [message], "max_tokens": 1})
+        });
+        let method = if chat.is_some() { http::Method::POST } else { http::Method::GET };
+        send(http, method, url, headers, chat).await
     };
     let mut response = match answer.await {
         Ok(response) => response,
@@ -133,6 +147,7 @@ async fn ask_api(http: &Http, account: &Asked, proxies: &Proxies) -> (Finding, O
         _ if account.access_token.is_none() => {
             Finding::ok(API, format!("{name} answers. The token has expired; the next request refreshes it."))
         }
+        _ if account.is_to_be_proved => Finding::ok(API, format!("{name} takes the key.")),
         _ => Finding::ok(API, format!("{name} answers.")),
     };
     (finding, time)
@@ -148,6 +163,13 @@ fn refused(account: &Asked, name: &str, status: u16) -> Finding {
             ),
             ours(&format!("login --replace {}", account.id)),
         ),
+        Kind::Key(_) if account.has_alternative => Finding::warning(
+            API,
+            format!(
+                "{name} refuses the key (status {status}): it is of another plan or region, or is no longer valid. Another account works."
+            ),
+            ours(&format!("remove {}", account.id)),
+        ),
         Kind::Key(_) => Finding::broken(
             API,
             format!(
@@ -158,11 +180,21 @@ fn refused(account: &Asked, name: &str, status: u16) -> Finding {
     }
 }
 
-async fn send(http: &Http, method: http::Method, url: Url, mut headers: HeaderMap) -> Result<Response> {
+async fn send(
+    http: &Http,
+    method: http::Method,
+    url: Url,
+    mut headers: HeaderMap,
+    body: Option<Value>,
+) -> Result<Response> {
     let host = url.host_str().unwrap_or_default().to_owned();
     headers.insert(USER_AGENT, http::HeaderValue::from_static(PRODUCT));
-    let request = http.client_for(&url).await?.request(method, url).headers(headers).send();
-    match timeout(PATIENCE, request).await {
+    let mut request = http.client_for(&url).await?.request(method, url);
+    if let Some(body) = body {
+        headers.insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+        request = request.body(body.to_string());
+    }
+    match timeout(PATIENCE, request.headers(headers).send()).await {
         Ok(Ok(response)) if response.status() == http::StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
             let message = format!("The proxy on the way to {host} asks for a user name and password.");
             Err(Error::new(Code::Network, message))
