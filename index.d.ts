@@ -508,24 +508,32 @@ declare namespace qwen {
 
     /**
      * Keeps a key of a plan as an account, in `oauth_accounts.json` (mode 0600). The same key again renews its account. It
-     * becomes the active account where none is that works; else {@link QwenClient.setActiveAccount} chooses it.
+     * becomes the active account only if the active one does not work and no account works that costs less; else
+     * {@link QwenClient.setActiveAccount} chooses it.
      *
-     * Spaces, quotes and `Bearer` around a key are left out, and so are the slash or endpoint at the end of a base URL;
-     * each is told by an event `config`.
+     * The places that the key may belong to are asked about it one after another, the likeliest first, with one request of
+     * one token each; the first yes ends it. A place has 5 s, all together have 20 s. Keys of Alibaba Cloud start with
+     * `sk-`; other texts, such as other makers' secrets, are refused before anything is sent.
+     *
+     * Spaces, quotes, `Bearer` and `NAME=` around a key are left out, and a base URL is put right where it is plain what is
+     * meant; each is told by an event `config`.
      *
      * @param options.key - the key; it is in no error, event or log
-     * @param options.plan - what it was bought with; by default the key tells (`sk-sp-…` is a Coding Plan's), or its place
-     * @param options.region - `"cn"` or `"intl"`, for DashScope also `"us"`; by default the one where the key works.
-     * Unchecked: `"cn"`
-     * @param options.baseUrl - another place to send its requests to: https, or http on loopback, without user, query or
-     * fragment. Where no plan is named either, its price counts as metered, and nothing is added to bodies for caching
+     * @param options.plan - the plan that it was bought with. By default it is found out; the form of a key does not tell it
+     * @param options.region - `"cn"` or `"intl"`, for DashScope also `"us"` or `"hk"`; Alibaba Cloud's names such as
+     * `"ap-southeast-1"` are read, too. A key that belongs to another one is refused, and the right one is named. By default
+     * it is found out; unchecked, it is the likeliest
+     * @param options.baseUrl - the base URL of a workspace (`https://{WorkspaceId}.{region}.maas.aliyuncs.com`, billed by use)
+     * or of another server: https, or http on loopback, without user, query or fragment. Another server's keys may have any
+     * form; if no plan is named, their price counts as metered, and nothing is added to bodies for caching
      * @param options.label - a name for the account
-     * @param options.check - whether to send one chat of one token first, which tells a key that does not work from one of
-     * another region or plan. @defaultValue true
+     * @param options.tier - the size of the subscription, for estimates of how much of it is used. Not sent anywhere
+     * @param options.check - false to keep it without asking its place about it. @defaultValue true
      * @throws {@link QwenAuthError}
-     * - `ERR_QWEN_INVALID_ARGUMENT`: no key, plan, region or base URL; or a key of another plan or region, which is named
-     * - `ERR_QWEN_TOKEN_REJECTED`: it is refused everywhere
-     * - `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`: it could not be checked; `retryable`
+     * - `ERR_QWEN_INVALID_ARGUMENT`: not a key, plan, region, tier or base URL; or a key of another plan or region, which is
+     *   named
+     * - `ERR_QWEN_TOKEN_REJECTED`: every place that was asked refuses it; the message names them and their key pages
+     * - `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`: no place said yes, and one of them could not be asked; `retryable`
      * - as {@link QwenClient.accounts}. Nothing is kept then
      */
     addApiKey(options: {
@@ -534,6 +542,7 @@ declare namespace qwen {
       region?: string;
       baseUrl?: string;
       label?: string;
+      tier?: "lite" | "standard" | "pro";
       check?: boolean;
     }): Promise<Account>;
 

@@ -44,7 +44,17 @@ async function setUp(t) {
 test("a key from standard input is checked, kept and shown as an account", async (t) => {
   const { server, store, pipe } = await setUp(t);
   const key = server.addKey({ plan: "coding-plan" });
-  const first = await pipe(`${key}\n`, "--base-url", server.apiBaseUrl, "--label", "Work");
+  const first = await pipe(
+    `${key}\n`,
+    "--plan",
+    "coding-plan",
+    "--tier",
+    "lite",
+    "--base-url",
+    server.apiBaseUrl,
+    "--label",
+    "Work",
+  );
   assert.deepEqual(
     [first.code, first.stderr],
     [0, "Note: The key was taken without the spaces around it.\n"],
@@ -53,7 +63,10 @@ test("a key from standard input is checked, kept and shown as an account", async
     first.stdout,
     /^Added "Work" \(acct_\w+\); its requests go to \S+\/v1\.\nIt is the active account now\.\n$/,
   );
-  assert.equal(store.read().apiKeys[0].key, key);
+  assert.deepEqual(
+    store.read().apiKeys.map(({ key: kept, tier }) => [kept, tier]),
+    [[key, "lite"]],
+  );
   assert.equal(server.seen("chat").length, 1);
 
   const other = server.addKey({ plan: "token-plan" });
@@ -78,7 +91,14 @@ test("what is no key, or no choice, is a failure that keeps nothing", async (t) 
     [" \n", [], /^No key was given\./],
     ["two words", [], /^key holds a space/],
     ["sk-sp-1", ["--plan", "free"], /^plan must be one of coding-plan, token-plan, dashscope\.\n$/],
-    ["sk-sp-1", ["--region", "mars"], /^region must be one of cn, intl, us\.\n$/],
+    ["sk-sp-1", ["--region", "mars"], /^region must be one of cn, hk, intl, us\.\n$/],
+    ["sk-sp-1", ["--tier", "huge"], /^tier must be one of lite, standard, pro\.\n$/],
+    [
+      "ghp_0123456789",
+      [],
+      /^key is a secret of GitHub \(ghp_…\), not a key of Alibaba Cloud; nothing was sent\./,
+    ],
+    ["sk-sp-****cdef", [], /^key is the masked form that the console shows/],
     ["sk-sp-1", ["--base-url", "https://u:p@host.example"], /^baseUrl is not usable: it holds a user name/],
     ["k".repeat(70_000), [], /too long to be a key/],
     ["sk-sp-wrong", ["--base-url", server.apiBaseUrl], /^The key was refused/],
@@ -94,11 +114,11 @@ test("what is no key, or no choice, is a failure that keeps nothing", async (t) 
 test("a key among the arguments is neither taken nor repeated", async (t) => {
   const { server, home, pipe } = await setUp(t);
   const key = server.addKey();
-  for (const args of [[key], ["--key", key], [`--key=${key}`]]) {
+  for (const args of [[key], ["--key", key], [`--key=${key}`], ["--label", key]]) {
     const { code, stderr } = await pipe("", ...args);
     assert.equal(code, 2, stderr);
+    assert.match(stderr, /not taken from the arguments/);
   }
-  assert.match((await pipe("", key)).stderr, /not taken from the arguments/);
   assert.equal(existsSync(home.directory), false);
   assert.equal(server.requests.length, 0);
 });
@@ -106,7 +126,8 @@ test("a key among the arguments is neither taken nor repeated", async (t) => {
 test("a prompt does not show the key", { skip: !hasTerminal && "there is no util-linux" }, async (t) => {
   const { server, store, start } = await setUp(t);
   const key = server.addKey({ plan: "coding-plan" });
-  const { child, output, ended } = start(["--base-url", server.apiBaseUrl], { terminal: true });
+  const where = ["--plan", "coding-plan", "--base-url", server.apiBaseUrl];
+  const { child, output, ended } = start(where, { terminal: true });
   await until(() => output.stdout.includes("it is not shown"), "the prompt", 30_000);
   child.stdin.write(`${key.slice(0, -1)}x\x7f${key.at(-1)}`);
   child.stdin.write("\r");
@@ -121,8 +142,14 @@ test("a prompt does not show the key", { skip: !hasTerminal && "there is no util
 
 test("Ctrl-C at the prompt ends it", { skip: !hasTerminal && "there is no util-linux" }, async (t) => {
   const { home, start } = await setUp(t);
-  const { child, output, ended } = start([], { terminal: true });
+  const { child, output, ended } = start(["--plan", "token-plan"], { terminal: true });
   await until(() => output.stdout.includes("it is not shown"), "the prompt", 30_000);
+  assert.match(output.stdout, /Token Plan, China: https:\/\/bailian\.console\.aliyun\.com\/\S*tab=plan/);
+  assert.match(
+    output.stdout,
+    /Token Plan, international: https:\/\/modelstudio\.console\.alibabacloud\.com\//,
+  );
+  assert.doesNotMatch(output.stdout, /DashScope/);
   child.stdin.write("\x03");
   const { code, stdout } = await ended;
   assert.equal(code, 130, stdout);

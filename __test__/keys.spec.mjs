@@ -4,11 +4,14 @@ import { existsSync, readFileSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { recordOf, storeOf } from "./support/accounts.mjs";
-import { chat, rejection, setUp as setUpClient, startClient, until } from "./support/harness.mjs";
-import { startPlaces } from "./support/places.mjs";
-import { withoutOpenssl } from "./support/certificates.mjs";
+import { chat, rejection, setUp as setUpClient, until } from "./support/harness.mjs";
 
-const PLAN_MODEL = { model: "qwen3-coder-plus" };
+const PLAN_MODEL = { model: "qwen3.7-plus" };
+/** Asks as a program that Coding Plan serves. */
+const ask = (client) =>
+  chat(client, "hi", PLAN_MODEL, {
+    headers: { "content-type": "application/json", "user-agent": "opencode/1.18.33 runtime/bun/1.3" },
+  });
 
 async function setUp(t, options) {
   const context = await setUpClient(t, { token: null, ...options });
@@ -29,7 +32,6 @@ test("a key is checked with one cheap request, kept by itself, and used", async 
     kind: "api-key",
     active: true,
     enabled: true,
-    plan: "coding-plan",
     state: "ready",
     baseUrl: server.placeUrl("coding-plan", "intl"),
   });
@@ -42,11 +44,11 @@ test("a key is checked with one cheap request, kept by itself, and used", async 
   assert.ok(!home.files().includes("oauth_creds.json"));
   assert.ok(createdAt <= updatedAt);
 
-  const response = await chat(client, "hi", PLAN_MODEL);
+  const response = await ask(client);
   assert.deepEqual([response.status, response.headers.get("x-qwen-account")], [200, id]);
   const { headers } = server.seen("chat").at(-1);
   assert.equal(headers["x-dashscope-authtype"], "openai");
-  assert.match(headers["user-agent"], /^opencode-qwen-cli-auth\//);
+  assert.match(headers["user-agent"], /^opencode\/1\.18\.33 runtime\/bun\/1\.3 opencode-qwen-cli-auth\//);
   assert.equal(headers.authorization, `Bearer ${key}`);
   assert.deepEqual(server.violations, []);
   const { expiresAt, ...token } = await client.getAccessToken();
@@ -73,7 +75,7 @@ test("a key beside a login: choosing it leaves the qwen CLI's file alone", async
   const credentials = home.bytes();
   const [login] = await client.accounts();
   const key = server.addKey({ plan: "coding-plan" });
-  const added = await client.addApiKey({ key, baseUrl: server.apiBaseUrl });
+  const added = await client.addApiKey({ key, plan: "coding-plan", baseUrl: server.apiBaseUrl });
   assert.deepEqual([added.active, added.label], [false, "Coding Plan key"]);
   assert.deepEqual(
     (await client.accounts()).map(({ id, kind, active }) => [id, kind, active]),
@@ -85,7 +87,7 @@ test("a key beside a login: choosing it leaves the qwen CLI's file alone", async
   const chosen = await client.setActiveAccount(added.id);
   assert.equal(chosen.active, true);
   assert.deepEqual(home.bytes(), credentials);
-  assert.equal((await chat(client, "hi", PLAN_MODEL)).headers.get("x-qwen-account"), added.id);
+  assert.equal((await ask(client)).headers.get("x-qwen-account"), added.id);
   await rejection(client.login({ replace: added.id }), "ERR_QWEN_INVALID_ARGUMENT");
   await client.removeAccount(added.id);
   assert.deepEqual(home.bytes(), credentials);
@@ -139,8 +141,11 @@ test("what is not plain is refused, and nothing is sent or kept", async (t) => {
     { key: 1 },
     { key: undefined },
     { plan: "free" },
-    { plan: "dashscope" },
     { region: "mars" },
+    { tier: "huge" },
+    { key: "sk-sp-****cdef" },
+    { key: "https://bailian.console.aliyun.com/?tab=model#/api-key" },
+    { key: '{"api_key":"sk-sp-1"}' },
     { region: "" },
     { baseUrl: "https://user:secret@host.example/v1" },
     { baseUrl: "https://host.example/v1?a=b" },
@@ -172,44 +177,6 @@ test("a key that is refused, or can't be checked, is not kept", async (t) => {
   assert.equal((await add({ key: "sk-sp-other", check: false })).kind, "api-key");
 });
 
-test("plan and region are found out", { skip: withoutOpenssl }, async (t) => {
-  const { server, env } = await startPlaces(t);
-  const { client, events } = startClient(t, { env });
-  for (const [plan, region, host] of [
-    ["coding-plan", "intl", "coding-intl.dashscope.aliyuncs.com"],
-    ["token-plan", "cn", "token-plan.cn-beijing.maas.aliyuncs.com"],
-    ["dashscope", "us", "dashscope-us.aliyuncs.com"],
-  ]) {
-    const key = server.addKey({ plan, region });
-    const { id, baseUrl } = await client.addApiKey({ key });
-    assert.equal(new URL(baseUrl).host, host);
-    await client.setActiveAccount(id);
-    assert.equal((await chat(client, "hi", PLAN_MODEL)).status, 200);
-    assert.deepEqual(server.seen("chat").at(-1).place, { plan, region });
-  }
-  assert.deepEqual(
-    events.filter(({ type }) => type === "config"),
-    [],
-  );
-  assert.deepEqual(server.violations, []);
-});
-
-test("a key of another plan or region is told where it belongs", { skip: withoutOpenssl }, async (t) => {
-  const { server, env } = await startPlaces(t);
-  const { client } = startClient(t, { env });
-  const coding = server.addKey({ plan: "coding-plan", region: "intl" });
-  const metered = server.addKey({ plan: "dashscope", region: "cn" });
-  const wrong = async (options, advice) => {
-    const { message } = await rejection(client.addApiKey(options), "ERR_QWEN_INVALID_ARGUMENT");
-    assert.match(message, advice);
-  };
-  await wrong({ key: coding, region: "cn" }, /with plan coding-plan and region intl/);
-  await wrong({ key: metered, plan: "token-plan" }, /with plan dashscope and region cn/);
-  server.revokeAccess(coding);
-  await rejection(client.addApiKey({ key: coding }), "ERR_QWEN_TOKEN_REJECTED");
-  assert.deepEqual(await client.accounts(), []);
-});
-
 test("no log holds a key", async (t) => {
   const env = { DEBUG_QWEN_PLUGIN: "1", ENABLE_PLUGIN_REQUEST_LOGGING: "1" };
   const { server, client, home, events } = await setUp(t, { env });
@@ -218,7 +185,7 @@ test("no log holds a key", async (t) => {
   const { label } = await client.addApiKey({ key, plan: "token-plan", baseUrl: server.apiBaseUrl });
   assert.equal((await chat(client, `my key is ${key}`, PLAN_MODEL)).status, 200);
   server.revokeAccess(key);
-  const refused = await chat(client, "hi", PLAN_MODEL);
+  const refused = await ask(client);
   const { message } = (await refused.json()).error;
   assert.ok(message.includes(label) && message.includes("add-key") && !message.includes(key), message);
   await until(() => existsSync(join(home.home, ".opencode/logs/qwen-plugin")), "the logs");

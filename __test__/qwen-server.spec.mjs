@@ -148,11 +148,60 @@ qwenTest("API keys: their header, their models", {}, async (server, client) => {
   assert.equal((await client.get("models", { authorization: `Bearer ${key}` })).status, 400);
 });
 
+qwenTest("places: their keys, their models, their refusals", {}, async (server) => {
+  const ask = async (key, { plan, region }, path, body, agent = "opencode/1.18.33") => {
+    const headers = {
+      authorization: `Bearer ${key}`,
+      "content-type": "application/json",
+      "user-agent": agent,
+      "x-dashscope-useragent": "test/1",
+      "x-dashscope-authtype": "openai",
+    };
+    const init = body ? { method: "POST", body: JSON.stringify(body) } : {};
+    const response = await fetch(`${server.placeUrl(plan, region)}/${path}`, { ...init, headers });
+    const answer = await response.json();
+    return { status: response.status, message: answer.error?.message, ids: answer.data?.map(({ id }) => id) };
+  };
+  const chat = (key, place, body, agent) =>
+    ask(key, place, "chat/completions", { messages: [{ role: "user", content: "hi" }], ...body }, agent);
+  const coding = { plan: "coding-plan", region: "intl" };
+  const token = { plan: "token-plan", region: "cn" };
+  const metered = { plan: "dashscope", region: "us" };
+  const keys = new Map([coding, token, metered].map((place) => [place, server.addKey(place)]));
+  assert.match(keys.get(token), /^sk-sp-/);
+  assert.match(keys.get(metered), /^sk-(?!sp-)/);
+  assert.match(server.addKey({ plan: "token-plan", region: "intl" }), /^sk-(?!sp-)/);
+  for (const [place, key] of keys) {
+    assert.equal((await chat(key, place, { model: "qwen3.7-plus" })).status, 200);
+    for (const other of [coding, token, metered, { ...place, region: "hk" }]) {
+      if (other === place) continue;
+      const { status, message } = await chat(key, other, { model: "qwen3.7-plus" });
+      assert.equal(status, other.plan === "coding-plan" ? 403 : 401);
+      assert.match(message, other.plan === "coding-plan" ? /^invalid api-key$/ : /Incorrect API key/);
+    }
+  }
+  assert.equal((await chat(keys.get(token), token, { model: "qwen3-coder-plus" })).status, 404);
+  assert.equal((await chat(keys.get(coding), coding, { model: "qwen3-coder-plus" })).status, 200);
+  const { ids } = await ask(keys.get(metered), metered, "models");
+  assert.ok(ids.includes("kimi-k3") && ids.includes("qwen-image-2.0") && !ids.includes("glm-5"));
+  const unknown = await chat(keys.get(coding), coding, { model: "qwen3.7-plus" }, "curl/8");
+  assert.equal(unknown.status, 405);
+  assert.match(unknown.message, /Coding Agents/);
+  const [system, image] = [[SYSTEM], [{ type: "image_url", image_url: { url: "data:image/png;base64,AA" } }]];
+  for (const body of [
+    { model: "kimi-k2.5", metadata: { sessionId: "1" } },
+    { model: "glm-5", messages: system },
+    { model: "glm-5", messages: [{ role: "user", content: image }] },
+  ])
+    assert.equal((await chat(keys.get(token), token, body)).status, 400, JSON.stringify(body));
+  const seeing = { model: "kimi-k2.5", messages: [{ role: "user", content: image }] };
+  assert.equal((await chat(keys.get(token), token, seeing)).status, 200);
+});
+
 qwenTest("the portal's strictness", {}, async (server, client) => {
   const user = { role: "user", content: "hi" };
   const call = { role: "assistant", content: "", tool_calls: [{ id: "c1", type: "function", function: {} }] };
   const result = { role: "tool", tool_call_id: "c1", content: "ok" };
-  const image = [{ type: "image_url", image_url: { url: "data:image/png;base64,AAAA" } }];
   const refused = {
     "not one of system": { messages: [{ role: "developer", content: "x" }, user] },
     "array content with a cache_control": { messages: [{ role: "system", content: "x" }, user] },
@@ -160,7 +209,10 @@ qwenTest("the portal's strictness", {}, async (server, client) => {
     "must come first": { messages: [user, SYSTEM] },
     "Range of max_tokens": { max_tokens: 65_537 },
     "\\[1, 8192\\]": { model: "vision-model", max_completion_tokens: 10_000 },
-    "does not take image_url": { messages: [{ role: "user", content: image }] },
+    "content must not be empty": { messages: [{ role: "user", content: [] }] },
+    "5 cache_control markers": {
+      messages: [SYSTEM, { role: "user", content: Array(4).fill(SYSTEM.content[0]) }],
+    },
     "is not answered before": { messages: [user, call, user] },
     "c1 is not answered": { messages: [user, call] },
     "answers no open tool call": { messages: [user, result] },

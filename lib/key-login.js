@@ -3,19 +3,19 @@
 // How a key is added in OpenCode. It is asked for as a login code is: so OpenCode keeps what stands for the account, and
 // not the key. A method of the type `api` would write the key into its own file.
 
-/** Where the keys of each plan are made. */
-const CONSOLE = "https://bailian.console.aliyun.com/?tab=model#/api-key";
+const { pageLines, pagesOf } = require("./key-pages");
+
 const ANY = "";
 
 const PROMPTS = [
   {
     type: "select",
     key: "plan",
-    message: "What is the key of?",
+    message: "Which plan is the key of?",
     options: [
       { label: "I don't know: find out", value: ANY },
-      { label: "Coding Plan", value: "coding-plan" },
       { label: "Token Plan", value: "token-plan" },
+      { label: "Coding Plan", value: "coding-plan" },
       { label: "DashScope (billed by use)", value: "dashscope" },
     ],
   },
@@ -27,10 +27,15 @@ const PROMPTS = [
       { label: "I don't know: find out", value: ANY },
       { label: "China", value: "cn" },
       { label: "International", value: "intl" },
-      { label: "United States", value: "us" },
+      { label: "United States (DashScope)", value: "us" },
+      { label: "Hong Kong (DashScope)", value: "hk" },
     ],
   },
 ];
+
+/** OpenCode has no hidden prompt for a code, so the user has to know before pasting. */
+const VISIBLE =
+  "The key is visible while you paste it here. To enter it hidden, cancel and run `npx opencode-qwen-cli-auth add-key`.";
 
 /**
  * The login methods for keys: one that asks nothing but the key, and one that asks for plan and region too, for which
@@ -40,13 +45,15 @@ const PROMPTS = [
  *   is to keep
  */
 function keyMethods(add) {
-  const authorize = async (inputs) => ({
-    url: CONSOLE,
-    instructions:
-      "Paste a key of a Coding Plan, a Token Plan or DashScope. Its plan and region are found out.",
-    method: "code",
-    callback: (key) => add(key, { plan: inputs?.plan || undefined, region: inputs?.region || undefined }),
-  });
+  const authorize = async (inputs) => {
+    const choice = { plan: inputs?.plan || undefined, region: inputs?.region || undefined };
+    return {
+      url: pagesOf(choice)[0].page,
+      instructions: `Paste a key of a Token Plan, a Coding Plan or DashScope. ${VISIBLE} Key pages: ${pageLines(choice).join("; ")}`,
+      method: "code",
+      callback: (key) => add(key, choice),
+    };
+  };
   return [
     { type: "oauth", label: "Coding Plan, Token Plan or DashScope key", authorize },
     {

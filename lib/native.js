@@ -44,6 +44,12 @@ function addonVersion() {
   return addon.version();
 }
 
+/** The places of keys, each with the page that shows its keys: `{ plan, title, region, page }`. */
+function keyPages() {
+  connect();
+  return addon.keyPages();
+}
+
 function nextId() {
   lastId = (lastId + 1) >>> 0;
   return lastId;
@@ -245,6 +251,7 @@ module.exports = {
   forget,
   isMainThread,
   listen,
+  keyPages,
   readable,
   stayOpen,
   stopListening,

@@ -184,6 +184,7 @@ const KEY_FIELDS = {
   region: text,
   baseUrl: text,
   label,
+  tier: oneOf(["lite", "standard", "pro"]),
   check: boolean,
 };
 

@@ -1,5 +1,7 @@
 //! The plans that keys belong to: where they are served, and what they cost. Pure.
 
+use std::borrow::Cow;
+
 use url::Url;
 
 use crate::base_url::display;
@@ -71,63 +73,84 @@ impl Price {
 }
 
 /// A region of a plan. A key works in its own alone.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// The plan.
     pub plan: KeyPlan,
     /// The region's name, as callers give it.
-    pub region: &'static str,
+    pub region: Cow<'static, str>,
     /// Where its requests go.
-    pub base_url: &'static str,
+    pub base_url: Cow<'static, str>,
 }
 
-/// All places there are. The first of a plan is the one that is meant where nothing says which.
-pub const PLACES: [Place; 7] = [
-    Place { plan: KeyPlan::CodingPlan, region: "cn", base_url: "https://coding.dashscope.aliyuncs.com/v1" },
-    Place {
-        plan: KeyPlan::CodingPlan,
-        region: "intl",
-        base_url: "https://coding-intl.dashscope.aliyuncs.com/v1",
-    },
-    Place {
-        plan: KeyPlan::TokenPlan,
-        region: "cn",
-        base_url: "https://token-plan.cn-beijing.maas.aliyuncs.com/compatible-mode/v1",
-    },
-    Place {
-        plan: KeyPlan::TokenPlan,
-        region: "intl",
-        base_url: "https://token-plan.ap-southeast-1.maas.aliyuncs.com/compatible-mode/v1",
-    },
-    Place {
-        plan: KeyPlan::DashScope,
-        region: "cn",
-        base_url: "https://dashscope.aliyuncs.com/compatible-mode/v1",
-    },
-    Place {
-        plan: KeyPlan::DashScope,
-        region: "intl",
-        base_url: "https://dashscope-intl.aliyuncs.com/compatible-mode/v1",
-    },
-    Place {
-        plan: KeyPlan::DashScope,
-        region: "us",
-        base_url: "https://dashscope-us.aliyuncs.com/compatible-mode/v1",
-    },
+impl Place {
+    const fn known(plan: KeyPlan, region: &'static str, base_url: &'static str) -> Self {
+        Self { plan, region: Cow::Borrowed(region), base_url: Cow::Borrowed(base_url) }
+    }
+
+    /// The console's page that shows its keys.
+    #[must_use]
+    pub fn key_page(&self) -> &'static str {
+        self.plan.key_page(&self.region)
+    }
+}
+
+/// All places whose hosts are known by name. Workspaces have hosts of their own: see [`place_on`].
+pub static PLACES: [Place; 8] = [
+    Place::known(
+        KeyPlan::TokenPlan,
+        "cn",
+        "https://token-plan.cn-beijing.maas.aliyuncs.com/compatible-mode/v1",
+    ),
+    Place::known(
+        KeyPlan::TokenPlan,
+        "intl",
+        "https://token-plan.ap-southeast-1.maas.aliyuncs.com/compatible-mode/v1",
+    ),
+    Place::known(KeyPlan::CodingPlan, "cn", "https://coding.dashscope.aliyuncs.com/v1"),
+    Place::known(KeyPlan::CodingPlan, "intl", "https://coding-intl.dashscope.aliyuncs.com/v1"),
+    Place::known(KeyPlan::DashScope, "cn", "https://dashscope.aliyuncs.com/compatible-mode/v1"),
+    Place::known(KeyPlan::DashScope, "intl", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1"),
+    Place::known(KeyPlan::DashScope, "us", "https://dashscope-us.aliyuncs.com/compatible-mode/v1"),
+    Place::known(KeyPlan::DashScope, "hk", "https://cn-hongkong.dashscope.aliyuncs.com/compatible-mode/v1"),
 ];
 
-/// What Alibaba Cloud's own names for its regions mean here.
-const REGION_NAMES: [(&str, &str); 6] = [
-    ("china", "cn"),
+/// Where the hosts of workspaces end: `{WorkspaceId}.{region}.maas.aliyuncs.com`.
+const WORKSPACE_SUFFIX: &str = ".maas.aliyuncs.com";
+/// The workspace whose host serves the Token Plan.
+const TOKEN_PLAN_WORKSPACE: &str = "token-plan";
+
+/// Alibaba Cloud's own and everyday names of the regions.
+const REGION_NAMES: [(&str, &str); 20] = [
     ("cn-beijing", "cn"),
-    ("international", "intl"),
+    ("beijing", "cn"),
+    ("china", "cn"),
+    ("mainland", "cn"),
     ("ap-southeast-1", "intl"),
     ("singapore", "intl"),
+    ("sg", "intl"),
+    ("international", "intl"),
+    ("global", "intl"),
     ("us-east-1", "us"),
+    ("virginia", "us"),
+    ("us-virginia", "us"),
+    ("usa", "us"),
+    ("united-states", "us"),
+    ("cn-hongkong", "hk"),
+    ("hongkong", "hk"),
+    ("hong-kong", "hk"),
+    ("hong kong", "hk"),
+    ("cn-hong-kong", "hk"),
+    ("united states", "us"),
 ];
 
-/// How a Coding Plan's key begins, and no other.
-const CODING_PLAN_PREFIX: &str = "sk-sp-";
+/// How a subscription's key begins. Plain `sk-` may be one, too.
+const SUBSCRIPTION_PREFIX: &str = "sk-sp-";
+
+/// The indexes in [`PLACES`] of those that may take a subscription's key, what is sold today first.
+const SUBSCRIPTION_ORDER: [usize; 4] = [0, 1, 2, 3];
+/// The same of a plain key.
+const PLAIN_ORDER: [usize; 8] = [4, 5, 1, 6, 7, 0, 2, 3];
 
 impl KeyPlan {
     /// All plans, the ones first that cost nothing more.
@@ -168,52 +191,96 @@ impl KeyPlan {
         }
     }
 
+    /// The console's page that shows the keys of a region.
+    #[must_use]
+    pub fn key_page(self, region: &str) -> &'static str {
+        match (self, region == "cn") {
+            (Self::TokenPlan, true) => {
+                "https://bailian.console.aliyun.com/cn-beijing?tab=plan#/efm/subscription/overview"
+            }
+            (Self::TokenPlan, false) => {
+                "https://modelstudio.console.alibabacloud.com/ap-southeast-1?tab=plan#/efm/subscription/overview"
+            }
+            (Self::CodingPlan, true) => {
+                "https://bailian.console.aliyun.com/cn-beijing?tab=coding-plan#/efm/coding-plan-index"
+            }
+            (Self::CodingPlan, false) => {
+                "https://modelstudio.console.alibabacloud.com/?tab=coding-plan#/efm/coding-plan-index"
+            }
+            (Self::DashScope, true) => "https://bailian.console.aliyun.com/?tab=model#/api-key",
+            (Self::DashScope, false) => "https://modelstudio.console.alibabacloud.com/?tab=model#/api-key",
+        }
+    }
+
     /// Where it is served.
     pub fn places(self) -> impl Iterator<Item = &'static Place> {
         PLACES.iter().filter(move |place| place.plan == self)
     }
 }
 
-/// A region by any of its names.
+/// A region by any of its names. Regions that only workspaces have keep Alibaba Cloud's name, such as `eu-central-1`.
 #[must_use]
-pub fn region_from_name(name: &str) -> Option<&'static str> {
+pub fn region_from_name(name: &str) -> Option<Cow<'static, str>> {
     let name = name.trim().to_ascii_lowercase();
     let alias = REGION_NAMES.iter().find(|(alias, _)| *alias == name).map(|(_, region)| *region);
-    alias.or_else(|| PLACES.iter().find(|place| place.region == name).map(|place| place.region))
+    if let Some(region) = alias.or_else(|| table_region(&name)) {
+        return Some(Cow::Borrowed(region));
+    }
+    is_cloud_region(&name).then_some(Cow::Owned(name))
+}
+
+fn table_region(name: &str) -> Option<&'static str> {
+    ["cn", "intl", "us", "hk"].into_iter().find(|region| *region == name)
+}
+
+/// Two letters of the area, a word, a number.
+fn is_cloud_region(name: &str) -> bool {
+    let parts: Vec<_> = name.split('-').collect();
+    let is_word = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase());
+    match parts[..] {
+        [area, word, number] => {
+            area.len() == 2
+                && is_word(area)
+                && is_word(word)
+                && number.bytes().all(|byte| byte.is_ascii_digit())
+                && !number.is_empty()
+        }
+        _ => false,
+    }
 }
 
 /// The place with this base URL.
 #[must_use]
-pub fn place_of(base_url: &Url) -> Option<&'static Place> {
-    let base_url = display(base_url);
-    PLACES.iter().find(|place| place.base_url == base_url)
+pub fn place_of(base_url: &Url) -> Option<Place> {
+    let place = place_on(base_url.host_str()?)?;
+    (display(base_url) == place.base_url).then_some(place)
 }
 
 /// The place on this host, whatever the path is.
 #[must_use]
-pub fn place_on(host: &str) -> Option<&'static Place> {
-    PLACES.iter().find(|place| {
+pub fn place_on(host: &str) -> Option<Place> {
+    let known = PLACES.iter().find(|place| {
         let rest = place.base_url.strip_prefix("https://").and_then(|rest| rest.strip_prefix(host));
         rest.is_some_and(|rest| rest.starts_with('/'))
-    })
+    });
+    known.cloned().or_else(|| workspace_on(host))
 }
 
-/// Whether this can only be a Coding Plan's key.
-#[must_use]
-pub fn is_coding_plan_key(key: &str) -> bool {
-    key.starts_with(CODING_PLAN_PREFIX)
-}
-
-/// The plans that a key may be of, by its form: the ones first that are most likely.
-#[must_use]
-pub fn plans_of_key(key: &str) -> &'static [KeyPlan] {
-    if is_coding_plan_key(key) {
-        &[KeyPlan::CodingPlan]
-    } else if key.starts_with("sk-") {
-        &[KeyPlan::DashScope, KeyPlan::TokenPlan]
-    } else {
-        &[KeyPlan::TokenPlan]
+fn workspace_on(host: &str) -> Option<Place> {
+    let (workspace, region) = host.strip_suffix(WORKSPACE_SUFFIX)?.split_once('.')?;
+    if workspace.is_empty() || region.is_empty() || region.contains('.') {
+        return None;
     }
+    let plan = if workspace == TOKEN_PLAN_WORKSPACE { KeyPlan::TokenPlan } else { KeyPlan::DashScope };
+    let region = region_from_name(region).unwrap_or_else(|| Cow::Owned(region.to_owned()));
+    Some(Place { plan, region, base_url: Cow::Owned(format!("https://{host}/compatible-mode/v1")) })
+}
+
+/// The places that may have issued a key of this form, the likeliest first.
+#[must_use]
+pub fn places_of_key(key: &str) -> Vec<&'static Place> {
+    let order = if key.starts_with(SUBSCRIPTION_PREFIX) { &SUBSCRIPTION_ORDER[..] } else { &PLAIN_ORDER };
+    order.iter().map(|at| &PLACES[*at]).collect()
 }
 
 #[cfg(test)]
@@ -224,20 +291,65 @@ mod tests {
     #[test]
     fn every_place_is_a_base_url_of_its_own() {
         for place in &PLACES {
-            let url = api_base_url(place.base_url).unwrap();
+            let url = api_base_url(&place.base_url).unwrap();
             assert_eq!(display(&url), place.base_url);
-            assert_eq!(place_of(&url), Some(place));
-            assert_eq!(place_on(url.host_str().unwrap()), Some(place));
-            assert_eq!(region_from_name(place.region), Some(place.region));
+            assert_eq!(place_of(&url).as_ref(), Some(place));
+            assert_eq!(place_on(url.host_str().unwrap()).as_ref(), Some(place));
+            assert_eq!(region_from_name(&place.region).unwrap(), place.region);
         }
         assert_eq!(place_on("dashscope.aliyuncs"), None);
     }
 
     #[test]
-    fn a_key_tells_its_plan_as_far_as_it_can() {
-        assert_eq!(plans_of_key("sk-sp-1"), [KeyPlan::CodingPlan]);
-        assert_eq!(plans_of_key("sk-1"), [KeyPlan::DashScope, KeyPlan::TokenPlan]);
-        assert_eq!(plans_of_key("tp_1"), [KeyPlan::TokenPlan]);
+    fn a_workspace_is_billed_by_use_and_names_its_region() {
+        for (host, plan, region) in [
+            ("ws-1.ap-southeast-1.maas.aliyuncs.com", KeyPlan::DashScope, "intl"),
+            ("llm-x.eu-central-1.maas.aliyuncs.com", KeyPlan::DashScope, "eu-central-1"),
+            ("ws-1.cn-hongkong.maas.aliyuncs.com", KeyPlan::DashScope, "hk"),
+            ("token-plan.eu-central-1.maas.aliyuncs.com", KeyPlan::TokenPlan, "eu-central-1"),
+        ] {
+            let url = Url::parse(&format!("https://{host}/compatible-mode/v1")).unwrap();
+            let place = place_of(&url).unwrap();
+            assert_eq!((place.plan, place.region.as_ref()), (plan, region), "{host}");
+        }
+        for host in [
+            "maas.aliyuncs.com",
+            "ap-southeast-1.maas.aliyuncs.com",
+            ".x.maas.aliyuncs.com",
+            "a.b.c.maas.aliyuncs.com",
+            "ws.ap-southeast-1.maas.aliyuncs.com.evil.example",
+        ] {
+            assert_eq!(place_on(host), None, "{host}");
+        }
+    }
+
+    #[test]
+    fn both_forms_of_keys_are_asked_about_in_their_likeliest_order() {
+        let order = |key| {
+            places_of_key(key)
+                .iter()
+                .map(|place| (place.plan.as_str(), place.region.as_ref()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            order("sk-sp-1"),
+            [("token-plan", "cn"), ("token-plan", "intl"), ("coding-plan", "cn"), ("coding-plan", "intl")]
+        );
+        let plain = order("sk-1");
+        assert_eq!(plain[..3], [("dashscope", "cn"), ("dashscope", "intl"), ("token-plan", "intl")]);
+        assert_eq!(plain.len(), PLACES.len());
+    }
+
+    #[test]
+    fn every_place_has_a_key_page_of_its_console() {
+        for place in &PLACES {
+            let console = if place.region == "cn" {
+                "https://bailian.console.aliyun.com/"
+            } else {
+                "https://modelstudio.console.alibabacloud.com/"
+            };
+            assert!(place.key_page().starts_with(console), "{place:?}");
+        }
     }
 
     #[test]
@@ -247,8 +359,17 @@ mod tests {
             assert!(plan.places().count() > 1);
         }
         assert_eq!(KeyPlan::from_name("free"), None);
-        assert_eq!(region_from_name(" AP-southeast-1 "), Some("intl"));
-        assert_eq!(region_from_name("mars"), None);
+        for (name, region) in [
+            (" AP-southeast-1 ", "intl"),
+            ("Hongkong", "hk"),
+            ("virginia", "us"),
+            ("eu-central-1", "eu-central-1"),
+        ] {
+            assert_eq!(region_from_name(name).unwrap(), region);
+        }
+        for name in ["mars", "", "e-central-1", "eu-central", "eu--1", "eu-central-"] {
+            assert_eq!(region_from_name(name), None, "{name}");
+        }
     }
 
     #[test]

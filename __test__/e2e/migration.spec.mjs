@@ -60,28 +60,39 @@ const PLUGINS = {
   },
 };
 
+/** Every plan, and both forms of the Token Plan's keys. */
+const PLACES = [
+  ["token-plan", "cn"],
+  ["token-plan", "intl"],
+  ["coding-plan", "intl"],
+  ["dashscope", "us"],
+];
+
 describe("the way from another plugin", suite(), () => {
-  test("three steps with a key", async (t) => {
-    const { server, env } = await startPlaces(t);
-    const { HTTPS_PROXY, NODE_EXTRA_CA_CERTS } = env;
-    const host = new Host({ server, login: false, env: { HTTPS_PROXY, NODE_EXTRA_CA_CERTS } });
-    t.after(() => host.close());
-    host.configure({ plugin: ["opencode-qwencode-auth"], model: "qwen-code/coder-model" });
-    const [finding] = await doctor(host);
-    assert.ok(finding, "the other plugin was not found");
-    // Step 1. A name would be fetched from the network, so the checkout stands for it.
-    assert.ok(readme.includes(`{ "plugin": ["${NAME}"] }`));
-    host.configure({ plugin: [CHECKOUT] });
-    // Step 2.
-    const key = server.addKey({ plan: "coding-plan", region: "intl" });
-    const added = await command(host, ["add-key"], { input: `${key}\n` });
-    assert.equal(added.code, 0, added.stderr);
-    // Step 3.
-    assert.ok(readme.includes('opencode run -m qwen-code/qwen3-coder-plus "Hello"'));
-    assertAnswer(await host.chat("Hello", { model: "qwen3-coder-plus" }), "You said: Hello");
-    assert.deepEqual(await doctor(host), []);
-    assertClean(server);
-  });
+  for (const [plan, region] of PLACES) {
+    test(`three steps with a key of ${plan} (${region})`, async (t) => {
+      const { server, env } = await startPlaces(t);
+      const { HTTPS_PROXY, NODE_EXTRA_CA_CERTS } = env;
+      const host = new Host({ server, login: false, env: { HTTPS_PROXY, NODE_EXTRA_CA_CERTS } });
+      t.after(() => host.close());
+      host.configure({ plugin: ["opencode-qwencode-auth"], model: "qwen-code/coder-model" });
+      const [finding] = await doctor(host);
+      assert.ok(finding, "the other plugin was not found");
+      // Step 1. A name would be fetched from the network, so the checkout stands for it.
+      assert.ok(readme.includes(`{ "plugin": ["${NAME}"] }`));
+      host.configure({ plugin: [CHECKOUT] });
+      // Step 2.
+      const key = server.addKey({ plan, region });
+      const added = await command(host, ["add-key"], { input: `${key}\n` });
+      assert.equal(added.code, 0, added.stderr);
+      // Step 3.
+      assert.ok(readme.includes('opencode run -m qwen-code/qwen3.7-plus "Hello"'));
+      assertAnswer(await host.chat("Hello", { model: "qwen3.7-plus" }), "You said: Hello");
+      assert.deepEqual(server.seen("chat").at(-1).place, { plan, region });
+      assert.deepEqual(await doctor(host), []);
+      assertClean(server);
+    });
+  }
 
   for (const [plugin, { file, config, contents = OTHER_PLUGINS[plugin], imports }] of Object.entries(
     PLUGINS,

@@ -10,13 +10,17 @@ import { makeCertificates } from "./certificates.mjs";
 import { startServer, temporaryHome } from "./harness.mjs";
 import { PLACE_HOSTS } from "./qwen-server/places.mjs";
 
-/** @returns a server, and the environment in which programs take it for Qwen */
+/**
+ * @returns a server, the environment in which programs take it for Qwen, and the hosts that were connected to, in order
+ */
 export async function startPlaces(t, options) {
   const { caPath, tls } = makeCertificates(t, PLACE_HOSTS);
   const server = await startServer(t, { tls, ...options });
   const proxy = http.createServer((_, res) => res.writeHead(405).end());
   const sockets = new Set();
-  proxy.on("connect", (_, socket, head) => {
+  const asked = [];
+  proxy.on("connect", (req, socket, head) => {
+    asked.push(req.url.split(":")[0]);
     const onward = net.connect(server.port, "127.0.0.1", () => {
       socket.write("HTTP/1.1 200 Connection established\r\n\r\n");
       onward.write(head);
@@ -41,5 +45,5 @@ export async function startPlaces(t, options) {
     OPENCODE_QWEN_OAUTH_BASE_URL: server.url,
     NO_PROXY: "127.0.0.1",
   };
-  return { server, home, env };
+  return { server, home, env, asked };
 }

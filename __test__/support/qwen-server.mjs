@@ -13,6 +13,12 @@
  * said by its path, which may begin with `/plans/<plan>/<region>` (`server.placeUrl(plan, region)`), or by its host name,
  * as it comes through a proxy that sends all hosts here. A request that says neither may use the key of any plan.
  *
+ * Each plan and region has the models of `catalog/catalog.json`: they are what `GET /models` lists (DashScope's list has
+ * models of other kinds, too), and any other gets 404 `model_not_found`. A key in a wrong place gets 401
+ * `invalid_api_key`, at Coding Plan 403 "invalid api-key". Where `strict` holds, Coding Plan answers 405 to programs that
+ * are no coding agents by their `User-Agent`; `metadata` is refused for models of other makers, an array as glm's system
+ * message, a fifth cache marker, and an empty `content: []`.
+ *
  * ## Endpoints
  *
  * `device` POST /api/v1/oauth2/device/code, `token` POST /api/v1/oauth2/token, `models` GET /v1/models,
@@ -158,7 +164,8 @@ export { SECRET_PREFIX } from "./qwen-server/secrets.mjs";
  *   that is pending; `pendingUserCodes`
  * - `issueToken({ account, expiresIn, access_token, refresh_token }?)`: a login, as the contents of an
  *   `oauth_creds.json`; given tokens are adopted
- * - `addKey({ key, plan = "dashscope", region, account, models }?)`: an API key ("coding-plan": `sk-sp-…`);
+ * - `addKey({ key, plan = "dashscope", region, account, models }?)`: an API key (`sk-sp-…` for a subscription,
+ *   `sk-…` for DashScope and for the Token Plan's region "intl");
  *   `placeUrl(plan, region)`: the base URL of a place here
  * - `revokeAccess(token or key)`, `revokeAllAccess(account?)`, `revokeRefresh(token)`
  * - `setQuota(account, left, { as403, retryAfter, code, window, message }?)`: requests left, null is unlimited

@@ -5,6 +5,7 @@
 const { parseArgs } = require("node:util");
 const { COMMANDS } = require("./commands");
 const { UsageError } = require("./failure");
+const { quotedWord } = require("./text");
 
 const COMMON = {
   json: { type: "boolean" },
@@ -12,16 +13,26 @@ const COMMON = {
   version: { type: "boolean", short: "v" },
 };
 
+/** Beginnings of keys and tokens, of Alibaba and of others. */
+const SECRET =
+  /^(?:[Bb]earer\s|[Aa]uthorization:|[A-Za-z_]*(?:KEY|TOKEN)=|sk-[\w-]{4}|gh[opsur]_|github_pat_|glpat-|hf_|AKIA|AIza|xox\w?-|eyJ[\w-]+\.)/;
+/** Options that are repeated in an error, so that a typing mistake can be found. */
+const PLAIN = /^--?[a-z-]{1,20}$/;
+
 /**
+ * Its errors repeat nothing that may be a secret in the wrong place.
+ *
  * @param {string[]} argv
  * @returns {{command?: string, operand?: string, name?: string, options: object}} without a command where only help or the version is
  *   asked for
  */
 function readArguments(argv) {
+  refuseSecrets(argv);
   const { values, positionals } = parse(argv);
   const [name, ...operands] = positionals;
   const isKnown = name !== undefined && Object.hasOwn(COMMANDS, name);
-  if (name !== undefined && !isKnown) throw new UsageError(`There is no command ${JSON.stringify(name)}.`);
+  if (name !== undefined && !isKnown)
+    throw new UsageError(`There is no command${quotedWord(name) || " of that name"}.`);
   const command = isKnown ? COMMANDS[name] : { options: {} };
   for (const [option, value] of Object.entries(values)) {
     if (!Object.hasOwn(COMMON, option) && !Object.hasOwn(command.options, option)) {
@@ -50,11 +61,34 @@ function parse(argv) {
     });
   } catch (error) {
     if (!String(error?.code).startsWith("ERR_PARSE_ARGS")) throw error;
-    throw new UsageError(
-      error.message,
-      argv.find((argument) => Object.hasOwn(COMMANDS, argument)),
-    );
+    throw new UsageError(problemOf(argv, options, error), commandOf(argv));
   }
+}
+
+function commandOf(argv) {
+  return argv.find((argument) => Object.hasOwn(COMMANDS, argument));
+}
+
+/** The parser's own messages repeat the arguments. */
+function problemOf(argv, options, { code }) {
+  const given = argv.filter((argument) => argument.startsWith("-")).map((argument) => argument.split("=")[0]);
+  if (code === "ERR_PARSE_ARGS_UNKNOWN_OPTION") {
+    const shorts = Object.values(options).flatMap(({ short }) => (short ? [`-${short}`] : []));
+    const isKnown = (option) => Object.hasOwn(options, option.slice(2)) || shorts.includes(option);
+    const unknown = given.find((option) => !isKnown(option));
+    return unknown !== undefined && PLAIN.test(unknown) ? `Unknown option ${unknown}.` : "Unknown option.";
+  }
+  const named = given.findLast((option) => Object.hasOwn(options, option.slice(2)));
+  return `${named ?? "An option"} has no value, or one that it does not take.`;
+}
+
+/** Arguments are visible to other users and stay in the shell's history. */
+function refuseSecrets(argv) {
+  const isSecret = (argument) => SECRET.test(argument.replace(/^--?[\w-]+=/, "").trim());
+  if (!argv.some(isSecret)) return;
+  const advice =
+    "A key is not taken from the arguments, where others can see it. Run add-key and paste it when it is asked for.";
+  throw new UsageError(advice, commandOf(argv));
 }
 
 function readOperands({ operand: wanted, name: wantedName, surplus: advice }, operands, command) {
@@ -67,7 +101,10 @@ function readOperands({ operand: wanted, name: wantedName, surplus: advice }, op
   }
   const surplus = operands[[wanted, wantedName].filter(Boolean).length];
   if (surplus !== undefined)
-    throw new UsageError(advice ?? `${JSON.stringify(surplus)} is one argument too many.`, command);
+    throw new UsageError(
+      advice ?? `${quotedWord(surplus).trim() || "There"} is one argument too many.`,
+      command,
+    );
   return { operand: operands[0], name: operands[1] };
 }
 

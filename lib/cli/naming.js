@@ -3,7 +3,7 @@
 // Accounts as a person names them.
 
 const { failure } = require("./failure");
-const { clean } = require("./text");
+const { clean, quotedWord } = require("./text");
 
 const LOG_IN = "Log in with: opencode-qwen-cli-auth login";
 const OPERAND = "<id|label>";
@@ -41,7 +41,7 @@ function isLabel(name, label) {
 function unknown(name, accounts) {
   if (accounts.length === 0) return failure("ERR_QWEN_NOT_LOGGED_IN", `There is no account. ${LOG_IN}`);
   const labels = accounts.map(({ label }) => `"${clean(label)}"`).join(", ");
-  const message = `No account has the id or label "${clean(name)}". There are: ${labels}`;
+  const message = `No account has the id or label${quotedWord(name) || " given"}. There are: ${labels}`;
   return failure("ERR_QWEN_INVALID_ARGUMENT", message);
 }
 

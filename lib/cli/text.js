@@ -22,6 +22,14 @@ function clean(text) {
     .replace(UNSAFE, "\ufffd");
 }
 
+/** Keys and tokens are longer than a name that is repeated in an error. */
+const LONGEST_REPEATED = 12;
+
+/** An argument as an error repeats it, with a space in front; empty for a long one, which may be a secret. */
+function quotedWord(text) {
+  return text.length <= LONGEST_REPEATED ? ` "${clean(text)}"` : "";
+}
+
 function json(value, indent) {
   const escape = (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
   return JSON.stringify(value, null, indent).replace(UNSAFE_IN_JSON, escape);
@@ -56,4 +64,4 @@ function pad(text, limit) {
   return clipped + " ".repeat(limit - width(clipped));
 }
 
-module.exports = { clean, clip, json, pad, width };
+module.exports = { clean, clip, json, pad, quotedWord, width };

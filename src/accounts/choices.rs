@@ -180,8 +180,8 @@ impl Registry {
         self.with_store(take_in)
     }
 
-    /// Keeps a key, or renews the account that has it. The user's choice stays what it is, unless nothing can be sent with
-    /// that. Gives the account's id.
+    /// Keeps a key, or renews the account that has it, and returns the account's id. The key becomes the active account
+    /// only if the active one does not work and no account works that costs less than the key.
     ///
     /// # Errors
     /// As [`Registry::with_store`].
@@ -189,8 +189,7 @@ impl Registry {
         let now = self.clock.now_ms();
         self.with_store(|document| {
             let id = keep_key(document, key, label, now);
-            let active = document.active_id().and_then(|id| document.record(id));
-            if active.is_none_or(|record| !works(record, now)) {
+            if !is_surpassed(document, &id, now) {
                 document.set_active_id(Some(&id));
             }
             id
@@ -276,10 +275,133 @@ fn keep_key(document: &mut Document, key: &Key, label: Option<&str>, now: u64) -
     record.id().to_owned()
 }
 
+/// True if the active account works, or another one that costs less than the account `id`.
+fn is_surpassed(document: &Document, id: &str, now: u64) -> bool {
+    let Some(price) = document.record(id).map(|record| record.kind().price()) else { return true };
+    let is_active = |record: &Record| document.active_id() == Some(record.id());
+    document.all().any(|record| {
+        record.id() != id && works(record, now) && (is_active(record) || record.kind().price() < price)
+    })
+}
+
 /// Whether a request may be answered with it, now or once its quota is back.
 fn works(record: &Record, now: u64) -> bool {
     let availability = availability(record, now);
     record.is_enabled()
         && matches!(availability, Availability::Ready | Availability::Cooling(_))
         && record.rejected_at().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use url::Url;
+
+    use super::*;
+    use crate::accounts::cooldown::{Cooldown, CoolingReason};
+    use crate::plans::KeyPlan;
+    use crate::secret::Secret;
+    use crate::store::document::tests::token;
+
+    const NOW: u64 = 1_000_000;
+
+    fn key(name: &str, plan: Option<KeyPlan>) -> Key {
+        let base_url = Url::parse("https://host.example/v1").unwrap();
+        Key { secret: Secret::new(format!("sk-{name}")), plan, region: None, base_url, tier: None }
+    }
+
+    /// The account that is active after a key of `plan` is added.
+    fn active_after(document: &mut Document, plan: Option<KeyPlan>) -> &'static str {
+        let id = keep_key(document, &key("new", plan), None, NOW);
+        if is_surpassed(document, &id, NOW) { "old" } else { "new" }
+    }
+
+    fn cool(record: &mut Record) {
+        let (reason, code) = (CoolingReason::Quota, "insufficient_quota".to_owned());
+        record.start_cooling(&Cooldown { until: NOW + 1, reason, code, window: None }, NOW);
+    }
+
+    type Change = fn(&mut Record);
+
+    const STATES: [(&str, bool, Change); 7] = [
+        ("ready", true, |_| {}),
+        ("cooling", true, |record| cool(record)),
+        ("rejected", false, |record| {
+            let token = record.token().unwrap().access_token;
+            record.set_rejected(Some((&token, NOW)));
+        }),
+        ("rejected long ago", false, |record| {
+            let token = record.token().unwrap().access_token;
+            record.set_rejected(Some((&token, 1)));
+        }),
+        ("needs a login", false, |record| {
+            record.set_token(&Token { refresh_token: None, ..token("b", 1) }, NOW);
+        }),
+        ("disabled", false, |record| record.set_enabled(false, NOW)),
+        ("disabled and cooling", false, |record| {
+            record.set_enabled(false, NOW);
+            cool(record);
+        }),
+    ];
+
+    #[test]
+    fn a_key_becomes_active_only_where_the_active_account_does_not_work() {
+        for plan in [None, Some(KeyPlan::DashScope), Some(KeyPlan::TokenPlan)] {
+            for (state, works, change) in STATES {
+                let mut document = Document::default();
+                let mut login = Record::new("login", None, &token("a", NOW * 2), 1);
+                change(&mut login);
+                document.records.push(login);
+                document.set_active_id(Some("login"));
+                let expected = if works { "old" } else { "new" };
+                assert_eq!(active_after(&mut document, plan), expected, "{plan:?}, the login is {state}");
+            }
+            assert_eq!(active_after(&mut Document::default(), plan), "new");
+        }
+    }
+
+    #[test]
+    fn a_metered_key_does_not_become_active_beside_anything_cheaper_that_works() {
+        for plan in [None, Some(KeyPlan::DashScope)] {
+            for (active_state, active_works, change_active) in STATES {
+                for (state, works, change) in
+                    STATES.into_iter().filter(|(state, ..)| *state != "needs a login")
+                {
+                    for cheaper in ["login", "key"] {
+                        let mut document = Document::default();
+                        let mut active = Record::new("active", None, &token("a", NOW * 2), 1);
+                        change_active(&mut active);
+                        let mut other = match cheaper {
+                            "login" => Record::new("other", None, &token("c", NOW * 2), 1),
+                            _ => Record::of_key("other", None, &key("other", Some(KeyPlan::CodingPlan)), 1),
+                        };
+                        change(&mut other);
+                        document.records.push(active);
+                        if cheaper == "login" {
+                            document.records.push(other);
+                        } else {
+                            document.keys.push(other);
+                        }
+                        document.set_active_id(Some("active"));
+                        let expected = if active_works || works { "old" } else { "new" };
+                        let case =
+                            format!("{plan:?}, active is {active_state}, the other {cheaper} is {state}");
+                        assert_eq!(active_after(&mut document, plan), expected, "{case}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn another_metered_key_does_not_keep_a_metered_key_from_becoming_active() {
+        let mut document = Document::default();
+        let mut active = Record::new("active", None, &token("a", NOW * 2), 1);
+        active.set_enabled(false, NOW);
+        document.records.push(active);
+        document.keys.push(Record::of_key("other", None, &key("other", None), 1));
+        document.set_active_id(Some("active"));
+        assert_eq!(active_after(&mut document, Some(KeyPlan::DashScope)), "new");
+        document.set_active_id(Some("other"));
+        assert_eq!(active_after(&mut document, Some(KeyPlan::DashScope)), "old");
+    }
 }

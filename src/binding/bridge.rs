@@ -15,7 +15,7 @@ use napi::bindgen_prelude::{Array, Function, Null};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Env, Status};
 use napi_derive::napi;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::AbortHandle;
 
 use super::process_end;
@@ -32,6 +32,7 @@ use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::http::SharedHttp;
 use crate::oauth::OAuthClient;
+use crate::plans::{PLACES, Place};
 use crate::request::stream::Streams;
 use crate::secret::Secret;
 
@@ -131,6 +132,17 @@ pub fn version() -> &'static str {
 #[napi(catch_unwind)]
 pub fn finish() {
     process_end::finish();
+}
+
+/// The places of keys, each with the console's page that shows its keys: `[{ plan, title, region, page }]`.
+#[napi(catch_unwind)]
+pub fn key_pages() -> Value {
+    let page = |place: &Place| {
+        json!({
+            "plan": place.plan.as_str(), "title": place.plan.title(), "region": place.region, "page": place.key_page(),
+        })
+    };
+    PLACES.iter().map(page).collect()
 }
 
 /// One environment's connection to the core.

@@ -24,7 +24,7 @@ use crate::models::catalog::{Input, Prices, Thinking};
 use crate::models::offer::{OfferedModel, ThinkingLevel};
 use crate::oauth::device::DeviceAuthorization;
 use crate::oauth::token::Token;
-use crate::plans::KeyPlan;
+use crate::plans::{KeyPlan, Tier};
 use crate::secret::Secret;
 use crate::usage::estimate::Estimate;
 use crate::usage::ledger::{Counts, Summary};
@@ -97,6 +97,8 @@ pub struct KeySettings {
     pub region: Option<String>,
     pub base_url: Option<String>,
     pub label: Option<String>,
+    /// One of the names of `Tier`.
+    pub tier: Option<String>,
     pub check: Option<bool>,
 }
 
@@ -108,6 +110,7 @@ impl From<KeySettings> for KeyOptions {
             region: settings.region,
             base_url: settings.base_url,
             label: settings.label,
+            tier: settings.tier.as_deref().and_then(Tier::from_name),
             check: settings.check.unwrap_or(true),
         }
     }

@@ -7,8 +7,8 @@ use url::Url;
 use crate::accounts::identity::fingerprint;
 use crate::base_url::{api_base_url, display};
 use crate::keys::KeyOptions;
-use crate::keys::input::read_key;
-use crate::plans::{KeyPlan, place_on};
+use crate::keys::paste::read_key;
+use crate::plans::{KeyPlan, PLACES, place_on};
 use crate::secret::Secret;
 
 /// Words in the names that users and Alibaba's own pages give to providers, models and variables of these plans.
@@ -109,13 +109,15 @@ impl FoundKey {
     /// As it is given to be checked and kept. An entry that names a place is believed.
     #[must_use]
     pub fn options(&self) -> KeyOptions {
-        let is_place = self.region.is_some() && self.plan.is_some();
+        // A plan and a region stand for one of the listed places; a workspace needs its base URL.
+        let is_listed = |url: &&Url| PLACES.iter().any(|place| place.base_url == display(url));
         KeyOptions {
             key: self.secret.clone(),
             plan: self.plan,
             region: self.region.clone(),
-            base_url: self.base_url.as_ref().filter(|_| !is_place).map(display),
+            base_url: self.base_url.as_ref().filter(|url| !is_listed(url)).map(display),
             label: None,
+            tier: None,
             check: true,
         }
     }
@@ -180,9 +182,9 @@ fn read_entry(entry: Entry, notes: &mut Vec<String>) -> Option<FoundKey> {
     }
     let mut places = found.plan.into_iter().flat_map(KeyPlan::places);
     if found.base_url.is_none()
-        && let Some(place) = places.find(|place| Some(place.region) == found.region.as_deref())
+        && let Some(place) = places.find(|place| Some(place.region.as_ref()) == found.region.as_deref())
     {
-        found.base_url = Url::parse(place.base_url).ok();
+        found.base_url = Url::parse(&place.base_url).ok();
     }
     let is_wanted = found.is_foreign || (entry.is_named && found.secret.expose().starts_with("sk-"));
     is_wanted.then_some(found)
@@ -195,7 +197,7 @@ fn locate(found: &mut FoundKey, base_url: &str, is_named: bool) -> bool {
     if let Some(place) = place_on(&host) {
         found.plan = Some(place.plan);
         found.region = Some(place.region.to_string());
-        found.base_url = Url::parse(place.base_url).ok();
+        found.base_url = Url::parse(&place.base_url).ok();
         return true;
     }
     found.is_foreign = !host.ends_with(ALIBABA_SUFFIX);

@@ -2,15 +2,15 @@
 
 pub mod check;
 pub mod input;
+pub mod paste;
 
-use futures_util::future::join_all;
-
-use self::check::{Found, check};
-use self::input::{Candidate, candidates, other_places, read_key, regions};
+use self::check::{Inquiry, PlaceAnswer};
+use self::input::{Candidate, Choice, choose};
+use self::paste::read_key;
 use crate::base_url::display;
 use crate::error::{Code, Error, Result};
 use crate::http::Http;
-use crate::plans::{KeyPlan, place_of};
+use crate::plans::{KeyPlan, Tier, place_of};
 use crate::secret::Secret;
 use crate::store::record::Key;
 
@@ -19,7 +19,7 @@ use crate::store::record::Key;
 pub struct KeyOptions {
     /// The key, as it was given.
     pub key: Secret,
-    /// Its plan; recognised from the key and the base URL where it is not given.
+    /// Its plan; found out where it is not given.
     pub plan: Option<KeyPlan>,
     /// Its region; found out where it is not given.
     pub region: Option<String>,
@@ -27,6 +27,8 @@ pub struct KeyOptions {
     pub base_url: Option<String>,
     /// The account's name.
     pub label: Option<String>,
+    /// The tier of its subscription, for estimates of usage.
+    pub tier: Option<Tier>,
     /// Whether its place is asked about it before it is kept.
     pub check: bool,
 }
@@ -43,52 +45,77 @@ pub struct Recognised {
 /// Finds out where a key belongs.
 ///
 /// # Errors
-/// `ERR_QWEN_INVALID_ARGUMENT` for what can't be read, and for a key of another plan or region, which is then named;
-/// `ERR_QWEN_TOKEN_REJECTED` for a key that is refused everywhere; `ERR_QWEN_NETWORK` and `ERR_QWEN_TIMEOUT`,
-/// retryable, where nothing could be learnt.
+/// `ERR_QWEN_INVALID_ARGUMENT` for a key, plan, region or base URL that can't be read, and for a key of another plan or
+/// region, which is then named; `ERR_QWEN_TOKEN_REJECTED` for a key that is refused everywhere; `ERR_QWEN_NETWORK` and
+/// `ERR_QWEN_TIMEOUT`, retryable, where a place could not be asked.
 pub async fn recognise(http: &Http, options: &KeyOptions) -> Result<Recognised> {
     let mut notes = Vec::new();
     let secret = read_key(options.key.expose(), &mut notes)?;
     let (region, base_url) = (options.region.as_deref(), options.base_url.as_deref());
-    let mut places = candidates(&secret, options.plan, region, base_url, &mut notes)?;
-    let at = if options.check { find(http, &secret, &places).await? } else { 0 };
-    if !options.check && places.len() > 1 {
-        notes.push(format!("The key was not checked, and is taken for one of {}.", name(&places[0])));
+    let mut choice = choose(&secret, options.plan, region, base_url, &mut notes)?;
+    let at = if options.check { find(http, &secret, &choice).await? } else { 0 };
+    if !options.check && choice.places.len() > 1 {
+        notes.push(format!(
+            "The key was not checked, and is taken for one of {}. If that is wrong, add it again with --plan and --region.",
+            summary(&choice.places[..1])
+        ));
     }
-    let Candidate { plan, region, base_url } = places.swap_remove(at);
-    Ok(Recognised { key: Key { secret, plan, region, base_url, tier: None }, notes })
+    let Candidate { plan, region, base_url } = choice.places.swap_remove(at);
+    Ok(Recognised { key: Key { secret, plan, region, base_url, tier: options.tier }, notes })
 }
 
-/// Which of the places takes the key.
-async fn find(http: &Http, key: &Secret, places: &[Candidate]) -> Result<usize> {
-    let found = join_all(places.iter().map(|place| check(http, key, place))).await;
-    if let Some(at) = found.iter().position(|found| matches!(found, Found::Good)) {
-        return Ok(at);
-    }
-    for (place, found) in places.iter().zip(&found) {
-        match found {
-            Found::Unknown(cause) => return Err(unchecked(place, cause)),
-            Found::NoApi(status) => return Err(no_api(place, *status)),
-            Found::Good | Found::Refused => {}
+/// Finds the place that takes the key.
+async fn find(http: &Http, key: &Secret, choice: &Choice) -> Result<usize> {
+    let inquiry = Inquiry::new(http, key);
+    let answers = match inquiry.first_yes(&choice.places).await {
+        Ok(at) => return Ok(at),
+        Err(answers) => answers,
+    };
+    for (place, answer) in choice.places.iter().zip(&answers) {
+        match answer {
+            PlaceAnswer::Unknown(cause) => return Err(unchecked(place, cause)),
+            PlaceAnswer::NoApi(status) => return Err(no_api(place, *status)),
+            PlaceAnswer::Yes | PlaceAnswer::Likely | PlaceAnswer::No => {}
         }
     }
-    // A key of somebody else's server is nobody else's business.
-    let is_own = places.iter().all(|place| place_of(&place.base_url).is_some());
-    let others = if is_own { other_places(key, places) } else { Vec::new() };
-    let elsewhere = join_all(others.iter().map(|place| check(http, key, place))).await;
-    let belongs = others.iter().zip(&elsewhere).find(|(_, found)| matches!(found, Found::Good));
-    Err(belongs.map_or_else(|| refused(places), |(place, _)| misplaced(places, place)))
-}
-
-fn name(place: &Candidate) -> String {
-    match (place.plan, &place.region) {
-        (Some(plan), Some(region)) => format!("the {} (region {region})", plan.title()),
-        _ => display(&place.base_url),
+    match inquiry.first_yes(&choice.others).await {
+        Ok(at) => Err(misplaced(&choice.places, &choice.others[at])),
+        Err(answers) => {
+            let is_no = |(_, answer): &(_, &PlaceAnswer)| matches!(answer, PlaceAnswer::No);
+            let refusing = choice.others.iter().zip(&answers).filter(is_no).map(|(place, _)| place);
+            Err(refused(&choice.places.iter().chain(refusing).cloned().collect::<Vec<_>>()))
+        }
     }
 }
 
-fn names(places: &[Candidate]) -> String {
-    places.iter().map(name).collect::<Vec<_>>().join(", nor of ")
+/// Names places: `Token Plan (cn, intl), Coding Plan (cn)`.
+fn summary(places: &[Candidate]) -> String {
+    let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
+    for place in places {
+        let (title, region) = match (place.plan, &place.region) {
+            (Some(plan), Some(region)) => (plan.title().to_owned(), region.as_str()),
+            _ => (display(&place.base_url), ""),
+        };
+        match groups.iter_mut().find(|(known, _)| *known == title) {
+            Some((_, regions)) => regions.push(region),
+            None => groups.push((title, vec![region])),
+        }
+    }
+    let name = |(title, regions): &(String, Vec<&str>)| match regions.join(", ") {
+        regions if regions.is_empty() => title.clone(),
+        regions => format!("{title} ({regions})"),
+    };
+    groups.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+/// Names the pages that show the keys of places.
+fn key_pages(places: &[Candidate]) -> String {
+    let mut pages = Vec::new();
+    for place in places.iter().filter(|place| place_of(&place.base_url).is_some()) {
+        let page = place.plan.zip(place.region.as_deref()).map(|(plan, region)| plan.key_page(region));
+        pages.extend(page.filter(|page| !pages.contains(page)));
+    }
+    if pages.is_empty() { String::new() } else { format!(" Key pages: {}", pages.join(" , ")) }
 }
 
 fn misplaced(tried: &[Candidate], place: &Candidate) -> Error {
@@ -96,25 +123,18 @@ fn misplaced(tried: &[Candidate], place: &Candidate) -> Error {
         (place.plan.map_or("", KeyPlan::as_str), place.region.as_deref().unwrap_or_default());
     let field = if tried.iter().any(|tried| tried.plan == place.plan) { "region" } else { "plan" };
     let expected = format!(
-        "is not the key's: it is no key of {}, but one of {}. Add it with plan {plan} and region {region}",
-        names(tried),
-        name(place)
+        "does not fit the key: {} refused it, and {} takes it. Add it with plan {plan} and region {region}",
+        summary(tried),
+        summary(std::slice::from_ref(place))
     );
     Error::invalid_argument(field, &expected)
 }
 
-fn refused(tried: &[Candidate]) -> Error {
-    let plans = tried.iter().filter_map(|place| place.plan).fold(Vec::new(), |mut plans, plan| {
-        if !plans.contains(&plan) {
-            plans.push(plan);
-        }
-        plans
-    });
-    let known: Vec<_> = plans.iter().map(|plan| format!("{}: {}", plan.as_str(), regions(*plan))).collect();
-    let hint = if known.is_empty() { String::new() } else { format!(" (regions of {})", known.join("; ")) };
+fn refused(asked: &[Candidate]) -> Error {
     let message = format!(
-        "The key was refused: it is no key of {}. Copy it again, and check that it was not deleted and is of the plan and region given{hint}.",
-        names(tried)
+        "The key was refused by {}. Copy it again and check that it was not deleted; for a workspace or another server, give its base URL (--base-url).{}",
+        summary(asked),
+        key_pages(asked)
     );
     Error::new(Code::TokenRejected, message).with_status(401)
 }
@@ -129,9 +149,27 @@ fn no_api(place: &Candidate, status: u16) -> Error {
 
 fn unchecked(place: &Candidate, cause: &Error) -> Error {
     let message = format!(
-        "The key could not be checked at {}: {} Try again, or add it unchecked (check: false, or --no-check).",
+        "The key could not be checked at {}: {} Try again, or name its plan and region and add it unchecked (check: false, or --no-check).",
         display(&place.base_url),
         cause.message()
     );
     Error::new(cause.code(), message).retryable().with_cause(cause.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plans::places_of_key;
+
+    #[test]
+    fn a_refusal_names_the_places_and_their_key_pages() {
+        let asked: Vec<_> = places_of_key("sk-sp-1").into_iter().map(Candidate::from).collect();
+        let error = refused(&asked);
+        let message = error.message();
+        assert!(message.contains("Token Plan (cn, intl), Coding Plan (cn, intl)"), "{message}");
+        assert!(message.contains("--base-url") && message.contains("https://bailian.console.aliyun.com/"));
+        for place in places_of_key("sk-sp-1") {
+            assert!(message.contains(place.key_page()), "{message}");
+        }
+    }
 }

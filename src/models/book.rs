@@ -213,13 +213,8 @@ fn contains(list: &[String], model: &str) -> bool {
 #[must_use]
 pub fn catalog_list(record: &Record) -> Option<CatalogList> {
     let Kind::Key(Some(plan)) = record.kind() else { return None };
-    let region = match record.place() {
-        Some(place) => Some(place.region),
-        // A host of a workspace.
-        None if record.key_base_url()?.contains(".maas.aliyuncs.com/") => None,
-        None => return None,
-    };
-    Some(CatalogList::of_plan(plan, region))
+    let region = record.place()?.region;
+    Some(CatalogList::of_plan(plan, Some(&region)))
 }
 
 fn serving_by_catalog(list: CatalogList, model: &str) -> Serving {

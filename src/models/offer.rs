@@ -193,7 +193,7 @@ mod tests {
 
     fn key(id: &str, plan: KeyPlan, region: &str) -> Record {
         let place = PLACES.iter().find(|place| place.plan == plan && place.region == region).unwrap();
-        let base_url = api_base_url(place.base_url).unwrap();
+        let base_url = api_base_url(&place.base_url).unwrap();
         let key = Key {
             secret: Secret::new("sk-1"),
             plan: Some(plan),

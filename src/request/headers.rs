@@ -71,7 +71,7 @@ pub fn for_attempt(callers: &HeaderMap, access_token: &Secret, kind: Kind) -> Re
         .map_err(|_| Error::internal("a token is no header value"))?;
     authorization.set_sensitive(true);
     headers.insert(AUTHORIZATION, authorization);
-    headers.insert(USER_AGENT, HeaderValue::from_static(PRODUCT));
+    headers.insert(USER_AGENT, user_agent(callers, kind));
     headers.insert("x-dashscope-useragent", HeaderValue::from_static(PRODUCT));
     headers.insert("x-dashscope-authtype", HeaderValue::from_static(kind.auth_type()));
     if kind.takes_markers() {
@@ -80,6 +80,17 @@ pub fn for_attempt(callers: &HeaderMap, access_token: &Secret, kind: Kind) -> Re
     // Bodies pass through as they are, so the server must not compress them.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     Ok(headers)
+}
+
+/// Coding Plan serves only programs whose name it knows, so with a key the caller's own name stays in front of ours.
+fn user_agent(callers: &HeaderMap, kind: Kind) -> HeaderValue {
+    let ours = HeaderValue::from_static(PRODUCT);
+    match callers.get(USER_AGENT) {
+        Some(own) if kind != Kind::OAuth && !own.is_empty() => {
+            HeaderValue::from_bytes(&[own.as_bytes(), b" ", PRODUCT.as_bytes()].concat()).unwrap_or(ours)
+        }
+        _ => ours,
+    }
 }
 
 /// The headers that a caller gets to see.
@@ -129,6 +140,9 @@ mod tests {
             (&PRODUCT.parse().unwrap(), &"enable".parse().unwrap())
         );
         assert!(!headers(Kind::Key(None)).contains_key("x-dashscope-cachecontrol"));
+        let callers = read([("user-agent", "opencode/1.18.33 runtime/bun/1.3")]).unwrap();
+        let named = for_attempt(&callers, &Secret::new("sk-1"), Kind::Key(None)).unwrap();
+        assert_eq!(named["user-agent"], format!("opencode/1.18.33 runtime/bun/1.3 {PRODUCT}"));
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Record {
 
     /// The place of its plan where it is served; `None` for a login, and for a key of another server.
     #[must_use]
-    pub fn place(&self) -> Option<&'static Place> {
+    pub fn place(&self) -> Option<Place> {
         self.text("baseUrl").filter(|_| self.is_key).and_then(|url| place_of(&Url::parse(url).ok()?))
     }
 

@@ -1,3 +1,4 @@
+import { keyPrefix } from "./places.mjs";
 import { newSecret } from "./secrets.mjs";
 
 const SCOPE = "openid profile email model.completion";
@@ -106,7 +107,7 @@ export class Accounts {
 
   /** @param {{ region?: string }} given without a region, it works in all of its plan's */
   addKey({ key, plan = "dashscope", region, account, models } = {}) {
-    const made = key ?? `${plan === "coding-plan" ? "sk-sp-" : "sk-"}${newSecret("key")}`;
+    const made = key ?? `${keyPrefix(plan, region)}${newSecret("key")}`;
     const owner = this.get(account ?? `key-${this.#keys.size + 1}`);
     this.#keys.set(made, { account: owner, plan, region, models });
     this.issued.push(made);
@@ -115,11 +116,14 @@ export class Accounts {
 
   /**
    * @param {{ plan: string, region: string } | undefined} place where the request came in; keys are bound to theirs
-   * @returns {{ account?: object, kind?: "oauth" | "api-key", plan?: string, ok: boolean }}
+   * @returns {{ account?: object, kind?: "oauth" | "api-key", plan?: string, region?: string, ok: boolean }}
    */
   authenticate(bearer, place) {
     const key = this.#keys.get(bearer);
-    if (key) return { ...key, kind: "api-key", ok: !key.revoked && belongs(key, place) };
+    if (key) {
+      const region = key.region ?? place?.region;
+      return { ...key, region, kind: "api-key", ok: !key.revoked && belongs(key, place) };
+    }
     const token = this.#access.get(bearer);
     if (!token) return { ok: false };
     const isValid = !token.revoked && !token.family.revoked && Date.now() < token.expiresAt;

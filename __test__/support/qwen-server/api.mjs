@@ -2,9 +2,10 @@ import { createHash } from "node:crypto";
 import { apiError, json } from "./answer.mjs";
 import { think } from "./brain.mjs";
 import { completion } from "./completion.mjs";
-import { modelsOf } from "./models.mjs";
+import { listedFor, modelsOf } from "./models.mjs";
+import { refusesProgram } from "./places.mjs";
 import { chatFaults, headerFaults } from "./portal-rules.mjs";
-import { refusedForQuota, tokenRejected } from "./steps.mjs";
+import { keyRejected, refusedForQuota, tokenRejected } from "./steps.mjs";
 
 /** The parts that all endpoints of the API share: who asks, and whether the portal would listen. */
 const base = {
@@ -19,7 +20,7 @@ const base = {
     if (ctx.caller.ok) return undefined;
     return () => {
       ctx.core.stats.unauthorized += 1;
-      return tokenRejected();
+      return ctx.entry.place === undefined ? tokenRejected() : keyRejected(ctx.entry.place);
     };
   },
 
@@ -46,7 +47,7 @@ export const models = {
   ...base,
   answer(ctx) {
     if (ctx.faults.length > 0) return badRequest(ctx.faults.join("; "));
-    const data = modelsOf(ctx.caller).map((id) => ({ id, object: "model", created: 0, owned_by: "qwen" }));
+    const data = listedFor(ctx.caller).map((id) => ({ id, object: "model", created: 0, owned_by: "qwen" }));
     return json(200, { object: "list", data });
   },
 };
@@ -61,6 +62,8 @@ export const chat = {
 
   answer(ctx) {
     const { body } = ctx.entry;
+    if (ctx.strict && refusesProgram(ctx.entry.place, ctx.entry.headers["user-agent"]))
+      return unknownProgram();
     if (ctx.faults.length > 0) return badRequest(ctx.faults.join("; "));
     if (!body || typeof body !== "object") return badRequest("the body must be a JSON object");
     if (ctx.strict && !modelsOf(ctx.caller).includes(body.model)) return unknownModel(body.model);
@@ -71,6 +74,11 @@ export const chat = {
 function unknownModel(model) {
   const message = `The model \`${model}\` does not exist or you do not have access to it.`;
   return apiError(404, "model_not_found", message);
+}
+
+function unknownProgram() {
+  const message = "Coding Plan is currently only available for Coding Agents";
+  return apiError(405, "method_not_allowed", message);
 }
 
 /** `POST /v1/embeddings` */

@@ -1,25 +1,43 @@
-const OAUTH_MODELS = ["coder-model", "vision-model"];
-const PLAN_MODELS = [
-  "qwen3.7-max",
-  "qwen3.7-plus",
-  "qwen3-coder-plus",
-  "qwen3-coder-next",
-  "qwen3-max-2026-01-23",
-];
+import { readFileSync } from "node:fs";
+
+const catalog = JSON.parse(readFileSync(new URL("../../../catalog/catalog.json", import.meta.url), "utf8"));
+const { lists } = catalog;
+/** What the server's own list has beside models that chat. */
+const NOT_CHAT = ["qwen-image-2.0", "wan2.7-image", "qwen3-asr-flash", "text-embedding-v4"];
+/** The caps of models that no list has. */
 const CAPS = [
-  [/^coder-model$/, 65_536],
-  [/^vision-model$/, 8_192],
-  [/^qwen3\.7-plus$/, 64_000],
-  [/^qwen3-coder-(?:plus|next)$/, 65_536],
   [/^qwen3\.\d/, 65_536],
   [/^qwen/, 32_768],
 ];
 
-export function modelsOf({ kind, models }) {
-  return models ?? (kind === "api-key" ? PLAN_MODELS : OAUTH_MODELS);
+function listOf({ kind, plan, region }) {
+  if (kind !== "api-key") return lists.login;
+  return plan === "dashscope" ? lists[`dashscope-${region === "cn" ? "cn" : "intl"}`] : lists[plan];
+}
+
+/** The chat models of a caller: those that its key was made with, else those of its plan and region. */
+export function modelsOf(caller) {
+  return caller.models ?? Object.keys(listOf(caller));
+}
+
+/** What `GET /models` lists: DashScope's models of other kinds, too. */
+export function listedFor(caller) {
+  const isMixed = caller.plan === "dashscope" && caller.models === undefined;
+  return isMixed ? [...modelsOf(caller), ...NOT_CHAT] : modelsOf(caller);
+}
+
+function factsOf(model) {
+  return Object.values(lists).flatMap((list) => list[model] ?? []);
 }
 
 /** The most output tokens a model gives: `Infinity` where there is no cap. */
 export function capOf(model) {
+  const known = factsOf(model).map(({ output }) => output);
+  if (known.length > 0) return Math.max(...known);
   return CAPS.find(([pattern]) => pattern.test(model))?.[1] ?? Infinity;
+}
+
+/** True for a model that takes images, by any list or by its name. */
+export function takesImages(model) {
+  return factsOf(model).some(({ input }) => input.includes("image")) || /-(?:vl|omni)/.test(model);
 }

@@ -1,4 +1,8 @@
-import { capOf } from "./models.mjs";
+import { capOf, takesImages } from "./models.mjs";
+
+/** More than these are refused. */
+const MOST_MARKERS = 4;
+const QWEN = /^(?:qwen|coder-model$|vision-model$)/;
 
 /** What the portal refuses in the headers of any request. @returns {string[]} */
 export function headerFaults({ method, headers }, kind) {
@@ -28,7 +32,10 @@ export function chatFaults(body, kind) {
   return [
     ...limitFaults(body),
     ...roleFaults(messages),
+    ...contentFaults(messages),
     ...(kind === "oauth" ? systemFaults(messages) : []),
+    ...familyFaults(body),
+    ...markerFaults(body),
     ...imageFaults(body.model, messages),
     ...toolFaults(messages),
   ];
@@ -57,6 +64,28 @@ function roleFaults(messages) {
   );
 }
 
+function contentFaults(messages) {
+  return messages.flatMap(({ content }, index) =>
+    Array.isArray(content) && content.length === 0 ? [`messages[${index}].content must not be empty`] : [],
+  );
+}
+
+/** What models of other makers, forwarded by the same hosts, refuse. */
+function familyFaults({ model, messages, metadata, tools }) {
+  const faults = [];
+  if (metadata !== undefined && !QWEN.test(model)) faults.push("invalid request");
+  const isPlain = /^glm/i.test(model) && !tools?.length;
+  if (isPlain && messages.some(({ role, content }) => role === "system" && Array.isArray(content)))
+    faults.push("the system message of this model must be a string");
+  return faults;
+}
+
+function markerFaults({ messages, tools }) {
+  const parts = [...messages.flatMap(({ content }) => content ?? []), ...messages, ...(tools ?? [])];
+  const count = parts.filter((part) => part?.cache_control !== undefined).length;
+  return count > MOST_MARKERS ? [`${count} cache_control markers, at most ${MOST_MARKERS} are allowed`] : [];
+}
+
 function systemFaults(messages) {
   const faults = [];
   const places = messages.flatMap(({ role }, index) => (role === "system" ? [index] : []));
@@ -75,7 +104,7 @@ function imageFaults(model, messages) {
   const images = messages.some(
     ({ content }) => Array.isArray(content) && content.some((part) => part?.type === "image_url"),
   );
-  return images && model !== "vision-model" ? [`${model} does not take image_url parts`] : [];
+  return images && !takesImages(model) ? [`${model} does not take image_url parts`] : [];
 }
 
 function toolFaults(messages) {

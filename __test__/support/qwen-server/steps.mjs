@@ -107,6 +107,13 @@ export function tokenRejected() {
   return apiError(401, "invalid_api_key", "invalid access token or token expired");
 }
 
+/** What a place says to a key that is not one of its own, or was deleted. */
+export function keyRejected({ plan }) {
+  return plan === "coding-plan"
+    ? apiError(403, "InvalidApiKey", "invalid api-key")
+    : apiError(401, "invalid_api_key", "Incorrect API key provided.");
+}
+
 export function refusedForQuota({
   as403,
   retryAfter,

@@ -1,33 +1,40 @@
 "use strict";
 
+const { pageLines } = require("../../key-pages");
 const { failure } = require("../failure");
 const { shown } = require("../naming");
+const { isMetered } = require("../plans");
 const { readSecret } = require("../secret-input");
 const { clean } = require("../text");
 
 async function run({ client, options, signal, prompt }) {
+  const { plan, region, label, tier, "base-url": baseUrl } = options;
+  if (process.stdin.isTTY) showPages(prompt, { plan, region, baseUrl });
   const key = await readSecret("The key (it is not shown): ", prompt, signal);
   if (key.trim() === "") {
     const advice = "Paste it at the prompt, or pass it by standard input.";
     throw failure("ERR_QWEN_INVALID_ARGUMENT", `No key was given. ${advice}`);
   }
-  const account = await client.addApiKey({
-    key,
-    plan: options.plan,
-    region: options.region,
-    baseUrl: options["base-url"],
-    label: options.label,
-    check: !options["no-check"],
-  });
+  const check = !options["no-check"];
+  const account = await client.addApiKey({ key, plan, region, baseUrl, label, tier, check });
   return { value: account, lines: success(account, await client.activeAccount()) };
+}
+
+/** A person who is asked for a key is told where to find it, except for a server of their own. */
+function showPages(prompt, { plan, region, baseUrl }) {
+  if (baseUrl !== undefined) return;
+  prompt.print("Keys are on these pages:", ...pageLines({ plan, region }).map((line) => `  ${line}`));
 }
 
 function success(account, active) {
   const lines = [`Added ${shown(account)}; its requests go to ${clean(account.baseUrl)}.`];
-  if (account.active) lines.push("It is the active account now.");
+  const price = isMetered(account) ? " Its requests are billed by use." : "";
+  if (account.active) lines.push(`It is the active account now.${price}`);
   else if (active !== null) {
     lines.push(
-      `${shown(active)} stays the active account. To use the key first: opencode-qwen-cli-auth use ${account.id}`,
+      `${shown(active)} stays the active account. To use the key first: opencode-qwen-cli-auth use ${account.id}${
+        price && " (billed by use)"
+      }`,
     );
   }
   return lines;
@@ -37,11 +44,20 @@ module.exports = {
   summary: "add a key of a plan; it is asked for, or read from standard input",
   surplus: "A key is not taken from the arguments, where others can see it. Leave it out: it is asked for.",
   options: {
-    plan: { type: "string", value: "P", summary: "coding-plan, token-plan or dashscope; else the key tells" },
-    region: { type: "string", value: "R", summary: "cn, intl or us; else the one where the key works" },
-    "base-url": { type: "string", value: "U", summary: "send its requests somewhere else" },
-    label: { type: "string", value: "L", summary: "what to call the account" },
-    "no-check": { type: "boolean", summary: "add it without asking whether it works" },
+    plan: {
+      type: "string",
+      value: "P",
+      summary: "token-plan, coding-plan or dashscope; by default it is found out",
+    },
+    region: { type: "string", value: "R", summary: "cn, intl, us or hk; by default it is found out" },
+    "base-url": { type: "string", value: "U", summary: "the base URL of a workspace or another server" },
+    label: { type: "string", value: "L", summary: "a name for the account" },
+    tier: {
+      type: "string",
+      value: "T",
+      summary: "lite, standard or pro: the size of the plan, for estimates of its use",
+    },
+    "no-check": { type: "boolean", summary: "add the key without checking it" },
   },
   run,
 };

@@ -1,0 +1,224 @@
+// Finding the place of a key: all of Qwen's hosts, played by one server behind a proxy.
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import { chat, rejection, startClient } from "./support/harness.mjs";
+import { runProgram } from "./support/command-line.mjs";
+import { withoutOpenssl } from "./support/certificates.mjs";
+import { startPlaces } from "./support/places.mjs";
+
+const HOSTS = {
+  "token-plan cn": "token-plan.cn-beijing.maas.aliyuncs.com",
+  "token-plan intl": "token-plan.ap-southeast-1.maas.aliyuncs.com",
+  "coding-plan cn": "coding.dashscope.aliyuncs.com",
+  "coding-plan intl": "coding-intl.dashscope.aliyuncs.com",
+  "dashscope cn": "dashscope.aliyuncs.com",
+  "dashscope intl": "dashscope-intl.aliyuncs.com",
+  "dashscope us": "dashscope-us.aliyuncs.com",
+  "dashscope hk": "cn-hongkong.dashscope.aliyuncs.com",
+};
+const WORKSPACE = "ws-1.eu-central-1.maas.aliyuncs.com";
+const AGENT = { "content-type": "application/json", "user-agent": "opencode/1.18.33" };
+const HEX = "0123456789abcdef0123456789abcdef";
+
+const hostsOf = (names) => names.map((name) => HOSTS[name]);
+/** In this order a key of a subscription's form is asked about, and a plain one. */
+const SUBSCRIPTIONS = hostsOf(["token-plan cn", "token-plan intl", "coding-plan cn", "coding-plan intl"]);
+const PLAIN = hostsOf([
+  "dashscope cn",
+  "dashscope intl",
+  "token-plan intl",
+  "dashscope us",
+  "dashscope hk",
+  "token-plan cn",
+  "coding-plan cn",
+  "coding-plan intl",
+]);
+
+async function setUp(t) {
+  const places = await startPlaces(t);
+  const { client, events } = startClient(t, { env: places.env });
+  /** The hosts that chats were sent to, in order. */
+  const chats = () => places.server.seen("chat").map(({ headers }) => headers.host ?? headers[":authority"]);
+  return { ...places, client, events, chats };
+}
+
+describe("the place of a key", { skip: withoutOpenssl }, () => {
+  for (const [name, host] of Object.entries(HOSTS)) {
+    test(`a key of ${name} is found, used, and nobody is asked after the first yes`, async (t) => {
+      const { server, client, events, chats } = await setUp(t);
+      const [plan, region] = name.split(" ");
+      for (const prefix of plan === "dashscope" ? ["sk-"] : ["sk-sp-", "sk-"]) {
+        server.reset();
+        const key = server.addKey({ plan, region, key: `${prefix}${plan.length}${region}${HEX}` });
+        const order = prefix === "sk-" ? PLAIN : SUBSCRIPTIONS;
+        // Coding Plan does not tell programs that it does not serve if a key is good, so the others are asked, too.
+        const asked = plan === "coding-plan" ? order : order.slice(0, order.indexOf(host) + 1);
+        const account = await client.addApiKey({ key });
+        assert.deepEqual([account.plan, account.region], [plan, region]);
+        assert.deepEqual(chats(), asked);
+        await client.setActiveAccount(account.id);
+        const body = { model: "qwen3.7-plus" };
+        assert.equal((await chat(client, "hi", body, { headers: AGENT })).status, 200);
+        assert.deepEqual(server.seen("chat").at(-1).place, { plan, region });
+      }
+      assert.deepEqual(
+        events.filter(({ type }) => type === "config"),
+        [],
+      );
+      assert.deepEqual(server.violations, []);
+    });
+  }
+
+  test("a plan, a region and a base URL are believed", async (t) => {
+    const { server, client, chats } = await setUp(t);
+    for (const [options, hosts] of [
+      [{ plan: "dashscope", region: "cn" }, hostsOf(["dashscope cn"])],
+      [{ plan: "coding-plan", region: "Singapore" }, hostsOf(["coding-plan intl"])],
+      [{ plan: "token-plan" }, hostsOf(["token-plan cn", "token-plan intl"])],
+      [{ region: "hongkong" }, hostsOf(["dashscope hk"])],
+      [{ baseUrl: `https://${HOSTS["token-plan intl"]}/apps/anthropic/v1` }, hostsOf(["token-plan intl"])],
+      [{ baseUrl: `${WORKSPACE}` }, [WORKSPACE]],
+    ]) {
+      server.reset();
+      await rejection(client.addApiKey({ key: `sk-sp-${HEX}`, ...options }), "ERR_QWEN_TOKEN_REJECTED");
+      const asked = chats();
+      assert.deepEqual(asked.slice(0, hosts.length), hosts, JSON.stringify(options));
+      // The others are asked to name the right place, unless a base URL says it.
+      assert.equal(asked.length > hosts.length, options.baseUrl === undefined);
+    }
+    assert.deepEqual(await client.accounts(), []);
+  });
+
+  test("a key of another plan or region is told where it belongs", async (t) => {
+    const { server, client } = await setUp(t);
+    const subscription = server.addKey({ plan: "token-plan", region: "intl", key: `sk-sp-${HEX}` });
+    const metered = server.addKey({ plan: "dashscope", region: "hk" });
+    const wrong = async (options, advice) => {
+      const { message } = await rejection(client.addApiKey(options), "ERR_QWEN_INVALID_ARGUMENT");
+      assert.match(message, advice);
+    };
+    await wrong({ key: subscription, region: "cn" }, /with plan token-plan and region intl/);
+    await wrong({ key: metered, plan: "token-plan" }, /with plan dashscope and region hk/);
+    assert.deepEqual(await client.accounts(), []);
+    server.revokeAccess(subscription);
+    const refused = await rejection(client.addApiKey({ key: subscription }), "ERR_QWEN_TOKEN_REJECTED");
+    assert.match(refused.message, /by Token Plan \(cn, intl\), Coding Plan \(cn, intl\)\..*--base-url/);
+    for (const page of [/bailian\.console\.aliyun\.com\S*tab=plan/, /modelstudio\.console\S*tab=coding-plan/])
+      assert.match(refused.message, page);
+  });
+
+  test("a workspace is a DashScope key's place, by its base URL", async (t) => {
+    const { server, client } = await setUp(t);
+    const key = server.addKey({ plan: "dashscope", region: "eu-central-1" });
+    const account = await client.addApiKey({ key, baseUrl: `https://${WORKSPACE}` });
+    const { plan, region, baseUrl } = account;
+    assert.deepEqual(
+      { plan, region, baseUrl },
+      { plan: "dashscope", region: "eu-central-1", baseUrl: `https://${WORKSPACE}/compatible-mode/v1` },
+    );
+    const messages = ["system", "user"].map((role) => ({ role, content: "hi" }));
+    assert.equal((await chat(client, "", { model: "qwen3.7-plus", messages })).status, 200);
+    const { headers, body } = server.seen("chat").at(-1);
+    assert.equal(headers["x-dashscope-cachecontrol"], "enable");
+    assert.ok(JSON.stringify(body).includes("cache_control"));
+  });
+
+  test("a silent place does not keep the others from being asked", async (t) => {
+    const { server, client, chats } = await setUp(t);
+    const key = server.addKey({ plan: "token-plan", region: "intl", key: `sk-sp-${HEX}` });
+    const isSilent = ({ headers }) => headers.host === HOSTS["token-plan cn"];
+    server.script("chat", [{ do: "hang", match: isSilent, anyone: true, times: Infinity }]);
+    assert.equal((await client.addApiKey({ key })).region, "intl");
+    assert.deepEqual(chats(), SUBSCRIPTIONS.slice(0, 2));
+    // Where none says yes, the silent one may be the right one.
+    const error = await rejection(client.addApiKey({ key: `sk-sp-1${HEX}` }), "ERR_QWEN_TIMEOUT", {
+      retryable: true,
+    });
+    assert.match(error.message, /token-plan\.cn-beijing/);
+    assert.deepEqual(chats().slice(2), SUBSCRIPTIONS);
+  });
+
+  test("a good key is known by what is refused", async (t) => {
+    const { server, client } = await setUp(t);
+    const replies = [
+      {
+        do: "answer",
+        status: 404,
+        body: { error: { code: "model_not_found", message: "The model is not found" } },
+      },
+      { do: "answer", status: 403, body: { code: "AccessDenied", message: "Model access denied." } },
+      {
+        do: "answer",
+        status: 400,
+        body: { code: "Arrearage", message: "Access denied, your account is overdue" },
+      },
+      { do: "quota", window: "week" },
+      { do: "rate_limit" },
+    ];
+    for (const [index, reply] of replies.entries()) {
+      const key = server.addKey({ plan: "token-plan", region: "cn", key: `sk-sp-${index}${HEX}` });
+      server.script("chat", [reply]);
+      assert.equal((await client.addApiKey({ key })).plan, "token-plan", JSON.stringify(reply));
+    }
+  });
+
+  test("forms of others, and what is no key, are sent nowhere", async (t) => {
+    const { client, asked, home } = await setUp(t);
+    const jwt = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl";
+    const forms = [
+      "sk-ant-",
+      "sk-proj-",
+      "sk-or-",
+      "ghp_",
+      "github_pat_",
+      "AKIA",
+      "AIza",
+      "xoxb-",
+      "hf_",
+      "glpat-",
+    ];
+    const others = [...forms.map((form) => form + HEX), jwt, `LTAI${HEX}`, `hunter${HEX}`];
+    const nonsense = [
+      "",
+      "sk-sp-****cdef",
+      "https://bailian.console.aliyun.com/",
+      `{"api_key":"sk-${HEX}"}`,
+      "sk-xxxx",
+    ];
+    for (const key of [...others, ...nonsense]) {
+      for (const options of [{}, { plan: "token-plan", region: "cn" }, { baseUrl: `https://${WORKSPACE}` }]) {
+        const error = await rejection(client.addApiKey({ key, ...options }), "ERR_QWEN_INVALID_ARGUMENT");
+        assert.ok(!error.message.includes(HEX.slice(0, 8)) && !error.message.includes("cdef"), error.message);
+      }
+    }
+    assert.deepEqual(asked, []);
+    assert.throws(() => home.files(), { code: "ENOENT" });
+  });
+
+  test("no command repeats a key in its arguments, or takes it", async (t) => {
+    const { asked, home, env } = await setUp(t);
+    for (const key of [`sk-sp-${HEX}`, `github_pat_${HEX}`, `xoxb-${HEX}`]) {
+      const commands = [
+        [],
+        ["accounts"],
+        ["use"],
+        ["remove"],
+        ["login", "--label"],
+        ["import"],
+        ["add-key", "--plan"],
+      ];
+      await Promise.all(
+        commands.map(async (args) => {
+          const { code, stdout, stderr } = await runProgram({ env, secrets: [HEX.slice(0, 8)] }, [
+            ...args,
+            key,
+          ]);
+          assert.deepEqual([code, stdout], [2, ""], args[0]);
+          assert.match(stderr, /^A key is not taken from the arguments/);
+        }),
+      );
+    }
+    assert.deepEqual(asked, []);
+    assert.throws(() => home.files(), { code: "ENOENT" });
+  });
+});
