@@ -482,6 +482,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_login_that_does_not_work_is_asked_for_no_model_of_a_plan() {
+        for state in [Rejected, Dead] {
+            let login = (LOGIN, state, Serving::Maybe);
+            for key in [(PLAN, Ready, Serving::Unlikely), (PLAN, Rejected, Serving::Yes)] {
+                assert_eq!(asked(&Scene::new(&[login, key]), 0, &SITUATION), "1");
+            }
+            assert_eq!(asked(&Scene::new(&[login, (PLAN, Ready, Serving::No)]), 0, &SITUATION), "");
+            // Its own error says what is wrong where there is nothing else.
+            assert_eq!(asked(&Scene::new(&[login]), 0, &SITUATION), "0");
+        }
+    }
+
     fn any_state() -> impl Strategy<Value = State> {
         let reason = proptest::sample::select(&CoolingReason::ALL[..]);
         prop_oneof![
