@@ -19,12 +19,10 @@ use super::refusal::Refusal;
 use super::selection::{Candidate, Outcome, Selection, Step};
 use super::verdict::Verdict;
 use crate::accounts::account::Account;
-use crate::accounts::account_states::{Cooled, is_degraded_try_due};
-use crate::accounts::cooldown::{Cooldown, CoolingReason, Pause, exhausted_until, least_cooldown_ms};
+use crate::accounts::account_states::is_degraded_try_due;
+use crate::accounts::cooldown::{Cooldown, CoolingReason, exhausted_until, least_cooldown_ms};
 use crate::accounts::kind::Kind;
-use crate::accounts::registry::Registry;
 use crate::accounts::view::View;
-use crate::config::Rotation;
 use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind};
 use crate::plans::Price;
@@ -254,13 +252,12 @@ impl<'a> Call<'a> {
             Verdict::QuotaExhausted { window, until } => {
                 let least = least_cooldown_ms(window, pipeline.settings.quota_cooldown_ms, retry_after_ms);
                 let until = until.unwrap_or_else(|| exhausted_until(now, least, retry_after_ms));
-                let cooldown = cooling(CoolingReason::Quota, until, window);
-                Ok(self.cool(candidate, cooldown, selection).await)
+                Ok(self.cool(account, cooling(CoolingReason::Quota, until, window), selection).await)
             }
             Verdict::RateLimited => {
                 let until = exhausted_until(now, 0, retry_after_ms.or(Some(DEFAULT_REST_MS)));
                 let ended =
-                    self.cool(candidate, cooling(CoolingReason::RateLimit, until, None), selection).await;
+                    self.cool(account, cooling(CoolingReason::RateLimit, until, None), selection).await;
                 let limit = FinalError::of_rate_limit(retry_after_ms, now, self.utc_offset_minutes);
                 self.last = Some(Ok(match limit {
                     Some(limit) if pipeline.settings.for_host => attempt.answer.into_final(&limit),
@@ -269,12 +266,20 @@ impl<'a> Call<'a> {
                 Ok(ended)
             }
             Verdict::AllocationLimit => {
-                let cooldown = cooling(CoolingReason::TokenLimit, now, None);
-                Ok(self.pause(candidate, cooldown, attempt, selection).await)
+                let code = cooling(CoolingReason::TokenLimit, now, None).code;
+                let cooldown = pipeline.pause(account, code, self.asked_at, retry_after_ms).await;
+                // The caller waits for the account that is back first.
+                let others = selection.cooling().iter().map(|(_, other)| other.until);
+                let free_at = others.fold(cooldown.until, u64::min);
+                let mut answer = attempt.answer;
+                answer.headers.insert(RETRY_AFTER, seconds(free_at.saturating_sub(pipeline.now_ms())));
+                answer.note_error(Code::RateLimited);
+                self.last = Some(Ok(answer));
+                Ok(Ended::With(Outcome::Cooling(cooldown)))
             }
             Verdict::PaymentRequired => {
                 let cooldown = cooling(CoolingReason::Payment, now + UNPAID_REST_MS, None);
-                let ended = self.cool(candidate, cooldown, selection).await;
+                let ended = self.cool(account, cooldown, selection).await;
                 self.cannot_answer(attempt, Code::PaymentRequired);
                 Ok(ended)
             }
@@ -292,8 +297,16 @@ impl<'a> Call<'a> {
         if !answer.status.is_success() {
             return answer;
         }
-        self.succeeded(candidate, selection).await;
+        let is_last = selection.left() == 0 && selection.allowed().len() > 1;
+        self.pipeline.succeeded(candidate, self.first_asked, is_last).await;
         self.watched(answer, None).await
+    }
+
+    /// Leaves the account alone for a time.
+    async fn cool(&self, account: &Account, cooldown: Cooldown, selection: &Selection<'_>) -> Ended {
+        let last = selection.last().map(|last| last.account);
+        let cooldown = self.pipeline.cool(account, cooldown, last, self.utc_offset_minutes).await;
+        Ended::With(Outcome::Cooling(cooldown))
     }
 
     /// The account can't answer this request; what the server said is passed on where no other account can.
@@ -338,124 +351,12 @@ impl<'a> Call<'a> {
         refusal.error(self.pipeline.now_ms()).with_account(&account.id)
     }
 
-    /// Leaves the account alone for a time, in all processes, and tells of it.
-    async fn cool(
-        &mut self,
-        candidate: &Candidate<'_>,
-        cooldown: Cooldown,
-        selection: &Selection<'a>,
-    ) -> Ended {
-        let (pipeline, account, now) = (self.pipeline, candidate.account, self.pipeline.now_ms());
-        let code = last_word::code_of(cooldown.reason);
-        let say = |until| {
-            let name = format!("The Qwen account \"{}\"", account.label);
-            last_word::left_alone(
-                &name,
-                &Cooldown { until, ..cooldown.clone() },
-                now,
-                self.utc_offset_minutes,
-            )
-        };
-        let (id, why) = (account.id.clone(), Error::new(code, say(cooldown.until)));
-        let written = {
-            let cooldown = cooldown.clone();
-            pipeline.note(move |registry| registry.mark_cooling(&id, &cooldown, &why)).await.flatten()
-        };
-        let Cooled { until, is_news } = written.unwrap_or(Cooled { until: cooldown.until, is_news: true });
-        let kind = match cooldown.reason {
-            CoolingReason::Quota => Some(EventKind::Exhausted),
-            CoolingReason::Payment => Some(EventKind::NeedsAttention),
-            // It passes in a moment.
-            CoolingReason::RateLimit | CoolingReason::TokenLimit => None,
-        };
-        if let Some(kind) = kind.filter(|_| is_news) {
-            let mut message = say(until);
-            // Otherwise that is said when requests go to it.
-            if pipeline.settings.rotation == Rotation::RoundRobin
-                && let Some(last) = selection.last()
-            {
-                message = format!("{message} \"{}\" is the last one that is ready.", last.account.label);
-            }
-            let event = Event::of_account(kind, now, &account.id, &account.label, message);
-            pipeline.emit(Event { until: Some(until), code: Some(code), ..event });
-        }
-        Ended::With(Outcome::Cooling(Cooldown { until, ..cooldown }))
-    }
-
-    /// Leaves a key alone whose tokens of this minute are used up. The caller is told when the first account is back.
-    async fn pause(
-        &mut self,
-        candidate: &Candidate<'_>,
-        cooldown: Cooldown,
-        attempt: Attempt,
-        selection: &Selection<'_>,
-    ) -> Ended {
-        let (pipeline, account) = (self.pipeline, candidate.account);
-        let (now, longest) = (pipeline.now_ms(), pipeline.settings.quota_cooldown_ms);
-        let name = format!("The Qwen account \"{}\"", account.label);
-        let why = Error::new(Code::RateLimited, last_word::limit_reached(&name));
-        let (id, asked_at, code, retry_after) =
-            (account.id.clone(), self.asked_at, cooldown.code.clone(), attempt.retry_after_ms);
-        let mark = move |registry: &Registry| {
-            registry.mark_paused(&id, (asked_at, &code), (retry_after, longest), &why)
-        };
-        let first = || Pause::after(None, asked_at, retry_after, longest, now).ends_at();
-        let until = pipeline.note(mark).await.flatten().map_or_else(first, |cooled| cooled.until);
-        let (mut answer, now) = (attempt.answer, pipeline.now_ms());
-        let free_at = selection.cooling().iter().map(|(_, cooldown)| cooldown.until).min();
-        let free_at = free_at.map_or(until, |other| other.min(until));
-        answer.headers.insert(RETRY_AFTER, seconds(free_at.saturating_sub(now)));
-        answer.note_error(Code::RateLimited);
-        self.last = Some(Ok(answer));
-        Ended::With(Outcome::Cooling(Cooldown { until, ..cooldown }))
-    }
-
-    /// Notes what a success says of an account, if that is news.
-    async fn succeeded(&self, candidate: &Candidate<'_>, selection: &Selection<'_>) {
-        let Candidate { account, record, .. } = candidate;
-        let (pipeline, was_cooling) = (self.pipeline, record.exhausted_until() > 0);
-        if was_cooling && matches!(record.cooling_reason(), CoolingReason::Quota | CoolingReason::Payment) {
-            let message = format!("The Qwen account \"{}\" can be asked again.", account.label);
-            pipeline.tell(EventKind::Ready, account, &message, None);
-        }
-        if was_cooling || record.rejected_at().is_some() || record.last_error().is_some() {
-            let id = account.id.clone();
-            pipeline.note(move |registry| registry.mark_recovered(&id)).await;
-        }
-        let before = pipeline.moved_on_to(account, self.first_asked);
-        if let Some(before) = before.filter(|before| *before != account.id)
-            && pipeline.settings.rotation != Rotation::RoundRobin
-        {
-            let mut message = format!("Requests go to the Qwen account \"{}\" now.", account.label);
-            if selection.left() == 0 && selection.allowed().len() > 1 {
-                message.push_str(" It is the last one that is ready.");
-            }
-            self.tell_of_switch(account, Some(before), message);
-        }
-    }
-
     /// Tells of an account that costs more than the user's choice, before it is asked.
     fn note_paid_fallback(&mut self, candidate: &Candidate<'_>, limit: Price) {
-        let Candidate { account, price, .. } = candidate;
-        self.is_paid_fallback = *price > limit;
-        if !self.is_paid_fallback {
-            return;
+        self.is_paid_fallback = candidate.price > limit;
+        if self.is_paid_fallback {
+            self.pipeline.tell_of_paid_fallback(candidate.account, self.first_asked);
         }
-        let before = self.pipeline.moved_on_to(account, self.first_asked);
-        if before.as_ref() != Some(&account.id) {
-            let message = format!(
-                "Requests go to the Qwen account \"{}\" now, which is {}: the cheaper ones can't answer.",
-                account.label,
-                price.describe()
-            );
-            self.tell_of_switch(account, before, message);
-        }
-    }
-
-    fn tell_of_switch(&self, account: &Account, from_account_id: Option<String>, message: String) {
-        let now = self.pipeline.now_ms();
-        let event = Event::of_account(EventKind::Switched, now, &account.id, &account.label, message);
-        self.pipeline.emit(Event { from_account_id, ..event });
     }
 
     /// In a host, a stream that says nothing is an error. `degraded` is what was sent in place of the request.

@@ -11,11 +11,14 @@ use super::attempt::{Access, Sender};
 use super::body::Ids;
 use super::call::Call;
 use super::host_errors::FinalError;
+use super::last_word;
 use super::prepare::{Prepared, Request};
 use super::selection::{Candidate, Situation};
 use super::target::Target;
 use crate::accounts::account::Account;
+use crate::accounts::account_states::Cooled;
 use crate::accounts::availability::availability;
+use crate::accounts::cooldown::{Cooldown, CoolingReason, Pause};
 use crate::accounts::kind::Serving;
 use crate::accounts::registry::Registry;
 use crate::accounts::view::View;
@@ -23,7 +26,7 @@ use crate::cli::CliFallback;
 use crate::clock::Clock;
 use crate::config::Rotation;
 use crate::discovery::Discovery;
-use crate::error::{Code, Result};
+use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind, Events};
 use crate::logging::Logger;
 use crate::models::book::ModelBook;
@@ -211,9 +214,111 @@ impl Pipeline {
         self.tokens.with_registry(change).await.ok()
     }
 
+    /// Leaves an account alone for a time, in all processes, and tells of it. `last` is the account that is still to be
+    /// asked, where it is the only one. Returns the cooldown as the store has it now.
+    pub(super) async fn cool(
+        &self,
+        account: &Account,
+        cooldown: Cooldown,
+        last: Option<&Account>,
+        utc_offset_minutes: i32,
+    ) -> Cooldown {
+        let (now, code) = (self.now_ms(), last_word::code_of(cooldown.reason));
+        let name = format!("The Qwen account \"{}\"", account.label);
+        let say = |cooldown: &Cooldown| last_word::left_alone(&name, cooldown, now, utc_offset_minutes);
+        let (id, noted, why) = (account.id.clone(), cooldown.clone(), Error::new(code, say(&cooldown)));
+        let written = self.note(move |registry| registry.mark_cooling(&id, &noted, &why)).await.flatten();
+        let Cooled { until, is_news } = written.unwrap_or(Cooled { until: cooldown.until, is_news: true });
+        let cooldown = Cooldown { until, ..cooldown };
+        let kind = match cooldown.reason {
+            CoolingReason::Quota => Some(EventKind::Exhausted),
+            CoolingReason::Payment => Some(EventKind::NeedsAttention),
+            // It passes in a moment.
+            CoolingReason::RateLimit | CoolingReason::TokenLimit => None,
+        };
+        if let Some(kind) = kind.filter(|_| is_news) {
+            let mut message = say(&cooldown);
+            // In other rotations that is said when requests go to it.
+            if self.settings.rotation == Rotation::RoundRobin
+                && let Some(last) = last
+            {
+                message = format!("{message} \"{}\" is the last one that is ready.", last.label);
+            }
+            let event = Event::of_account(kind, now, &account.id, &account.label, message);
+            self.emit(Event { until: Some(until), code: Some(code), ..event });
+        }
+        cooldown
+    }
+
+    /// Leaves a key alone whose tokens of this minute are used up. `asked_at` is when it was asked first for the request.
+    pub(super) async fn pause(
+        &self,
+        account: &Account,
+        code: String,
+        asked_at: u64,
+        retry_after_ms: Option<u64>,
+    ) -> Cooldown {
+        let longest = self.settings.quota_cooldown_ms;
+        let name = format!("The Qwen account \"{}\"", account.label);
+        let why = Error::new(Code::RateLimited, last_word::limit_reached(&name));
+        let (id, servers_code) = (account.id.clone(), code.clone());
+        let mark = move |registry: &Registry| {
+            registry.mark_paused(&id, (asked_at, &servers_code), (retry_after_ms, longest), &why)
+        };
+        let first = || Pause::after(None, asked_at, retry_after_ms, longest, self.now_ms()).ends_at();
+        let until = self.note(mark).await.flatten().map_or_else(first, |cooled| cooled.until);
+        Cooldown { until, reason: CoolingReason::TokenLimit, code, window: None }
+    }
+
+    /// Notes what a success says of an account, if that is news. `is_last` is true where no other account is ready.
+    pub(super) async fn succeeded(
+        &self,
+        candidate: &Candidate<'_>,
+        first_asked: Option<&Account>,
+        is_last: bool,
+    ) {
+        let Candidate { account, record, .. } = candidate;
+        let was_cooling = record.exhausted_until() > 0;
+        if was_cooling && matches!(record.cooling_reason(), CoolingReason::Quota | CoolingReason::Payment) {
+            let message = format!("The Qwen account \"{}\" can be asked again.", account.label);
+            self.tell(EventKind::Ready, account, &message, None);
+        }
+        if was_cooling || record.rejected_at().is_some() || record.last_error().is_some() {
+            let id = account.id.clone();
+            self.note(move |registry| registry.mark_recovered(&id)).await;
+        }
+        let before = self.moved_on_to(account, first_asked).filter(|before| *before != account.id);
+        if let Some(before) = before.filter(|_| self.settings.rotation != Rotation::RoundRobin) {
+            let mut message = format!("Requests go to the Qwen account \"{}\" now.", account.label);
+            if is_last {
+                message.push_str(" It is the last one that is ready.");
+            }
+            self.tell_of_switch(account, Some(before), message);
+        }
+    }
+
+    /// Tells of an account that costs more than the user's choice, before it is asked.
+    pub(super) fn tell_of_paid_fallback(&self, account: &Account, first_asked: Option<&Account>) {
+        let before = self.moved_on_to(account, first_asked);
+        if before.as_ref() != Some(&account.id) {
+            let message = format!(
+                "Requests go to the Qwen account \"{}\" now, which is {}: the cheaper ones can't answer.",
+                account.label,
+                account.kind.price().describe()
+            );
+            self.tell_of_switch(account, before, message);
+        }
+    }
+
+    fn tell_of_switch(&self, account: &Account, from_account_id: Option<String>, message: String) {
+        let event =
+            Event::of_account(EventKind::Switched, self.now_ms(), &account.id, &account.label, message);
+        self.emit(Event { from_account_id, ..event });
+    }
+
     /// Remembers the account that requests go to. Returns the id of the one before: the last that answered, or the first
     /// that was asked in this call.
-    pub(super) fn moved_on_to(&self, account: &Account, first_asked: Option<&Account>) -> Option<String> {
+    fn moved_on_to(&self, account: &Account, first_asked: Option<&Account>) -> Option<String> {
         let before =
             self.last_used.lock().unwrap_or_else(PoisonError::into_inner).replace(account.id.clone());
         before.or_else(|| first_asked.map(|first| first.id.clone()))
