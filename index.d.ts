@@ -574,8 +574,12 @@ declare namespace qwen {
      * Makes an account the user's choice: requests go to it first. A login's token is written to `oauth_creds.json` for the
      * qwen CLI, once the token that was there is safe in the store; for a key that file stays as it is.
      *
-     * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has, and for a disabled
-     * account; as {@link QwenClient.accounts}
+     * A login that may be dead (its access token has expired or was refused, or a newer login took its place) is refreshed
+     * first. Where the server can't say, it is chosen, and a `config` event says that it was not tried.
+     *
+     * @throws {@link QwenAuthError} `ERR_QWEN_REFRESH_TOKEN_INVALID` for a login that was refused or has no refresh token:
+     * nothing is changed then; `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has, and for a disabled account; as
+     * {@link QwenClient.accounts}
      */
     setActiveAccount(id: string): Promise<Account>;
 

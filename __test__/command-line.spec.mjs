@@ -104,6 +104,8 @@ function startProgram(t, { server, env }, args, { terminal } = {}) {
 }
 
 const CTRL_C = "\x03";
+/** Made before a login is begun, and permanent. */
+const LOCKS = ["oauth_creds.flock"];
 
 /** Two different times that are left. */
 const TICKED = /(\d\d:\d\d)[^]*(?!\1)\d\d:\d\d/;
@@ -260,14 +262,14 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
   });
 
   for (const signal of ["SIGINT", "SIGTERM"]) {
-    test(`${signal} ends a login, and nothing is left`, async (t) => {
+    test(`${signal} ends a login, and nothing is left but empty locks`, async (t) => {
       const { start, home, server } = await setUp(t);
       const login = start(["login"]);
       await login.printed(/The code is/);
       login.child.kill(signal);
       const { code, stderr } = await login.ended;
       assert.deepEqual([code, stderr], [signal === "SIGINT" ? 130 : 143, "Cancelled.\n"]);
-      assert.equal(existsSync(home.directory), false);
+      assert.deepEqual(home.files(), LOCKS);
       const { polls } = server.stats;
       await sleep(1500);
       assert.equal(server.stats.polls, polls, "it polls no more");
@@ -414,18 +416,14 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     }
   });
 
-  test("choosing an account whose login has ended says so", async (t) => {
-    const { run, server } = await setUp(t, {
+  test("choosing an account whose login has ended says so, and changes nothing", async (t) => {
+    const { run, server, home } = await setUp(t, {
       accounts: [{ label: "work" }, { label: "old", expiresIn: -60 }],
     });
     server.script("token", ["invalid_request"]);
-    const { code, stdout, stderr } = await run("use", "old");
-    assert.equal(code, 0);
-    assert.match(
-      stdout,
-      /active account now.*\nIt needs a new login: opencode-qwen-cli-auth login --replace acct_2\n$/,
-    );
-    assert.match(stderr, /^Note: .*\n$/);
+    const before = home.bytes();
+    assertFailed(await run("use", "old"), /Log in again.*Nothing was changed\./);
+    assert.deepEqual(home.bytes(), before);
   });
 
   test("a removed account stays removed, and the qwen CLI's login goes with its account alone", async (t) => {
@@ -612,7 +610,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
           screen.some((line) => line.includes("left")),
           false,
         );
-        assert.equal(existsSync(home.directory), false);
+        assert.deepEqual(home.files(), LOCKS);
       });
 
       test("a narrow terminal is kept to, and a dumb one gets plain lines", async (t) => {

@@ -318,8 +318,12 @@ pub fn accounts_path(
         Some((name, value)) => (name, paths.from_user(value)),
         None => ("oauth_accounts.json", paths.accounts()),
     };
-    place::check(name, &path, paths.qwen_dir())?;
     let is_default = path == paths.accounts();
+    if is_default {
+        place::check_default(&path, paths.qwen_dir())?;
+    } else {
+        place::check(name, &path, paths.qwen_dir())?;
+    }
     Ok((path, is_default))
 }
 

@@ -65,7 +65,11 @@ function tellUsage(error, err) {
 async function execute({ command, operand, name, options }, { out, err }, hide) {
   const interrupt = new Interrupt([process.stdout, process.stderr]);
   const notes = [];
-  const tellNotes = () => err.print(...new Set(notes.splice(0).map((note) => `Note: ${hide(clean(note))}`)));
+  /** Tells what the error does not say anyway. */
+  const tellNotes = (error) => {
+    const news = notes.splice(0).filter((note) => !error?.message?.includes(note));
+    err.print(...new Set(news.map((note) => `Note: ${hide(clean(note))}`)));
+  };
   let client;
   try {
     if (!COMMANDS[command].isStandalone) {
@@ -94,7 +98,7 @@ async function execute({ command, operand, name, options }, { out, err }, hide) 
     if (result !== undefined) out.print(...(options.json ? [json(result.value, 2)] : result.lines));
     return result?.exitCode ?? DONE;
   } catch (error) {
-    tellNotes();
+    tellNotes(error);
     if (interrupt.exitCode !== undefined) {
       if (interrupt.isBySignal) err.print("Cancelled.");
       return interrupt.exitCode;

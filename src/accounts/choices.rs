@@ -59,12 +59,7 @@ impl Registry {
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::with_store`].
     pub fn activate(&self, id: &str) -> Result<()> {
-        let kind = self.expect_account(id)?;
-        let view = self.view()?;
-        if let Some(disabled) = view.record(id).filter(|record| !record.is_enabled()) {
-            return Err(disabled_account("id", &view.account(disabled)));
-        }
-        if kind != Kind::OAuth {
+        if self.expect_choice(id)? != Kind::OAuth {
             let chosen = self.with_store(|document| {
                 document.record(id)?;
                 document.set_active_id(Some(id));
@@ -91,6 +86,19 @@ impl Registry {
                 Ok(())
             },
         )
+    }
+
+    /// Looks if an account may be chosen, without changing anything.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::view`].
+    pub fn expect_choice(&self, id: &str) -> Result<Kind> {
+        let kind = self.expect_account(id)?;
+        let view = self.view()?;
+        match view.record(id).filter(|record| !record.is_enabled()) {
+            Some(disabled) => Err(disabled_account("id", &view.account(disabled))),
+            None => Ok(kind),
+        }
     }
 
     /// Renames, enables or disables an account. Where the active account is a disabled one afterwards, the cheapest enabled

@@ -45,6 +45,20 @@ impl Registry {
         }
     }
 
+    /// Makes what a login needs, before its user is asked to approve it: the directory, the locks, and room for its tokens.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`, `ERR_QWEN_LOCK_TIMEOUT`.
+    pub fn prepare_login(&self) -> Result<()> {
+        let reserve = |_: &mut Guarded| {
+            // A file that can't be replaced is no obstacle where the store can be.
+            let credentials = self.credentials.reserve();
+            self.store.reserve().map(drop)?;
+            credentials.map(drop)
+        };
+        self.guarded(|| None, reserve)
+    }
+
     /// Keeps the tokens that were redeemed for `spent`: in the store, and in the credentials file if that still holds
     /// `spent`. The store is first: from it the other can be put right.
     ///

@@ -172,10 +172,20 @@ impl Registry {
             let mut told = self.widened.lock().unwrap_or_else(PoisonError::into_inner);
             let is_news = told.insert(widened.path().to_owned());
             drop(told);
-            if is_news {
+            if is_news && !(widened.is_still_open() && self.was_told_before(view, widened.path())) {
                 self.tell(EventKind::StoreRepaired, widened.message(), None, None);
             }
         }
+    }
+
+    /// Remembers for all processes that a person was told of a file that can't be closed to others.
+    fn was_told_before(&self, view: &View, path: &Path) -> bool {
+        if view.document.was_told_of_open(path) {
+            return true;
+        }
+        // If it can't be written, each process tells it once.
+        let _ = self.with_notes(|document| document.note_told_of_open(path));
+        false
     }
 
     fn stamps(&self) -> Result<Stamps> {
@@ -350,6 +360,11 @@ impl Registry {
     }
 
     fn set_host_login(&self, had_one: bool) -> Result<()> {
+        self.with_notes(|document| document.set_host_login(had_one))
+    }
+
+    /// Notes something in the store that is no account, and no reason to keep accounts there.
+    fn with_notes(&self, note: impl FnOnce(&mut Document)) -> Result<()> {
         self.with_store_locked(|| {
             let mut document = match self.store.read()? {
                 Stored::Missing => Document::default(),
@@ -357,7 +372,7 @@ impl Registry {
                 // The next look at the accounts moves it aside.
                 Stored::Broken { .. } => return Ok(()),
             };
-            document.set_host_login(had_one);
+            note(&mut document);
             self.note_unsynced(&self.store.write(&document, None)?);
             Ok(())
         })

@@ -249,6 +249,7 @@ impl Client {
         if let Some(id) = replace.as_deref() {
             expect_login(&*self.tokens.view().await?, id)?;
         }
+        self.tokens.with_registry(Registry::prepare_login).await?;
         let authorization = self.oauth.request_device_authorization().await?;
         on_authorization(&authorization);
         if open_browser.unwrap_or_else(|| browser::has_display(&self.environment)) {
@@ -260,6 +261,8 @@ impl Client {
             }));
         }
         let token = self.oauth.poll_device_token(&authorization).await?;
+        // Nor is the end of the process to lose what the user has just approved.
+        let section = self.tokens.hold_end();
         let binding = self.tokens.binding_for(&token);
         let added = move |registry: &Registry| {
             let id = registry.add_login(&token, label.as_deref(), replace.as_deref())?;
@@ -270,6 +273,7 @@ impl Client {
             Ok(id)
         };
         let id = self.tokens.with_registry(added).await?;
+        drop(section);
         self.account(&id).await
     }
 
@@ -394,11 +398,25 @@ impl Client {
         }
     }
 
-    /// Makes an account the user's choice, and the qwen CLI's.
+    /// Makes an account the user's choice, and the qwen CLI's. A login that may be dead is refreshed first (see
+    /// [`TokenManager::prove`]); where the server can't say, it is chosen all the same, and an event tells so.
     ///
     /// # Errors
-    /// Those of [`Registry::activate`].
+    /// Those of [`Registry::activate`]; `ERR_QWEN_REFRESH_TOKEN_INVALID` and the other errors of [`TokenManager::prove`] for
+    /// a login that no longer works. Nothing is changed then.
     pub async fn set_active_account(&self, id: &str) -> Result<AccountInfo> {
+        let chosen = id.to_owned();
+        self.tokens.with_registry(move |registry| registry.expect_choice(&chosen)).await?;
+        match self.tokens.prove(id).await {
+            Ok(()) => {}
+            Err(error) if error.code() == Code::RefreshUnavailable => {
+                let message = format!("{} It is chosen without having been tried.", error.message());
+                let event = Event::new(EventKind::Config, self.clock.now_ms(), message);
+                let account_id = Some(id.to_owned());
+                self.events.emit(Event { account_id, code: Some(error.code()), ..event });
+            }
+            Err(error) => return Err(error.with_advice("Nothing was changed.")),
+        }
         let chosen = id.to_owned();
         let choose = move |registry: &Registry| {
             registry.activate(&chosen)?;

@@ -18,7 +18,8 @@ fn secret_files(paths: &Paths, settings: &Settings) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = Vec::new();
     for directory in stores {
         files.extend(entries(&directory, |name| {
-            (name.starts_with("oauth_") || name.starts_with("opencode_qwen_")) && name.contains(".json")
+            let is_ours = name.starts_with("oauth_") || name.starts_with("opencode_qwen_");
+            is_ours && [".json", ".flock"].iter().any(|part| name.contains(part))
         }));
     }
     files.extend(store.filter(|path| path.exists()));
@@ -38,18 +39,26 @@ fn entries(directory: &Path, is_wanted: impl Fn(&str) -> bool) -> impl Iterator<
 }
 
 pub(super) fn access(paths: &Paths, settings: &Settings) -> Vec<Finding> {
-    let user = rustix::process::geteuid().as_raw();
+    let user = rustix::process::geteuid();
+    // Root, in a container or by sudo, works for the directory's owner.
+    let owner = match fs::metadata(paths.qwen_dir()) {
+        Ok(directory) if user.is_root() => directory.uid(),
+        _ => user.as_raw(),
+    };
     let files = secret_files(paths, settings);
     let directory = paths.qwen_dir();
     let mut findings = Vec::new();
     for path in std::iter::once(directory).chain(files.iter().map(PathBuf::as_path)) {
         let Ok(metadata) = fs::metadata(path) else { continue };
-        if metadata.uid() != user {
+        if metadata.uid() != owner {
             let message = format!("{} belongs to another user (uid {}).", path.display(), metadata.uid());
-            let sudo = if user == 0 { "" } else { "sudo " };
-            findings.push(Finding::broken(MODES, message, format!("{sudo}chown {user} {}", quoted(path))));
+            let sudo = if user.is_root() { "" } else { "sudo " };
+            findings.push(Finding::broken(MODES, message, format!("{sudo}chown {owner} {}", quoted(path))));
         }
-        findings.extend(mode(path, &metadata));
+        // Locks hold no secret.
+        if path.extension().is_none_or(|extension| extension != "flock") {
+            findings.extend(mode(path, &metadata));
+        }
     }
     if findings.is_empty() {
         let message =

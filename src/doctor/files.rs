@@ -5,7 +5,7 @@ use std::path::Path;
 
 #[cfg(unix)]
 use super::access::access;
-use super::finding::{Finding, ours};
+use super::finding::{Finding, ours, quoted};
 use super::settings::Settings;
 use crate::paths::Paths;
 use crate::store::lock;
@@ -15,7 +15,22 @@ const PLACE: &str = "file-system";
 
 pub fn check(paths: &Paths, settings: &Settings) -> Vec<Finding> {
     let directory = paths.qwen_dir();
+    if let (false, Ok(target)) = (directory.exists(), std::fs::read_link(directory)) {
+        let message =
+            format!("{} is a link to {}, where there is nothing.", directory.display(), target.display());
+        let fix = format!("mkdir -p {}", quoted(&directory.parent().unwrap_or(directory).join(target)));
+        return vec![Finding::broken(MODES, message, fix)];
+    }
     if !directory.exists() {
+        let above = directory.ancestors().skip(1).find(|above| above.exists());
+        if let Some(error) = above.and_then(|above| tempfile::tempfile_in(above).err()) {
+            let message = format!("{} does not exist and can't be made: {error}.", directory.display());
+            return vec![Finding::broken(
+                MODES,
+                message,
+                "Point QWEN_HOME at a directory that can be written to",
+            )];
+        }
         let message = format!("{} does not exist yet; a login makes it.", directory.display());
         return vec![Finding::ok(MODES, message)];
     }

@@ -69,10 +69,17 @@ pub fn quoted(path: &Path) -> String {
     if cfg!(windows) { format!("\"{text}\"") } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
-/// The command that removes a file.
+/// The command that removes a file or a directory. Of a link it removes the link alone.
 #[must_use]
 pub fn remove(path: &Path) -> String {
-    format!("{} {}", if cfg!(windows) { "del" } else { "rm" }, quoted(path))
+    let is_directory = path.symlink_metadata().is_ok_and(|found| found.is_dir());
+    let program = match (cfg!(windows), is_directory) {
+        (false, false) => "rm",
+        (false, true) => "rm -r",
+        (true, false) => "del",
+        (true, true) => "rmdir /s",
+    };
+    format!("{program} {}", quoted(path))
 }
 
 /// The command that unsets a variable.

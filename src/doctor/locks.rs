@@ -3,6 +3,7 @@
 use super::finding::{Finding, remove};
 use super::settings::Settings;
 use crate::clock::Clock;
+use crate::safe_open::InPlace;
 use crate::store::lock::{Found, LockPaths};
 
 const ID: &str = "locks";
@@ -19,6 +20,10 @@ pub fn check(settings: &Settings, clock: &Clock) -> Vec<Finding> {
 }
 
 fn judge(paths: &LockPaths, clock: &Clock) -> Option<Finding> {
+    // Another check names it.
+    if InPlace::at_own(&paths.cli).is_some() {
+        return None;
+    }
     let shown = paths.cli.display();
     Some(match paths.find(clock) {
         Ok(Found::Free) => return None,

@@ -15,6 +15,7 @@ mod network;
 mod opencode;
 mod opencode_config;
 mod other_keys;
+mod places;
 mod programs;
 mod qwen_cli;
 mod settings;
@@ -79,6 +80,7 @@ impl Doctor {
         let mut local = Local::default();
         let Some(paths) = &settings.paths else { return local };
         local.findings.extend(files::check(paths, settings));
+        local.findings.extend(places::check(paths, settings));
         local.findings.extend(locks::check(settings, &self.clock));
         local.findings.extend(stores::check(settings, &self.clock));
         accounts::check(self, settings, &mut local);

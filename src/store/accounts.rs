@@ -78,7 +78,7 @@ impl StoreFile {
     /// # Errors
     /// `ERR_QWEN_IO`.
     pub fn read(&self) -> Result<Stored> {
-        let contents = match file::read(&self.path, MAX_SIZE)? {
+        let contents = match file::read_own(&self.path, MAX_SIZE, Code::Io)? {
             Contents::Missing => return Ok(Stored::Missing),
             Contents::NotAFile | Contents::TooLarge => {
                 return Ok(Stored::Broken { reason: Unusable::Corrupt, recovered: Box::default() });

@@ -71,7 +71,7 @@ impl CredentialsFile {
     /// # Errors
     /// `ERR_QWEN_IO`, and `ERR_QWEN_CREDENTIALS_INVALID` where the file holds no usable tokens.
     pub fn read(&self) -> Result<Option<Credentials>> {
-        match file::read(&self.path, MAX_SIZE)? {
+        match file::read_own(&self.path, MAX_SIZE, Code::CredentialsInvalid)? {
             Contents::Missing => Ok(None),
             Contents::NotAFile => Err(self.invalid("is not a file")),
             Contents::TooLarge => Err(self.invalid("is larger than 1 MiB")),

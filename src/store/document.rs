@@ -1,5 +1,7 @@
 //! `oauth_accounts.json` as a value: version 1 of the original plugin, with whatever else is in it. Pure.
 
+use std::path::Path;
+
 use serde_json::{Map, Value};
 
 use super::record::{Record, instant, strings};
@@ -19,6 +21,8 @@ const KEYS: &str = "apiKeys";
 
 /// Where the login in `oauth_creds.json` belongs while it is the only account.
 const LONE_BINDING: &str = "credentialsBinding";
+/// The files that a person was told of as open to other users.
+const OPEN_TO_OTHERS: &str = "openToOthers";
 
 /// The whole store.
 #[derive(Clone, PartialEq, Default)]
@@ -87,8 +91,14 @@ impl Document {
     /// Whether there is nothing in it that would have to be kept beside the credentials file.
     #[must_use]
     pub fn keeps_nothing(&self) -> bool {
-        const FREE: [&str; 5] =
-            ["version", "activeAccountId", "credentialsAccountId", "openCodeLogin", LONE_BINDING];
+        const FREE: [&str; 6] = [
+            "version",
+            "activeAccountId",
+            "credentialsAccountId",
+            "openCodeLogin",
+            LONE_BINDING,
+            OPEN_TO_OTHERS,
+        ];
         self.is_empty() && self.fields.keys().all(|name| FREE.contains(&name.as_str()))
     }
 
@@ -167,6 +177,21 @@ impl Document {
     #[must_use]
     pub fn had_host_login(&self) -> bool {
         self.fields.get("openCodeLogin").and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// True if a person was told that a file is open to other users and can't be closed to them.
+    #[must_use]
+    pub fn was_told_of_open(&self, path: &Path) -> bool {
+        let told = self.fields.get(OPEN_TO_OTHERS).and_then(Value::as_array);
+        told.is_some_and(|told| told.iter().any(|one| one.as_str() == path.to_str()))
+    }
+
+    /// Notes that a person was told of it.
+    pub fn note_told_of_open(&mut self, path: &Path) {
+        let told = self.fields.get(OPEN_TO_OTHERS).and_then(Value::as_array);
+        let mut told = told.cloned().unwrap_or_default();
+        told.push(path.display().to_string().into());
+        self.set(OPEN_TO_OTHERS, Some(told.into()));
     }
 
     /// Notes that `OpenCode` has an entry of ours, or that the user has chosen anew since it had one.

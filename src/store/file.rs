@@ -4,8 +4,9 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
+use super::ownership;
 use crate::clock::epoch_ms;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::safe_open::{self, InPlace};
 
 /// Tells two versions of a file apart without reading it. A renamed file has a new inode, whatever the clock says.
@@ -27,7 +28,7 @@ pub enum Contents {
     TooLarge,
     /// A file.
     Bytes {
-        /// All of it.
+        /// All of it. Text with a byte order mark, UTF-16 too, comes as UTF-8 without one.
         bytes: Vec<u8>,
         /// When it was written, in epoch milliseconds.
         modified_at: u64,
@@ -60,16 +61,58 @@ pub fn size(path: &Path) -> u64 {
 /// # Errors
 /// `ERR_QWEN_IO`.
 pub fn read(path: &Path, limit: u64) -> Result<Contents> {
+    read_checked(path, limit, |_| None)
+}
+
+/// As [`read`], for a file of this package's or the qwen CLI's: one that belongs to another user is refused, since they
+/// could have put any login there.
+///
+/// # Errors
+/// `ERR_QWEN_IO`, and `refusal` for another user's file.
+pub fn read_own(path: &Path, limit: u64, refusal: Code) -> Result<Contents> {
+    read_checked(path, limit, |metadata| {
+        let why = ownership::foreign(path, metadata)?;
+        Some(Error::new(refusal, format!("{} {why}", path.display())).with_path(path))
+    })
+}
+
+fn read_checked(
+    path: &Path,
+    limit: u64,
+    refuse: impl FnOnce(&fs::Metadata) -> Option<Error>,
+) -> Result<Contents> {
     let mut file = match safe_open::open(path) {
         Ok(file) => file,
         Err(error) if InPlace::of(&error).is_some() => return Ok(Contents::NotAFile),
         Err(error) if is_missing(path, &error) => return Ok(Contents::Missing),
         Err(error) => return Err(unreadable(path, &error)),
     };
-    let modified_at = file.metadata().and_then(|metadata| metadata.modified()).map_or(0, epoch_ms);
+    let metadata = file.metadata().map_err(|error| unreadable(path, &error))?;
+    if let Some(error) = refuse(&metadata) {
+        return Err(error);
+    }
+    let modified_at = metadata.modified().map_or(0, epoch_ms);
     let mut bytes = Vec::new();
     file.by_ref().take(limit + 1).read_to_end(&mut bytes).map_err(|error| unreadable(path, &error))?;
-    Ok(if bytes.len() as u64 > limit { Contents::TooLarge } else { Contents::Bytes { bytes, modified_at } })
+    if bytes.len() as u64 > limit {
+        return Ok(Contents::TooLarge);
+    }
+    Ok(Contents::Bytes { bytes: without_byte_order_mark(bytes), modified_at })
+}
+
+/// Windows' editors and `PowerShell` begin files with a byte order mark, and some write UTF-16.
+fn without_byte_order_mark(bytes: Vec<u8>) -> Vec<u8> {
+    let decoded = |rest: &[u8], unit: fn([u8; 2]) -> u16| {
+        let (pairs, _) = rest.as_chunks::<2>();
+        String::from_utf16(&pairs.iter().map(|pair| unit(*pair)).collect::<Vec<_>>()).ok()
+    };
+    let text = match &bytes[..] {
+        [0xEF, 0xBB, 0xBF, rest @ ..] => return rest.to_vec(),
+        [0xFF, 0xFE, rest @ ..] => decoded(rest, u16::from_le_bytes),
+        [0xFE, 0xFF, rest @ ..] => decoded(rest, u16::from_be_bytes),
+        _ => None,
+    };
+    text.map_or(bytes, String::into_bytes)
 }
 
 /// The name under which a file that can't be used is kept.

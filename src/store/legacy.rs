@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::file::{self, Contents, Stamp};
 use crate::clock::instant_from_number;
-use crate::error::Result;
+use crate::error::Code;
 use crate::oauth::error_response::text;
 use crate::oauth::token::Token;
 use crate::secret::Secret;
@@ -40,7 +40,7 @@ impl LegacyFile {
     /// Its tokens, if it holds any.
     #[must_use]
     pub fn read(&self) -> Option<Token> {
-        let Ok(Contents::Bytes { bytes, .. }) = file::read(&self.0, MAX_SIZE) as Result<_> else {
+        let Ok(Contents::Bytes { bytes, .. }) = file::read_own(&self.0, MAX_SIZE, Code::Io) else {
             return None;
         };
         parse(&bytes)

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 pub struct Widened {
     path: PathBuf,
     mode: u32,
-    /// Why it still is as it was.
-    failure: Option<std::io::Error>,
+    /// Why it still is open to others.
+    failure: Option<String>,
 }
 
 impl Widened {
@@ -24,6 +24,12 @@ impl Widened {
         self.mode & 0o022 != 0
     }
 
+    /// True if it still is open to others: a person is told once, for all processes.
+    #[must_use]
+    pub fn is_still_open(&self) -> bool {
+        self.failure.is_some()
+    }
+
     /// What a person should know of it.
     #[must_use]
     pub fn message(&self) -> String {
@@ -36,7 +42,13 @@ impl Widened {
             None => {
                 format!("{found}, and is its owner's alone now. If others use this machine, log in again.")
             }
-            Some(error) => format!("{found}, and that can't be changed: {error}. Take their rights away."),
+            Some(why) => {
+                format!(
+                    "{} is open to other users of this machine (mode {:03o}), and {why}. If others use this machine, point QWEN_HOME at another disk and log in there.",
+                    self.path.display(),
+                    self.mode
+                )
+            }
         }
     }
 }
@@ -65,8 +77,15 @@ mod imp {
         if mode & OTHERS == 0 || is_kept {
             return None;
         }
-        let private = if metadata.is_dir() { 0o700 } else { 0o600 };
-        let failure = fs::set_permissions(path, Permissions::from_mode(private)).err();
+        // Rights are only ever taken away: what its owner made read-only stays so.
+        let changed = fs::set_permissions(path, Permissions::from_mode(mode & !OTHERS));
+        // Some file systems keep no modes, and say that all went well.
+        let is_closed = fs::metadata(path).is_ok_and(|now| now.permissions().mode() & OTHERS == 0);
+        let failure = match changed {
+            _ if is_closed => None,
+            Err(error) => Some(format!("that can't be changed: {error}")),
+            Ok(()) => Some("its file system keeps no modes".to_owned()),
+        };
         Some(Widened { path: path.to_owned(), mode: mode & 0o777, failure })
     }
 
@@ -110,7 +129,7 @@ mod tests {
         fs::create_dir(&directory).unwrap();
         fs::write(&file, "tokens").unwrap();
         for (path, wide, narrowed) in
-            [(&file, 0o644, 0o600), (&file, 0o620, 0o600), (&directory, 0o755, 0o700)]
+            [(&file, 0o644, 0o600), (&file, 0o620, 0o600), (&file, 0o444, 0o400), (&directory, 0o755, 0o700)]
         {
             made(path, wide);
             let told = narrow(path).unwrap();

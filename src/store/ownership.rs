@@ -1,7 +1,7 @@
 //! Whose files are: what is replaced keeps its owner, and what is made belongs to the directory's owner. So root, in a
 //! container or by sudo, locks nobody out of their own login.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::path::Path;
 
@@ -21,8 +21,8 @@ pub fn inherit(file: &File, directory: &Path) {
 /// Returns why the login in a file may not be used: it belongs to another user, who could have put it there. The files of
 /// the directory's owner are root's to use, and those that root wrote their readers'.
 #[must_use]
-pub fn foreign(path: &Path) -> Option<String> {
-    imp::foreign(path)
+pub fn foreign(path: &Path, file: &Metadata) -> Option<String> {
+    imp::foreign(path, file)
 }
 
 #[cfg(unix)]
@@ -76,11 +76,11 @@ mod imp {
         Ok(fchown(file, user.map(Uid::from_raw), group.map(Gid::from_raw))?)
     }
 
-    pub fn foreign(path: &Path) -> Option<String> {
-        let file = fs::metadata(path).ok()?;
+    pub fn foreign(path: &Path, file: &Metadata) -> Option<String> {
+        // The directory of a link, since its target may be in one of the system's.
         let directory = path.parent().and_then(|directory| fs::metadata(directory).ok());
         let user = geteuid().as_raw();
-        if may_use(user, &file, directory.as_ref()) {
+        if may_use(user, file.uid(), directory.map(|directory| directory.uid())) {
             return None;
         }
         Some(format!(
@@ -90,18 +90,33 @@ mod imp {
         ))
     }
 
-    fn may_use(user: u32, file: &Metadata, directory: Option<&Metadata>) -> bool {
-        let owner = directory.map(Metadata::uid);
-        file.uid() == user
-            || user == ROOT && owner == Some(file.uid())
-            || file.uid() == ROOT && owner == Some(user)
+    /// `user`, the owner of the file, and the owner of its directory.
+    fn may_use(user: u32, file: u32, directory: Option<u32>) -> bool {
+        let of_directorys_owner = user == ROOT && directory == Some(file);
+        let left_by_root = file == ROOT && directory == Some(user);
+        file == user || of_directorys_owner || left_by_root
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn the_login_of_another_user_is_not_used() {
+            let (ann, bob) = (1000, 1001);
+            assert!(may_use(ann, ann, Some(bob)));
+            assert!(may_use(ROOT, ann, Some(ann)) && may_use(ann, ROOT, Some(ann)));
+            assert!(!may_use(ann, bob, Some(ann)) && !may_use(ann, bob, Some(bob)));
+            assert!(!may_use(ROOT, bob, Some(ann)) && !may_use(ann, ROOT, Some(ROOT)));
+            assert!(!may_use(ann, bob, None));
+        }
     }
 }
 
 /// Windows gives each user a profile of their own.
 #[cfg(not(unix))]
 mod imp {
-    use std::fs::File;
+    use std::fs::{File, Metadata};
     use std::io;
     use std::path::Path;
 
@@ -112,7 +127,7 @@ mod imp {
 
     pub fn inherit(_file: &File, _directory: &Path) {}
 
-    pub fn foreign(_path: &Path) -> Option<String> {
+    pub fn foreign(_path: &Path, _file: &Metadata) -> Option<String> {
         None
     }
 }

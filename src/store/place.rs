@@ -53,6 +53,26 @@ pub fn check(name: &str, path: &Path, directory: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Checks that the store's default path is none of the CLI's own files. It may be a link of the user's own that leads
+/// anywhere, as `oauth_creds.json` may.
+///
+/// # Errors
+/// `ERR_QWEN_PATH_NOT_ALLOWED`.
+pub fn check_default(path: &Path, directory: &Path) -> Result<()> {
+    let target = resolve(path);
+    let taken = TAKEN.map(|taken| directory.join(taken));
+    let Some(taken) = taken.iter().find(|taken| resolve(taken) == target || is_same_file(&target, taken))
+    else {
+        return Ok(());
+    };
+    let message = format!(
+        "{} is another name of {}, which can't hold accounts. Remove the link {0}.",
+        path.display(),
+        taken.display()
+    );
+    Err(Error::new(Code::PathNotAllowed, message).with_path(path))
+}
+
 /// The path without links, `.` and `..`, as far as it exists.
 fn resolve(path: &Path) -> PathBuf {
     const MAX_LINKS: usize = 40;

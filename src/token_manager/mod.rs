@@ -30,6 +30,7 @@ use crate::oauth::revoke::Revocation;
 use crate::oauth::token::Token;
 use crate::redact::KnownSecrets;
 use crate::secret::Secret;
+use crate::shutdown::Section;
 use crate::store::record::Record;
 
 /// A look at the files that takes longer must not hold up the async thread.
@@ -137,7 +138,8 @@ impl TokenManager {
             let is_good = self.0.is_fresh(&token) && Some(&token.access_token) != rejected;
             if is_good && self.0.has_unsaved(&account.id) {
                 // Nobody else can have this token, so it must be written before this process ends.
-                let refreshed = self.refresh(&account, Arc::clone(&token), Arc::clone(&view), None).await;
+                let refreshed =
+                    self.refresh(&account, Arc::clone(&token), Arc::clone(&view), None, false).await;
                 return Ok(refreshed.unwrap_or(token));
             }
             if is_good {
@@ -146,7 +148,7 @@ impl TokenManager {
             if let Some(error) = self.0.refused_before(&account, record) {
                 return Err(error);
             }
-            let token = self.refresh(&account, token, Arc::clone(&view), rejected.cloned()).await?;
+            let token = self.refresh(&account, token, Arc::clone(&view), rejected.cloned(), false).await?;
             if Some(&token.access_token) != rejected {
                 return Ok(token);
             }
@@ -190,6 +192,40 @@ impl TokenManager {
     /// Those of [`OAuthClient::revoke`], and `ERR_QWEN_INVALID_CONFIG` where the settings name another server.
     pub async fn revoke(&self, account: &Account, refresh_token: &Secret) -> Result<Revocation> {
         self.0.oauth_of(account)?.revoke(refresh_token).await
+    }
+
+    /// Refreshes a login that is about to become the qwen CLI's, so that no dead one takes the place of a good one. A login
+    /// needs no proof if its access token is fresh, the API has not refused it, and no newer one took its place; nor does
+    /// the one that is the CLI's already, or a key.
+    ///
+    /// # Errors
+    /// Those of [`TokenManager::token`]; `ERR_QWEN_REFRESH_TOKEN_INVALID` for a login without a refresh token, which the CLI
+    /// can't use.
+    pub async fn prove(&self, id: &str) -> Result<()> {
+        let view = self.view().await?;
+        let (account, record) = find(&view, id)?;
+        if account.kind != Kind::OAuth || view.linked.as_deref() == Some(id) {
+            return Ok(());
+        }
+        let token = self.0.current(&account, record)?;
+        if token.refresh_token.is_none() {
+            return Err(no_refresh_token(&account));
+        }
+        if let Some(error) = self.0.refused_before(&account, record) {
+            return Err(error);
+        }
+        let is_good = self.0.is_fresh(&token) && record.rejected_at().is_none() && !record.is_superseded();
+        if is_good {
+            return Ok(());
+        }
+        let rejected = token.access_token.clone();
+        self.refresh(&account, token, Arc::clone(&view), Some(rejected), true).await.map(drop)
+    }
+
+    /// Holds the end of the process up until what this returns is dropped.
+    #[must_use]
+    pub fn hold_end(&self) -> Option<Section> {
+        self.0.busy.shutdown().enter()
     }
 
     /// Keeps a secret out of the logs from now on.
@@ -237,6 +273,7 @@ impl TokenManager {
         seen: Arc<Token>,
         view: Arc<View>,
         rejected: Option<Secret>,
+        is_chosen: bool,
     ) -> SharedRefresh {
         self.0.with_state(&account.id, |state| {
             if let Some(refresh) = &state.refresh {
@@ -246,7 +283,16 @@ impl TokenManager {
             let busy = inner.busy.enter();
             let doubted = Mutex::default();
             let at_stake = Arc::default();
-            let work = Refresh { inner, account: account.clone(), seen, view, rejected, doubted, at_stake };
+            let work = Refresh {
+                inner,
+                account: account.clone(),
+                seen,
+                view,
+                rejected,
+                is_chosen,
+                doubted,
+                at_stake,
+            };
             let task = tokio::spawn(async move {
                 let (inner, id) = (Arc::clone(&work.inner), work.account.id.clone());
                 let runtime = Handle::current();

@@ -45,6 +45,8 @@ pub(super) struct Refresh {
     pub(super) seen: Arc<Token>,
     pub(super) view: Arc<View>,
     pub(super) rejected: Option<Secret>,
+    /// True if the user has chosen this account, though a newer login may have taken its place.
+    pub(super) is_chosen: bool,
     /// A refusal that may only mean that a CLI was quicker.
     pub(super) doubted: Mutex<Option<(Secret, Error)>>,
     /// From the moment a refresh token is sent to the one in which what came of it is written: a process that ended in
@@ -104,7 +106,7 @@ impl Refresh {
             return Ok(Some(token));
         }
         let (account, record) = find(&view, &self.account.id)?;
-        if record.is_superseded() {
+        if record.is_superseded() && !self.is_chosen {
             return Err(superseded(&account));
         }
         let current = self.inner.current(&account, record)?;

@@ -65,7 +65,9 @@ impl UsageFile {
         &self.path
     }
 
-    fn locks(&self) -> LockPaths {
+    /// The locks that guard it.
+    #[must_use]
+    pub fn locks(&self) -> LockPaths {
         LockPaths::beside(&self.path, Path::with_extension)
     }
 

@@ -216,6 +216,23 @@ async fn a_directory_that_can_not_be_synced_stops_nothing_and_is_told_once() {
 }
 
 #[tokio::test]
+async fn a_file_system_that_keeps_no_modes_is_told_of_once_for_all_processes() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let setup = Setup::fresh().await;
+    let open =
+        |mode| fs::set_permissions(setup.home.credentials(), fs::Permissions::from_mode(mode)).unwrap();
+    let (mut child, failing) = on_a_failing_disk(&setup).await;
+    open(0o644);
+    fs::write(&failing, "chmod").unwrap();
+    assert_eq!(child.token().await, "access-0");
+    assert_eq!(child.told().await.matches("store-repaired").count(), 1);
+    let (mut next, failing) = on_a_failing_disk(&setup).await;
+    fs::write(&failing, "chmod").unwrap();
+    assert_eq!(next.token().await, "access-0");
+    assert_eq!(next.told().await, "");
+}
+
+#[tokio::test]
 async fn without_kernel_locks_the_lock_file_alone_keeps_processes_apart() {
     let setup = Setup::expired().await;
     let launcher = compiled(&setup, "without_flock", &[]);

@@ -28,6 +28,7 @@ mod kinds;
 mod multi_process;
 mod network_faults;
 mod odd_clocks;
+mod odd_places;
 mod odd_stores;
 mod out_of_quota;
 mod private_files;

@@ -1,6 +1,7 @@
 //! Other processes: this test program again, told to be one client.
 
 use std::io::{BufRead as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -26,12 +27,16 @@ use super::time::soon;
 /// Tells a process of this program that it is to be a client.
 const ROLE: &str = "OPENCODE_QWEN_TEST_CLIENT";
 const MARK: &str = "answer: ";
+/// What a copy of this program is called.
+const COPY: &str = "client";
 
 /// A process with a client in it. It is killed with this value.
 pub struct Child {
     process: tokio::process::Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
+    /// Holds the program, where that is a copy.
+    _copy: Option<tempfile::TempDir>,
 }
 
 impl Child {
@@ -63,7 +68,9 @@ impl Child {
     }
 
     async fn launch(setup: &Setup, user: Option<u32>, launcher: &[&str], variables: &[(&str, &str)]) -> Self {
-        let program = std::env::current_exe().unwrap();
+        let copy = user.map(|_| copy_for_other_users());
+        let program =
+            copy.as_ref().map_or_else(|| std::env::current_exe().unwrap(), |copy| copy.path().join(COPY));
         let mut command = match launcher {
             [] => Command::new(program),
             [first, rest @ ..] => {
@@ -89,7 +96,7 @@ impl Child {
         let mut process = command.spawn().unwrap();
         let input = process.stdin.take().unwrap();
         let output = BufReader::new(process.stdout.take().unwrap()).lines();
-        let mut child = Self { process, input, output };
+        let mut child = Self { process, input, output, _copy: copy };
         assert_eq!(child.answer().await, "ready");
         child
     }
@@ -147,7 +154,7 @@ impl Child {
 
     /// Lets it end by itself.
     pub async fn end(self) {
-        let Self { mut process, input, output } = self;
+        let Self { mut process, input, output, _copy: _ } = self;
         drop(input);
         assert!(soon("a client process's end", process.wait()).await.unwrap().success());
         drop(output);
@@ -208,6 +215,14 @@ impl Child {
         })
         .await;
     }
+}
+
+/// This program where any user may run it: the checkout may be below a directory that others can't enter.
+fn copy_for_other_users() -> tempfile::TempDir {
+    let directory = tempfile::tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::copy(std::env::current_exe().unwrap(), directory.path().join(COPY)).unwrap();
+    directory
 }
 
 fn say(answer: &str) {
