@@ -20,7 +20,7 @@ function mayBeSecret(text) {
  * @param {string[]} argv
  */
 function hider(argv) {
-  const parts = argv.flatMap((argument) => [argument, ...argument.split(/[=\s]/u)]);
+  const parts = argv.flatMap((argument) => [argument, ...argument.split(/[=\s/\\]/u)]);
   const secrets = parts.filter(mayBeSecret).sort((one, other) => other.length - one.length);
   return (text) => secrets.reduce((shown, secret) => shown.replaceAll(secret, HIDDEN), text);
 }
