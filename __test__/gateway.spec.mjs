@@ -244,8 +244,8 @@ test("serve --print-env with a key file, and a stream that is cut by Ctrl-C", as
   const [url, key] = first.lines.map((line) => /^OPENAI_(?:BASE_URL|API_KEY)=(.*)$/.exec(line)[1]);
   assert.equal(readFileSync(file, "utf8").trim(), key);
   if (process.platform !== "win32") assert.equal(statSync(file).mode & 0o777, 0o600);
-  server.script("chat", [{ do: "stall", after: 1 }]);
-  const answer = await ask({ url, key }, { stream: true });
+  server.script("chat", [{ do: "stall", after: 3 }]);
+  const answer = await ask({ url, key }, { stream: true }, { signal: AbortSignal.timeout(20_000) });
   const reader = answer.body.getReader();
   await reader.read();
   const started = Date.now();
