@@ -17,11 +17,13 @@ use opencode_qwen_cli_auth::oauth::token::{Redemption, Token, read_refresh};
 use opencode_qwen_cli_auth::plans::KeyPlan;
 use opencode_qwen_cli_auth::redact::Redactor;
 use opencode_qwen_cli_auth::request::body::{Ids, shape};
-use opencode_qwen_cli_auth::request::classify::classify;
 use opencode_qwen_cli_auth::request::degrade::degrade;
+use opencode_qwen_cli_auth::request::dialect::Content;
 use opencode_qwen_cli_auth::request::guard::Guard;
 use opencode_qwen_cli_auth::request::target::Target;
+use opencode_qwen_cli_auth::request::verdict::{AnswerReader, Asked, Reading, Verdict};
 use opencode_qwen_cli_auth::secret::Secret;
+use opencode_qwen_cli_auth::sse::EventReader;
 use opencode_qwen_cli_auth::store::document::Document;
 use opencode_qwen_cli_auth::store::recover::recover;
 use serde_json::value::RawValue;
@@ -31,7 +33,7 @@ use url::Url;
 /// A property, under the name of its fuzz target and its corpus.
 pub type Property = (&'static str, fn(&[u8]));
 
-pub const PROPERTIES: [Property; 9] = [
+pub const PROPERTIES: [Property; 11] = [
     ("token_answer", token_answer),
     ("store", store),
     ("cli_output", cli_output),
@@ -41,6 +43,8 @@ pub const PROPERTIES: [Property; 9] = [
     ("model_list", model_list),
     ("redaction", redaction),
     ("stream_guard", stream_guard),
+    ("answer", answer),
+    ("sse", sse),
 ];
 
 const NOW: u64 = 1_795_531_990_000;
@@ -90,7 +94,6 @@ pub fn token_answer(data: &[u8]) {
         assert!(!given.user_code.chars().any(char::is_control));
         assert!(given.expires_in > 0.0 && given.interval >= 0.0);
     }
-    let _ = classify(status, bytes);
 }
 
 /// A store that reads is written as it was; one that does not is never taken for an empty one, and what can be recovered
@@ -265,21 +268,64 @@ pub fn redaction(data: &[u8]) {
     }
 }
 
-/// However a stream is cut into pieces, what is passed on is what came, line by line, and its end is the same.
+/// However a stream is cut into pieces, the same is passed on, and its end is the same. Only whole lines are passed on.
 pub fn stream_guard(data: &[u8]) {
     let pass = |size: usize| {
         let mut guard = Guard::default();
-        let mut passed: Vec<u8> =
-            data.chunks(size).flat_map(|chunk| guard.pass(chunk.to_vec().into()).to_vec()).collect();
-        let whole = passed.len();
-        let end = guard.end(None).map_err(|error| error.message().to_owned());
-        if let Ok(rest) = &end {
-            passed.extend(rest.iter().flatten());
-            assert!(passed == data, "a good end leaves something out");
+        let mut passed = Vec::new();
+        for chunk in data.chunks(size) {
+            passed.extend_from_slice(&guard.pass(chunk.to_vec().into()));
+            if guard.has_failed() {
+                break;
+            }
         }
-        (passed, whole, end.err(), guard.has_said_something())
+        let end = guard.end(None).map_err(|error| error.message().to_owned());
+        passed.extend(end.iter().flatten().flatten());
+        assert!(passed.is_empty() || passed.ends_with(b"\n"));
+        (passed, end.err(), guard.take_server_error(), guard.has_said_something())
     };
     let whole = pass(data.len().max(1));
-    assert!(data.starts_with(&whole.0[..whole.1]));
     assert!(pass(1) == whole && pass(13) == whole, "the pieces make a difference");
+}
+
+/// However an answer is cut into pieces, it means the same; and what it means is about the account only if it was refused.
+pub fn answer(data: &[u8]) {
+    let (status, body) = choice(&[200, 400, 401, 402, 403, 404, 405, 413, 429, 500, 503, 302], data);
+    for asked in [true, false].map(|is_key| Asked { is_key, model: "qwen3-coder-plus", now_ms: NOW }) {
+        let reading = Reading::of_body(status, body, &asked);
+        assert!(reading.message().len() <= 4096);
+        if !(400..500).contains(&status) {
+            assert_eq!(reading.verdict, Verdict::Pass);
+        }
+        let read = |size: usize| {
+            let mut reader = AnswerReader::default();
+            let found = body.chunks(size).find_map(|piece| reader.read(piece));
+            match found.unwrap_or_else(|| reader.end()) {
+                Content::Error(error) => Some(Reading::of_inner_error(error, &asked)),
+                Content::Nothing | Content::Answer => None,
+            }
+        };
+        let whole = read(body.len().max(1));
+        assert!(read(1) == whole && read(13) == whole, "the pieces make a difference");
+        for reading in whole.iter().chain([&reading]) {
+            if let Verdict::QuotaExhausted { until: Some(until), .. } = reading.verdict {
+                assert!(until > NOW && until - NOW <= 31 * 24 * 3_600_000);
+            }
+        }
+    }
+}
+
+/// However a stream is cut into pieces, its events are the same.
+pub fn sse(data: &[u8]) {
+    let read = |size: usize| {
+        let (mut reader, mut events) = (EventReader::default(), Vec::new());
+        for piece in data.chunks(size) {
+            reader.read(piece, |event| events.push(event));
+        }
+        reader.end(|event| events.push(event));
+        assert!(events.iter().map(|event| event.data.len()).sum::<usize>() <= data.len());
+        events
+    };
+    let whole = read(data.len().max(1));
+    assert!(read(1) == whole && read(13) == whole, "the pieces make a difference");
 }

@@ -186,7 +186,7 @@ impl ListReader {
         let base_url = account.base_url(token, None)?;
         let host = base_url.host_str().unwrap_or_default().to_owned();
         let asked = async {
-            let headers = headers::for_attempt(&HeaderMap::new(), &token.access_token, account.kind)?;
+            let headers = headers::for_attempt(&HeaderMap::new(), &token.access_token, account.kind, &host)?;
             let url = Url::parse(&format!("{}/models", display(&base_url))).map_err(Error::internal)?;
             let request = self.http.client_for(&url).await?.get(url).headers(headers);
             let broken = |error: reqwest::Error| TransportError::new(&error, &host).error;

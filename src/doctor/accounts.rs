@@ -3,7 +3,7 @@
 use url::Url;
 
 use super::finding::{Finding, ours};
-use super::network::Asked;
+use super::network::AskedAccount;
 use super::settings::Settings;
 use super::{Doctor, Local};
 use crate::accounts::availability::{Availability, availability};
@@ -130,7 +130,7 @@ fn is_of_ended_tier(record: &Record, settings: &Settings, now_ms: u64) -> bool {
 }
 
 /// What its host can be asked without spending anything.
-fn asked(view: &View, record: &Record, settings: &Settings, now_ms: u64) -> Option<Asked> {
+fn asked(view: &View, record: &Record, settings: &Settings, now_ms: u64) -> Option<AskedAccount> {
     if !record.is_enabled() {
         return None;
     }
@@ -141,7 +141,7 @@ fn asked(view: &View, record: &Record, settings: &Settings, now_ms: u64) -> Opti
     let access_token = token.is_fresh(now_ms).then(|| token.access_token.clone());
     let is_ready = availability(record, now_ms) == Availability::Ready && record.rejected_at().is_none();
     let mut others = view.enabled(now_ms).filter(|other| other.id() != record.id());
-    Some(Asked {
+    Some(AskedAccount {
         is_to_be_proved: account.kind != Kind::OAuth && is_ready,
         has_alternative: others.any(|other| works(other, settings, now_ms)),
         id: account.id,

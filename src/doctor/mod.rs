@@ -94,7 +94,7 @@ impl Doctor {
 #[derive(Debug, Default)]
 struct Local {
     findings: Vec<Finding>,
-    accounts: Vec<network::Asked>,
+    accounts: Vec<network::AskedAccount>,
     had_host_login: bool,
     /// The keys that accounts have.
     keys: Vec<Secret>,

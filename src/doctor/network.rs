@@ -19,8 +19,8 @@ use crate::clock::epoch_ms;
 use crate::error::{Code, Error, Result};
 use crate::http::proxy::{NamedProxy, Proxies};
 use crate::http::{Http, TransportError, read_limited};
-use crate::request::classify::{Verdict, classify};
 use crate::request::headers::{PRODUCT, for_attempt};
+use crate::request::verdict::{Asked, Reading, Verdict};
 use crate::secret::Secret;
 
 const PROXY: &str = "proxy";
@@ -37,7 +37,7 @@ const MAX_BODY: usize = 64 * 1024;
 
 /// An account whose host is asked.
 #[derive(Debug)]
-pub struct Asked {
+pub struct AskedAccount {
     pub id: String,
     pub label: String,
     pub kind: Kind,
@@ -50,7 +50,7 @@ pub struct Asked {
     pub has_alternative: bool,
 }
 
-pub async fn check(doctor: &Doctor, settings: &Settings, accounts: &[Asked]) -> Vec<Finding> {
+pub async fn check(doctor: &Doctor, settings: &Settings, accounts: &[AskedAccount]) -> Vec<Finding> {
     let (Some(oauth), Some(config)) = (&settings.oauth, &settings.http) else {
         let message = "No server was asked, since the settings above can't be used.";
         return vec![Finding::warning(
@@ -106,7 +106,7 @@ async fn ask_oauth_server(http: &Http, endpoint: &Url, proxies: &Proxies) -> (Fi
     }
 }
 
-async fn ask_api(http: &Http, account: &Asked, proxies: &Proxies) -> (Finding, Option<u64>) {
+async fn ask_api(http: &Http, account: &AskedAccount, proxies: &Proxies) -> (Finding, Option<u64>) {
     let shown = display(&account.base_url);
     let name = format!("The API of \"{}\" ({shown})", account.label);
     let answer = async {
@@ -114,7 +114,10 @@ async fn ask_api(http: &Http, account: &Asked, proxies: &Proxies) -> (Finding, O
         let endpoint = if account.is_to_be_proved { "chat/completions" } else { "models" };
         let url = Url::parse(&format!("{shown}/{endpoint}")).map_err(Error::internal)?;
         let headers = match &account.access_token {
-            Some(token) => for_attempt(&HeaderMap::new(), token, account.kind)?,
+            Some(token) => {
+                let host = url.host_str().unwrap_or_default();
+                for_attempt(&HeaderMap::new(), token, account.kind, host)?
+            }
             None => HeaderMap::new(),
         };
         let chat = account.is_to_be_proved.then(|| {
@@ -131,10 +134,14 @@ async fn ask_api(http: &Http, account: &Asked, proxies: &Proxies) -> (Finding, O
     let (status, time) = (response.status().as_u16(), date(&response));
     let body = timeout(PATIENCE, read_limited(&mut response, MAX_BODY)).await;
     let body = body.ok().and_then(Result::ok).flatten().unwrap_or_default();
-    let verdict = if account.access_token.is_some() { classify(status, &body) } else { Verdict::Pass };
+    let asked = Asked { is_key: account.kind != Kind::OAuth, model: "", now_ms: 0 };
+    let verdict = match &account.access_token {
+        Some(_) => Reading::of_body(status, &body, &asked).verdict,
+        None => Verdict::Pass,
+    };
     let finding = match verdict {
-        Verdict::TokenRejected => refused(account, &name, status),
-        Verdict::QuotaExhausted => Finding::warning(
+        Verdict::TokenRejected | Verdict::KeyRejected => refused(account, &name, status),
+        Verdict::QuotaExhausted { .. } => Finding::warning(
             API,
             format!("{name} says that the account's quota is used up."),
             format!("Wait, or add a key: {}", ours("add-key")),
@@ -153,7 +160,7 @@ async fn ask_api(http: &Http, account: &Asked, proxies: &Proxies) -> (Finding, O
     (finding, time)
 }
 
-fn refused(account: &Asked, name: &str, status: u16) -> Finding {
+fn refused(account: &AskedAccount, name: &str, status: u16) -> Finding {
     match account.kind {
         Kind::OAuth => Finding::broken(
             API,

@@ -22,6 +22,9 @@ use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind, Events};
 use crate::secret::opaque_debug;
 
+/// The name of this package in `User-Agent`. Qwen's front refuses requests without one.
+pub const PRODUCT: &str = concat!("opencode-qwen-cli-auth/", env!("CARGO_PKG_VERSION"));
+
 /// A connection at rest is closed after this long, so that a new network is met with a new connection.
 const POOL_IDLE: Duration = Duration::from_secs(30);
 /// A silent connection is probed after this long, and given up within twice that.
@@ -170,6 +173,7 @@ fn build(config: &HttpConfig) -> Result<(Built, Vec<Error>)> {
     let proxies = Arc::clone(&config.proxies);
     let mut builder = reqwest::Client::builder()
         .tls_backend_preconfigured(tls_config(store)?)
+        .user_agent(PRODUCT)
         .dns_resolver(names)
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)

@@ -86,7 +86,7 @@ impl<'a> Inquiry<'a> {
     async fn send(&self, place: &Candidate, host: &str) -> Result<(u16, Vec<u8>)> {
         let mut callers = HeaderMap::new();
         callers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let headers = headers::for_attempt(&callers, self.key, Kind::Key(place.plan))?;
+        let headers = headers::for_attempt(&callers, self.key, Kind::Key(place.plan), host)?;
         let message = json!({"role": "user", "content": "hi"});
         let body = json!({"model": COMMON_MODEL, "messages": [message], "max_tokens": 1});
         let url = format!("{}/chat/completions", display(&place.base_url));

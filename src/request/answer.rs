@@ -10,16 +10,23 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use url::Url;
 
+use super::dialect::ServerError;
 use super::guard::Guard;
 use super::host_errors::FinalError;
 use crate::cli::{CliAnswer, CliBody};
 use crate::error::{Code, Error, Result};
 use crate::http::TransportError;
 use crate::request_log::{Outcome, RequestRecord};
+use crate::secret::opaque_debug;
 use crate::usage::Meter;
 
 /// So much of a stream is held back until it says something.
 const MAX_HELD: usize = 1024 * 1024;
+
+/// A connection that is left open after the last event is given up after this time.
+const DONE_GRACE: Duration = Duration::from_millis(100);
+/// Longest time for reading an error's body ahead.
+const MAX_ERROR_TIME: Duration = Duration::from_secs(10);
 
 /// Says which of our errors an answer stands for.
 const ERROR_HEADER: HeaderName = HeaderName::from_static("x-qwen-error");
@@ -83,9 +90,31 @@ impl Answer {
     pub fn into_final(mut self, error: &FinalError) -> Self {
         self.status = error.status;
         self.headers.remove(RETRY_AFTER);
-        self.set_json(&json!({"error": {"message": error.message, "type": "qwen_error"}}));
-        self.note_error(error.code);
+        self.headers.remove("retry-after-ms");
+        let mut document = json!({"error": {"message": error.message, "type": "qwen_error"}});
+        if let Some(code) = &error.server_code {
+            document["error"]["code"] = code.as_str().into();
+        }
+        self.set_json(&document);
+        if let Some(code) = error.code {
+            self.note_error(code);
+        }
         self
+    }
+
+    /// Watches a stream of chat events from here on, in place of a host that can't. Gives what is wrong with one that ends
+    /// before it has said anything. A whole completion becomes a stream.
+    pub async fn watch(&mut self) -> Option<Error> {
+        match self.body.watch().await {
+            Ok(is_json) => {
+                if is_json {
+                    self.headers.remove(CONTENT_LENGTH);
+                    self.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+                }
+                None
+            }
+            Err(problem) => Some(problem),
+        }
     }
 
     /// What the qwen CLI answered.
@@ -122,6 +151,11 @@ enum Source {
     Cli(Box<CliBody>),
 }
 
+/// Called with the error by which the server ends a stream.
+struct OnServerError(Box<dyn FnOnce(ServerError) + Send + Sync>);
+
+opaque_debug!(OnServerError);
+
 /// The bytes of an answer, as they come.
 #[derive(Debug)]
 pub struct Body {
@@ -134,6 +168,7 @@ pub struct Body {
     /// Whether to wait for what is not here yet.
     may_wait: bool,
     guard: Option<Guard>,
+    on_server_error: Option<OnServerError>,
     meter: Meter,
     record: RequestRecord,
 }
@@ -149,6 +184,7 @@ impl Body {
             idle_timeout: Duration::MAX,
             may_wait: true,
             guard: None,
+            on_server_error: None,
             meter: Meter::default(),
             record: RequestRecord::default(),
         }
@@ -164,6 +200,7 @@ impl Body {
             idle_timeout,
             may_wait: true,
             guard: None,
+            on_server_error: None,
             meter: Meter::default(),
             record: RequestRecord::default(),
         }
@@ -178,6 +215,11 @@ impl Body {
         if self.source.is_none() {
             self.meter.finish();
         }
+    }
+
+    /// Calls `note` with the error by which the server ends a watched stream.
+    pub fn on_server_error(&mut self, note: impl FnOnce(ServerError) + Send + Sync + 'static) {
+        self.on_server_error = Some(OnServerError(Box::new(note)));
     }
 
     /// Lets a record hear of every byte, and of the end.
@@ -216,10 +258,10 @@ impl Body {
         if let Some(bytes) = self.head.pop_front() {
             return Ok(Some(bytes));
         }
-        if let Some(error) = self.failure.take() {
-            return Err(error);
-        }
         loop {
+            if self.guard.as_ref().is_some_and(Guard::has_failed) {
+                self.stop();
+            }
             let chunk = self.receive().await;
             let Some(guard) = &mut self.guard else { return chunk };
             match chunk {
@@ -231,6 +273,11 @@ impl Body {
                 }
                 end => {
                     let rest = guard.end(end.as_ref().err());
+                    if let (Some(error), Some(note)) =
+                        (guard.take_server_error(), self.on_server_error.take())
+                    {
+                        (note.0)(error);
+                    }
                     (self.guard, self.source) = (None, None);
                     return rest;
                 }
@@ -238,9 +285,22 @@ impl Body {
         }
     }
 
+    /// Lets go of the connection.
+    fn stop(&mut self) {
+        self.meter.finish();
+        (self.source, self.failure) = (None, None);
+    }
+
     async fn receive(&mut self) -> Result<Option<Bytes>> {
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
         let chunk = match &mut self.source {
             None => Ok(None),
+            // Some servers leave the connection open after the last event.
+            Some(Source::Network(response)) if self.meter.is_done() => {
+                Ok(receive(response, DONE_GRACE, self.may_wait).await.unwrap_or(None))
+            }
             Some(Source::Network(response)) => receive(response, self.idle_timeout, self.may_wait).await,
             // It has limits of its own.
             Some(Source::Cli(body)) => body.next().await,
@@ -254,15 +314,16 @@ impl Body {
         chunk
     }
 
-    /// Reads up to `limit` bytes ahead, and gives them; they are still part of the body. What cuts the body short is
-    /// found again by [`Body::next`].
+    /// Reads up to `limit` bytes ahead, for 10 s at most, and gives them; they are still part of the body. What cuts the
+    /// body short is found again by [`Body::next`].
     pub async fn peek(&mut self, limit: usize) -> Vec<u8> {
         let mut seen = Vec::new();
         let take = |bytes: &[u8]| {
             seen.extend_from_slice(bytes);
             None::<()>
         };
-        self.read_ahead(limit, take).await;
+        // An endless body is no reason to wait: its beginning says what there is to say.
+        let _ = tokio::time::timeout(MAX_ERROR_TIME, self.read_ahead(limit, take)).await;
         seen.truncate(limit);
         seen
     }
@@ -295,18 +356,20 @@ impl Body {
         None
     }
 
-    /// Watches a stream of chat events from here on. Gives what is wrong with one that ends before it has said anything.
-    pub async fn watch(&mut self) -> Option<Error> {
+    /// As [`Answer::watch`]. True if the body is one JSON document.
+    async fn watch(&mut self) -> Result<bool> {
         let limit = self.idle_timeout;
         let mut guard = Guard::default();
         match tokio::time::timeout(limit, self.watch_for_content(&mut guard)).await {
-            Ok(Ok(())) => {
+            Ok(Ok(())) if !guard.has_failed_at_once() => {
+                let is_json = guard.is_json();
                 self.guard = Some(guard);
-                None
+                Ok(is_json)
             }
-            Ok(Err(problem)) => Some(problem),
+            Ok(Ok(())) => Err(guard.problem(None)),
+            Ok(Err(problem)) => Err(problem),
             // A server that only keeps the connection alive has said nothing either.
-            Err(_) => Some(guard.problem(Some(&TransportError::timeout("Qwen", limit).error))),
+            Err(_) => Err(guard.problem(Some(&TransportError::timeout("Qwen", limit).error))),
         }
     }
 
@@ -316,19 +379,17 @@ impl Body {
             held += bytes.len();
             self.head.push_back(guard.pass(bytes));
         }
-        if !guard.has_said_something()
-            && let Some(error) = self.failure.take()
-        {
-            return Err(guard.problem(Some(&error)));
-        }
         while !guard.has_said_something() && held < MAX_HELD {
             match self.receive().await {
                 Ok(Some(bytes)) => {
                     held += bytes.len();
                     self.head.push_back(guard.pass(bytes));
                 }
-                Ok(None) => return Err(guard.problem(None)),
-                Err(error) => return Err(guard.problem(Some(&error))),
+                end => {
+                    // A whole completion becomes a stream here.
+                    let Some(rest) = guard.end(end.as_ref().err())? else { return Ok(()) };
+                    self.head.push_back(rest);
+                }
             }
         }
         Ok(())

@@ -130,7 +130,7 @@ impl Sender {
     ) -> Result<Attempt> {
         let response = self.exchange(access, (prepared, account.kind), budget, reconnecting).await?;
         let (status, url) = (response.status(), response.url().clone());
-        let headers = headers::of_answer(response.headers().clone());
+        let headers = headers::of_answer(response.headers());
         let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let now_ms = self.clock.now_ms();
         let retry_after_ms = retry_after.and_then(|value| retry_after_ms(value, now_ms));
@@ -175,7 +175,7 @@ impl Sender {
             }
             let mut request = reqwest::Request::new(prepared.method.clone(), url.clone());
             *request.headers_mut() =
-                headers::for_attempt(&prepared.headers, &access.token.access_token, kind)?;
+                headers::for_attempt(&prepared.headers, &access.token.access_token, kind, &host)?;
             *request.body_mut() = prepared.body_for(kind).cloned().map(reqwest::Body::from);
             let response = match tokio::time::timeout(self.idle_timeout, client.execute(request)).await {
                 Ok(Ok(response)) => response,

@@ -13,6 +13,7 @@ use super::answer::Answer;
 use super::attempt::{Access, Attempt, Budget};
 use super::host_errors::FinalError;
 use super::last_word::{self, LastWord};
+use super::late_error;
 use super::pipeline::Pipeline;
 use super::prepare::{Prepared, Request};
 use super::refusal::Refusal;
@@ -38,9 +39,9 @@ const LEFT_OUT_HEADER: HeaderName = HeaderName::from_static("x-qwen-degraded-lef
 const LONGEST_WAIT_MS: u64 = 10_000;
 /// The wait before the second try where a limit names none, and how long the account is left alone after it.
 const DEFAULT_WAIT_MS: u64 = 1_000;
-const DEFAULT_REST_MS: u64 = 10_000;
+pub(super) const DEFAULT_REST_MS: u64 = 10_000;
 /// An account that nobody pays for is tried again after this time.
-const UNPAID_REST_MS: u64 = 3_600_000;
+pub(super) const UNPAID_REST_MS: u64 = 3_600_000;
 
 /// One call, while it lasts.
 pub(super) struct Call<'a> {
@@ -293,12 +294,16 @@ impl<'a> Call<'a> {
         attempt: Attempt,
         selection: &Selection<'_>,
     ) -> Answer {
-        let Attempt { answer, .. } = attempt;
+        let Attempt { mut answer, reading, .. } = attempt;
         if !answer.status.is_success() {
-            return answer;
+            return match FinalError::of_reading(&reading) {
+                Some(final_error) if self.pipeline.settings.for_host => answer.into_final(&final_error),
+                _ => answer,
+            };
         }
         let is_last = selection.left() == 0 && selection.allowed().len() > 1;
         self.pipeline.succeeded(candidate, self.first_asked, is_last).await;
+        late_error::watch_for(self.pipeline, candidate.account, &mut answer);
         self.watched(answer, None).await
     }
 
@@ -312,11 +317,9 @@ impl<'a> Call<'a> {
     /// The account can't answer this request; what the server said is passed on where no other account can.
     fn cannot_answer(&mut self, attempt: Attempt, code: Code) -> Ended {
         let Attempt { mut answer, reading, .. } = attempt;
-        let words = FinalError::of_server(code, reading.message());
-        if self.pipeline.settings.for_host {
-            answer = answer.into_final(&words);
-        } else {
-            answer.note_error(code);
+        match FinalError::of_reading(&reading) {
+            Some(final_error) if self.pipeline.settings.for_host => answer = answer.into_final(&final_error),
+            _ => answer.note_error(code),
         }
         self.last = Some(Ok(answer));
         Ended::With(Outcome::Unusable)
@@ -363,7 +366,7 @@ impl<'a> Call<'a> {
     async fn watched(&self, mut answer: Answer, degraded: Option<&Prepared>) -> Answer {
         if self.pipeline.settings.for_host
             && degraded.unwrap_or(&self.prepared).is_chat_stream
-            && let Some(problem) = answer.body.watch().await
+            && let Some(problem) = answer.watch().await
         {
             return answer.into_final(&FinalError::of_stream(&problem));
         }

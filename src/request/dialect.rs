@@ -99,10 +99,11 @@ impl Content {
         let text = String::from_utf8_lossy(data);
         let text = text.trim_start_matches('\u{feff}').trim();
         let Some(fields) = Fields::read(text) else {
-            return if is_error && !text.is_empty() {
-                Self::Error(ServerError { message: shortened(text), ..ServerError::default() })
-            } else {
-                Self::Nothing
+            return match shortened(text) {
+                None => Self::Nothing,
+                // It is not ours to judge.
+                Some(_) if !is_error => Self::Answer,
+                message => Self::Error(ServerError { message, ..ServerError::default() }),
             };
         };
         if fields.says_something() {

@@ -1,111 +1,149 @@
-//! Watches a stream of chat events (SSE) for an end that is none. Pure.
+//! Puts a stream of chat events in order for `OpenCode`. Pure.
 //!
-//! A host that meets an empty or cut stream asks again, in some versions for ever. Behind the guard such a stream fails
-//! with an error that says what happened, and that the host shows as it is.
+//! `OpenCode` asks again, in some versions for ever, where a stream is empty or cut, or ends for a reason that it does not
+//! know. Behind the guard such a stream ends for a reason that it knows, or fails with words that it shows once.
 
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use memchr::memchr;
 use memchr::memmem::Finder;
-use serde::Deserialize;
+use serde_json::{Value, json};
 
+use super::dialect::{Content, ServerError};
 use super::host_errors::plain;
 use crate::error::{Code, Error, Result};
+use crate::sse::{LineReader, MAX_LINE, SseEvent, data_of};
 
-/// The ends of keys whose values may end an answer. Made once: that takes longer than it takes to look through an event.
-static ENDINGS: LazyLock<[Finder; 2]> =
-    LazyLock::new(|| [Finder::new(b"finish_reason\""), Finder::new(b"error\"")]);
-/// A longer line is passed on before it has ended.
-const MAX_LINE: usize = 4 * 1024 * 1024;
+/// The ends of keys, and what their values begin with where an event has to be read. The search objects are costly to make.
+static READ_IF: LazyLock<[(Finder, fn(u8) -> bool); 3]> = LazyLock::new(|| {
+    [
+        (Finder::new(b"finish_reason\""), |first| first != b'n'),
+        (Finder::new(b"error\""), |first| first != b'n'),
+        (Finder::new(b"content\""), |first| first == b'['),
+    ]
+});
+static CHOICES: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"choices\""));
+static CALL: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"_call"));
 
-/// The state of one stream. Only whole lines are passed on: a host that meets half an event complains about that, and not
-/// of what happened.
+/// Length in bytes of the last events that are kept: the text of an error may stand in them.
+const MAX_RECENT: usize = 16 * 1024;
+
+/// The state of one stream. Only whole lines are passed on, so that the host never meets half an event.
 #[derive(Debug, Default)]
 pub struct Guard {
-    line: Vec<u8>,
+    lines: LineReader,
+    /// The whole body, where it is one JSON document.
+    json: Option<Vec<u8>>,
+    is_json: bool,
+    has_begun: bool,
+    events: Events,
+}
+
+/// The events so far.
+#[derive(Debug, Default)]
+struct Events {
+    /// The lines of the current event but its data.
+    event: SseEvent,
+    recent: Vec<u8>,
     has_content: bool,
+    has_call: bool,
     is_finished: bool,
+    is_done: bool,
+    /// True if the last line that was passed on ends an event.
+    ends_event: bool,
+    failure: Option<Error>,
+    server_error: Option<ServerError>,
 }
 
-#[derive(Deserialize)]
-struct Event {
-    #[serde(default)]
-    choices: Vec<Choice>,
-    #[serde(default)]
-    error: serde_json::Value,
-}
-
-#[derive(Deserialize)]
-struct Choice {
-    #[serde(default)]
-    finish_reason: Option<String>,
-    #[serde(default)]
-    delta: Option<Delta>,
-}
-
-#[derive(Deserialize)]
-struct Delta {
-    #[serde(default)]
-    content: Option<String>,
-    #[serde(default)]
-    reasoning_content: Option<String>,
-    #[serde(default)]
-    tool_calls: Option<Vec<serde::de::IgnoredAny>>,
+/// What becomes of a line.
+enum Line {
+    Kept,
+    Replaced(Vec<u8>),
+    Dropped,
 }
 
 impl Guard {
-    /// Whether an event has had anything to say: text, thought, a tool call, an error, or why the answer ended.
+    /// True once an event had something to say: text, thought, a call, an error, or why the answer ended.
     #[must_use]
     pub fn has_said_something(&self) -> bool {
-        self.has_content || self.is_finished
+        self.events.has_content || self.events.is_finished || self.has_failed()
     }
 
-    /// Takes bytes in and gives the lines they complete.
+    /// True once nothing more of the stream is wanted: after `[DONE]`, or an error.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.events.is_done || self.events.failure.is_some()
+    }
+
+    /// True once the stream ended with an error.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.events.failure.is_some()
+    }
+
+    /// True if the stream ended with an error before it had said anything.
+    #[must_use]
+    pub fn has_failed_at_once(&self) -> bool {
+        self.has_failed() && !self.events.has_content
+    }
+
+    /// True if the body is one JSON document, which becomes a stream.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        self.is_json
+    }
+
+    /// The error with which the server ended the stream.
+    pub fn take_server_error(&mut self) -> Option<ServerError> {
+        self.events.server_error.take()
+    }
+
+    /// Takes bytes in and gives the lines that they complete.
     pub fn pass(&mut self, bytes: Bytes) -> Bytes {
-        if self.line.is_empty() && bytes.last() == Some(&b'\n') {
-            self.read_all(&bytes);
-            return bytes;
+        let mut bytes = bytes;
+        if !self.has_begun {
+            let is_blank = |byte: &u8| byte.is_ascii_whitespace() || b"\xef\xbb\xbf".contains(byte);
+            let Some(start) = bytes.iter().position(|byte| !is_blank(byte)) else { return Bytes::new() };
+            bytes = bytes.slice(start..);
+            self.has_begun = true;
+            self.is_json = bytes[0] == b'{';
+            self.json = self.is_json.then(Vec::new);
         }
-        self.line.extend_from_slice(&bytes);
-        let end = match self.line.iter().rposition(|&byte| byte == b'\n') {
-            Some(newline) => newline + 1,
-            None if self.line.len() > MAX_LINE => self.line.len(),
-            None => return Bytes::new(),
-        };
-        let rest = self.line.split_off(end);
-        let lines = std::mem::replace(&mut self.line, rest);
-        self.read_all(&lines);
-        Bytes::from(lines)
-    }
-
-    fn read_all(&mut self, lines: &[u8]) {
-        let mut rest = lines;
-        while !rest.is_empty() && !self.is_finished {
-            let end = memchr(b'\n', rest).unwrap_or(rest.len());
-            self.read(&rest[..end]);
-            rest = rest.get(end + 1..).unwrap_or_default();
-        }
-    }
-
-    fn read(&mut self, line: &[u8]) {
-        let Some(data) = line.strip_prefix(b"data:") else { return };
-        // Once something was said, only the end is news: most events need not be parsed.
-        if self.has_content && !may_end(data) {
-            return;
-        }
-        let Ok(event) = serde_json::from_slice::<Event>(data) else { return };
-        // What the server reports as an error is an end the host understands.
-        self.is_finished |= !event.error.is_null();
-        for choice in event.choices {
-            self.is_finished |= choice.finish_reason.is_some_and(|reason| !reason.is_empty());
-            if let Some(delta) = choice.delta {
-                let said = |text: Option<String>| text.is_some_and(|text| !text.is_empty());
-                self.has_content |= said(delta.content)
-                    || said(delta.reasoning_content)
-                    || delta.tool_calls.is_some_and(|calls| !calls.is_empty());
+        match &mut self.json {
+            None => self.pass_lines(&bytes),
+            Some(json) => {
+                if json.len() + bytes.len() <= MAX_LINE {
+                    json.extend_from_slice(&bytes);
+                } else {
+                    self.events.fail("Qwen sent an answer that is too large.", None);
+                }
+                Bytes::new()
             }
         }
+    }
+
+    fn pass_lines(&mut self, bytes: &Bytes) -> Bytes {
+        let Self { lines, events, .. } = self;
+        // Bytes that stay as they are are not copied.
+        let (mut copied, mut end) = (None::<Vec<u8>>, 0);
+        lines.read(bytes, |line| {
+            let fate = events.take(line.text);
+            if copied.is_none() && line.is_verbatim && matches!(fate, Line::Kept) {
+                end = line.end;
+                return;
+            }
+            let out = copied.get_or_insert_with(|| bytes[..end].to_vec());
+            match &fate {
+                Line::Kept => out.extend_from_slice(line.text),
+                Line::Replaced(text) => out.extend_from_slice(text),
+                Line::Dropped => return,
+            }
+            out.push(b'\n');
+        });
+        if lines.has_overflowed() && !events.is_done {
+            events.fail("Qwen sent an event that is too large.", None);
+        }
+        copied.map_or_else(|| bytes.slice(..end), Bytes::from)
     }
 
     /// What is left to pass on at the end.
@@ -113,20 +151,42 @@ impl Guard {
     /// # Errors
     /// What is wrong with the stream, in words that make no host retry, unless it had ended well.
     pub fn end(&mut self, failure: Option<&Error>) -> Result<Option<Bytes>> {
-        if !self.is_finished {
+        let mut rest = Vec::new();
+        if let Some(json) = self.json.take().filter(|_| failure.is_none() && !self.is_over())
+            && let Some(events) = as_events(&json)
+        {
+            rest.extend_from_slice(&self.pass_lines(&Bytes::from(events)));
+        }
+        let Self { lines, events, .. } = self;
+        if failure.is_none() {
+            lines.end(|line| {
+                match events.take(line.text) {
+                    Line::Kept => rest.extend_from_slice(line.text),
+                    Line::Replaced(text) => rest.extend_from_slice(&text),
+                    Line::Dropped => return,
+                }
+                rest.push(b'\n');
+            });
+        }
+        if !events.is_finished || events.failure.is_some() {
             let problem = self.problem(failure);
             return Err(Error::new(problem.code(), plain(problem.message())));
         }
-        let rest = std::mem::take(&mut self.line);
+        if !std::mem::replace(&mut events.ends_event, true) {
+            rest.push(b'\n');
+        }
         Ok((!rest.is_empty()).then(|| Bytes::from(rest)))
     }
 
     /// What is wrong with a stream that ends here.
     #[must_use]
     pub fn problem(&self, failure: Option<&Error>) -> Error {
+        if let Some(failure) = &self.events.failure {
+            return failure.clone();
+        }
         let (code, what) = match failure {
             Some(error) => (error.code(), without_advice(error.message())),
-            None if self.has_content => {
+            None if self.events.has_content => {
                 (Code::InvalidResponse, "Qwen ended its answer without finishing it.")
             }
             None => (Code::InvalidResponse, "Qwen sent an empty answer."),
@@ -135,15 +195,228 @@ impl Guard {
     }
 }
 
-/// Whether an event may say why the answer ends: it names a reason or an error, and that is not null.
-fn may_end(data: &[u8]) -> bool {
-    ENDINGS.iter().any(|key| {
-        key.find_iter(data).any(|start| {
-            let value = data[start + key.needle().len()..].trim_ascii_start();
-            let value = value.strip_prefix(b":").unwrap_or(value).trim_ascii_start();
-            !value.starts_with(b"null")
+impl Events {
+    fn take(&mut self, line: &[u8]) -> Line {
+        if self.failure.is_some() || (self.is_done && (self.ends_event || !line.is_empty())) {
+            return Line::Dropped;
+        }
+        self.ends_event = line.is_empty();
+        let Some(data) = data_of(line) else {
+            if self.event.add(line) {
+                self.event = SseEvent::default();
+            }
+            return Line::Kept;
+        };
+        if data.trim_ascii() == b"[DONE]" {
+            self.is_done = true;
+            return Line::Kept;
+        }
+        self.remember(data);
+        // Once something was said, most events need not be read.
+        if self.has_content && !self.event.is_error && !self.has_to_be_read(data) {
+            return Line::Kept;
+        }
+        self.read(data)
+    }
+
+    fn remember(&mut self, data: &[u8]) {
+        if self.recent.len() + data.len() > 2 * MAX_RECENT {
+            let kept = self.recent.len().saturating_sub(MAX_RECENT);
+            self.recent.drain(..kept);
+        }
+        let start = data.len().saturating_sub(MAX_RECENT);
+        self.recent.extend_from_slice(&data[start..]);
+        self.recent.push(b'\n');
+    }
+
+    /// True if an event may end the answer, holds the first call, or has a form that the host does not understand.
+    fn has_to_be_read(&self, data: &[u8]) -> bool {
+        READ_IF.iter().any(|(key, is_wanted)| {
+            key.find_iter(data)
+                .any(|at| value_after(&data[at + key.needle().len()..]).is_some_and(*is_wanted))
+        }) || (!self.has_call && CALL.find(data).is_some())
+            || CHOICES.find(data).is_none_or(|at| {
+                value_after(&data[at + CHOICES.needle().len()..]).is_none_or(|first| first != b'[')
+            })
+    }
+
+    fn read(&mut self, data: &[u8]) -> Line {
+        if let Content::Error(mut error) = Content::of_json(data, self.event.is_error) {
+            error.status = self.event.status.or(error.status);
+            self.fail_with(Some(error), None);
+            return Line::Dropped;
+        }
+        let Ok(mut event) = serde_json::from_slice::<Value>(data) else { return Line::Kept };
+        if has_error(&event) {
+            // An error beside content says nothing of the account.
+            let message = ServerError::of_body(data).message;
+            self.fail(&broken_off(message.as_deref(), None), None);
+            return Line::Dropped;
+        }
+        let Some(fields) = event.as_object_mut() else { return Line::Kept };
+        let mut is_changed = false;
+        if !fields.get("choices").is_some_and(Value::is_array) {
+            fields.insert("choices".to_owned(), json!([]));
+            is_changed = true;
+        }
+        for choice in fields.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
+            is_changed |= self.put_right(choice);
+            if self.failure.is_some() {
+                return Line::Dropped;
+            }
+        }
+        if is_changed { Line::Replaced(format!("data: {event}").into_bytes()) } else { Line::Kept }
+    }
+
+    /// Puts a choice into a form that the host understands. True if that changed it.
+    fn put_right(&mut self, choice: &mut Value) -> bool {
+        let mut is_changed = false;
+        if let Some(delta) = choice.get_mut("delta").and_then(Value::as_object_mut) {
+            for name in ["content", "reasoning_content"] {
+                if let Some(text) = delta.get(name).and_then(text_of_parts) {
+                    delta.insert(name.to_owned(), text.into());
+                    is_changed = true;
+                }
+                self.has_content |=
+                    delta.get(name).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
+            }
+            let has_calls = |name: &str| match delta.get(name) {
+                Some(Value::Array(calls)) => !calls.is_empty(),
+                Some(value) => value.is_object(),
+                None => false,
+            };
+            self.has_call |= has_calls("tool_calls") || has_calls("function_call");
+            self.has_content |= self.has_call;
+        }
+        let Some(reason) =
+            choice.get("finish_reason").and_then(Value::as_str).filter(|reason| !reason.is_empty())
+        else {
+            return is_changed;
+        };
+        let Some(known) = self.known_reason(reason) else {
+            let error = Some(self.error_in_text()).filter(|_| reason == "error_finish").flatten();
+            self.fail_with(error, Some(reason));
+            return true;
+        };
+        self.is_finished = true;
+        if known != reason {
+            choice["finish_reason"] = known.into();
+            is_changed = true;
+        }
+        is_changed
+    }
+
+    /// The reason of an end as the host knows it; `None` for an error.
+    fn known_reason(&self, reason: &str) -> Option<&'static str> {
+        match reason {
+            "stop" => Some("stop"),
+            "length" | "model_context_window_exceeded" | "max_tokens" => Some("length"),
+            "content_filter" | "sensitive" => Some("content_filter"),
+            "tool_calls" | "tool_use" if self.has_call => Some("tool_calls"),
+            "function_call" if self.has_call => Some("function_call"),
+            "tool_calls" | "function_call" => Some("stop"),
+            "error_finish"
+            | "error"
+            | "abort"
+            | "insufficient_system_resource"
+            | "network_error"
+            | "repetition_truncation" => None,
+            _ => self.has_content.then_some("stop"),
+        }
+    }
+
+    /// The error that stands in the text of the last events.
+    fn error_in_text(&self) -> Option<ServerError> {
+        let events = self.recent.split(|&byte| byte == b'\n');
+        let text: String = events
+            .filter_map(|data| serde_json::from_slice::<Value>(data).ok())
+            .filter_map(|event| Some(event["choices"][0]["delta"]["content"].as_str()?.to_owned()))
+            .collect();
+        let start = text.rfind("event:error").or_else(|| text.rfind("event: error")).unwrap_or(0);
+        ServerError::in_events(&text[start..]).or_else(|| {
+            text.match_indices('{').take(8).find_map(|(at, _)| {
+                let found = Content::of_json(text[at..].as_bytes(), false);
+                if let Content::Error(error) = found { Some(error) } else { None }
+            })
         })
-    })
+    }
+
+    fn fail_with(&mut self, error: Option<ServerError>, reason: Option<&str>) {
+        let code =
+            error.as_ref().and_then(|error| error.code.as_deref().or(error.kind.as_deref())).or(reason);
+        let message = broken_off(error.as_ref().and_then(|error| error.message.as_deref()), code);
+        self.fail(&message, error);
+    }
+
+    fn fail(&mut self, message: &str, error: Option<ServerError>) {
+        if self.failure.is_none() {
+            self.failure = Some(Error::new(Code::InvalidResponse, message));
+            self.server_error = error;
+        }
+    }
+}
+
+/// Says that the server ended an answer with an error, in its own words.
+fn broken_off(message: Option<&str>, code: Option<&str>) -> String {
+    let code = code.map(|code| format!(" ({code})")).unwrap_or_default();
+    match message {
+        Some(message) => format!("Qwen ended its answer with an error: {message}{code}"),
+        None => format!("Qwen broke its answer off{code}. Send the message again."),
+    }
+}
+
+/// The first byte of the value of a key that ends here.
+fn value_after(rest: &[u8]) -> Option<u8> {
+    rest.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start().first().copied()
+}
+
+fn has_error(event: &Value) -> bool {
+    !matches!(&event["error"], Value::Null | Value::Bool(false))
+        && event["error"] != json!({})
+        && event["error"] != ""
+}
+
+/// The text of content parts.
+fn text_of_parts(content: &Value) -> Option<String> {
+    let parts = content.as_array()?;
+    Some(parts.iter().filter_map(|part| part["text"].as_str().or_else(|| part.as_str())).collect())
+}
+
+/// A whole chat completion as a stream of events.
+fn as_events(json: &[u8]) -> Option<Vec<u8>> {
+    let mut completion: Value =
+        serde_json::from_slice(json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json)).ok()?;
+    let fields = completion.as_object_mut()?;
+    let usage = fields.remove("usage").filter(Value::is_object);
+    let Some(Value::Array(mut choices)) = fields.remove("choices") else { return None };
+    let mut ends = Vec::new();
+    for choice in &mut choices {
+        let message = choice.as_object_mut()?.remove("message").or_else(|| choice.get("delta").cloned());
+        let mut delta = message.filter(Value::is_object)?;
+        for (at, call) in
+            delta.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten().enumerate()
+        {
+            if call.get("index").is_none() && call.is_object() {
+                call["index"] = at.into();
+            }
+        }
+        let index = choice.get("index").cloned().unwrap_or(0.into());
+        ends.push(json!({"index": index, "delta": {}, "finish_reason": choice["finish_reason"]}));
+        *choice = json!({"index": index, "delta": delta, "finish_reason": null});
+    }
+    fields.insert("object".to_owned(), "chat.completion.chunk".into());
+    let mut event = |choices: Value, usage: Option<Value>| {
+        completion["choices"] = choices;
+        if let Some(usage) = usage {
+            completion["usage"] = usage;
+        }
+        format!("data: {completion}\n\n")
+    };
+    let mut events = event(choices.into(), None) + &event(ends.into(), None);
+    if usage.is_some() {
+        events += &event(json!([]), usage);
+    }
+    Some((events + "data: [DONE]\n\n").into_bytes())
 }
 
 /// The message without its last sentence, which is advice for callers who send requests and not messages.
@@ -152,98 +425,4 @@ fn without_advice(message: &str) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn run(stream: &[u8], chunk: usize) -> (Vec<u8>, bool) {
-        let mut guard = Guard::default();
-        let mut out: Vec<u8> =
-            stream.chunks(chunk.max(1)).flat_map(|bytes| guard.pass(Bytes::copy_from_slice(bytes))).collect();
-        let end = guard.end(None);
-        let failed = end.is_err();
-        out.extend(end.into_iter().flatten().flatten());
-        (out, failed)
-    }
-
-    const GOOD: &str = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\ndata: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: {\"choices\":[],\"usage\":{}}\n\ndata: [DONE]\n\n";
-
-    #[test]
-    fn a_good_stream_passes_byte_for_byte() {
-        for chunk in 1..GOOD.len() {
-            assert_eq!(run(GOOD.as_bytes(), chunk), (GOOD.as_bytes().to_vec(), false));
-        }
-    }
-
-    #[test]
-    fn an_empty_or_cut_stream_ends_in_an_error() {
-        assert!(run(b"data: [DONE]\n\n", 3).1);
-        assert!(run(b"", 1).1);
-        let (out, failed) = run(&GOOD.as_bytes()[..100], 7);
-        assert!(failed && out.ends_with(b"\n"));
-    }
-
-    #[test]
-    fn what_went_wrong_is_said_with_one_advice_and_no_retry_word() {
-        let mut guard = Guard::default();
-        assert_eq!(guard.problem(None).message(), "Qwen sent an empty answer. Send the message again.");
-        guard.pass(Bytes::from_static(&GOOD.as_bytes()[..150]));
-        assert_eq!(
-            guard.problem(None).message(),
-            "Qwen ended its answer without finishing it. Send the message again."
-        );
-        let failure = Error::new(Code::Network, "The connection to qwen.ai broke: timed out. Try again.");
-        let error = guard.end(Some(&failure)).unwrap_err();
-        assert_eq!(error.code(), Code::Network);
-        assert_eq!(
-            error.message().replace('\u{2060}', ""),
-            "The connection to qwen.ai broke: timed out. Send the message again."
-        );
-        assert!(!error.message().contains("timed out"));
-    }
-
-    #[test]
-    fn a_thought_a_tool_call_or_an_error_says_something() {
-        for event in [
-            r#"{"choices":[{"delta":{"reasoning_content":"hm"}}]}"#,
-            r#"{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#,
-            r#"{"error":{"message":"no"}}"#,
-            r#"{"choices":[{"delta":{},"finish_reason":"length"}]}"#,
-        ] {
-            let mut guard = Guard::default();
-            guard.pass(format!("data: {event}\r\n\r\n").into());
-            assert!(guard.has_said_something(), "{event}");
-        }
-        let mut guard = Guard::default();
-        guard.pass(Bytes::from_static(b"data: {\"choices\":[{\"delta\":{\"content\":\"\",\"role\":\"assistant\"},\"finish_reason\":null}]}\n\n"));
-        assert!(!guard.has_said_something());
-    }
-
-    #[test]
-    fn an_end_is_found_among_events_that_only_look_like_one() {
-        let event = |choice: &str| format!("data: {{\"choices\":[{choice}]}}\n\n");
-        let said = event(r#"{"delta":{"content":"hi"},"finish_reason":null}"#);
-        let quoted = event(r#"{"delta":{"content":"\"finish_reason\":\"stop\""},"finish_reason" : null}"#);
-        for (end, is_end) in [
-            (event(r#"{"delta":{},"finish_reason": "stop"}"#), true),
-            (event(r#"{"finish_reason":null},{"finish_reason":"stop"}"#), true),
-            ("data: {\"error\" : {\"message\":\"no\"}}\n\n".to_owned(), true),
-            ("data: {\"error\":null,\"choices\":[]}\n\n".to_owned(), false),
-            (event(r#"{"delta":{"content":"error"},"finish_reason":null}"#), false),
-        ] {
-            let stream = format!("{said}{quoted}{end}");
-            assert_eq!(run(stream.as_bytes(), stream.len()).1, !is_end, "{end}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn what_came_in_goes_out(stream in proptest::collection::vec(any::<u8>(), 0..300), chunk in 1_usize..50) {
-            let (out, failed) = run(&stream, chunk);
-            let whole_lines = stream.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
-            prop_assert!(out.starts_with(&stream[..whole_lines]));
-            prop_assert!(failed || out == stream);
-        }
-    }
-}
+mod tests;

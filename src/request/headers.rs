@@ -9,8 +9,7 @@ use crate::accounts::kind::Kind;
 use crate::error::{Code, Error, Result};
 use crate::secret::Secret;
 
-/// How this package names itself to the API.
-pub const PRODUCT: &str = concat!("opencode-qwen-cli-auth/", env!("CARGO_PKG_VERSION"));
+pub use crate::http::PRODUCT;
 
 /// Belong to one connection or to our own client, never to the caller.
 const NOT_FORWARDED: [HeaderName; 10] = [
@@ -58,11 +57,11 @@ fn latin1(value: &str) -> Option<Vec<u8>> {
     value.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect()
 }
 
-/// The headers of an attempt: the caller's, and over them what Qwen expects.
+/// Returns the headers of an attempt at `host`: the caller's, and over them what Qwen expects.
 ///
 /// # Errors
 /// `ERR_QWEN_INTERNAL` where the token is no header value; tokens are checked when they are read.
-pub fn for_attempt(callers: &HeaderMap, access_token: &Secret, kind: Kind) -> Result<HeaderMap> {
+pub fn for_attempt(callers: &HeaderMap, access_token: &Secret, kind: Kind, host: &str) -> Result<HeaderMap> {
     let mut headers = HeaderMap::with_capacity(callers.len() + ADDED);
     for (name, value) in callers.iter().filter(|(name, _)| !NOT_FORWARDED.contains(name)) {
         headers.append(name.clone(), value.clone());
@@ -74,33 +73,39 @@ pub fn for_attempt(callers: &HeaderMap, access_token: &Secret, kind: Kind) -> Re
     headers.insert(USER_AGENT, user_agent(callers, kind));
     headers.insert("x-dashscope-useragent", HeaderValue::from_static(PRODUCT));
     headers.insert("x-dashscope-authtype", HeaderValue::from_static(kind.auth_type()));
-    if kind.takes_markers() {
+    if kind == Kind::OAuth || is_alibaba(host) {
         headers.insert("x-dashscope-cachecontrol", HeaderValue::from_static("enable"));
     }
-    // Bodies pass through as they are, so the server must not compress them.
+    // Compression delays the events of a stream. A server that compresses all the same is understood.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     Ok(headers)
 }
 
-/// Coding Plan serves only programs whose name it knows, so with a key the caller's own name stays in front of ours.
+/// Coding Plan answers only to programs that it knows, so a key keeps the caller's own name in front of ours.
 fn user_agent(callers: &HeaderMap, kind: Kind) -> HeaderValue {
-    let ours = HeaderValue::from_static(PRODUCT);
+    let own = HeaderValue::from_static(PRODUCT);
     match callers.get(USER_AGENT) {
-        Some(own) if kind != Kind::OAuth && !own.is_empty() => {
-            HeaderValue::from_bytes(&[own.as_bytes(), b" ", PRODUCT.as_bytes()].concat()).unwrap_or(ours)
+        Some(theirs) if kind != Kind::OAuth && !theirs.is_empty() => {
+            HeaderValue::from_bytes(&[theirs.as_bytes(), b" ", PRODUCT.as_bytes()].concat()).unwrap_or(own)
         }
-        _ => ours,
+        _ => own,
     }
 }
 
-/// The headers that a caller gets to see.
+fn is_alibaba(host: &str) -> bool {
+    host.ends_with(".aliyuncs.com")
+}
+
+/// Returns the headers that a caller gets to see. Those that only this package may set are left out.
 #[must_use]
-pub fn of_answer(mut headers: HeaderMap) -> HeaderMap {
-    for name in [CONNECTION, TRANSFER_ENCODING, TRAILER, UPGRADE] {
-        headers.remove(name);
-    }
-    headers.remove("keep-alive");
-    headers
+pub fn of_answer(headers: &HeaderMap) -> HeaderMap {
+    let is_of_connection =
+        |name: &HeaderName| [CONNECTION, TRANSFER_ENCODING, TRAILER, UPGRADE].contains(name);
+    let is_dropped = |name: &HeaderName| {
+        is_of_connection(name) || name == "keep-alive" || name.as_str().starts_with("x-qwen-")
+    };
+    let kept = headers.iter().filter(|(name, _)| !is_dropped(name));
+    kept.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 #[cfg(test)]
@@ -119,7 +124,7 @@ mod tests {
             ("content-type", "application/json"),
         ])
         .unwrap();
-        let headers = for_attempt(&callers, &Secret::new("t0ken"), Kind::OAuth).unwrap();
+        let headers = for_attempt(&callers, &Secret::new("t0ken"), Kind::OAuth, "portal.qwen.ai").unwrap();
         assert_eq!(headers["authorization"], "Bearer t0ken");
         assert!(headers["authorization"].is_sensitive());
         assert_eq!(headers["user-agent"], PRODUCT);
@@ -131,18 +136,29 @@ mod tests {
     }
 
     #[test]
-    fn a_key_says_that_it_is_one() {
-        let headers = |kind| for_attempt(&HeaderMap::new(), &Secret::new("sk-1"), kind).unwrap();
-        let of_plan = headers(Kind::Key(Some(KeyPlan::CodingPlan)));
+    fn a_key_says_that_it_is_one_and_who_asks() {
+        let headers = |user_agent: &str, kind, host| {
+            let callers = read([("user-agent", user_agent)]).unwrap();
+            for_attempt(&callers, &Secret::new("sk-1"), kind, host).unwrap()
+        };
+        let key = Kind::Key(Some(KeyPlan::CodingPlan));
+        let of_plan = headers("opencode/1.18.33 ai-sdk/5", key, "coding.dashscope.aliyuncs.com");
         assert_eq!(of_plan["x-dashscope-authtype"], "openai");
-        assert_eq!(
-            (&of_plan["user-agent"], &of_plan["x-dashscope-cachecontrol"]),
-            (&PRODUCT.parse().unwrap(), &"enable".parse().unwrap())
-        );
-        assert!(!headers(Kind::Key(None)).contains_key("x-dashscope-cachecontrol"));
-        let callers = read([("user-agent", "opencode/1.18.33 runtime/bun/1.3")]).unwrap();
-        let named = for_attempt(&callers, &Secret::new("sk-1"), Kind::Key(None)).unwrap();
-        assert_eq!(named["user-agent"], format!("opencode/1.18.33 runtime/bun/1.3 {PRODUCT}"));
+        assert_eq!(of_plan["user-agent"], format!("opencode/1.18.33 ai-sdk/5 {PRODUCT}"));
+        assert_eq!(of_plan["x-dashscope-useragent"], PRODUCT);
+        assert_eq!(of_plan["x-dashscope-cachecontrol"], "enable");
+        let elsewhere = headers("", key, "aliyuncs.com.example");
+        assert!(!elsewhere.contains_key("x-dashscope-cachecontrol"));
+        assert_eq!(elsewhere["user-agent"], PRODUCT);
+        assert_eq!(headers("mine", Kind::OAuth, "portal.qwen.ai")["user-agent"], PRODUCT);
+    }
+
+    #[test]
+    fn a_server_sets_no_header_of_ours() {
+        let sent =
+            read([("x-qwen-error", "a"), ("X-Qwen-New", "b"), ("x-request-id", "c"), ("connection", "d")]);
+        let kept = of_answer(&sent.unwrap());
+        assert_eq!(kept.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-request-id"]);
     }
 
     #[test]

@@ -76,7 +76,12 @@ impl LastWord {
         };
         let is_final = if for_host { !is_short } else { self.reason == CoolingReason::Payment };
         let status = if is_final { StatusCode::PAYMENT_REQUIRED } else { StatusCode::TOO_MANY_REQUESTS };
-        FinalError { status, message: plain(&self.message), code: code_of(self.reason) }
+        FinalError {
+            status,
+            message: plain(&self.message),
+            code: Some(code_of(self.reason)),
+            server_code: None,
+        }
     }
 
     /// The body as the API would write it.

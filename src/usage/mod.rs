@@ -197,6 +197,12 @@ impl Meter {
         }
     }
 
+    /// True once the last event of a stream has passed.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.0.as_ref().is_some_and(|metering| metering.scanner.is_done())
+    }
+
     /// The end. Of several the first one counts.
     pub fn finish(&mut self) {
         self.0 = None;
@@ -205,6 +211,7 @@ impl Meter {
 
 impl Drop for Metering {
     fn drop(&mut self) {
+        self.scanner.end();
         let counts = Counts::of_answer(self.scanner.found());
         self.book.count(&self.account, self.utc_offset_minutes, &counts);
     }

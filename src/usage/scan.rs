@@ -8,11 +8,13 @@ use memchr::memmem::Finder;
 use memchr::{memchr2, memrchr};
 use serde_json::Value;
 
+use crate::sse::{LineReader, data_of};
+
 const KEY: &[u8] = b"usage";
 const QUOTED_KEY: &[u8] = b"\"usage\"";
 /// Made once: that takes longer than it takes to look through an event.
 static REPORT: LazyLock<Finder> = LazyLock::new(|| Finder::new(QUOTED_KEY));
-const DATA: &[u8] = b"data:";
+const DONE: &[u8] = b"[DONE]";
 /// A longer object is none that reports usage.
 const MAX_OBJECT: usize = 8 * 1024;
 /// The largest number that JavaScript counts exactly to.
@@ -58,32 +60,29 @@ impl Form {
 #[derive(Debug)]
 pub struct Scanner {
     form: Form,
-    line: Line,
+    lines: LineReader,
     json: Json,
     found: Option<Tokens>,
-}
-
-/// Where in a line of an event stream the next byte is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Line {
-    /// So much of `data:` was there.
-    Start(usize),
-    Data,
-    /// Of no interest.
-    Other,
+    is_done: bool,
 }
 
 impl Scanner {
     /// Nothing has passed yet.
     #[must_use]
     pub fn new(form: Form) -> Self {
-        Self { form, line: Line::Start(0), json: Json::default(), found: None }
+        Self { form, lines: LineReader::default(), json: Json::default(), found: None, is_done: false }
     }
 
     /// What was reported so far. Of several reports the last one counts, since each includes those before.
     #[must_use]
     pub fn found(&self) -> Option<Tokens> {
         self.found
+    }
+
+    /// True once the last event (`[DONE]`) has passed.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.is_done
     }
 
     /// Looks at bytes that pass.
@@ -95,36 +94,27 @@ impl Scanner {
         }
     }
 
-    fn pass_events(&mut self, bytes: &[u8]) {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            if self.line == Line::Start(0) {
-                // Nearly all events report nothing, which is told without reading them.
-                rest = &rest[uninteresting(rest)..];
-            }
-            let end = memchr2(b'\n', b'\r', rest);
-            self.pass_line(&rest[..end.unwrap_or(rest.len())]);
-            let Some(end) = end else { return };
-            (self.line, self.json) = (Line::Start(0), Json::default());
-            rest = &rest[end + 1..];
-        }
+    /// Looks at the last line if nothing has ended it.
+    pub fn end(&mut self) {
+        let Self { lines, found, .. } = self;
+        lines.end(|line| report(line.text, found));
     }
 
-    fn pass_line(&mut self, piece: &[u8]) {
-        let mut piece = piece;
-        while let Line::Start(seen) = self.line
-            && let Some((byte, rest)) = piece.split_first()
-        {
-            self.line = match seen + 1 {
-                _ if *byte != DATA[seen] => Line::Other,
-                all if all == DATA.len() => Line::Data,
-                more => Line::Start(more),
-            };
-            piece = rest;
-        }
-        if self.line == Line::Data {
-            self.json.pass(piece, &mut self.found);
-        }
+    fn pass_events(&mut self, bytes: &[u8]) {
+        // Nearly all events report nothing, which is told without cutting them into lines.
+        let skipped = if self.lines.is_at_start() { uninteresting(bytes) } else { 0 };
+        let Self { lines, found, is_done, .. } = self;
+        lines.read(&bytes[skipped..], |line| {
+            *is_done |= data_of(line.text).is_some_and(|data| data.trim_ascii() == DONE);
+            report(line.text, found);
+        });
+    }
+}
+
+/// Reads what a line of an event stream reports.
+fn report(line: &[u8], found: &mut Option<Tokens>) {
+    if let Some(data) = data_of(line).filter(|data| REPORT.find(data).is_some()) {
+        Json::default().pass(data, found);
     }
 }
 
@@ -136,10 +126,11 @@ fn uninteresting(bytes: &[u8]) -> usize {
         let mut after = whole[at + QUOTED_KEY.len()..].iter().filter(|byte| !byte.is_ascii_whitespace());
         !(after.next() == Some(&b':') && after.next() == Some(&b'n'))
     };
-    match REPORT.find_iter(whole).find(reports) {
-        None => whole.len(),
-        Some(at) => memrchr(b'\n', &whole[..at]).map_or(0, |newline| newline + 1),
-    }
+    let at = REPORT.find_iter(whole).find(reports);
+    // The last event stands at the end.
+    let end = whole.trim_ascii_end();
+    let at = at.or_else(|| end.ends_with(DONE).then(|| end.len() - DONE.len()));
+    at.map_or(whole.len(), |at| memrchr(b'\n', &whole[..at]).map_or(0, |newline| newline + 1))
 }
 
 /// Follows one JSON document by its structure alone.

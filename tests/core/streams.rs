@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use opencode_qwen_cli_auth::error::Code;
 use opencode_qwen_cli_auth::request::stream::{Read, Received, Stream, Streams, receive};
@@ -81,15 +83,53 @@ async fn a_small_event_is_not_held_back() {
     setup.server.until_closed().await;
 }
 
+/// The same answer in each encoding.
+const COMPRESSED: [(&str, &str); 4] = [
+    (
+        "gzip",
+        "H4sIAAAAAAAAA2WMMQ6DMBAEe78Cbe2KdFeTNnkAspBln4IV8FnxUVn+e0RDQzuamejV09AQVkmBK2huiLypBzUEycpZQVgTenfdmHjzncVR/YfPoPxkL7qofDlX0MMiyF421iT5omO/PvP0fj2dMX/FMfObhgAAAA==",
+    ),
+    (
+        "deflate",
+        "eJxljDEOgzAQBHu/Am3tinRXkzZ5ALKQZZ+CFfBZ8VFZ/ntEQ0M7mpno1dPQEFZJgStoboi8qQc1BMnKWUFYE3p33Zh4853FUf2Hz6D8ZC+6qHw5V9DDIsheNtYk+aJjvz7z9H49nTF/FuAtGw==",
+    ),
+    (
+        "br",
+        "G4UAUIzDOBbcpI+0WZURKh3KbamOC1HbpzrEqkEcahu2Ql8XS50csF++HfDxqSyWALwssIDzgKsyRjrLQJEl/xp5sjsooS+IMfk9VLWRgx1nr3i96LiojmHEKYUvf4l9AA==",
+    ),
+    (
+        "zstd",
+        "KLUv/QRoFQMA8kUUGIBtDqtMe1A0jg+5E5ttqGQIoKLJoNvpAZmKKIzhiIHj1tuwJ0H/3DLcSD8OQ8+hfpX1oieVGVWMb8v17bYds0P96maTw0P/ljVe2CGgq1cSBABLKDhnUaYJOJieggLweGRQ",
+    ),
+];
+
 #[tokio::test]
-async fn compressed_bytes_stay_compressed() {
+async fn compressed_bytes_are_decoded() {
+    for (encoding, bytes) in COMPRESSED {
+        let setup = Setup::fresh().await;
+        let bytes = Part::Bytes(STANDARD.decode(bytes).unwrap().into());
+        let reply = Reply::new(200, "text/event-stream", vec![bytes]).header("content-encoding", encoding);
+        setup.server.on_every_api(reply);
+        let (client, host) = (setup.client(), setup.host_client());
+        for client in [&client, &host] {
+            let mut answer = client.fetch(chat(true)).await.unwrap();
+            assert!(!answer.headers.contains_key("content-encoding"), "{encoding}");
+            assert!(!answer.headers.contains_key("content-length"), "{encoding}");
+            let said = String::from_utf8(read(&mut answer.body).await.0).unwrap();
+            assert!(said.contains(r#"{"content":"hi"}"#), "{encoding}: {said}");
+        }
+        assert_eq!(setup.server.api_requests()[0].headers["accept-encoding"], "identity");
+    }
+}
+
+#[tokio::test]
+async fn broken_compression_is_an_error() {
     let setup = Setup::fresh().await;
     let gzip = Part::Bytes(Bytes::from_static(b"\x1f\x8b\x08not really"));
     let reply = Reply::new(200, "application/json", vec![gzip]).header("content-encoding", "gzip");
     setup.server.on_every_api(reply);
     let mut answer = setup.client().fetch(chat(false)).await.unwrap();
-    assert_eq!(answer.headers["content-encoding"], "gzip");
-    assert_eq!(read(&mut answer.body).await.0, b"\x1f\x8b\x08not really");
+    assert_eq!(read(&mut answer.body).await.1, Err(Code::Network));
 }
 
 #[tokio::test]

@@ -227,6 +227,8 @@ fn an_answer_is_no_error_even_if_it_contradicts_itself() {
         "data: {\"choices\":[{\"delta\":{\"reasoning_content\":\"hm\"}}]}\n\n",
         "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0}]}}]}\n\n",
         "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
+        "data: [DONE]\n\n",
+        "data: 1\n\n",
     ] {
         assert_eq!(inner(body), Content::Answer, "{body}");
     }
@@ -234,7 +236,6 @@ fn an_answer_is_no_error_even_if_it_contradicts_itself() {
         "",
         "{}",
         "<html>",
-        "data: [DONE]\n\n",
         ": ping\n\n",
         "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}]}\n\n",
         r#"{"object":"list","data":[]}"#,

@@ -1,0 +1,280 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::request::verdict::{Asked, Reading, Verdict};
+
+struct Ended {
+    out: String,
+    problem: Option<String>,
+    server_error: Option<ServerError>,
+    is_over: bool,
+}
+
+/// Passes a stream in pieces, as the body of an answer does.
+fn run(stream: &[u8], chunk: usize) -> Ended {
+    let mut guard = Guard::default();
+    let mut out = Vec::new();
+    for bytes in stream.chunks(chunk.max(1)) {
+        out.extend_from_slice(&guard.pass(Bytes::copy_from_slice(bytes)));
+        if guard.has_failed() {
+            break;
+        }
+    }
+    let is_over = guard.is_over();
+    let problem = match guard.end(None) {
+        Ok(rest) => {
+            out.extend(rest.into_iter().flatten());
+            None
+        }
+        Err(error) => Some(error.message().replace('\u{2060}', "")),
+    };
+    let out = String::from_utf8_lossy(&out).into_owned();
+    Ended { out, problem, server_error: guard.take_server_error(), is_over }
+}
+
+fn events(out: &str) -> Vec<Value> {
+    out.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok()).collect()
+}
+
+fn text(out: &str) -> String {
+    let events = events(out);
+    events.iter().filter_map(|event| event["choices"][0]["delta"]["content"].as_str()).collect()
+}
+
+fn reasons(out: &str) -> Vec<String> {
+    let events = events(out);
+    let reasons = events.iter().filter_map(|event| event["choices"][0]["finish_reason"].as_str());
+    reasons.map(str::to_owned).collect()
+}
+
+const GOOD: &str = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\ndata: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: {\"choices\":[],\"usage\":{}}\n\ndata: [DONE]\n\n";
+
+fn event(choice: &str) -> String {
+    format!("data: {{\"choices\":[{choice}]}}\n\n")
+}
+
+#[test]
+fn every_reported_stream_ends_as_it_should() {
+    let cases: Vec<Value> = serde_json::from_str(include_str!("../../../tests/cases/streams.json")).unwrap();
+    for case in &cases {
+        let (name, body) = (&case["name"], case["body"].as_str().unwrap());
+        for chunk in [1, 7, body.len()] {
+            let ended = run(body.as_bytes(), chunk);
+            let problem = ended.problem.as_deref();
+            match case["expect"]["outcome"].as_str().unwrap() {
+                "an error with the code and message of the text" => {
+                    let words =
+                        "Qwen ended its answer with an error: Requests rate limit exceeded (Throttling)";
+                    assert_eq!(problem, Some(words));
+                    assert_eq!(ended.server_error.unwrap().status, Some(429));
+                }
+                "an error with the server's words" => {
+                    let body = ServerError::of_body(body.as_bytes());
+                    assert!(
+                        problem.is_some_and(|words| words.contains(&body.message.unwrap()))
+                            || body.code.is_none(),
+                        "{name}"
+                    );
+                }
+                "exhausted, next account answers" => {
+                    let asked = Asked { is_key: true, model: "m", now_ms: 0 };
+                    let reading = Reading::of_inner_error(ended.server_error.unwrap(), &asked);
+                    assert!(matches!(reading.verdict, Verdict::QuotaExhausted { .. }), "{name}");
+                    assert_eq!(reading.status, 429);
+                }
+                "error" => {
+                    assert!(
+                        problem.is_some_and(|words| words.starts_with("Qwen broke its answer off (")),
+                        "{name}"
+                    );
+                    assert_eq!(text(&ended.out), "half an answer");
+                }
+                outcome => {
+                    assert_eq!(problem, None, "{name}");
+                    let reason = outcome.strip_prefix("ends as ").unwrap_or("stop");
+                    assert_eq!(reasons(&ended.out), [reason], "{name}");
+                    let said = ["half an answer", "I will look.", "fine", "all at once"];
+                    assert!(said.contains(&text(&ended.out).as_str()), "{name}: {}", ended.out);
+                    assert!(ended.out.ends_with("data: [DONE]\n\n"), "{name}: {}", ended.out);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_good_stream_passes_byte_for_byte_and_is_not_copied() {
+    for chunk in 1..GOOD.len() {
+        let ended = run(GOOD.as_bytes(), chunk);
+        assert_eq!((ended.out.as_str(), ended.problem), (GOOD, None));
+    }
+    let bytes = Bytes::from_static(GOOD.as_bytes());
+    assert_eq!(Guard::default().pass(bytes.clone()).as_ptr(), bytes.as_ptr());
+}
+
+#[test]
+fn done_is_the_end_whatever_follows() {
+    let ended = run(format!("{GOOD}data: {{\"error\":1}}\n\n").as_bytes(), 9);
+    assert_eq!((ended.out.as_str(), ended.is_over, ended.problem), (GOOD, true, None));
+    assert_eq!(run(GOOD.trim_end().as_bytes(), 5).out, GOOD);
+}
+
+#[test]
+fn lines_end_as_the_host_reads_them() {
+    for end in ["\r", "\r\n"] {
+        let stream = format!("\u{feff}{}", GOOD.replace('\n', end));
+        for chunk in [1, 4, stream.len()] {
+            assert_eq!(run(stream.as_bytes(), chunk).out, GOOD, "{end:?}");
+        }
+    }
+}
+
+#[test]
+fn an_empty_or_cut_stream_ends_in_an_error() {
+    assert!(run(b"data: [DONE]\n\n", 3).problem.is_some());
+    assert!(run(b"", 1).problem.is_some());
+    assert!(run(b"{\"no\":\"answer\"}", 4).problem.is_some());
+    let ended = run(&GOOD.as_bytes()[..100], 7);
+    assert!(ended.problem.is_some() && ended.out.ends_with('\n'));
+    assert!(run(event(r#"{"delta":{},"finish_reason":"eos"}"#).as_bytes(), 9).problem.is_some());
+}
+
+#[test]
+fn what_went_wrong_is_said_with_one_advice_and_no_retry_word() {
+    let mut guard = Guard::default();
+    assert_eq!(guard.problem(None).message(), "Qwen sent an empty answer. Send the message again.");
+    guard.pass(Bytes::from_static(&GOOD.as_bytes()[..150]));
+    assert_eq!(
+        guard.problem(None).message(),
+        "Qwen ended its answer without finishing it. Send the message again."
+    );
+    let failure = Error::new(Code::Network, "The connection to qwen.ai broke: timed out. Try again.");
+    let error = guard.end(Some(&failure)).unwrap_err();
+    assert_eq!(error.code(), Code::Network);
+    assert_eq!(
+        error.message().replace('\u{2060}', ""),
+        "The connection to qwen.ai broke: timed out. Send the message again."
+    );
+    assert!(!error.message().contains("timed out"));
+}
+
+#[test]
+fn a_thought_a_tool_call_or_an_error_says_something() {
+    for event in [
+        r#"{"choices":[{"delta":{"reasoning_content":"hm"}}]}"#,
+        r#"{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#,
+        r#"{"error":{"message":"no"}}"#,
+        r#"{"choices":[{"delta":{},"finish_reason":"length"}]}"#,
+    ] {
+        let mut guard = Guard::default();
+        guard.pass(format!("data: {event}\r\n\r\n").into());
+        assert!(guard.has_said_something(), "{event}");
+    }
+    let mut guard = Guard::default();
+    guard.pass(Bytes::from_static(b"data: {\"choices\":[{\"delta\":{\"content\":\"\",\"role\":\"assistant\"},\"finish_reason\":null}]}\n\n"));
+    assert!(!guard.has_said_something());
+}
+
+#[test]
+fn an_end_is_found_among_events_that_only_look_like_one() {
+    let said = event(r#"{"delta":{"content":"hi"},"finish_reason":null}"#);
+    let quoted = event(r#"{"delta":{"content":"\"finish_reason\":\"stop\""},"finish_reason" : null}"#);
+    for (end, is_end) in [
+        (event(r#"{"delta":{},"finish_reason": "stop"}"#), true),
+        (event(r#"{"finish_reason":null},{"finish_reason":"stop"}"#), true),
+        ("data: {\"error\":null,\"choices\":[]}\n\n".to_owned(), false),
+        (event(r#"{"delta":{"content":"error"},"finish_reason":null}"#), false),
+    ] {
+        let stream = format!("{said}{quoted}{end}");
+        assert_eq!(run(stream.as_bytes(), stream.len()).problem.is_none(), is_end, "{end}");
+    }
+}
+
+#[test]
+fn a_long_event_may_come_byte_by_byte() {
+    // Quadratic time would take an hour.
+    let long =
+        event(&format!(r#"{{"delta":{{"content":"{}"}},"finish_reason":"stop"}}"#, "x".repeat(2_000_000)));
+    let ended = run(long.as_bytes(), 1);
+    assert_eq!((ended.out.len(), ended.problem), (long.len(), None));
+    let endless = vec![b'x'; MAX_LINE + 1];
+    assert!(run(&[GOOD.as_bytes(), b"data: ", endless.as_slice()].concat(), 50_000).problem.is_none());
+    let ended = run(&[event(r#"{"delta":{"content":"a"}}"#).as_bytes(), endless.as_slice()].concat(), 50_000);
+    assert_eq!(ended.problem.as_deref(), Some("Qwen sent an event that is too large."));
+}
+
+#[test]
+fn a_call_after_text_lets_the_answer_end_in_calls() {
+    let said = event(r#"{"delta":{"content":"hi"}}"#);
+    let call =
+        event(r#"{"delta":{"tool_calls":[{"index":0,"id":"c","function":{"name":"f","arguments":""}}]}}"#);
+    let no_call = event(r#"{"delta":{"content":"tool_calls _call","tool_calls":null}}"#);
+    let end = event(r#"{"delta":{},"finish_reason":"tool_calls"}"#);
+    assert_eq!(reasons(&run(format!("{said}{call}{end}").as_bytes(), 50).out), ["tool_calls"]);
+    assert_eq!(reasons(&run(format!("{said}{no_call}{end}").as_bytes(), 50).out), ["stop"]);
+}
+
+#[test]
+fn an_error_in_the_middle_ends_with_the_servers_words() {
+    let said = event(r#"{"delta":{"content":"half"}}"#);
+    for (error, words) in [
+        ("event:error\n:HTTP_STATUS/400\ndata:{\"code\":\"C\",\"message\":\"no\"}\n\n", "no (C)"),
+        ("data: {\"error\":{\"message\":\"no\"}}\n\n", "no"),
+        ("data: {\"error\":{\"message\":\"no\"},\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n", "no"),
+    ] {
+        let ended = run(format!("{said}{error}data: [DONE]\n\n").as_bytes(), 5);
+        assert_eq!(ended.problem, Some(format!("Qwen ended its answer with an error: {words}")));
+        assert_eq!(text(&ended.out), "half");
+        // A contradiction says nothing of the account.
+        assert_eq!(ended.server_error.is_some(), !error.contains("delta"));
+    }
+    let block = r#"{"delta":{"content":"half {event: error\n:HTTP_STATUS/503\ndata: {\"code\":\"C\","}}"#;
+    let rest = r#"{"delta":{"content":"\"message\":\"no\"}"},"finish_reason":"error_finish"}"#;
+    let ended = run(format!("{}{}", event(block), event(rest)).as_bytes(), 64);
+    assert_eq!(ended.problem.as_deref(), Some("Qwen ended its answer with an error: no (C)"));
+    assert_eq!(ended.server_error.unwrap().status, Some(503));
+}
+
+#[test]
+fn events_that_the_host_refuses_are_put_right() {
+    let said = event(r#"{"delta":{"content":"hi"}}"#);
+    let parts = event(r#"{"delta":{"content":[{"type":"text","text":" you"},{"type":"text","text":"!"}]}}"#);
+    let end = event(r#"{"delta":{},"finish_reason":"stop"}"#);
+    for usage in [r#"{"choices":null,"usage":{"total_tokens":1}}"#, r#"{"usage":{"total_tokens":1}}"#] {
+        let ended = run(format!("{said}{parts}{end}data: {usage}\n\n").as_bytes(), 30);
+        assert_eq!(text(&ended.out), "hi you!");
+        let last = events(&ended.out).pop().unwrap();
+        assert_eq!((&last["choices"], &last["usage"]["total_tokens"]), (&json!([]), &json!(1)));
+    }
+}
+
+#[test]
+fn a_whole_completion_with_calls_becomes_a_stream() {
+    let completion = json!({"id": "c", "created": 1, "model": "m", "choices": [{"index": 0, "finish_reason": "tool_calls", "message": {
+        "role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}}],
+        "usage": {"total_tokens": 6}});
+    let ended = run(completion.to_string().as_bytes(), 11);
+    let events = events(&ended.out);
+    assert_eq!(events[0]["choices"][0]["delta"]["tool_calls"][0]["index"], 0);
+    assert_eq!(
+        (reasons(&ended.out), &events[2]["usage"]["total_tokens"]),
+        (vec!["tool_calls".to_owned()], &json!(6))
+    );
+    assert!(ended.out.ends_with("data: [DONE]\n\n"));
+}
+
+proptest! {
+    #[test]
+    fn what_came_in_goes_out(stream in "(data: |\\{|\\[|\"a\"|[a-z:\n]){0,60}", chunk in 1_usize..50) {
+        let whole_lines = stream.rfind('\n').map_or(0, |newline| newline + 1);
+        let ended = run(stream.as_bytes(), chunk);
+        let is_json = stream.trim_start().starts_with('{');
+        prop_assert!(is_json || ended.out == stream[..whole_lines].trim_start());
+    }
+
+    #[test]
+    fn cuts_make_no_difference(stream in "(data: |\\{\"choices\":\\[\\{\"delta\":\\{\"content\":\"a\"\\}\\}\\]\\}|\\{\"error\":1\\}|\\[DONE\\]|\\{|\n|\n\n|\r|[a-z]){0,30}", chunk in 1_usize..50) {
+        let (whole, cut) = (run(stream.as_bytes(), stream.len()), run(stream.as_bytes(), chunk));
+        prop_assert_eq!((whole.out, whole.problem, whole.server_error), (cut.out, cut.problem, cut.server_error));
+    }
+}
