@@ -110,8 +110,11 @@ impl Content {
             Self::Answer
         } else if is_error || fields.is_error() {
             Self::Error(fields.error())
-        } else {
+        } else if fields.0.contains_key("choices") || fields.0.contains_key("usage") {
             Self::Nothing
+        } else {
+            // It is not an event of a chat.
+            Self::Answer
         }
     }
 }

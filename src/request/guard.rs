@@ -14,8 +14,11 @@ use super::host_errors::plain;
 use crate::error::{Code, Error, Result};
 use crate::sse::{LineReader, MAX_LINE, SseEvent, data_of};
 
+/// The end of a key, and if a value that begins with a byte has to be read.
+type KeyRule = (Finder<'static>, fn(u8) -> bool);
+
 /// The ends of keys, and what their values begin with where an event has to be read. The search objects are costly to make.
-static READ_IF: LazyLock<[(Finder, fn(u8) -> bool); 3]> = LazyLock::new(|| {
+static READ_IF: LazyLock<[KeyRule; 3]> = LazyLock::new(|| {
     [
         (Finder::new(b"finish_reason\""), |first| first != b'n'),
         (Finder::new(b"error\""), |first| first != b'n'),
@@ -36,12 +39,13 @@ pub struct Guard {
     json: Option<Vec<u8>>,
     is_json: bool,
     has_begun: bool,
-    events: Events,
+    events: ChatEvents,
 }
 
 /// The events so far.
 #[derive(Debug, Default)]
-struct Events {
+#[expect(clippy::struct_excessive_bools, reason = "each is independent of the others")]
+struct ChatEvents {
     /// The lines of the current event but its data.
     event: SseEvent,
     recent: Vec<u8>,
@@ -56,7 +60,7 @@ struct Events {
 }
 
 /// What becomes of a line.
-enum Line {
+enum LineFate {
     Kept,
     Replaced(Vec<u8>),
     Dropped,
@@ -128,15 +132,15 @@ impl Guard {
         let (mut copied, mut end) = (None::<Vec<u8>>, 0);
         lines.read(bytes, |line| {
             let fate = events.take(line.text);
-            if copied.is_none() && line.is_verbatim && matches!(fate, Line::Kept) {
+            if copied.is_none() && line.is_verbatim && matches!(fate, LineFate::Kept) {
                 end = line.end;
                 return;
             }
             let out = copied.get_or_insert_with(|| bytes[..end].to_vec());
             match &fate {
-                Line::Kept => out.extend_from_slice(line.text),
-                Line::Replaced(text) => out.extend_from_slice(text),
-                Line::Dropped => return,
+                LineFate::Kept => out.extend_from_slice(line.text),
+                LineFate::Replaced(text) => out.extend_from_slice(text),
+                LineFate::Dropped => return,
             }
             out.push(b'\n');
         });
@@ -161,9 +165,9 @@ impl Guard {
         if failure.is_none() {
             lines.end(|line| {
                 match events.take(line.text) {
-                    Line::Kept => rest.extend_from_slice(line.text),
-                    Line::Replaced(text) => rest.extend_from_slice(&text),
-                    Line::Dropped => return,
+                    LineFate::Kept => rest.extend_from_slice(line.text),
+                    LineFate::Replaced(text) => rest.extend_from_slice(&text),
+                    LineFate::Dropped => return,
                 }
                 rest.push(b'\n');
             });
@@ -195,26 +199,26 @@ impl Guard {
     }
 }
 
-impl Events {
-    fn take(&mut self, line: &[u8]) -> Line {
+impl ChatEvents {
+    fn take(&mut self, line: &[u8]) -> LineFate {
         if self.failure.is_some() || (self.is_done && (self.ends_event || !line.is_empty())) {
-            return Line::Dropped;
+            return LineFate::Dropped;
         }
         self.ends_event = line.is_empty();
         let Some(data) = data_of(line) else {
             if self.event.add(line) {
                 self.event = SseEvent::default();
             }
-            return Line::Kept;
+            return LineFate::Kept;
         };
         if data.trim_ascii() == b"[DONE]" {
             self.is_done = true;
-            return Line::Kept;
+            return LineFate::Kept;
         }
         self.remember(data);
         // Once something was said, most events need not be read.
         if self.has_content && !self.event.is_error && !self.has_to_be_read(data) {
-            return Line::Kept;
+            return LineFate::Kept;
         }
         self.read(data)
     }
@@ -240,20 +244,20 @@ impl Events {
             })
     }
 
-    fn read(&mut self, data: &[u8]) -> Line {
+    fn read(&mut self, data: &[u8]) -> LineFate {
         if let Content::Error(mut error) = Content::of_json(data, self.event.is_error) {
             error.status = self.event.status.or(error.status);
             self.fail_with(Some(error), None);
-            return Line::Dropped;
+            return LineFate::Dropped;
         }
-        let Ok(mut event) = serde_json::from_slice::<Value>(data) else { return Line::Kept };
+        let Ok(mut event) = serde_json::from_slice::<Value>(data) else { return LineFate::Kept };
         if has_error(&event) {
             // An error beside content says nothing of the account.
             let message = ServerError::of_body(data).message;
             self.fail(&broken_off(message.as_deref(), None), None);
-            return Line::Dropped;
+            return LineFate::Dropped;
         }
-        let Some(fields) = event.as_object_mut() else { return Line::Kept };
+        let Some(fields) = event.as_object_mut() else { return LineFate::Kept };
         let mut is_changed = false;
         if !fields.get("choices").is_some_and(Value::is_array) {
             fields.insert("choices".to_owned(), json!([]));
@@ -262,10 +266,10 @@ impl Events {
         for choice in fields.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
             is_changed |= self.put_right(choice);
             if self.failure.is_some() {
-                return Line::Dropped;
+                return LineFate::Dropped;
             }
         }
-        if is_changed { Line::Replaced(format!("data: {event}").into_bytes()) } else { Line::Kept }
+        if is_changed { LineFate::Replaced(format!("data: {event}").into_bytes()) } else { LineFate::Kept }
     }
 
     /// Puts a choice into a form that the host understands. True if that changed it.
@@ -309,12 +313,11 @@ impl Events {
     /// The reason of an end as the host knows it; `None` for an error.
     fn known_reason(&self, reason: &str) -> Option<&'static str> {
         match reason {
-            "stop" => Some("stop"),
             "length" | "model_context_window_exceeded" | "max_tokens" => Some("length"),
             "content_filter" | "sensitive" => Some("content_filter"),
             "tool_calls" | "tool_use" if self.has_call => Some("tool_calls"),
             "function_call" if self.has_call => Some("function_call"),
-            "tool_calls" | "function_call" => Some("stop"),
+            "stop" | "tool_calls" | "function_call" => Some("stop"),
             "error_finish"
             | "error"
             | "abort"
@@ -335,7 +338,7 @@ impl Events {
         let start = text.rfind("event:error").or_else(|| text.rfind("event: error")).unwrap_or(0);
         ServerError::in_events(&text[start..]).or_else(|| {
             text.match_indices('{').take(8).find_map(|(at, _)| {
-                let found = Content::of_json(text[at..].as_bytes(), false);
+                let found = Content::of_json(&text.as_bytes()[at..], false);
                 if let Content::Error(error) = found { Some(error) } else { None }
             })
         })

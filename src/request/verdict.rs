@@ -167,13 +167,13 @@ impl Reading {
 /// Finds out if a body with a success status holds an answer, or an error in its place. The bytes may be cut anywhere.
 #[derive(Debug, Default)]
 pub struct AnswerReader {
-    form: Form,
+    form: BodyForm,
     json: Vec<u8>,
     events: EventReader,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Form {
+enum BodyForm {
     #[default]
     Unknown,
     Json,
@@ -184,14 +184,14 @@ impl AnswerReader {
     /// Takes the next bytes of the body. `None` as long as the body has said nothing.
     pub fn read(&mut self, bytes: &[u8]) -> Option<Content> {
         let mut bytes = bytes;
-        if self.form == Form::Unknown {
+        if self.form == BodyForm::Unknown {
             let start = bytes
                 .iter()
                 .position(|byte| !byte.is_ascii_whitespace() && !b"\xef\xbb\xbf".contains(byte))?;
-            self.form = if matches!(bytes[start], b'{' | b'[') { Form::Json } else { Form::Events };
+            self.form = if matches!(bytes[start], b'{' | b'[') { BodyForm::Json } else { BodyForm::Events };
             bytes = &bytes[start..];
         }
-        if self.form == Form::Json {
+        if self.form == BodyForm::Json {
             self.json.extend_from_slice(bytes);
             return (self.json.len() > MAX_ERROR_BODY).then_some(Content::Answer);
         }
@@ -203,7 +203,7 @@ impl AnswerReader {
     /// What the body is that ends here.
     #[must_use]
     pub fn end(mut self) -> Content {
-        if self.form == Form::Json {
+        if self.form == BodyForm::Json {
             return Content::of_json(&self.json, false);
         }
         let mut found = None;
@@ -214,7 +214,7 @@ impl AnswerReader {
     /// True if the body is one JSON document.
     #[must_use]
     pub fn is_json(&self) -> bool {
-        self.form == Form::Json
+        self.form == BodyForm::Json
     }
 }
 

@@ -243,7 +243,7 @@ fn an_answer_is_no_error_even_if_it_contradicts_itself() {
         r#"{"code":"Success","message":"fine"}"#,
         r#"{"error":{},"message":"fine"}"#,
     ] {
-        assert_eq!(inner(body), Content::Nothing, "{body}");
+        assert!(!matches!(inner(body), Content::Error(_)), "{body}");
     }
 }
 
