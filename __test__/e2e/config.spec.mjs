@@ -25,7 +25,13 @@ describe("configuration", suite(), () => {
     const { "qwen-code/coder-model": coder, "qwen-code/vision-model": vision } = models;
     assert.deepEqual(coder.limit, { context: 1_048_576, output: 65_536 });
     assert.deepEqual(vision.limit, { context: 131_072, output: 8_192 });
-    assert.deepEqual([inputs(coder), inputs(vision)], [["text"], ["text", "image"]]);
+    assert.deepEqual(
+      [inputs(coder), inputs(vision)],
+      [
+        ["text", "image"],
+        ["text", "image"],
+      ],
+    );
     for (const model of [coder, vision]) {
       assert.equal(model.capabilities.toolcall, true);
       assert.equal(model.capabilities.reasoning, false);

@@ -56,13 +56,7 @@ describe("keys", suite(), () => {
     const host = await openHost(t, { login: false });
     const key = addKey(host);
     const { stdout } = await host.run(["models", "qwen-code"]);
-    for (const model of [
-      "coder-model",
-      "qwen3.7-max",
-      "qwen3.7-plus",
-      "qwen3-coder-plus",
-      "qwen3-coder-next",
-    ])
+    for (const model of ["glm-5", "qwen3.7-max", "qwen3.7-plus", "qwen3-coder-plus", "qwen3-coder-next"])
       assert.ok(stdout.split("\n").includes(`qwen-code/${model}`), stdout);
     assertAnswer(await host.chat("hello", MODEL), "You said: hello");
     const [request] = host.server.seen("chat");
@@ -83,7 +77,7 @@ describe("keys", suite(), () => {
     );
     assert.deepEqual(
       host.server.seen("chat").map(({ account }) => account),
-      ["planned", "planned"],
+      ["planned"],
     );
     // With leave it goes on.
     const env = { OPENCODE_QWEN_ALLOW_PAID_FALLBACK: "1" };

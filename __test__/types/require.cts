@@ -24,6 +24,9 @@ async function useClient(): Promise<void> {
   const [usage]: qwen.Usage[] = await client.usage();
   const today: qwen.UsageCounts | undefined = usage?.today;
   console.log(today?.requests, usage?.days.at(-1)?.date, usage?.hours[0]?.at);
+  const models: qwen.Model[] = await client.models({ refresh: true });
+  const seeing = models.filter(({ input, thinking }) => input.includes("image") && thinking?.toggle);
+  console.log(seeing.map(({ id, output, accounts }) => `${id} ${output} ${accounts.length}`));
   client.close();
 }
 

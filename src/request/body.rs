@@ -180,8 +180,10 @@ fn count_markers(text: &str, fields: &Fields, messages: Option<&[Fields]>) -> us
             0
         }
     };
-    let in_messages = messages.unwrap_or_default().iter().filter_map(|message| message.get("content"));
-    in_messages.chain(fields.get("tools")).map(in_array).sum()
+    let messages = messages.unwrap_or_default();
+    let on_messages = messages.iter().filter(|message| message.get(CACHE_CONTROL_FIELD).is_some()).count();
+    let contents = messages.iter().filter_map(|message| message.get("content"));
+    on_messages + contents.chain(fields.get("tools")).map(in_array).sum::<usize>()
 }
 
 /// How the messages of one body are shaped.

@@ -1,0 +1,94 @@
+// Models in OpenCode: what is offered for a key, beside what OpenCode's own provider offers for the same key; and what of
+// it reaches the wire.
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import { PNG } from "../support/png.mjs";
+import { openHost, suite } from "./support/opencode.mjs";
+
+const STORE = ".qwen/oauth_accounts.json";
+const TOKEN_PLAN = "https://token-plan.ap-southeast-1.maas.aliyuncs.com/compatible-mode/v1";
+
+function writeKey(host, fields) {
+  const record = { id: "planned", plan: "token-plan", region: "intl", createdAt: 1, ...fields };
+  host.sandbox.write(STORE, { version: 1, accounts: [], activeAccountId: record.id, apiKeys: [record] });
+}
+
+/** What `opencode models --verbose` prints: a line with the name, then JSON, for each model. */
+async function modelsOf(host, provider) {
+  const { stdout } = await host.run(["models", provider, "--verbose"]);
+  const entries = stdout.matchAll(/^[\w-]+\/(\S+)\n(\{[^]*?^\})/gm);
+  return Object.fromEntries([...entries].map(([, id, json]) => [id, JSON.parse(json)]));
+}
+
+/** OpenCode's own provider lists models that make images and videos, too. */
+const chats = ({ id }) => !/image|happyhorse/.test(id);
+
+describe("models", suite(), () => {
+  test("nothing is worse than in OpenCode's own provider for the same key", async (t) => {
+    const host = await openHost(t, { login: false, env: { ALIBABA_TOKEN_PLAN_API_KEY: "sk-sp-of-a-plan" } });
+    writeKey(host, { key: "sk-sp-of-a-plan", baseUrl: TOKEN_PLAN });
+    const ours = await modelsOf(host, "qwen-code");
+    const theirs = Object.values(await modelsOf(host, "alibaba-token-plan")).filter(chats);
+    assert.ok(theirs.length >= 20, `${theirs.length} models`);
+    for (const their of theirs) {
+      const our = ours[their.id];
+      assert.ok(our, `${their.id} is missing`);
+      assert.deepEqual(
+        [our.name, our.limit.context, our.limit.output, our.cost, our.release_date],
+        [their.name, their.limit.context, their.limit.output, their.cost, their.release_date],
+      );
+      const { interleaved, attachment, input, ...capabilities } = their.capabilities;
+      assert.deepEqual({ ...our.capabilities, ...capabilities }, our.capabilities, their.id);
+      assert.ok(!attachment || our.capabilities.attachment, their.id);
+      for (const kind of Object.keys(input))
+        assert.ok(!input[kind] || our.capabilities.input[kind], their.id);
+      if (interleaved) assert.deepEqual(our.capabilities.interleaved, interleaved, their.id);
+      for (const [variant, { reasoningEffort }] of Object.entries(their.variants ?? {})) {
+        assert.equal(our.variants[variant]?.reasoningEffort, reasoningEffort, `${their.id} ${variant}`);
+      }
+    }
+    assert.deepEqual(Object.keys(ours["qwen3.7-plus"].variants).sort(), [
+      "high",
+      "low",
+      "max",
+      "medium",
+      "none",
+    ]);
+    assert.deepEqual(Object.keys(ours["deepseek-v4-pro"].variants).sort(), ["high", "max", "none"]);
+    assert.equal(ours["coder-model"], undefined);
+    assert.equal(ours["wan2.7-image"], undefined);
+  });
+
+  test("images and thinking reach the server", async (t) => {
+    const host = await openHost(t, { login: false, server: { strict: false } });
+    const models = ["qwen3.7-plus", "qwen3.8-max", "deepseek-v4-pro", "glm-5"];
+    const key = host.server.addKey({ plan: "token-plan", account: "planned", models });
+    writeKey(host, { key, baseUrl: host.server.apiBaseUrl });
+    host.sandbox.write("work/pixel.png", Buffer.from(PNG, "base64"));
+    const sent = async (model, ...args) => {
+      const { code, stderr } = await host.chat("look", { model, args });
+      assert.equal(code, 0, stderr);
+      return host.server.seen("chat").at(-1).body;
+    };
+    const plain = await sent("qwen3.7-plus", "--file", "pixel.png");
+    assert.equal(plain.messages.at(-1).content.filter(({ type }) => type === "image_url").length, 1);
+    const thinking = ({ enable_thinking, thinking_budget, reasoning_effort, preserve_thinking }) => [
+      enable_thinking,
+      thinking_budget,
+      reasoning_effort,
+      preserve_thinking,
+    ];
+    assert.deepEqual(thinking(plain), [true, undefined, undefined, true]);
+    assert.deepEqual([plain.vl_high_resolution_images, plain.max_tokens], [true, 65_536]);
+    for (const [model, variant, expected] of [
+      ["qwen3.7-plus", "none", [false, undefined, undefined, true]],
+      ["qwen3.7-plus", "high", [true, 32_768, undefined, true]],
+      ["qwen3.8-max", "xhigh", [true, undefined, "xhigh", true]],
+      ["deepseek-v4-pro", "max", [true, undefined, "max", true]],
+    ]) {
+      assert.deepEqual(thinking(await sent(model, "--variant", variant)), expected, `${model} ${variant}`);
+    }
+    const foreign = await sent("glm-5");
+    assert.equal(foreign.metadata, undefined);
+  });
+});
