@@ -25,6 +25,7 @@ mod free_tier;
 mod gateway;
 mod importing;
 mod kinds;
+mod model_lists;
 mod multi_process;
 mod network_faults;
 mod odd_clocks;
