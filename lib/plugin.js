@@ -4,6 +4,7 @@
 // happens in `fetch`, since a user's configuration may replace everything else.
 
 const { QwenClient } = require("./client");
+const { isMetered } = require("./cli/plans");
 const { keyMethods } = require("./key-login");
 const { SERVICE, adopt, placeholder, startLogin } = require("./logins");
 const { LOGIN_MODELS, hostModels } = require("./models");
@@ -107,7 +108,21 @@ async function QwenAuthPlugin(input, options) {
     return { type: "success", ...placeholder(id) };
   }
 
-  const addKey = (key, choice) => entryFor(qwen.addApiKey({ key: String(key ?? ""), ...choice }));
+  const addKey = async (key, choice) => {
+    const account = qwen.addApiKey({ key: String(key ?? ""), ...choice });
+    const entry = await entryFor(account);
+    host.attempt(async () => tellPrice(await account));
+    return entry;
+  };
+
+  /** A key that costs money by use never does so unsaid. */
+  function tellPrice(account) {
+    if (!isMetered(account)) return;
+    const text = account.active
+      ? `"${account.label}" is the active account now. Its requests are billed by use.`
+      : `"${account.label}" is billed by use, and another account stays active. To use it: \`npx ${SERVICE} use ${account.id}\``;
+    host.toastLater("warning", text, FAILURE_TOAST_DELAY_MS);
+  }
 
   return {
     auth: {

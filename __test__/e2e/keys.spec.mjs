@@ -56,8 +56,10 @@ describe("keys", suite(), () => {
     const host = await openHost(t, { login: false });
     const key = addKey(host);
     const { stdout } = await host.run(["models", "qwen-code"]);
-    for (const model of ["glm-5", "qwen3.7-max", "qwen3.7-plus", "qwen3-coder-plus", "qwen3-coder-next"])
-      assert.ok(stdout.split("\n").includes(`qwen-code/${model}`), stdout);
+    const listed = stdout.split("\n");
+    for (const model of ["qwen3.7-plus", "qwen3-coder-plus", "qwen3-coder-next", "kimi-k2.5"])
+      assert.ok(listed.includes(`qwen-code/${model}`), stdout);
+    assert.ok(!listed.includes("qwen-code/coder-model"), stdout);
     assertAnswer(await host.chat("hello", MODEL), "You said: hello");
     const [request] = host.server.seen("chat");
     assert.equal(request.headers.authorization, `Bearer ${key}`);
@@ -90,7 +92,7 @@ describe("keys", suite(), () => {
     for (let turn = 0; turn < 2; turn += 1) {
       assertFailure(
         await host.chat("hello"),
-        /^Qwen ended its free tier on 2026-04-15: [^\n]*`npx opencode-qwen-cli-auth add-key`[^\n]*`opencode -m qwen-code\/qwen3-coder-plus`\.$/,
+        /^Qwen ended its free tier on 2026-04-15: [^\n]*`npx opencode-qwen-cli-auth add-key`[^\n]*`opencode -m qwen-code\/qwen3\.7-plus`\.$/,
       );
     }
     assert.equal(host.server.stats.redemptions, 1);

@@ -7,6 +7,7 @@ use super::verdict::Reading;
 use crate::accounts::kind::Kind;
 use crate::clock::epoch_ms;
 use crate::error::{Code, Error};
+use crate::models::COMMON_MODEL;
 
 /// When Qwen ended the free tier, in epoch milliseconds: 2026-04-15.
 pub const FREE_TIER_END_MS: u64 = 1_776_211_200_000;
@@ -65,7 +66,7 @@ fn free_tier_ended(has_key: bool) -> Error {
         "Add the key of a plan with `npx opencode-qwen-cli-auth add-key`, and go on with it"
     };
     let message = format!(
-        "Qwen ended its free tier on 2026-04-15: a login still succeeds, and requests with it are refused, so it does not help to log in again. {add}: `opencode -m qwen-code/qwen3-coder-plus`."
+        "Qwen ended its free tier on 2026-04-15: a login still succeeds, and requests with it are refused, so it does not help to log in again. {add}: `opencode -m qwen-code/{COMMON_MODEL}`."
     );
     Error::new(Code::FreeTierDiscontinued, message)
 }
