@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use http::header::{CONTENT_TYPE, DATE, HeaderMap, USER_AGENT};
+use http::header::{DATE, HeaderMap, USER_AGENT};
 use reqwest::Response;
-use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::Url;
@@ -19,6 +18,8 @@ use crate::clock::epoch_ms;
 use crate::error::{Code, Error, Result};
 use crate::http::proxy::{NamedProxy, Proxies};
 use crate::http::{Http, TransportError, read_limited};
+use crate::keys::check::{Inquiry, PlaceAnswer};
+use crate::keys::input::Candidate;
 use crate::request::headers::{PRODUCT, for_attempt};
 use crate::request::verdict::{Asked, Reading, Verdict};
 use crate::secret::Secret;
@@ -30,8 +31,6 @@ const CLOCK: &str = "clock";
 
 /// By so much a clock may be off.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(5 * 60);
-/// The model that a key is proved with. A server that lacks it says so, which proves the key as well.
-const CHECK_MODEL: &str = "qwen3.7-plus";
 /// The most that is read of an answer.
 const MAX_BODY: usize = 64 * 1024;
 
@@ -100,7 +99,7 @@ async fn ask_oauth_server(http: &Http, endpoint: &Url, proxies: &Proxies) -> (Fi
     root.set_path("/");
     root.set_query(None);
     let shown = root.origin().ascii_serialization();
-    match send(http, http::Method::HEAD, root.clone(), HeaderMap::new(), None).await {
+    match send(http, http::Method::HEAD, root.clone(), HeaderMap::new()).await {
         Ok(response) => (Finding::ok(OAUTH, format!("The OAuth server {shown} answers.")), date(&response)),
         Err(error) => (unreachable(OAUTH, &error, &root, proxies), None),
     }
@@ -109,10 +108,11 @@ async fn ask_oauth_server(http: &Http, endpoint: &Url, proxies: &Proxies) -> (Fi
 async fn ask_api(http: &Http, account: &AskedAccount, proxies: &Proxies) -> (Finding, Option<u64>) {
     let shown = display(&account.base_url);
     let name = format!("The API of \"{}\" ({shown})", account.label);
+    if let Some(key) = account.access_token.as_ref().filter(|_| account.is_to_be_proved) {
+        return (prove(http, account, key, &name, proxies).await, None);
+    }
     let answer = async {
-        // A list of models may be open to everyone, and proves no key.
-        let endpoint = if account.is_to_be_proved { "chat/completions" } else { "models" };
-        let url = Url::parse(&format!("{shown}/{endpoint}")).map_err(Error::internal)?;
+        let url = Url::parse(&format!("{shown}/models")).map_err(Error::internal)?;
         let headers = match &account.access_token {
             Some(token) => {
                 let host = url.host_str().unwrap_or_default();
@@ -120,12 +120,7 @@ async fn ask_api(http: &Http, account: &AskedAccount, proxies: &Proxies) -> (Fin
             }
             None => HeaderMap::new(),
         };
-        let chat = account.is_to_be_proved.then(|| {
-            let message = json!({"role": "user", "content": "hi"});
-            json!({"model": CHECK_MODEL, "messages": [message], "max_tokens": 1})
-        });
-        let method = if chat.is_some() { http::Method::POST } else { http::Method::GET };
-        send(http, method, url, headers, chat).await
+        send(http, http::Method::GET, url, headers).await
     };
     let mut response = match answer.await {
         Ok(response) => response,
@@ -154,10 +149,33 @@ async fn ask_api(http: &Http, account: &AskedAccount, proxies: &Proxies) -> (Fin
         _ if account.access_token.is_none() => {
             Finding::ok(API, format!("{name} answers. The token has expired; the next request refreshes it."))
         }
-        _ if account.is_to_be_proved => Finding::ok(API, format!("{name} takes the key.")),
         _ => Finding::ok(API, format!("{name} answers.")),
     };
     (finding, time)
+}
+
+/// Proves a key by a chat of one token: a list of models may be open to everyone.
+async fn prove(http: &Http, account: &AskedAccount, key: &Secret, name: &str, proxies: &Proxies) -> Finding {
+    let plan = match account.kind {
+        Kind::Key(plan) => plan,
+        Kind::OAuth => None,
+    };
+    let place = Candidate { plan, region: None, base_url: account.base_url.clone() };
+    let Err(answers) = Inquiry::new(http, key).first_yes(std::slice::from_ref(&place)).await else {
+        return Finding::ok(API, format!("{name} takes the key."));
+    };
+    match answers.first() {
+        Some(PlaceAnswer::Unknown(error)) if error.status().is_some() => {
+            Finding::warning(API, format!("{name} has trouble of its own."), "Wait, and try again")
+        }
+        Some(PlaceAnswer::Unknown(error)) => unreachable(API, error, &account.base_url, proxies),
+        Some(PlaceAnswer::NoApi(status)) => Finding::broken(
+            API,
+            format!("{name} is not an API that takes keys (status {status})."),
+            ours("add-key"),
+        ),
+        _ => refused(account, name, 401),
+    }
 }
 
 fn refused(account: &AskedAccount, name: &str, status: u16) -> Finding {
@@ -173,35 +191,25 @@ fn refused(account: &AskedAccount, name: &str, status: u16) -> Finding {
         Kind::Key(_) if account.has_alternative => Finding::warning(
             API,
             format!(
-                "{name} refuses the key (status {status}): it is of another plan or region, or is no longer valid. Another account works."
+                "{name} refuses the key: it is of another plan or region, or is no longer valid. Another account works."
             ),
             ours(&format!("remove {}", account.id)),
         ),
         Kind::Key(_) => Finding::broken(
             API,
             format!(
-                "{name} refuses the key (status {status}): it is of another plan or region, or is no longer valid. Add it again: its place is looked for."
+                "{name} refuses the key: it is of another plan or region, or is no longer valid. Add it again: its place is looked for."
             ),
             ours("add-key"),
         ),
     }
 }
 
-async fn send(
-    http: &Http,
-    method: http::Method,
-    url: Url,
-    mut headers: HeaderMap,
-    body: Option<Value>,
-) -> Result<Response> {
+async fn send(http: &Http, method: http::Method, url: Url, mut headers: HeaderMap) -> Result<Response> {
     let host = url.host_str().unwrap_or_default().to_owned();
     headers.insert(USER_AGENT, http::HeaderValue::from_static(PRODUCT));
-    let mut request = http.client_for(&url).await?.request(method, url);
-    if let Some(body) = body {
-        headers.insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-        request = request.body(body.to_string());
-    }
-    match timeout(PATIENCE, request.headers(headers).send()).await {
+    let request = http.client_for(&url).await?.request(method, url).headers(headers).send();
+    match timeout(PATIENCE, request).await {
         Ok(Ok(response)) if response.status() == http::StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
             let message = format!("The proxy on the way to {host} asks for a user name and password.");
             Err(Error::new(Code::Network, message))
