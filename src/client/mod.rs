@@ -7,6 +7,7 @@ mod usage;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use url::Url;
 
@@ -54,6 +55,9 @@ use crate::store::record::Record;
 use crate::token_manager::TokenManager;
 use crate::usage::UsageBook;
 use crate::usage::file::UsageFile;
+
+/// Longest time that the head of a stream which has said nothing is kept from a plain client.
+const LONGEST_HOLD: Duration = Duration::from_secs(1);
 
 /// What a client is given by whoever runs it.
 #[derive(Debug, Clone)]
@@ -169,6 +173,8 @@ impl Client {
             http: Arc::clone(&http),
             base_url_override: config.base_url_override.clone(),
             idle_timeout: config.idle_timeout,
+            // A plain client gets the head of a slow stream; OpenCode waits for content anyway.
+            hold: if for_host { config.idle_timeout } else { config.idle_timeout.min(LONGEST_HOLD) },
             clock: clock.clone(),
             last_base_url: Mutex::default(),
         };

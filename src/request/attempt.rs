@@ -88,6 +88,8 @@ pub struct Sender {
     pub base_url_override: Option<BaseUrlOverride>,
     /// How long a request may stay silent.
     pub idle_timeout: Duration,
+    /// How long the beginning of a successful answer is held back for an error in its place.
+    pub hold: Duration,
     /// The time.
     pub clock: Clock,
     /// What was worked out last.
@@ -142,8 +144,8 @@ impl Sender {
             error_body = answer.body.peek(MAX_ERROR_BODY).await;
             reading = Reading::of_body(status.as_u16(), &error_body, &asked);
         } else if status.is_success() && prepared.is_chat {
-            let limit = self.idle_timeout;
-            if let Ok(Content::Error(error)) = tokio::time::timeout(limit, inside(&mut answer.body)).await {
+            let read = tokio::time::timeout(self.hold, inside(&mut answer.body)).await;
+            if let Ok(Content::Error(error)) = read {
                 reading = Reading::of_inner_error(error, &asked);
                 let body = reading.error.to_json();
                 answer.status = StatusCode::from_u16(reading.status).unwrap_or(StatusCode::BAD_GATEWAY);
