@@ -2,6 +2,9 @@
 
 // Arguments that may be secrets. Terminals and CI keep what is printed, so no error repeats one.
 
+const { existsSync } = require("node:fs");
+const { dirname } = require("node:path");
+
 const HIDDEN = "***";
 /** How keys and tokens of well-known services begin. */
 const KNOWN = /^(?:sk[-_]|gh[pousr]_|github_pat_|glpat-|npm_|hf_|xox[a-z]-|AKIA|ASIA|AIza|eyJ|[Bb]earer\s)/u;
@@ -14,14 +17,22 @@ function mayBeSecret(text) {
   return isOneWord && /\d/u.test(text) && /[a-z]/iu.test(text) && !ACCOUNT_ID.test(text);
 }
 
+/** The words of an argument. A path in an existing directory has none: an error has to name the file. */
+function words(argument) {
+  const isPath = /[/\\]/u.test(argument) && existsSync(dirname(argument));
+  return isPath ? [] : [argument, ...argument.split(/[=\s/\\]/u)];
+}
+
 /**
  * A function that takes the arguments that may be secrets out of a text.
  *
  * @param {string[]} argv
  */
 function hider(argv) {
-  const parts = argv.flatMap((argument) => [argument, ...argument.split(/[=\s/\\]/u)]);
-  const secrets = parts.filter(mayBeSecret).sort((one, other) => other.length - one.length);
+  const secrets = argv
+    .flatMap(words)
+    .filter(mayBeSecret)
+    .sort((one, other) => other.length - one.length);
   return (text) => secrets.reduce((shown, secret) => shown.replaceAll(secret, HIDDEN), text);
 }
 
