@@ -145,7 +145,7 @@ export const cases = {
       },
     ];
     for (const cancel of cancels) {
-      const events = ["data: 1\n\n", { wait: 20 }, "data: 2\n\n", { wait: 60_000 }];
+      const events = ["data: 1\n\n", { wait: 300 }, "data: 2\n\n", { wait: 60_000 }];
       await cancel(await streamed(context, { events }));
       await context.server.chat(-1, closedByClient, 2000);
     }
