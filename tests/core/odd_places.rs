@@ -5,7 +5,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use opencode_qwen_cli_auth::client::LoginOptions;
+use opencode_qwen_cli_auth::busy::Busy;
+use opencode_qwen_cli_auth::client::{Client, Context, LoginOptions};
 use opencode_qwen_cli_auth::doctor::Doctor;
 use opencode_qwen_cli_auth::error::Code;
 use opencode_qwen_cli_auth::events::EventKind;
@@ -68,9 +69,13 @@ async fn two_directories_with_links_to_one_file_redeem_it_once() {
     let (one, other) = (Setup::expired().await, Setup::logged_out().await);
     symlink(one.home.credentials(), other.home.credentials()).unwrap();
     one.server.hold();
-    let url = one.server.url();
-    let second =
-        other.try_client(&[("OPENCODE_QWEN_OAUTH_BASE_URL", &url)], false, other.events.events()).unwrap();
+    let context = Context {
+        for_host: false,
+        clock: one.clock.clone(),
+        events: other.events.events(),
+        busy: Busy::unobserved(),
+    };
+    let second = Client::new(&one.options, other.home.environment(&[]), context).unwrap();
     let first = one.client();
     let both = tokio::spawn(async move { tokio::join!(first.access_token(None), second.access_token(None)) });
     one.server.until_token_requests(1).await;
