@@ -226,7 +226,7 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
         assert.ok(response.headers.get("retry-after") > 0);
         const { message } = await errorOf(response);
         assert.match(message, /OAuth.*2026-04-15.*\/auth|not logged in.*\/auth/s);
-        assert.match(message, /quota of this Qwen account/);
+        assert.match(message, /This Qwen account has used up its quota/);
         assert.deepEqual(set.home.bytes(), before);
         assert.equal(set.cliServer.requests.length, 0);
       }
