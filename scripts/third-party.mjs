@@ -51,10 +51,15 @@ export function linkedCrates(target) {
 /** A text with the licence of each crate, those that share one together. */
 export function licences(crates) {
   const users = new Map();
-  for (const { name, version, license, folder, authors } of crates) {
+  const textsOf = ({ folder, license }) => {
     const files = readdirSync(folder).filter((file) => LICENCE_FILE.test(file));
-    const texts = chosen(files, license).map((file) => readText(join(folder, file)));
-    // Some crates of a workspace leave it in the workspace.
+    return chosen(files, license).map((file) => readText(join(folder, file)));
+  };
+  for (const crate of crates) {
+    const { name, version, license, repository, authors } = crate;
+    // Some crates of a workspace leave the text to another one of it.
+    const isKin = (other) => repository && other.repository === repository && other.license === license;
+    const texts = [crate, ...crates.filter(isKin)].map(textsOf).find((found) => found.length > 0) ?? [];
     for (const text of texts.length > 0 ? texts : [withoutFile({ name, license, authors })]) {
       if (!users.has(text)) users.set(text, []);
       users.get(text).push(`${name} ${version} (${license})`);

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::header::{LOCATION, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{Method, StatusCode};
 use url::Url;
 
@@ -88,7 +88,7 @@ pub struct Sender {
     pub base_url_override: Option<BaseUrlOverride>,
     /// How long a request may stay silent.
     pub idle_timeout: Duration,
-    /// How long the beginning of a successful answer is held back for an error in its place.
+    /// How long the beginning of a stream is held back for an error in its place.
     pub hold: Duration,
     /// The time.
     pub clock: Clock,
@@ -144,7 +144,7 @@ impl Sender {
             error_body = answer.body.peek(MAX_ERROR_BODY).await;
             reading = Reading::of_body(status.as_u16(), &error_body, &asked);
         } else if status.is_success() && prepared.is_chat {
-            let read = tokio::time::timeout(self.hold, inside(&mut answer.body)).await;
+            let read = tokio::time::timeout(self.hold_of(&answer), inside(&mut answer.body)).await;
             if let Ok(Content::Error(error)) = read {
                 reading = Reading::of_inner_error(error, &asked);
                 let body = reading.error.to_json();
@@ -155,6 +155,17 @@ impl Sender {
         }
         answer.note_account(&account.id);
         Ok(Attempt { answer, reading, error_body, retry_after_ms })
+    }
+
+    /// How long the beginning of a success is held back for an error in its place. One JSON document is of no use before
+    /// its end; a body that is neither JSON nor text is not an answer to a chat.
+    fn hold_of(&self, answer: &Answer) -> Duration {
+        let content_type = answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        match content_type.map(str::to_ascii_lowercase) {
+            Some(kind) if kind.contains("json") => self.idle_timeout,
+            Some(kind) if !kind.starts_with("text/") => Duration::ZERO,
+            _ => self.hold,
+        }
     }
 
     async fn exchange(
