@@ -7,8 +7,7 @@ import { pathToFileURL } from "node:url";
 import { targetNamed } from "./targets.mjs";
 import { root } from "./tasks.mjs";
 
-/** A package with it has to be under 6 MB unpacked; its other files take their share. */
-const MAX_BYTES = 5_860_000;
+const MAX_BYTES = 6_000_000;
 const OLDEST_GLIBC = [2, 17];
 /** Libraries that every system of a kind has. */
 const LIBRARIES = {

@@ -8,6 +8,7 @@ use futures_util::FutureExt as _;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use url::Url;
 
 use super::dialect::ServerError;
@@ -165,6 +166,8 @@ pub struct Body {
     /// What was found to be wrong with the rest.
     failure: Option<Error>,
     idle_timeout: Duration,
+    /// Until when the connection may end by itself after the last event.
+    done_until: Option<Instant>,
     /// Whether to wait for what is not here yet.
     may_wait: bool,
     guard: Option<Guard>,
@@ -182,6 +185,7 @@ impl Body {
             source: None,
             failure: None,
             idle_timeout: Duration::MAX,
+            done_until: None,
             may_wait: true,
             guard: None,
             on_server_error: None,
@@ -198,6 +202,7 @@ impl Body {
             source: Some(Source::Network(Box::new(response))),
             failure: None,
             idle_timeout,
+            done_until: None,
             may_wait: true,
             guard: None,
             on_server_error: None,
@@ -299,7 +304,11 @@ impl Body {
             None => Ok(None),
             // Some servers leave the connection open after the last event.
             Some(Source::Network(response)) if self.meter.is_done() => {
-                Ok(receive(response, DONE_GRACE, self.may_wait).await.unwrap_or(None))
+                let end = *self.done_until.get_or_insert_with(|| Instant::now() + DONE_GRACE);
+                match end.saturating_duration_since(Instant::now()) {
+                    Duration::ZERO => Ok(None),
+                    left => Ok(receive(response, left, self.may_wait).await.unwrap_or(None)),
+                }
             }
             Some(Source::Network(response)) => receive(response, self.idle_timeout, self.may_wait).await,
             // It has limits of its own.
