@@ -102,7 +102,7 @@ impl Registry {
     }
 
     /// Renames, enables or disables an account. Where the active account is a disabled one afterwards, the cheapest enabled
-    /// one becomes active. Returns the id of the account that became active by that.
+    /// one becomes active, unless it is billed by use and the disabled one was not. Returns the id of the account that became active by that.
     ///
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has, and those of [`Registry::with_store`].

@@ -13,8 +13,8 @@ const WRONG_USAGE = 2;
 async function run(context) {
   const { client, operand, options } = context;
   if (operand === undefined) return importFound(context);
-  if (options.yes || options["dry-run"]) {
-    throw new UsageError("--yes and --dry-run are for an import without a file.", "import");
+  if (options["dry-run"]) {
+    throw new UsageError("--dry-run is for an import without a file.", "import");
   }
   const imported = await client.importAccounts(operand);
   return { value: imported, lines: describe(imported, clean(operand)) };
