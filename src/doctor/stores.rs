@@ -102,14 +102,11 @@ fn set_aside(settings: &Settings) -> Vec<Finding> {
     kept.sort();
     kept.dedup();
     let finding = |path: &PathBuf| {
-        Finding::warning(
-            SET_ASIDE,
-            format!(
-                "{} was set aside when it could not be read. Once you miss no account, it can go.",
-                path.display()
-            ),
-            remove(path),
-        )
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let holds_accounts = !name.starts_with("opencode_qwen_");
+        let advice = if holds_accounts { "Once you miss no account, it can go." } else { "It can go." };
+        let message = format!("{} was set aside when it could not be read. {advice}", path.display());
+        Finding::warning(SET_ASIDE, message, remove(path))
     };
     kept.iter().map(finding).collect()
 }
