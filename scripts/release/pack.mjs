@@ -9,7 +9,7 @@ import { cratesSbom, licences, linkedCrates, mainSbom } from "../third-party.mjs
 
 const SBOM = "sbom.cdx.json";
 const LICENCES = "THIRD-PARTY-LICENSES.txt";
-const MAX_MAIN_PACKED = 60_000;
+const MAX_MAIN_PACKED = 80_000;
 /** The addon may have 6 MB (check-addon.mjs); the licences of its libraries come on top. */
 const MAX_TARGET_UNPACKED = 6_200_000;
 
