@@ -15,4 +15,5 @@ async function setup(context) {
   return require("./lib/opencode2").setup(context);
 }
 
-module.exports = { id: "opencode-qwen-cli-auth", setup, server };
+// Node finds the names for `import` only up to the first one with a value of its own.
+module.exports = { server, setup, id: "opencode-qwen-cli-auth" };
