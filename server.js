@@ -3,6 +3,8 @@
 // What OpenCode loads from 1.3.4 on. OpenCode 1.x calls `server`, OpenCode 2 calls `setup`. OpenCode 2 looks for this file by
 // its name, and takes no function; older versions load index.js, and take nothing but one.
 
+const id = "opencode-qwen-cli-auth";
+
 /** See `QwenAuthPlugin` in index.d.ts. */
 async function server(input, options) {
   return require("./lib/plugin").QwenAuthPlugin(input, options);
@@ -15,5 +17,5 @@ async function setup(context) {
   return require("./lib/opencode2").setup(context);
 }
 
-// Node finds the names for `import` only up to the first one with a value of its own.
-module.exports = { server, setup, id: "opencode-qwen-cli-auth" };
+// Written in short, the only form in which Node finds the names for `import`.
+module.exports = { id, setup, server };
