@@ -4,7 +4,6 @@
 // happens in `fetch`, since a user's configuration may replace everything else.
 
 const { QwenClient } = require("./client");
-const { isMetered } = require("./cli/plans");
 const { keyMethods } = require("./key-login");
 const { SERVICE, adopt, placeholder, startLogin } = require("./logins");
 const { LOGIN_MODELS, hostModels } = require("./models");
@@ -117,6 +116,8 @@ async function QwenAuthPlugin(input, options) {
 
   /** A key that costs money by use never does so unsaid. */
   function tellPrice(account) {
+    // Loaded when it is needed: it takes longer than the rest of the start.
+    const { isMetered } = require("./cli/plans");
     if (!isMetered(account)) return;
     const text = account.active
       ? `"${account.label}" is the active account now. Its requests are billed by use.`
