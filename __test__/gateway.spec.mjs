@@ -1,4 +1,4 @@
-// What only Node can show of the gateway: its handle, its command, and clients of several kinds.
+// Tests of the gateway that need Node: its handle, its command, and clients of several kinds.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";

@@ -1,4 +1,4 @@
-// What a project's configuration may change, and what it may not.
+// The options that a project's configuration may change, and those that it may not.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { QwenAuthPlugin } from "opencode-qwen-cli-auth";

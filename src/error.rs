@@ -51,7 +51,7 @@ pub enum Code {
     QuotaExhausted,
     /// The account may not be asked for a while.
     RateLimited,
-    /// Nobody pays for the account, so that the API refuses its requests.
+    /// The account is not paid for, so the API refuses its requests.
     PaymentRequired,
     /// The account can't use the model that was asked.
     ModelUnavailable,

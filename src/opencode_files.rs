@@ -39,7 +39,7 @@ pub struct OpenCodeFiles {
     of_user: Vec<PathBuf>,
     named: Option<PathBuf>,
     projects: Vec<PathBuf>,
-    /// What is installed.
+    /// The installed handlers.
     pub cache: PathBuf,
     /// Logins and sessions.
     pub data: PathBuf,

@@ -84,7 +84,7 @@ impl Paths {
         self.qwen_dir.join("opencode_qwen_usage.json")
     }
 
-    /// What the servers say of the models of each account.
+    /// The servers' lists of models for each account.
     #[must_use]
     pub fn models(&self) -> PathBuf {
         self.qwen_dir.join("opencode_qwen_models.json")

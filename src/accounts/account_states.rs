@@ -1,4 +1,4 @@
-//! What requests and refreshes find out about an account, written to the store for all processes.
+//! Writes findings of requests and refreshes about an account to the store, for all processes.
 
 use super::cooldown::{Cooldown, CoolingReason, Pause, cooling_until};
 use super::registry::Registry;

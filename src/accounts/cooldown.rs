@@ -65,7 +65,7 @@ pub enum CoolingReason {
     RateLimit,
     /// It may use no more tokens for a time that the server does not tell: a pause that grows.
     TokenLimit,
-    /// Nobody pays for it.
+    /// It is not paid for.
     Payment,
 }
 

@@ -40,7 +40,7 @@ impl Registry {
         }
         match (self.credentials.reserve(), store) {
             (Err(error), Err(_)) => Err(error.with_account(id)),
-            // What can't be replaced may still be written in place, once the tokens are in the store.
+            // A file that can't be replaced may still be written in place, once the tokens are in the store.
             (credentials, store) => Ok(Prepared { credentials: credentials.ok(), store: store.ok() }),
         }
     }

@@ -44,7 +44,7 @@ pub fn flush_at_end(book: WeakUsageBook) {
 /// [`crate::shutdown::LONGEST_WAIT`] and a second.
 pub fn finish() {
     SHUTDOWN.end();
-    // What a thread that is ending can't do any more, threads of the runtime still can.
+    // Threads of the runtime can still do this when a thread that is ending can't.
     let Some(runtime) = started_runtime() else { return };
     let books = std::mem::take(&mut *BOOKS.lock().unwrap_or_else(PoisonError::into_inner));
     let written = Arc::new((Mutex::new(false), Condvar::new()));

@@ -91,7 +91,7 @@ mod unix {
             while is_woken(&mut reader) {
                 shutdown().wait();
                 release();
-                // Whoever handles the signal may let the process live on.
+                // A handler of the signal may let the process live on.
                 shutdown().resume();
             }
         };

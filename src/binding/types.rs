@@ -393,7 +393,7 @@ pub fn found_value(found: &FoundCredential) -> Value {
     })
 }
 
-/// What became of a key that was imported.
+/// Result of the import of a key.
 pub fn imported_value(imported: &ImportedKey) -> Value {
     let (account, error) = match &imported.outcome {
         Ok(account) => (Some(account_value(account)), None),

@@ -37,7 +37,7 @@ pub struct FoundCredential {
     pub taken_with_all: bool,
 }
 
-/// What became of a key that was imported.
+/// Result of the import of a key.
 #[derive(Debug)]
 pub struct ImportedKey {
     /// The key.

@@ -89,7 +89,7 @@ fn installed(places: &OpenCodeFiles, files: &[File]) -> Vec<Finding> {
     .collect()
 }
 
-/// Whoever has logged out in `OpenCode` is not served there, whatever other files hold.
+/// A user who has logged out in `OpenCode` is not served there, whatever other files hold.
 fn logins(places: &OpenCodeFiles, had_host_login: bool) -> Option<Finding> {
     let path = places.auth();
     let entries = safe_open::read(&path, MAX_SIZE).ok().flatten();

@@ -57,7 +57,7 @@ pub(super) async fn serve(exchange: Arc<Exchange>, stream: TcpStream, mut closin
     finish(socket, refusal).await;
 }
 
-/// What a head that can't be read is answered with.
+/// Answer to a head that can't be read.
 fn refusal(error: &hyper::Error, socket: &Socket) -> Option<Refusal> {
     let is_slow = std::error::Error::source(error)
         .and_then(|cause| cause.downcast_ref::<std::io::Error>())

@@ -17,7 +17,7 @@ const PROBE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// What the system knows of a client that sends no more.
+/// The system's knowledge of a client that sends no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Peer {
     Gone,
@@ -75,7 +75,7 @@ impl Departure {
     }
 }
 
-/// What the system's tables say of the client's end.
+/// State of the client's end in the system's tables.
 fn look_up(own: SocketAddr, peer: SocketAddr) -> Peer {
     let tables: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()

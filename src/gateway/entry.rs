@@ -30,7 +30,7 @@ pub struct Entry {
     pub status: Option<u16>,
     /// From its head to the last byte of the answer, in milliseconds.
     pub duration_ms: u64,
-    /// What the answer says it used.
+    /// Usage that the answer reports.
     pub tokens: Option<Tokens>,
 }
 

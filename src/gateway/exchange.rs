@@ -29,7 +29,7 @@ pub(super) const MAX_HEAD: usize = 16 * 1024;
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const ERROR_HEADER: HeaderName = HeaderName::from_static("x-qwen-error");
 
-/// What all requests of a gateway share.
+/// State that all requests of a gateway share.
 pub(super) struct Exchange {
     pub(super) client: Arc<Client>,
     pub(super) gate: Gate,
@@ -41,7 +41,7 @@ pub(super) struct Exchange {
     pub(super) utc_offset_minutes: i32,
 }
 
-/// What an exchange came to.
+/// Result of an exchange.
 enum Outcome {
     Answer(Box<Answer>),
     Json(String),

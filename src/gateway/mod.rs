@@ -43,7 +43,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Rest after a connection that could not be accepted, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a gateway is to be.
+/// Settings of a gateway.
 #[derive(Clone, Default)]
 pub struct GatewaySettings {
     /// The port, or 0 for one that the system chooses.
@@ -98,7 +98,7 @@ impl Gateway {
         Ok(Self { port, key, closing, is_closed, task: task.abort_handle() })
     }
 
-    /// What an `OpenAI` client takes as its base URL.
+    /// Base URL for an `OpenAI` client.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}/v1", self.port)

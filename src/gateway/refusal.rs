@@ -1,4 +1,4 @@
-//! What the gateway itself answers: errors in the API's form.
+//! The gateway's own answers: errors in the API's form.
 
 use bytes::Bytes;
 use http::StatusCode;

@@ -27,7 +27,7 @@ pub(super) struct Reply {
     source: Source,
     recorder: Recorder,
     progress: Progress,
-    /// What broke the answer off, until all that came before is written.
+    /// Error that broke the answer off, kept until the bytes before it are written.
     failure: Option<Error>,
     tells_failure: bool,
 }
@@ -76,7 +76,7 @@ fn failure_event(error: &Error) -> Bytes {
     format!("\n\ndata: {}\n\n", json!({"error": error})).into()
 }
 
-/// What is still to come of a body.
+/// The rest of a body.
 enum Rest {
     Body(Box<answer::Body>),
     Failed(Error),

@@ -13,10 +13,10 @@ use crate::safe_open;
 /// Largest certificate file that is read.
 const MAX_FILE: u64 = 32 * 1024 * 1024;
 const BEGIN: &str = "-----BEGIN ";
-/// What OpenSSL takes for a certificate, too.
+/// Another PEM label that OpenSSL takes for a certificate.
 const LABELS: [&str; 2] = ["CERTIFICATE", "X509 CERTIFICATE"];
 
-/// What a certificate file holds.
+/// Contents of a certificate file.
 #[derive(Debug, Default)]
 pub struct CertificateFile {
     /// The certificates that can be used.

@@ -15,7 +15,7 @@ const QUOTES: [char; 20] = [
 ];
 /// Marks that end an entry of a list or a statement.
 const ENDS: [char; 6] = [',', ';', '\u{ff0c}', '\u{ff1b}', '\u{3001}', '\u{3002}'];
-/// What terminals put around a pasted text.
+/// Sequences that terminals put around a pasted text.
 const PASTE_MARKS: [&str; 2] = ["\u{1b}[200~", "\u{1b}[201~"];
 /// Headers that carry a key.
 const HEADERS: [&str; 5] = ["authorization:", "x-api-key:", "api-key:", "api_key:", "apikey:"];
@@ -175,7 +175,7 @@ fn is_placeholder(key: &str) -> bool {
 /// A text on its way to a key.
 struct Peeled {
     key: String,
-    /// What was left out, in the order in which it was found.
+    /// Left-out entries, in the order in which they were found.
     left_out: Vec<&'static str>,
     /// The variable that the key was assigned to, as a note says it.
     variable: Option<String>,

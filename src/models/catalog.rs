@@ -73,7 +73,7 @@ impl CatalogList {
     }
 }
 
-/// What a model takes and gives.
+/// Facts about a model.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct ModelFacts {
     /// Name for a person.
@@ -82,7 +82,7 @@ pub struct ModelFacts {
     pub context: u64,
     /// Largest output, in tokens.
     pub output: u64,
-    /// What a message may hold, text first.
+    /// Kinds of input that a message may hold, text first.
     pub input: Vec<Input>,
     /// True if it can think before it answers.
     #[serde(default)]

@@ -17,12 +17,12 @@ pub const UNAVAILABLE_MS: u64 = 24 * 60 * 60 * 1000;
 /// Accounts that were not asked for this long are forgotten, in milliseconds.
 const FORGET_MS: u64 = 60 * UNAVAILABLE_MS;
 
-/// What is known of each account, by its id.
+/// Facts about each account, by its id.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ModelLists(pub BTreeMap<String, AccountModels>);
 
-/// What is known of the models of one account.
+/// Facts about the models of one account.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct AccountModels {

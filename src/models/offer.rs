@@ -7,7 +7,7 @@ use super::output_cap_by_name;
 use crate::accounts::kind::Kind;
 use crate::store::record::Record;
 
-/// What is assumed of a model that the catalog does not know, in tokens.
+/// Defaults for a model that the catalog does not know, in tokens.
 const UNKNOWN_CONTEXT: u64 = 131_072;
 const UNKNOWN_OUTPUT: u64 = 8_192;
 
@@ -27,7 +27,7 @@ pub struct OfferedModel {
     pub context: u64,
     /// Largest output, in tokens.
     pub output: u64,
-    /// What a message may hold, text first.
+    /// Kinds of input that a message may hold, text first.
     pub input: Vec<Input>,
     /// True if it can think before it answers.
     pub reasoning: bool,

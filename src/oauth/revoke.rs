@@ -14,7 +14,7 @@ use crate::secret::Secret;
 const MAX_METADATA: usize = 64 * 1024;
 const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
 
-/// What became of a token that was to be revoked.
+/// Result of the revocation of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Revocation {
     /// The server has revoked it.

@@ -103,7 +103,7 @@ impl Redactor {
     #[must_use]
     pub fn text(&self, text: &str) -> String {
         let mut text = text.to_owned();
-        // What is left after a pass may have come to look like a secret.
+        // The rest after a pass may look like a secret only then.
         for _ in 0..MAX_PASSES {
             let mut found = self.known(&text);
             found.extend(looks::find(&text));

@@ -43,7 +43,7 @@ pub struct Shaped {
     pub rules: BodyRules,
 }
 
-/// What an account's kind and the model mean for a body.
+/// Rules for a body, by the account's kind and the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyRules {
     /// True if the server takes what only Qwen's know: cache markers, metadata, thinking.

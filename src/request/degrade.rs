@@ -27,11 +27,11 @@ const HISTORY_BYTES: usize = 16 * 1024;
 pub struct Degraded {
     /// Its body.
     pub body: Vec<u8>,
-    /// What it lacks.
+    /// The parts that are missing.
     pub left_out: LeftOut,
 }
 
-/// What a smaller request lacks.
+/// Parts that a smaller request lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeftOut {
     /// How many messages, oldest first.

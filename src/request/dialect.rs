@@ -1,4 +1,4 @@
-//! What an error says, in whichever form a server writes it. Pure.
+//! Reads an error in every form that servers write. Pure.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ pub struct ServerError {
     pub request_id: Option<String>,
 }
 
-/// What a document or an event of a chat answer holds.
+/// Content of a document or an event of a chat answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// Nothing that a user would see.

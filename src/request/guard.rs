@@ -59,7 +59,7 @@ struct ChatEvents {
     server_error: Option<ServerError>,
 }
 
-/// What becomes of a line.
+/// Fate of a line.
 enum LineFate {
     Kept,
     Replaced(Vec<u8>),

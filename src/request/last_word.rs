@@ -91,7 +91,7 @@ impl LastWord {
     }
 }
 
-/// What all of these accounts have in common.
+/// The reason that all of these accounts share.
 fn all_of(cooling: &[(&Candidate, Cooldown)]) -> String {
     let count = cooling.len();
     let are_all =
@@ -122,7 +122,7 @@ pub fn left_alone(name: &str, cooldown: &Cooldown, now_ms: u64, utc_offset_minut
     format!("{what} It will be tried again {}.", moment(cooldown.until, now_ms, utc_offset_minutes))
 }
 
-/// What is said of an account that was asked too much.
+/// Message about an account that was asked too much.
 #[must_use]
 pub fn limit_reached(name: &str) -> String {
     format!("{name} takes no more requests for now.")

@@ -176,7 +176,7 @@ impl<'a> Selection<'a> {
         &self.too_expensive
     }
 
-    /// What the user has agreed to pay. Accounts above this price count as paid fallback.
+    /// The price limit. Accounts above it count as paid fallback.
     #[must_use]
     pub const fn price_limit(&self) -> Price {
         self.price_limit

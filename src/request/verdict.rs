@@ -1,4 +1,4 @@
-//! What an answer means: read once, whatever dialect it speaks and wherever the error stands. Pure.
+//! Reads the meaning of an answer once, in any dialect and wherever the error stands. Pure.
 //!
 //! [`Reading::of_error`] reads an answer with an error status. [`AnswerReader`] finds an error that comes in place of an
 //! answer inside a success.
@@ -35,7 +35,7 @@ pub enum Verdict {
     AllocationLimit,
     /// Too many requests at the moment.
     RateLimited,
-    /// Nobody pays for the account.
+    /// The account is not paid for.
     PaymentRequired,
     /// A content filter refuses the request or its answer.
     ContentFiltered,
@@ -78,7 +78,7 @@ impl Verdict {
         }
     }
 
-    /// What it is about.
+    /// The subject.
     #[must_use]
     pub const fn scope(self) -> Scope {
         match self {
@@ -94,7 +94,7 @@ impl Verdict {
     }
 }
 
-/// What an answer has to be read with.
+/// The request's side of an answer, needed to read it.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
     /// True if a key was used, false for a login.
@@ -112,7 +112,7 @@ pub struct Reading {
     pub verdict: Verdict,
     /// The answer's status, or the one that an error inside a success stands for.
     pub status: u16,
-    /// What the server said.
+    /// The server's error.
     pub error: ServerError,
 }
 
@@ -386,7 +386,7 @@ impl Words {
         is_quota.then(is_exhausted)
     }
 
-    /// What a 429 or 403 means that is not about a quota.
+    /// Meaning of a 429 or 403 that is not about a quota.
     fn refusal(&self, status: u16, asked: &Asked) -> Verdict {
         let is_about_token = self.says(&["invalid access token", "token expired"]);
         let is_about_key = self.is_any(&["invalid_api_key", "invalidapikey"])

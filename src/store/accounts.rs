@@ -12,7 +12,7 @@ use crate::error::{Code, Error, Result};
 /// No account store is anywhere near this large.
 const MAX_SIZE: u64 = 16 * 1024 * 1024;
 
-/// What one more account, or longer tokens, can take, in bytes.
+/// Room for one more account, or longer tokens, in bytes.
 const ROOM_FOR_AN_ACCOUNT: u64 = 4 * 1024;
 
 /// The store's file.

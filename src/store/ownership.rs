@@ -43,7 +43,7 @@ mod imp {
         let replaced = fs::symlink_metadata(target).ok();
         let wanted = replaced.as_ref().unwrap_or(&directory);
         if own.uid() != wanted.uid() && change(file, Some(wanted.uid()), None).is_err() {
-            // What root has left in this user's own directory becomes theirs again.
+            // Files that root left in this user's own directory become theirs again.
             let is_taken_back = wanted.uid() == ROOT && directory.uid() == own.uid();
             // A new file in a directory for everybody takes nothing from anybody.
             let is_for_all = directory.uid() == ROOT || directory.mode() & STICKY != 0;

@@ -15,7 +15,7 @@ const EPOCH_HOURS_INTO_WEEK: u64 = 3 * DAY_HOURS;
 const FIVE_HOURS: u64 = 5;
 const MONTH_DAYS: u64 = 30;
 
-/// What was used of one limit.
+/// Use of one limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estimate {
     /// The window that the limit is for.

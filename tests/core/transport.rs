@@ -246,7 +246,7 @@ async fn https_is_tunnelled_through_a_proxy() {
     assert_eq!(client.fetch(chat(false)).await.unwrap().status, 200);
     let asked = asked.lock().unwrap();
     assert_eq!((asked.len(), server.api_requests().len()), (1, 1));
-    // What is inside the tunnel is none of the proxy's business.
+    // The proxy must not see into the tunnel.
     assert!(!asked[0].contains("access-0") && !asked[0].to_lowercase().contains("authorization"));
 }
 

@@ -1,4 +1,4 @@
-//! What each kind of answer means for the account that gave it, and for the request.
+//! Tests the meaning of each kind of answer for the account and for the request.
 
 use opencode_qwen_cli_auth::accounts::availability::Availability;
 use opencode_qwen_cli_auth::client::{AccountInfo, Client};
@@ -132,7 +132,7 @@ async fn a_model_that_an_account_lacks_is_remembered_for_a_day_and_asked_for_whe
         assert_eq!(who(&say(&client, false).await), "second");
     }
     assert_eq!((first.api_requests().len(), second.api_requests().len()), (1, 3));
-    // Nobody else has it: it is asked for all the same, and the server's words are the answer.
+    // No other account has it, so it is asked for all the same: the server's words are the answer.
     second.on_every_api(missing());
     for for_host in [false, true] {
         let client = fleet.setup.client_with(&[], for_host);

@@ -27,7 +27,7 @@ use super::time::soon;
 /// Tells a process of this program that it is to be a client.
 const ROLE: &str = "OPENCODE_QWEN_TEST_CLIENT";
 const MARK: &str = "answer: ";
-/// What a copy of this program is called.
+/// File name of a copy of this program.
 const COPY: &str = "client";
 
 /// A process with a client in it. It is killed with this value.
@@ -280,7 +280,7 @@ fn client() {
                 let asked = Arc::clone(&client);
                 runtime.spawn(async move { asked.access_token(None).await });
                 lines.next();
-                // What the binding does at the end of a process.
+                // The binding does this at the end of a process.
                 busy.shutdown().end();
                 std::process::exit(0);
             }
