@@ -1,0 +1,260 @@
+// Each end of a stream in OpenCode: the number of requests, the text that is kept, the words, the account's state.
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { DONE, event } from "../support/qwen-server/answer.mjs";
+import { recordOf } from "../support/accounts.mjs";
+import { until } from "../support/harness.mjs";
+import { exchanges } from "./support/checks.mjs";
+import { openHost, suite } from "./support/opencode.mjs";
+
+const STORE = ".qwen/oauth_accounts.json";
+const HALF = "half an answer";
+
+const choice = (delta, finish_reason = null) =>
+  event({ object: "chat.completion.chunk", choices: [{ index: 0, delta, finish_reason }] });
+const role = choice({ role: "assistant", content: "" });
+const said = (text) => choice({ content: text });
+const ended = (reason) => choice({}, reason);
+const spoken = [role, said(HALF)];
+const ending = (reason) => [...spoken, ended(reason), DONE];
+const block = (status, code, message) =>
+  `event:error\n:HTTP_STATUS/${status}\ndata:${JSON.stringify({ code, message, request_id: "5021c9e4-9503" })}`;
+const limited = block(429, "Throttling", "Requests rate limit exceeded");
+const weekly = block(429, "insufficient_quota", "week allocated quota exceeded");
+
+/**
+ * Each row has the server's `events`, and OpenCode's answer: `text`, `finish` and `error`. `state` is the account's reason to
+ * cool afterwards. Each is asked for once.
+ */
+const ONE_ACCOUNT = {
+  stop: { events: ending("stop"), finish: "stop" },
+  length: { events: ending("length"), finish: "length" },
+  content_filter: { events: ending("content_filter"), finish: "content-filter" },
+  sensitive: { events: ending("sensitive"), finish: "content-filter" },
+  model_context_window_exceeded: { events: ending("model_context_window_exceeded"), finish: "length" },
+  max_tokens: { events: ending("max_tokens"), finish: "length" },
+  eos: { events: ending("eos"), finish: "stop" },
+  "a made-up word": { events: ending("a-new-word"), finish: "stop" },
+  "tool_calls without a call": { events: ending("tool_calls"), finish: "stop" },
+  "function_call without a call": { events: ending("function_call"), finish: "stop" },
+  "null to the end": {
+    events: [...spoken, ended(null), DONE],
+    error: "Qwen ended its answer without finishing it. Send the message again.",
+  },
+  "an empty reason": {
+    events: ending(""),
+    error: "Qwen ended its answer without finishing it. Send the message again.",
+  },
+  "no reason": {
+    events: [...spoken, DONE],
+    error: "Qwen ended its answer without finishing it. Send the message again.",
+  },
+  "error_finish without words": {
+    events: ending("error_finish"),
+    error: "Qwen broke its answer off (error_finish). Send the message again.",
+  },
+  error: { events: ending("error"), error: "Qwen broke its answer off (error). Send the message again." },
+  abort: { events: ending("abort"), error: "Qwen broke its answer off (abort). Send the message again." },
+  insufficient_system_resource: {
+    events: ending("insufficient_system_resource"),
+    error: "Qwen broke its answer off (insufficient_system_resource). Send the message again.",
+  },
+  network_error: {
+    events: ending("network_error"),
+    error: "Qwen broke its answer off (network_error). Send the message again.",
+  },
+  repetition_truncation: {
+    events: ending("repetition_truncation"),
+    error: "Qwen broke its answer off (repetition_truncation). Send the message again.",
+  },
+  "error_finish with a limit": {
+    events: [...spoken, said(limited), ended("error_finish"), DONE],
+    error: "Qwen ended its answer with an error: Requests rate limit exceeded (Throttling)",
+    state: "rate-limit",
+  },
+  "an error event in the middle": {
+    events: [...spoken, `${weekly}\n\n`, DONE],
+    error: "Qwen ended its answer with an error: week allocated quota exceeded (insufficient_quota)",
+    state: "quota",
+  },
+  "an error beside choices in the middle": {
+    events: [
+      ...spoken,
+      event({
+        error: { code: "insufficient_quota", message: "no" },
+        choices: [{ index: 0, delta: { content: "x" } }],
+      }),
+    ],
+    error: "Qwen ended its answer with an error: no",
+  },
+  "an error event at the beginning": {
+    events: [`${block(400, "InvalidParameter", "tools is invalid (504)")}\n\n`],
+    text: "",
+    error: "tools is invalid (504)",
+  },
+  "an error event after the role": {
+    events: [role, event({ error_type: "BadRequest", error_message: "tools is invalid" }), DONE],
+    text: "",
+    error: "tools is invalid",
+  },
+  "an error event after a good end": {
+    events: [...spoken, ended("stop"), DONE, `${weekly}\n\n`],
+    finish: "stop",
+  },
+  "a whole JSON error": {
+    events: ['{"error":{"message":"Model qwen3-x not supported"}}'],
+    contentType: "application/json",
+    text: "",
+    error: "Model qwen3-x not supported",
+  },
+  "a whole JSON answer": {
+    events: [
+      `{"id":"c","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"${HALF}"},"finish_reason":"stop"}]}`,
+    ],
+    contentType: "application/json",
+    finish: "stop",
+  },
+  "content in parts, usage beside null": {
+    events: [
+      choice({ role: "assistant", content: [{ type: "text", text: HALF }] }),
+      ended("stop"),
+      event({ choices: null, usage: { prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 } }),
+      DONE,
+    ],
+    finish: "stop",
+  },
+  "[DONE] without its newlines": { events: [...spoken, ended("stop"), "data: [DONE]"], finish: "stop" },
+  "[DONE] on an open connection": { events: ending("stop"), end: "silence", finish: "stop" },
+  "a stream that is cut after text": {
+    events: spoken,
+    end: "destroy",
+    error: "The connection to 127.0.0.1 broke: the server closed it early. Send the message again.",
+  },
+  "a stream that is cut before text": {
+    events: [role],
+    end: "destroy",
+    text: "",
+    error: "The connection to 127.0.0.1 broke: the server closed it early. Send the message again.",
+  },
+  "a stream that ends after text": {
+    events: spoken,
+    error: "Qwen ended its answer without finishing it. Send the message again.",
+  },
+  "a stream that ends before text": {
+    events: [role],
+    text: "",
+    error: "Qwen sent an empty answer. Send the message again.",
+  },
+  "an empty stream": { events: [], text: "", error: "Qwen sent an empty answer. Send the message again." },
+  "a stream of nothing but [DONE]": {
+    events: [DONE],
+    text: "",
+    error: "Qwen sent an empty answer. Send the message again.",
+  },
+  "an unknown end before text": {
+    events: [role, ended("eos"), DONE],
+    text: "",
+    error: "Qwen broke its answer off (eos). Send the message again.",
+  },
+};
+
+/** Errors in place of an answer: the first account is asked, then the second, which answers. */
+const TWO_ACCOUNTS = {
+  "a spent quota as an error block": { events: [`id:1\n${weekly}\n\n`], asked: 1, state: "quota" },
+  "a spent quota beside choices: null": {
+    events: [
+      event({
+        error: { code: "insufficient_quota", message: "Free allocated quota exceeded." },
+        choices: null,
+      }),
+    ],
+    asked: 1,
+    state: "quota",
+  },
+  "a spent quota after the role": { events: [role, `${weekly}\n\n`], asked: 1, state: "quota" },
+  "a limit as JSON": {
+    events: ['{"code":"Throttling","message":"Requests rate limit exceeded"}'],
+    contentType: "application/json",
+    asked: 2,
+    state: "rate-limit",
+  },
+};
+
+describe("ends of streams", { ...suite(), concurrency: 1 }, () => {
+  let host;
+  let service;
+  let end;
+
+  /** One host for all: each row begins with fresh accounts. */
+  function begin(names) {
+    host.server.reset();
+    const accounts = names.map((name) =>
+      recordOf(`id-${name}`, host.server.issueToken({ account: name }), { label: name }),
+    );
+    host.sandbox.write(STORE, { version: 1, activeAccountId: accounts[0].id, accounts });
+  }
+
+  async function ask() {
+    const { session, answer } = await service.prompt("hello");
+    const { info, parts } = (await answer).body;
+    await service.waitForIdle(session);
+    const texts = parts.filter(({ type }) => type === "text").map(({ text }) => text);
+    const retries = service.events.filter(
+      ({ type, properties }) =>
+        type === "session.status" &&
+        properties.sessionID === session.id &&
+        properties.status.type === "retry",
+    );
+    assert.deepEqual(retries, []);
+    // OpenCode adds words of its own to an answer that was filtered.
+    const error = info.finish === undefined ? info.error?.data.message : undefined;
+    return { text: texts.join(""), finish: info.finish, error: error?.replaceAll("\u2060", "") };
+  }
+
+  /** Why the first account cools. */
+  function coolingReason() {
+    const { coolingReason: reason, exhaustedUntil } = host.sandbox.readJson(STORE).accounts[0];
+    return exhaustedUntil > Date.now() ? reason : undefined;
+  }
+
+  before(async () => {
+    host = await openHost({ after: (close) => (end = close) }, { login: false });
+    service = await host.serve();
+    await service.listen();
+  });
+  after(() => end?.());
+
+  for (const [name, row] of Object.entries(ONE_ACCOUNT)) {
+    test(name, async () => {
+      begin(["alice"]);
+      const { events, end, contentType, text = HALF, finish, error, state } = row;
+      // In one piece, so that an end comes together with the text before it.
+      host.server.script("chat", [{ events: [events.join("")], end, contentType, times: Infinity }]);
+      assert.deepEqual(await ask(), { text, finish, error });
+      assert.deepEqual(exchanges(host.server, "chat"), ["200 alice"]);
+      // An error at the end is noted behind the answer.
+      if (state) await until(() => coolingReason() === state, `the account cools: ${state}`);
+      else assert.equal(coolingReason(), undefined);
+    });
+  }
+
+  for (const [name, { asked, state, ...step }] of Object.entries(TWO_ACCOUNTS)) {
+    test(`${name}: the next account answers`, async () => {
+      begin(["alice", "bob"]);
+      host.server.script("chat", [{ ...step, account: "alice", times: Infinity }]);
+      assert.deepEqual(await ask(), { text: "You said: hello", finish: "stop", error: undefined });
+      assert.deepEqual(exchanges(host.server, "chat"), [...Array(asked).fill("200 alice"), "200 bob"]);
+      assert.equal(coolingReason(), state);
+    });
+  }
+
+  test("a limit in the text of an answer keeps the next request from that account", async () => {
+    begin(["alice", "bob"]);
+    const { events } = ONE_ACCOUNT["error_finish with a limit"];
+    host.server.script("chat", [{ events, account: "alice", times: Infinity }]);
+    assert.match((await ask()).error, /Requests rate limit exceeded/);
+    await until(() => coolingReason() === "rate-limit", "the account cools");
+    assert.equal((await ask()).text, "You said: hello");
+    assert.deepEqual(exchanges(host.server, "chat"), ["200 alice", "200 bob"]);
+  });
+});
