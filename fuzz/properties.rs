@@ -268,7 +268,7 @@ pub fn redaction(data: &[u8]) {
     }
 }
 
-/// However a stream is cut into pieces, the same is passed on, and its end is the same. Only whole lines are passed on.
+/// However a stream is cut into pieces, the same is passed on, and its end is the same. Only whole events are passed on.
 pub fn stream_guard(data: &[u8]) {
     let pass = |size: usize| {
         let mut guard = Guard::default();
@@ -302,7 +302,7 @@ pub fn answer(data: &[u8]) {
             let found = body.chunks(size).find_map(|piece| reader.read(piece));
             match found.unwrap_or_else(|| reader.end()) {
                 Content::Error(error) => Some(Reading::of_inner_error(error, &asked)),
-                Content::Nothing | Content::Answer => None,
+                _ => None,
             }
         };
         let whole = read(body.len().max(1));

@@ -29,6 +29,11 @@ pub struct Line<'a> {
     pub is_verbatim: bool,
 }
 
+impl Line<'_> {
+    /// The line that ends an event.
+    pub const EMPTY: Self = Self { text: &[], end: 0, is_verbatim: false };
+}
+
 impl LineReader {
     /// Calls `on_line` with each line that ends in `bytes`.
     pub fn read(&mut self, bytes: &[u8], mut on_line: impl FnMut(Line)) {
@@ -123,6 +128,12 @@ pub struct SseEvent {
 }
 
 impl SseEvent {
+    /// Makes it an empty one, and keeps its memory.
+    pub fn clear(&mut self) {
+        self.data.clear();
+        (self.is_error, self.status) = (false, None);
+    }
+
     /// Adds a line. True if the line ends the event.
     pub fn add(&mut self, line: &[u8]) -> bool {
         if let Some(data) = data_of(line) {

@@ -8,10 +8,10 @@ use http::{Method, StatusCode};
 use url::Url;
 
 use super::answer::{Answer, Body};
-use super::dialect::Content;
+use super::dialect::{Content, MAX_ERROR_BODY};
 use super::headers;
 use super::prepare::{Prepared, Redirect};
-use super::verdict::{AnswerReader, Asked, MAX_ERROR_BODY, Reading};
+use super::verdict::{AnswerReader, Asked, Reading};
 use crate::accounts::account::Account;
 use crate::accounts::binding::BaseUrlOverride;
 use crate::accounts::kind::Kind;

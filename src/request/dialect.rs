@@ -1,5 +1,6 @@
 //! Reads an error in every form that servers write. Pure.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
@@ -9,6 +10,12 @@ use crate::sse::{EventReader, SseEvent};
 
 /// Longest text in bytes that is kept of an error.
 const MAX_TEXT: usize = 4 * 1024;
+/// So much of an error's body is read, in bytes.
+pub const MAX_ERROR_BODY: usize = 64 * 1024;
+/// A document of this length in bytes may have been cut there.
+const MAY_BE_CUT: usize = MAX_ERROR_BODY / 2;
+/// So deep lies the text of a call, counted from its event.
+const PARSED_DEPTH: usize = 8;
 /// Codes that native answers give to a success.
 const SUCCESS_CODES: [&str; 5] = ["0", "200", "ok", "success", "succeed"];
 
@@ -36,6 +43,8 @@ pub enum Content {
     Answer,
     /// An error in place of it.
     Error(ServerError),
+    /// A part of an answer, and an error beside it.
+    Contradiction(ServerError),
 }
 
 impl ServerError {
@@ -44,7 +53,7 @@ impl ServerError {
     pub fn of_body(body: &[u8]) -> Self {
         let text = String::from_utf8_lossy(body);
         let text = text.trim_start_matches('\u{feff}').trim();
-        if let Some(fields) = Fields::read(text) {
+        if let Some(fields) = Fields::read(&ended(text)) {
             return fields.error();
         }
         if let Some(error) = Self::in_events(text) {
@@ -97,9 +106,9 @@ impl Content {
     #[must_use]
     pub fn of_json(data: &[u8], is_error: bool) -> Self {
         let text = String::from_utf8_lossy(data);
-        let text = text.trim_start_matches('\u{feff}').trim();
-        let Some(fields) = Fields::read(text) else {
-            return match shortened(text) {
+        let text = ended(text.trim_start_matches('\u{feff}').trim());
+        let Some(fields) = Fields::read(&text) else {
+            return match shortened(&text) {
                 None => Self::Nothing,
                 // It is not ours to judge.
                 Some(_) if !is_error => Self::Answer,
@@ -107,7 +116,7 @@ impl Content {
             };
         };
         if fields.says_something() {
-            Self::Answer
+            if fields.is_error() { Self::Contradiction(fields.error()) } else { Self::Answer }
         } else if is_error || fields.is_error() {
             Self::Error(fields.error())
         } else if fields.0.contains_key("choices") || fields.0.contains_key("usage") {
@@ -129,9 +138,11 @@ impl<'a> Fields<'a> {
         Some(Self(fields.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect()))
     }
 
+    /// The value as it was written; `None` where it says nothing.
     fn raw(&self, name: &str) -> Option<&'a str> {
         let raw = self.0.get(name)?.get();
-        (!matches!(raw, "null" | "false" | "{}" | "[]" | "\"\"")).then_some(raw)
+        let is_empty = raw.starts_with(['{', '[']) && raw[1..raw.len() - 1].trim().is_empty();
+        (!is_empty && !matches!(raw, "null" | "false" | "0" | "\"\"")).then_some(raw)
     }
 
     fn object(&self, name: &str) -> Option<Self> {
@@ -165,14 +176,15 @@ impl<'a> Fields<'a> {
 
     fn is_error(&self) -> bool {
         let names = ["error", "error_code", "error_type", "error_message", "error_msg"];
-        let is_answer = ["choices", "output", "data", "id"].iter().any(|name| self.raw(name).is_some());
-        names.iter().any(|name| self.raw(name).is_some())
+        let is_failure = |text: &str| !SUCCESS_CODES.contains(&text.to_ascii_lowercase().as_str());
+        let names_error = |name: &&str| match self.text(&[name]) {
+            Some(text) => is_failure(&text),
+            None => self.raw(name).is_some(),
+        };
+        let is_answer = ["choices", "output", "data"].iter().any(|name| self.raw(name).is_some());
+        names.iter().any(names_error)
             || self.text(&["object"]).as_deref() == Some("error")
-            || (!is_answer
-                && self.message().is_some()
-                && self
-                    .code()
-                    .is_some_and(|code| !SUCCESS_CODES.contains(&code.to_ascii_lowercase().as_str())))
+            || (!is_answer && self.message().is_some() && self.code().is_some_and(|code| is_failure(&code)))
     }
 
     fn error(&self) -> ServerError {
@@ -231,4 +243,61 @@ fn shortened(text: &str) -> Option<String> {
     let text = text.trim();
     let end = (0..=text.len().min(MAX_TEXT)).rev().find(|end| text.is_char_boundary(*end))?;
     (end > 0).then(|| text[..end].to_owned())
+}
+
+/// Length of `\uXXXX` in bytes.
+const ESCAPE: usize = 6;
+
+/// A document that was cut, brought to an end. All others stay.
+fn ended(text: &str) -> Cow<'_, str> {
+    let is_json = |text: &str| serde_json::from_str::<&RawValue>(text).is_ok();
+    if text.len() < MAY_BE_CUT || !text.starts_with('{') || is_json(text) {
+        return Cow::Borrowed(text);
+    }
+    let (mut closers, mut in_text, mut escape, mut last_item) = (Vec::new(), false, None, 0);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escape.is_some_and(|escape| escape + 1 == at) => {}
+            b'\\' if in_text => escape = Some(at),
+            b'"' => in_text = !in_text,
+            _ if in_text => {}
+            b'{' | b'[' => {
+                closers.push(if byte == b'{' { '}' } else { ']' });
+                last_item = at + 1;
+            }
+            b'}' | b']' => drop(closers.pop()),
+            b',' => last_item = at,
+            _ => {}
+        }
+    }
+    let mut whole = escape.filter(|at| in_text && at + ESCAPE > text.len()).unwrap_or(text.len());
+    // The first half of a pair of surrogates is no character.
+    let half = text.as_bytes()[..whole].last_chunk::<ESCAPE>();
+    if in_text && half.is_some_and(|half| half.starts_with(b"\\ud") && b"89abAB".contains(&half[3])) {
+        whole -= ESCAPE;
+    }
+    let end: String = closers.into_iter().rev().collect();
+    let in_value = format!("{}{}{end}", &text[..whole], if in_text { "\"" } else { "" });
+    Cow::Owned(if is_json(&in_value) { in_value } else { format!("{}{end}", &text[..last_item]) })
+}
+
+/// The value of a document, without what lies deeper than a parser goes, and whatever its bytes.
+#[must_use]
+pub fn parsed(data: &[u8]) -> Option<Value> {
+    let text = String::from_utf8_lossy(data);
+    serde_json::from_str(&text).ok().or_else(|| shallow(&text, PARSED_DEPTH))
+}
+
+fn shallow(text: &str, depth: usize) -> Option<Value> {
+    if depth == 0 {
+        return None;
+    }
+    let value = |raw: &RawValue| {
+        serde_json::from_str(raw.get()).ok().or_else(|| shallow(raw.get(), depth - 1)).unwrap_or_default()
+    };
+    if let Ok(fields) = serde_json::from_str::<BTreeMap<String, &RawValue>>(text) {
+        return Some(fields.into_iter().map(|(name, raw)| (name, value(raw))).collect());
+    }
+    let items: Vec<&RawValue> = serde_json::from_str(text).ok()?;
+    Some(items.into_iter().map(value).collect())
 }

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use memchr::memmem::Finder;
 use serde_json::{Value, json};
 
-use super::dialect::{Content, ServerError};
+use super::dialect::{Content, ServerError, parsed};
 use super::host_errors::plain;
 use crate::error::{Code, Error, Result};
-use crate::sse::{LineReader, MAX_LINE, SseEvent, data_of};
+use crate::sse::{Line, LineReader, MAX_LINE, SseEvent};
 
 /// The end of a key, and if a value that begins with a byte has to be read.
 type KeyRule = (Finder<'static>, fn(u8) -> bool);
@@ -26,12 +26,12 @@ static READ_IF: LazyLock<[KeyRule; 3]> = LazyLock::new(|| {
     ]
 });
 static CHOICES: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"choices\""));
-static CALL: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"_call"));
+static CALLS: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"tool_calls\""));
 
 /// Length in bytes of the last events that are kept: the text of an error may stand in them.
 const MAX_RECENT: usize = 16 * 1024;
 
-/// The state of one stream. Only whole lines are passed on, so that the host never meets half an event.
+/// The state of one stream. Only whole events are passed on.
 #[derive(Debug, Default)]
 pub struct Guard {
     lines: LineReader,
@@ -46,23 +46,29 @@ pub struct Guard {
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is independent of the others")]
 struct ChatEvents {
-    /// The lines of the current event but its data.
+    /// The current event as it came, and what it says.
+    lines: Vec<u8>,
     event: SseEvent,
+    in_event: bool,
+    /// True if the bytes that were handed in last hold the current event whole.
+    is_verbatim: bool,
+    /// The data of the last events, each with an end of its own.
     recent: Vec<u8>,
     has_content: bool,
     has_call: bool,
     is_finished: bool,
     is_done: bool,
-    /// True if the last line that was passed on ends an event.
-    ends_event: bool,
     failure: Option<Error>,
     server_error: Option<ServerError>,
 }
 
-/// Fate of a line.
-enum LineFate {
+/// Stands between the data of events. No JSON holds it.
+const EVENT_END: u8 = 0;
+
+/// Fate of an event.
+enum Fate {
     Kept,
-    Replaced(Vec<u8>),
+    Replaced(Value),
     Dropped,
 }
 
@@ -131,20 +137,15 @@ impl Guard {
         // Bytes that stay as they are are not copied.
         let (mut copied, mut end) = (None::<Vec<u8>>, 0);
         lines.read(bytes, |line| {
-            let fate = events.take(line.text);
-            if copied.is_none() && line.is_verbatim && matches!(fate, LineFate::Kept) {
+            let Some(fate) = events.take(&line) else { return };
+            if copied.is_none() && events.is_verbatim && matches!(fate, Fate::Kept) {
                 end = line.end;
-                return;
+            } else {
+                events.write(&fate, copied.get_or_insert_with(|| bytes[..end].to_vec()));
             }
-            let out = copied.get_or_insert_with(|| bytes[..end].to_vec());
-            match &fate {
-                LineFate::Kept => out.extend_from_slice(line.text),
-                LineFate::Replaced(text) => out.extend_from_slice(text),
-                LineFate::Dropped => return,
-            }
-            out.push(b'\n');
         });
-        if lines.has_overflowed() && !events.is_done {
+        events.is_verbatim = false;
+        if lines.has_overflowed() || events.lines.len() > MAX_LINE {
             events.fail("Qwen sent an event that is too large.", None);
         }
         copied.map_or_else(|| bytes.slice(..end), Bytes::from)
@@ -163,21 +164,17 @@ impl Guard {
         }
         let Self { lines, events, .. } = self;
         if failure.is_none() {
-            lines.end(|line| {
-                match events.take(line.text) {
-                    LineFate::Kept => rest.extend_from_slice(line.text),
-                    LineFate::Replaced(text) => rest.extend_from_slice(&text),
-                    LineFate::Dropped => return,
-                }
-                rest.push(b'\n');
-            });
+            lines.end(|line| drop(events.take(&line)));
+        }
+        // The last event may lack its empty line.
+        if events.in_event
+            && let Some(fate) = events.take(&Line::EMPTY)
+        {
+            events.write(&fate, &mut rest);
         }
         if !events.is_finished || events.failure.is_some() {
             let problem = self.problem(failure);
             return Err(Error::new(problem.code(), plain(problem.message())));
-        }
-        if !std::mem::replace(&mut events.ends_event, true) {
-            rest.push(b'\n');
         }
         Ok((!rest.is_empty()).then(|| Bytes::from(rest)))
     }
@@ -200,25 +197,50 @@ impl Guard {
 }
 
 impl ChatEvents {
-    fn take(&mut self, line: &[u8]) -> LineFate {
-        if self.failure.is_some() || (self.is_done && (self.ends_event || !line.is_empty())) {
-            return LineFate::Dropped;
+    /// Takes a line in. Gives the fate of an event that ends with it.
+    fn take(&mut self, line: &Line) -> Option<Fate> {
+        if self.failure.is_some() || self.is_done {
+            return Some(Fate::Dropped);
         }
-        self.ends_event = line.is_empty();
-        let Some(data) = data_of(line) else {
-            if self.event.add(line) {
-                self.event = SseEvent::default();
-            }
-            return LineFate::Kept;
-        };
+        if !std::mem::replace(&mut self.in_event, true) {
+            self.lines.clear();
+            self.event.clear();
+            self.is_verbatim = true;
+        }
+        self.is_verbatim &= line.is_verbatim;
+        self.lines.extend_from_slice(line.text);
+        self.lines.push(b'\n');
+        if !self.event.add(line.text) {
+            return None;
+        }
+        self.in_event = false;
+        let data = std::mem::take(&mut self.event.data);
+        let fate = self.fate(&data);
+        self.event.data = data;
+        Some(fate)
+    }
+
+    /// Adds the current event to what is passed on.
+    fn write(&self, fate: &Fate, out: &mut Vec<u8>) {
+        match fate {
+            Fate::Kept => out.extend_from_slice(&self.lines),
+            Fate::Replaced(event) => out.extend_from_slice(format!("data: {event}\n\n").as_bytes()),
+            Fate::Dropped => {}
+        }
+    }
+
+    fn fate(&mut self, data: &[u8]) -> Fate {
+        if data.is_empty() {
+            return Fate::Kept;
+        }
         if data.trim_ascii() == b"[DONE]" {
             self.is_done = true;
-            return LineFate::Kept;
+            return Fate::Kept;
         }
         self.remember(data);
         // Once something was said, most events need not be read.
         if self.has_content && !self.event.is_error && !self.has_to_be_read(data) {
-            return LineFate::Kept;
+            return Fate::Kept;
         }
         self.read(data)
     }
@@ -230,50 +252,53 @@ impl ChatEvents {
         }
         let start = data.len().saturating_sub(MAX_RECENT);
         self.recent.extend_from_slice(&data[start..]);
-        self.recent.push(b'\n');
+        self.recent.push(EVENT_END);
     }
 
     /// True if an event may end the answer, holds the first call, or has a form that the host does not understand.
     fn has_to_be_read(&self, data: &[u8]) -> bool {
-        READ_IF.iter().any(|(key, is_wanted)| {
-            key.find_iter(data)
-                .any(|at| value_after(&data[at + key.needle().len()..]).is_some_and(*is_wanted))
-        }) || (!self.has_call && CALL.find(data).is_some())
-            || CHOICES.find(data).is_none_or(|at| {
-                value_after(&data[at + CHOICES.needle().len()..]).is_none_or(|first| first != b'[')
-            })
+        READ_IF.iter().any(|(key, is_wanted)| values(key, data).any(*is_wanted))
+            || values(&CALLS, data).any(|first| first == b'{' || (first == b'[' && !self.has_call))
+            || values(&CHOICES, data).next() != Some(b'[')
     }
 
-    fn read(&mut self, data: &[u8]) -> LineFate {
-        if let Content::Error(mut error) = Content::of_json(data, self.event.is_error) {
-            error.status = self.event.status.or(error.status);
-            self.fail_with(Some(error), None);
-            return LineFate::Dropped;
+    fn read(&mut self, data: &[u8]) -> Fate {
+        match Content::of_json(data, self.event.is_error) {
+            Content::Error(mut error) => {
+                error.status = self.event.status.or(error.status);
+                self.fail_with(Some(error), None);
+                return Fate::Dropped;
+            }
+            // It says nothing of the account.
+            Content::Contradiction(error) => {
+                self.fail(&broken_off(error.message.as_deref(), None), None);
+                return Fate::Dropped;
+            }
+            Content::Nothing | Content::Answer => {}
         }
-        let Ok(mut event) = serde_json::from_slice::<Value>(data) else { return LineFate::Kept };
-        if has_error(&event) {
-            // An error beside content says nothing of the account.
-            let message = ServerError::of_body(data).message;
-            self.fail(&broken_off(message.as_deref(), None), None);
-            return LineFate::Dropped;
-        }
-        let Some(fields) = event.as_object_mut() else { return LineFate::Kept };
-        let mut is_changed = false;
+        let Some(Value::Object(mut fields)) = parsed(data) else { return Fate::Kept };
+        let (was_finished, mut is_changed) = (self.is_finished, false);
         if !fields.get("choices").is_some_and(Value::is_array) {
             fields.insert("choices".to_owned(), json!([]));
             is_changed = true;
         }
         for choice in fields.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
-            is_changed |= self.put_right(choice);
-            if self.failure.is_some() {
-                return LineFate::Dropped;
+            match self.put_right(choice) {
+                Ok(has_changed) => is_changed |= has_changed,
+                Err(reason) => {
+                    self.is_finished = was_finished;
+                    let error = Some(self.error_in_text()).filter(|_| reason == "error_finish").flatten();
+                    self.fail_with(error, Some(&reason));
+                    return Fate::Dropped;
+                }
             }
         }
-        if is_changed { LineFate::Replaced(format!("data: {event}").into_bytes()) } else { LineFate::Kept }
+        if is_changed { Fate::Replaced(Value::Object(fields)) } else { Fate::Kept }
     }
 
-    /// Puts a choice into a form that the host understands. True if that changed it.
-    fn put_right(&mut self, choice: &mut Value) -> bool {
+    /// Puts a choice into a form that the host understands. True if that changed it; the reason of its end where that is an
+    /// error.
+    fn put_right(&mut self, choice: &mut Value) -> Result<bool, String> {
         let mut is_changed = false;
         if let Some(delta) = choice.get_mut("delta").and_then(Value::as_object_mut) {
             for name in ["content", "reasoning_content"] {
@@ -284,30 +309,27 @@ impl ChatEvents {
                 self.has_content |=
                     delta.get(name).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
             }
-            let has_calls = |name: &str| match delta.get(name) {
-                Some(Value::Array(calls)) => !calls.is_empty(),
-                Some(value) => value.is_object(),
-                None => false,
-            };
-            self.has_call |= has_calls("tool_calls") || has_calls("function_call");
+            if let Some(calls) = delta.get_mut("tool_calls").filter(|calls| calls.is_object()) {
+                *calls = json!(if *calls == json!({}) { vec![] } else { vec![calls.take()] });
+                is_changed = true;
+            }
+            // The host knows no `function_call`.
+            self.has_call |=
+                delta.get("tool_calls").and_then(Value::as_array).is_some_and(|calls| !calls.is_empty());
             self.has_content |= self.has_call;
         }
         let Some(reason) =
             choice.get("finish_reason").and_then(Value::as_str).filter(|reason| !reason.is_empty())
         else {
-            return is_changed;
+            return Ok(is_changed);
         };
-        let Some(known) = self.known_reason(reason) else {
-            let error = Some(self.error_in_text()).filter(|_| reason == "error_finish").flatten();
-            self.fail_with(error, Some(reason));
-            return true;
-        };
+        let known = self.known_reason(reason).ok_or(reason)?;
         self.is_finished = true;
         if known != reason {
             choice["finish_reason"] = known.into();
             is_changed = true;
         }
-        is_changed
+        Ok(is_changed)
     }
 
     /// The reason of an end as the host knows it; `None` for an error.
@@ -315,8 +337,7 @@ impl ChatEvents {
         match reason {
             "length" | "model_context_window_exceeded" | "max_tokens" => Some("length"),
             "content_filter" | "sensitive" => Some("content_filter"),
-            "tool_calls" | "tool_use" if self.has_call => Some("tool_calls"),
-            "function_call" if self.has_call => Some("function_call"),
+            "tool_calls" | "function_call" | "tool_use" if self.has_call => Some("tool_calls"),
             "stop" | "tool_calls" | "function_call" => Some("stop"),
             "error_finish"
             | "error"
@@ -330,10 +351,12 @@ impl ChatEvents {
 
     /// The error that stands in the text of the last events.
     fn error_in_text(&self) -> Option<ServerError> {
-        let events = self.recent.split(|&byte| byte == b'\n');
+        let events = self.recent.split(|&byte| byte == EVENT_END).filter_map(parsed);
         let text: String = events
-            .filter_map(|data| serde_json::from_slice::<Value>(data).ok())
-            .filter_map(|event| Some(event["choices"][0]["delta"]["content"].as_str()?.to_owned()))
+            .filter_map(|event| {
+                let content = &event["choices"][0]["delta"]["content"];
+                text_of_parts(content).or_else(|| Some(content.as_str()?.to_owned()))
+            })
             .collect();
         let start = text.rfind("event:error").or_else(|| text.rfind("event: error")).unwrap_or(0);
         ServerError::in_events(&text[start..]).or_else(|| {
@@ -351,9 +374,10 @@ impl ChatEvents {
         self.fail(&message, error);
     }
 
+    /// An answer that has ended well is complete, whatever follows it.
     fn fail(&mut self, message: &str, error: Option<ServerError>) {
         if self.failure.is_none() {
-            self.failure = Some(Error::new(Code::InvalidResponse, message));
+            self.failure = (!self.is_finished).then(|| Error::new(Code::InvalidResponse, message));
             self.server_error = error;
         }
     }
@@ -368,15 +392,12 @@ fn broken_off(message: Option<&str>, code: Option<&str>) -> String {
     }
 }
 
-/// The first byte of the value of a key that ends here.
-fn value_after(rest: &[u8]) -> Option<u8> {
-    rest.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start().first().copied()
-}
-
-fn has_error(event: &Value) -> bool {
-    !matches!(&event["error"], Value::Null | Value::Bool(false))
-        && event["error"] != json!({})
-        && event["error"] != ""
+/// The first bytes of the values of a key.
+fn values<'a>(key: &'a Finder, data: &'a [u8]) -> impl Iterator<Item = u8> + 'a {
+    key.find_iter(data).filter_map(|at| {
+        let rest = data[at + key.needle().len()..].trim_ascii_start().strip_prefix(b":")?;
+        rest.trim_ascii_start().first().copied()
+    })
 }
 
 /// The text of content parts.

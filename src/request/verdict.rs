@@ -3,13 +3,10 @@
 //! [`Reading::of_error`] reads an answer with an error status. [`AnswerReader`] finds an error that comes in place of an
 //! answer inside a success.
 
-use super::dialect::{Content, ServerError};
+use super::dialect::{Content, MAX_ERROR_BODY, ServerError};
 use super::quota::{reset_of, window_of};
 use crate::accounts::cooldown::QuotaWindow;
 use crate::sse::EventReader;
-
-/// A JSON body is an error only up to this size in bytes.
-pub const MAX_ERROR_BODY: usize = 64 * 1024;
 
 /// The meaning of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,8 +189,13 @@ impl AnswerReader {
             bytes = &bytes[start..];
         }
         if self.form == BodyForm::Json {
-            self.json.extend_from_slice(bytes);
-            return (self.json.len() > MAX_ERROR_BODY).then_some(Content::Answer);
+            let room = MAX_ERROR_BODY - self.json.len();
+            self.json.extend_from_slice(&bytes[..room.min(bytes.len())]);
+            return (bytes.len() > room).then(|| match Content::of_json(&self.json, false) {
+                // An error stands at the beginning.
+                Content::Nothing => Content::Answer,
+                found => found,
+            });
         }
         let mut found = None;
         self.events.read(bytes, |event| see(&mut found, &event));
@@ -257,6 +259,9 @@ const MODEL_CODES: [&str; 7] = [
     "accessdenied.unpurchased",
     "model_access_denied",
 ];
+/// Words for a key's tokens per minute.
+const QUOTA_WORDS: [&str; 2] =
+    ["you exceeded your current quota", "allocated quota exceeded, please increase your quota limit"];
 /// The status that stands for a code, by a part of the code.
 const CODE_STATUSES: [(&str, u16); 24] = [
     ("freetieronly", 403),
@@ -285,14 +290,21 @@ const CODE_STATUSES: [(&str, u16); 24] = [
     ("timeout", 504),
 ];
 /// The status that stands for words, where the code does not tell.
-const WORD_STATUSES: [(&str, u16); 8] = [
-    ("allocated quota exceeded", 429),
+const WORD_STATUSES: [(&str, u16); 15] = [
+    ("free tier of the model has been exhausted", 403),
+    ("quota exceeded", 429),
+    ("exceeded your current quota", 429),
+    ("exceeded your quota", 429),
+    ("rate increased too quickly", 429),
+    ("throttled", 429),
+    ("bill is overdue", 429),
     ("quota has been exhausted", 429),
     ("rate limit", 429),
     ("too many requests", 429),
     ("invalid access token", 401),
     ("token expired", 401),
     ("api key provided", 401),
+    ("invalid api-key", 401),
     ("access denied", 403),
 ];
 
@@ -367,20 +379,22 @@ impl Words {
             return None;
         }
         let window = window_of(&self.message);
-        let is_quota = self.is_any(&["insufficient_quota", "quota_exceeded"]);
+        // Words alone are as plain as their code.
+        let is_quota = self.is_any(&["insufficient_quota", "quota_exceeded"])
+            || (self.code.is_empty() && self.kind.is_empty() && self.says(&QUOTA_WORDS));
         let is_allocation = self.is("throttling.allocationquota");
         let is_free_quota = self.is("allocationquota.freetieronly")
-            || self.says(&["free allocated quota exceeded", "free quota has been exhausted"]);
+            || self.says(&[
+                "free allocated quota exceeded",
+                "free quota has been exhausted",
+                "free tier of the model has been exhausted",
+            ]);
         let is_exhausted =
             || Verdict::QuotaExhausted { window, until: reset_of(&self.message, window, asked.now_ms) };
         if window.is_some() || is_free_quota {
             return Some(is_exhausted());
         }
-        let names_minutes = self.says(&[
-            "you exceeded your current quota",
-            "allocated quota exceeded, please increase your quota limit",
-        ]);
-        if asked.is_key && status == 429 && (is_allocation || (is_quota && names_minutes)) {
+        if asked.is_key && status == 429 && (is_allocation || (is_quota && self.says(&QUOTA_WORDS))) {
             return Some(Verdict::AllocationLimit);
         }
         is_quota.then(is_exhausted)

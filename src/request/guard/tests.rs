@@ -228,11 +228,82 @@ fn an_error_in_the_middle_ends_with_the_servers_words() {
         // A contradiction says nothing of the account.
         assert_eq!(ended.server_error.is_some(), !error.contains("delta"));
     }
+    let parts = r#"{"delta":{"content":[{"type":"text","text":"event:error\ndata:{\"code\":\"C\",\"message\":\"no\"}"}]},"finish_reason":"error_finish"}"#;
+    let ended = run(format!("{said}{}", event(parts)).as_bytes(), 64);
+    assert_eq!(ended.problem.as_deref(), Some("Qwen ended its answer with an error: no (C)"));
     let block = r#"{"delta":{"content":"half {event: error\n:HTTP_STATUS/503\ndata: {\"code\":\"C\","}}"#;
     let rest = r#"{"delta":{"content":"\"message\":\"no\"}"},"finish_reason":"error_finish"}"#;
     let ended = run(format!("{}{}", event(block), event(rest)).as_bytes(), 64);
     assert_eq!(ended.problem.as_deref(), Some("Qwen ended its answer with an error: no (C)"));
     assert_eq!(ended.server_error.unwrap().status, Some(503));
+}
+
+#[test]
+fn an_answer_that_has_ended_well_is_complete() {
+    let good = format!(
+        "{}{}",
+        event(r#"{"delta":{"content":"hi"}}"#),
+        event(r#"{"delta":{},"finish_reason":"stop"}"#)
+    );
+    let quota = "data: {\"error\":{\"code\":\"insufficient_quota\",\"message\":\"no\"}}\n\n".to_owned();
+    for (late, is_noted) in [
+        (quota, true),
+        ("event:error\n:HTTP_STATUS/500\ndata:{\"code\":\"C\",\"message\":\"no\"}\n\n".to_owned(), true),
+        (event(r#"{"delta":{},"finish_reason":"error"}"#), false),
+        (event(r#"{"delta":{},"finish_reason":"stop"},{"delta":{},"finish_reason":"abort"}"#), false),
+    ] {
+        let ended = run(format!("{good}{late}data: [DONE]\n\n").as_bytes(), 9);
+        assert_eq!((ended.problem, ended.out), (None, format!("{good}data: [DONE]\n\n")), "{late}");
+        assert_eq!(ended.server_error.is_some(), is_noted, "{late}");
+    }
+    let both = event(r#"{"delta":{},"finish_reason":"stop"},{"delta":{},"finish_reason":"abort"}"#);
+    assert!(run(both.as_bytes(), 9).problem.is_some());
+}
+
+#[test]
+fn a_call_that_the_host_does_not_see_is_none() {
+    let said = event(r#"{"delta":{"content":"hi"}}"#);
+    for (delta, reason) in [
+        (r#"{"function_call":{"name":"f","arguments":"{}"}}"#, "stop"),
+        (r#"{"tool_calls":{}}"#, "stop"),
+        (r#"{"tool_calls":[]}"#, "stop"),
+        (r#"{"tool_calls":{"index":0,"function":{"name":"f"}}}"#, "tool_calls"),
+    ] {
+        for end in ["tool_calls", "function_call"] {
+            let end = event(&format!(r#"{{"delta":{{}},"finish_reason":"{end}"}}"#));
+            let call = event(&format!(r#"{{"delta":{delta}}}"#));
+            for stream in [format!("{said}{call}{end}"), format!("{call}{end}")] {
+                let ended = run(stream.as_bytes(), 11);
+                assert_eq!((reasons(&ended.out), ended.problem), (vec![reason.to_owned()], None), "{delta}");
+                assert!(!ended.out.contains(r#""tool_calls":{"#));
+            }
+        }
+    }
+}
+
+#[test]
+fn an_event_is_understood_whatever_its_lines_bytes_and_depth() {
+    let said = event(r#"{"delta":{"content":"hi"}}"#);
+    let deep = format!("{}1{}", "[".repeat(1_000), "]".repeat(1_000));
+    let deep = event(&format!(r#"{{"delta":{{"x":{deep}}},"finish_reason":"eos"}}"#));
+    let events: [&[u8]; 3] = [
+        b"data: {\"choices\":[{\"delta\":{},\ndata: \"finish_reason\":\"eos\"}]}\n\n",
+        b"data: {\"choices\":[{\"delta\":{\"content\":\"\xff\"},\"finish_reason\":\"eos\"}]}\n\n",
+        deep.as_bytes(),
+    ];
+    for end in events {
+        let stream = [said.as_bytes(), end, b"data: [DONE]\n\n"].concat();
+        for chunk in [1, 40, stream.len()] {
+            let ended = run(&stream, chunk);
+            assert_eq!((reasons(&ended.out), ended.problem), (vec!["stop".to_owned()], None));
+            assert!(ended.is_over);
+        }
+    }
+    let many = format!("{said}{}", "data: x\n".repeat(MAX_LINE / 8 + 1));
+    assert_eq!(
+        run(many.as_bytes(), 50_000).problem.as_deref(),
+        Some("Qwen sent an event that is too large.")
+    );
 }
 
 #[test]
@@ -266,10 +337,11 @@ fn a_whole_completion_with_calls_becomes_a_stream() {
 proptest! {
     #[test]
     fn what_came_in_goes_out(stream in "(data: |\\{|\\[|\"a\"|[a-z:\n]){0,60}", chunk in 1_usize..50) {
-        let whole_lines = stream.rfind('\n').map_or(0, |newline| newline + 1);
+        let stream = stream.trim_start();
+        let whole_events = stream.rfind("\n\n").map_or(0, |end| end + 2);
         let ended = run(stream.as_bytes(), chunk);
-        let is_json = stream.trim_start().starts_with('{');
-        prop_assert!(is_json || ended.out == stream[..whole_lines].trim_start());
+        let is_json = stream.starts_with('{');
+        prop_assert!(is_json || ended.out == stream[..whole_events]);
     }
 
     #[test]
