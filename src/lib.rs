@@ -8,6 +8,7 @@ pub mod accounts;
 pub mod base_url;
 pub mod browser;
 pub mod busy;
+pub mod chat;
 pub mod cli;
 pub mod client;
 pub mod clock;
@@ -20,6 +21,7 @@ pub mod error;
 pub mod events;
 pub mod fault;
 pub mod gateway;
+pub mod host;
 pub mod http;
 pub mod keys;
 pub mod logging;
@@ -39,6 +41,7 @@ pub mod store;
 pub mod text;
 pub mod token_manager;
 pub mod usage;
+pub mod verdict;
 
 #[cfg(feature = "napi-binding")]
 mod binding;

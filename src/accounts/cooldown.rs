@@ -1,5 +1,7 @@
 //! How long an account is left alone. Pure.
 
+use crate::error::Code;
+
 /// Longer cooldowns are a mistake of somebody's: no window of Qwen's is longer than a month.
 const LONGEST_COOLDOWN_MS: u64 = 32 * 24 * 3600 * 1000;
 
@@ -81,6 +83,26 @@ impl CoolingReason {
             Self::RateLimit => "rate-limit",
             Self::TokenLimit => "token-limit",
             Self::Payment => "payment",
+        }
+    }
+
+    /// The code of ours for it.
+    #[must_use]
+    pub const fn code(self) -> Code {
+        match self {
+            Self::Quota => Code::QuotaExhausted,
+            Self::RateLimit | Self::TokenLimit => Code::RateLimited,
+            Self::Payment => Code::PaymentRequired,
+        }
+    }
+
+    /// The server's code for it, where it gave none.
+    #[must_use]
+    pub const fn servers_code(self) -> &'static str {
+        match self {
+            Self::Quota => "insufficient_quota",
+            Self::RateLimit | Self::TokenLimit => "rate_limit_exceeded",
+            Self::Payment => "Arrearage",
         }
     }
 

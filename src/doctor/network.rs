@@ -21,8 +21,8 @@ use crate::http::{Http, TransportError, read_limited};
 use crate::keys::check::{Inquiry, PlaceAnswer};
 use crate::keys::input::Candidate;
 use crate::request::headers::{PRODUCT, for_attempt};
-use crate::request::verdict::{Asked, Reading, Verdict};
 use crate::secret::Secret;
+use crate::verdict::{Asked, Reading, Verdict};
 
 const PROXY: &str = "proxy";
 const OAUTH: &str = "oauth-server";

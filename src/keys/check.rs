@@ -16,10 +16,10 @@ use crate::base_url::display;
 use crate::error::{Code, Error, Result};
 use crate::http::{Http, TransportError};
 use crate::models::COMMON_MODEL;
-use crate::request::dialect::ServerError;
 use crate::request::headers;
-use crate::request::verdict::{Asked, Reading, Verdict};
 use crate::secret::Secret;
+use crate::verdict::dialect::ServerError;
+use crate::verdict::{Asked, Reading, Verdict};
 
 /// Limit of one place: a silent one must not keep the others from being asked.
 const PLACE_LIMIT: Duration = Duration::from_secs(5);

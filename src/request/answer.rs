@@ -11,15 +11,15 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use url::Url;
 
-use super::dialect::ServerError;
-use super::guard::Guard;
-use super::host_errors::FinalError;
 use crate::cli::{CliAnswer, CliBody};
 use crate::error::{Code, Error, Result};
+use crate::host::errors::FinalError;
+use crate::host::guard::Guard;
 use crate::http::TransportError;
 use crate::request_log::{Outcome, RequestRecord};
 use crate::secret::opaque_debug;
 use crate::usage::Meter;
+use crate::verdict::dialect::ServerError;
 
 /// So much of a stream is held back until it says something.
 const MAX_HELD: usize = 1024 * 1024;
@@ -197,18 +197,8 @@ impl Body {
     /// A body that is still to come; `idle_timeout` is the longest silence.
     #[must_use]
     pub fn live(response: reqwest::Response, idle_timeout: Duration) -> Self {
-        Self {
-            head: VecDeque::new(),
-            source: Some(Source::Network(Box::new(response))),
-            failure: None,
-            idle_timeout,
-            done_until: None,
-            may_wait: true,
-            guard: None,
-            on_server_error: None,
-            meter: Meter::default(),
-            record: RequestRecord::default(),
-        }
+        let source = Some(Source::Network(Box::new(response)));
+        Self { head: VecDeque::new(), source, idle_timeout, ..Self::from_bytes(Bytes::new()) }
     }
 
     /// Lets a meter hear of every byte that the server sends, and of the end.

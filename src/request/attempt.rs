@@ -8,10 +8,8 @@ use http::{Method, StatusCode};
 use url::Url;
 
 use super::answer::{Answer, Body};
-use super::dialect::{Content, MAX_ERROR_BODY};
 use super::headers;
 use super::prepare::{Prepared, Redirect};
-use super::verdict::{AnswerReader, Asked, Reading};
 use crate::accounts::account::Account;
 use crate::accounts::binding::BaseUrlOverride;
 use crate::accounts::kind::Kind;
@@ -19,6 +17,8 @@ use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
 use crate::http::{Http, TransportError, retry_after_ms};
 use crate::oauth::token::Token;
+use crate::verdict::dialect::{Content, MAX_ERROR_BODY};
+use crate::verdict::{AnswerReader, Asked, Reading};
 
 /// An answer is read ahead up to this size in bytes, for an error that comes in its place.
 const MAX_READ_AHEAD: usize = 1024 * 1024;

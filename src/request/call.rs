@@ -11,23 +11,21 @@ use url::Url;
 
 use super::answer::Answer;
 use super::attempt::{Access, Attempt, Budget};
-use super::host_errors::FinalError;
 use super::last_word::{self, LastWord};
-use super::late_error;
 use super::pipeline::Pipeline;
 use super::prepare::{Prepared, Request};
 use super::refusal::Refusal;
 use super::selection::{Candidate, Outcome, Selection, Step};
-use super::verdict::Verdict;
 use crate::accounts::account::Account;
 use crate::accounts::account_states::is_degraded_try_due;
-use crate::accounts::cooldown::{Cooldown, CoolingReason, exhausted_until, least_cooldown_ms};
 use crate::accounts::kind::Kind;
 use crate::accounts::view::View;
 use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind};
+use crate::host::errors::FinalError;
 use crate::plans::Price;
 use crate::request_log::{self, RequestRecord};
+use crate::verdict::Verdict;
 
 /// Says that an account answered that costs more than the user's choice.
 const PAID_HEADER: HeaderName = HeaderName::from_static("x-qwen-paid-fallback");
@@ -37,11 +35,8 @@ const DEGRADED_HEADER: HeaderName = HeaderName::from_static("x-qwen-degraded");
 const LEFT_OUT_HEADER: HeaderName = HeaderName::from_static("x-qwen-degraded-left-out");
 /// The longest `Retry-After` that is waited for.
 const LONGEST_WAIT_MS: u64 = 10_000;
-/// The wait before the second try where a limit names none, and how long the account is left alone after it.
+/// The wait before the second try where a limit names none.
 const DEFAULT_WAIT_MS: u64 = 1_000;
-pub(super) const DEFAULT_REST_MS: u64 = 10_000;
-/// An account that nobody pays for is tried again after this time.
-pub(super) const UNPAID_REST_MS: u64 = 3_600_000;
 
 /// One call, while it lasts.
 pub(super) struct Call<'a> {
@@ -227,16 +222,10 @@ impl<'a> Call<'a> {
         selection: &Selection<'a>,
     ) -> Result<Ended> {
         let (pipeline, account, now) = (self.pipeline, candidate.account, self.pipeline.now_ms());
-        let retry_after_ms = attempt.retry_after_ms;
-        let cooling = |reason, until, window| {
-            let code = attempt.reading.code().unwrap_or(last_word::default_code(reason)).to_owned();
-            Cooldown { until, reason, code, window }
-        };
-        match attempt.reading.verdict {
-            Verdict::Pass | Verdict::ContentFiltered | Verdict::TooLong { .. } => {
-                Ok(Ended::Answered(Box::new(self.answered(candidate, attempt, selection).await)))
-            }
-            Verdict::TokenRejected | Verdict::KeyRejected => {
+        let (verdict, retry_after_ms) = (attempt.reading.verdict, attempt.retry_after_ms);
+        let cooldown = attempt.reading.cooldown(now, pipeline.settings.quota_cooldown_ms, retry_after_ms);
+        match (verdict, cooldown) {
+            (Verdict::TokenRejected | Verdict::KeyRejected, _) => {
                 let error = self.refusal(account, &attempt);
                 let is_news =
                     candidate.record.last_error().is_none_or(|last| last.code != error.code().as_str());
@@ -245,30 +234,13 @@ impl<'a> Call<'a> {
                 }
                 Ok(self.reject(account, access, attempt, error).await)
             }
-            Verdict::ModelUnavailable => {
+            (Verdict::ModelUnavailable, _) => {
                 pipeline.settings.models.note_unavailable(&account.id, &self.prepared.model);
                 Ok(self.cannot_answer(attempt, Code::ModelUnavailable))
             }
-            Verdict::PermissionDenied => Ok(self.cannot_answer(attempt, Code::PermissionDenied)),
-            Verdict::QuotaExhausted { window, until } => {
-                let least = least_cooldown_ms(window, pipeline.settings.quota_cooldown_ms, retry_after_ms);
-                let until = until.unwrap_or_else(|| exhausted_until(now, least, retry_after_ms));
-                Ok(self.cool(account, cooling(CoolingReason::Quota, until, window), selection).await)
-            }
-            Verdict::RateLimited => {
-                let until = exhausted_until(now, 0, retry_after_ms.or(Some(DEFAULT_REST_MS)));
-                let ended =
-                    self.cool(account, cooling(CoolingReason::RateLimit, until, None), selection).await;
-                let limit = FinalError::of_rate_limit(retry_after_ms, now, self.utc_offset_minutes);
-                self.last = Some(Ok(match limit {
-                    Some(limit) if pipeline.settings.for_host => attempt.answer.into_final(&limit),
-                    _ => attempt.answer,
-                }));
-                Ok(ended)
-            }
-            Verdict::AllocationLimit => {
-                let code = cooling(CoolingReason::TokenLimit, now, None).code;
-                let cooldown = pipeline.pause(account, code, self.asked_at, retry_after_ms).await;
+            (Verdict::PermissionDenied, _) => Ok(self.cannot_answer(attempt, Code::PermissionDenied)),
+            (Verdict::AllocationLimit, Some(cooldown)) => {
+                let cooldown = pipeline.pause(account, cooldown, self.asked_at, retry_after_ms).await;
                 // The caller waits for the account that is back first.
                 let others = selection.cooling().iter().map(|(_, other)| other.until);
                 let free_at = others.fold(cooldown.until, u64::min);
@@ -278,12 +250,26 @@ impl<'a> Call<'a> {
                 self.last = Some(Ok(answer));
                 Ok(Ended::With(Outcome::Cooling(cooldown)))
             }
-            Verdict::PaymentRequired => {
-                let cooldown = cooling(CoolingReason::Payment, now + UNPAID_REST_MS, None);
-                let ended = self.cool(account, cooldown, selection).await;
-                self.cannot_answer(attempt, Code::PaymentRequired);
-                Ok(ended)
+            (_, Some(cooldown)) => {
+                let last = selection.last().map(|last| last.account);
+                let cooldown = pipeline.cool(account, cooldown, last, self.utc_offset_minutes).await;
+                if verdict == Verdict::PaymentRequired {
+                    self.cannot_answer(attempt, Code::PaymentRequired);
+                } else if verdict == Verdict::RateLimited {
+                    let limit = FinalError::of_rate_limit(retry_after_ms, now, self.utc_offset_minutes);
+                    self.last = Some(Ok(self.for_host(attempt.answer, limit.as_ref())));
+                }
+                Ok(Ended::With(Outcome::Cooling(cooldown)))
             }
+            (_, None) => Ok(Ended::Answered(Box::new(self.answered(candidate, attempt, selection).await))),
+        }
+    }
+
+    /// The answer as the host must get it, where there is a host and an error that it takes for final.
+    fn for_host(&self, answer: Answer, error: Option<&FinalError>) -> Answer {
+        match error.filter(|_| self.pipeline.settings.for_host) {
+            Some(error) => answer.into_final(error),
+            None => answer,
         }
     }
 
@@ -296,22 +282,12 @@ impl<'a> Call<'a> {
     ) -> Answer {
         let Attempt { mut answer, reading, .. } = attempt;
         if !answer.status.is_success() {
-            return match FinalError::of_reading(&reading) {
-                Some(final_error) if self.pipeline.settings.for_host => answer.into_final(&final_error),
-                _ => answer,
-            };
+            return self.for_host(answer, FinalError::of_reading(&reading).as_ref());
         }
         let is_last = selection.left() == 0 && selection.allowed().len() > 1;
         self.pipeline.succeeded(candidate, self.first_asked, is_last).await;
-        late_error::watch_for(self.pipeline, candidate.account, &mut answer);
+        self.pipeline.note_late_error(candidate.account, &mut answer.body);
         self.watched(answer, None).await
-    }
-
-    /// Leaves the account alone for a time.
-    async fn cool(&self, account: &Account, cooldown: Cooldown, selection: &Selection<'_>) -> Ended {
-        let last = selection.last().map(|last| last.account);
-        let cooldown = self.pipeline.cool(account, cooldown, last, self.utc_offset_minutes).await;
-        Ended::With(Outcome::Cooling(cooldown))
     }
 
     /// The account can't answer this request; what the server said is passed on where no other account can.

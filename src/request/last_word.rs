@@ -3,10 +3,10 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::host_errors::{FinalError, moment, plain};
 use super::selection::{Candidate, Selection};
 use crate::accounts::cooldown::{Cooldown, CoolingReason};
 use crate::error::{Code, Error};
+use crate::host::errors::{FinalError, moment, plain};
 
 /// A host may wait this long for a rate limit to pass, in milliseconds.
 const SHORT_WAIT_MS: u64 = 60_000;
@@ -62,7 +62,7 @@ impl LastWord {
             message = format!("{message}\n{}", failure.message());
         }
         let server_code = first.map(|first| first.code.clone()).filter(|code| !code.is_empty());
-        let server_code = server_code.unwrap_or_else(|| default_code(reason).to_owned());
+        let server_code = server_code.unwrap_or_else(|| reason.servers_code().to_owned());
         Self { reason, server_code, message, wait_ms: until.saturating_sub(now_ms) }
     }
 
@@ -79,7 +79,7 @@ impl LastWord {
         FinalError {
             status,
             message: plain(&self.message),
-            code: Some(code_of(self.reason)),
+            code: Some(self.reason.code()),
             server_code: None,
         }
     }
@@ -126,26 +126,6 @@ pub fn left_alone(name: &str, cooldown: &Cooldown, now_ms: u64, utc_offset_minut
 #[must_use]
 pub fn limit_reached(name: &str) -> String {
     format!("{name} takes no more requests for now.")
-}
-
-/// The code of ours for a reason.
-#[must_use]
-pub const fn code_of(reason: CoolingReason) -> Code {
-    match reason {
-        CoolingReason::Quota => Code::QuotaExhausted,
-        CoolingReason::RateLimit | CoolingReason::TokenLimit => Code::RateLimited,
-        CoolingReason::Payment => Code::PaymentRequired,
-    }
-}
-
-/// The server's code for a reason, where it gave none.
-#[must_use]
-pub const fn default_code(reason: CoolingReason) -> &'static str {
-    match reason {
-        CoolingReason::Quota => "insufficient_quota",
-        CoolingReason::RateLimit | CoolingReason::TokenLimit => "rate_limit_exceeded",
-        CoolingReason::Payment => "Arrearage",
-    }
 }
 
 /// Says why a request can't be sent with any account.

@@ -4,21 +4,12 @@
 
 pub mod answer;
 pub mod attempt;
-pub mod body;
 mod call;
-pub mod degrade;
-pub mod dialect;
-mod fields;
-pub mod guard;
 pub mod headers;
-pub mod host_errors;
-pub mod last_word;
-mod late_error;
+mod last_word;
 pub mod pipeline;
 pub mod prepare;
-pub mod quota;
 pub mod refusal;
-pub mod selection;
+mod selection;
 pub mod stream;
 pub mod target;
-pub mod verdict;

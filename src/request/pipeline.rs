@@ -4,13 +4,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderMap;
+use tokio::runtime::Handle;
 use url::Url;
 
-use super::answer::Answer;
+use super::answer::{Answer, Body};
 use super::attempt::{Access, Sender};
-use super::body::Ids;
 use super::call::Call;
-use super::host_errors::FinalError;
 use super::last_word;
 use super::prepare::{Prepared, Request};
 use super::selection::{Candidate, Situation};
@@ -18,16 +17,18 @@ use super::target::Target;
 use crate::accounts::account::Account;
 use crate::accounts::account_states::Cooled;
 use crate::accounts::availability::availability;
-use crate::accounts::cooldown::{Cooldown, CoolingReason, Pause};
-use crate::accounts::kind::Serving;
+use crate::accounts::cooldown::{Cooldown, CoolingReason};
+use crate::accounts::kind::{Kind, Serving};
 use crate::accounts::registry::Registry;
 use crate::accounts::view::View;
+use crate::chat::body::Ids;
 use crate::cli::CliFallback;
 use crate::clock::Clock;
 use crate::config::Rotation;
 use crate::discovery::Discovery;
 use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind, Events};
+use crate::host::errors::FinalError;
 use crate::logging::Logger;
 use crate::models::book::ModelBook;
 use crate::oauth::token::Token;
@@ -35,6 +36,7 @@ use crate::request_log::{RequestLog, RequestRecord, Start};
 use crate::store::record::Record;
 use crate::token_manager::TokenManager;
 use crate::usage::UsageBook;
+use crate::verdict::{Asked, Reading};
 
 /// Where a host names its conversation.
 const CONVERSATION_HEADER: &str = "x-session-id";
@@ -223,7 +225,7 @@ impl Pipeline {
         last: Option<&Account>,
         utc_offset_minutes: i32,
     ) -> Cooldown {
-        let (now, code) = (self.now_ms(), last_word::code_of(cooldown.reason));
+        let (now, code) = (self.now_ms(), cooldown.reason.code());
         let name = format!("The Qwen account \"{}\"", account.label);
         let say = |cooldown: &Cooldown| last_word::left_alone(&name, cooldown, now, utc_offset_minutes);
         let (id, noted, why) = (account.id.clone(), cooldown.clone(), Error::new(code, say(&cooldown)));
@@ -254,20 +256,38 @@ impl Pipeline {
     pub(super) async fn pause(
         &self,
         account: &Account,
-        code: String,
+        cooldown: Cooldown,
         asked_at: u64,
         retry_after_ms: Option<u64>,
     ) -> Cooldown {
         let longest = self.settings.quota_cooldown_ms;
         let name = format!("The Qwen account \"{}\"", account.label);
         let why = Error::new(Code::RateLimited, last_word::limit_reached(&name));
-        let (id, servers_code) = (account.id.clone(), code.clone());
+        let (id, servers_code) = (account.id.clone(), cooldown.code.clone());
         let mark = move |registry: &Registry| {
             registry.mark_paused(&id, (asked_at, &servers_code), (retry_after_ms, longest), &why)
         };
-        let first = || Pause::after(None, asked_at, retry_after_ms, longest, self.now_ms()).ends_at();
-        let until = self.note(mark).await.flatten().map_or_else(first, |cooled| cooled.until);
-        Cooldown { until, reason: CoolingReason::TokenLimit, code, window: None }
+        let until = self.note(mark).await.flatten().map_or(cooldown.until, |cooled| cooled.until);
+        Cooldown { until, ..cooldown }
+    }
+
+    /// Leaves the account alone if the answer ends with an error that asks for it. Content was passed on by then, so it is
+    /// noted for the next request alone.
+    pub(super) fn note_late_error(&self, account: &Account, body: &mut Body) {
+        let (tokens, clock) = (self.tokens.clone(), self.journal.clock.clone());
+        let (id, is_key) = (account.id.clone(), account.kind != Kind::OAuth);
+        let longest_ms = self.settings.quota_cooldown_ms;
+        body.on_server_error(move |error| {
+            let now_ms = clock.now_ms();
+            let reading = Reading::of_inner_error(error, &Asked { is_key, model: "", now_ms });
+            if let (Some(cooldown), Ok(runtime)) =
+                (reading.cooldown(now_ms, longest_ms, None), Handle::try_current())
+            {
+                let why = Error::new(cooldown.reason.code(), reading.message());
+                let note = move |registry: &Registry| registry.mark_cooling(&id, &cooldown, &why);
+                runtime.spawn(async move { tokens.with_registry(note).await });
+            }
+        });
     }
 
     /// Notes what a success says of an account, if that is news. `is_last` is true where no other account is ready.

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use http::Method;
 use http::header::{CONTENT_TYPE, HeaderMap};
 
-use super::body::{BodyRules, Ids, Shaped, shape};
-use super::degrade::{Degraded, LeftOut, degrade};
 use super::target::Target;
 use crate::accounts::kind::Kind;
+use crate::chat::body::{BodyRules, Ids, Shaped, shape};
+use crate::chat::degrade::{Degraded, LeftOut, degrade};
 use crate::error::{Error, Result};
 use crate::secret::opaque_debug;
 

@@ -3,11 +3,11 @@
 use http::HeaderMap;
 use http::header::DATE;
 
-use super::verdict::Reading;
 use crate::accounts::kind::Kind;
 use crate::clock::epoch_ms;
 use crate::error::{Code, Error};
 use crate::models::COMMON_MODEL;
+use crate::verdict::Reading;
 
 /// When Qwen ended the free tier, in epoch milliseconds: 2026-04-15.
 pub const FREE_TIER_END_MS: u64 = 1_776_211_200_000;
@@ -73,8 +73,8 @@ fn free_tier_ended(has_key: bool) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::verdict::Asked;
     use super::*;
+    use crate::verdict::Asked;
 
     const NOW: u64 = 1_795_500_000_000;
     const REFUSED: &[u8] =

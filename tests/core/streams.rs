@@ -256,7 +256,7 @@ async fn a_reader_that_rests_holds_the_server_up() {
 async fn error_bodies_are_looked_at_and_still_passed_on_whole() {
     let setup = Setup::fresh().await;
     let long = "y".repeat(300 * 1024);
-    let body = format!("{{\"error\":{{\"code\":\"insufficient_quota\",\"message\":\"{long}\"}}}}");
+    let body = format!("{{\"error\":{{\"code\":\"limit_requests\",\"message\":\"{long}\"}}}}");
     let parts = body.as_bytes().chunks(10_000).map(|chunk| Part::Bytes(Bytes::copy_from_slice(chunk)));
     setup.server.on_every_api(Reply::new(429, "application/json", parts.collect()));
     let answer = setup.client().fetch(chat(false)).await.unwrap();

@@ -5,8 +5,8 @@
 
 use http::StatusCode;
 
-use super::verdict::{Reading, Verdict};
 use crate::error::{Code, Error};
+use crate::verdict::{Reading, Verdict};
 
 /// A wait of up to this long may pass as a 429.
 const SHORT_WAIT_MS: u64 = 60_000;
@@ -199,8 +199,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    use super::super::verdict::Asked;
     use super::*;
+    use crate::verdict::Asked;
 
     fn holds_retry_word(text: &str) -> bool {
         RETRY_WORDS.iter().any(|word| folded(text).contains(word))

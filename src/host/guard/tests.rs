@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::request::verdict::{Asked, Reading, Verdict};
+use crate::verdict::{Asked, Reading, Verdict};
 
 struct Ended {
     out: String,

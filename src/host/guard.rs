@@ -9,10 +9,10 @@ use bytes::Bytes;
 use memchr::memmem::Finder;
 use serde_json::{Value, json};
 
-use super::dialect::{Content, ServerError, parsed};
-use super::host_errors::plain;
+use super::errors::plain;
 use crate::error::{Code, Error, Result};
 use crate::sse::{Line, LineReader, MAX_LINE, SseEvent};
+use crate::verdict::dialect::{Content, ServerError, parsed};
 
 /// The end of a key, and if a value that begins with a byte has to be read.
 type KeyRule = (Finder<'static>, fn(u8) -> bool);

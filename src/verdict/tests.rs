@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::dialect::{Content, MAX_ERROR_BODY, ServerError};
 use super::*;
+use crate::accounts::cooldown::QuotaWindow;
 
 /// 2026-08-04 00:00:00 UTC, a Tuesday.
 const NOW: u64 = 1_785_801_600_000;
@@ -31,7 +33,7 @@ fn exhausted(window: Option<QuotaWindow>) -> Verdict {
 
 #[test]
 fn every_reported_answer_is_understood() {
-    let cases: Vec<Value> = serde_json::from_str(include_str!("../../../tests/cases/answers.json")).unwrap();
+    let cases: Vec<Value> = serde_json::from_str(include_str!("../../tests/cases/answers.json")).unwrap();
     for case in &cases {
         let expect = &case["expect"];
         let until = expect["until"].as_str().unwrap_or_default();

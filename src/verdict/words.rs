@@ -1,0 +1,199 @@
+//! An error's words, and what they mean. Pure.
+
+use super::denial::denies_model;
+use super::dialect::ServerError;
+use super::quota::{reset_of, window_of};
+use super::reading::{Asked, Verdict};
+
+/// An error's words in lower case.
+pub(super) struct Words {
+    code: String,
+    kind: String,
+    message: String,
+}
+
+/// Codes of accounts that nobody pays for.
+const UNPAID_CODES: [&str; 4] =
+    ["arrearage", "prepaidbilloverdue", "postpaidbilloverdue", "commoditynotpurchased"];
+/// Codes of rate limits that say "quota" in their message.
+const RATE_CODES: [&str; 4] =
+    ["throttling.ratequota", "limit_requests", "limit_burst_rate", "rate_limit_exceeded"];
+/// Codes of models that an account does not have.
+const MODEL_CODES: [&str; 7] = [
+    "model_not_found",
+    "modelnotfound",
+    "model_not_supported",
+    "model_not_exist",
+    "model.accessdenied",
+    "accessdenied.unpurchased",
+    "model_access_denied",
+];
+/// Words for a key's tokens per minute.
+const QUOTA_WORDS: [&str; 2] =
+    ["you exceeded your current quota", "allocated quota exceeded, please increase your quota limit"];
+/// The status that stands for a code, by a part of the code.
+const CODE_STATUSES: [(&str, u16); 24] = [
+    ("freetieronly", 403),
+    ("quota", 429),
+    ("throttling", 429),
+    ("limit_requests", 429),
+    ("limit_burst", 429),
+    ("rate_limit", 429),
+    ("ratelimit", 429),
+    ("too_many_requests", 429),
+    ("overdue", 429),
+    ("commoditynotpurchased", 403),
+    ("arrearage", 400),
+    ("api_key", 401),
+    ("apikey", 401),
+    ("authentication", 401),
+    ("not_found", 404),
+    ("notfound", 404),
+    ("denied", 403),
+    ("permission", 403),
+    ("invalid", 400),
+    ("internal", 500),
+    ("server_error", 500),
+    ("unavailable", 503),
+    ("overloaded", 503),
+    ("timeout", 504),
+];
+/// The status that stands for words, where the code does not tell.
+const WORD_STATUSES: [(&str, u16); 15] = [
+    ("free tier of the model has been exhausted", 403),
+    ("quota exceeded", 429),
+    ("exceeded your current quota", 429),
+    ("exceeded your quota", 429),
+    ("rate increased too quickly", 429),
+    ("throttled", 429),
+    ("bill is overdue", 429),
+    ("quota has been exhausted", 429),
+    ("rate limit", 429),
+    ("too many requests", 429),
+    ("invalid access token", 401),
+    ("token expired", 401),
+    ("api key provided", 401),
+    ("invalid api-key", 401),
+    ("access denied", 403),
+];
+
+impl Words {
+    pub(super) fn of(error: &ServerError) -> Self {
+        let lower = |text: &Option<String>| text.as_deref().unwrap_or_default().to_ascii_lowercase();
+        Self { code: lower(&error.code), kind: lower(&error.kind), message: lower(&error.message) }
+    }
+
+    pub(super) fn is(&self, code: &str) -> bool {
+        self.code == code || self.kind == code
+    }
+
+    fn is_any(&self, codes: &[&str]) -> bool {
+        codes.iter().any(|code| self.is(code))
+    }
+
+    pub(super) fn says(&self, words: &[&str]) -> bool {
+        words.iter().any(|words| self.message.contains(words))
+    }
+
+    pub(super) fn implied_status(&self) -> u16 {
+        let by_code = [&self.code, &self.kind]
+            .into_iter()
+            .find_map(|code| CODE_STATUSES.iter().find(|(part, _)| code.contains(part)));
+        let by_words = || WORD_STATUSES.iter().find(|(words, _)| self.message.contains(words));
+        by_code.or_else(by_words).map_or(400, |(_, status)| *status)
+    }
+
+    pub(super) fn verdict(&self, status: u16, asked: &Asked) -> Verdict {
+        let is_final = (400..500).contains(&status);
+        if !is_final {
+            return Verdict::Pass;
+        }
+        if self.is_any(&UNPAID_CODES) || self.says(&["account is in good standing"]) || status == 402 {
+            return Verdict::PaymentRequired;
+        }
+        if self.is_any(&["data_inspection_failed", "datainspectionfailed", "content_filter"]) {
+            return Verdict::ContentFiltered;
+        }
+        if let Some(too_long) = self.too_long(status) {
+            return too_long;
+        }
+        match status {
+            401 if asked.is_key => Verdict::KeyRejected,
+            401 => Verdict::TokenRejected,
+            403 | 429 => self.quota(status, asked).unwrap_or_else(|| self.refusal(status, asked)),
+            400 | 404 if asked.is_key && self.lacks_model(asked.model) => Verdict::ModelUnavailable,
+            _ => Verdict::Pass,
+        }
+    }
+
+    fn too_long(&self, status: u16) -> Option<Verdict> {
+        let limit = |words: &str| {
+            let rest = self.message.split_once(words)?.1.trim_start_matches([' ', '[', ':']);
+            // `[1, N]` or `N tokens`.
+            let rest = rest.strip_prefix("1,").unwrap_or(rest).trim_start();
+            let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+            Some(Verdict::TooLong { limit: rest[..end].parse().ok() })
+        };
+        limit("range of input length should be")
+            .or_else(|| limit("maximum context length is"))
+            .or_else(|| limit("context window of"))
+            .or_else(|| {
+                (status == 413 || self.is("context_length_exceeded"))
+                    .then_some(Verdict::TooLong { limit: None })
+            })
+    }
+
+    fn quota(&self, status: u16, asked: &Asked) -> Option<Verdict> {
+        if self.says(&["concurrency allocated quota exceeded"]) || self.is_any(&RATE_CODES) {
+            return None;
+        }
+        let window = window_of(&self.message);
+        // Words alone are as plain as their code.
+        let is_quota = self.is_any(&["insufficient_quota", "quota_exceeded"])
+            || (self.code.is_empty() && self.kind.is_empty() && self.says(&QUOTA_WORDS));
+        let is_allocation = self.is("throttling.allocationquota");
+        let is_free_quota = self.is("allocationquota.freetieronly")
+            || self.says(&[
+                "free allocated quota exceeded",
+                "free quota has been exhausted",
+                "free tier of the model has been exhausted",
+            ]);
+        let is_exhausted =
+            || Verdict::QuotaExhausted { window, until: reset_of(&self.message, window, asked.now_ms) };
+        if window.is_some() || is_free_quota {
+            return Some(is_exhausted());
+        }
+        if asked.is_key && status == 429 && (is_allocation || (is_quota && self.says(&QUOTA_WORDS))) {
+            return Some(Verdict::AllocationLimit);
+        }
+        is_quota.then(is_exhausted)
+    }
+
+    /// Meaning of a 429 or 403 that is not about a quota.
+    fn refusal(&self, status: u16, asked: &Asked) -> Verdict {
+        let is_about_token = self.says(&["invalid access token", "token expired"]);
+        let is_about_key = self.is_any(&["invalid_api_key", "invalidapikey"])
+            || self.says(&["invalid api-key", "invalid api key", "incorrect api key"]);
+        let is_denied =
+            self.says(&["access denied"]) || self.code.contains("accessdenied") || self.is("access_denied");
+        match (status, asked.is_key) {
+            (429, _) => Verdict::RateLimited,
+            (_, true) if is_about_key || is_about_token => Verdict::KeyRejected,
+            (_, true) if self.lacks_model(asked.model) => Verdict::ModelUnavailable,
+            (_, true) if is_denied => Verdict::PermissionDenied,
+            (_, false) if self.says(&["ip access denied", "workspace access denied"]) => {
+                Verdict::PermissionDenied
+            }
+            (_, false) if is_about_token || is_about_key || self.says(&["access denied"]) => {
+                Verdict::TokenRejected
+            }
+            _ => Verdict::Pass,
+        }
+    }
+
+    fn lacks_model(&self, model: &str) -> bool {
+        self.is_any(&MODEL_CODES)
+            || self.says(&["model access denied", "access to model denied"])
+            || denies_model(&self.message, &model.to_ascii_lowercase())
+    }
+}
