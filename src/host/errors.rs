@@ -12,7 +12,7 @@ use crate::verdict::{Reading, Verdict};
 const SHORT_WAIT_MS: u64 = 60_000;
 
 /// Reasons to retry for `OpenCode` 1.18, wherever they stand. A space stands for `-` and `_` too.
-const RETRY_WORDS: [&str; 47] = [
+const RETRY_WORDS: [&str; 46] = [
     "429",
     "500",
     "502",
@@ -26,7 +26,6 @@ const RETRY_WORDS: [&str; 47] = [
     "overloaded",
     "unavailable",
     "internal error",
-    "internal server error",
     "server error",
     "provider returned error",
     "terminated",

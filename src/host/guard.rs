@@ -3,30 +3,15 @@
 //! `OpenCode` asks again, in some versions for ever, where a stream is empty or cut, or ends for a reason that it does not
 //! know. Behind the guard such a stream ends for a reason that it knows, or fails with words that it shows once.
 
-use std::sync::LazyLock;
-
 use bytes::Bytes;
-use memchr::memmem::Finder;
 use serde_json::{Value, json};
 
+use super::chunk::has_to_be_read;
+use super::completion::as_events;
 use super::errors::plain;
 use crate::error::{Code, Error, Result};
 use crate::sse::{Line, LineReader, MAX_LINE, SseEvent};
 use crate::verdict::dialect::{Content, ServerError, parsed};
-
-/// The end of a key, and if a value that begins with a byte has to be read.
-type KeyRule = (Finder<'static>, fn(u8) -> bool);
-
-/// The ends of keys, and what their values begin with where an event has to be read. The search objects are costly to make.
-static READ_IF: LazyLock<[KeyRule; 3]> = LazyLock::new(|| {
-    [
-        (Finder::new(b"finish_reason\""), |first| first != b'n'),
-        (Finder::new(b"error\""), |first| first != b'n'),
-        (Finder::new(b"content\""), |first| first == b'['),
-    ]
-});
-static CHOICES: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"choices\""));
-static CALLS: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"tool_calls\""));
 
 /// Length in bytes of the last events that are kept: the text of an error may stand in them.
 const MAX_RECENT: usize = 16 * 1024;
@@ -239,7 +224,7 @@ impl ChatEvents {
         }
         self.remember(data);
         // Once something was said, most events need not be read.
-        if self.has_content && !self.event.is_error && !self.has_to_be_read(data) {
+        if self.has_content && !self.event.is_error && !has_to_be_read(data, self.has_call) {
             return Fate::Kept;
         }
         self.read(data)
@@ -253,13 +238,6 @@ impl ChatEvents {
         let start = data.len().saturating_sub(MAX_RECENT);
         self.recent.extend_from_slice(&data[start..]);
         self.recent.push(EVENT_END);
-    }
-
-    /// True if an event may end the answer, holds the first call, or has a form that the host does not understand.
-    fn has_to_be_read(&self, data: &[u8]) -> bool {
-        READ_IF.iter().any(|(key, is_wanted)| values(key, data).any(*is_wanted))
-            || values(&CALLS, data).any(|first| first == b'{' || (first == b'[' && !self.has_call))
-            || values(&CHOICES, data).next() != Some(b'[')
     }
 
     fn read(&mut self, data: &[u8]) -> Fate {
@@ -392,55 +370,10 @@ fn broken_off(message: Option<&str>, code: Option<&str>) -> String {
     }
 }
 
-/// The first bytes of the values of a key.
-fn values<'a>(key: &'a Finder, data: &'a [u8]) -> impl Iterator<Item = u8> + 'a {
-    key.find_iter(data).filter_map(|at| {
-        let rest = data[at + key.needle().len()..].trim_ascii_start().strip_prefix(b":")?;
-        rest.trim_ascii_start().first().copied()
-    })
-}
-
 /// The text of content parts.
 fn text_of_parts(content: &Value) -> Option<String> {
     let parts = content.as_array()?;
     Some(parts.iter().filter_map(|part| part["text"].as_str().or_else(|| part.as_str())).collect())
-}
-
-/// A whole chat completion as a stream of events.
-fn as_events(json: &[u8]) -> Option<Vec<u8>> {
-    let mut completion: Value =
-        serde_json::from_slice(json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json)).ok()?;
-    let fields = completion.as_object_mut()?;
-    let usage = fields.remove("usage").filter(Value::is_object);
-    let Some(Value::Array(mut choices)) = fields.remove("choices") else { return None };
-    let mut ends = Vec::new();
-    for choice in &mut choices {
-        let message = choice.as_object_mut()?.remove("message").or_else(|| choice.get("delta").cloned());
-        let mut delta = message.filter(Value::is_object)?;
-        for (at, call) in
-            delta.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten().enumerate()
-        {
-            if call.get("index").is_none() && call.is_object() {
-                call["index"] = at.into();
-            }
-        }
-        let index = choice.get("index").cloned().unwrap_or(0.into());
-        ends.push(json!({"index": index, "delta": {}, "finish_reason": choice["finish_reason"]}));
-        *choice = json!({"index": index, "delta": delta, "finish_reason": null});
-    }
-    fields.insert("object".to_owned(), "chat.completion.chunk".into());
-    let mut event = |choices: Value, usage: Option<Value>| {
-        completion["choices"] = choices;
-        if let Some(usage) = usage {
-            completion["usage"] = usage;
-        }
-        format!("data: {completion}\n\n")
-    };
-    let mut events = event(choices.into(), None) + &event(ends.into(), None);
-    if usage.is_some() {
-        events += &event(json!([]), usage);
-    }
-    Some((events + "data: [DONE]\n\n").into_bytes())
 }
 
 /// The message without its last sentence, which is advice for callers who send requests and not messages.

@@ -23,6 +23,11 @@ use crate::verdict::{AnswerReader, Asked, Reading};
 /// An answer is read ahead up to this size in bytes, for an error that comes in its place.
 const MAX_READ_AHEAD: usize = 1024 * 1024;
 
+/// The longest `Retry-After` that is waited for.
+const LONGEST_WAIT_MS: u64 = 10_000;
+/// The wait before the second try where a limit names none.
+const DEFAULT_WAIT_MS: u64 = 1_000;
+
 /// Bounds what one call may cost the API, whatever goes wrong.
 #[derive(Debug)]
 pub struct Budget {
@@ -68,6 +73,15 @@ pub struct Attempt {
     pub error_body: Vec<u8>,
     /// How long the server asks to wait.
     pub retry_after_ms: Option<u64>,
+}
+
+impl Attempt {
+    /// The wait before a second try, where it is short enough to be made for the caller.
+    #[must_use]
+    pub fn short_wait(&self) -> Option<Duration> {
+        let ms = self.retry_after_ms.unwrap_or(DEFAULT_WAIT_MS);
+        (ms <= LONGEST_WAIT_MS).then(|| Duration::from_millis(ms))
+    }
 }
 
 /// A token, and the one place that it may be sent to.

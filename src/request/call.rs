@@ -3,9 +3,7 @@
 //! [`Selection`] says what comes next; the methods here carry it out.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Method, StatusCode};
 use url::Url;
 
@@ -14,7 +12,7 @@ use super::attempt::{Access, Attempt, Budget};
 use super::last_word::{self, LastWord};
 use super::pipeline::Pipeline;
 use super::prepare::{Prepared, Request};
-use super::refusal::Refusal;
+use super::refusal::{Refusal, is_about_login};
 use super::selection::{Candidate, Outcome, Selection, Step};
 use crate::accounts::account::Account;
 use crate::accounts::account_states::is_degraded_try_due;
@@ -23,20 +21,8 @@ use crate::accounts::view::View;
 use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind};
 use crate::host::errors::FinalError;
-use crate::plans::Price;
 use crate::request_log::{self, RequestRecord};
 use crate::verdict::Verdict;
-
-/// Says that an account answered that costs more than the user's choice.
-const PAID_HEADER: HeaderName = HeaderName::from_static("x-qwen-paid-fallback");
-/// Says that a smaller payload was answered.
-const DEGRADED_HEADER: HeaderName = HeaderName::from_static("x-qwen-degraded");
-/// Says what was left out of it.
-const LEFT_OUT_HEADER: HeaderName = HeaderName::from_static("x-qwen-degraded-left-out");
-/// The longest `Retry-After` that is waited for.
-const LONGEST_WAIT_MS: u64 = 10_000;
-/// The wait before the second try where a limit names none.
-const DEFAULT_WAIT_MS: u64 = 1_000;
 
 /// One call, while it lasts.
 pub(super) struct Call<'a> {
@@ -123,7 +109,7 @@ impl<'a> Call<'a> {
             match ended {
                 Ended::Answered(mut answer) => {
                     if self.is_paid_fallback {
-                        answer.headers.insert(PAID_HEADER, HeaderValue::from_static("1"));
+                        answer.note_paid();
                     }
                     return Ok(*answer);
                 }
@@ -137,14 +123,17 @@ impl<'a> Call<'a> {
         let (pipeline, account) = (self.pipeline, candidate.account);
         // The degraded try comes after all accounts.
         self.budget.reserved = selection.left() + 1;
-        self.note_paid_fallback(candidate, selection.price_limit());
+        self.is_paid_fallback = candidate.price > selection.price_limit();
+        if self.is_paid_fallback {
+            pipeline.tell_of_paid_fallback(account, self.first_asked);
+        }
         // The first account was looked at when the call began.
         let seen = self.first_asked.is_none().then(|| Arc::clone(self.view));
         self.first_asked.get_or_insert(account);
         let mut access = match pipeline.access(account, seen).await {
             Ok(access) => access,
             // A server that can't be reached says nothing of the account.
-            Err(error) if error.is_retryable() || !is_about_login(&error) => return Err(error),
+            Err(error) if error.is_retryable() || !is_about_login(error.code()) => return Err(error),
             Err(error) => {
                 self.last = Some(Err(error));
                 return Ok(Ended::With(Outcome::Unusable));
@@ -171,7 +160,7 @@ impl<'a> Call<'a> {
             }
         }
         if matches!(attempt.reading.verdict, Verdict::RateLimited | Verdict::AllocationLimit)
-            && let Some(wait) = short_wait(attempt.retry_after_ms)
+            && let Some(wait) = attempt.short_wait()
             && self.budget.may_retry()
         {
             let message = "Qwen asks for a short break; the request is sent again after it.";
@@ -245,7 +234,7 @@ impl<'a> Call<'a> {
                 let others = selection.cooling().iter().map(|(_, other)| other.until);
                 let free_at = others.fold(cooldown.until, u64::min);
                 let mut answer = attempt.answer;
-                answer.headers.insert(RETRY_AFTER, seconds(free_at.saturating_sub(pipeline.now_ms())));
+                answer.set_retry_after(free_at.saturating_sub(pipeline.now_ms()));
                 answer.note_error(Code::RateLimited);
                 self.last = Some(Ok(answer));
                 Ok(Ended::With(Outcome::Cooling(cooldown)))
@@ -257,7 +246,7 @@ impl<'a> Call<'a> {
                     self.cannot_answer(attempt, Code::PaymentRequired);
                 } else if verdict == Verdict::RateLimited {
                     let limit = FinalError::of_rate_limit(retry_after_ms, now, self.utc_offset_minutes);
-                    self.last = Some(Ok(self.for_host(attempt.answer, limit.as_ref())));
+                    self.last = Some(Ok(self.for_host(attempt.answer, limit)));
                 }
                 Ok(Ended::With(Outcome::Cooling(cooldown)))
             }
@@ -266,9 +255,9 @@ impl<'a> Call<'a> {
     }
 
     /// The answer as the host must get it, where there is a host and an error that it takes for final.
-    fn for_host(&self, answer: Answer, error: Option<&FinalError>) -> Answer {
+    fn for_host(&self, answer: Answer, error: Option<FinalError>) -> Answer {
         match error.filter(|_| self.pipeline.settings.for_host) {
-            Some(error) => answer.into_final(error),
+            Some(error) => answer.into_final(&error),
             None => answer,
         }
     }
@@ -282,7 +271,7 @@ impl<'a> Call<'a> {
     ) -> Answer {
         let Attempt { mut answer, reading, .. } = attempt;
         if !answer.status.is_success() {
-            return self.for_host(answer, FinalError::of_reading(&reading).as_ref());
+            return self.for_host(answer, FinalError::of_reading(&reading));
         }
         let is_last = selection.left() == 0 && selection.allowed().len() > 1;
         self.pipeline.succeeded(candidate, self.first_asked, is_last).await;
@@ -293,11 +282,8 @@ impl<'a> Call<'a> {
     /// The account can't answer this request; what the server said is passed on where no other account can.
     fn cannot_answer(&mut self, attempt: Attempt, code: Code) -> Ended {
         let Attempt { mut answer, reading, .. } = attempt;
-        match FinalError::of_reading(&reading) {
-            Some(final_error) if self.pipeline.settings.for_host => answer = answer.into_final(&final_error),
-            _ => answer.note_error(code),
-        }
-        self.last = Some(Ok(answer));
+        answer.note_error(code);
+        self.last = Some(Ok(self.for_host(answer, FinalError::of_reading(&reading))));
         Ended::With(Outcome::Unusable)
     }
 
@@ -307,14 +293,8 @@ impl<'a> Call<'a> {
         let (id, token, why) = (account.id.clone(), access.token.access_token.clone(), error.clone());
         self.pipeline.note(move |registry| registry.mark_rejected(&id, &token, &why)).await;
         let error = self.pipeline.settings.discovery.explain(error, &self.view.document).await;
-        answer = match FinalError::of_error(&error) {
-            Some(final_error) if self.pipeline.settings.for_host => answer.into_final(&final_error),
-            _ => {
-                answer.explain(&error, &error_body);
-                answer
-            }
-        };
-        self.last = Some(Ok(answer));
+        answer.explain(&error, &error_body);
+        self.last = Some(Ok(self.for_host(answer, FinalError::of_error(&error))));
         Ended::With(Outcome::Unusable)
     }
 
@@ -328,14 +308,6 @@ impl<'a> Call<'a> {
             has_key: !self.view.document.keys.is_empty(),
         };
         refusal.error(self.pipeline.now_ms()).with_account(&account.id)
-    }
-
-    /// Tells of an account that costs more than the user's choice, before it is asked.
-    fn note_paid_fallback(&mut self, candidate: &Candidate<'_>, limit: Price) {
-        self.is_paid_fallback = candidate.price > limit;
-        if self.is_paid_fallback {
-            self.pipeline.tell_of_paid_fallback(candidate.account, self.first_asked);
-        }
     }
 
     /// In a host, a stream that says nothing is an error. `degraded` is what was sent in place of the request.
@@ -387,10 +359,7 @@ impl<'a> Call<'a> {
         }
         let message = format!("All accounts are out of quota; a shorter request was answered: {left_out}.");
         pipeline.tell(EventKind::Degraded, account, &message, None);
-        answer.headers.insert(DEGRADED_HEADER, HeaderValue::from_static("1"));
-        if let Ok(left_out) = HeaderValue::from_str(&left_out.to_string()) {
-            answer.headers.insert(LEFT_OUT_HEADER, left_out);
-        }
+        answer.note_degraded(left_out);
         Ok(Ended::Answered(Box::new(self.watched(answer, Some(&degraded)).await)))
     }
 
@@ -423,19 +392,14 @@ impl<'a> Call<'a> {
         {
             return answer;
         }
-        let word = LastWord::new(
-            selection,
-            self.cli_failure.as_ref(),
-            self.pipeline.now_ms(),
-            self.utc_offset_minutes,
-        );
-        let for_host = self.pipeline.settings.for_host;
+        let (now, for_host) = (self.pipeline.now_ms(), self.pipeline.settings.for_host);
+        let word = LastWord::new(selection, self.cli_failure.as_ref(), now, self.utc_offset_minutes);
         let mut answer = Answer::without_server(self.own_url(), &word.final_error(for_host));
         if !for_host {
             answer.set_json(&word.to_json());
         }
         if answer.status == StatusCode::TOO_MANY_REQUESTS || !for_host {
-            answer.headers.insert(RETRY_AFTER, seconds(word.wait_ms));
+            answer.set_retry_after(word.wait_ms);
         }
         answer
     }
@@ -443,27 +407,4 @@ impl<'a> Call<'a> {
     fn own_url(&self) -> Url {
         self.prepared.target.url_below(&self.pipeline.settings.base_url)
     }
-}
-
-/// A span as the value of `Retry-After`, rounded up.
-fn seconds(ms: u64) -> HeaderValue {
-    HeaderValue::from(ms.div_ceil(1000))
-}
-
-/// A wait that is short enough to be made for the caller.
-fn short_wait(retry_after_ms: Option<u64>) -> Option<Duration> {
-    let ms = retry_after_ms.unwrap_or(DEFAULT_WAIT_MS);
-    (ms <= LONGEST_WAIT_MS).then(|| Duration::from_millis(ms))
-}
-
-/// True if an error says that this account's login does not work, so that another may be asked.
-fn is_about_login(error: &Error) -> bool {
-    matches!(
-        error.code(),
-        Code::RefreshTokenInvalid
-            | Code::CredentialsInvalid
-            | Code::TokenRejected
-            | Code::InvalidResponse
-            | Code::InvalidArgument
-    )
 }

@@ -4,6 +4,7 @@
 
 pub mod answer;
 pub mod attempt;
+mod body;
 mod call;
 pub mod headers;
 mod last_word;

@@ -59,6 +59,19 @@ impl Refusal<'_> {
     }
 }
 
+/// True if an error says that this account's login does not work, so that another may be asked.
+#[must_use]
+pub const fn is_about_login(code: Code) -> bool {
+    matches!(
+        code,
+        Code::RefreshTokenInvalid
+            | Code::CredentialsInvalid
+            | Code::TokenRejected
+            | Code::InvalidResponse
+            | Code::InvalidArgument
+    )
+}
+
 fn free_tier_ended(has_key: bool) -> Error {
     let add = if has_key {
         "Go on with the key that you have"

@@ -1,0 +1,40 @@
+//! A whole chat completion as the stream that the host asked for. Pure.
+
+use serde_json::{Value, json};
+
+/// A whole chat completion as a stream of events.
+pub(super) fn as_events(json: &[u8]) -> Option<Vec<u8>> {
+    let mut completion: Value =
+        serde_json::from_slice(json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json)).ok()?;
+    let fields = completion.as_object_mut()?;
+    let usage = fields.remove("usage").filter(Value::is_object);
+    let Some(Value::Array(mut choices)) = fields.remove("choices") else { return None };
+    let mut ends = Vec::new();
+    for choice in &mut choices {
+        let message = choice.as_object_mut()?.remove("message").or_else(|| choice.get("delta").cloned());
+        let mut delta = message.filter(Value::is_object)?;
+        for (at, call) in
+            delta.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten().enumerate()
+        {
+            if call.get("index").is_none() && call.is_object() {
+                call["index"] = at.into();
+            }
+        }
+        let index = choice.get("index").cloned().unwrap_or(0.into());
+        ends.push(json!({"index": index, "delta": {}, "finish_reason": choice["finish_reason"]}));
+        *choice = json!({"index": index, "delta": delta, "finish_reason": null});
+    }
+    fields.insert("object".to_owned(), "chat.completion.chunk".into());
+    let mut event = |choices: Value, usage: Option<Value>| {
+        completion["choices"] = choices;
+        if let Some(usage) = usage {
+            completion["usage"] = usage;
+        }
+        format!("data: {completion}\n\n")
+    };
+    let mut events = event(choices.into(), None) + &event(ends.into(), None);
+    if usage.is_some() {
+        events += &event(json!([]), usage);
+    }
+    Some((events + "data: [DONE]\n\n").into_bytes())
+}
