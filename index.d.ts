@@ -469,7 +469,8 @@ declare namespace qwen {
      *   home directory, and of `env` in the qwen CLI's `settings.json`
      * - `modelProviders` and `security.auth` in those settings
      * - entries of type `api` in OpenCode's `auth.json`
-     * - `provider.*.options` in `opencode.json` and `opencode.jsonc`: the user's, and those from the working directory upward
+     * - `provider.*.options` in `opencode.json` and `opencode.jsonc`: the user's, and those from the working directory upward;
+     *   and in the variable `OPENCODE_CONFIG_CONTENT`
      *
      * @returns each key once, with the plan and region that its entry names. A key that entries send to several servers is
      * listed once for each.
@@ -485,7 +486,7 @@ declare namespace qwen {
      * The servers' lists are kept in `opencode_qwen_models.json` in the Qwen directory. They are refreshed in the
      * background, at most once a day. A list that can't be had or read changes nothing, and is an event of type `config`.
      *
-     * @param options.refresh - asks the servers first, for 10 s at most. Default: false
+     * @param options.refresh - asks the servers first, all at the same time, for 5 s at most. Default: false
      * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT`; as {@link QwenClient.accounts} for files
      */
     models(options?: { refresh?: boolean }): Promise<Model[]>;
@@ -509,7 +510,8 @@ declare namespace qwen {
     /**
      * Keeps a key of a plan as an account, in `oauth_accounts.json` (mode 0600). The same key again renews its account. It
      * becomes the active account only if the active one does not work and no account works that costs less; else
-     * {@link QwenClient.setActiveAccount} chooses it.
+     * {@link QwenClient.setActiveAccount} chooses it. Where a key that is billed by use becomes active, an event of type
+     * `switched` says so.
      *
      * The places that the key may belong to are asked about it one after another, the likeliest first, with one request of
      * one token each; the first yes ends it. A place has 5 s, all together have 20 s. Keys of Alibaba Cloud start with
@@ -527,11 +529,12 @@ declare namespace qwen {
      * or of another server: https, or http on loopback, without user, query or fragment. Another server's keys may have any
      * form; if no plan is named, their price counts as metered, and nothing is added to bodies for caching
      * @param options.label - a name for the account
-     * @param options.tier - the size of the subscription, for estimates of how much of it is used. Not sent anywhere
+     * @param options.tier - the size of the subscription, for estimates of how much of it is used: `"lite"` or `"pro"` for a
+     * Coding Plan, any for a Token Plan, none for DashScope. Not sent anywhere
      * @param options.check - false to keep it without asking its place about it. @defaultValue true
      * @throws {@link QwenAuthError}
-     * - `ERR_QWEN_INVALID_ARGUMENT`: not a key, plan, region, tier or base URL; or a key of another plan or region, which is
-     *   named
+     * - `ERR_QWEN_INVALID_ARGUMENT`: not a key, plan, region, tier or base URL; a tier that the plan does not have; or a key of
+     *   another plan or region, which is named
      * - `ERR_QWEN_TOKEN_REJECTED`: every place that was asked refuses it; the message names them and their key pages
      * - `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`: no place said yes, and one of them could not be asked; `retryable`
      * - as {@link QwenClient.accounts}. Nothing is kept then
@@ -595,7 +598,7 @@ declare namespace qwen {
      * @param changes.label - a new name, of 1 to 100 characters, without control characters
      * @param changes.enabled - `false` to disable it, `true` to enable it
      * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has, and for a label that can't be
-     * used; nothing is changed then. As {@link QwenClient.accounts}
+     * used or that another account has; nothing is changed then. As {@link QwenClient.accounts}
      */
     updateAccount(id: string, changes: { label?: string; enabled?: boolean }): Promise<Account>;
 
@@ -688,7 +691,10 @@ declare namespace qwen {
     | "ERR_QWEN_QUOTA_EXHAUSTED"
     /** The account may not be asked for a while. */
     | "ERR_QWEN_RATE_LIMITED"
-    /** Alibaba refuses the account's requests until its bill is paid. */
+    /**
+     * Alibaba refuses the account's requests until its bill is paid. Or only a key that is billed by use serves the request,
+     * and paid fallback is not allowed: then the message names the key, and nothing was sent.
+     */
     | "ERR_QWEN_PAYMENT_REQUIRED"
     /** No account can use the model that was asked. */
     | "ERR_QWEN_MODEL_UNAVAILABLE"
@@ -766,7 +772,8 @@ declare namespace qwen {
 
   /**
    * Options that OpenCode's configuration may give the plugin. All others are ignored, and the user is told once: an
-   * `opencode.json` may belong to a project, and must not choose a server, a file or a program.
+   * `opencode.json` may belong to a project, and must not choose a server, a file or a program. It must not allow costs
+   * either: of `allowPaidFallback` only `false` counts there.
    */
   type PluginOptions = Pick<
     ClientOptions,

@@ -81,6 +81,7 @@ test("a key from standard input is checked, kept and shown as an account", async
   );
   const account = JSON.parse(stdout);
   assert.deepEqual([account.kind, account.active, account.label], ["api-key", false, "Token Plan key"]);
+  assert.equal(account.billedByUse, undefined);
   assert.equal(server.seen("chat").length, 1);
 });
 
@@ -155,4 +156,20 @@ test("Ctrl-C at the prompt ends it", { skip: !hasTerminal && "there is no util-l
   assert.equal(code, 130, stdout);
   assert.match(stdout, /Cancelled\./);
   assert.equal(existsSync(home.directory), false);
+});
+
+test("a key that is billed by use says so in JSON and in an event, and has no tier", async (t) => {
+  const { server, home, pipe } = await setUp(t);
+  const key = server.addKey({ plan: "dashscope" });
+  const args = ["--plan", "dashscope", "--base-url", server.apiBaseUrl, "--json"];
+  const { code, stderr } = await pipe(key, ...args, "--tier", "lite");
+  assert.equal(code, 1);
+  assert.match(stderr, /^tier does not fit the key: DashScope has no tiers\./);
+  assert.equal(server.seen("chat").length, 0);
+  const { active, billedByUse } = JSON.parse((await pipe(key, ...args)).stdout);
+  assert.deepEqual([active, billedByUse], [true, true]);
+  const { client, events } = startClient(t, { env: home.env });
+  await client.addApiKey({ key, plan: "dashscope", baseUrl: server.apiBaseUrl, check: false });
+  const told = events.filter(({ type }) => type === "switched").map(({ message }) => message);
+  assert.deepEqual(told, ['The Qwen account "DashScope key" is the active one now (billed by use).']);
 });

@@ -112,7 +112,12 @@ describe("keys that other tools keep", { concurrency: 2, timeout: 240_000, skip:
       ends(keys),
     );
     assert.throws(() => store.bytes(), { code: "ENOENT" });
-    assert.equal((await run("import", "--dry-run", "file.json")).code, 2);
+    const file = await run("import", paths[1], "--dry-run");
+    assert.deepEqual(
+      [file.code, file.stdout],
+      [0, `Accounts and keys in ${paths[1]}:\n  1  Token Plan, cn  …${ends(keys)[1]}  ${paths[1]}\n`],
+    );
+    assert.throws(() => store.bytes(), { code: "ENOENT" });
   });
 
   test("one that is refused does not stop the others", async (t) => {

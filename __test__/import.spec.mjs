@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, test } from "node:test";
 import { runProgram } from "./support/command-line.mjs";
@@ -68,9 +68,17 @@ describe("import", { concurrency: 4, timeout: 240_000 }, () => {
   }
 
   test("the command says what came of it, once", async (t) => {
-    const { server, write, run } = await setUp(t);
+    const { server, home, write, run } = await setUp(t);
     const tokens = [server.issueToken({ account: "alice" }), server.issueToken({ account: "bob" })];
     write("theirs.json", FORMS["opencode-qwen-auth"](...tokens));
+    const preview = async () =>
+      JSON.parse((await run("import", "theirs.json", "--dry-run", "--json")).stdout);
+    assert.deepEqual(
+      (await preview()).map(({ provider, lastFour, known }) => [provider, lastFour, known]),
+      tokens.map(({ access_token }) => ["qwen-code", access_token.slice(-4), false]),
+    );
+    assert.match((await run("import", "theirs.json", "--dry-run")).stdout, /^ {2}1 {2}login, http\S+ +…/m);
+    assert.ok(!existsSync(join(home.directory, "oauth_accounts.json")));
     const first = await run("import", "theirs.json");
     assert.deepEqual([first.code, first.stderr], [0, ""]);
     assert.match(first.stdout, /^Imported "Account 1" \(.+\)\.\nImported "Account 2" \(.+\)\.\nA login can/);
@@ -80,6 +88,8 @@ describe("import", { concurrency: 4, timeout: 240_000 }, () => {
       [again.code, again.stdout],
       [0, "Nothing new: every account in theirs.json is known already.\n"],
     );
+    assert.ok((await preview()).every(({ known }) => known));
+    assert.match((await run("import", "theirs.json", "--dry-run")).stdout, /\nNothing is new\.\n$/);
     const json = await run("import", "theirs.json", "--json");
     assert.deepEqual(JSON.parse(json.stdout), []);
     const list = JSON.parse((await run("accounts", "--json")).stdout);
@@ -99,11 +109,13 @@ describe("import", { concurrency: 4, timeout: 240_000 }, () => {
       ["package.json", "ERR_QWEN_CREDENTIALS_INVALID", /form that is known/],
       ["missing.json", "ERR_QWEN_IO", /There is no file .*missing\.json/],
     ]) {
-      const { code: exit, stdout, stderr } = await run("import", file, "--json");
-      assert.equal(exit, 1);
-      assert.equal(JSON.parse(stdout).error.code, code);
-      assert.match(stderr, says);
-      assert.equal(stderr.trimEnd().split("\n").length, 1);
+      for (const flags of [[], ["--dry-run"]]) {
+        const { code: exit, stdout, stderr } = await run("import", file, "--json", ...flags);
+        assert.equal(exit, 1);
+        assert.equal(JSON.parse(stdout).error.code, code);
+        assert.match(stderr, says);
+        assert.equal(stderr.trimEnd().split("\n").length, 1);
+      }
     }
     assert.throws(() => home.files(), { code: "ENOENT" });
   });

@@ -95,6 +95,8 @@ describe("managing accounts", { concurrency: 4, timeout: 120_000 }, () => {
       [["rename", "Work"], 2],
       [["rename", "Work", "a", "b"], 2],
       [["rename", "Work", " "], 2],
+      [["rename", "Work", "two"], 1],
+      [["rename", "two", "id-one"], 1],
       [["disable"], 2],
       [["enable", "nobody"], 1],
     ]) {

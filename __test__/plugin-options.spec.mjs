@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { QwenAuthPlugin } from "opencode-qwen-cli-auth";
+import { pluginOptions } from "../lib/validate.js";
 import { EXPIRED, startServer, temporaryHome } from "./support/harness.mjs";
 
 /** The plugin with these options, in a home whose login belongs to `server`. */
@@ -50,4 +51,17 @@ test("options of a project change no server, file or program, and are named once
   assert.equal(told.length, 1);
   assert.match(told[0].message, /baseUrl, oauth, env, accountsPath, cliFallback/);
   assert.ok(!told[0].message.includes(projects.url));
+});
+
+test("a project can forbid what costs money, and not allow it", async (t) => {
+  assert.deepEqual(pluginOptions({ allowPaidFallback: false }), {
+    settings: { allowPaidFallback: false },
+    ignored: [],
+  });
+  assert.deepEqual(pluginOptions({ allowPaidFallback: true }), {
+    settings: {},
+    ignored: ["allowPaidFallback"],
+  });
+  const { logged } = await load(t, await startServer(t), { allowPaidFallback: true });
+  assert.match(logged[0].message, /^Ignored in opencode\.json: allowPaidFallback\. .*costs/);
 });

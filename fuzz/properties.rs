@@ -12,6 +12,8 @@ use opencode_qwen_cli_auth::cli::output::{Event, Parser};
 use opencode_qwen_cli_auth::cli::prompt::prompt;
 use opencode_qwen_cli_auth::host::guard::Guard;
 use opencode_qwen_cli_auth::http::{is_secure, retry_after_ms};
+use opencode_qwen_cli_auth::keys::input::choose;
+use opencode_qwen_cli_auth::keys::paste::read_key;
 use opencode_qwen_cli_auth::models::lists::{MAX_ID, MAX_IDS, read_list};
 use opencode_qwen_cli_auth::oauth::device::read_device_authorization;
 use opencode_qwen_cli_auth::oauth::error_response::{Answer, Body};
@@ -33,7 +35,7 @@ use url::Url;
 /// A property, under the name of its fuzz target and its corpus.
 pub type Property = (&'static str, fn(&[u8]));
 
-pub const PROPERTIES: [Property; 11] = [
+pub const PROPERTIES: [Property; 12] = [
     ("token_answer", token_answer),
     ("store", store),
     ("cli_output", cli_output),
@@ -41,6 +43,7 @@ pub const PROPERTIES: [Property; 11] = [
     ("urls", urls),
     ("body", body),
     ("model_list", model_list),
+    ("key", key),
     ("redaction", redaction),
     ("stream_guard", stream_guard),
     ("answer", answer),
@@ -238,6 +241,45 @@ pub fn body(data: &[u8]) {
         assert_eq!(kept.last(), all.last());
         assert_eq!(parsed(&degrade(&small).unwrap().body), after, "degrading is never settled");
     }
+}
+
+/// Starts of secrets that other makers issue.
+const OTHER_MAKERS: [&str; 8] =
+    ["sk-ant-", "sk-proj-", "sk-or-", "ghp_", "github_pat_", "AKIA", "AIza", "eyJ"];
+/// Texts that a key is copied with, before and after it.
+const AROUND: [(&str, &str); 8] = [
+    (" ", "\r\n"),
+    ("Bearer ", ""),
+    ("Authorization: Bearer ", ""),
+    ("export DASHSCOPE_API_KEY='", "'"),
+    ("\u{201c}", "\u{201d}"),
+    ("\"apiKey\": \"", "\","),
+    ("\u{200b}", "\u{2060}"),
+    ("<", ">;"),
+];
+
+/// No text makes reading a key fail but with a refusal; what is taken is a part of the text, and only Alibaba's form goes to
+/// Alibaba's places. A key comes out of what it is copied with, and another maker's secret never does.
+pub fn key(data: &[u8]) {
+    let ((before, after), data) = choice(&AROUND, data);
+    let (maker, data) = choice(&OTHER_MAKERS, data);
+    let text = String::from_utf8_lossy(data);
+    let places = |text: &str| {
+        let mut notes = Vec::new();
+        let key = read_key(text, &mut notes).ok()?;
+        choose(&key, None, None, None, &mut notes).ok()?;
+        Some(key.expose().to_owned())
+    };
+    if let Some(key) = places(&text) {
+        assert!(key.starts_with("sk-") && key.bytes().all(|byte| byte.is_ascii_graphic()), "{key}");
+        assert!(OTHER_MAKERS.iter().all(|maker| !key.starts_with(maker)), "{key}");
+        assert_eq!(places(&key).as_deref(), Some(key.as_str()), "it does not read as itself");
+    }
+    let word: String = text.chars().filter(char::is_ascii_alphanumeric).take(100).collect();
+    let key = format!("sk-sp-a0{word}");
+    assert_eq!(places(&format!("{before}{key}{after}")), Some(key));
+    let foreign = format!("{maker}a0{word}.b.c");
+    assert_eq!(places(&format!("{before}{foreign}{after}")), None);
 }
 
 /// A list of models holds what can be shown and sent, each once; reading one never fails.

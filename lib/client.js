@@ -99,6 +99,12 @@ class QwenClient {
     return this.#call((id) => this.#native.importAccounts(id, checked));
   }
 
+  /** What `importAccounts(path)` would find, as {@link foundKeys} gives it, with `login` for a login. Changes nothing. */
+  async previewImport(path) {
+    const checked = validate.text(path, "path");
+    return this.#call((id) => this.#native.previewImport(id, checked));
+  }
+
   async #importAll() {
     const results = await this.importFound();
     const accounts = results.flatMap(({ account }) => account ?? []);

@@ -4,8 +4,7 @@
 // happens in `fetch`, since a user's configuration may replace everything else.
 
 const { QwenClient } = require("./client");
-const { keyMethods } = require("./key-login");
-const { SERVICE, adopt, placeholder, startLogin } = require("./logins");
+const { SERVICE, adopt, keyMethods, placeholder, startLogin } = require("./logins");
 const { LOGIN_MODELS, hostModels } = require("./models");
 const { pluginOptions } = require("./validate");
 
@@ -285,7 +284,7 @@ function openClient(options, host) {
 function tellIgnored(names, host) {
   const shown = names.slice(0, 10).map((name) => printable(name));
   const message =
-    `Ignored in opencode.json: ${shown.join(", ")}. A project's configuration can't choose servers, files or programs; ` +
+    `Ignored in opencode.json: ${shown.join(", ")}. A project's configuration can't choose servers, files or programs, or allow costs; ` +
     `set them in the environment (${SERVICE} README, "Plugin options").`;
   host.log("warn", message, { code: "ERR_QWEN_INVALID_CONFIG" });
   host.toastLater("warning", message, FIRST_TOAST_DELAY_MS);

@@ -156,7 +156,7 @@ const CLIENT_FIELDS = {
 
 /**
  * Options that OpenCode's configuration may give. A project's `opencode.json` is the project's word, and not the user's:
- * it may tune requests, but never choose a server, a file or a program.
+ * it may tune requests, but never choose a server, a file or a program, and never allow what costs money.
  */
 const PLUGIN_FIELDS = [
   "quotaCooldownMs",
@@ -172,10 +172,13 @@ const PLUGIN_FIELDS = [
 function pluginOptions(value) {
   const given = isObject(value) ? Object.keys(value) : [];
   const allowed = Object.fromEntries(PLUGIN_FIELDS.map((field) => [field, CLIENT_FIELDS[field]]));
-  return {
-    settings: options(value ?? undefined, "options", allowed),
-    ignored: given.filter((field) => !PLUGIN_FIELDS.includes(field)),
-  };
+  const settings = options(value ?? undefined, "options", allowed);
+  const ignored = given.filter((field) => !PLUGIN_FIELDS.includes(field));
+  if (settings.allowPaidFallback) {
+    delete settings.allowPaidFallback;
+    ignored.push("allowPaidFallback");
+  }
+  return { settings, ignored };
 }
 
 const KEY_FIELDS = {

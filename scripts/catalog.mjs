@@ -22,6 +22,8 @@ const LISTS = {
 const INPUTS = ["text", "image", "pdf", "video"];
 /** From little to much. */
 const EFFORTS = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
+/** The largest thinking budget that every Qwen 3 model takes, in tokens, for models whose lists name none. */
+const COMMON_BUDGET = 38_912;
 const PRICES = ["input", "output", "cache_read", "cache_write", "context_over_200k"];
 
 const source = async (name) =>
@@ -46,11 +48,16 @@ function thinking(listed, preset) {
   const options = listed.flatMap((model) => model.reasoning_options ?? []);
   const efforts = options.flatMap((option) => (option.type === "effort" ? option.values : []));
   const budgets = options.flatMap((option) => (option.type === "budget_tokens" && option.max) || []);
+  const toggle = options.some((option) => option.type === "toggle") || preset?.thinking === "toggle";
+  const allEfforts = ordered(EFFORTS, [...efforts, ...presetEfforts(preset)]);
+  // A model with nothing but a budget always thinks.
+  const hasBudgetAlone =
+    !toggle && allEfforts.length === 0 && options.some((option) => option.type === "budget_tokens");
   return compact({
-    toggle: options.some((option) => option.type === "toggle") || preset?.thinking === "toggle",
-    efforts: ordered(EFFORTS, [...efforts, ...presetEfforts(preset)]),
-    budget: budgets.length > 0 ? Math.min(...budgets) : undefined,
-    mandatory: preset?.mandatory ?? false,
+    toggle,
+    efforts: allEfforts,
+    budget: budgets.length > 0 ? Math.min(...budgets) : hasBudgetAlone ? COMMON_BUDGET : undefined,
+    mandatory: hasBudgetAlone || (preset?.mandatory ?? false),
   });
 }
 
@@ -79,6 +86,9 @@ function merge(id, listed, preset, isMetered) {
   });
 }
 
+/** True for the thinking of a model that has a budget and no other control. */
+const isBudgetAlone = (facts) => facts?.budget !== undefined && !facts.toggle && facts.efforts === undefined;
+
 /** Completes each entry with what only other lists say of the same model. */
 function complete(lists) {
   const all = Object.values(lists).flatMap((models) => Object.entries(models));
@@ -91,6 +101,7 @@ function complete(lists) {
     model.released ??= found((other) => other.released);
     if (model.thinking && others.some((other) => other.thinking?.mandatory)) model.thinking.mandatory = true;
     if (model.reasoning) {
+      model.thinking ??= found(({ thinking: other }) => (isBudgetAlone(other) ? other : undefined));
       model.interleaved ??= found((other) => other.interleaved);
       const budget = found((other) => other.thinking?.budget);
       if (model.thinking?.toggle && budget !== undefined) model.thinking.budget ??= budget;

@@ -21,10 +21,18 @@ pub fn read_configuration(path: &Path) -> Result<Option<Value>, String> {
     if !metadata.is_file() || metadata.len() > MAX_SIZE {
         return Ok(None);
     }
-    let mut text = safe_open::read_text(path, MAX_SIZE).map_err(|error| error.to_string())?;
+    let text = safe_open::read_text(path, MAX_SIZE).map_err(|error| error.to_string())?;
+    parse_configuration(text).map(Some)
+}
+
+/// Reads a configuration, which may have comments and trailing commas.
+///
+/// # Errors
+/// Why it can't be read, to complete "… can't be read: ".
+pub fn parse_configuration(mut text: String) -> Result<Value, String> {
     json_strip_comments::strip(&mut text).map_err(|error| error.to_string())?;
     match serde_json::from_str(&text) {
-        Ok(value @ Value::Object(_)) => Ok(Some(value)),
+        Ok(value @ Value::Object(_)) => Ok(value),
         Ok(_) => Err("it is no object".to_owned()),
         Err(error) => Err(format!("line {}, column {} is no JSON", error.line(), error.column())),
     }

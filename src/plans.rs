@@ -182,6 +182,16 @@ impl KeyPlan {
         }
     }
 
+    /// Returns the tiers that it is sold in, the smallest first.
+    #[must_use]
+    pub const fn tiers(self) -> &'static [Tier] {
+        match self {
+            Self::CodingPlan => &[Tier::Lite, Tier::Pro],
+            Self::TokenPlan => &Tier::ALL,
+            Self::DashScope => &[],
+        }
+    }
+
     /// What its requests cost.
     #[must_use]
     pub const fn price(self) -> Price {

@@ -23,6 +23,73 @@ async function modelsOf(host, provider) {
 /** OpenCode's own provider lists models that make images and videos, too. */
 const chats = ({ id }) => !/image|happyhorse/.test(id);
 
+/** The fields of a body that control thinking. */
+const thinking = ({ enable_thinking, thinking_budget, reasoning_effort, preserve_thinking }) => [
+  enable_thinking,
+  thinking_budget,
+  reasoning_effort,
+  preserve_thinking,
+];
+
+/** Each kind of thinking, and what its variants send: `enable_thinking`, `thinking_budget`, `reasoning_effort`. */
+const KINDS = {
+  "a toggle and budgets": {
+    model: "qwen3.7-plus",
+    plain: [true],
+    none: [false],
+    low: [true, 4_096],
+    medium: [true, 16_384],
+    high: [true, 32_768],
+    max: [true, 262_144],
+  },
+  "a toggle and efforts of its own": {
+    model: "qwen3.8-flash",
+    plain: [],
+    none: [false],
+    low: [true, undefined, "low"],
+    medium: [true, undefined, "medium"],
+    xhigh: [true, undefined, "xhigh"],
+  },
+  "efforts beside those of the host": {
+    model: "deepseek-v4-pro",
+    plain: [],
+    none: [false],
+    low: [true, undefined, "low"],
+    high: [true, undefined, "high"],
+    max: [true, undefined, "max"],
+  },
+  "efforts without a toggle": {
+    model: "glm-5.3",
+    plain: [],
+    low: [undefined, undefined, "low"],
+    high: [undefined, undefined, "high"],
+    max: [undefined, undefined, "max"],
+  },
+  "always, with efforts": {
+    model: "qwen3.8-max",
+    plain: [],
+    low: [true, undefined, "low"],
+    medium: [true, undefined, "medium"],
+    xhigh: [true, undefined, "xhigh"],
+  },
+  "always, with budgets": {
+    model: "qwen3-next-80b-a3b-thinking",
+    plain: [],
+    low: [undefined, 4_096],
+    medium: [undefined, 16_384],
+    high: [undefined, 32_768],
+    max: [undefined, 38_912],
+  },
+  "always, with a toggle that the server ignores": {
+    model: "kimi-k2.7-code",
+    plain: [true],
+    low: [true, 4_096],
+    medium: [true, 16_384],
+    high: [true, 32_768],
+    max: [true, 38_912],
+  },
+};
+
 describe("models", suite(), () => {
   test("nothing is worse than in OpenCode's own provider for the same key", async (t) => {
     const host = await openHost(t, { login: false, env: { ALIBABA_TOKEN_PLAN_API_KEY: "sk-sp-of-a-plan" } });
@@ -59,9 +126,9 @@ describe("models", suite(), () => {
     assert.equal(ours["wan2.7-image"], undefined);
   });
 
-  test("images and thinking reach the server", async (t) => {
+  test("images reach the server", async (t) => {
     const host = await openHost(t, { login: false, server: { strict: false } });
-    const models = ["qwen3.7-plus", "qwen3.8-max", "deepseek-v4-pro", "glm-5"];
+    const models = ["qwen3.7-plus", "glm-5"];
     const key = host.server.addKey({ plan: "token-plan", account: "planned", models });
     writeKey(host, { key, baseUrl: host.server.apiBaseUrl });
     host.sandbox.write("work/pixel.png", Buffer.from(PNG, "base64"));
@@ -72,23 +139,30 @@ describe("models", suite(), () => {
     };
     const plain = await sent("qwen3.7-plus", "--file", "pixel.png");
     assert.equal(plain.messages.at(-1).content.filter(({ type }) => type === "image_url").length, 1);
-    const thinking = ({ enable_thinking, thinking_budget, reasoning_effort, preserve_thinking }) => [
-      enable_thinking,
-      thinking_budget,
-      reasoning_effort,
-      preserve_thinking,
-    ];
     assert.deepEqual(thinking(plain), [true, undefined, undefined, true]);
     assert.deepEqual([plain.vl_high_resolution_images, plain.max_tokens], [true, 65_536]);
-    for (const [model, variant, expected] of [
-      ["qwen3.7-plus", "none", [false, undefined, undefined, true]],
-      ["qwen3.7-plus", "high", [true, 32_768, undefined, true]],
-      ["qwen3.8-max", "xhigh", [true, undefined, "xhigh", true]],
-      ["deepseek-v4-pro", "max", [true, undefined, "max", true]],
-    ]) {
-      assert.deepEqual(thinking(await sent(model, "--variant", variant)), expected, `${model} ${variant}`);
-    }
     const foreign = await sent("glm-5");
     assert.equal(foreign.metadata, undefined);
+  });
+
+  test("every variant of every kind of thinking reaches the server", async (t) => {
+    const host = await openHost(t, { login: false, server: { strict: false } });
+    const models = Object.values(KINDS).map(({ model }) => model);
+    const key = host.server.addKey({ plan: "dashscope", account: "planned", models });
+    writeKey(host, { plan: "dashscope", region: "cn", key, baseUrl: host.server.apiBaseUrl });
+    const service = await host.serve();
+    t.after(() => service.close());
+    const { body } = await service.request("/config/providers");
+    const listed = body.providers.find(({ id }) => id === "qwen-code").models;
+    for (const [kind, { model, plain, ...variants }] of Object.entries(KINDS)) {
+      assert.deepEqual(Object.keys(listed[model].variants).sort(), Object.keys(variants).sort(), kind);
+      for (const [variant, fields] of [[undefined, plain], ...Object.entries(variants)]) {
+        const { answer } = await service.prompt("think", model, variant);
+        assert.equal((await answer).status, 200);
+        const { body: sent } = host.server.seen("chat").at(-1);
+        const expected = [0, 1, 2].map((at) => fields[at]);
+        assert.deepEqual([sent.model, ...thinking(sent)], [model, ...expected, true], `${kind}: ${variant}`);
+      }
+    }
   });
 });

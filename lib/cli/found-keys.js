@@ -12,16 +12,16 @@ const NOTHING = [
 ];
 
 /** A numbered list; keys that an account has are listed without a number. */
-function list(found) {
+function list(found, title = "Keys that other tools keep:") {
   if (found.length === 0) return NOTHING;
   let number = 0;
-  const rows = found.map(({ credential, alsoIn, foreign }) => {
+  const rows = found.map(({ credential, alsoIn, foreign, login }) => {
     const { source, lastFour, known } = credential;
     const sources = [source, ...alsoIn].map(clean).join(", ");
     if (!known) number += 1;
     return [
       known ? "-" : String(number),
-      foreign ? `NOT ALIBABA'S: ${clean(credential.baseUrl)}` : placeOf(credential),
+      foreign ? `NOT ALIBABA'S: ${clean(credential.baseUrl)}` : placeOf(credential, login),
       `…${clean(lastFour)}`,
       known ? `${sources} (an account has it)` : sources,
     ];
@@ -29,11 +29,12 @@ function list(found) {
   const widths = [0, 1, 2].map((column) => Math.max(...rows.map((row) => width(row[column]))));
   const line = (row) =>
     `  ${row.map((cell, column) => (column < 3 ? pad(cell, widths[column]) : cell)).join("  ")}`;
-  return ["Keys that other tools keep:", ...rows.map(line)];
+  return [title, ...rows.map(line)];
 }
 
 /** What a key is for, as far as its entry tells. */
-function placeOf({ plan, region, baseUrl }) {
+function placeOf({ plan, region, baseUrl }, isLogin) {
+  if (isLogin) return baseUrl === undefined ? "login" : `login, ${clean(baseUrl)}`;
   if (plan === undefined) return baseUrl === undefined ? "plan and region are found out" : clean(baseUrl);
   return `${planTitle(plan)}, ${region === undefined ? "region is found out" : clean(region)}`;
 }

@@ -11,6 +11,9 @@ function isMetered({ kind, plan }) {
   return kind === "api-key" && plan !== "coding-plan" && plan !== "token-plan";
 }
 
+/** An account as JSON of a command that adds accounts: one that costs money by use says so. */
+const withPrice = (account) => (isMetered(account) ? { ...account, billedByUse: true } : account);
+
 const planTitle = (plan) => (Object.hasOwn(TITLES, plan) ? TITLES[plan] : clean(plan));
 
 /** Such as "Token Plan, intl"; a login has neither plan nor region. */
@@ -20,4 +23,4 @@ function planOf({ kind, plan, region }) {
   return region === undefined ? title : `${title}, ${clean(region)}`;
 }
 
-module.exports = { isMetered, planOf, planTitle };
+module.exports = { isMetered, planOf, planTitle, withPrice };

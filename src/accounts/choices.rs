@@ -105,9 +105,13 @@ impl Registry {
     /// one becomes active, unless it is billed by use and the disabled one was not. Returns the id of the account that became active by that.
     ///
     /// # Errors
-    /// `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has, and those of [`Registry::with_store`].
+    /// `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has and for a label that another account has, and those of
+    /// [`Registry::with_store`].
     pub fn update(&self, id: &str, changes: &AccountChanges) -> Result<Option<String>> {
         self.expect_account(id)?;
+        if let Some(label) = &changes.label {
+            self.expect_free_label(id, label)?;
+        }
         let now = self.clock.now_ms();
         let updated = self.with_store(|document| {
             let record = document.record_mut(id)?;
@@ -174,18 +178,26 @@ impl Registry {
     /// # Errors
     /// As [`Registry::with_store`].
     pub fn import(&self, logins: &[Login]) -> Result<Vec<Imported>> {
-        let now = self.clock.now_ms();
-        let take_in = |document: &mut Document| -> Vec<Imported> {
-            logins.iter().map(|login| reconcile::import(document, login, now, || new_id(now))).collect()
-        };
-        // Looked at first: where nothing is new, nothing is written.
-        let mut view = (*self.view()?).clone();
-        let found = take_in(&mut view.document);
-        let is_new = |imported: &Imported| matches!(imported, Imported::Added(_) | Imported::Renewed(_));
-        if !found.iter().any(is_new) {
+        // Where nothing is new, nothing is written.
+        let found = self.preview_import(logins)?;
+        if !found.iter().any(Imported::is_new) {
             return Ok(found);
         }
-        self.with_store(take_in)
+        self.with_store(|document| self.take_in(document, logins))
+    }
+
+    /// Returns the results that [`Registry::import`] would have, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`Registry::view`].
+    pub fn preview_import(&self, logins: &[Login]) -> Result<Vec<Imported>> {
+        let mut view = (*self.view()?).clone();
+        Ok(self.take_in(&mut view.document, logins))
+    }
+
+    fn take_in(&self, document: &mut Document, logins: &[Login]) -> Vec<Imported> {
+        let now = self.clock.now_ms();
+        logins.iter().map(|login| reconcile::import(document, login, now, || new_id(now))).collect()
     }
 
     /// Keeps a key, or renews the account that has it, and returns the account's id. The key becomes the active account
@@ -207,6 +219,20 @@ impl Registry {
     /// Looked at before a lock is taken: a mistake must leave no files behind.
     fn expect_account(&self, id: &str) -> Result<Kind> {
         self.view()?.record(id).map(Record::kind).ok_or_else(|| unknown_account("id", id))
+    }
+
+    /// An account must be told from the others by its label.
+    fn expect_free_label(&self, id: &str, label: &str) -> Result<()> {
+        let view = self.view()?;
+        let is_taken = |record: &Record| record.id() == label || view.account(record).label == label;
+        match view.document.all().find(|record| record.id() != id && is_taken(record)) {
+            Some(other) => {
+                let expected =
+                    format!("is taken: the account {} is called so. Choose another name", other.id());
+                Err(Error::invalid_argument("label", &expected).with_account(id))
+            }
+            None => Ok(()),
+        }
     }
 
     fn put_in_credentials(&self, token: &Token) -> Result<()> {

@@ -201,6 +201,14 @@ pub enum Imported {
     Removed,
 }
 
+impl Imported {
+    /// True if it brings an account something new.
+    #[must_use]
+    pub const fn is_new(&self) -> bool {
+        matches!(self, Self::Added(_) | Self::Renewed(_))
+    }
+}
+
 /// Takes a login in, unless it is there. It is chosen only where there is no other.
 pub fn import(
     document: &mut Document,

@@ -207,6 +207,16 @@ impl NativeClient {
         });
     }
 
+    /// The accounts and keys in a file that `import_accounts` would find. Changes nothing.
+    #[napi(catch_unwind)]
+    pub fn preview_import(&self, id: u32, path: String) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            let found = client.preview_import(&path).await?;
+            Ok(Outcome::Value(found.iter().map(found_value).collect()))
+        });
+    }
+
     /// The keys that other tools keep.
     #[napi(catch_unwind)]
     pub fn find_credentials(&self, id: u32, working_directory: Option<String>) {

@@ -388,6 +388,7 @@ pub fn found_value(found: &FoundCredential) -> Value {
         "id": found.id,
         "credential": credential,
         "alsoIn": found.also_in,
+        "login": found.login,
         "foreign": found.foreign,
         "takenWithAll": found.taken_with_all,
     })

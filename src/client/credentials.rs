@@ -1,16 +1,24 @@
 //! Keys that other tools keep, as a client shows and imports them.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::{AccountInfo, Client};
+use crate::accounts::identity::fingerprint;
+use crate::accounts::importing::{self, Logins};
+use crate::accounts::reconcile::Imported;
 use crate::accounts::view::View;
-use crate::base_url::display;
-use crate::discovery::{Discovered, Discovery, FoundKey, is_known};
-use crate::error::{Error, Result};
+use crate::base_url::{api_base_url, display};
+use crate::discovery::{Discovered, Discovery, FoundKey, is_known, last_four};
+use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind};
 use crate::plans::{KeyPlan, Price};
+use crate::store::foreign::Login;
 
-/// A key of another tool's, as a person sees it: the key is not in it.
+/// Provider of the logins in another tool's file.
+const LOGIN_PROVIDER: &str = "qwen-code";
+
+/// A key or a login of another tool's, as a person sees it: the secret is not in it.
 #[derive(Debug, Clone)]
 pub struct FoundCredential {
     /// Tells it from the others.
@@ -29,8 +37,10 @@ pub struct FoundCredential {
     pub base_url: Option<String>,
     /// The key's last four characters.
     pub last_four: String,
-    /// True where an account has the key.
+    /// True where an account has it.
     pub known: bool,
+    /// True for a login, false for a key.
+    pub login: bool,
     /// True where its requests go to a server that is not Alibaba's.
     pub foreign: bool,
     /// False for one that a project's file sends to a server of its own: it is only taken if it is chosen by itself.
@@ -44,6 +54,15 @@ pub struct ImportedKey {
     pub found: FoundCredential,
     /// Its account, or why it has none.
     pub outcome: Result<AccountInfo>,
+}
+
+/// Logins and keys in a file of another tool.
+struct FileContents {
+    path: PathBuf,
+    logins: Logins,
+    keys: Vec<FoundKey>,
+    /// The accounts at the time of reading.
+    view: Arc<View>,
 }
 
 impl Client {
@@ -83,6 +102,83 @@ impl Client {
             self.tell_failures(&imported);
         }
         Ok(imported)
+    }
+
+    /// Adds the accounts in a file of another tool: the qwen CLI's `oauth_creds.json`, the files of other Qwen plugins, and
+    /// `OpenCode`'s `auth.json`. Returns those that are new, in the file's order. The file is only read.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO` where it can't be read, `ERR_QWEN_CREDENTIALS_INVALID` where it holds no account that can be used;
+    /// those of [`Registry::import`](crate::accounts::registry::Registry::import).
+    pub async fn import_accounts(&self, path: &str) -> Result<Vec<AccountInfo>> {
+        let file = self.read_file(path).await?;
+        let logins = file.logins.usable.clone();
+        let imported = self.tokens.with_registry(move |registry| registry.import(&logins)).await?;
+        self.tell_left_out(&file, &imported);
+        let mut accounts = Vec::new();
+        for one in &imported {
+            if let Imported::Added(id) | Imported::Renewed(id) = one {
+                accounts.push(self.account(id).await?);
+            }
+        }
+        let FileContents { keys, view, .. } = file;
+        let keys = keys.into_iter().filter(|key| !is_known(key, &view.document)).collect();
+        let mut failed = None;
+        let imported = self.import_keys(keys, &view).await;
+        self.tell_failures(&imported);
+        for ImportedKey { outcome, .. } in imported {
+            match outcome {
+                Ok(account) => accounts.push(account),
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) if accounts.is_empty() => Err(error),
+            _ => Ok(accounts),
+        }
+    }
+
+    /// Returns what [`Client::import_accounts`] would find in a file, logins first. Nothing is changed, and no server is
+    /// asked.
+    ///
+    /// # Errors
+    /// As [`Client::import_accounts`].
+    pub async fn preview_import(&self, path: &str) -> Result<Vec<FoundCredential>> {
+        let file = self.read_file(path).await?;
+        let logins = file.logins.usable.clone();
+        let imported = self.tokens.with_registry(move |registry| registry.preview_import(&logins)).await?;
+        self.tell_left_out(&file, &imported);
+        let source = file.path.display().to_string();
+        let logins = file.logins.usable.iter().zip(&imported);
+        let logins = logins.filter(|(_, imported)| **imported != Imported::Removed);
+        let mut found: Vec<_> =
+            logins.map(|(login, imported)| shown_login(login, imported, &source)).collect();
+        found.extend(file.keys.iter().map(|key| shown(key, &file.view)));
+        Ok(found)
+    }
+
+    /// Reads the logins and keys in a file of another tool.
+    async fn read_file(&self, path: &str) -> Result<FileContents> {
+        let path = self.paths.named(path)?;
+        let (now, discovery) = (self.clock.now_ms(), self.discovery(None));
+        let file = self.tokens.with_registry(move |registry| {
+            let view = registry.view()?;
+            let keys = discovery.in_file(&path);
+            let logins = match importing::read(&path, now) {
+                Err(error) if error.code() == Code::CredentialsInvalid && !keys.is_empty() => {
+                    Logins::default()
+                }
+                logins => logins?,
+            };
+            Ok(FileContents { path, logins, keys, view })
+        });
+        file.await
+    }
+
+    fn tell_left_out(&self, file: &FileContents, imported: &[Imported]) {
+        if let Some(message) = importing::left_out(imported, &file.logins.refused, &file.path) {
+            self.events.emit(Event::new(EventKind::Config, self.clock.now_ms(), message));
+        }
     }
 
     /// Keeps keys as accounts. One that fails does not stop the others. Keys of subscriptions go first, so that none that is
@@ -135,7 +231,26 @@ fn shown(key: &FoundKey, view: &View) -> FoundCredential {
         base_url: key.base_url.as_ref().map(display),
         last_four: key.last_four().to_owned(),
         known: is_known(key, &view.document),
+        login: false,
         foreign: key.is_foreign,
         taken_with_all: key.is_taken_with_all(),
+    }
+}
+
+fn shown_login(login: &Login, imported: &Imported, source: &str) -> FoundCredential {
+    let base_url = login.token.resource_url.as_deref().and_then(|url| api_base_url(url).ok());
+    FoundCredential {
+        id: fingerprint(&login.token.access_token),
+        source: source.to_owned(),
+        also_in: Vec::new(),
+        provider: LOGIN_PROVIDER.to_owned(),
+        plan: None,
+        region: None,
+        base_url: base_url.as_ref().map(display),
+        last_four: last_four(&login.token.access_token).to_owned(),
+        known: !imported.is_new(),
+        login: true,
+        foreign: false,
+        taken_with_all: true,
     }
 }

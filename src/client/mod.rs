@@ -18,9 +18,7 @@ pub use self::usage::AccountUsage;
 use crate::accounts::account::Account;
 use crate::accounts::binding::BaseUrlOverride;
 use crate::accounts::choices::{AccountChanges, expect_login};
-use crate::accounts::importing::{self, Logins};
 use crate::accounts::kind::Kind;
-use crate::accounts::reconcile::Imported;
 use crate::accounts::registry::{Registry, disabled_account, unknown_account};
 use crate::base_url::display;
 use crate::browser;
@@ -28,7 +26,7 @@ use crate::busy::Busy;
 use crate::cli::CliFallback;
 use crate::clock::Clock;
 use crate::config::{ClientConfig, ClientOptions};
-use crate::discovery::{Discovery, is_known};
+use crate::discovery::Discovery;
 use crate::environment::Environment;
 use crate::error::{Code, Result};
 use crate::events::{Event, EventKind, Events};
@@ -41,6 +39,7 @@ use crate::oauth::device::DeviceAuthorization;
 use crate::oauth::revoke::Revocation;
 use crate::oauth::token::Token;
 use crate::paths::Paths;
+use crate::plans::Price;
 use crate::redact::KnownSecrets;
 use crate::request::answer::Answer;
 use crate::request::attempt::Sender;
@@ -283,53 +282,6 @@ impl Client {
         self.account(&id).await
     }
 
-    /// Adds the accounts in a file of another tool: the qwen CLI's `oauth_creds.json`, the files of other Qwen plugins, and
-    /// `OpenCode`'s `auth.json`. Gives those that are new, in the file's order. The file is only read.
-    ///
-    /// # Errors
-    /// `ERR_QWEN_IO` where it can't be read, `ERR_QWEN_CREDENTIALS_INVALID` where it holds no account that can be used;
-    /// those of [`Registry::import`].
-    pub async fn import_accounts(&self, path: &str) -> Result<Vec<AccountInfo>> {
-        let path = self.paths.named(path)?;
-        let now = self.clock.now_ms();
-        let discovery = self.discovery(None);
-        let import = move |registry: &Registry| {
-            let view = registry.view()?;
-            let keys = discovery.in_file(&path);
-            let Logins { usable, refused } = match importing::read(&path, now) {
-                Err(error) if error.code() == Code::CredentialsInvalid && !keys.is_empty() => {
-                    Logins::default()
-                }
-                logins => logins?,
-            };
-            Ok((registry.import(&usable)?, refused, path, keys, view))
-        };
-        let (imported, refused, path, keys, view) = self.tokens.with_registry(import).await?;
-        if let Some(message) = importing::left_out(&imported, &refused, &path) {
-            self.events.emit(Event::new(EventKind::Config, now, message));
-        }
-        let mut accounts = Vec::new();
-        for one in &imported {
-            if let Imported::Added(id) | Imported::Renewed(id) = one {
-                accounts.push(self.account(id).await?);
-            }
-        }
-        let keys = keys.into_iter().filter(|key| !is_known(key, &view.document)).collect();
-        let mut failed = None;
-        let imported = self.import_keys(keys, &view).await;
-        self.tell_failures(&imported);
-        for ImportedKey { outcome, .. } in imported {
-            match outcome {
-                Ok(account) => accounts.push(account),
-                Err(error) => failed = Some(error),
-            }
-        }
-        match failed {
-            Some(error) if accounts.is_empty() => Err(error),
-            _ => Ok(accounts),
-        }
-    }
-
     /// Keeps a key as an account, once its place has said that it works, and asks for the list of its models.
     ///
     /// # Errors
@@ -351,7 +303,21 @@ impl Client {
         if is_checked {
             self.learn_models(&id).await;
         }
-        self.account(&id).await
+        let account = self.account(&id).await?;
+        self.tell_price(&account);
+        Ok(account)
+    }
+
+    /// An active account costs money by use only with the user's knowledge.
+    fn tell_price(&self, account: &AccountInfo) {
+        let price = account.kind.price();
+        if !account.active || price != Price::Metered {
+            return;
+        }
+        let message =
+            format!("The Qwen account \"{}\" is the active one now ({}).", account.label, price.describe());
+        let now = self.clock.now_ms();
+        self.events.emit(Event::of_account(EventKind::Switched, now, &account.id, &account.label, message));
     }
 
     /// Takes tokens over that a host kept, if there is no account yet. Says whether it did.

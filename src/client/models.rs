@@ -26,10 +26,8 @@ use crate::request::headers;
 use crate::store::record::Record;
 use crate::token_manager::TokenManager;
 
-/// Limit of one request for a list.
-const LIMIT: Duration = Duration::from_secs(10);
-/// Limit of the same while a user waits for a key to be added.
-const SHORT_LIMIT: Duration = Duration::from_secs(5);
+/// Limit of one request for a list. A user may be waiting for it.
+const LIMIT: Duration = Duration::from_secs(5);
 /// A larger answer is not read.
 const MAX_BODY: usize = 4 * 1024 * 1024;
 /// How often requests look if a list is old, in milliseconds.
@@ -73,7 +71,7 @@ impl Client {
         if refresh {
             let view = self.tokens.view().await?;
             let servers = view.document.all().filter_map(|record| Server::of(&view, record)).collect();
-            self.lists.ask_all(servers, LIMIT).await;
+            self.lists.ask_all(servers).await;
         } else {
             self.lists.refresh_in_background(false);
         }
@@ -86,7 +84,7 @@ impl Client {
     pub(super) async fn learn_models(&self, id: &str) {
         let Ok(view) = self.tokens.view().await else { return };
         let server = view.record(id).and_then(|record| Server::of(&view, record));
-        self.lists.ask_all(server.into_iter().collect(), SHORT_LIMIT).await;
+        self.lists.ask_all(server.into_iter().collect()).await;
     }
 }
 
@@ -128,7 +126,7 @@ impl ListReader {
                 due
             };
             if let Ok(due) = spawn_blocking(claim).await {
-                reader.ask_all(due, LIMIT).await;
+                reader.ask_all(due).await;
             }
         });
     }
@@ -149,8 +147,9 @@ impl ListReader {
         }
     }
 
-    async fn ask_all(&self, servers: Vec<Server>, limit: Duration) {
-        let asked = servers.iter().map(|server| self.ask(server, limit));
+    /// Asks all servers at the same time.
+    async fn ask_all(&self, servers: Vec<Server>) {
+        let asked = servers.iter().map(|server| self.ask(server));
         let answers = join_all(asked).await;
         for (Server { source, account, .. }, answer) in servers.into_iter().zip(answers) {
             let note = match &answer {
@@ -181,7 +180,7 @@ impl ListReader {
         }
     }
 
-    async fn ask(&self, server: &Server, limit: Duration) -> Result<ServerList> {
+    async fn ask(&self, server: &Server) -> Result<ServerList> {
         let Server { account, token, .. } = server;
         let base_url = account.base_url(token, None)?;
         let host = base_url.host_str().unwrap_or_default().to_owned();
@@ -200,8 +199,8 @@ impl ListReader {
             let list = spawn_blocking(move || read_list(&body)).await.map_err(Error::internal)?;
             list.ok_or_else(|| unusable(&host, "sent no list of models"))
         };
-        let timeout = |_| Err(TransportError::timeout(&host, limit).error);
-        tokio::time::timeout(limit, asked).await.unwrap_or_else(timeout)
+        let timeout = |_| Err(TransportError::timeout(&host, LIMIT).error);
+        tokio::time::timeout(LIMIT, asked).await.unwrap_or_else(timeout)
     }
 }
 

@@ -66,6 +66,13 @@ pub struct FoundKey {
     pub is_of_project: bool,
 }
 
+/// Returns the last four characters of a secret; empty for one that is too short to be told from them.
+#[must_use]
+pub fn last_four(secret: &Secret) -> &str {
+    let secret = secret.expose();
+    if secret.len() < SHORTEST_SHOWN { "" } else { secret.get(secret.len() - SHOWN..).unwrap_or_default() }
+}
+
 impl FoundKey {
     /// Tells it from the others, without telling the key.
     #[must_use]
@@ -77,8 +84,7 @@ impl FoundKey {
     /// Its last four characters; empty for one that is too short to be told from them.
     #[must_use]
     pub fn last_four(&self) -> &str {
-        let key = self.secret.expose();
-        if key.len() < SHORTEST_SHOWN { "" } else { key.get(key.len() - SHOWN..).unwrap_or_default() }
+        last_four(&self.secret)
     }
 
     /// True where it may be taken without being chosen by itself. A project's file that names a server of its own may be

@@ -13,14 +13,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-pub use self::found::FoundKey;
 use self::found::{Entry, collect};
+pub use self::found::{FoundKey, last_four};
 use self::opencode::Configuration;
 use self::variables::{EnvFile, Variables};
 use crate::environment::Environment;
 use crate::error::{Code, Error};
 use crate::oauth::token::Token;
-use crate::opencode_files::{OpenCodeFiles, read_configuration};
+use crate::opencode_files::{OpenCodeFiles, parse_configuration, read_configuration};
 use crate::paths::Paths;
 use crate::safe_open;
 use crate::secret::Secret;
@@ -30,6 +30,9 @@ use crate::store::document::Document;
 const MAX_FILE: u64 = 1024 * 1024;
 /// Largest file that a configuration names as the place of a key, in bytes.
 const MAX_KEY_FILE: u64 = 64 * 1024;
+
+/// Variable that holds a configuration of `OpenCode`'s. Its paths are relative to the working directory.
+const INLINE_CONFIGURATION: &str = "OPENCODE_CONFIG_CONTENT";
 
 /// Where keys are looked for.
 #[derive(Debug, Clone)]
@@ -170,6 +173,16 @@ impl Discovery {
                 Err(why) => notes.push(format!("{} can't be read: {why}.", path.display())),
             }
         }
+        if let Some(text) = self.environment.get(INLINE_CONFIGURATION) {
+            match parse_configuration(text.to_owned()) {
+                Ok(contents) => configurations.push(Configuration {
+                    path: INLINE_CONFIGURATION.into(),
+                    contents,
+                    is_of_project: false,
+                }),
+                Err(why) => notes.push(format!("{INLINE_CONFIGURATION} can't be read: {why}.")),
+            }
+        }
         let path = files.auth();
         let auth = read(&path, MAX_FILE, notes).map_or(Value::Null, |text| {
             serde_json::from_str(&text).unwrap_or_else(|_| {
@@ -197,7 +210,8 @@ impl Discovery {
             } else {
                 let path =
                     crate::paths::expand_home(reference.strip_prefix("file:")?.trim(), self.paths.home());
-                let path = configuration.parent()?.join(path);
+                let directory = configuration.parent().filter(|directory| directory.is_absolute());
+                let path = directory.or(self.working_directory.as_deref())?.join(path);
                 resolved.push_str(read(&path, MAX_KEY_FILE, &mut Vec::new())?.trim());
             }
             rest = after;
@@ -300,6 +314,24 @@ mod tests {
 
     fn key(end: &str) -> String {
         format!("sk-sp-0123456789abcdef{end}")
+    }
+
+    #[test]
+    fn a_configuration_in_the_environment_counts() {
+        let mut home = Home::new();
+        home.write("code/project/src/key.txt", &key("bbbb"));
+        let provider = |key: &str| json!({"options": {"apiKey": key, "baseURL": TOKEN_PLAN}});
+        let providers = json!({"one": provider(&key("aaaa")), "two": provider("{file:key.txt}")});
+        home.set("OPENCODE_CONFIG_CONTENT", &format!("// inline\n{}", json!({"provider": providers})));
+        let source = "OPENCODE_CONFIG_CONTENT: token-plan intl";
+        assert_eq!(home.found(), [format!("{source} aaaa"), format!("{source} bbbb")]);
+        assert!(home.look().keys[0].sentence().contains("the variable OPENCODE_CONFIG_CONTENT"));
+        let mut home = Home::new();
+        home.set("OPENCODE_CONFIG_CONTENT", "{\"provider\":");
+        let found = home.look();
+        assert!(
+            found.keys.is_empty() && found.notes.concat().contains("OPENCODE_CONFIG_CONTENT can't be read")
+        );
     }
 
     #[test]

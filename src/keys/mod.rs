@@ -45,15 +45,17 @@ pub struct Recognised {
 /// Finds out where a key belongs.
 ///
 /// # Errors
-/// `ERR_QWEN_INVALID_ARGUMENT` for a key, plan, region or base URL that can't be read, and for a key of another plan or
-/// region, which is then named; `ERR_QWEN_TOKEN_REJECTED` for a key that is refused everywhere; `ERR_QWEN_NETWORK` and
+/// `ERR_QWEN_INVALID_ARGUMENT` for a key, plan, region or base URL that can't be read, for a tier that the plan does not
+/// have, and for a key of another plan or region, which is then named; `ERR_QWEN_TOKEN_REJECTED` for a key that is refused everywhere; `ERR_QWEN_NETWORK` and
 /// `ERR_QWEN_TIMEOUT`, retryable, where a place could not be asked.
 pub async fn recognise(http: &Http, options: &KeyOptions) -> Result<Recognised> {
     let mut notes = Vec::new();
     let secret = read_key(options.key.expose(), &mut notes)?;
     let (region, base_url) = (options.region.as_deref(), options.base_url.as_deref());
     let mut choice = choose(&secret, options.plan, region, base_url, &mut notes)?;
+    expect_tier(options.tier, &choice.places)?;
     let at = if options.check { find(http, &secret, &choice).await? } else { 0 };
+    expect_tier(options.tier, &choice.places[at..=at])?;
     if !options.check && choice.places.len() > 1 {
         notes.push(format!(
             "The key was not checked, and is taken for one of {}. If that is wrong, add it again with --plan and --region.",
@@ -62,6 +64,25 @@ pub async fn recognise(http: &Http, options: &KeyOptions) -> Result<Recognised> 
     }
     let Candidate { plan, region, base_url } = choice.places.swap_remove(at);
     Ok(Recognised { key: Key { secret, plan, region, base_url, tier: options.tier }, notes })
+}
+
+/// Checks that one of the places has a plan with this tier.
+///
+/// # Errors
+/// `ERR_QWEN_INVALID_ARGUMENT`, naming `tier`.
+fn expect_tier(tier: Option<Tier>, places: &[Candidate]) -> Result<()> {
+    let Some(tier) = tier else { return Ok(()) };
+    let mut plans = places.iter().map(|place| place.plan);
+    if plans.any(|plan| plan.is_some_and(|plan| plan.tiers().contains(&tier))) {
+        return Ok(());
+    }
+    let plan = places.first().and_then(|place| place.plan);
+    let name = plan.map_or("a server that is not known", KeyPlan::title);
+    let tiers = plan.map_or(&[][..], KeyPlan::tiers).iter().map(|tier| tier.as_str());
+    let tiers = tiers.collect::<Vec<_>>().join(", ");
+    let known = if tiers.is_empty() { "no tiers".to_owned() } else { format!("the tiers {tiers}") };
+    let expected = format!("does not fit the key: {name} has {known}. Leave it out, or name the plan's own");
+    Err(Error::invalid_argument("tier", &expected))
 }
 
 /// Finds the place that takes the key.
@@ -160,6 +181,32 @@ fn unchecked(place: &Candidate, cause: &Error) -> Error {
 mod tests {
     use super::*;
     use crate::plans::places_of_key;
+
+    #[test]
+    fn a_tier_is_one_of_the_plans() {
+        let places = |key| places_of_key(key).into_iter().map(Candidate::from).collect::<Vec<_>>();
+        let of_plan = |plan| {
+            let places = places("sk-1").into_iter().filter(|place| place.plan == Some(plan));
+            places.collect::<Vec<_>>()
+        };
+        let (coding, token) = (of_plan(KeyPlan::CodingPlan), of_plan(KeyPlan::TokenPlan));
+        let metered = of_plan(KeyPlan::DashScope);
+        let unknown = [Candidate { plan: None, ..metered[0].clone() }];
+        for (tier, places, is_known) in [
+            (Some(Tier::Lite), &coding[..], true),
+            (Some(Tier::Standard), &coding, false),
+            (Some(Tier::Standard), &token, true),
+            (Some(Tier::Lite), &metered, false),
+            (Some(Tier::Lite), &unknown, false),
+            (None, &metered, true),
+            (Some(Tier::Standard), &places("sk-sp-1"), true),
+        ] {
+            assert_eq!(expect_tier(tier, places).is_ok(), is_known, "{tier:?} {places:?}");
+        }
+        assert!(
+            expect_tier(Some(Tier::Pro), &metered).unwrap_err().message().contains("DashScope has no tiers")
+        );
+    }
 
     #[test]
     fn a_refusal_names_the_places_and_their_key_pages() {

@@ -5,6 +5,9 @@ use crate::secret::Secret;
 
 /// Longest key that is read, in bytes. Real ones have fewer than 100.
 const MAX_KEY: usize = 1024;
+/// Longest text that a key is looked for in, in bytes. Reading takes time by the square of the text's length.
+const MAX_TEXT: usize = 16 * 1024;
+const TOO_LONG: &str = "is too long to be a key; copy the key alone";
 /// Longest name of a variable that a note repeats.
 const MAX_NAME: usize = 40;
 
@@ -66,6 +69,9 @@ const CONSOLES: &str = "Keys are at https://bailian.console.aliyun.com (China) a
 /// # Errors
 /// `ERR_QWEN_INVALID_ARGUMENT`, naming `key`. The key is not repeated.
 pub fn read_key(text: &str, notes: &mut Vec<String>) -> Result<Secret> {
+    if text.trim().len() > MAX_TEXT {
+        return Err(Error::invalid_argument("key", TOO_LONG));
+    }
     let mut peeled = Peeled::new(text);
     peeled.peel();
     let Peeled { key, left_out, variable } = peeled;
@@ -132,7 +138,7 @@ fn unreadable(key: &str) -> Option<&'static str> {
         return Some("is empty: no key was given. Give the key itself, such as sk-…");
     }
     if key.len() > MAX_KEY {
-        return Some("is too long to be a key; copy the key alone");
+        return Some(TOO_LONG);
     }
     if key.contains("://") || key.starts_with("www.") {
         return Some("is an address, not a key; open it and copy the key from there");
@@ -398,6 +404,7 @@ mod tests {
             ("sk-\u{1}0123", "character"),
             ("sk-\u{e9}0123", "character"),
             (&"k".repeat(2000), "too long"),
+            (&"A_KEY=".repeat(400_000), "too long"),
         ] {
             let error = read(text).unwrap_err();
             assert_eq!(error.code(), Code::InvalidArgument, "{text:?}");

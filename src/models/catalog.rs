@@ -1,11 +1,12 @@
 //! The embedded catalog: which models each plan has, and what they take. Pure.
 //!
-//! `npm run catalog` makes the data. It is parsed at the first look-up, never at start-up.
+//! `npm run catalog` makes the data. A list is parsed at the first look-up in it, never at start-up.
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::plans::KeyPlan;
 
@@ -19,7 +20,8 @@ pub type Listed = BTreeMap<&'static str, ModelFacts>;
 #[derive(Debug, Default, Deserialize)]
 #[serde(bound(deserialize = "'de: 'static"))]
 struct Catalog {
-    lists: BTreeMap<&'static str, Listed>,
+    /// Each list is parsed by itself: a user with a login alone needs two models of all.
+    lists: BTreeMap<&'static str, &'static RawValue>,
     not_chat: Vec<&'static str>,
     not_chat_patterns: Vec<&'static str>,
 }
@@ -68,8 +70,13 @@ impl CatalogList {
     /// Returns its models.
     #[must_use]
     pub fn models(self) -> &'static Listed {
-        static NONE: Listed = Listed::new();
-        CATALOG.lists.get(self.name()).unwrap_or(&NONE)
+        static LISTS: [OnceLock<Listed>; CatalogList::ALL.len()] =
+            [const { OnceLock::new() }; CatalogList::ALL.len()];
+        let parse = || {
+            let list = CATALOG.lists.get(self.name());
+            list.and_then(|list| serde_json::from_str(list.get()).ok()).unwrap_or_default()
+        };
+        LISTS[self as usize].get_or_init(parse)
     }
 }
 
@@ -155,7 +162,7 @@ impl Thinking {
     /// True if there is nothing to control.
     #[must_use]
     pub fn is_fixed(&self) -> bool {
-        !self.toggle && self.efforts.is_empty()
+        !self.toggle && self.efforts.is_empty() && self.budget.is_none()
     }
 }
 

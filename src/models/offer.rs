@@ -163,7 +163,7 @@ impl OfferedModel {
                 budget: None,
                 effort: Some(effort),
             }));
-        } else if *toggle {
+        } else if *toggle || budget.is_some() {
             let largest = budget.unwrap_or(COMMON_BUDGET);
             let [low, medium, high] = BUDGETS;
             let budgets = [
@@ -174,7 +174,7 @@ impl OfferedModel {
             ];
             levels.extend(budgets.map(|(name, budget)| ThinkingLevel {
                 name,
-                enable: Some(true),
+                enable: toggle.then_some(true),
                 budget: Some(budget),
                 effort: None,
             }));
@@ -273,6 +273,12 @@ mod tests {
         let budgets = |id| levels(id).iter().filter_map(|level| level.budget).collect::<Vec<_>>();
         assert_eq!(budgets("qwen3.7-plus"), [4_096, 16_384, 32_768, 262_144]);
         assert_eq!(budgets("glm-5"), [4_096, 16_384, 24_576, 32_768]);
+        let record = key("metered", KeyPlan::DashScope, "intl");
+        let models = offered(&[Offering { record: &record, listed: None }]);
+        let always = model(&models, "qwen3-next-80b-a3b-thinking").thinking_levels();
+        let sent = always.iter().map(|level| (level.name, level.enable, level.budget)).collect::<Vec<_>>();
+        let budgets = [("low", 4_096), ("medium", 16_384), ("high", 32_768), ("max", 38_912)];
+        assert_eq!(sent, budgets.map(|(name, budget)| (name, None, Some(budget))));
         let high = levels("deepseek-v4-pro")[1];
         assert_eq!((high.enable, high.effort, high.budget), (Some(true), Some("high"), None));
     }

@@ -133,16 +133,22 @@ pub fn limit_reached(name: &str) -> String {
 pub fn nobody_serves(model: &str, selection: &Selection) -> Error {
     let labels: Vec<_> =
         selection.too_expensive().iter().map(|candidate| candidate.account.label.as_str()).collect();
-    let message = match labels.first() {
-        None => format!(
-            "No account can use the model {model}. Choose one of the models that `npx opencode-qwen-cli-auth models` lists, or add an account that has it."
+    let (code, message) = match labels.first() {
+        None => (
+            Code::ModelUnavailable,
+            format!(
+                "No account can use the model {model}. Choose one of the models that `npx opencode-qwen-cli-auth models` lists, or add an account that has it."
+            ),
         ),
-        Some(first) => format!(
-            "Only an account that is billed by use serves this request: {}. Choose it with `npx opencode-qwen-cli-auth use \"{first}\"`, or allow it with OPENCODE_QWEN_ALLOW_PAID_FALLBACK=1.",
-            labels.iter().map(|label| format!("\"{label}\"")).collect::<Vec<_>>().join(", "),
+        Some(first) => (
+            Code::PaymentRequired,
+            format!(
+                "Only an account that is billed by use serves this request: {}. Choose it with `npx opencode-qwen-cli-auth use \"{first}\"`, or allow it with OPENCODE_QWEN_ALLOW_PAID_FALLBACK=1.",
+                labels.iter().map(|label| format!("\"{label}\"")).collect::<Vec<_>>().join(", "),
+            ),
         ),
     };
-    Error::new(Code::InvalidArgument, message)
+    Error::new(code, message)
 }
 
 #[cfg(test)]

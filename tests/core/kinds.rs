@@ -242,7 +242,7 @@ async fn only_those_who_serve_the_model_are_asked() {
     let login = client.accounts().await.unwrap().into_iter().find(|account| account.id != "k").unwrap();
     client.remove_account(&login.id, false).await.unwrap();
     let error = client.fetch(chat(false)).await.unwrap_err();
-    assert_eq!(error.code(), Code::InvalidArgument);
+    assert_eq!(error.code(), Code::ModelUnavailable);
     assert!(error.message().contains("the model coder-model"), "{}", error.message());
     assert_eq!(setup.server.api_requests().len(), 1);
 }
@@ -264,7 +264,7 @@ async fn a_model_that_only_a_metered_key_serves_is_no_leave_to_use_it() {
     let request =
         || post(CHAT, &json!({"model": "qwen3-coder-plus", "messages": [{"role": "user", "content": "hi"}]}));
     let error = client.fetch(request()).await.unwrap_err();
-    assert_eq!(error.code(), Code::InvalidArgument);
+    assert_eq!(error.code(), Code::PaymentRequired);
     assert!(error.message().contains("\"Billed\"") && error.message().contains("ALLOW_PAID_FALLBACK"));
     assert_eq!(setup.server.api_requests().len(), 0);
     // What names no model goes to whoever is the user's choice.

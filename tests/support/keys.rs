@@ -23,6 +23,13 @@ impl Fleet {
         host
     }
 
+    /// Adds a key whose server plays its place: it has these models alone, and takes no other keys.
+    pub async fn add_place(&self, id: &str, plan: &str, models: &[&str]) -> Server {
+        let place = self.add_key(id, plan).await;
+        place.offer(models);
+        place
+    }
+
     /// Makes an account the active one.
     pub fn choose(&self, id: &str) {
         self.edit_store(|store| store["activeAccountId"] = json!(id));

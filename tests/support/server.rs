@@ -43,6 +43,8 @@ struct Book {
     /// Access tokens that the API takes.
     accepted: HashSet<String>,
     issued: usize,
+    /// The models of a place of keys; `None` for a server of logins, which has any.
+    models: Option<Vec<String>>,
     /// Fields of a token answer that are set, or left out where null.
     overrides: Map<String, Value>,
     /// The account whose tokens, all of one lineage, the API takes.
@@ -158,6 +160,11 @@ impl Server {
     /// The API takes this key.
     pub fn accept(&self, key: &str) {
         self.book().accepted.insert(key.to_owned());
+    }
+
+    /// The API is a place of keys: it lists these models, has no others, and refuses the keys of other places.
+    pub fn offer(&self, models: &[&str]) {
+        self.book().models = Some(models.iter().map(|model| (*model).to_owned()).collect());
     }
 
     /// The API takes every token of this lineage: `access.<lineage>.0`, and what comes of redeeming `refresh.<lineage>.0`.
@@ -350,11 +357,22 @@ impl State {
                 }
                 Reply::oauth_error(400, "invalid_grant")
             }
+            _ if !book.takes(seen.bearer()) && book.models.is_some() => {
+                Reply::api_error(403, "invalid_api_key", "invalid api-key")
+            }
             _ if !book.takes(seen.bearer()) => {
                 Reply::api_error(401, "invalid_api_key", "invalid access token or token expired")
             }
+            "/v1/models" if book.models.is_some() => {
+                let models = book.models.iter().flatten().map(|id| json!({"id": id, "object": "model"}));
+                Reply::json(200, &json!({"object": "list", "data": models.collect::<Vec<_>>()}))
+            }
             _ => {
                 let body: Value = serde_json::from_slice(&seen.body).unwrap_or_default();
+                let is_missing = |models: &Vec<String>| models.iter().all(|model| body["model"] != **model);
+                if book.models.as_ref().is_some_and(is_missing) {
+                    return Reply::api_error(404, "model_not_found", "The model does not exist.");
+                }
                 if body["stream"] == true {
                     return Reply::events(vec![super::reply::Part::text(GOOD_STREAM)]);
                 }

@@ -86,10 +86,11 @@ export class Service {
   }
 
   /** Sends a message in a new session, and does not wait for the answer. */
-  async prompt(text, model = "coder-model") {
+  async prompt(text, model = "coder-model", variant = undefined) {
     const { body: session } = await this.request("/session", { title: "a title" });
     const answer = this.request(`/session/${session.id}/message`, {
       model: { providerID: "qwen-code", modelID: model },
+      variant,
       parts: [{ type: "text", text }],
     });
     return { session, answer };

@@ -3,7 +3,7 @@
 const { pageLines } = require("../../key-pages");
 const { failure } = require("../failure");
 const { shown } = require("../naming");
-const { isMetered } = require("../plans");
+const { isMetered, withPrice } = require("../plans");
 const { readSecret } = require("../secret-input");
 const { clean } = require("../text");
 
@@ -17,7 +17,7 @@ async function run({ client, options, signal, prompt }) {
   }
   const check = !options["no-check"];
   const account = await client.addApiKey({ key, plan, region, baseUrl, label, tier, check });
-  return { value: account, lines: success(account, await client.activeAccount()) };
+  return { value: withPrice(account), lines: success(account, await client.activeAccount()) };
 }
 
 /** A person who is asked for a key is told where to find it, except for a server of their own. */

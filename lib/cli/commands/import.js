@@ -1,9 +1,8 @@
 "use strict";
 
-const { UsageError } = require("../failure");
 const { choose, list } = require("../found-keys");
 const { shown } = require("../naming");
-const { isMetered } = require("../plans");
+const { isMetered, withPrice } = require("../plans");
 const { canAsk } = require("../question");
 const { clean } = require("../text");
 
@@ -13,11 +12,28 @@ const WRONG_USAGE = 2;
 async function run(context) {
   const { client, operand, options } = context;
   if (operand === undefined) return importFound(context);
-  if (options["dry-run"]) {
-    throw new UsageError("--dry-run is for an import without a file.", "import");
-  }
+  if (options["dry-run"]) return preview(await client.previewImport(operand), clean(operand));
   const imported = await client.importAccounts(operand);
-  return { value: imported, lines: describe(imported, clean(operand)) };
+  return {
+    value: imported.map(withPrice),
+    lines: [...describe(imported, clean(operand)), ...prices(imported)],
+  };
+}
+
+/** Lists what an import of a file would take. */
+function preview(found, file) {
+  const value = found.map(({ credential }) => credential);
+  const isNew = value.some(({ known }) => !known);
+  return {
+    value,
+    lines: [...list(found, `Accounts and keys in ${file}:`), ...(isNew ? [] : ["Nothing is new."])],
+  };
+}
+
+/** Says which of the imported accounts costs money by use now. */
+function prices(imported) {
+  const active = imported.filter((account) => account.active && isMetered(account));
+  return active.map((account) => `${shown(account)} is the active account; its requests are billed by use.`);
 }
 
 function describe(imported, file) {
@@ -73,7 +89,7 @@ async function importChosen(client, chosen, all) {
   }
   const failures = results.filter(({ error }) => error !== undefined);
   return {
-    value: accounts,
+    value: accounts.map(withPrice),
     lines,
     failures: failures.map(lineOf),
     exitCode: failures.length > 0 ? FAILED : undefined,
@@ -91,7 +107,7 @@ module.exports = {
   operand: "[<file>]",
   options: {
     yes: { type: "boolean", summary: "import all keys that are found, without asking" },
-    "dry-run": { type: "boolean", summary: "list the keys that are found, and import none" },
+    "dry-run": { type: "boolean", summary: "list what is found, and import nothing" },
   },
   run,
 };
