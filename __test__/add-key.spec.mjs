@@ -5,7 +5,7 @@ import { existsSync } from "node:fs";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { storeOf } from "./support/accounts.mjs";
-import { startServer, temporaryHome, until } from "./support/harness.mjs";
+import { startServer, temporaryHome, until, startClient } from "./support/harness.mjs";
 import { hasTerminal, inTerminal, screenAfter } from "./support/terminal.mjs";
 
 const PROGRAM = fileURLToPath(new URL("../bin/opencode-qwen-cli-auth.js", import.meta.url));

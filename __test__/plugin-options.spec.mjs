@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { QwenAuthPlugin } from "opencode-qwen-cli-auth";
-import { pluginOptions } from "../lib/validate.js";
+import validate from "../lib/validate.js";
 import { EXPIRED, startServer, temporaryHome } from "./support/harness.mjs";
 
 /** The plugin with these options, in a home whose login belongs to `server`. */
@@ -54,11 +54,11 @@ test("options of a project change no server, file or program, and are named once
 });
 
 test("a project can forbid what costs money, and not allow it", async (t) => {
-  assert.deepEqual(pluginOptions({ allowPaidFallback: false }), {
+  assert.deepEqual(validate.pluginOptions({ allowPaidFallback: false }), {
     settings: { allowPaidFallback: false },
     ignored: [],
   });
-  assert.deepEqual(pluginOptions({ allowPaidFallback: true }), {
+  assert.deepEqual(validate.pluginOptions({ allowPaidFallback: true }), {
     settings: {},
     ignored: ["allowPaidFallback"],
   });

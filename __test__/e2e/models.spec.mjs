@@ -151,7 +151,6 @@ describe("models", suite(), () => {
     const key = host.server.addKey({ plan: "dashscope", account: "planned", models });
     writeKey(host, { plan: "dashscope", region: "cn", key, baseUrl: host.server.apiBaseUrl });
     const service = await host.serve();
-    t.after(() => service.close());
     const { body } = await service.request("/config/providers");
     const listed = body.providers.find(({ id }) => id === "qwen-code").models;
     for (const [kind, { model, plain, ...variants }] of Object.entries(KINDS)) {
