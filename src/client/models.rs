@@ -77,7 +77,10 @@ impl Client {
         }
         let view = self.tokens.view().await?;
         let (book, now) = (self.lists.book.clone(), self.clock.now_ms());
-        spawn_blocking(move || offers(&view, &book, now)).await.map_err(Error::internal)
+        if view.document.keys.is_empty() {
+            return Ok(offers(&view, None, now));
+        }
+        spawn_blocking(move || offers(&view, Some(&book), now)).await.map_err(Error::internal)
     }
 
     /// Asks for the list of a key that was just added.
@@ -88,15 +91,19 @@ impl Client {
     }
 }
 
-/// Returns the models of the enabled accounts: those of the active one first, then of the cheapest.
-fn offers(view: &View, book: &ModelBook, now_ms: u64) -> Vec<OfferedModel> {
+/// Returns the models of the enabled accounts: those of the active one first, then of the cheapest. Logins need no book:
+/// nothing is noted about their models, and no file is read for them.
+fn offers(view: &View, book: Option<&ModelBook>, now_ms: u64) -> Vec<OfferedModel> {
     let mut records: Vec<_> = view.listed(now_ms).filter(|record| record.is_enabled()).collect();
     records.sort_by_key(|record| (view.document.active_id() != Some(record.id()), record.kind().price()));
+    let listed = |record: &Record| book.and_then(|book| book.list_of(record));
     let accounts: Vec<_> =
-        records.into_iter().map(|record| Offering { record, listed: book.list_of(record) }).collect();
+        records.into_iter().map(|record| Offering { record, listed: listed(record) }).collect();
     let mut models = offered(&accounts);
-    for model in &mut models {
-        model.accounts.retain(|id| !book.is_unavailable(id, &model.id));
+    if let Some(book) = book {
+        for model in &mut models {
+            model.accounts.retain(|id| !book.is_unavailable(id, &model.id));
+        }
     }
     models.retain(|model| accounts.is_empty() || !model.accounts.is_empty());
     models
