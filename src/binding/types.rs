@@ -12,6 +12,7 @@ use super::body::ResponseBody;
 use crate::accounts::availability::Availability;
 use crate::accounts::choices::AccountChanges;
 use crate::accounts::cooldown::QuotaWindow;
+use crate::accounts::kind::Kind;
 use crate::client::{AccessToken, AccountInfo, AccountUsage, FoundCredential, ImportedKey, LoginOptions};
 use crate::clock::instant_from_number;
 use crate::config::Rotation;
@@ -375,10 +376,14 @@ fn level_value(level: &ThinkingLevel) -> Value {
 
 /// `FoundCredential` of index.d.ts as `credential`, and what the command line needs beside it.
 pub fn found_value(found: &FoundCredential) -> Value {
+    let plan = match found.kind {
+        Kind::Key(plan) => plan.map(KeyPlan::as_str),
+        Kind::OAuth => None,
+    };
     let credential = without_null(json!({
         "source": found.source,
         "provider": found.provider,
-        "plan": found.plan.map(KeyPlan::as_str),
+        "plan": plan,
         "region": found.region,
         "baseUrl": found.base_url,
         "lastFour": found.last_four,
@@ -388,7 +393,7 @@ pub fn found_value(found: &FoundCredential) -> Value {
         "id": found.id,
         "credential": credential,
         "alsoIn": found.also_in,
-        "login": found.login,
+        "login": found.kind == Kind::OAuth,
         "foreign": found.foreign,
         "takenWithAll": found.taken_with_all,
     })

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use super::{AccountInfo, Client};
 use crate::accounts::identity::fingerprint;
 use crate::accounts::importing::{self, Logins};
+use crate::accounts::kind::Kind;
 use crate::accounts::reconcile::Imported;
 use crate::accounts::view::View;
 use crate::base_url::{api_base_url, display};
 use crate::discovery::{Discovered, Discovery, FoundKey, is_known, last_four};
 use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind};
-use crate::plans::{KeyPlan, Price};
+use crate::plans::Price;
 use crate::store::foreign::Login;
 
 /// Provider of the logins in another tool's file.
@@ -29,8 +30,8 @@ pub struct FoundCredential {
     pub also_in: Vec<String>,
     /// What the tool calls its provider.
     pub provider: String,
-    /// Its plan, where that is known.
-    pub plan: Option<KeyPlan>,
+    /// A login, or a key with its plan, where that is known.
+    pub kind: Kind,
     /// The region of the plan, where that is known.
     pub region: Option<String>,
     /// Where its requests go, where that is known.
@@ -39,8 +40,6 @@ pub struct FoundCredential {
     pub last_four: String,
     /// True where an account has it.
     pub known: bool,
-    /// True for a login, false for a key.
-    pub login: bool,
     /// True where its requests go to a server that is not Alibaba's.
     pub foreign: bool,
     /// False for one that a project's file sends to a server of its own: it is only taken if it is chosen by itself.
@@ -226,12 +225,11 @@ fn shown(key: &FoundKey, view: &View) -> FoundCredential {
         source: key.source.clone(),
         also_in: key.also_in.clone(),
         provider: key.provider.clone(),
-        plan: key.plan,
+        kind: Kind::Key(key.plan),
         region: key.region.clone(),
         base_url: key.base_url.as_ref().map(display),
         last_four: key.last_four().to_owned(),
         known: is_known(key, &view.document),
-        login: false,
         foreign: key.is_foreign,
         taken_with_all: key.is_taken_with_all(),
     }
@@ -244,12 +242,11 @@ fn shown_login(login: &Login, imported: &Imported, source: &str) -> FoundCredent
         source: source.to_owned(),
         also_in: Vec::new(),
         provider: LOGIN_PROVIDER.to_owned(),
-        plan: None,
+        kind: Kind::OAuth,
         region: None,
         base_url: base_url.as_ref().map(display),
         last_four: last_four(&login.token.access_token).to_owned(),
         known: !imported.is_new(),
-        login: true,
         foreign: false,
         taken_with_all: true,
     }
