@@ -104,8 +104,6 @@ function startProgram(t, { server, env }, args, { terminal } = {}) {
 }
 
 const CTRL_C = "\x03";
-/** Made before a login is begun, and permanent. */
-const LOCKS = ["oauth_creds.flock"];
 
 /** Two different times that are left. */
 const TICKED = /(\d\d:\d\d)[^]*(?!\1)\d\d:\d\d/;
@@ -262,14 +260,14 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
   });
 
   for (const signal of ["SIGINT", "SIGTERM"]) {
-    test(`${signal} ends a login, and nothing is left but empty locks`, async (t) => {
+    test(`${signal} ends a login, and no file is left`, async (t) => {
       const { start, home, server } = await setUp(t);
       const login = start(["login"]);
       await login.printed(/The code is/);
       login.child.kill(signal);
       const { code, stderr } = await login.ended;
       assert.deepEqual([code, stderr], [signal === "SIGINT" ? 130 : 143, "Cancelled.\n"]);
-      assert.deepEqual(home.files(), LOCKS);
+      assert.deepEqual(home.files(), []);
       const { polls } = server.stats;
       await sleep(1500);
       assert.equal(server.stats.polls, polls, "it polls no more");
@@ -610,7 +608,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
           screen.some((line) => line.includes("left")),
           false,
         );
-        assert.deepEqual(home.files(), LOCKS);
+        assert.deepEqual(home.files(), []);
       });
 
       test("a narrow terminal is kept to, and a dumb one gets plain lines", async (t) => {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::text::shorten;
+
 /// The stable part of an error. JavaScript sees it as `ERR_QWEN_…`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -135,12 +137,13 @@ struct Details {
 }
 
 impl Error {
-    /// An error with a message of one or two lines that says what to do next.
+    /// An error with a message of one or two lines that says what to do next. A message of more than 2,000 bytes is
+    /// shortened in its middle.
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self(Box::new(Details {
             code,
-            message: message.into(),
+            message: shorten(message.into()),
             status: None,
             oauth_error: None,
             account_id: None,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::Code;
+use crate::text::shorten;
 
 /// The kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +82,7 @@ impl Event {
         Self {
             kind,
             at,
-            message,
+            message: shorten(message),
             account_id: None,
             label: None,
             from_account_id: None,

@@ -94,11 +94,19 @@ pub enum Safeguard {
     InPlace,
     /// Keeping a login whose place another took while it was refreshed.
     KeepingBeside,
+    /// Redeeming a token at the server that issued it alone.
+    Binding,
+    /// Refreshing a login that may be dead before it becomes the qwen CLI's.
+    Proof,
+    /// The lock beside the file that a link leads to.
+    SharedLock,
+    /// Giving a file that is replaced to its owner.
+    Ownership,
 }
 
 impl Safeguard {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::KernelLock,
         Self::ReadAgain,
         Self::Touch,
@@ -115,6 +123,10 @@ impl Safeguard {
         Self::Preparation,
         Self::InPlace,
         Self::KeepingBeside,
+        Self::Binding,
+        Self::Proof,
+        Self::SharedLock,
+        Self::Ownership,
     ];
 }
 

@@ -29,6 +29,29 @@ pub fn clean(text: &str, limit: usize) -> String {
     }
 }
 
+/// Longest message that a person is shown, in bytes.
+pub const MAX_MESSAGE: usize = 2_000;
+/// The end of a message that is too long, which says what to do next, in bytes.
+const MESSAGE_END: usize = 500;
+
+/// Shortens a message in its middle to at most [`MAX_MESSAGE`] bytes.
+#[must_use]
+pub fn shorten(message: String) -> String {
+    const LEFT_OUT: &str = " … ";
+    if message.len() <= MAX_MESSAGE {
+        return message;
+    }
+    let mut start = MAX_MESSAGE - MESSAGE_END - LEFT_OUT.len();
+    while !message.is_char_boundary(start) {
+        start -= 1;
+    }
+    let mut end = message.len() - MESSAGE_END;
+    while !message.is_char_boundary(end) {
+        end += 1;
+    }
+    format!("{}{LEFT_OUT}{}", &message[..start], &message[end..])
+}
+
 /// What a terminal obeys (C0, DEL, C1), and what turns the order of a line around or breaks it.
 fn is_unsafe(character: char) -> bool {
     character.is_control()
@@ -53,6 +76,14 @@ mod tests {
             assert_eq!(clean(text, MAX_LABEL), cleaned);
         }
         assert_eq!(clean(&"é".repeat(90_000), MAX_LABEL), "é".repeat(MAX_LABEL));
+    }
+
+    #[test]
+    fn a_long_message_keeps_its_beginning_and_its_end() {
+        assert_eq!(shorten("short".to_owned()), "short");
+        let message = shorten(format!("Could not open {}. Try again.", "é".repeat(45_000)));
+        assert!(message.len() <= MAX_MESSAGE, "{}", message.len());
+        assert!(message.starts_with("Could not open é") && message.ends_with("é. Try again."), "{message}");
     }
 
     proptest! {

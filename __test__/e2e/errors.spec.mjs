@@ -64,7 +64,7 @@ describe("errors", suite(), () => {
       cut: /^The connection to 127\.0\.0\.1 broke: the server closed it early\. Send the message again\.$/,
       stall: /^127\.0\.0\.1 sent nothing for 2 s\. Send the message again\.$/,
       headers_then_stall: /127\.0\.0\.1 sent nothing for 2 s/,
-      hang: /127\.0\.0\.1 sent nothing for 2 s/,
+      hang: /127\.0\.0\.1 gave no answer for 2 s/,
       reset: /The connection to 127\.0\.0\.1 broke/,
       forbidden: /^Qwen refused this login, and a fresh token for it too\. Log in again/,
     };

@@ -6,9 +6,11 @@
 use serde_json::{Map, Value, json};
 use url::Url;
 
+use super::account::Account;
 use super::identity::fingerprint;
 use crate::base_url::{api_base_url, host_url};
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, Result};
+use crate::fault::{self, Safeguard};
 use crate::oauth::OAuthConfig;
 use crate::oauth::token::Token;
 
@@ -58,7 +60,24 @@ impl Issuer {
     /// user has named.
     #[must_use]
     pub fn effective<'a>(&self, binding: Option<&'a Binding>) -> Option<&'a Binding> {
-        binding.filter(|binding| binding.is_certain || self.named_by.is_some())
+        binding.filter(|binding| {
+            (binding.is_certain || self.named_by.is_some()) && !fault::omits(Safeguard::Binding)
+        })
+    }
+
+    /// Checks that an account's tokens may be redeemed while this issuer is set.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_INVALID_CONFIG` if the user has named this issuer and the account belongs to another.
+    pub fn expect(&self, account: &Account) -> Result<()> {
+        let Some((setting, binding)) = self.named_by.as_ref().zip(self.effective(account.binding.as_ref()))
+        else {
+            return Ok(());
+        };
+        if binding.token_endpoint == self.token_endpoint {
+            return Ok(());
+        }
+        Err(other_issuer(setting, &account.label, binding, &self.token_endpoint).with_account(&account.id))
     }
 
     /// True where an account has to be bound to this issuer before it is used.
@@ -121,7 +140,10 @@ pub fn print_of(token: &Token) -> String {
 /// The error for an account of another server than the settings name.
 #[must_use]
 pub fn other_issuer(setting: &str, label: &str, binding: &Binding, named: &Url) -> Error {
-    let host = |url: &Url| url.host_str().unwrap_or_default().to_owned();
+    let host = |url: &Url| {
+        let host = url.host_str().unwrap_or_default();
+        url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    };
     let (own, named) = (host(&binding.token_endpoint), host(named));
     let message = format!(
         "{setting} is for accounts of {named}, and the Qwen account \"{label}\" belongs to {own}. Nothing was sent. Unset {setting} to use this account, or log in again to have one at {named}."

@@ -45,18 +45,25 @@ impl Registry {
         }
     }
 
-    /// Makes what a login needs, before its user is asked to approve it: the directory, the locks, and room for its tokens.
+    /// Tries what a login needs, before its user is asked to approve it: the directory, the locks, and room for its tokens.
+    /// Lock files that are missing are not made, so that a login that fails leaves no file behind.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`, `ERR_QWEN_LOCK_TIMEOUT`.
     pub fn prepare_login(&self) -> Result<()> {
-        let reserve = |_: &mut Guarded| {
+        let reserve = || {
             // A file that can't be replaced is no obstacle where the store can be.
             let credentials = self.credentials.reserve();
             self.store.reserve().map(drop)?;
             credentials.map(drop)
         };
-        self.guarded(|| None, reserve)
+        self.store.locks().expect_usable()?;
+        let locks = self.credentials.locks();
+        if locks.are_missing() {
+            locks.make_directories()?;
+            return reserve();
+        }
+        self.guarded(|| None, |_| reserve())
     }
 
     /// Keeps the tokens that were redeemed for `spent`: in the store, and in the credentials file if that still holds

@@ -187,8 +187,11 @@ mod windows {
     /// Called when a first section begins.
     pub fn hold() {
         static INSTALLED: Once = Once::new();
-        // SAFETY: the handler may run on a thread of its own, which is what Windows gives it.
-        INSTALLED.call_once(|| drop(unsafe { SetConsoleCtrlHandler(on_event, 1) }));
+        INSTALLED.call_once(|| {
+            // SAFETY: the handler may run on a thread of its own, which is what Windows gives it.
+            // Where it can't be installed, the end of the console is not held up; there is nobody to tell.
+            let _ = unsafe { SetConsoleCtrlHandler(on_event, 1) };
+        });
     }
 
     /// Called when the last section has ended: [`on_event`] returns by itself then.

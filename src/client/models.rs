@@ -195,7 +195,7 @@ impl ListReader {
             let headers = headers::for_attempt(&HeaderMap::new(), &token.access_token, account.kind, &host)?;
             let url = Url::parse(&format!("{}/models", display(&base_url))).map_err(Error::internal)?;
             let request = self.http.client_for(&url).await?.get(url).headers(headers);
-            let broken = |error: reqwest::Error| TransportError::new(&error, &host).error;
+            let broken = |error: reqwest::Error| self.http.failure(&error, &host).error;
             let mut response = request.send().await.map_err(broken)?;
             let status = response.status();
             if !status.is_success() {
@@ -206,7 +206,7 @@ impl ListReader {
             let list = spawn_blocking(move || read_list(&body)).await.map_err(Error::internal)?;
             list.ok_or_else(|| unusable(&host, "sent no list of models"))
         };
-        let timeout = |_| Err(TransportError::timeout(&host, LIMIT).error);
+        let timeout = |_| Err(TransportError::no_answer(&host, LIMIT).error);
         tokio::time::timeout(LIMIT, asked).await.unwrap_or_else(timeout)
     }
 }

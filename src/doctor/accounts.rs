@@ -2,11 +2,13 @@
 
 use url::Url;
 
-use super::finding::{Finding, ours};
+use super::finding::{Finding, ours, unset};
 use super::network::AskedAccount;
 use super::settings::Settings;
 use super::{Doctor, Local};
+use crate::accounts::account::Account;
 use crate::accounts::availability::{Availability, availability};
+use crate::accounts::binding::Issuer;
 use crate::accounts::cooldown::CoolingReason;
 use crate::accounts::kind::Kind;
 use crate::accounts::registry::Registry;
@@ -42,6 +44,7 @@ pub fn check(doctor: &Doctor, settings: &Settings, local: &mut Local) {
     }
     for record in records {
         local.findings.push(judge(&view, record, settings, now));
+        local.findings.extend(elsewhere(&view.account(record), record, settings));
         local.accounts.extend(asked(&view, record, settings, now));
     }
 }
@@ -106,6 +109,25 @@ fn judge(view: &View, record: &Record, settings: &Settings, now_ms: u64) -> Find
             Finding::broken(ID, format!("{name} {need}.{last}"), renew)
         }
     }
+}
+
+/// A setting that names another server than the one that the account's tokens belong to: nothing is sent with it.
+fn elsewhere(account: &Account, record: &Record, settings: &Settings) -> Option<Finding> {
+    if !record.is_enabled() || account.kind != Kind::OAuth {
+        return None;
+    }
+    if let Some(issuer) = settings.oauth.as_ref().map(Issuer::of)
+        && let Err(error) = issuer.expect(account)
+    {
+        return Some(Finding::broken(
+            ID,
+            error.message(),
+            unset(issuer.named_by.as_deref().unwrap_or_default()),
+        ));
+    }
+    let set = settings.base_url_override.as_ref()?;
+    let error = account.base_url(&record.token()?, Some(set)).err()?;
+    Some(Finding::broken(ID, error.message(), unset(&set.named_by)))
 }
 
 /// Whether the last that was heard of a login is the end of the free tier.

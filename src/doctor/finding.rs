@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::text::shorten;
+
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
@@ -42,19 +44,19 @@ impl Finding {
     /// All is well.
     #[must_use]
     pub fn ok(id: &'static str, message: impl Into<String>) -> Self {
-        Self { id, state: State::Ok, message: message.into(), fix: None }
+        Self { id, state: State::Ok, message: shorten(message.into()), fix: None }
     }
 
     /// Worth knowing.
     #[must_use]
     pub fn warning(id: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { id, state: State::Warning, message: message.into(), fix: Some(fix.into()) }
+        Self { id, state: State::Warning, message: shorten(message.into()), fix: Some(fix.into()) }
     }
 
     /// To be mended.
     #[must_use]
     pub fn broken(id: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { id, state: State::Broken, message: message.into(), fix: Some(fix.into()) }
+        Self { id, state: State::Broken, message: shorten(message.into()), fix: Some(fix.into()) }
     }
 }
 

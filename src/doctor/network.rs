@@ -215,8 +215,8 @@ async fn send(http: &Http, method: http::Method, url: Url, mut headers: HeaderMa
             Err(Error::new(Code::Network, message))
         }
         Ok(Ok(response)) => Ok(response),
-        Ok(Err(error)) => Err(TransportError::new(&error, &host).error),
-        Err(_) => Err(TransportError::timeout(&host, PATIENCE).error),
+        Ok(Err(error)) => Err(http.failure(&error, &host).error),
+        Err(_) => Err(TransportError::no_answer(&host, PATIENCE).error),
     }
 }
 

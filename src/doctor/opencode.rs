@@ -66,7 +66,7 @@ fn copies(places: &OpenCodeFiles) -> Vec<PathBuf> {
     copies
 }
 
-/// Versions that `OpenCode` has installed, and does not update by itplaces.
+/// Versions that `OpenCode` has installed, and does not update by itself.
 fn installed(places: &OpenCodeFiles, files: &[File]) -> Vec<Finding> {
     let is_by_name =
         files.iter().flat_map(File::plugins).any(|plugin| package_of(plugin.spec) == Some(PACKAGE));
@@ -83,7 +83,7 @@ fn installed(places: &OpenCodeFiles, files: &[File]) -> Vec<Finding> {
         let manifest = root.join("node_modules").join(PACKAGE).join("package.json");
         let manifest: Value = serde_json::from_str(&safe_open::read_text(&manifest, MAX_SIZE).ok()?).ok()?;
         let version = manifest["version"].as_str().filter(|version| *version != VERSION)?.to_owned();
-        let message = format!("OpenCode has version {version} of the plugin; this is {VERSION}. It does not update it by itplaces.");
+        let message = format!("OpenCode has version {version} of the plugin; this is {VERSION}. It does not update it by itself.");
         Some(Finding::warning("version", message, format!("rm -r {}", quoted(&directory))))
     })
     .collect()

@@ -11,6 +11,7 @@ use super::opencode::ID;
 use super::programs::{MAX_MANIFEST_SIZE, numbers};
 use crate::base_url::{DEFAULT_API_BASE_URL, api_base_url};
 use crate::safe_open;
+use crate::text::clean;
 
 pub const PACKAGE: &str = "opencode-qwen-cli-auth";
 pub const PROVIDER: &str = "qwen-code";
@@ -20,6 +21,17 @@ const OTHERS: [(&str, bool); 3] =
 /// The last version known to refuse `["name", {…}]`.
 const LAST_WITHOUT_OPTIONS: [u64; 3] = [1, 3, 2];
 const SDK: &str = "@ai-sdk/openai-compatible";
+
+/// The options that the plugin takes from `OpenCode`'s configuration.
+const PLUGIN_OPTIONS: [&str; 7] = [
+    "quotaCooldownMs",
+    "rotation",
+    "degrade",
+    "allowPaidFallback",
+    "qwenMode",
+    "connectTimeoutMs",
+    "idleTimeoutMs",
+];
 
 /// A configuration file.
 #[derive(Debug)]
@@ -98,6 +110,7 @@ pub fn judge(files: &[File], copies: &[PathBuf], version: Option<&str>, own_host
     findings.extend(listed(files, copies));
     for file in files {
         findings.extend(options(file, version));
+        findings.extend(ignored_options(file));
         findings.extend(others(file));
         findings.extend(provider(file, own_hosts));
         findings.extend(turned_off(file));
@@ -159,6 +172,24 @@ fn options(file: &File, version: Option<&str>) -> Option<Finding> {
         "OpenCode {version} does not take options for a plugin ([\"{spec}\", {{…}}] in {shown}), and does not start."
     );
     Some(Finding::broken(ID, message, without))
+}
+
+/// Options that `OpenCode`'s configuration can't give: a project could choose a server, a file or a program with them.
+fn ignored_options(file: &File) -> Option<Finding> {
+    const SHOWN: usize = 10;
+    let plugin = file.plugins().find(|plugin| plugin.options.is_some() && is_ours(plugin.spec, file))?;
+    let given = plugin.options?.as_object()?.keys();
+    let ignored = given.filter(|name| !PLUGIN_OPTIONS.contains(&name.as_str()));
+    let names: Vec<_> = ignored.take(SHOWN).map(|name| clean(name, 40)).collect();
+    (!names.is_empty()).then(|| {
+        let message = format!(
+            "{} gives the plugin options that it ignores: {}. Servers, files and programs are set by environment variables alone.",
+            file.shown(),
+            names.join(", ")
+        );
+        let fix = format!("Take them out of {}, and set environment variables instead", quoted(&file.path));
+        Finding::warning(ID, message, fix)
+    })
 }
 
 fn others(file: &File) -> Vec<Finding> {
@@ -311,6 +342,18 @@ mod tests {
         assert_eq!(state, State::Broken);
         assert!(message.contains("1.3.2"));
         assert_eq!(only(json!({"plugin": [[PACKAGE, "x"]]}), None).0, State::Broken);
+    }
+
+    #[test]
+    fn options_that_are_ignored_are_named() {
+        let options =
+            json!({"baseUrl": "https://x.example", "env": {"HOME": "/x"}, "degrade": false, "\u{1b}[2J": 1});
+        let (state, message) = only(json!({"plugin": [[PACKAGE, options]]}), Some("1.18.33"));
+        assert_eq!(state, State::Warning);
+        assert!(message.contains("baseUrl") && message.contains("env"), "{message}");
+        assert!(
+            !message.contains("degrade") && !message.contains("x.example") && !message.contains('\u{1b}')
+        );
     }
 
     #[test]

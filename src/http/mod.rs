@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 use url::{Host, Url};
 
 use self::names::{Names, UnknownProxy};
-use self::proxy::Proxies;
+use self::proxy::{NamedProxy, Proxies};
 use crate::clock::Clock;
 use crate::environment::Environment;
 use crate::error::{Code, Error, Result};
@@ -119,6 +119,13 @@ impl Http {
         }
     }
 
+    /// Classifies the failure of a request to `host`, naming the proxy that it went through.
+    #[must_use]
+    pub fn failure(&self, error: &reqwest::Error, host: &str) -> TransportError {
+        let proxy = error.url().and_then(|url| self.config.proxies.for_url(url).ok().flatten());
+        TransportError::new(error, host, proxy)
+    }
+
     /// Closes the connections that are at rest, and the others as soon as nothing uses them. A later request makes new
     /// ones.
     pub fn close(&self) {
@@ -171,7 +178,7 @@ fn build(config: &HttpConfig) -> Result<(Built, Vec<Error>)> {
     });
     let names = Names { proxies: names.collect() };
     let proxies = Arc::clone(&config.proxies);
-    let mut builder = reqwest::Client::builder()
+    let builder = reqwest::Client::builder()
         .tls_backend_preconfigured(tls_config(store)?)
         .user_agent(PRODUCT)
         .dns_resolver(names)
@@ -190,9 +197,7 @@ fn build(config: &HttpConfig) -> Result<(Built, Vec<Error>)> {
         .http2_keep_alive_while_idle(true)
         .http2_adaptive_window(true);
     #[cfg(target_os = "linux")]
-    {
-        builder = builder.tcp_user_timeout(PROBE_INTERVAL * 2);
-    }
+    let builder = builder.tcp_user_timeout(PROBE_INTERVAL * 2);
     // A request whose proxy can't be read gets no client: see `Http::client_for`.
     let proxy = Proxy::custom(move |url| Some(proxies.for_url(url).ok().flatten()?.url.clone()));
     let client = builder.proxy(proxy).build().map_err(|error| Error::internal(describe(&error)))?;
@@ -274,37 +279,49 @@ pub struct TransportError {
 }
 
 impl TransportError {
-    /// Classifies what reqwest reports, without the URL: it may hold secrets in its query.
+    /// Classifies an error of a body that broke off.
     #[must_use]
-    pub fn new(error: &reqwest::Error, host: &str) -> Self {
+    pub fn broken_body(error: &reqwest::Error, host: &str) -> Self {
+        Self { before_send: false, ..Self::new(error, host, None) }
+    }
+
+    /// Classifies what reqwest reports, without the URL: it may hold secrets in its query.
+    fn new(error: &reqwest::Error, host: &str, proxy: Option<&NamedProxy>) -> Self {
         let before_send = error.is_connect() || error.is_builder();
         let reason = describe(error);
-        let error = if let Some(UnknownProxy { host, variable }) = unknown_proxy(error) {
+        let (route, check) = match proxy {
+            Some(proxy) => (format!("{host} through {proxy}"), proxy.variable),
+            None => (host.to_owned(), "the network, DNS and proxy"),
+        };
+        let (code, message) = if let Some(UnknownProxy { host, variable }) = unknown_proxy(error) {
             let message = format!(
                 "The proxy {host}, which {variable} names, could not be found: its name does not resolve. Correct {variable} or unset it, then try again."
             );
-            Error::new(Code::Network, message)
+            (Code::Network, message)
         } else if error.is_timeout() {
-            Error::new(
+            (
                 Code::Timeout,
-                format!(
-                    "{host} could not be reached in time ({reason}). Check the network or proxy, then try again."
-                ),
+                format!("{route} could not be reached in time ({reason}). Check {check}, then try again."),
             )
         } else if before_send {
-            Error::new(
-                Code::Network,
-                format!(
-                    "Could not connect to {host}: {reason}. Check the network, DNS and proxy, then try again."
-                ),
-            )
+            (Code::Network, format!("Could not connect to {route}: {reason}. Check {check}, then try again."))
         } else {
-            Error::new(Code::Network, format!("The connection to {host} broke: {reason}. Try again."))
+            (Code::Network, format!("The connection to {host} broke: {reason}. Try again."))
         };
-        Self { error: error.retryable(), before_send }
+        Self { error: Error::new(code, message).retryable(), before_send }
     }
 
-    /// Nothing arrived within the time allowed.
+    /// No answer came within the time allowed. Informational responses (1xx) are none.
+    #[must_use]
+    pub fn no_answer(host: &str, limit: Duration) -> Self {
+        let message = format!(
+            "{host} gave no answer for {} s. Check the network, then try again.",
+            limit.as_secs_f64()
+        );
+        Self { error: Error::new(Code::Timeout, message).retryable(), before_send: false }
+    }
+
+    /// Nothing of a body arrived within the time allowed.
     #[must_use]
     pub fn timeout(host: &str, limit: Duration) -> Self {
         let message =

@@ -1,5 +1,6 @@
 //! Proxies and their exceptions, as Node and curl read them from the environment. Pure.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use url::{Host, Url};
@@ -23,6 +24,17 @@ pub struct NamedProxy {
     pub variable: &'static str,
     /// Where the proxy is.
     pub url: Url,
+}
+
+/// Without the user name and password.
+impl fmt::Display for NamedProxy {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "the proxy {}", self.url.host_str().unwrap_or_default())?;
+        if let Some(port) = self.url.port_or_known_default() {
+            write!(formatter, ":{port}")?;
+        }
+        write!(formatter, " ({})", self.variable)
+    }
 }
 
 /// A variable that can't be read.

@@ -79,7 +79,7 @@ impl<'a> Inquiry<'a> {
         match timeout_at(limit, self.send(place, host)).await {
             Ok(Ok((status, body))) => meaning(status, &body, host),
             Ok(Err(error)) => PlaceAnswer::Unknown(error),
-            Err(_) => PlaceAnswer::Unknown(TransportError::timeout(host, PLACE_LIMIT).error),
+            Err(_) => PlaceAnswer::Unknown(TransportError::no_answer(host, PLACE_LIMIT).error),
         }
     }
 
@@ -92,7 +92,7 @@ impl<'a> Inquiry<'a> {
         let url = format!("{}/chat/completions", display(&place.base_url));
         let url = Url::parse(&url).map_err(Error::internal)?;
         let request = self.http.client_for(&url).await?.post(url).headers(headers).body(body.to_string());
-        let failed = |error| TransportError::new(&error, host).error;
+        let failed = |error: reqwest::Error| self.http.failure(&error, host).error;
         let mut response = request.send().await.map_err(failed)?;
         let mut body = Vec::new();
         while body.len() < MAX_ERROR_BODY

@@ -174,7 +174,7 @@ impl OAuthClient {
         let sent = self.redeem_if(refresh_token, limit, || true).await;
         // What nobody forbids is sent, unless its time is over.
         sent.unwrap_or_else(|| {
-            let late = TransportError::timeout("the OAuth server", limit);
+            let late = TransportError::no_answer("the OAuth server", limit);
             Redemption::Unavailable { cause: late.error, in_doubt: false }
         })
     }
@@ -240,19 +240,18 @@ impl OAuthClient {
             request = request.header("x-request-id", id);
         }
         let exchange = async {
-            let mut response = request.send().await.map_err(|error| TransportError::new(&error, host))?;
+            let mut response = request.send().await.map_err(|error| self.http.failure(&error, host))?;
             let status = response.status().as_u16();
             let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
             let retry_after_ms = retry_after.and_then(|value| retry_after_ms(value, self.clock.now_ms()));
-            let body = read_limited(&mut response, MAX_BODY).await.map_err(|error| TransportError {
-                before_send: false,
-                ..TransportError::new(&error, host)
-            })?;
+            let body = read_limited(&mut response, MAX_BODY)
+                .await
+                .map_err(|error| TransportError::broken_body(&error, host))?;
             Ok(Answer { status, retry_after_ms, body: Body::read(body.as_deref()) })
         };
         tokio::time::timeout(limit, exchange)
             .await
-            .unwrap_or_else(|_| Err(TransportError::timeout(host, limit)))
+            .unwrap_or_else(|_| Err(TransportError::no_answer(host, limit)))
     }
 }
 

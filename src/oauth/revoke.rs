@@ -54,7 +54,7 @@ impl OAuthClient {
         let exchange = async {
             let request =
                 self.http().client_for(&url).await?.get(url.clone()).header(ACCEPT, "application/json");
-            let failed = |error: reqwest::Error| TransportError::new(&error, host).error;
+            let failed = |error: reqwest::Error| self.http().failure(&error, host).error;
             let mut response = request.send().await.map_err(failed)?;
             if !response.status().is_success() {
                 return Ok(None);
@@ -64,7 +64,7 @@ impl OAuthClient {
         let limit = self.config().timeout;
         let body = tokio::time::timeout(limit, exchange)
             .await
-            .unwrap_or_else(|_| Err(TransportError::timeout(host, limit).error))?;
+            .unwrap_or_else(|_| Err(TransportError::no_answer(host, limit).error))?;
         let metadata = body.and_then(|body| serde_json::from_slice::<Value>(&body).ok());
         let named = metadata.as_ref().and_then(|metadata| metadata.get("revocation_endpoint")?.as_str());
         let endpoint = named.and_then(|named| host_url(named).ok());

@@ -515,6 +515,8 @@ mod tests {
 
         #[test]
         fn no_secret_survives_in_urls_and_headers((secrets, text) in any_case(), name in "[a-z]{1,8}") {
+            // Such a secret could begin with the slash after the host, and the rest is no URL any more.
+            prop_assume!(!secrets.iter().any(|secret| secret.starts_with('/')));
             let redactor = of(&secrets);
             let mut url = Url::parse("https://host.example/v1").unwrap();
             url.query_pairs_mut().append_pair(&name, &text).append_pair(&text, &name);

@@ -207,14 +207,14 @@ impl Sender {
             let response = match tokio::time::timeout(self.idle_timeout, client.execute(request)).await {
                 Ok(Ok(response)) => response,
                 Ok(Err(error)) => {
-                    let failure = TransportError::new(&error, &host);
+                    let failure = self.http.failure(&error, &host);
                     match reconnecting.take().filter(|_| failure.before_send && budget.may_retry()) {
                         Some(tell) => tell(&failure.error),
                         None => return Err(failure.error),
                     }
                     continue;
                 }
-                Err(_) => return Err(TransportError::timeout(&host, self.idle_timeout).error),
+                Err(_) => return Err(TransportError::no_answer(&host, self.idle_timeout).error),
             };
             let Some(next) = redirected(&response, &url, &prepared.method) else { return Ok(response) };
             match prepared.redirect {

@@ -302,7 +302,7 @@ async fn receive(
     match chunk {
         Ok(Ok(chunk)) => Ok(chunk),
         Ok(Err(error)) => {
-            Err(TransportError { before_send: false, ..TransportError::new(&error, host()) }.error)
+            Err(TransportError::broken_body(&error, host()).error)
         }
         Err(_) => Err(TransportError::timeout(host(), idle_timeout).error),
     }

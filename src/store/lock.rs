@@ -54,8 +54,35 @@ impl LockPaths {
     pub fn beside(path: &Path, named: impl Fn(&Path, &'static str) -> PathBuf) -> Self {
         let target = atomic::follow_links(path).unwrap_or_else(|_| path.to_owned());
         let shared = named(&target, "flock");
-        let kernel = if target == path || is_writable(&shared) { shared } else { named(path, "flock") };
+        let is_shared = !fault::omits(Safeguard::SharedLock) && (target == path || is_writable(&shared));
+        let kernel = if is_shared { shared } else { named(path, "flock") };
         Self { kernel, cli: named(path, "lock") }
+    }
+
+    /// True if neither lock file is there, so that nobody can hold a lock.
+    #[must_use]
+    pub fn are_missing(&self) -> bool {
+        [&self.kernel, &self.cli].iter().all(|path| path.symlink_metadata().is_err())
+    }
+
+    /// Makes the directories of the lock files.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`.
+    pub fn make_directories(&self) -> Result<()> {
+        let directories = [&self.kernel, &self.cli].map(|path| path.parent().unwrap_or(Path::new(".")));
+        directories.into_iter().try_for_each(create_private_directory)
+    }
+
+    /// Checks that the kernel's lock can be taken where its file is there. Makes nothing.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`.
+    pub fn expect_usable(&self) -> Result<()> {
+        match safe_open::open_own(OpenOptions::new().read(true).write(true), &self.kernel) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("open", &self.kernel, &error)),
+            _ => Ok(()),
+        }
     }
 
     /// Looks at the CLI's lock file, and changes nothing.
@@ -94,9 +121,7 @@ pub fn exclusively<T>(
     mut meanwhile: impl FnMut() -> Option<T>,
     body: impl FnOnce(&mut CliLock) -> Result<T>,
 ) -> Result<T> {
-    for path in [&paths.kernel, &paths.cli] {
-        create_private_directory(path.parent().unwrap_or(Path::new(".")))?;
-    }
+    paths.make_directories()?;
     let file = open_lock_file(&paths.kernel).map_err(|error| Error::io("open", &paths.kernel, &error))?;
     fault::reached(Point::LockFileOpened);
     let mut kernel = fd_lock::RwLock::new(file);

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 use self::refresh::Refresh;
 use crate::accounts::account::Account;
-use crate::accounts::binding::{BaseUrlOverride, Binding, Issuer, other_issuer};
+use crate::accounts::binding::{BaseUrlOverride, Binding, Issuer};
 use crate::accounts::kind::Kind;
 use crate::accounts::registry::{Registry, unknown_account};
 use crate::accounts::view::View;
@@ -25,6 +25,7 @@ use crate::busy::Busy;
 use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind, Events};
+use crate::fault::{self, Safeguard};
 use crate::oauth::OAuthClient;
 use crate::oauth::revoke::Revocation;
 use crate::oauth::token::Token;
@@ -204,7 +205,8 @@ impl TokenManager {
     pub async fn prove(&self, id: &str) -> Result<()> {
         let view = self.view().await?;
         let (account, record) = find(&view, id)?;
-        if account.kind != Kind::OAuth || view.linked.as_deref() == Some(id) {
+        let needs_none = account.kind != Kind::OAuth || view.linked.as_deref() == Some(id);
+        if needs_none || fault::omits(Safeguard::Proof) {
             return Ok(());
         }
         let token = self.0.current(&account, record)?;
@@ -354,18 +356,12 @@ impl Inner {
     /// The OAuth server that an account's refresh token may be sent to.
     fn oauth_of(&self, account: &Account) -> Result<OAuthClient> {
         let issuer = Issuer::of(self.oauth.config());
+        issuer.expect(account)?;
         let binding = issuer.effective(account.binding.as_ref());
-        let other = binding.filter(|binding| binding.token_endpoint != issuer.token_endpoint);
-        match (other, &issuer.named_by) {
-            (None, _) => Ok(self.oauth.clone()),
-            (Some(binding), None) => {
-                Ok(self.oauth.at(binding.token_endpoint.clone(), binding.client_id.clone()))
-            }
-            (Some(binding), Some(setting)) => {
-                Err(other_issuer(setting, &account.label, binding, &issuer.token_endpoint)
-                    .with_account(&account.id))
-            }
-        }
+        Ok(match binding.filter(|binding| binding.token_endpoint != issuer.token_endpoint) {
+            None => self.oauth.clone(),
+            Some(binding) => self.oauth.at(binding.token_endpoint.clone(), binding.client_id.clone()),
+        })
     }
 
     fn has_unsaved(&self, id: &str) -> bool {

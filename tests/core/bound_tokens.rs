@@ -1,6 +1,7 @@
 //! Tokens belong to the server that issued them and to one API host, whatever a later environment says.
 
 use opencode_qwen_cli_auth::client::{Client, LoginOptions};
+use opencode_qwen_cli_auth::doctor::Doctor;
 use opencode_qwen_cli_auth::error::{Code, Error};
 use opencode_qwen_cli_auth::request::prepare::Request;
 use serde_json::json;
@@ -56,6 +57,16 @@ async fn a_login_without_a_store_is_redeemed_where_it_was_first_used() {
         let error = token(&setup.in_environment(&[(ISSUER, &other.url())])).await.unwrap_err();
         assert_names(&error, &[ISSUER, "belongs to 127.0.0.1", "log in again"]);
         assert_eq!((other.all_requests(), setup.home.bytes()), (0, before));
+        let doctor = Doctor {
+            options: setup.options.clone(),
+            environment: setup.home.environment(&[(ISSUER, &other.url())]),
+            working_directory: setup.home.path().to_owned(),
+            clock: setup.clock.clone(),
+        };
+        let findings = doctor.examine().await.unwrap();
+        let found = findings.iter().find(|found| found.message == error.message());
+        let fix = found.unwrap_or_else(|| panic!("{findings:?}")).fix.clone();
+        assert_eq!(fix.as_deref(), Some("unset OPENCODE_QWEN_OAUTH_BASE_URL"));
 
         // Without the variable it goes to its own server, and not to the default one.
         let count = setup.server.token_requests();

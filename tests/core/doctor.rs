@@ -127,7 +127,7 @@ async fn a_server_that_says_nothing_is_given_up_on() {
     let findings = examine(&setup).await;
     let found = broken(&findings);
     assert!(
-        found.iter().any(|(id, message)| *id == "oauth-server" && message.contains("sent nothing")),
+        found.iter().any(|(id, message)| *id == "oauth-server" && message.contains("gave no answer")),
         "{found:?}"
     );
 }

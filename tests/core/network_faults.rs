@@ -78,6 +78,8 @@ fn faults(stranger: SocketAddr) -> Vec<Fault> {
     let json = "content-type: application/json\r\n";
     let half = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n";
     let page = "<html><h1>Gateway</h1></html>";
+    let informational =
+        b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n".repeat(100);
     // An account that is limited for longer rests, which is written down.
     let at_once = |headers: &str| format!("{headers}retry-after: 0\r\n");
     let says = |status: &str, headers: &str, body: &str| Way::Says(http(status, headers, body));
@@ -103,6 +105,7 @@ fn faults(stranger: SocketAddr) -> Vec<Fault> {
         fault("cut in mid-head", Direct, Way::Says(b"HTTP/1.1 200 OK\r\ncontent-ty".to_vec()), Network),
         fault("a slow drip of a body", Direct, Way::Drips(half.into()), Drip),
         fault("a slow drip of a head", Direct, Way::Drips(b"HTTP/1.1 200 OK\r\nx-slow:".to_vec()), Timeout),
+        fault("no answer but informational ones", Direct, Way::Repeats(informational), Timeout),
         fault("a proxy that is away", TlsThroughProxy, Way::Away, Network),
         fault(
             "a proxy that wants a login",

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use opencode_qwen_cli_auth::busy::Busy;
@@ -15,6 +15,7 @@ use crate::support::fleet::Fleet;
 use crate::support::home::{document, in_seconds};
 use crate::support::reply::Reply;
 use crate::support::setup::{Setup, chat};
+use crate::support::skipped;
 use crate::support::time::soon;
 
 fn utf16(text: &str, mark: [u8; 2], unit: fn(u16) -> [u8; 2]) -> Vec<u8> {
@@ -87,6 +88,15 @@ async fn two_directories_with_links_to_one_file_redeem_it_once() {
     assert_eq!((one.server.redemptions(), one.server.redeemed_again()), (1, 0));
 }
 
+fn doctor(setup: &Setup) -> Doctor {
+    Doctor {
+        options: setup.options.clone(),
+        environment: setup.home.environment(&[]),
+        working_directory: setup.home.path().to_owned(),
+        clock: setup.clock.clone(),
+    }
+}
+
 fn put(path: &Path, kind: &str) {
     let _ = fs::remove_file(path);
     match kind {
@@ -115,13 +125,7 @@ async fn something_else_in_a_files_place_blocks_nothing_and_doctor_removes_it() 
         if !name.starts_with("opencode_qwen_usage.l") {
             client.flush();
         }
-        let doctor = Doctor {
-            options: setup.options.clone(),
-            environment: setup.home.environment(&[]),
-            working_directory: setup.home.path().to_owned(),
-            clock: setup.clock.clone(),
-        };
-        let findings = soon(name, doctor.examine()).await.unwrap();
+        let findings = soon(name, doctor(&setup).examine()).await.unwrap();
         let shown = format!("{} ", path.display());
         let Some(found) = findings.iter().find(|found| found.message.starts_with(&shown)) else {
             // A write has put it aside.
@@ -131,6 +135,57 @@ async fn something_else_in_a_files_place_blocks_nothing_and_doctor_removes_it() 
         let fix = found.fix.as_ref().unwrap();
         assert!(Command::new("sh").args(["-c", fix]).status().unwrap().success(), "{fix}");
         assert!(path.symlink_metadata().is_err(), "{fix}");
+    }
+}
+
+/// A file or directory that can't be changed as long as this lives.
+struct Unchangeable(PathBuf, &'static str);
+
+impl Unchangeable {
+    fn make(path: PathBuf, attribute: &'static str) -> Option<Self> {
+        let made = Command::new("chattr").arg(format!("+{attribute}")).arg(&path).output();
+        if made.is_ok_and(|output| output.status.success()) {
+            return Some(Self(path, attribute));
+        }
+        skipped("immutable files take root, chattr and a file system that has them");
+        None
+    }
+}
+
+impl Drop for Unchangeable {
+    fn drop(&mut self) {
+        let _ = Command::new("chattr").arg(format!("-{}", self.1)).arg(&self.0).output();
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_can_not_be_changed_loses_no_login_and_doctor_names_it() {
+    for (is_file, attribute) in [(true, "i"), (true, "a"), (false, "i")] {
+        let row = format!("{is_file} {attribute}");
+        let setup = Setup::expired().await;
+        let path = if is_file { setup.home.credentials() } else { setup.home.qwen_dir() };
+        let Some(unchangeable) = Unchangeable::make(path.clone(), attribute) else { return };
+        let outcome = setup.client().access_token(None).await;
+        if is_file {
+            assert_eq!(outcome.unwrap().access_token.expose(), "access-1", "{row}");
+            assert_eq!(setup.events.count(EventKind::NeedsAttention), 1, "{row}");
+            // The next process finds it in the store.
+            let next = setup.client().access_token(None).await.unwrap();
+            assert_eq!(next.access_token.expose(), "access-1", "{row}");
+        } else {
+            let error = outcome.unwrap_err();
+            assert_eq!((error.code(), setup.server.token_requests()), (Code::Io, 0), "{row}");
+        }
+        let findings = doctor(&setup).examine().await.unwrap();
+        let named = format!("{} is immutable", path.display());
+        let found = findings.iter().find(|found| found.message.starts_with(&named));
+        let fix = found.unwrap_or_else(|| panic!("{row}: {findings:?}")).fix.clone().unwrap();
+        let fix = fix.trim_start_matches("sudo ");
+        assert!(Command::new("sh").args(["-c", fix]).status().unwrap().success(), "{fix}");
+        let client = setup.client();
+        assert_eq!(client.access_token(None).await.unwrap().access_token.expose(), "access-1", "{row}");
+        assert_eq!((setup.server.redemptions(), setup.server.redeemed_again()), (1, 0), "{row}");
+        drop(unchangeable);
     }
 }
 
@@ -164,11 +219,12 @@ async fn the_choice_of_a_dead_login_changes_nothing() {
 
 #[tokio::test]
 async fn a_login_that_can_not_be_kept_is_not_begun() {
-    for obstacle in ["dangling link", "file above", "lock"] {
+    for obstacle in ["dangling link", "file above", "lock", "lock of the store"] {
         let setup = Setup::logged_out().await;
         let directory = setup.home.qwen_dir();
         match obstacle {
             "lock" => put(&directory.join("oauth_creds.flock"), "directory"),
+            "lock of the store" => put(&directory.join("oauth_accounts.flock"), "directory"),
             _ => fs::remove_dir_all(&directory).unwrap(),
         }
         match obstacle {
@@ -191,7 +247,7 @@ async fn a_login_that_can_not_be_kept_is_not_begun() {
 #[tokio::test]
 async fn the_credentials_of_another_user_are_refused() {
     if !rustix::process::geteuid().is_root() {
-        return crate::support::skipped("another user's files take root");
+        return skipped("another user's files take root");
     }
     let setup = Setup::fresh().await;
     setup.home.write(&document("access-0", "refresh-0", in_seconds(3600), &setup.server.url()));

@@ -179,7 +179,9 @@ async fn a_proxy_that_cannot_be_reached_or_read_is_an_error() {
     };
     let error = ask("HTTPS_PROXY", &proxy).await;
     assert_eq!(error.code(), Code::Network);
-    assert!(!error.message().contains("hunter2"), "{}", error.message());
+    let message = error.message();
+    let named = format!("the proxy {} (HTTPS_PROXY)", closed.address());
+    assert!(message.contains(&named) && !message.contains("hunter2"), "{message}");
     let error = ask("HTTPS_PROXY", "ftp://user:hunter2@proxy.example").await;
     assert_eq!(error.code(), Code::InvalidConfig);
     assert!(error.message().contains("HTTPS_PROXY") && !error.message().contains("hunter2"));

@@ -1,5 +1,6 @@
 //! For each promise: kept with its safeguard, broken without.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -10,10 +11,18 @@ use tokio::time::sleep;
 use super::scene::read;
 use super::sleep::cli_refreshes;
 use crate::support::child::Child;
+use crate::support::faults::PLAN;
+use crate::support::fleet::Fleet;
 use crate::support::home::{document, in_seconds};
 use crate::support::qwen_cli::{CliLock, NEW_STALE, age};
+use crate::support::reply::Reply;
+use crate::support::server::Server;
 use crate::support::setup::Setup;
+use crate::support::skipped;
 use crate::support::time::until;
+
+/// User id of nobody on this machine.
+const OTHER_USER: u32 = 54_321;
 
 /// Nothing is left out, or what is named.
 type Omitted = &'static str;
@@ -274,4 +283,85 @@ async fn keeps_its_lock_fresh(omitted: Omitted) -> bool {
 async fn a_slow_refresh_keeps_its_lock_thanks_to_touching_it() {
     let (with, without) = tokio::join!(keeps_its_lock_fresh(NOTHING), keeps_its_lock_fresh("omit Touch"));
     assert!(with && !without);
+}
+
+/// A later process is told of another server: does the refresh token go there?
+async fn goes_to_another_server(omitted: Omitted) -> bool {
+    let mut setup = Setup::expired().await;
+    let mut first = Child::start(&setup).await;
+    assert_eq!(first.token().await, "access-1");
+    first.end().await;
+    let mut held = setup.home.document();
+    held["expiry_date"] = in_seconds(-60).into();
+    setup.home.write(&held);
+    let _own = std::mem::replace(&mut setup.server, Server::start().await);
+    let mut later = Child::start_with(&setup, omitted).await;
+    later.token().await;
+    setup.server.token_requests() > 0
+}
+
+#[tokio::test]
+async fn a_refresh_token_goes_to_its_own_server_thanks_to_its_binding() {
+    assert!(!goes_to_another_server(NOTHING).await);
+    assert!(goes_to_another_server("omit Binding").await);
+}
+
+/// The user chooses a login that the server refuses: is it written over the good one?
+async fn replaces_a_good_login(omitted: Omitted) -> bool {
+    let fleet = Fleet::expiring_in(&[3600, -60]).await;
+    fleet.setup.server.on_every_token(Reply::oauth_error(400, "invalid_grant"));
+    let before = fleet.setup.home.document();
+    Child::start_with(&fleet.setup, omitted).await.choose("bob").await;
+    fleet.setup.home.document() != before
+}
+
+#[tokio::test]
+async fn a_dead_login_replaces_no_good_one_thanks_to_its_proof() {
+    assert!(!replaces_a_good_login(NOTHING).await);
+    assert!(replaces_a_good_login("omit Proof").await);
+}
+
+/// Two Qwen directories, one of which links to the other's file: how often is its token sent?
+async fn sent_by_two_directories(omitted: Omitted) -> usize {
+    let setup = Setup::expired().await;
+    let linked = setup.home.path().join("linked");
+    std::fs::create_dir(&linked).unwrap();
+    std::os::unix::fs::symlink(setup.home.credentials(), linked.join("oauth_creds.json")).unwrap();
+    setup.server.hold();
+    let variables = [(PLAN, omitted), ("QWEN_HOME", linked.to_str().unwrap())];
+    let mut children =
+        [Child::start_with(&setup, omitted).await, Child::start_by(&setup, &[], &variables).await];
+    for child in &mut children {
+        child.ask().await;
+    }
+    setup.server.until_token_requests(1).await;
+    sleep(Duration::from_secs(1)).await;
+    setup.server.release();
+    join_all(children.iter_mut().map(Child::answer)).await;
+    setup.server.token_requests()
+}
+
+#[tokio::test]
+async fn two_directories_send_one_token_once_thanks_to_a_shared_lock() {
+    assert_eq!(sent_by_two_directories(NOTHING).await, 1);
+    assert_eq!(sent_by_two_directories("omit SharedLock").await, 2);
+}
+
+/// Root refreshes a user's login: is the user locked out of it?
+async fn locks_its_user_out(omitted: Omitted) -> bool {
+    let setup = Setup::expired().await;
+    for path in [setup.home.qwen_dir(), setup.home.credentials()] {
+        std::os::unix::fs::chown(path, Some(OTHER_USER), Some(OTHER_USER)).unwrap();
+    }
+    assert_eq!(Child::start_with(&setup, omitted).await.token().await, "access-1");
+    std::fs::metadata(setup.home.credentials()).unwrap().uid() != OTHER_USER
+}
+
+#[tokio::test]
+async fn root_locks_no_user_out_thanks_to_keeping_owners() {
+    if !rustix::process::geteuid().is_root() {
+        return skipped("another user's files take root");
+    }
+    assert!(!locks_its_user_out(NOTHING).await);
+    assert!(locks_its_user_out("omit Ownership").await);
 }

@@ -128,6 +128,13 @@ impl Child {
         self.answer().await
     }
 
+    /// Chooses an account: its id, or the code of the error.
+    #[cfg(feature = "fault-points")]
+    pub async fn choose(&mut self, id: &str) -> String {
+        self.order(&format!("use {id}")).await;
+        self.answer().await
+    }
+
     /// What the process sees at an absolute path, from outside.
     pub fn path(&self, path: &Path) -> PathBuf {
         let below = path.strip_prefix("/").unwrap();
@@ -286,6 +293,7 @@ fn client() {
             }
             None if line == "told" => Ok(told.lock().unwrap().join(" ")),
             Some(("exhaust", id)) => exhaust(id),
+            Some(("use", id)) => runtime.block_on(client.set_active_account(id)).map(|account| account.id),
             Some(("meter", count)) => {
                 for _ in 0..count.parse().unwrap() {
                     let mut answer = runtime.block_on(client.fetch(chat(true))).unwrap();

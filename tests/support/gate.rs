@@ -26,6 +26,8 @@ pub enum Way {
     Says(Vec<u8>),
     /// The request is taken, and answered with these bytes; then come single bytes, and no end.
     Drips(Vec<u8>),
+    /// The request is taken, and answered with these bytes over and over.
+    Repeats(Vec<u8>),
 }
 
 /// An open gate. It closes with this value.
@@ -128,6 +130,12 @@ async fn go(mut stream: TcpStream, way: Way, mut frozen: watch::Receiver<bool>) 
             take_request(&mut stream).await;
             let _ = stream.write_all(&bytes).await;
             let _ = stream.shutdown().await;
+        }
+        Way::Repeats(bytes) => {
+            take_request(&mut stream).await;
+            while stream.write_all(&bytes).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
         }
         Way::Drips(bytes) => {
             take_request(&mut stream).await;
