@@ -32,30 +32,40 @@ async function assertKept({ host, open, read, before }) {
 }
 
 describe("the end of OpenCode in the middle of a refresh", suite(), () => {
-  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
-    test(`run, ${signal}`, async (t) => {
+  for (const signals of [["SIGINT"], ["SIGINT", "SIGINT"], ["SIGTERM"], ["SIGHUP"]]) {
+    test(`run, ${signals.join(" and ")}`, async (t) => {
       const set = await midway(t);
       const child = set.host.start(["run", "--title", "a title", "-m", "qwen-code/coder-model", "hello"]);
       await set.host.server.waitFor("token", { timeoutMs: 60_000 });
-      child.kill(signal);
+      for (const signal of signals) {
+        child.kill(signal);
+        await sleep(100);
+      }
       await assertKept(set);
     });
   }
 
-  test("serve, SIGTERM", async (t) => {
-    const set = await midway(t);
-    const service = await set.host.serve();
-    const session = await service.request("/session", { title: "a title" });
-    const parts = [{ type: "text", text: "hello" }];
-    const model = { providerID: "qwen-code", modelID: "coder-model" };
-    service.request(`/session/${session.body.id}/message`, { model, parts }).catch(() => {});
-    await set.host.server.waitFor("token", { timeoutMs: 60_000 });
-    service.kill("SIGTERM");
-    await assertKept(set);
-  });
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
+    test(`serve, ${signal}`, async (t) => {
+      const set = await midway(t);
+      const service = await set.host.serve();
+      const session = await service.request("/session", { title: "a title" });
+      const parts = [{ type: "text", text: "hello" }];
+      const model = { providerID: "qwen-code", modelID: "coder-model" };
+      service.request(`/session/${session.body.id}/message`, { model, parts }).catch(() => {});
+      await set.host.server.waitFor("token", { timeoutMs: 60_000 });
+      service.kill(signal);
+      await assertKept(set);
+    });
+  }
 
   const endings = {
     "Ctrl-C": (screen) => screen.press("C-c"),
+    "Ctrl-C and SIGINT": (screen) => {
+      const pid = screen.pid();
+      screen.press("C-c");
+      process.kill(pid, "SIGINT");
+    },
     "a closed terminal": (screen) => screen.close(),
     SIGTERM: (screen) => process.kill(screen.pid(), "SIGTERM"),
     SIGINT: (screen) => process.kill(screen.pid(), "SIGINT"),

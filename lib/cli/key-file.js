@@ -8,6 +8,8 @@ const { failure } = require("./failure");
 
 const MIN_LENGTH = 32;
 const MAX_BYTES = 4096;
+/** Longest part of a path in a message, in UTF-16 units. */
+const MAX_SHOWN = 1000;
 const OTHERS = 0o077;
 const { O_RDONLY, O_NONBLOCK = 0 } = fs.constants;
 
@@ -16,7 +18,7 @@ function readKeyFile(path) {
   try {
     return create(path);
   } catch (error) {
-    if (error.code !== "EEXIST") throw unusable(path, `could not be made (${error.message})`);
+    if (error.code !== "EEXIST") throw unusable(path, `could not be made (${error.code})`);
   }
   let file;
   try {
@@ -25,7 +27,7 @@ function readKeyFile(path) {
     return read(path, file);
   } catch (error) {
     if (error.code?.startsWith("ERR_QWEN_")) throw error;
-    throw unusable(path, `could not be read (${error.message})`);
+    throw unusable(path, `could not be read (${error.code})`);
   } finally {
     if (file !== undefined) fs.closeSync(file);
   }
@@ -54,7 +56,8 @@ function read(path, file) {
 }
 
 function unusable(path, problem) {
-  return failure("ERR_QWEN_INVALID_ARGUMENT", `The key file ${path} ${problem}.`);
+  const shown = path.length > MAX_SHOWN ? `${path.slice(0, MAX_SHOWN)}…` : path;
+  return failure("ERR_QWEN_INVALID_ARGUMENT", `The key file ${shown} ${problem}.`);
 }
 
 module.exports = { readKeyFile };

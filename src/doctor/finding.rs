@@ -50,13 +50,13 @@ impl Finding {
     /// Worth knowing.
     #[must_use]
     pub fn warning(id: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { id, state: State::Warning, message: shorten(message.into()), fix: Some(fix.into()) }
+        Self { id, state: State::Warning, message: shorten(message.into()), fix: Some(shorten(fix.into())) }
     }
 
     /// To be mended.
     #[must_use]
     pub fn broken(id: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { id, state: State::Broken, message: shorten(message.into()), fix: Some(fix.into()) }
+        Self { id, state: State::Broken, message: shorten(message.into()), fix: Some(shorten(fix.into())) }
     }
 }
 
