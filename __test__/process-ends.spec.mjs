@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { RUNTIMES, startChild } from "./support/child.mjs";
-import { midway, setUp } from "./support/harness.mjs";
+import { EXPIRED, midway, setUp } from "./support/harness.mjs";
 
 /** A program that refreshes its token, in its main thread or in a worker, and ends as it is told. */
 async function program({ load, report, told, data }) {
@@ -83,6 +83,20 @@ for (const runtime of Object.keys(RUNTIMES)) {
       assert.deepEqual(ended, expected);
     });
   }
+
+  test(`${runtime}: SIGTERM while the answer arrives loses no login`, { skip }, async (t) => {
+    const set = await setUp(t, { token: EXPIRED });
+    const before = set.home.read().refresh_token;
+    set.server.script("token", [{ do: "drip", ms: 20, bytes: 4 }]);
+    const child = startChild(t, runtime, program, { data: { settings: set.settings } });
+    await set.server.waitFor("token", { timeoutMs: 20_000 });
+    await sleep(200);
+    assert.equal(set.home.read().refresh_token, before);
+    child.kill("SIGTERM");
+    assert.deepEqual(await child.ended, { code: null, signal: "SIGTERM" });
+    assert.ok(set.server.issued.includes(set.home.read().refresh_token));
+    assert.notEqual(set.home.read().refresh_token, before);
+  });
 
   test(`${runtime}: a server that never answers holds no process up for ever`, { skip }, async (t) => {
     const set = await midway(t);
