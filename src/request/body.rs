@@ -301,9 +301,7 @@ async fn receive(
     let host = || response.url().host_str().unwrap_or("Qwen");
     match chunk {
         Ok(Ok(chunk)) => Ok(chunk),
-        Ok(Err(error)) => {
-            Err(TransportError::broken_body(&error, host()).error)
-        }
+        Ok(Err(error)) => Err(TransportError::broken_body(&error, host()).error),
         Err(_) => Err(TransportError::timeout(host(), idle_timeout).error),
     }
 }
