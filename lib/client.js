@@ -78,6 +78,11 @@ class QwenClient {
     return models;
   }
 
+  /** Absolute paths of the files whose changes mean other accounts or models. */
+  get accountFiles() {
+    return this.#native.accountFiles;
+  }
+
   /** The models of `models()`, each with what OpenCode needs besides under `host`. */
   async hostModels() {
     return this.#call((id) => this.#native.models(id, false));

@@ -104,6 +104,22 @@ export const cases = {
     });
   },
 
+  async "a key that another program adds brings its models, in all directories"(context) {
+    const ids = ({ provider }) => provider.get(PROVIDER).models.map(({ id }) => id);
+    const key = await context.server.act("addKey", { plan: "coding-plan" });
+    const baseUrl = `${context.server.url}/v1`;
+    await withHost(context, async (host) => {
+      const locations = [await host.open(), await host.open()];
+      assert.ok(!ids(locations[0]).includes("qwen3-coder-next"));
+      // Its files are those that the command line writes.
+      const added = await context.client.addApiKey({ key, plan: "coding-plan", baseUrl });
+      await until(() => locations.every((location) => ids(location).includes("qwen3-coder-next")));
+      assert.equal((await locations[1].chat(PROVIDER, "qwen3-coder-next"))[0].status, 200);
+      await context.client.removeAccount(added.id);
+      await until(() => locations.every((location) => !ids(location).includes("qwen3-coder-next")));
+    });
+  },
+
   async "a final error is said once"(context) {
     await withHost(context, async (host) => {
       const location = await host.open();

@@ -88,12 +88,13 @@ class Directory {
     this.#registrations.push(registration);
   }
 
-  /** Looks at the accounts and their models. */
+  /** Looks at the accounts and their models. True if an account can be asked. */
   async #look() {
     const { client } = this.#shared;
     this.#models = (await attempt(() => modelsOf(client))) ?? this.#models;
     const accounts = (await attempt(() => client.accounts())) ?? [];
     this.#labels = new Map(accounts.map(({ id, label }) => [id, label]));
+    return accounts.some(({ state, enabled }) => enabled && state === "ready");
   }
 
   #addIntegration(editor) {
@@ -148,14 +149,23 @@ class Directory {
     return [describe(accounts, Date.now()), ...notes, ...this.#shared.news].join("\n");
   }
 
-  /** The accounts have changed. */
+  /** An account was added here. */
   async #refresh() {
     await this.#look();
     await this.#report(undefined);
     await attempt(() => this.#context.provider?.reload?.());
   }
 
+  /** Another program may have changed the accounts. */
+  async #reread() {
+    const before = JSON.stringify(this.#models);
+    const isReady = await this.#look();
+    if (isReady) await this.#report(undefined);
+    if (JSON.stringify(this.#models) !== before) await this.#context.provider?.reload?.();
+  }
+
   #hear({ type, message }) {
+    if (type === "accounts-changed") void attempt(() => this.#reread());
     if (type === "needs-login") void attempt(() => this.#report({ status: "needs_auth", message }));
     if (type === "refreshed" || type === "ready") void attempt(() => this.#report(undefined));
   }

@@ -5,6 +5,7 @@
 const { QwenClient } = require("../client");
 const { clean } = require("../cli/text");
 const { pluginOptions } = require("../validate");
+const { watchFiles } = require("./watch");
 
 const MAX_NEWS = 5;
 
@@ -16,6 +17,7 @@ class Shared {
   #users = 0;
   #settings;
   #listeners = new Set();
+  #stopWatching;
   /** The last things that a person should know: OpenCode 2 has no log and no toasts for plugins. */
   news = [];
 
@@ -26,6 +28,8 @@ class Shared {
     /** Rejects where there can be none. */
     this.gateway = this.client.serve({}, { isBackground: true });
     this.gateway.catch(() => {});
+    // The command line, another OpenCode and the qwen CLI change accounts too.
+    this.#stopWatching = watchFiles(this.client.accountFiles, () => this.#send({ type: "accounts-changed" }));
     this.#noteIgnored(ignored);
   }
 
@@ -47,12 +51,13 @@ class Shared {
     this.#users -= 1;
     if (this.#users > 0) return;
     if (current === this) current = undefined;
+    this.#stopWatching();
     // Answers under way get a moment.
     await this.gateway.then((gateway) => gateway.close()).catch(() => {});
     this.client.close();
   }
 
-  /** Calls `listener` with the client's events, until the function that this gives is called. */
+  /** Calls `listener` with the client's events, and with `accounts-changed` where the files of accounts changed, until the function that this gives is called. */
   listen(listener) {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
@@ -74,6 +79,10 @@ class Shared {
 
   #tell(event) {
     if (event.type !== "refreshed" && event.type !== "retry") this.note(event.message);
+    this.#send(event);
+  }
+
+  #send(event) {
     for (const listener of this.#listeners) listener(event);
   }
 }

@@ -86,6 +86,12 @@ impl NativeClient {
         self.client.base_url()
     }
 
+    /// Files whose changes mean other accounts or models: absolute paths, whether or not the files exist.
+    #[napi(getter, catch_unwind)]
+    pub fn account_files(&self) -> Vec<String> {
+        self.client.account_files().iter().map(|path| path.to_string_lossy().into_owned()).collect()
+    }
+
     /// Closes its gateways, and the connections that are at rest.
     #[napi(catch_unwind)]
     pub fn close(&self) {

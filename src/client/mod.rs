@@ -97,6 +97,7 @@ pub struct Client {
     pipeline: Pipeline,
     usage: UsageBook,
     lists: ListReader,
+    account_files: [PathBuf; 3],
 }
 
 impl Client {
@@ -120,6 +121,7 @@ impl Client {
         let http = Arc::new(Http::new(config.http).telling(events.clone(), clock.clone()));
         let oauth = OAuthClient::new(Arc::clone(&http), config.oauth, clock.clone());
         let (accounts_path, is_default) = config.accounts_path;
+        let account_files = [config.paths.credentials(), accounts_path.clone(), config.paths.models()];
         let registry = Registry::new(
             CredentialsFile::new(config.paths.credentials()),
             StoreFile::new(accounts_path, is_default),
@@ -203,6 +205,7 @@ impl Client {
             pipeline,
             usage,
             lists,
+            account_files,
         })
     }
 
@@ -215,6 +218,12 @@ impl Client {
     #[must_use]
     pub fn base_url(&self) -> String {
         display(&self.base_url)
+    }
+
+    /// Files whose changes mean other accounts or models, whether or not they exist.
+    #[must_use]
+    pub fn account_files(&self) -> &[PathBuf] {
+        &self.account_files
     }
 
     /// Keeps a secret out of the logs.

@@ -63,6 +63,38 @@ impl Reply {
 }
 
 impl Reply {
+    /// As `poll_frame`.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if self.failure.is_some() {
+            return self.poll_failure(context);
+        }
+        let next = match &mut self.source {
+            Source::Whole(bytes) => bytes.take().map(Ok),
+            Source::Live(batch, batches) => loop {
+                if let Some(bytes) = batch.pop_front() {
+                    break Some(Ok(bytes));
+                }
+                match ready!(batches.as_mut().poll_next(context)) {
+                    Some(Ok(next)) => *batch = next,
+                    Some(Err(error)) if self.tells_failure => {
+                        self.source = Source::Whole(None);
+                        break Some(Ok(failure_event(&error)));
+                    }
+                    Some(Err(error)) => {
+                        self.failure = Some(error);
+                        return self.poll_failure(context);
+                    }
+                    None => break None,
+                }
+            },
+        };
+        if let Some(Ok(bytes)) = &next {
+            self.recorder.chunk(bytes);
+            self.progress.note_unwritten();
+        }
+        Poll::Ready(next.map(|next| next.map(Frame::data)))
+    }
+
     /// The HTTP library drops what it has not written when a body fails.
     fn poll_failure(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         ready!(self.progress.poll_written(context));
@@ -120,34 +152,9 @@ impl Body for Reply {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let reply = self.get_mut();
-        if reply.failure.is_some() {
-            return reply.poll_failure(context);
-        }
-        let next = match &mut reply.source {
-            Source::Whole(bytes) => bytes.take().map(Ok),
-            Source::Live(batch, batches) => loop {
-                if let Some(bytes) = batch.pop_front() {
-                    break Some(Ok(bytes));
-                }
-                match ready!(batches.as_mut().poll_next(context)) {
-                    Some(Ok(next)) => *batch = next,
-                    Some(Err(error)) if reply.tells_failure => {
-                        reply.source = Source::Whole(None);
-                        break Some(Ok(failure_event(&error)));
-                    }
-                    Some(Err(error)) => {
-                        reply.failure = Some(error);
-                        return reply.poll_failure(context);
-                    }
-                    None => break None,
-                }
-            },
-        };
-        if let Some(Ok(bytes)) = &next {
-            reply.recorder.chunk(bytes);
-            reply.progress.note_unwritten();
-        }
-        Poll::Ready(next.map(|next| next.map(Frame::data)))
+        let next = reply.poll_next(context);
+        reply.progress.note_awaits_body(next.is_pending());
+        next
     }
 
     fn is_end_stream(&self) -> bool {
@@ -164,6 +171,7 @@ impl Body for Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
+        self.progress.note_awaits_body(false);
         self.progress.set(Phase::Flush);
     }
 }

@@ -44,6 +44,8 @@ struct State {
     phase: AtomicU8,
     /// Whether the HTTP library may hold bytes of an answer.
     has_unwritten: AtomicBool,
+    /// Whether the answer's next bytes are still to come.
+    awaits_body: AtomicBool,
     waits_for_write: AtomicWaker,
 }
 
@@ -64,6 +66,15 @@ impl Progress {
     /// Says that the HTTP library was given bytes to write.
     pub(super) fn note_unwritten(&self) {
         self.0.has_unwritten.store(true, Ordering::Release);
+    }
+
+    /// Says whether the answer's body was asked for bytes that are still to come.
+    pub(super) fn note_awaits_body(&self, awaits_body: bool) {
+        self.0.awaits_body.store(awaits_body, Ordering::Release);
+    }
+
+    fn awaits_body(&self) -> bool {
+        self.0.awaits_body.load(Ordering::Acquire)
     }
 
     /// Resolves when the HTTP library has written all that it was given.
@@ -243,7 +254,9 @@ impl AsyncWrite for Socket {
         if socket.progress.phase() == Phase::Flush {
             socket.progress.set(Phase::Head);
         }
-        Poll::Ready(Ok(()))
+        // A body that is pending wakes the connection. After a flush that is ready, the HTTP library would ask the body again
+        // at once, up to 16 times: no other task would get a turn, and chunks that come together would be written one by one.
+        if socket.progress.awaits_body() { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
