@@ -246,6 +246,7 @@ class Location {
         ...provider.headers,
         ...model.headers,
         "x-session-id": "ses_1",
+        "user-agent": "opencode/2.0.26",
       },
       body: JSON.stringify({
         model: model.modelID,

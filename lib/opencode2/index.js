@@ -107,7 +107,10 @@ class Directory {
         return this.#shared.client;
       },
       labelOf: (access) => this.#labels.get(accountOf(access)),
-      onAccount: () => void attempt(() => this.#refresh()),
+      onAccount: ({ id, label }) => {
+        this.#labels.set(id, label);
+        void attempt(() => this.#refresh());
+      },
       signal: this.#ended.signal,
     });
     for (const method of methods) editor.method?.update?.(method);

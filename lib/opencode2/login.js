@@ -51,14 +51,14 @@ function failed(error) {
  * @param {object} host
  * @param {() => import("../client").QwenClient} host.client throws the reason where there is none
  * @param {(id: string) => string | undefined} host.labelOf
- * @param {() => void} host.onAccount called when an account was added
+ * @param {(account: object) => void} host.onAccount called when an account was added, before `labelOf` is asked for it
  * @param {AbortSignal} host.signal ends logins that are under way
  */
 function loginMethods({ client, labelOf, onAccount, signal }) {
   let login;
 
   const credential = (methodID) => (account) => {
-    onAccount();
+    onAccount(account);
     return { type: "oauth", methodID, ...placeholder(account.id) };
   };
 
