@@ -1,9 +1,14 @@
-// A server in between, in a process of its own: `gateway` is this package's, `node` a plain proxy.
+// A server in between, in a process of its own: `gateway` is this package's, `node` a plain proxy. `idle` measures what an
+// open gateway that nobody asks costs its process, for so many ms.
 import { Agent, createServer, request } from "node:http";
 import { createRequire } from "node:module";
 
 const require = createRequire(import.meta.url);
-const [kind, origin] = process.argv.slice(2);
+const [kind, origin, idleMs] = process.argv.slice(2);
+/** Node gives memory back a while after it was used. */
+const SETTLE_MS = 500;
+
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 async function openGateway() {
   const client = require("../lib/api.js").createClient();
@@ -26,6 +31,28 @@ async function openProxy() {
   return { url: `http://127.0.0.1:${server.address().port}/v1`, key: "bench" };
 }
 
-console.log(JSON.stringify(await (kind === "gateway" ? openGateway() : openProxy())));
+async function memory() {
+  globalThis.gc();
+  await pause(SETTLE_MS);
+  globalThis.gc();
+  return process.memoryUsage.rss();
+}
+
+async function measureIdle() {
+  const client = require("../lib/api.js").createClient();
+  // A client that is in use: the runtime and its connections are there.
+  await (await client.fetch(`${client.baseUrl}/models`, { headers: { "x-bench": "small" } })).text();
+  const before = await memory();
+  const gateway = await client.serve();
+  const after = await memory();
+  const cpu = process.cpuUsage();
+  await pause(Number(idleMs));
+  const { user, system } = process.cpuUsage(cpu);
+  await gateway.close();
+  return { memoryMib: (after - before) / 1024 / 1024, cpuMs: (user + system) / 1000 };
+}
+
+const open = { gateway: openGateway, node: openProxy, idle: measureIdle };
+console.log(JSON.stringify(await open[kind]()));
 process.stdin.resume();
 process.stdin.on("end", () => process.exit(0));

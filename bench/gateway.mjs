@@ -18,8 +18,8 @@ const SPLICE = join(targetDirectory, "release/examples/splice");
 const BODY = JSON.stringify({ model: "coder-model", messages: [{ role: "user", content: "Hello" }] });
 const MIB = 1024 * 1024;
 
-const FULL = { rounds: 9, requests: 1_000, mib: 128 };
-const QUICK = { rounds: 1, requests: 20, mib: 4 };
+const FULL = { rounds: 9, requests: 1_000, mib: 128, cancels: 50, idles: 3, idleMs: 10_000 };
+const QUICK = { rounds: 1, requests: 20, mib: 4, cancels: 2, idles: 1, idleMs: 500 };
 
 /** A connection that is kept. `exchange` sends a request, and resolves at the end of its answer. */
 class Connection {
@@ -101,11 +101,66 @@ export async function measureGateway({ server, isQuick, record }) {
     const client = createClient({ env });
     await measureLatency(contenders, client, size, record);
     await measureStreams(contenders, size, record);
+    await measureCancels(contenders, server, size, record);
     client.close();
+    await measureIdle(env, server, size, record);
   } finally {
     for (const program of started) program.stop();
     removeHome(home);
   }
+}
+
+/** From the client's disconnection, in mid-stream, to the end of the connection to the server. */
+async function measureCancels(contenders, server, { cancels }, record) {
+  const watch = await watchClosings(server.origin);
+  // The server takes numbers.
+  let name = 0;
+  // The plain proxy lets its request go on.
+  const { "node-proxy": _, ...cancelling } = contenders;
+  for (const [contender, address] of Object.entries(cancelling)) {
+    const times = [];
+    for (let count = 0; count < cancels; count += 1) {
+      name += 1;
+      const connection = await Connection.open(address, `hold:${name}`, /x\r\n$/);
+      await connection.exchange();
+      const closed = watch.closing(name);
+      const before = performance.now();
+      connection.close();
+      times.push((await closed) - before);
+    }
+    record({ measure: "gateway: cancel to upstream closed", contender, unit: "ms", ...summary(times) });
+  }
+  watch.close();
+}
+
+/** Hears from the server which held answers were closed. */
+async function watchClosings(origin) {
+  const { hostname, port, host } = new URL(origin);
+  const socket = connect(Number(port), hostname);
+  await once(socket, "connect");
+  socket.write(`GET /watch HTTP/1.1\r\nhost: ${host}\r\n\r\n`);
+  const waiting = new Map();
+  createInterface({ input: socket }).on("line", (name) => waiting.get(Number(name))?.(performance.now()));
+  return {
+    closing: (name) => new Promise((resolve) => waiting.set(name, resolve)),
+    close: () => socket.destroy(),
+  };
+}
+
+/** An open gateway that nobody asks, in a process with a client. */
+async function measureIdle(env, server, { idles, idleMs }, record) {
+  const results = [];
+  for (let count = 0; count < idles; count += 1) {
+    const args = ["--expose-gc", join(here, "gateway-child.mjs"), "idle", server.origin, String(idleMs)];
+    const { line, stop } = await startProgram(process.execPath, args, env);
+    stop();
+    results.push(JSON.parse(line));
+  }
+  const contender = "gateway";
+  const memory = summary(results.map(({ memoryMib }) => memoryMib));
+  record({ measure: "gateway: memory while idle", contender, unit: "MiB", ...memory });
+  const cpu = summary(results.map(({ cpuMs }) => (cpuMs / idleMs) * 10_000));
+  record({ measure: "gateway: CPU in 10 s of idleness", contender, unit: "ms", ...cpu });
 }
 
 async function measureLatency(contenders, client, { rounds, requests }, record) {
@@ -159,6 +214,15 @@ async function measureStreams(contenders, { rounds, mib }, record) {
   }
   for (const [contender, values] of Object.entries(rates)) {
     record({ measure: "gateway: stream, 16 KiB chunks", contender, unit: "MB/s", ...summary(values) });
+    if (rates.splice) {
+      const toSplice = values.map((value, round) => value / rates.splice[round]);
+      record({
+        measure: "gateway: stream, 16 KiB chunks, over the splice's",
+        contender,
+        unit: "x",
+        ...summary(toSplice),
+      });
+    }
     const ratios = values.map((value, round) => value / rates.direct[round]);
     record({
       measure: "gateway: stream, 16 KiB chunks: times as good as direct",

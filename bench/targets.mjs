@@ -176,5 +176,23 @@ export function judge(results) {
     atLeast(0.6),
     "x",
   );
+  add(
+    "Gateway: cancel to upstream closed, at most 50 ms",
+    find("node", "gateway: cancel to upstream closed", "gateway"),
+    atMost(50),
+    " ms",
+  );
+  add(
+    "Gateway: memory while idle, at most 1 MiB",
+    find("node", "gateway: memory while idle", "gateway"),
+    atMost(1),
+    " MiB",
+  );
+  add(
+    "Gateway: CPU while idle, at most 10 ms in 10 s, Node's own with it",
+    find("node", "gateway: CPU in 10 s of idleness", "gateway"),
+    atMost(10),
+    " ms",
+  );
   return rows;
 }
