@@ -52,7 +52,12 @@ class QwenClient {
       (id) => this.#native.fetch(id, url, head, utcOffsetMinutes, body, utf8Body),
       { signal },
     );
-    return requests.toResponse(answer, { method, signal, scope: this.#scope });
+    return requests.toResponse(answer, {
+      method,
+      signal,
+      scope: this.#scope,
+      forHost: this.#settings.forHost,
+    });
   }
 
   async login(options) {

@@ -9,11 +9,19 @@ const { SEPARATOR } = require("./request");
 const STATUSES_WITHOUT_BODY = [204, 205, 304];
 
 /**
+ * An error drops what waits in the streams between a response and its reader. OpenCode has several of them, so there an
+ * error follows these comments (":" and a newline), which readers of event streams skip: each is taken once the text
+ * before it is.
+ */
+const COMMENTS = 10;
+const COMMENT_MS = 25;
+
+/**
  * @param {[number, string, string, string, Uint8Array | object]} answer the status and its text, the URL, the names and values
  *   of the headers, and the body: all its bytes, or where they are to be read
- * @param {{method: string, signal?: AbortSignal, scope: Set<(reason: unknown) => void>}} context
+ * @param {{method: string, signal?: AbortSignal, scope: Set<(reason: unknown) => void>, forHost: boolean}} context
  */
-function toResponse([status, statusText, url, head, body], { method, signal, scope }) {
+function toResponse([status, statusText, url, head, body], { method, signal, scope, forHost }) {
   const stream = body instanceof Uint8Array ? undefined : body;
   if (status < 200 || status > 599) {
     stream?.cancel();
@@ -29,7 +37,10 @@ function toResponse([status, statusText, url, head, body], { method, signal, sco
   for (let index = 0; index < pairs.length - 1; index += 2) headers.push([pairs[index], pairs[index + 1]]);
   const hasBody = method !== "HEAD" && !STATUSES_WITHOUT_BODY.includes(status);
   if (!hasBody) stream?.cancel();
-  const content = hasBody ? (stream === undefined ? body : toStream(stream, signal, scope)) : null;
+  const isEvents =
+    forHost &&
+    headers.some(([name, value]) => name === "content-type" && value.startsWith("text/event-stream"));
+  const content = hasBody ? (stream === undefined ? body : toStream(stream, signal, scope, isEvents)) : null;
   const response = new Response(content, { status, statusText, headers });
   // A Response made by hand has no URL, and clients look at it.
   Object.defineProperty(response, "url", { value: url, configurable: true });
@@ -37,9 +48,10 @@ function toResponse([status, statusText, url, head, body], { method, signal, sco
 }
 
 /** A byte stream that reads only when it is read. */
-function toStream(body, signal, scope) {
+function toStream(body, signal, scope, isEvents) {
   const { id } = body;
   let watch;
+  let comments = isEvents ? COMMENTS : 0;
   /** As long-lived as the stream, so that an abort finds it: Bun may drop it otherwise. */
   let controller;
   return new ReadableStream(
@@ -57,6 +69,12 @@ function toStream(body, signal, scope) {
         }
         if (data instanceof Uint8Array) {
           controller.enqueue(data);
+          return;
+        }
+        if (data !== true && comments > 0) {
+          comments -= 1;
+          await new Promise((resolve) => setTimeout(resolve, COMMENT_MS));
+          comment(controller);
           return;
         }
         watch.end();
@@ -99,6 +117,14 @@ function watchForAbort(controller, body, id, signal, scope) {
     scope.add(abort);
   }
   return { end };
+}
+
+function comment(controller) {
+  try {
+    controller.enqueue(Uint8Array.of(0x3a, 0x0a));
+  } catch {
+    // The stream was cancelled or aborted meanwhile.
+  }
 }
 
 function close(controller) {

@@ -15,7 +15,8 @@ const choice = (delta, finish_reason = null) =>
 const role = choice({ role: "assistant", content: "" });
 const said = (text) => choice({ content: text });
 const ended = (reason) => choice({}, reason);
-const spoken = [role, said(HALF)];
+// An error drops what a reader has not come to: it must not overtake the text.
+const spoken = [role, ...HALF.split(/(?<= )/).map(said)];
 const ending = (reason) => [...spoken, ended(reason), DONE];
 const block = (status, code, message) =>
   `event:error\n:HTTP_STATUS/${status}\ndata:${JSON.stringify({ code, message, request_id: "5021c9e4-9503" })}`;
@@ -69,6 +70,7 @@ const ONE_ACCOUNT = {
   },
   "error_finish with a limit": {
     events: [...spoken, said(limited), ended("error_finish"), DONE],
+    text: HALF + limited,
     error: "Qwen ended its answer with an error: Requests rate limit exceeded (Throttling)",
     state: "rate-limit",
   },
