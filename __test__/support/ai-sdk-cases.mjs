@@ -119,4 +119,19 @@ export const cases = {
     assert.deepEqual([limited.statusCode, limited.isRetryable], [429, true]);
     assert.equal(limited.responseHeaders["retry-after"], "77");
   },
+
+  async "a final error is thrown once, in the server's words, inside a success too"(context) {
+    const message = "Input data may contain inappropriate content.";
+    const body = { error: { code: "data_inspection_failed", message } };
+    for (const status of [400, 200]) {
+      const { chats } = (await context.server.state()).stats;
+      await context.server.script("chat", { status, body, times: "always" });
+      const model = provider(context)("coder-model");
+      const thrown = await failure(generateText({ model, prompt: "hello", maxRetries: 3 }));
+      assert.ok(APICallError.isInstance(thrown), thrown.stack);
+      assert.deepEqual([thrown.statusCode, thrown.message, thrown.isRetryable], [400, message, false]);
+      assert.equal((await context.server.state()).stats.chats - chats, 1);
+      await context.server.act("clearScripts", { endpoint: "chat" });
+    }
+  },
 };

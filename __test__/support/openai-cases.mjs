@@ -5,6 +5,8 @@
  */
 
 import assert from "node:assert/strict";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
 import OpenAI from "openai";
 import { PNG } from "./png.mjs";
 
@@ -24,6 +26,13 @@ function sdk({ client }, options) {
     maxRetries: 0,
     ...options,
   });
+}
+
+/** Adds an account that is not the active one. */
+async function addAccount({ client, server, settings }, account) {
+  const path = join(settings.env.HOME, "theirs.json");
+  writeFileSync(path, JSON.stringify(await server.act("issueToken", { account })), { mode: 0o600 });
+  await client.importAccounts(path);
 }
 
 async function textOf(stream) {
@@ -172,5 +181,39 @@ export const cases = {
     assert.ok(limited instanceof OpenAI.RateLimitError, limited.stack);
     assert.deepEqual([limited.status, limited.code], [429, "Throttling.RateQuota"]);
     assert.equal(limited.headers.get("retry-after"), "77");
+  },
+
+  async "a final error is thrown once, in the server's words, whatever it stands in"(context) {
+    const message = "Input data may contain inappropriate content.";
+    const error = { code: "data_inspection_failed", message, type: "invalid_request_error" };
+    const patient = sdk(context, { maxRetries: 3 });
+    for (const [step, stream] of [
+      [{ status: 400, body: { error } }, false],
+      [{ status: 200, body: error }, true],
+      [{ events: [`event:error\n:HTTP_STATUS/400\ndata:${JSON.stringify(error)}\n\n`] }, true],
+    ]) {
+      const { chats } = (await context.server.state()).stats;
+      await context.server.script("chat", { ...step, times: "always" });
+      const thrown = await failure(patient.chat.completions.create({ ...SAY_HELLO, stream }));
+      assert.ok(thrown instanceof OpenAI.BadRequestError, thrown.stack);
+      assert.ok(thrown.message.includes(message), thrown.message);
+      assert.equal((await context.server.state()).stats.chats - chats, 1);
+      await context.server.act("clearScripts", { endpoint: "chat" });
+    }
+  },
+
+  async "a limit asks the next account"(context) {
+    await addAccount(context, "bob");
+    const limit = { code: "Throttling", message: "Requests rate limit exceeded" };
+    for (const [step, stream] of [
+      [{ status: 429, body: { error: limit } }, false],
+      [{ status: 200, body: limit }, true],
+    ]) {
+      await context.server.script("chat", { ...step, account: "alice", times: "always" });
+      const answer = await sdk(context).chat.completions.create({ ...SAY_HELLO, stream });
+      const text = stream ? await textOf(answer) : answer.choices[0].message.content;
+      assert.equal(text, "You said: hello");
+      assert.equal((await context.server.chat(-1)).account, "bob");
+    }
   },
 };
