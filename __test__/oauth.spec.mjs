@@ -34,6 +34,7 @@ describe("device authorization", { concurrency: true }, () => {
     });
     assert.equal(entry.headers["content-type"], "application/x-www-form-urlencoded");
     assert.equal(entry.headers.accept, "application/json");
+    assert.match(entry.headers["user-agent"], /^opencode-qwen-cli-auth\/\d/);
     assert.match(
       entry.headers["x-request-id"],
       /^[\da-f]{8}-[\da-f]{4}-4[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/,
@@ -136,6 +137,7 @@ describe("device authorization", { concurrency: true }, () => {
     assert.ok(token.expiresAt >= before + 21_600_000 && token.expiresAt <= Date.now() + 21_600_000);
     assert.deepEqual(server.violations, []);
     const entry = server.seen("token")[0];
+    assert.match(entry.headers["user-agent"], /^opencode-qwen-cli-auth\/\d/);
     assert.deepEqual(entry.body, {
       grant_type: "urn:ietf:params:oauth:grant-type:device_code",
       client_id: "f0304373b74a44d2b584a3fb70ca9e56",

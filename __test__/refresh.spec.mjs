@@ -30,6 +30,7 @@ describe("the refresh grant", { concurrency: true }, () => {
     });
     assert.equal(entry.headers["content-type"], "application/x-www-form-urlencoded");
     assert.equal(entry.headers.accept, "application/json");
+    assert.match(entry.headers["user-agent"], /^opencode-qwen-cli-auth\/\d/);
     assert.deepEqual([server.violations, server.stats.redemptions, server.stats.refreshes], [[], 1, 1]);
     assert.notEqual(token.refreshToken, refreshToken);
     assert.ok(token.expiresAt >= before + 21_600_000 && token.expiresAt <= Date.now() + 21_600_000);

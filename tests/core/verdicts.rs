@@ -62,6 +62,18 @@ async fn each_answer_leads_to_the_state_it_means() {
             Some(quota),
             1,
         ),
+        (429, "insufficient_quota", "month allocated quota exceeded", Some(quota), 1),
+        (
+            429,
+            "insufficient_quota",
+            "Your token-plan 5-hour quota has been exhausted. The quota will reset at 08-04 04:11:00 UTC.",
+            Some(quota),
+            1,
+        ),
+        (429, "insufficient_quota", "", Some(quota), 1),
+        (429, "", "concurrency allocated quota exceeded", Some(limited), 2),
+        (403, "AccessDenied.Unpurchased", "Access to model denied.", None, 1),
+        (403, "Workspace.AccessDenied", "Workspace access denied.", None, 1),
         (429, "Throttling.AllocationQuota", "Allocated quota exceeded.", Some(limited), 2),
         (
             429,
@@ -100,6 +112,51 @@ async fn each_answer_leads_to_the_state_it_means() {
             assert_eq!(last_code(&first), state, "{code} {message}");
             let is_cooling = matches!(first.availability, Availability::Cooling(_));
             assert_eq!(is_cooling, state.is_some_and(|code| code != Code::TokenRejected.as_str()), "{code}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_answer_is_told_where_there_is_no_other_account() {
+    let quota = Some(Code::QuotaExhausted);
+    let limited = Some(Code::RateLimited);
+    let rejected = Some(Code::TokenRejected);
+    let unpaid = Some(Code::PaymentRequired);
+    // The statuses are the plain client's and the host's; the requests those of the first call and of both.
+    for (status, code, message, state, statuses, requests) in [
+        (429, "insufficient_quota", "hour allocated quota exceeded", quota, (429, 402), (1, 1)),
+        (403, "AllocationQuota.FreeTierOnly", "The free tier is over.", quota, (429, 402), (1, 1)),
+        (429, "Throttling.AllocationQuota", "Allocated quota exceeded.", limited, (429, 429), (2, 2)),
+        (429, "Throttling.RateQuota", "Requests rate limit exceeded.", limited, (429, 429), (2, 2)),
+        (404, "model_not_found", "The model `qwen3.7-plus` does not exist.", None, (404, 404), (1, 2)),
+        (403, "AccessDenied", "IP access denied.", None, (403, 403), (1, 2)),
+        (401, "invalid_api_key", "Incorrect API key provided.", rejected, (401, 401), (1, 2)),
+        (403, "invalid_api_key", "invalid api-key", rejected, (403, 401), (1, 2)),
+        (400, "Arrearage", "Your account is not in good standing.", unpaid, (400, 402), (1, 1)),
+        (400, "data_inspection_failed", "Inappropriate content.", None, (400, 400), (1, 2)),
+        (413, "", "Request entity too large", None, (413, 413), (1, 2)),
+        (405, "", "only available for Coding Agents", None, (405, 405), (1, 2)),
+    ] {
+        for (for_host, expected) in [(false, statuses.0), (true, statuses.1)] {
+            let fleet = Fleet::of(1).await;
+            let key = fleet.add_key("key", "token-plan").await;
+            fleet.choose("key");
+            fleet.client().remove_account("ann", false).await.unwrap();
+            key.on_every_api(Reply::api_error(status, code, message));
+            let client = fleet.setup.client_with(&[], for_host);
+            let first = say(&client, true).await;
+            let state = state.map(Code::as_str);
+            let name = format!("{message} {for_host}");
+            assert_eq!((first.status.as_u16(), key.api_requests().len()), (expected, requests.0), "{name}");
+            assert_eq!(last_code(&account(&client, "key").await), state, "{name}");
+            if state.is_some() && code != "Throttling.RateQuota" {
+                assert_eq!(first.error_code(), state, "{name}");
+            }
+            let words = text(first).await;
+            assert!(state.is_some() || words.contains(message), "{name}: {words}");
+            // Nothing is asked of an account that cools.
+            assert!((400..500).contains(&say(&client, true).await.status.as_u16()), "{name}");
+            assert_eq!(key.api_requests().len(), requests.1, "{name}");
         }
     }
 }
