@@ -393,7 +393,8 @@ declare namespace qwen {
      * An account that turns out not to have the model is left out for that model for a day.
      * A rate limit of up to 10 s is waited for, once; then the account rests for as long, and the next is asked. A key
      * whose tokens a minute are used up rests for a minute, and for twice as long each time, up to `quotaCooldownMs`.
-     * An error inside a success counts as the same error with a status, as long as nothing else has come.
+     * An error inside a success counts as the same error with a status, as long as nothing else has come. To find it, the
+     * head of a streamed chat is held back until the first content, for 1 s at most; that of a JSON answer until its end.
      *
      * An HTTP error of the API is a `Response`, with status, `Retry-After` and the error's `code` as the server sent
      * them. Where more is known, `error.message` says it and the header `x-qwen-error` has one of our codes. The header

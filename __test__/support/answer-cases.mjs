@@ -69,6 +69,19 @@ export const cases = {
     }
   },
 
+  async "an error in place of an answer has a status, unless a stream is silent before it for long"(context) {
+    const code = "data_inspection_failed";
+    const error = { error: { message: "no", type: code, code } };
+    const slowly = [JSON.stringify(error).slice(0, 20), { wait: 1500 }, JSON.stringify(error).slice(20)];
+    const whole = await answered(context, { events: slowly, contentType: "application/json" }, false);
+    assert.deepEqual([whole.status, await whole.json()], [400, error]);
+    const quickly = await answered(context, { events: [event(error)] });
+    assert.deepEqual([quickly.status, await quickly.json()], [400, error]);
+    const late = await answered(context, { events: [": ping\n\n", { wait: 3000 }, event(error)] });
+    assert.deepEqual([late.status, await late.text()], [200, `: ping\n\n${event(error)}`]);
+    await assertReady(context);
+  },
+
   async "an error after text, and then a break"(context) {
     const sent = SPOKEN + event({ error: QUOTA });
     const response = await answered(context, { events: [sent], end: "destroy" });
