@@ -13,6 +13,8 @@ function manifest(target) {
     version: main.version,
     description: `The native part of ${NAME} for ${target.name}`,
     license: main.license,
+    homepage: main.homepage,
+    bugs: main.bugs,
     repository: { ...main.repository, directory: `npm/${target.name}` },
     main: addonName(target),
     files: [addonName(target), "THIRD-PARTY-LICENSES.txt", "sbom.cdx.json"],
@@ -31,7 +33,7 @@ alone.
 `;
 }
 
-/** The first version in a Cargo file is that of the package itself; in Cargo.lock it stands below its name. */
+/** Cargo.toml begins with the version of the package; in a lock file the version follows the name. */
 const withVersion = (pattern) => (text) => text.replace(pattern, (_, before) => `${before}"${main.version}"`);
 
 const files = [
@@ -40,7 +42,10 @@ const files = [
     [`npm/${target.name}/README.md`, () => readme(target)],
   ]),
   ["Cargo.toml", withVersion(/^(version = )"[^"]*"/m)],
-  ["Cargo.lock", withVersion(new RegExp(`^(name = "${NAME}"\nversion = )"[^"]*"`, "m"))],
+  ...["Cargo.lock", "fuzz/Cargo.lock"].map((path) => [
+    path,
+    withVersion(new RegExp(`^(name = "${NAME}"\nversion = )"[^"]*"`, "m")),
+  ]),
 ];
 
 const isCheck = process.argv.includes("--check");
