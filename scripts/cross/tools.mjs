@@ -1,35 +1,47 @@
-// The tools that build for other systems on Linux, from package registries alone.
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+// Installs the tools that build for other systems on Linux, from package registries alone.
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { targetDirectory } from "../cargo.mjs";
-import { exitCode, run } from "../tasks.mjs";
+import { exitCode, root, run } from "../tasks.mjs";
 
-/** From PyPI: zig is a C compiler and linker for every system, cargo-zigbuild makes cargo use it. */
-const PYTHON_TOOLS = ["ziglang==0.17.1", "cargo-zigbuild==0.24.1"];
-/** macOS's own are not to be had; what they define is looked up when the addon is loaded. */
+/** Stand-ins for macOS's frameworks, whose symbols are looked up when the addon is loaded. */
 const FRAMEWORKS = ["CoreFoundation", "Security", "SystemConfiguration"];
 
 export const crossDirectory = join(targetDirectory, "cross");
 
+/** The file that names the version and the SHA-256 of each Python package that a tool consists of. */
+export const requirements = (tool) => join(root, "scripts/tools", `${tool}.txt`);
+
+/** Options for `pip install` that accept those packages alone. */
+export const pinned = (tool) => [
+  "--quiet",
+  "--disable-pip-version-check",
+  "--no-deps",
+  "--only-binary=:all:",
+  "--require-hashes",
+  ...["-r", requirements(tool)],
+];
+
 /**
- * Installs Python packages into a folder of their own.
+ * Installs a tool of Python packages into a folder of its own.
  *
- * @returns {Promise<string>} the folder of their programs
+ * @returns {Promise<string>} the folder of its programs
  */
-export async function pythonPackages(name, packages) {
-  const folder = join(crossDirectory, name);
-  const done = join(folder, `.${packages.join("+").replaceAll(/[^\w.+-]/g, "-")}`);
-  if (!existsSync(done)) {
-    console.log(`Installing ${packages.join(", ")} ...`);
+export async function pythonTool(tool) {
+  const folder = join(crossDirectory, tool);
+  const installed = join(folder, "requirements.txt");
+  const wanted = readFileSync(requirements(tool), "utf8");
+  if (!existsSync(installed) || readFileSync(installed, "utf8") !== wanted) {
+    console.log(`Installing ${tool} ...`);
     await run("python3", ["-m", "venv", folder]);
-    await run(join(folder, "bin/pip"), ["install", "--quiet", "--disable-pip-version-check", ...packages]);
-    writeFileSync(done, "");
+    await run(join(folder, "bin/pip"), ["install", ...pinned(tool)]);
+    writeFileSync(installed, wanted);
   }
   return join(folder, "bin");
 }
 
 /** The folder of zig and of cargo-zigbuild. */
-export const zigPrograms = () => pythonPackages("zig", PYTHON_TOOLS);
+export const zigPrograms = () => pythonTool("zig");
 
 /**
  * Rust's standard library for a target: ready-made by rustup; else Debian's Rust builds it from its source.

