@@ -1,12 +1,12 @@
-// All that can be checked without running anything: `npm run lint`.
-import { ensureDependencies, exitCode } from "./tasks.mjs";
+// Runs all static checks: `npm run lint`.
+import { ensureDependencies, exitCode, timed } from "./tasks.mjs";
 
 const TESTS = ["--no-default-features", "--features", "fault-points"];
 
 await ensureDependencies();
 const checks = [
   ["cargo", ["fmt", "--check"]],
-  // The binding is checked as it is built; the tests as they are built, which is without it.
+  // The binding is checked with its features, and the tests with theirs.
   ["cargo", ["clippy", "--locked", "--lib", "--", "--deny", "warnings"]],
   ["cargo", ["clippy", "--locked", ...TESTS, "--all-targets", "--", "--deny", "warnings"]],
   [process.execPath, ["scripts/deny.mjs"]],
@@ -15,11 +15,13 @@ const checks = [
   ["npx", ["prettier", "--check", "--log-level", "warn", "."]],
   ["npx", ["oxlint", "--deny-warnings"]],
   ["npx", ["tsc", "--project", "tsconfig.json"]],
+  ["npx", ["tsc", "--project", "tsconfig.lib.json"]],
 ];
 let failed = 0;
 for (const [command, args] of checks) {
-  const code = await exitCode(command, args);
+  const name = `${command} ${args.join(" ")}`;
+  const code = await timed(name, () => exitCode(command, args));
   if (code !== 0) failed += 1;
-  console.log(`${code === 0 ? "ok    " : "FAILED"} ${command} ${args.join(" ")}`);
+  console.log(`${code === 0 ? "ok    " : "FAILED"} ${name}`);
 }
 process.exit(failed === 0 ? 0 : 1);

@@ -1,4 +1,4 @@
-// What the scripts share: running commands, and installing what a fresh clone lacks.
+// Shared by the scripts: runs commands, and installs the dependencies of a fresh clone.
 import { spawn } from "node:child_process";
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -15,7 +15,15 @@ export async function run(command, args, options = {}) {
   }
 }
 
-/** Like `run`, but gives the exit code. `quiet`: nothing is shown. `onOutput` gets what is shown, in pieces. */
+/** Runs a step and prints how long it took. */
+export async function timed(name, step) {
+  const start = performance.now();
+  const result = await step();
+  console.log(`${name}: ${((performance.now() - start) / 1000).toFixed(0)} s`);
+  return result;
+}
+
+/** Like `run`, but returns the exit code. `quiet` hides the output. `onOutput` receives the output in pieces. */
 export function exitCode(command, args, { cwd = root, env = {}, quiet = false, onOutput } = {}) {
   return new Promise((resolve, reject) => {
     const shown = onOutput ? ["inherit", "pipe", "pipe"] : "inherit";
@@ -33,7 +41,7 @@ export function exitCode(command, args, { cwd = root, env = {}, quiet = false, o
     child.on("exit", (code, signal) => {
       const end = () => resolve(code ?? (signal ? 1 : 0));
       child.on("close", end);
-      // What it has left running may hold its output open.
+      // A process that it has left running may hold its output open.
       setTimeout(end, onOutput ? 5_000 : 0).unref();
     });
   });

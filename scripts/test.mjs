@@ -1,21 +1,24 @@
 // Installs, builds and runs all tests: `npm test`.
 import { readdirSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { holdsSecret } from "../__test__/support/leaks.mjs";
-import { ensureDependencies, exitCode, root, run } from "./tasks.mjs";
+import { ensureDependencies, exitCode, root, run, timed } from "./tasks.mjs";
 
 const END_TO_END = "__test__/e2e";
 const REAL_CLI = "__test__/real-cli";
 
-/** Files of one suite run side by side; a test that hangs must not hang the run. */
+/** Tests wait for sockets and processes most of the time, so more of them run at once than there are cores. */
+const AT_ONCE = 2 * availableParallelism();
+/** A test that hangs must not hang the run. */
 const RUNNER = [
   "--test",
-  "--test-concurrency=2",
+  `--test-concurrency=${AT_ONCE}`,
   "--test-timeout=180000",
   `--test-reporter=${process.stdout.isTTY ? "spec" : "tap"}`,
 ];
 
-/** Longer than what a secret is known by. */
+/** Bytes that are searched again with the next piece of output. Longer than the prefix of a secret. */
 const MARGIN = 200;
 
 const specs = (directory) =>
@@ -23,7 +26,11 @@ const specs = (directory) =>
     .filter((name) => name.endsWith(".spec.mjs"))
     .map((name) => join(directory, name));
 
-/** Looks for what the tests' servers have issued, wherever in the output it stands. */
+async function installAll(directories) {
+  for (const directory of directories) await ensureDependencies(directory);
+}
+
+/** Searches the output for secrets that the tests' servers have issued. */
 function searchSecrets() {
   let hasFound = false;
   let last = Buffer.alloc(0);
@@ -37,12 +44,18 @@ function searchSecrets() {
   };
 }
 
-await ensureDependencies();
-await ensureDependencies(END_TO_END);
-await ensureDependencies(REAL_CLI);
-await run(process.execPath, ["scripts/build.mjs"]);
+const RUST = ["test", "--locked", "--no-default-features", "--features", "fault-points"];
+
+// The end of the release build uses one core alone, and installing uses none.
+await timed("Install and build", () =>
+  Promise.all([
+    installAll([".", END_TO_END, REAL_CLI]),
+    run(process.execPath, ["scripts/build.mjs"]),
+    run("cargo", [...RUST, "--no-run"]),
+  ]),
+);
 const suites = [
-  ["Rust", "cargo", ["test", "--locked", "--no-default-features", "--features", "fault-points"]],
+  ["Rust", "cargo", [...RUST, "--", `--test-threads=${AT_ONCE}`]],
   ["Node and Bun", process.execPath, [...RUNNER, ...specs("__test__")]],
   ["OpenCode", process.execPath, [...RUNNER, ...specs(END_TO_END)]],
 ];
@@ -50,7 +63,8 @@ const failed = new Set();
 for (const [name, command, args] of suites) {
   console.log(`\n${name} tests`);
   const search = searchSecrets();
-  if ((await exitCode(command, args, { onOutput: search.look })) !== 0) failed.add(name);
+  const code = await timed(`${name} tests`, () => exitCode(command, args, { onOutput: search.look }));
+  if (code !== 0) failed.add(name);
   if (search.found()) {
     console.error(`\nThe output of the ${name} tests holds a secret of the local server's.`);
     failed.add(name);
