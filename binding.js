@@ -1,7 +1,7 @@
 "use strict";
 
-// Finds the compiled addon: the one built in this checkout, else the package for this platform that npm installed
-// beside ours.
+// Finds the compiled addon: the one built in this checkout, otherwise the package for this platform that npm installed beside
+// this one.
 
 const { existsSync } = require("node:fs");
 const { join } = require("node:path");
@@ -11,13 +11,13 @@ const { version } = require("./package.json");
 const NAME = "opencode-qwen-cli-auth";
 const PLATFORMS = ["darwin-arm64", "darwin-x64", "linux-arm64", "linux-x64", "win32-arm64", "win32-x64"];
 
-/** What the build for this platform is called. There may be none of that name. */
+/** Returns the name of the build for this platform, which may not exist. */
 function platformTarget() {
   const platform = `${process.platform}-${process.arch}`;
   return process.platform === "linux" ? `${platform}-${libc()}` : platform;
 }
 
-/** @throws {Error} with the code `ERR_QWEN_NATIVE_BINDING`, in two lines: what was looked for, and what to do */
+/** @throws {Error} with the code `ERR_QWEN_NATIVE_BINDING`, in two lines: the missing file, and the fix */
 function load() {
   const target = platformTarget();
   if (!PLATFORMS.includes(`${process.platform}-${process.arch}`)) {
@@ -41,7 +41,7 @@ function load() {
       error,
     );
   }
-  // Each knows the other's calls.
+  // JavaScript and the addon must be of the same version.
   const found = addon.version?.() ?? "unknown";
   if (found !== version) {
     throw bindingError(

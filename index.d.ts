@@ -712,8 +712,12 @@ declare namespace qwen {
     /** A defect of this package. */
     | "ERR_QWEN_INTERNAL";
 
-  /** What every call rejects with. Its message says what to do next, in one or two lines, and never holds a secret. */
-  interface QwenAuthError extends Error {
+  /**
+   * The error that every call rejects with. Its message says what to do next, in one or two lines, and never holds a
+   * secret.
+   */
+  class QwenAuthError extends Error {
+    private constructor();
     name: "QwenAuthError";
     code: ErrorCode;
     /** The HTTP status that led to it. */

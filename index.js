@@ -1,11 +1,12 @@
 "use strict";
 
-// OpenCode calls every own export it finds as a plugin, so there is exactly one; the API is inherited. That way
-// `require("opencode-qwen-cli-auth").createClient` works, and nothing is registered twice.
+// OpenCode calls every own export as a plugin, so there is exactly one. The API is inherited, which keeps
+// `require("opencode-qwen-cli-auth").createClient` working without a second registration.
 //
-// The rest is loaded at the first use of any of it: importing the package costs next to nothing.
+// The API is loaded at its first use, so that importing the package costs almost nothing.
 
-const FUNCTIONS = [
+const NAMES = [
+  "QwenAuthError",
   "createClient",
   "fetch",
   "pollDeviceToken",
@@ -19,7 +20,7 @@ async function QwenAuthPlugin(input, options) {
 }
 
 const api = { QwenAuthPlugin };
-for (const name of FUNCTIONS) {
+for (const name of NAMES) {
   Object.defineProperty(api, name, { get: () => require("./lib/api")[name], enumerable: true });
 }
 

@@ -1,6 +1,7 @@
 import api from "./lib/api.js";
 
 export const {
+  QwenAuthError,
   QwenAuthPlugin,
   createClient,
   fetch,

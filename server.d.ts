@@ -8,7 +8,7 @@ declare const plugin: {
    * Registers the provider `qwen-code`, its logins and the command `/qwen` in OpenCode 2. Never rejects. Does nothing in a
    * context without `provider.transform`.
    *
-   * @returns what is to be called on unload, if anything was registered
+   * @returns a function to call on unload, if anything was registered
    */
   setup(context: unknown): Promise<(() => Promise<void>) | undefined>;
 };

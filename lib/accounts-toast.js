@@ -1,6 +1,6 @@
 "use strict";
 
-// How the accounts stand and what they have given, for OpenCode's toasts.
+// Describes the accounts and their usage for OpenCode's toasts.
 
 const { cachedShare, estimateOf, tokens } = require("./cli/figures");
 const { planOf } = require("./cli/plans");
@@ -8,7 +8,7 @@ const { clean } = require("./cli/text");
 const { duration } = require("./cli/time");
 
 /**
- * A few short lines per account: a toast is some fifty characters wide.
+ * Returns a few short lines for each account: a toast is about fifty characters wide.
  *
  * @param {object[]} accounts as `overview` gives them
  * @param {string[]} [elsewhere] lines about keys that other tools keep, for a user without an account
@@ -23,7 +23,7 @@ function describe(accounts, now, elsewhere = []) {
 function linesOf(account, now) {
   const { id, label, active, usage } = account;
   const plan = account.kind === "api-key" ? ` (${planOf(account)})` : "";
-  const head = `${active ? "* " : ""}${clean(label || id)}${plan}: ${standing(account, now)}`;
+  const head = `${active ? "* " : ""}${clean(label || id)}${plan}: ${stateInWords(account, now)}`;
   if (usage === undefined) return [head];
   const estimate = estimateOf({ estimates: usage.estimates?.slice(0, 1) });
   return [
@@ -34,7 +34,7 @@ function linesOf(account, now) {
   ];
 }
 
-function standing({ enabled, state, coolingUntil, quotaWindow }, now) {
+function stateInWords({ enabled, state, coolingUntil, quotaWindow }, now) {
   if (enabled === false) return "disabled";
   if (state !== "cooling" || !(coolingUntil > now)) return state;
   const window = quotaWindow === undefined ? "" : `${clean(quotaWindow)} quota used up, `;

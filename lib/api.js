@@ -1,8 +1,8 @@
 "use strict";
 
-// The public functions; index.d.ts documents them.
+// The public functions. index.d.ts documents them.
 
-const { invalidArgument } = require("./errors");
+const { QwenAuthError, invalidArgument } = require("./errors");
 const { QwenClient } = require("./client");
 const { call } = require("./native");
 const { QwenAuthPlugin } = require("./plugin");
@@ -48,6 +48,7 @@ async function fetch(input, init) {
 }
 
 module.exports = {
+  QwenAuthError,
   QwenAuthPlugin,
   createClient,
   fetch,

@@ -4,10 +4,10 @@ const { QwenAuthError, invalidArgument } = require("./errors");
 const { call, createNativeClient, finishAtExit, isMainThread, listen, stayOpen } = require("./native");
 const validate = require("./validate");
 
-/** What only requests need is loaded at the first one. */
+/** Modules that only requests need, loaded at the first request. */
 let requests;
 
-/** `undefined` where the directory was removed meanwhile. */
+/** Returns `undefined` if the directory has been removed. */
 function workingDirectory() {
   try {
     return process.cwd();
@@ -23,12 +23,12 @@ class QwenClient {
   #settings;
   #env;
   #isClosed = false;
-  /** What ends each call that is under way. */
+  /** Functions that abort the calls in progress. */
   #scope = new Set();
-  /** What lets go of each open gateway. */
+  /** Functions that release the open gateways. */
   #gateways = new Set();
 
-  /** @param {boolean} forHost whether errors are made final for OpenCode */
+  /** @param {boolean} forHost true if OpenCode must not retry errors */
   constructor(options, forHost) {
     const { env = validate.environment(process.env, "process.env"), oauth = {}, onEvent, ...rest } = options;
     const { signal: _, ...oauthSettings } = oauth;
@@ -88,12 +88,12 @@ class QwenClient {
     return this.#native.accountFiles;
   }
 
-  /** The models of `models()`, each with what OpenCode needs besides under `host`. */
+  /** The models of `models()`. The field `host` of each holds more facts for OpenCode. */
   async hostModels() {
     return this.#call((id) => this.#native.models(id, false));
   }
 
-  /** Takes over the tokens of a login that OpenCode kept itself, if there is no credentials file. */
+  /** Imports the tokens of a login that OpenCode kept itself, if there is no credentials file. */
   async adopt({ access, refresh, expires }) {
     const tokens = {
       access: validate.text(access, "access"),
@@ -128,7 +128,7 @@ class QwenClient {
     return found.map(({ credential }) => credential);
   }
 
-  /** What `findCredentials` gives as `credential`, and beside it `id`, `alsoIn`, `foreign` and `takenWithAll`. */
+  /** Returns the results of `findCredentials` as `credential`, each with `id`, `alsoIn`, `foreign` and `takenWithAll`. */
   async foundKeys() {
     return this.#call((id) => this.#native.findCredentials(id, workingDirectory()));
   }
@@ -136,8 +136,8 @@ class QwenClient {
   /**
    * Imports found keys, one after the other.
    *
-   * @param {string[]} [chosen] ids of {@link foundKeys}; by default all that are new, and that no project's file sends to
-   *   a server of its own
+   * @param {string[]} [chosen] ids of {@link foundKeys}. The default is all new keys, except those that a project's file
+   *   sends to its own server
    * @returns {Promise<{ found: object, account?: object, error?: object }[]>}
    */
   async importFound(chosen) {
@@ -180,12 +180,12 @@ class QwenClient {
     return require("./doctor").examine(this.#settings, this.#env, { scope: this.#scope });
   }
 
-  /** Notes that OpenCode has an entry of ours. */
+  /** Records that OpenCode has an entry of this plugin. */
   async noteHostLogin() {
     await this.#call((id) => this.#native.noteHostLogin(id));
   }
 
-  /** Whether OpenCode has had an entry of ours. */
+  /** Resolves with true if OpenCode has had an entry of this plugin. */
   async hadHostLogin() {
     return this.#call((id) => this.#native.hadHostLogin(id));
   }
@@ -202,8 +202,8 @@ class QwenClient {
   /**
    * @param {object} [options] as in index.d.ts
    * @param {object} [internal]
-   * @param {(entry: object) => void} [internal.onRequest] told of each request when it is over
-   * @param {boolean} [internal.isBackground] whether the process may end while the gateway is open
+   * @param {(entry: object) => void} [internal.onRequest] called at the end of each request
+   * @param {boolean} [internal.isBackground] true if the process may end while the gateway is open
    */
   async serve(options, { onRequest, isBackground = false } = {}) {
     const { port = 0, key } = validate.options(options, "options", {
@@ -248,7 +248,7 @@ class QwenClient {
     this.#release();
     const reason = new DOMException("The Qwen client was closed.", "AbortError");
     for (const abort of [...this.#scope]) abort(reason);
-    // A worker that is held up at its end takes Bun down.
+    // Bun crashes if a worker blocks at its end.
     this.#native.flush(isMainThread());
     this.#native.close();
   }

@@ -1,6 +1,6 @@
 "use strict";
 
-// What keeps requests from working: the core looks for it, and this adds what is found before there is a core.
+// Looks for anything that keeps requests from working. The core does it; this file adds the check of the addon itself.
 
 const { name, version } = require("../package.json");
 const { addonVersion, call } = require("./native");
@@ -10,7 +10,7 @@ const ID = "native-binary";
 /**
  * See `QwenClient.doctor` in index.d.ts.
  *
- * @param {object} settings the client's, as the core takes them
+ * @param {object} settings of the client, as the core takes them
  * @param {Record<string, string>} env
  * @param {object} [options] those of `call`
  */

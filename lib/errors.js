@@ -1,8 +1,14 @@
 "use strict";
 
-/** The error of every rejection: see `QwenAuthError` in index.d.ts. */
+/**
+ * Fields of an error as the native core reports them.
+ *
+ * @typedef {{code: string, message: string, cause?: any, [field: string]: unknown}} Fields
+ */
+
+/** See `QwenAuthError` in index.d.ts. */
 class QwenAuthError extends Error {
-  /** @param {{code: string, message: string, cause?: unknown}} fields what the native core reports, or a part of it */
+  /** @param {Fields} fields */
   constructor({ message, cause, ...fields }) {
     super(message);
     this.name = "QwenAuthError";
@@ -14,7 +20,7 @@ class QwenAuthError extends Error {
   }
 }
 
-/** A caller's mistake, naming the field. */
+/** An error about an argument, which names the field. */
 function invalidArgument(field, expected, cause) {
   return new QwenAuthError({
     code: "ERR_QWEN_INVALID_ARGUMENT",
@@ -24,7 +30,7 @@ function invalidArgument(field, expected, cause) {
   });
 }
 
-/** What the binding itself throws is a missing addon, or a defect. */
+/** Turns an error of the binding into a `QwenAuthError`: a missing addon, or a bug. */
 function fromBinding(error) {
   if (error instanceof QwenAuthError) return error;
   const code = error?.code === "ERR_QWEN_NATIVE_BINDING" ? error.code : "ERR_QWEN_INTERNAL";

@@ -1,13 +1,13 @@
 "use strict";
 
-// The pages of Alibaba's consoles that show keys, as a person reads them.
+// The pages of Alibaba's consoles that show a user's keys.
 
 const { keyPages } = require("./native");
 
 const REGIONS = { cn: "China", intl: "international", us: "United States", hk: "Hong Kong" };
 
 /**
- * The pages for a plan and a region, or for all of them. Regions that share a page share an entry.
+ * Returns the pages for a plan and a region, or for all of them. Regions with the same page share an entry.
  *
  * @param {{ plan?: string, region?: string }} choice
  * @returns {{ title: string, regions: string[], page: string }[]} at least one
@@ -25,7 +25,7 @@ function pagesOf({ plan, region }) {
   return [...pages.values()];
 }
 
-/** A line for each page. */
+/** Returns a line for each page. */
 function pageLines(choice) {
   return pagesOf(choice).map(({ title, regions, page }) => `${title}, ${regions.join(", ")}: ${page}`);
 }

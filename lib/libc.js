@@ -2,15 +2,15 @@
 
 const { closeSync, openSync, readSync } = require("node:fs");
 
-// Of the ELF format: offsets in the header and in an entry of the program header table, and the entry that is looked for.
+// ELF format: offsets in the header and in an entry of the program header table, and the type of the interpreter entry.
 const HEADER = { bytes: 64, table: 32, entryBytes: 54, entries: 56 };
 const ENTRY = { type: 0, offset: 8, bytes: 32 };
 const INTERPRETER = 3;
 const MAGIC = "\u007fELF";
 
 /**
- * The C library that this program runs on, on Linux: its executable names the loader that starts it. That holds in every
- * runtime, and spares the work of `process.report`, which some runtimes do not have.
+ * Returns the C library of this process on Linux. The executable names its loader, which is faster to read than
+ * `process.report` and works in runtimes without it.
  *
  * @returns {"gnu" | "musl"}
  */
@@ -19,11 +19,11 @@ function libc() {
 }
 
 function loader() {
-  // Where a script stands for the executable, such as around an emulator, the kernel knows better.
+  // If `execPath` is a script, for example around an emulator, the kernel knows the executable.
   return loaderOf(process.execPath) ?? loaderOf("/proc/self/exe") ?? process.execPath;
 }
 
-/** What starts a program; undefined where it can't be read, or is a script. */
+/** Returns the loader of a program, or undefined for a script or an unreadable file. */
 function loaderOf(program) {
   let file;
   try {
@@ -38,7 +38,7 @@ function loaderOf(program) {
       const [offset, bytes] = [ENTRY.offset, ENTRY.bytes].map((at) => Number(entry.readBigUInt64LE(at)));
       return read(file, offset, bytes).toString("latin1");
     }
-    // A loader that was given the program to start is the executable itself.
+    // Without an interpreter entry the executable is the loader itself.
     return program;
   } catch {
     return undefined;

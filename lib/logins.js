@@ -1,35 +1,40 @@
 "use strict";
 
-// A login as a host shows it, what a host keeps of an account, and how a key is added in OpenCode. One file: the plugin
-// needs all of it at its start.
+// A login as OpenCode shows it, the placeholder that OpenCode keeps for an account, and the methods that add a key. One file,
+// since the plugin needs all of it at its start.
 
 const SERVICE = "opencode-qwen-cli-auth";
 const PLACEHOLDER = `${SERVICE}:`;
 const TEN_YEARS_MS = 10 * 365 * 24 * 3600 * 1000;
 
-/** Starts a login, and waits until there is something to show. The account comes when the user has approved. */
+/**
+ * Starts a login and waits until there is an address to show.
+ *
+ * @returns {Promise<{account: Promise<any>, authorization: any}>} `account` resolves when the user has approved
+ */
 async function startLogin(qwen, options) {
-  let account;
+  /** @type {Promise<any>} */
+  let account = Promise.resolve();
   const authorization = await new Promise((onAuthorization, onFailure) => {
     account = qwen.login({ ...options, onAuthorization });
-    // Whoever waits for the account hears of a later failure; there may be nobody.
+    // A later failure reaches the caller through `account`, and must not be reported as unhandled.
     account.catch(onFailure);
   });
   return { account, authorization };
 }
 
-/** A stand-in that names the account: a copy of the token would go stale. */
+/** An entry for OpenCode that names the account, since a copy of the token would become stale. */
 function placeholder(accountId) {
   const text = PLACEHOLDER + accountId;
   return { access: text, refresh: text, expires: Date.now() + TEN_YEARS_MS };
 }
 
-/** The account that a placeholder names. */
+/** The id of the account that a placeholder names. */
 function accountOf(access) {
   return access?.startsWith?.(PLACEHOLDER) ? access.slice(PLACEHOLDER.length) : undefined;
 }
 
-/** Real tokens in a host's own file are what another version of the plugin left there. */
+/** Imports the tokens that another version of the plugin left in OpenCode's own file. */
 async function adopt(qwen, auth) {
   const isReal =
     auth?.type === "oauth" && auth.access && auth.refresh && accountOf(auth.access) === undefined;

@@ -1,12 +1,12 @@
 "use strict";
 
-// Models as OpenCode's configuration names them. The facts are the core's; this is their form.
+// Converts the core's models to the form of OpenCode's configuration.
 
 const FREE = { input: 0, output: 0 };
-/** Thinking levels that OpenCode adds to these models by itself, whether they have them or not. */
+/** Thinking levels that OpenCode adds to these models itself, even if the models don't have them. */
 const HOST_LEVELS = { pattern: /deepseek-v4/i, names: ["low", "medium", "high", "max"] };
 
-/** The models of a login, for want of the core. */
+/** The models of a login, for a package without its addon. */
 const LOGIN_MODELS = [
   { id: "coder-model", name: "Qwen Coder", context: 1_048_576, output: 65_536, input: ["text", "image"] },
   { id: "vision-model", name: "Qwen Vision", context: 131_072, output: 8_192, input: ["text", "image"] },
@@ -17,6 +17,7 @@ function hostModels(models) {
   return Object.fromEntries(models.map((model) => [model.id, hostModel(model)]));
 }
 
+/** @param {Record<string, any>} model */
 function hostModel({ id, name, context, output, input, host = {} }) {
   const { reasoning = false, interleaved, temperature = true, released, prices = FREE, levels = [] } = host;
   const variants = variantsOf(id, levels);
@@ -35,7 +36,7 @@ function hostModel({ id, name, context, output, input, host = {} }) {
   };
 }
 
-/** Unknown option names go into the body as they are. An effort has to be written `reasoningEffort`. */
+/** OpenCode copies unknown option names into the body, but renames `reasoningEffort`. */
 function variantsOf(id, levels) {
   const variants = {};
   for (const { name, enable, budget, effort } of levels) {

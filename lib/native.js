@@ -1,7 +1,7 @@
 "use strict";
 
-// Calls into the native core. A call is a number there and a promise here: one wake-up of the core says that there is
-// news, and `drain` takes all of it.
+// Calls into the native core. The core knows a call by its number, and this file by its promise. The core wakes this
+// thread once when there is news, and `drain` returns all of it.
 
 const { QwenAuthError, fromBinding, invalidArgument } = require("./errors");
 
@@ -9,23 +9,23 @@ let addon;
 let bridge;
 let lastId = 0;
 let isKeptAlive = false;
-/** Calls that wait for their result. */
+/** Calls that wait for a result, by id. */
 const calls = new Map();
-/** Bodies whose reader waits for bytes. */
+/** Functions that resume the readers of bodies, by id. */
 const readers = new Map();
-/** Listeners for a client's events, and for a gateway's requests. */
+/** Listeners for a client's events and a gateway's requests, by id. */
 const listeners = new Map();
-/** Clients with an open gateway, which would be closed if its client were collected. */
+/** Clients with an open gateway. Garbage collection of a client would close its gateway. */
 const gateways = new Set();
 
 /**
- * Bun loses a call of a threadsafe function that comes just as the last one returns, and the core calls again only once its
- * news was taken: so there it is taken when the call has returned, or a session would hang. Kept from here, in case
- * somebody fakes the timers.
+ * Bun loses a call of a threadsafe function that arrives while the previous one returns, and the core calls again only
+ * after its news was taken. So in Bun the news is taken after the call has returned; otherwise a session would hang.
+ * `setImmediate` is saved here in case a test replaces the timers.
  */
 const onceAwake = globalThis.Bun === undefined ? (take) => take() : setImmediate;
 
-/** The bridge of this environment, made at the first use: importing the package starts nothing. */
+/** Returns the bridge of this environment, which the first use creates: importing the package starts nothing. */
 function connect() {
   if (bridge === undefined) {
     try {
@@ -38,13 +38,13 @@ function connect() {
   return bridge;
 }
 
-/** The version of the addon. Throws where there is none that can be loaded. */
+/** Returns the version of the addon. Throws if no addon can be loaded. */
 function addonVersion() {
   connect();
   return addon.version();
 }
 
-/** The places of keys, each with the page that shows its keys: `{ plan, title, region, page }`. */
+/** Returns the pages that show a user's keys: `{ plan, title, region, page }`. */
 function keyPages() {
   connect();
   return addon.keyPages();
@@ -74,22 +74,22 @@ function deliver(id, kind, content) {
     calls.get(id)?.fail(new QwenAuthError(content));
   } else {
     const call = calls.get(id);
-    // An answer that nobody waits for any more, and whose bytes are still to come.
+    // The call was aborted before its response arrived, so the rest of the body is not needed.
     if (call === undefined && kind === "response") content.at(-1).cancel?.();
     call?.succeed(content);
   }
 }
 
-/** A listener's own errors must not end up in the middle of somebody else's call. */
+/** Ignores the errors of a listener, which must not reach another caller. */
 function tell(listener, value) {
   try {
     listener?.(value);
   } catch {
-    // It is the listener's to handle.
+    // The listener has to handle its own errors.
   }
 }
 
-/** The process may end once no call and no reader waits, no gateway is open, and no token is being written. */
+/** Lets the process end when no call or reader waits, no gateway is open, and no token is being written. */
 function keepAlive() {
   const alive = calls.size > 0 || readers.size > 0 || needsGateway() || bridge.isBusy();
   if (alive !== isKeptAlive) {
@@ -99,17 +99,17 @@ function keepAlive() {
 }
 
 /**
- * Is never removed from a signal: in Bun, one of `AbortSignal.timeout` that has lost its last listener never fires, not
- * for listeners that come later either. A signal has it once, however many calls it is given to.
+ * Never removed from a signal. In Bun, a signal of `AbortSignal.timeout` that has lost its last listener never fires again,
+ * not even for new listeners. A signal has this listener once, however many calls use the signal.
  */
 const stayListening = () => {};
 
-/** The signal may be of the caller's own making: what it throws must not keep other calls' news from them. */
+/** Ignores what a caller's own kind of signal throws, so that other calls still get their news. */
 function stopListening(signal, listener) {
   try {
     signal?.removeEventListener("abort", listener);
   } catch {
-    // It is the caller's to handle.
+    // The caller has to handle the errors of its own signal.
   }
 }
 
@@ -118,7 +118,7 @@ function stopListening(signal, listener) {
  *
  * @param {(bridge: object, id: number) => void} start
  * @param {{signal?: AbortSignal, scope?: Set<(reason: unknown) => void>, onProgress?: (value: unknown) => void}} options
- *   `scope` gets a function that ends the call, for as long as it is under way
+ *   `scope` holds a function that aborts the call while it is in progress
  */
 function call(start, { signal, scope, onProgress } = {}) {
   return new Promise((resolve, reject) => {
@@ -136,7 +136,7 @@ function call(start, { signal, scope, onProgress } = {}) {
       reject(reason);
       keepAlive();
     };
-    const onAbort = () => abort(signal.reason);
+    const onAbort = () => abort(signal?.reason);
     const succeed = (value) => {
       finish();
       resolve(value);
@@ -163,7 +163,7 @@ function call(start, { signal, scope, onProgress } = {}) {
   });
 }
 
-/** Resolves when a body that had nothing to read has something. */
+/** Resolves when a body has something to read again. */
 function readable(id) {
   return new Promise((resolve) => {
     readers.set(id, resolve);
@@ -171,7 +171,7 @@ function readable(id) {
   });
 }
 
-/** Nobody reads this body any more. */
+/** Ends the reading of a body. */
 function forget(id) {
   const resume = readers.get(id);
   readers.delete(id);
@@ -180,14 +180,14 @@ function forget(id) {
 }
 
 /**
- * Whether this is the main thread. Asked when it matters, since loading Node's module for it takes as long as the rest of
- * this package.
+ * Returns true on the main thread. Node's module for this is loaded only when it is needed, since loading it takes as long
+ * as the rest of this package.
  */
 function isMainThread() {
   return globalThis.Bun?.isMainThread ?? require("node:worker_threads").isMainThread;
 }
 
-/** Calls `listener` with what the core tells by the id that this gives. */
+/** Calls `listener` with the core's news for the returned id, until `release` is called. */
 function listen(listener) {
   const id = nextId();
   listeners.set(id, listener);
@@ -195,8 +195,8 @@ function listen(listener) {
 }
 
 /**
- * Holds on to a client with an open gateway, until the function that this gives is called. The process may end meanwhile
- * if the gateway is in the background.
+ * Keeps a client with an open gateway alive until the returned function is called. A gateway in the background doesn't keep
+ * the process alive.
  */
 function stayOpen(client, isBackground) {
   const gateway = { client, isBackground };
@@ -214,8 +214,8 @@ function needsGateway() {
 let finishesAtExit = false;
 
 /**
- * On Windows the addon can't act at the end of the process, so the main thread's `exit` event makes it write what was
- * counted and wait for a refresh token that was sent. Elsewhere the C library calls the addon itself.
+ * Writes the usage and waits for a refresh in progress at the end of the process. On Windows the addon can't do this itself,
+ * so the main thread's `exit` event triggers it. On other systems the C library calls the addon.
  */
 function finishAtExit() {
   if (finishesAtExit || process.platform !== "win32") return;
@@ -230,7 +230,7 @@ function finishAtExit() {
   });
 }
 
-/** Makes a native client whose events go to `onEvent`. Throws what is wrong with the settings. */
+/** Creates a native client whose events go to `onEvent`. Throws a `QwenAuthError` for wrong settings. */
 function createNativeClient(settings, env, onEvent) {
   const connected = connect();
   const id = nextId();

@@ -1,7 +1,7 @@
 "use strict";
 
-// The OpenCode plugin: registers hooks, and says in OpenCode's own places what happens. All that matters to a request
-// happens in `fetch`, since a user's configuration may replace everything else.
+// The plugin for OpenCode 1: registers hooks, and reports in OpenCode's log and toasts. Everything that a request depends on
+// is in `fetch`, since the user's configuration may replace everything else.
 
 const { QwenClient } = require("./client");
 const { SERVICE, adopt, keyMethods, placeholder, startLogin } = require("./logins");
@@ -9,14 +9,14 @@ const { LOGIN_MODELS, hostModels } = require("./models");
 const { pluginOptions } = require("./validate");
 
 const PROVIDER = "qwen-code";
-/** OpenCode's own limit on what it asks for, which is lower than what the models give. */
+/** OpenCode's own limit on the output in tokens, which is lower than the limits of the models. */
 const HOST_OUTPUT_LIMIT = 32_000;
-/** A toast needs a screen, which comes seconds after the plugins. */
+/** Delay before the first toast: OpenCode's screen starts seconds after the plugins. */
 const FIRST_TOAST_DELAY_MS = 5_000;
-/** OpenCode's own toast about a failed login says nothing, and replaces one that is there. */
+/** Delay that puts this toast after OpenCode's own toast about a failed login, which has no details. */
 const FAILURE_TOAST_DELAY_MS = 500;
 
-/** What a person should know at once is a toast; the rest is for the log alone. */
+/** Events that are shown as a toast. All others only go to the log. */
 const TOASTS = {
   "needs-attention": "error",
   "needs-login": "error",
@@ -40,9 +40,9 @@ const PROMPTS = [
   { type: "text", key: "replace", message: "The account to renew, by name or id (empty: add one)" },
 ];
 
-/** Shows the accounts, without asking a model. */
+/** Name of the command that shows the accounts without asking a model. */
 const COMMAND = "qwen";
-/** What a version that shows no plugin a command first sends to the model. */
+/** Text for the model in versions of OpenCode that don't hand commands to plugins first. */
 const COMMAND_TEMPLATE =
   "Reply with this sentence alone: This version of OpenCode can't show the Qwen accounts; " +
   `\`npx ${SERVICE} accounts\` does, in a terminal.`;
@@ -52,12 +52,12 @@ const LOGGED_OUT = {
   message: "You have logged out of Qwen in OpenCode. Log in again with `opencode auth login`.",
 };
 
-/** See `QwenAuthPlugin` in index.d.ts. Never throws: some versions of OpenCode die of it, others say nothing. */
+/** See `QwenAuthPlugin` in index.d.ts. Never throws: some versions of OpenCode crash, and others drop it silently. */
 async function QwenAuthPlugin(input, options) {
   const host = new Host(input?.client);
   const qwen = openClient(options, host);
   let login;
-  /** As far as this process knows. OpenCode calls the loader if it has one. */
+  /** True once this process knows of an entry in OpenCode. OpenCode calls the loader if it has one. */
   let hasEntry = false;
   let hasCommand = false;
   let models = {};
@@ -67,7 +67,7 @@ async function QwenAuthPlugin(input, options) {
     await host.attempt(async () => qwen.noteHostLogin());
   }
 
-  /** Who has logged out of OpenCode is not served by the files that are still there for others. */
+  /** Refuses requests after a logout in OpenCode, although the files of the accounts are still there. */
   async function send(request, init) {
     const isLoggedOut = !hasEntry && (await host.attempt(async () => qwen.hadHostLogin()));
     return isLoggedOut ? refusal(401, LOGGED_OUT) : qwen.fetch(request, init);
@@ -75,7 +75,7 @@ async function QwenAuthPlugin(input, options) {
 
   const connection = { apiKey: SERVICE, baseURL: qwen.baseUrl, fetch: send };
 
-  /** OpenCode's command line shows what is thrown, its screen does not. */
+  /** Shows an error as a toast, since OpenCode's screen doesn't show thrown errors. */
   async function orToast(step, signal) {
     try {
       return await step;
@@ -87,8 +87,8 @@ async function QwenAuthPlugin(input, options) {
 
   async function authorize(inputs) {
     const options = await loginOptions(qwen, inputs);
-    // Nobody tells a plugin that the user gave up; a new login is the sign.
-    login?.abort(new Error("Another login was started, and this one is over."));
+    // OpenCode doesn't report a cancelled login, so a new login ends the previous one.
+    login?.abort(new Error("Another login was started, so this one was cancelled."));
     const { signal } = (login = new AbortController());
     const { account, authorization } = await orToast(startLogin(qwen, { ...options, signal }), signal);
     return {
@@ -99,7 +99,7 @@ async function QwenAuthPlugin(input, options) {
     };
   }
 
-  /** What OpenCode is to keep of an account, once there is one. */
+  /** Resolves with OpenCode's entry for an account, once the account exists. */
   async function entryFor(account, signal) {
     const { id } = await orToast(account, signal);
     await noteEntry();
@@ -113,9 +113,9 @@ async function QwenAuthPlugin(input, options) {
     return entry;
   };
 
-  /** A key that costs money by use never does so unsaid. */
+  /** Tells the user about a key that is billed by use. */
   function tellPrice(account) {
-    // Loaded when it is needed: it takes longer than the rest of the start.
+    // Loaded only when it is needed, since loading it takes longer than the rest of the start.
     const { isMetered } = require("./cli/plans");
     if (!isMetered(account)) return;
     const text = account.active
@@ -162,7 +162,7 @@ async function QwenAuthPlugin(input, options) {
   };
 }
 
-/** What the user has answered. Whoever logs in without being asked adds an account. */
+/** Converts the user's answers to options of `login`. Without answers, a login adds an account. */
 async function loginOptions(qwen, inputs) {
   const options = {};
   const [label, named] = [inputs?.label?.trim(), inputs?.replace?.trim()];
@@ -170,7 +170,7 @@ async function loginOptions(qwen, inputs) {
   if (named) {
     const found = (await qwen.accounts()).filter((account) => [account.id, account.label].includes(named));
     if (found.length !== 1) {
-      const problem = found.length === 0 ? "is no Qwen account" : "is the name of several Qwen accounts";
+      const problem = found.length === 0 ? "is not a Qwen account" : "is the name of several Qwen accounts";
       throw new Error(`"${named}" ${problem}. \`npx ${SERVICE} accounts --json\` lists their ids.`);
     }
     options.replace = found[0].id;
@@ -178,7 +178,7 @@ async function loginOptions(qwen, inputs) {
   return options;
 }
 
-/** The provider, under whatever the user has configured for it. */
+/** Registers the provider. The user's own settings take precedence. */
 function configure(config, connection, models) {
   const ours = {
     npm: "@ai-sdk/openai-compatible",
@@ -190,7 +190,7 @@ function configure(config, connection, models) {
   config.provider[PROVIDER] = mergeUnder(ours, config.provider[PROVIDER]);
 }
 
-/** A command of that name that the user has made stays the user's. */
+/** Registers the command, unless the user has one of that name. */
 function addCommand(config) {
   config.command ??= {};
   if (COMMAND in config.command) return false;
@@ -201,20 +201,24 @@ function addCommand(config) {
   return true;
 }
 
-/** What is thrown keeps OpenCode from sending the command to the model. */
+/** Throws so that OpenCode doesn't send the command to the model. */
 async function showAccounts(qwen, host) {
   const { describe } = require("./accounts-toast");
   const { overview } = require("./cli/overview");
   const problems = [];
-  const accounts = await overview(qwen, problems).catch((error) => void problems.push(error.message));
-  const elsewhere = accounts?.length === 0 ? await require("./cli/found-keys").elsewhere(qwen) : [];
+  const accounts = await overview(qwen, problems).catch((error) => {
+    problems.push(error.message);
+    return [];
+  });
+  const isEmpty = accounts.length === 0 && problems.length === 0;
+  const elsewhere = isEmpty ? await require("./cli/found-keys").elsewhere(qwen) : [];
   const [variant, message] =
     problems.length > 0 ? ["error", problems[0]] : ["info", describe(accounts, Date.now(), elsewhere)];
   host.toastLater(variant, message, FAILURE_TOAST_DELAY_MS);
   throw new Error("The Qwen accounts are shown beside the conversation.");
 }
 
-/** `theirs` over `ours`, object by object. */
+/** Merges `theirs` over `ours`, object by object. */
 function mergeUnder(ours, theirs) {
   if (theirs === undefined || theirs === null) return structuredCopy(ours);
   if (!isPlain(ours) || !isPlain(theirs)) return theirs;
@@ -232,7 +236,7 @@ function isPlain(value) {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** Asks for as much output as the model gives, unless the user has set a limit, and for no more. */
+/** Sets the output limit to the model's own, unless the user has set a lower one. */
 function capOutput(request, output, models) {
   if (!isOurs(request)) return;
   const limit = request.model?.limit?.output || models[request.model?.id]?.limit.output;
@@ -251,8 +255,8 @@ function capOutput(request, output, models) {
 }
 
 /**
- * Tells the core which requests belong together, and for which agent they are made: a cut summary or title would replace
- * what it stands for. The core does not send the agent on.
+ * Tells the core the session and the agent of a request. The core never shortens summaries and titles, since their text
+ * replaces the conversation. It doesn't send the agent on.
  */
 function nameSession(request, output) {
   if (!isOurs(request)) return;
@@ -267,7 +271,7 @@ function isOurs({ provider, model }) {
   return [provider?.info?.id, provider?.id, model?.providerID].includes(PROVIDER);
 }
 
-/** The plugin's own client, or one that says why there is none. */
+/** Returns the plugin's client, or one that rejects with the reason why there is none. */
 function openClient(options, host) {
   try {
     const { settings, ignored } = pluginOptions(options);
@@ -280,12 +284,12 @@ function openClient(options, host) {
   }
 }
 
-/** Values are not repeated: they may be secrets. */
+/** Tells the user which options are ignored. Values are not shown, since they may be secrets. */
 function tellIgnored(names, host) {
   const shown = names.slice(0, 10).map((name) => printable(name));
   const message =
     `Ignored in opencode.json: ${shown.join(", ")}. A project's configuration can't choose servers, files or programs, or allow costs; ` +
-    `set them in the environment (${SERVICE} README, "Plugin options").`;
+    `set them in the environment (docs/plugin-options.md of ${SERVICE}).`;
   host.log("warn", message, { code: "ERR_QWEN_INVALID_CONFIG" });
   host.toastLater("warning", message, FIRST_TOAST_DELAY_MS);
 }
@@ -313,14 +317,14 @@ function brokenClient(error) {
   };
 }
 
-/** An answer that OpenCode shows as it is, and does not ask for again. */
+/** Returns a response that OpenCode shows unchanged and doesn't retry. */
 function refusal(status, { code, message }) {
   const body = JSON.stringify({ error: { message, type: "qwen_error" } });
   const headers = { "content-type": "application/json", "x-qwen-error": code };
   return new Response(body, { status, headers });
 }
 
-/** OpenCode's places for news: its log, and toasts. Anything printed would land on its screen. */
+/** Reports through OpenCode's log and toasts. Printed text would garble its screen. */
 class Host {
   #client;
 
@@ -328,7 +332,7 @@ class Host {
     this.#client = client;
   }
 
-  /** Runs a hook's work; a hook that throws takes OpenCode down or is forgotten in silence. */
+  /** Runs the work of a hook and logs its errors: a hook that throws crashes OpenCode or is dropped silently. */
   attempt(work) {
     const failed = (error) => this.log("error", error?.message ?? String(error));
     try {
@@ -344,7 +348,7 @@ class Host {
     if (event.type in TOASTS) this.toast(TOASTS[event.type], message);
   }
 
-  /** The service is named twice, for the versions that leave it out of their log. */
+  /** Names the service twice, since some versions don't log the first one. */
   log(level, message, extra) {
     const body = { service: SERVICE, level, message, extra: { service: SERVICE, ...extra } };
     this.#send(() => this.#client?.app?.log({ body }));
@@ -360,12 +364,12 @@ class Host {
     setTimeout(() => this.toast(variant, message), delayMs).unref?.();
   }
 
-  /** Not awaited: during start-up OpenCode answers only once the plugins are loaded. */
+  /** Doesn't wait: during its start OpenCode answers only after the plugins are loaded. */
   #send(request) {
     try {
       Promise.resolve(request()).catch(() => {});
     } catch {
-      // There is no place left to say it.
+      // There is no other place to report it.
     }
   }
 }

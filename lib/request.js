@@ -1,12 +1,11 @@
 "use strict";
 
-// Reads the arguments of fetch, as far as a native client needs them. What no HTTP header or method may be is for the
-// core to say.
+// Reads the arguments of fetch as far as a native client needs them. The core validates methods and headers.
 
 const { invalidArgument } = require("./errors");
 const { isObject, read, signal: readSignal } = require("./validate");
 
-/** Stands between the parts of a head that crosses to the addon or back. No header and no method can hold it. */
+/** Separates the parts of a head on its way to or from the addon. No header and no method can contain it. */
 const SEPARATOR = "\0";
 const REDIRECTS = ["follow", "error", "manual"];
 
@@ -14,8 +13,8 @@ const REDIRECTS = ["follow", "error", "manual"];
  * @param {unknown} input a URL as string or object, or a Request
  * @param {unknown} init
  * @returns {Promise<{url: string, method: string, head: string, body?: string | Uint8Array, utf8Body?: string,
- *   signal?: AbortSignal}>} `head` is what the addon takes in one piece: the method, what is done about redirects, and the
- *   names and values of the headers
+ *   signal?: AbortSignal}>} `head` is one string for the addon: the method, the redirect mode, and the names and values of the
+ *   headers
  */
 async function readRequest(input, init = {}) {
   if (!isObject(init)) throw invalidArgument("init", "must be an object");
@@ -60,7 +59,7 @@ function readUrl(input) {
   throw invalidArgument("input", "must be a URL or a Request");
 }
 
-/** fetch writes the usual methods in capitals, and leaves others as they are. */
+/** Writes the usual methods in capitals, as fetch does, and keeps others unchanged. */
 function normalizedMethod(method) {
   const upper = method.toUpperCase();
   return ["DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"].includes(upper) ? upper : method;
@@ -120,7 +119,7 @@ async function readBody(body) {
       return { body: new Uint8Array(await body.arrayBuffer()), contentType: null };
     }
     if (isBodyInit(body)) {
-      // A body of another kind is read whole: a refused token means that it has to be sent again.
+      // The body is read whole, since a rejected token means that it is sent again.
       const response = new Response(body);
       return {
         body: new Uint8Array(await response.arrayBuffer()),
@@ -137,8 +136,7 @@ async function readBody(body) {
 }
 
 /**
- * Bun makes UTF-8 of a string faster than UTF-16; Node takes several times as long for it, and the core does it on another
- * thread.
+ * Bun converts a string to UTF-8 fast. Node takes several times as long, so there the core converts it on another thread.
  */
 function bodyField(body) {
   return typeof body === "string" && globalThis.Bun !== undefined ? "utf8Body" : "body";
@@ -148,7 +146,7 @@ function isBodyInit(body) {
   return [Blob, FormData, URLSearchParams, ReadableStream].some((kind) => body instanceof kind);
 }
 
-/** The bytes of a buffer; of a detached one there is no view to be had, so it throws. */
+/** Returns a copy of the bytes of a buffer. Throws for a detached buffer. */
 function bytesOf(body) {
   const buffer = ArrayBuffer.isView(body) ? body.buffer : body;
   const view = new Uint8Array(buffer, body.byteOffset ?? 0, body.byteLength);

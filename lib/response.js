@@ -1,6 +1,6 @@
 "use strict";
 
-// Makes a real Response of a native one.
+// Turns a native response into a standard Response.
 
 const { QwenAuthError } = require("./errors");
 const { forget, readable, stopListening } = require("./native");
@@ -17,8 +17,8 @@ const COMMENTS = 10;
 const COMMENT_MS = 25;
 
 /**
- * @param {[number, string, string, string, Uint8Array | object]} answer the status and its text, the URL, the names and values
- *   of the headers, and the body: all its bytes, or where they are to be read
+ * @param {[number, string, string, string, any]} answer the status and its text, the URL, the names and values of the headers,
+ *   and the body: all its bytes, or an object to read them from
  * @param {{method: string, signal?: AbortSignal, scope: Set<(reason: unknown) => void>, forHost: boolean}} context
  */
 function toResponse([status, statusText, url, head, body], { method, signal, scope, forHost }) {
@@ -27,12 +27,13 @@ function toResponse([status, statusText, url, head, body], { method, signal, sco
     stream?.cancel();
     throw new QwenAuthError({
       code: "ERR_QWEN_INVALID_RESPONSE",
-      message: `The server answered with HTTP status ${status}, which means nothing. Check the base URL, then try again.`,
+      message: `The server answered with HTTP status ${status}, which is not valid. Check the base URL, then try again.`,
       status,
       retryable: false,
     });
   }
   const pairs = head.split(SEPARATOR);
+  /** @type {[string, string][]} */
   const headers = [];
   for (let index = 0; index < pairs.length - 1; index += 2) headers.push([pairs[index], pairs[index + 1]]);
   const hasBody = method !== "HEAD" && !STATUSES_WITHOUT_BODY.includes(status);
@@ -42,17 +43,17 @@ function toResponse([status, statusText, url, head, body], { method, signal, sco
     headers.some(([name, value]) => name === "content-type" && value.startsWith("text/event-stream"));
   const content = hasBody ? (stream === undefined ? body : toStream(stream, signal, scope, isEvents)) : null;
   const response = new Response(content, { status, statusText, headers });
-  // A Response made by hand has no URL, and clients look at it.
+  // A constructed Response has no URL, but clients read it.
   Object.defineProperty(response, "url", { value: url, configurable: true });
   return response;
 }
 
-/** A byte stream that reads only when it is read. */
+/** Returns a byte stream that reads from the network only when it is read. */
 function toStream(body, signal, scope, isEvents) {
   const { id } = body;
   let watch;
   let comments = isEvents ? COMMENTS : 0;
-  /** As long-lived as the stream, so that an abort finds it: Bun may drop it otherwise. */
+  /** Lives as long as the stream, so that an abort finds it. Bun may collect it otherwise. */
   let controller;
   return new ReadableStream(
     {
@@ -95,8 +96,8 @@ function toStream(body, signal, scope, isEvents) {
 }
 
 /**
- * Ends a stream when its signal or its client says so. The stream is held weakly: a response that is dropped unread must
- * be collected, and so cancelled, before they are.
+ * Ends a stream when its signal is aborted or its client is closed. The stream is held weakly, so that an unread response is
+ * collected, and thereby cancelled, while the signal and the client still exist.
  */
 function watchForAbort(controller, body, id, signal, scope) {
   const abort = (reason) => {
@@ -132,7 +133,7 @@ function close(controller) {
     controller.close();
     controller.byobRequest?.respond(0);
   } catch {
-    // The stream was cancelled or aborted while the last read was under way.
+    // The stream was cancelled or aborted during the last read.
   }
 }
 

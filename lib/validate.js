@@ -1,6 +1,6 @@
 "use strict";
 
-// Reads callers' objects: each field once, checked, by name.
+// Reads the fields of callers' objects, each once, and validates them.
 
 const { invalidArgument } = require("./errors");
 
@@ -31,10 +31,10 @@ const text = (value, name) => {
   return value;
 };
 
-/** A name that is shown on terminals. */
+/** A name that terminals show. */
 const label = (value, name) => {
   text(value, name);
-  // eslint-disable-next-line no-control-regex -- control characters are what is looked for
+  // eslint-disable-next-line no-control-regex -- the pattern looks for control characters
   if (/[\u0000-\u001f\u007f-\u009f]/u.test(value))
     throw invalidArgument(name, "must not hold control characters");
   if (value.length > MAX_LABEL_LENGTH)
@@ -89,6 +89,7 @@ const signal = (value, name) => {
 
 const environment = (value, name) => {
   if (!isObject(value)) throw invalidArgument(name, "must be an object of strings");
+  /** @type {Record<string, string>} */
   const variables = {};
   let names;
   try {
@@ -103,7 +104,7 @@ const environment = (value, name) => {
   return variables;
 };
 
-/** Reads the fields of an options object; a missing object has none. */
+/** Reads the fields of an options object. A missing object has no fields. */
 function options(value, name, fields) {
   if (value === undefined) return {};
   if (!isObject(value)) throw invalidArgument(name, "must be an object");
@@ -116,7 +117,7 @@ function options(value, name, fields) {
   return result;
 }
 
-/** Like `options`, but every field has to be there. */
+/** Like `options`, but every field is required. */
 function record(value, name, fields) {
   if (!isObject(value)) throw invalidArgument(name, "must be an object");
   const result = {};
@@ -168,7 +169,7 @@ const PLUGIN_FIELDS = [
   "idleTimeoutMs",
 ];
 
-/** The options of the plugin, checked, and the names of those that are ignored. */
+/** Returns the validated options of the plugin, and the names of the options that are ignored. */
 function pluginOptions(value) {
   const given = isObject(value) ? Object.keys(value) : [];
   const allowed = Object.fromEntries(PLUGIN_FIELDS.map((field) => [field, CLIENT_FIELDS[field]]));
@@ -191,14 +192,14 @@ const KEY_FIELDS = {
   check: boolean,
 };
 
-/** A key has to be there; the rest may be missing. */
+/** Reads the options of `addApiKey`. Only the key is required. */
 function keyOptions(value) {
   const checked = options(value, "options", KEY_FIELDS);
   if (checked.key === undefined) throw invalidArgument("key", "must be a non-empty string");
   return checked;
 }
 
-/** What is changed about an account; fields that are missing stay as they are. */
+/** Reads the changes to an account. Missing fields stay unchanged. */
 function accountChanges(value) {
   if (value === undefined) throw invalidArgument("changes", "must be an object");
   return options(value, "changes", { label, enabled: boolean });

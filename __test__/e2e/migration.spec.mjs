@@ -1,4 +1,4 @@
-// What the README tells somebody whose plugin has stopped working, step by step.
+// Follows the steps of README.md and docs/accounts.md for users of another plugin.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -10,9 +10,11 @@ import { assertAnswer, assertClean } from "./support/checks.mjs";
 import { AUTH, CHECKOUT, CREDENTIALS, Host, openHost, root, suite } from "./support/opencode.mjs";
 
 const NAME = "opencode-qwen-cli-auth";
-const readme = readFileSync(join(root, "README.md"), "utf8");
+const readme = ["README.md", "docs/accounts.md"]
+  .map((path) => readFileSync(join(root, path), "utf8"))
+  .join("\n");
 
-/** Runs a command of the README's, which must be in it. */
+/** Runs a command that the README must contain. */
 function command(host, args, options) {
   const text = `npx ${NAME} ${args.join(" ")}`;
   assert.ok(readme.includes(text), `the README does not say: ${text}`);

@@ -162,6 +162,7 @@ export function assertQwenError(error, code, fields = {}) {
   assert.ok(error instanceof Error, `${code} was expected, not ${describe(error)}`);
   assert.equal(error.code, code, error.stack);
   assert.equal(error.name, "QwenAuthError");
+  assert.ok(error instanceof qwen.QwenAuthError, "it is not an instance of the exported class");
   assert.ok(error.message.length > 10 && error.message.split("\n").length <= 2, error.message);
   for (const [name, value] of Object.entries(fields))
     assert.deepEqual(error[name], value, `${name}: ${error.stack}`);

@@ -50,8 +50,8 @@ async function logIn(signal: AbortSignal): Promise<qwen.Token> {
   try {
     return await qwen.refreshAccessToken(token.refreshToken ?? "");
   } catch (error) {
-    const { code, retryable } = error as qwen.QwenAuthError;
-    if (code === "ERR_QWEN_REFRESH_UNAVAILABLE" && retryable) return token;
+    const isTemporary = error instanceof qwen.QwenAuthError && error.retryable;
+    if (isTemporary && error.code === "ERR_QWEN_REFRESH_UNAVAILABLE") return token;
     throw error;
   }
 }

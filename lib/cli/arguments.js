@@ -1,6 +1,6 @@
 "use strict";
 
-// Reads the arguments.
+// Reads the arguments of the command line.
 
 const { parseArgs } = require("node:util");
 const { COMMANDS } = require("./commands");
@@ -13,18 +13,18 @@ const COMMON = {
   version: { type: "boolean", short: "v" },
 };
 
-/** Beginnings of keys and tokens, of Alibaba and of others. */
+/** Prefixes of the keys and tokens of Alibaba and others. */
 const SECRET =
   /^(?:[Bb]earer\s|[Aa]uthorization:|[A-Za-z_]*(?:KEY|TOKEN)=|sk-[\w-]{4}|gh[opsur]_|github_pat_|glpat-|hf_|AKIA|AIza|xox\w?-|eyJ[\w-]+\.)/;
-/** Options that are repeated in an error, so that a typing mistake can be found. */
+/** Options that an error may repeat to show a typing mistake. */
 const PLAIN = /^--?[a-z-]{1,20}$/;
 
 /**
- * Its errors repeat nothing that may be a secret in the wrong place.
+ * Reads the arguments. Errors never repeat an argument that may be a secret.
  *
  * @param {string[]} argv
- * @returns {{command?: string, operand?: string, name?: string, options: object}} without a command where only help or the version is
- *   asked for
+ * @returns {{command?: string, operand?: string, name?: string, options: Record<string, any>}} without a command if
+ *   only help or the version is wanted
  */
 function readArguments(argv) {
   refuseSecrets(argv);
@@ -36,7 +36,7 @@ function readArguments(argv) {
   const command = isKnown ? COMMANDS[name] : { options: {} };
   for (const [option, value] of Object.entries(values)) {
     if (!Object.hasOwn(COMMON, option) && !Object.hasOwn(command.options, option)) {
-      throw new UsageError(`--${option} is no option of ${name ?? "this program without a command"}.`, name);
+      throw new UsageError(`Unknown option --${option}${name === undefined ? "" : ` of ${name}`}.`, name);
     }
     if (typeof value === "string" && value.trim() === "") throw new UsageError(`--${option} is empty.`, name);
   }
@@ -46,6 +46,7 @@ function readArguments(argv) {
   return { command: name, ...readOperands(command, operands, name), options: values };
 }
 
+/** @returns {{values: Record<string, any>, positionals: string[]}} */
 function parse(argv) {
   const options = Object.assign({}, ...Object.values(COMMANDS).map(({ options }) => options), COMMON);
   const known = Object.entries(options).map(([name, { type, short }]) => [
@@ -69,7 +70,7 @@ function commandOf(argv) {
   return argv.find((argument) => Object.hasOwn(COMMANDS, argument));
 }
 
-/** The parser's own messages repeat the arguments. */
+/** Describes an error of parseArgs, whose own messages repeat the arguments. */
 function problemOf(argv, options, { code }) {
   const given = argv.filter((argument) => argument.startsWith("-")).map((argument) => argument.split("=")[0]);
   if (code === "ERR_PARSE_ARGS_UNKNOWN_OPTION") {
@@ -82,7 +83,7 @@ function problemOf(argv, options, { code }) {
   return `${named ?? "An option"} has no value, or one that it does not take.`;
 }
 
-/** Arguments are visible to other users and stay in the shell's history. */
+/** Throws for secrets in the arguments: other users can see them, and the shell keeps them in its history. */
 function refuseSecrets(argv) {
   const isSecret = (argument) => SECRET.test(argument.replace(/^--?[\w-]+=/, "").trim());
   if (!argv.some(isSecret)) return;

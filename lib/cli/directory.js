@@ -1,6 +1,6 @@
 "use strict";
 
-// Where the files are, to show it: the core finds them by itself.
+// Paths of the files for display. The core finds the files itself.
 
 const { homedir } = require("node:os");
 const { join, resolve } = require("node:path");

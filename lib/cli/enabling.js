@@ -1,13 +1,13 @@
 "use strict";
 
-// Enabling and disabling an account, and what that means for the active one.
+// Enables and disables accounts, and describes the effect on the active account.
 
 const { shown, withAccount } = require("./naming");
 const { isMetered } = require("./plans");
 
 /**
  * @param {string} name an id or a label
- * @returns {Promise<{ account: object, active: string[] }>} the account, and lines that say what happened to the active one
+ * @returns {Promise<{ account: object, active: string[] }>} the account, and lines about the effect on the active one
  */
 async function setEnabled(client, name, enabled) {
   const before = await client.activeAccount();

@@ -1,22 +1,22 @@
 "use strict";
 
-// Errors as the command line says them.
+// Errors of the command line.
 
-/** The arguments make no sense. */
+/** An error for wrong arguments. */
 class UsageError extends Error {
-  /** @param {string} [command] the command that they were for */
+  /** @param {string} [command] the command with the wrong arguments */
   constructor(message, command) {
     super(message);
     this.command = command;
   }
 }
 
-/** A failure of the command line's own, with one of the package's codes. */
+/** Creates an error of the command line, with one of the package's codes. */
 function failure(code, message) {
   return Object.assign(new Error(message), { code, retryable: false });
 }
 
-/** An error as JSON: all fields that it has. */
+/** Returns all fields of an error, for JSON. */
 function describe(error) {
   const { name: _, code = "ERR_QWEN_INTERNAL", ...fields } = error;
   const cause = error.cause instanceof Error ? { cause: describe(error.cause) } : {};

@@ -1,15 +1,15 @@
 "use strict";
 
-// Counts of requests and tokens in few characters.
+// Formats counts of requests and tokens in few characters.
 
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 
-/** All tokens, of questions and answers. */
+/** Formats the sum of input and output tokens. */
 function tokens({ inputTokens, outputTokens }) {
   return compact.format(inputTokens + outputTokens);
 }
 
-/** The share of the input that came from a cache; empty where there was no input. */
+/** Formats the share of cached input. Empty without input. */
 function cachedShare({ inputTokens, cachedTokens }) {
   return inputTokens > 0 ? `${Math.floor((100 * cachedTokens) / inputTokens)} %` : "";
 }
@@ -17,7 +17,8 @@ function cachedShare({ inputTokens, cachedTokens }) {
 const WINDOWS = { "5-hour": "5 h", weekly: "the week", monthly: "30 days" };
 
 /**
- * Such as "about 62 % of 5 h used, 9 % of the week (estimate from this machine's use)"; empty without known limits.
+ * Returns text such as "about 62 % of 5 h used, 9 % of the week (estimate from this machine's use)". Empty without known
+ * limits.
  *
  * @param {{ estimates?: { window: string, percent: number }[] }} [usage]
  */

@@ -1,6 +1,6 @@
 "use strict";
 
-// The keys that other tools keep: their list, and the choice among them.
+// Lists the keys that other tools keep, and asks which to import.
 
 const { planTitle } = require("./plans");
 const { ask } = require("./question");
@@ -11,7 +11,7 @@ const NOTHING = [
   "configuration. To add a key yourself: opencode-qwen-cli-auth add-key",
 ];
 
-/** A numbered list; keys that an account has are listed without a number. */
+/** Returns a numbered list. Keys that an account already has get no number. */
 function list(found, title = "Keys that other tools keep:") {
   if (found.length === 0) return NOTHING;
   let number = 0;
@@ -32,14 +32,14 @@ function list(found, title = "Keys that other tools keep:") {
   return [title, ...rows.map(line)];
 }
 
-/** What a key is for, as far as its entry tells. */
+/** Returns the plan and region, or the server, that a key's entry names. */
 function placeOf({ plan, region, baseUrl }, isLogin) {
   if (isLogin) return baseUrl === undefined ? "login" : `login, ${clean(baseUrl)}`;
-  if (plan === undefined) return baseUrl === undefined ? "plan and region are found out" : clean(baseUrl);
+  if (plan === undefined) return baseUrl === undefined ? "plan and region to be detected" : clean(baseUrl);
   return `${planTitle(plan)}, ${region === undefined ? "region is found out" : clean(region)}`;
 }
 
-/** Lines about keys that other tools keep and no account has; none where they can't be looked for. */
+/** Returns lines about keys that no account has. Empty if the search fails. */
 async function elsewhere(client) {
   try {
     const fresh = (await client.foundKeys()).filter(({ credential }) => !credential.known);
@@ -50,14 +50,14 @@ async function elsewhere(client) {
       ? `key for ${clean(baseUrl)}`
       : `${plan === undefined ? "Alibaba Cloud" : planTitle(plan)} key`;
     const more = fresh.length > 1 ? `, and ${fresh.length - 1} more elsewhere` : "";
-    return [`A ${kind} lies in ${clean(source)}${more}: run \`npx opencode-qwen-cli-auth import\`.`];
+    return [`A ${kind} is in ${clean(source)}${more}: run \`npx opencode-qwen-cli-auth import\`.`];
   } catch {
     return [];
   }
 }
 
 /**
- * Asks which of the keys to import, until the answer can be read.
+ * Asks which keys to import, and asks again after an invalid answer.
  *
  * @param {object[]} keys in the order of their numbers
  * @returns {Promise<object[]>} the chosen ones
@@ -70,7 +70,7 @@ async function choose(keys, signal) {
   }
 }
 
-/** `undefined` for what can't be read. */
+/** Returns `undefined` for an invalid answer. */
 function read(answer, keys) {
   const words = answer
     .toLowerCase()

@@ -1,18 +1,18 @@
 "use strict";
 
-// What ends a command from outside.
+// Handles signals and broken pipes.
 
 const { constants } = require("node:os");
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"];
 
 /**
- * Turns signals, and a reader that went away, into an abort: whatever is under way can then end as it should. The second
- * signal of a kind ends the process at once.
+ * Turns signals and broken pipes into an abort, so that the command in progress can clean up. A second signal of the same
+ * kind ends the process at once.
  */
 class Interrupt {
   #controller = new AbortController();
-  /** What to exit with; `undefined` as long as nothing happened. */
+  /** The exit code after a signal or a broken pipe, otherwise `undefined`. */
   exitCode;
 
   constructor(streams) {
@@ -28,14 +28,14 @@ class Interrupt {
     return this.exitCode > 128;
   }
 
-  /** From now on, signals do what they usually do. */
+  /** Restores the default effect of the signals. */
   release() {
     for (const name of SIGNALS) process.removeListener(name, this.#onSignal);
   }
 
   #onSignal = (name) => this.#end(128 + constants.signals[name]);
 
-  // Nobody is left to tell.
+  // No message: the reader of the output is gone.
   #onBrokenPipe = () => this.#end(1);
 
   #end(exitCode) {

@@ -1,6 +1,6 @@
 "use strict";
 
-// The file that holds a gateway's key, so that it stays the same from one start to the next.
+// Keeps a gateway's key in a file, so that it is the same after a restart.
 
 const { randomBytes } = require("node:crypto");
 const fs = require("node:fs");
@@ -13,7 +13,7 @@ const MAX_SHOWN = 1000;
 const OTHERS = 0o077;
 const { O_RDONLY, O_NONBLOCK = 0 } = fs.constants;
 
-/** The key in a file. A file that is missing is made, with a random key. Throws if the key may be known to others. */
+/** Reads the key in a file. Creates a missing file with a random key. Throws if other users could read the file. */
 function readKeyFile(path) {
   try {
     return create(path);
@@ -22,7 +22,7 @@ function readKeyFile(path) {
   }
   let file;
   try {
-    // A pipe must not hold the program up.
+    // Opening a pipe must not block.
     file = fs.openSync(path, O_RDONLY | O_NONBLOCK);
     return read(path, file);
   } catch (error) {
@@ -44,7 +44,7 @@ function read(path, file) {
   if (!status.isFile()) throw unusable(path, "is not a file");
   if (process.platform !== "win32") {
     if ((status.mode & OTHERS) !== 0) throw unusable(path, "can be read by others: run `chmod 600` on it");
-    if (![0, process.getuid()].includes(status.uid)) throw unusable(path, "belongs to another user");
+    if (![0, process.getuid?.()].includes(status.uid)) throw unusable(path, "belongs to another user");
   }
   if (status.size > MAX_BYTES) throw unusable(path, "is too large for a key");
   const key = fs.readFileSync(file, "utf8").trim();

@@ -1,6 +1,6 @@
 "use strict";
 
-// The command line: reads the arguments, runs the command, prints what came of it.
+// The command line: reads the arguments, runs the command, and prints the result.
 
 const { version } = require("../../package.json");
 const { createClient } = require("../api");
@@ -17,17 +17,17 @@ const DONE = 0;
 const FAILED = 1;
 const WRONG_USAGE = 2;
 
-/** Events that the caller of a command has to know of. */
+/** Events that are shown to the user. */
 const NOTABLE = new Set(["config", "store-repaired", "needs-attention", "needs-login"]);
 
-/** Sets the exit code and lets the process end by itself: output is then complete, and so are tokens being written. */
+/** Sets the exit code and lets the process end on its own, so that the output and tokens in progress are written. */
 async function main() {
   const streams = {
     out: new Screen(process.stdout, process.env),
     err: new Screen(process.stderr, process.env),
   };
   process.stdout.on("error", (error) => {
-    // A reader that has seen enough is no failure.
+    // A reader may stop early, as `head` does.
     if (error.code === "EPIPE") return;
     process.exitCode = FAILED;
     streams.err.print(`Could not write the output: ${clean(error.message)}. Check the disk it goes to.`);
@@ -61,11 +61,15 @@ function tellUsage(error, err) {
   return WRONG_USAGE;
 }
 
-/** @param {(text: string) => string} hide takes out what no error may repeat */
+/**
+ * @param {ReturnType<typeof readArguments>} request
+ * @param {object} streams
+ * @param {(text: string) => string} hide removes secrets from the text of an error
+ */
 async function execute({ command, operand, name, options }, { out, err }, hide) {
   const interrupt = new Interrupt([process.stdout, process.stderr]);
   const notes = [];
-  /** Tells what the error does not say anyway. */
+  /** Prints the notes that the error doesn't repeat. */
   const tellNotes = (error) => {
     const news = notes.splice(0).filter((note) => !error?.message?.includes(note));
     err.print(...new Set(news.map((note) => `Note: ${hide(clean(note))}`)));
@@ -77,7 +81,7 @@ async function execute({ command, operand, name, options }, { out, err }, hide) 
     }
     const { signal } = interrupt;
     signal.addEventListener("abort", () => client?.close());
-    // What only a person needs to see must not get between a program and its JSON.
+    // Standard output holds JSON alone, so text for a person goes to standard error.
     const screen = options.json && command === "login" ? err : out;
     const result = await COMMANDS[command].run({
       client,
@@ -86,14 +90,14 @@ async function execute({ command, operand, name, options }, { out, err }, hide) 
       options,
       signal,
       screen,
-      // Questions are for a person, whatever the output is for.
+      // Questions always go to the person at the terminal.
       prompt: err,
       notes,
       tellNotes,
       env: process.env,
     });
     tellNotes();
-    // Lines for a person are not in the JSON; what failed must be told all the same.
+    // The JSON has no lines about failures, so they go to standard error.
     if (options.json && result?.failures?.length > 0) err.print(...result.failures);
     if (result !== undefined) out.print(...(options.json ? [json(result.value, 2)] : result.lines));
     return result?.exitCode ?? DONE;

@@ -1,6 +1,6 @@
 "use strict";
 
-// Accounts as a person names them.
+// Finds accounts by the names that users give.
 
 const { failure } = require("./failure");
 const { clean, quotedWord } = require("./text");
@@ -11,7 +11,7 @@ const OPERAND = "<id|label>";
 const shown = ({ id, label }) => `"${clean(label)}" (${clean(id)})`;
 
 /**
- * Runs `act` with the id of the account that is meant.
+ * Runs `act` with the account that a name refers to.
  *
  * @param {string} name an id or a label
  */
@@ -26,14 +26,14 @@ async function withAccount(client, name, act) {
   }
   if (named.length === 1) return act(named[0]);
   try {
-    // Not every account is listed.
+    // Some accounts aren't listed.
     return await act({ id: name, label: name });
   } catch (error) {
     throw error.code === "ERR_QWEN_INVALID_ARGUMENT" ? unknown(name, accounts) : error;
   }
 }
 
-/** A label can also be named as it is shown, since its control characters are hard to type. */
+/** Also matches a label in its displayed form, since control characters are hard to type. */
 function isLabel(name, label) {
   return [label, clean(label)].some((text) => text.normalize() === name.normalize());
 }

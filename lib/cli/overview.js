@@ -1,10 +1,10 @@
 "use strict";
 
-// The accounts, each with what it has given.
+// Reads the accounts with their usage.
 
 /**
- * @param {string[]} notes gets why there are no figures, where there are none: the accounts are told all the same
- * @returns {Promise<object[]>} accounts, with `usage` where it is known
+ * @param {string[]} notes receives the reason if the usage can't be read; the accounts are returned anyway
+ * @returns {Promise<object[]>} accounts, with `usage` if it is known
  */
 async function overview(client, notes) {
   const accounts = await client.accounts();

@@ -1,6 +1,6 @@
 "use strict";
 
-// Plans and regions of accounts and keys, as a person reads them.
+// Names of plans and regions for display.
 
 const { clean } = require("./text");
 
@@ -16,7 +16,7 @@ const withPrice = (account) => (isMetered(account) ? { ...account, billedByUse: 
 
 const planTitle = (plan) => (Object.hasOwn(TITLES, plan) ? TITLES[plan] : clean(plan));
 
-/** Such as "Token Plan, intl"; a login has neither plan nor region. */
+/** Returns text such as "Token Plan, intl". A login has no plan and no region. */
 function planOf({ kind, plan, region }) {
   if (kind === "oauth") return "login";
   const title = plan === undefined ? "key" : planTitle(plan);

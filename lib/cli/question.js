@@ -1,10 +1,10 @@
 "use strict";
 
-// A question to a person on a terminal.
+// Asks a question on a terminal.
 
 const { createInterface } = require("node:readline");
 
-/** True where there is a person to answer. */
+/** Returns true if a person can answer. */
 function canAsk(input = process.stdin, output = process.stderr) {
   return input.isTTY === true && output.isTTY === true;
 }
@@ -18,7 +18,7 @@ function ask(question, signal, input = process.stdin, output = process.stderr) {
   const ended = new AbortController();
   return new Promise((resolve, reject) => {
     signal.addEventListener("abort", () => reject(signal.reason), { signal: ended.signal });
-    // In raw mode Ctrl-C is a key like any other.
+    // In raw mode Ctrl-C sends no signal.
     reader.once("SIGINT", () => process.kill(process.pid, "SIGINT"));
     reader.once("close", () => resolve(""));
     reader.question(question, resolve);

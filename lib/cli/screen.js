@@ -1,6 +1,6 @@
 "use strict";
 
-// A stream that a person may look at.
+// Writes to a stream that may be a terminal.
 
 const { COLOURED, PLAIN } = require("./style");
 const { clip } = require("./text");
@@ -12,7 +12,7 @@ const SHOW_CURSOR = "\x1b[?25h";
 class Screen {
   #stream;
   #env;
-  /** The lines that can be drawn over. */
+  /** The lines of the last `draw`, which the next one replaces. */
   #drawn = [];
 
   constructor(stream, env) {
@@ -20,18 +20,18 @@ class Screen {
     this.#env = env;
   }
 
-  /** Whether lines can be drawn over. */
+  /** True if lines can be replaced. */
   get isLive() {
     return this.#stream.isTTY === true && this.#env.TERM !== "dumb";
   }
 
-  /** Colours on a terminal that has them, unless the user wants none (NO_COLOR). */
+  /** Colours if the terminal has them and NO_COLOR is not set. */
   get style() {
     const isPlain = !this.isLive || this.#env.NO_COLOR || !this.#stream.hasColors?.(this.#env);
     return isPlain ? PLAIN : COLOURED;
   }
 
-  /** One less than there are: a character in the last column makes some terminals wrap. */
+  /** Usable columns. The last one is left empty, since some terminals wrap after it. */
   get columns() {
     return this.#stream.columns > 0 ? this.#stream.columns - 1 : DEFAULT_COLUMNS;
   }
@@ -40,11 +40,11 @@ class Screen {
     this.#stream.write(lines.map((line) => `${line}\n`).join(""));
   }
 
-  /** Replaces what was drawn before, line by line: a screen that is cleared first flickers. */
+  /** Replaces the last drawn lines one by one. Clearing the screen first would flicker. */
   draw(lines) {
     const room = this.#stream.rows > 1 ? this.#stream.rows - 1 : lines.length;
     const fitting = lines.length > room ? [...lines.slice(0, room - 1), "…"] : lines;
-    // What has colours was made to fit.
+    // Coloured lines already fit.
     const shown = fitting.map((line) => (line.includes("\x1b") ? line : clip(line, this.columns)));
     if (shown.length === this.#drawn.length && shown.every((line, at) => line === this.#drawn[at])) return;
     this.#stream.write(`${this.#toTop()}${shown.map((line) => `${line}\x1b[K`).join("\n")}\x1b[J`);
@@ -56,13 +56,13 @@ class Screen {
     this.#drawn = [];
   }
 
-  /** Leaves what was drawn, and goes on below it. */
+  /** Keeps the drawn lines and continues below them. */
   keep() {
     if (this.#drawn.length > 0) this.#stream.write("\n");
     this.#drawn = [];
   }
 
-  /** Hides the cursor of a terminal, until the function that this gives is called, or the process ends. */
+  /** Hides the terminal's cursor until the returned function is called or the process ends. */
   hideCursor() {
     if (!this.isLive) return () => {};
     const show = () => {

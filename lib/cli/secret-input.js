@@ -1,23 +1,23 @@
 "use strict";
 
-// A secret from a person who types or pastes it unseen, or from another program by standard input.
+// Reads a secret from a hidden prompt or from standard input.
 
 const { createInterface } = require("node:readline");
 const { Writable } = require("node:stream");
 const { failure } = require("./failure");
 
-/** No key is anywhere near this long. */
+/** Far longer than any key. */
 const MAX_LENGTH = 64 * 1024;
 
 /**
- * @param {import("./screen").Screen} screen where the question is shown, if a person is asked
- * @returns {Promise<string>} what was typed, or all that came
+ * @param {import("./screen").Screen} screen shows the question on a terminal
+ * @returns {Promise<string>} the typed line, or all of standard input
  */
 async function readSecret(question, screen, signal, input = process.stdin) {
   return input.isTTY ? ask(question, screen, signal, input) : readAll(input, signal);
 }
 
-/** The line is edited as usual; what would be shown of it goes nowhere. */
+/** Reads a line with the usual editing keys, and shows nothing of it. */
 function ask(question, screen, signal, input) {
   const nowhere = new Writable({ write: (_chunk, _encoding, done) => done() });
   const reader = createInterface({ input, output: nowhere, terminal: true });
@@ -25,10 +25,10 @@ function ask(question, screen, signal, input) {
   const ended = new AbortController();
   return new Promise((resolve, reject) => {
     signal.addEventListener("abort", () => reject(signal.reason), { signal: ended.signal });
-    // In raw mode Ctrl-C is a key like any other.
+    // In raw mode Ctrl-C sends no signal.
     reader.once("SIGINT", () => process.kill(process.pid, "SIGINT"));
     reader.once("line", resolve);
-    // Ctrl-D, or a terminal that is gone.
+    // After Ctrl-D, or if the terminal is gone.
     reader.once("close", () => resolve(""));
   }).finally(() => {
     ended.abort();
@@ -56,7 +56,7 @@ async function readAll(input, signal) {
 }
 
 function tooLong() {
-  return failure("ERR_QWEN_INVALID_ARGUMENT", "What came by standard input is too long to be a key.");
+  return failure("ERR_QWEN_INVALID_ARGUMENT", "Standard input is too long to be a key.");
 }
 
 module.exports = { readSecret };

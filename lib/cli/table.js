@@ -1,6 +1,6 @@
 "use strict";
 
-// The table of accounts: how each stands, and what it has given.
+// The table of accounts, with their states and usage.
 
 const { cachedShare, compact, estimateOf, tokens } = require("./figures");
 const { LOG_IN } = require("./naming");
@@ -12,7 +12,7 @@ const { countdown, duration } = require("./time");
 const GAP = "  ";
 const HEADINGS = ["", "ACCOUNT", "PLAN", "STATE", "TODAY", "LAST 5 H", "", "CACHED", "LAST ERROR"];
 const [ACCOUNT, PLAN, STATE, TODAY, BAR, FIVE_HOURS, CACHED, LAST_ERROR] = [1, 2, 3, 4, 5, 6, 7, 8];
-/** How columns give way where there is no room: which one, and down to what width. Figures are whole, or not there. */
+/** Columns to narrow if there is too little room, in order, each with its least width. Figures are never cut. */
 const CONCESSIONS = [
   [ACCOUNT, 20],
   [LAST_ERROR, 12],
@@ -67,7 +67,7 @@ function accountsTable(accounts, { columns, now, style = PLAIN, legend = true })
   ];
 }
 
-/** What the bars compare. */
+/** Returns the value that the bars compare. */
 function weight({ usage }) {
   return usage === undefined ? 0 : usage.fiveHours.inputTokens + usage.fiveHours.outputTokens;
 }
@@ -101,7 +101,7 @@ function figures(counts) {
   return `${compact.format(counts.requests)} · ${tokens(counts)}`;
 }
 
-/** ERR_QWEN_QUOTA_EXHAUSTED has no room in a table. */
+/** Shortens a code such as ERR_QWEN_QUOTA_EXHAUSTED to words. */
 function inWords(code) {
   return clean(code)
     .replace(/^ERR_QWEN_/, "")
@@ -109,13 +109,13 @@ function inWords(code) {
     .toLowerCase();
 }
 
-/** A bar of so many cells; the least bit shows. */
+/** Returns a bar of up to `cells` cells. The smallest share is still visible. */
 function bar(share, cells) {
   const eighths = share > 0 ? Math.max(1, Math.round(share * cells * 8)) : 0;
   return "█".repeat(Math.floor(eighths / 8)) + EIGHTHS[eighths % 8];
 }
 
-/** One line; columns that have given way to nothing leave no gap. */
+/** Returns one line. Columns of width 0 leave no gap. */
 function lineOf(cells, widths, columns, decorate) {
   let line = "";
   let used = 0;
@@ -141,7 +141,7 @@ function fit(rows, columns) {
   };
   const [, ...accounts] = rows;
   const isEmpty = (column) => accounts.every((cells) => cells[column] === "");
-  // Logins alone have no plan.
+  // There are only logins, which have no plan.
   if (isEmpty(PLAN)) widths[PLAN] = 0;
   const empty = HEADINGS.map((_, column) => column).filter(isEmpty);
   const concessions = [...empty.map((column) => [column, 0]).toReversed(), ...CONCESSIONS];

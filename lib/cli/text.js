@@ -1,10 +1,10 @@
 "use strict";
 
-// Text on a terminal: nothing in it may steer the terminal, and its width is counted in cells.
+// Text for terminals: removes control sequences and measures the width in cells.
 
-// What a terminal obeys (C0, DEL, C1), and what turns the order of a line around or breaks it.
+// Control characters (C0, DEL, C1), and characters that reorder or break a line.
 const UNSAFE = /[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
-/** Of those, what JSON does not escape by itself. */
+/** The subset that JSON.stringify doesn't escape. */
 const UNSAFE_IN_JSON = /[\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
 
 const WIDE =
@@ -15,17 +15,17 @@ const INVISIBLE = /^[\p{M}\p{Cf}]+$/u;
 const segmenter = new Intl.Segmenter("en", { granularity: "grapheme" });
 const graphemes = (text) => Array.from(segmenter.segment(text), ({ segment }) => segment);
 
-/** Text from elsewhere (a label, a server's message) as one harmless line. */
+/** Makes one harmless line of text from outside, such as a label or a server's message. */
 function clean(text) {
   return String(text)
     .replace(/[\r\n]+/g, " ")
     .replace(UNSAFE, "\ufffd");
 }
 
-/** Keys and tokens are longer than a name that is repeated in an error. */
+/** Longest argument that an error repeats, in characters. Keys and tokens are longer. */
 const LONGEST_REPEATED = 12;
 
-/** An argument as an error repeats it, with a space in front; empty for a long one, which may be a secret. */
+/** Quotes an argument for an error, after a space. Empty for a long argument, which may be a secret. */
 function quotedWord(text) {
   return text.length <= LONGEST_REPEATED ? ` "${clean(text)}"` : "";
 }
@@ -40,12 +40,12 @@ function cells(grapheme) {
   return WIDE.test(grapheme) || EMOJI.test(grapheme) ? 2 : 1;
 }
 
-/** How many cells a text takes. */
+/** Returns the width of a text in cells. */
 function width(text) {
   return graphemes(text).reduce((sum, grapheme) => sum + cells(grapheme), 0);
 }
 
-/** As much of a text as fits, with a mark where something is missing. */
+/** Cuts a text to a width in cells, and marks the cut. */
 function clip(text, limit) {
   if (width(text) <= limit) return text;
   let result = "";
@@ -58,7 +58,7 @@ function clip(text, limit) {
   return limit > 0 ? `${result}…` : "";
 }
 
-/** A text of exactly so many cells. */
+/** Cuts or pads a text to exactly `limit` cells. */
 function pad(text, limit) {
   const clipped = clip(text, limit);
   return clipped + " ".repeat(limit - width(clipped));

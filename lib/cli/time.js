@@ -1,13 +1,13 @@
 "use strict";
 
-// Times in words.
+// Formats times.
 
 const SECOND = 1000;
 const MINUTE = 60 * SECOND;
 const HOUR = 60 * MINUTE;
 const DAY = 24 * HOUR;
 
-/** A length of time, rounded down to what a person cares about. */
+/** Formats a duration, rounded down to one or two units. */
 function duration(ms) {
   if (ms >= 2 * DAY) return `${Math.floor(ms / DAY)} days`;
   const hours = Math.floor(ms / HOUR);
@@ -17,14 +17,14 @@ function duration(ms) {
   return `${Math.floor(Math.max(ms, 0) / SECOND)} s`;
 }
 
-/** An instant as seen from now. */
+/** Formats a time relative to now. */
 function distance(at, now) {
   return at > now ? `in ${duration(at - now)}` : `${duration(now - at)} ago`;
 }
 
 const twoDigits = (number) => String(number).padStart(2, "0");
 
-/** The time of day, with the date where it would be misleading without. */
+/** Formats the time of day, with the date if it is more than a day away. */
 function timeOfDay(at, now) {
   const date = new Date(at);
   const time = `${twoDigits(date.getHours())}:${twoDigits(date.getMinutes())}`;
@@ -32,7 +32,7 @@ function timeOfDay(at, now) {
   return `${date.getFullYear()}-${twoDigits(date.getMonth() + 1)}-${twoDigits(date.getDate())} ${time}`;
 }
 
-/** Minutes and seconds that are left. */
+/** Formats the remaining minutes and seconds. */
 function countdown(ms) {
   const seconds = Math.ceil(Math.max(ms, 0) / SECOND);
   return `${Math.floor(seconds / 60)}:${twoDigits(seconds % 60)}`;

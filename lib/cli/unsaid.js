@@ -1,12 +1,12 @@
 "use strict";
 
-// Arguments that may be secrets. Terminals and CI keep what is printed, so no error repeats one.
+// Removes arguments that may be secrets from errors, since terminals and CI keep the output.
 
 const { existsSync } = require("node:fs");
 const { dirname } = require("node:path");
 
 const HIDDEN = "***";
-/** How keys and tokens of well-known services begin. */
+/** Prefixes of the keys and tokens of well-known services. */
 const KNOWN = /^(?:sk[-_]|gh[pousr]_|github_pat_|glpat-|npm_|hf_|xox[a-z]-|AKIA|ASIA|AIza|eyJ|[Bb]earer\s)/u;
 const ACCOUNT_ID = /^acct_[\da-f]+_[\da-f]{8}$/u;
 
@@ -17,14 +17,14 @@ function mayBeSecret(text) {
   return isOneWord && /\d/u.test(text) && /[a-z]/iu.test(text) && !ACCOUNT_ID.test(text);
 }
 
-/** The words of an argument. A path in an existing directory has none: an error has to name the file. */
+/** Splits an argument into words. Returns none for a path in an existing directory, since an error has to name the file. */
 function words(argument) {
   const isPath = /[/\\]/u.test(argument) && existsSync(dirname(argument));
   return isPath ? [] : [argument, ...argument.split(/[=\s/\\]/u)];
 }
 
 /**
- * A function that takes the arguments that may be secrets out of a text.
+ * Returns a function that removes the arguments that may be secrets from a text.
  *
  * @param {string[]} argv
  */

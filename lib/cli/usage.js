@@ -1,6 +1,6 @@
 "use strict";
 
-// What help says.
+// The texts of --help.
 
 const { COMMANDS } = require("./commands");
 
@@ -12,7 +12,7 @@ const COMMON = [
   ["-v, --version", "show the version"],
 ];
 
-/** The line that a wrong call is answered with. */
+/** Returns the usage line, which follows an error about the arguments. */
 function usageLine(name) {
   if (name === undefined) {
     return `Usage: ${PROGRAM} <command> [options]`;

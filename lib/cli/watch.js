@@ -1,6 +1,6 @@
 "use strict";
 
-// The list of accounts, kept up to date: drawn anew on a terminal, printed again after a change elsewhere.
+// Keeps the list of accounts up to date: redraws it on a terminal, and otherwise prints it again after a change.
 
 const { setTimeout: sleep } = require("node:timers/promises");
 const { overview } = require("./overview");
@@ -9,7 +9,7 @@ const { clean, json } = require("./text");
 
 const INTERVAL_MS = 1000;
 
-/** Ends, as it should, when the signal is aborted. */
+/** Resolves when the signal is aborted. */
 async function watch({ client, options, signal, screen, notes, tellNotes }) {
   const isDrawn = screen.isLive && !options.json;
   const show = isDrawn ? drawer(screen, notes) : printer(screen, options, notes, tellNotes);
@@ -30,7 +30,7 @@ async function watch({ client, options, signal, screen, notes, tellNotes }) {
   }
 }
 
-/** A file that can't be read for a moment must not end a watch that has begun. */
+/** Returns the previous accounts if they can't be read now, so that the watch continues. */
 async function lookAgain(client, notes, before) {
   try {
     return [await overview(client, notes)];
@@ -42,7 +42,7 @@ async function lookAgain(client, notes, before) {
 function drawer(screen, notes) {
   const shown = new Set();
   return (accounts, problem) => {
-    // Anything printed beside the table would be drawn over.
+    // Notes are part of the table, since the next draw would overwrite printed text.
     for (const note of notes.splice(0)) shown.add(note);
     const below = problem === undefined ? [...shown] : [...shown, problem];
     screen.draw([

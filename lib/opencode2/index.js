@@ -1,7 +1,7 @@
 "use strict";
 
-// The plugin in OpenCode 2: a provider whose base URL is a gateway of this process, logins, and a command. Every part of the
-// context is asked for: one that is missing costs its feature alone. Nothing here throws: OpenCode 2 disables a plugin for it.
+// The plugin for OpenCode 2: a provider whose base URL is a gateway of this process, logins, and a command. A missing part of
+// the context only disables its own feature. Nothing here throws, since OpenCode 2 disables a plugin that does.
 
 const { describe } = require("../accounts-toast");
 const { overview } = require("../cli/overview");
@@ -11,12 +11,12 @@ const { modelInfos, modelsOf } = require("./models");
 const { acquire } = require("./shared");
 
 const PROVIDER = INTEGRATION;
-/** OpenCode's own HTTP code, as it stands: other names are installed from npm. */
+/** OpenCode's built-in package. It installs other names from npm. */
 const PACKAGE = "@opencode/ai/providers/openai-compatible";
 const KEY_HEADER = "x-qwen-gateway-key";
 const COMMAND = "qwen";
 
-/** Runs a step of which nothing must be heard. */
+/** Runs a step and ignores its errors. */
 async function attempt(step) {
   try {
     return await step();
@@ -36,7 +36,7 @@ async function setup(context) {
 class Directory {
   #context;
   #shared;
-  /** Why there is no client. */
+  /** The reason why there is no client. */
   #problem;
   #gateway;
   #models = [];
@@ -44,7 +44,7 @@ class Directory {
   #ended = new AbortController();
   #registrations = [];
   #stopListening = () => {};
-  /** The connection that OpenCode was told to ask a login for. */
+  /** The connection that was reported as needing a login. */
   #reported;
 
   constructor(context) {
@@ -63,7 +63,7 @@ class Directory {
     await this.#register("integration", (editor) => this.#addIntegration(editor));
     if (this.#gateway) await this.#register("provider", (editor) => this.#addProvider(editor));
     await this.#register("command", (editor) => this.#addCommand(editor));
-    // OpenCode may answer only once all plugins are set up.
+    // Not awaited: OpenCode may only answer after all plugins are set up.
     if (this.#shared) void attempt(() => this.#adopt());
   }
 
@@ -81,7 +81,7 @@ class Directory {
         try {
           change(editor);
         } catch {
-          // It costs this feature.
+          // Only this feature is missing then.
         }
       }),
     );
@@ -123,7 +123,7 @@ class Directory {
         id: PROVIDER,
         integrationID: INTEGRATION,
         name: "Qwen Code",
-        // A login of the qwen CLI is enough: OpenCode need not have one of its own.
+        // The login of the qwen CLI is enough, so OpenCode needs none of its own.
         activation: "enabled",
         package: PACKAGE,
         settings: { baseURL: url, apiKey: SERVICE, provider: PROVIDER },
@@ -138,7 +138,7 @@ class Directory {
     editor.add?.({
       name: COMMAND,
       description: "Qwen accounts and what they have given",
-      execute: async ({ sessionID } = {}) => {
+      execute: async (/** @type {{sessionID?: string}} */ { sessionID } = {}) => {
         const text = (await attempt(() => this.#describe())) ?? "The Qwen accounts could not be read.";
         await attempt(() => this.#context.session?.synthetic?.({ sessionID, text }));
       },

@@ -1,20 +1,20 @@
 "use strict";
 
-// The login methods of OpenCode 2. What OpenCode keeps of an account is a placeholder that names it: its own file of
-// credentials is plain text.
+// The login methods of OpenCode 2. OpenCode keeps a placeholder that names the account, since its own file of credentials is
+// plain text.
 
 const { startLogin, placeholder } = require("../logins");
 
 const INTEGRATION = "qwen-code";
-/** The id that OpenCode 2 gives to a login of OpenCode 1 when it takes it over. */
+/** The id that OpenCode 2 gives to a login that it imports from OpenCode 1. */
 const OAUTH = "oauth";
 const KEY = "key";
-/** Where the keys of plans are made. */
+/** The page that creates keys. */
 const CONSOLE = "https://bailian.console.aliyun.com/?tab=model#/api-key";
 const HOME = "https://chat.qwen.ai";
 
 const option = (value, label) => ({ value, label });
-/** Not asked for: plan and region are found out. They can be given with `--answer`. */
+/** Hidden, since plan and region are detected. `--answer` can set them. */
 const KEY_FORM = [
   {
     key: "plan",
@@ -31,13 +31,13 @@ const KEY_FORM = [
   { key: "region", type: "string", title: "Region", required: false, hidden: true },
 ];
 
-/** A promise that may be rejected before OpenCode listens to it, or without OpenCode ever listening. */
+/** Marks a promise as handled, since it may reject before OpenCode listens to it. */
 function guarded(promise) {
   promise.catch(() => {});
   return promise;
 }
 
-/** A login that can't start: OpenCode shows the reason of a rejected callback, and of nothing else. */
+/** Returns a login that fails: OpenCode only shows the errors of the callback. */
 function failed(error) {
   return {
     mode: "auto",
@@ -49,10 +49,10 @@ function failed(error) {
 
 /**
  * @param {object} host
- * @param {() => import("../client").QwenClient} host.client throws the reason where there is none
+ * @param {() => import("../client").QwenClient} host.client throws the reason if there is none
  * @param {(id: string) => string | undefined} host.labelOf
- * @param {(account: object) => void} host.onAccount called when an account was added, before `labelOf` is asked for it
- * @param {AbortSignal} host.signal ends logins that are under way
+ * @param {(account: object) => void} host.onAccount called after an account was added, before `labelOf` is asked for it
+ * @param {AbortSignal} host.signal cancels logins in progress
  */
 function loginMethods({ client, labelOf, onAccount, signal }) {
   let login;
@@ -64,8 +64,8 @@ function loginMethods({ client, labelOf, onAccount, signal }) {
 
   async function authorize() {
     try {
-      // OpenCode tells no plugin that the user gave up; a new login is the sign.
-      login?.abort(new Error("Another login was started, and this one is over."));
+      // OpenCode doesn't report a cancelled login, so a new login ends the previous one.
+      login?.abort(new Error("Another login was started, so this one was cancelled."));
       login = new AbortController();
       const ended = AbortSignal.any([login.signal, signal]);
       const { account, authorization } = await startLogin(client(), { signal: ended });
@@ -87,7 +87,7 @@ function loginMethods({ client, labelOf, onAccount, signal }) {
       mode: "code",
       url: CONSOLE,
       instructions:
-        "Paste a key of a Coding Plan, a Token Plan or DashScope. Its plan and region are found out.",
+        "Paste a key of a Coding Plan, a Token Plan or DashScope. Its plan and region are detected.",
       callback: async (key) => {
         const choice = { plan: plan || undefined, region: region || undefined };
         return credential(KEY)(await client().addApiKey({ key: String(key ?? ""), ...choice }));

@@ -1,13 +1,13 @@
 "use strict";
 
-// Models as OpenCode 2 has them.
+// Converts the core's models to the form of OpenCode 2.
 
 const { LOGIN_MODELS } = require("../models");
 
 const LARGE_CONTEXT = 200_000;
 
 /**
- * Fresh objects on each call: OpenCode freezes what it is given.
+ * Returns new objects on each call, since OpenCode freezes them.
  *
  * @param {string} providerID
  * @param {object[]} models as `QwenClient.hostModels` gives them
@@ -22,7 +22,7 @@ function modelInfos(providerID, models) {
     limit: { context, output },
     cost: costs(host.prices),
     variants: (host.levels ?? []).map(variantOf),
-    // With the field, OpenCode sends it with every message of the model's, and an empty one where there was no thinking.
+    // If this field is set, OpenCode sends it with every message of the model, empty ones included.
     compatibility: {
       maxTokensField: "max_tokens",
       ...(host.interleaved && { reasoningField: host.interleaved }),
@@ -33,7 +33,7 @@ function modelInfos(providerID, models) {
   }));
 }
 
-/** What the accounts can be asked for. */
+/** Resolves with the models of all accounts. */
 async function modelsOf(client) {
   return (await client.hostModels()) ?? LOGIN_MODELS;
 }
@@ -45,12 +45,12 @@ function costs(prices) {
   return cost;
 }
 
-/** Without prices nothing is billed by use. */
+/** Returns zero costs for a model without prices, which isn't billed by use. */
 function costOf({ input = 0, output = 0, cache_read = 0, cache_write = 0 } = {}) {
   return { input, output, cache: { read: cache_read, write: cache_write } };
 }
 
-/** What is chosen with `-m provider/model#variant`. */
+/** Returns a variant, which `-m provider/model#variant` chooses. */
 function variantOf({ name, enable, budget, effort }) {
   return {
     id: name,

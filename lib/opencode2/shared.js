@@ -1,6 +1,6 @@
 "use strict";
 
-// One client and one gateway for the process: OpenCode 2 sets the plugin up once for each directory that it serves.
+// Holds one client and one gateway for the process. OpenCode 2 sets the plugin up once for each directory.
 
 const { QwenClient } = require("../client");
 const { clean } = require("../cli/text");
@@ -9,23 +9,23 @@ const { watchFiles } = require("./watch");
 
 const MAX_NEWS = 5;
 
-/** The one that is open, if any. */
+/** The open instance, if there is one. */
 let current;
 
-/** What all directories share. */
+/** The client, the gateway and the news that all directories share. */
 class Shared {
   #users = 0;
   #settings;
   #listeners = new Set();
   #stopWatching;
-  /** The last things that a person should know: OpenCode 2 has no log and no toasts for plugins. */
+  /** The latest messages for the user, since OpenCode 2 has no log and no toasts for plugins. */
   news = [];
 
   constructor(options) {
     const { settings, ignored } = pluginOptions(options);
     this.#settings = JSON.stringify(settings);
     this.client = new QwenClient({ ...settings, onEvent: (event) => this.#tell(event) }, true);
-    /** Rejects where there can be none. */
+    /** Rejects if there can't be a gateway. */
     this.gateway = this.client.serve({}, { isBackground: true });
     this.gateway.catch(() => {});
     // The command line, another OpenCode and the qwen CLI change accounts too.
@@ -33,7 +33,7 @@ class Shared {
     this.#noteIgnored(ignored);
   }
 
-  /** Counts one more directory. The first one's options hold for all. */
+  /** Adds a directory. The options of the first directory apply to all. */
   join(options) {
     this.#users += 1;
     if (this.#users === 1) return;
@@ -46,13 +46,13 @@ class Shared {
     }
   }
 
-  /** Closes everything when the last directory is gone. */
+  /** Removes a directory, and closes everything with the last one. */
   async leave() {
     this.#users -= 1;
     if (this.#users > 0) return;
     if (current === this) current = undefined;
     this.#stopWatching();
-    // Answers under way get a moment.
+    // Responses in progress get a moment to end.
     await this.gateway.then((gateway) => gateway.close()).catch(() => {});
     this.client.close();
   }
@@ -87,7 +87,7 @@ class Shared {
   }
 }
 
-/** The shared client, joined. Throws where there can be none, such as without the addon. */
+/** Joins the shared client and returns it. Throws if there can't be one, for example without the addon. */
 function acquire(options) {
   current ??= new Shared(options);
   const shared = current;

@@ -15,7 +15,7 @@ async function run(context) {
 }
 
 module.exports = {
-  summary: "list the accounts and what each has given; the active one has a *",
+  summary: "list the accounts and their usage; the active one has a *",
   options: {
     watch: { type: "boolean", summary: "keep the list up to date until Ctrl-C" },
   },

@@ -20,7 +20,7 @@ async function run({ client, options, signal, prompt }) {
   return { value: withPrice(account), lines: success(account, await client.activeAccount()) };
 }
 
-/** A person who is asked for a key is told where to find it, except for a server of their own. */
+/** Shows where keys are found, except for a server of the user's own. */
 function showPages(prompt, { plan, region, baseUrl }) {
   if (baseUrl !== undefined) return;
   prompt.print("Keys are on these pages:", ...pageLines({ plan, region }).map((line) => `  ${line}`));
@@ -41,21 +41,21 @@ function success(account, active) {
 }
 
 module.exports = {
-  summary: "add a key of a plan; it is asked for, or read from standard input",
+  summary: "add a key of a plan, from a hidden prompt or standard input",
   surplus: "A key is not taken from the arguments, where others can see it. Leave it out: it is asked for.",
   options: {
     plan: {
       type: "string",
       value: "P",
-      summary: "token-plan, coding-plan or dashscope; by default it is found out",
+      summary: "token-plan, coding-plan or dashscope; detected by default",
     },
-    region: { type: "string", value: "R", summary: "cn, intl, us or hk; by default it is found out" },
+    region: { type: "string", value: "R", summary: "cn, intl, us or hk; detected by default" },
     "base-url": { type: "string", value: "U", summary: "the base URL of a workspace or another server" },
     label: { type: "string", value: "L", summary: "a name for the account" },
     tier: {
       type: "string",
       value: "T",
-      summary: "lite, standard or pro: the size of the plan, for estimates of its use",
+      summary: "lite, standard or pro: the size of the plan, for estimates of its usage",
     },
     "no-check": { type: "boolean", summary: "add the key without checking it" },
   },

@@ -9,7 +9,7 @@ async function run({ client, operand }) {
 }
 
 module.exports = {
-  summary: "send no requests with an account, and keep it",
+  summary: "keep an account, but send no requests with it",
   operand: OPERAND,
   options: {},
   run,

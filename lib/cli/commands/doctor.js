@@ -8,7 +8,7 @@ const MARKS = { ok: "ok", warning: "warning", broken: "BROKEN" };
 const WIDTH = Math.max(...Object.values(MARKS).map((mark) => mark.length));
 const FAILED = 1;
 
-/** Needs no client: what keeps one from being made is among the things that are looked for. */
+/** Runs without a client, since it also finds problems that prevent creating one. */
 async function run({ env, signal }) {
   const findings = await examine({ oauth: {}, forHost: false }, environment(env, "process.env"), { signal });
   const broken = findings.filter(({ state }) => state === "broken").length;
@@ -20,7 +20,7 @@ async function run({ env, signal }) {
 }
 
 function line({ id, state, message, fix }) {
-  const advice = fix === undefined ? "" : ` To mend it: ${clean(fix)}`;
+  const advice = fix === undefined ? "" : ` Fix: ${clean(fix)}`;
   return `${MARKS[state].padEnd(WIDTH)}  ${id}: ${clean(message)}${advice}`;
 }
 
@@ -30,7 +30,7 @@ function summary(broken) {
 }
 
 module.exports = {
-  summary: "look for what is broken, and say what mends it",
+  summary: "look for problems and report how to fix them",
   options: {},
   isStandalone: true,
   run,

@@ -12,7 +12,7 @@ async function run({ client, operand }) {
 }
 
 module.exports = {
-  summary: "let requests be sent with an account again",
+  summary: "send requests with an account again",
   operand: OPERAND,
   options: {},
   run,

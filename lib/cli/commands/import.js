@@ -103,7 +103,7 @@ function lineOf({ found, account, error }) {
 }
 
 module.exports = {
-  summary: "add keys that other tools here keep, or the accounts in a file",
+  summary: "add keys that other tools keep, or the accounts in a file",
   operand: "[<file>]",
   options: {
     yes: { type: "boolean", summary: "import all keys that are found, without asking" },

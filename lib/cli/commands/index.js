@@ -1,9 +1,13 @@
 "use strict";
 
-// The commands by name. Each has a `summary`, its `options` (for parseArgs, with what help says), perhaps an `operand`
-// (one in brackets may be missing) and a `name` after it (or what to say to one that is not wanted, `surplus`), perhaps a
-// `check` that throws for options that make no sense, and `run`, which resolves with a `value` for JSON and `lines` for a
-// person, perhaps an `exitCode`; `undefined` where it has printed by itself. One that is standalone makes no client.
+// The commands by name. Each has these fields:
+// - `summary`, and `options` for parseArgs with the text of the help
+// - optional: an `operand` (in brackets if it may be missing), a `name` after it, or a `surplus`, the error for an operand that
+//   the command doesn't take
+// - optional: `check`, which throws for invalid options
+// - `run`, which resolves with a `value` for JSON, `lines` for a person, and an optional `exitCode`; or with `undefined` if it
+//   has printed everything itself
+// - optional: `isStandalone`, true if the command needs no client
 
 const COMMANDS = {
   login: require("./login"),

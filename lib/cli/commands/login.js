@@ -6,7 +6,7 @@ const { countdown, duration } = require("../time");
 
 const TICK_MS = 1000;
 
-/** Logs in while the address and the code are on the screen. */
+/** Shows the address and the code, and waits for the approval. */
 async function run({ client, options, signal, screen }) {
   let stopCountdown = () => {};
   const onAuthorization = (authorization) => {
@@ -65,7 +65,7 @@ function success(account) {
 module.exports = {
   summary: "log in to Qwen in a browser on any device",
   options: {
-    label: { type: "string", value: "L", summary: "what to call the account" },
+    label: { type: "string", value: "L", summary: "a name for the account" },
     replace: { type: "string", value: "<id|label>", summary: "renew this account instead of adding one" },
     "no-browser": { type: "boolean", summary: "only print the address, open no browser" },
   },

@@ -9,7 +9,7 @@ async function run({ client, operand, name }) {
 }
 
 module.exports = {
-  summary: "give an account another name",
+  summary: "rename an account",
   operand: OPERAND,
   name: "<name>",
   options: {},

@@ -31,7 +31,7 @@ function portOf({ port }) {
   return port === undefined ? 0 : Number(port);
 }
 
-/** Before anything is opened. */
+/** Runs before anything is opened. */
 function check(options) {
   const { port } = options;
   if (port !== undefined && !(/^\d{1,5}$/.test(port) && Number(port) >= 1 && Number(port) <= MAX_PORT)) {
@@ -59,7 +59,7 @@ function asLines(client, accounts, screen) {
   const learn = (list) => list.forEach((account) => labels.set(account.id, account.label));
   learn(accounts);
   return async (entry) => {
-    // An account may have been added since.
+    // The account may be new.
     if (entry.account && !labels.has(entry.account)) await client.accounts().then(learn, () => {});
     screen.print(lineOf(entry, labels.get(entry.account) ?? entry.account));
   };
@@ -88,9 +88,9 @@ function seconds(ms) {
 }
 
 module.exports = {
-  summary: "open a local server that speaks the OpenAI API, for other programs",
+  summary: "open a local OpenAI-compatible server for other programs",
   options: {
-    port: { type: "string", value: "N", summary: "the port (default: one that is free)" },
+    port: { type: "string", value: "N", summary: "the port (default: a free one)" },
     "key-file": {
       type: "string",
       value: "F",

@@ -28,12 +28,12 @@ async function run({ client, env, notes, screen }) {
       ...(disabled > 0 && { disabled }),
     },
     directory: qwenDirectory(env),
-    // They are a part of the answer here.
+    // Here the notes are part of the output.
     notes: notes.splice(0),
     versions: { package: version, node: process.versions.node },
   };
   const keys = await elsewhere(client);
-  // Files that were left out of that search are no part of the status.
+  // Notes about files that this search left out don't belong to the status.
   notes.length = 0;
   const table = accountsTable(accounts, { columns: screen.columns, now, style: screen.style });
   return { value, lines: [...describe(value, keys, now), ...(accounts.length > 0 ? ["", ...table] : [])] };

@@ -19,7 +19,7 @@ async function run({ client, operand }) {
 }
 
 module.exports = {
-  summary: "make an account the active one, and a login the one of the qwen CLI",
+  summary: "make an account the active one; a login also becomes the qwen CLI's",
   operand: OPERAND,
   options: {},
   run,
