@@ -44,7 +44,7 @@ function chart({ title, groups }) {
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${y}" width="${WIDTH}" height="${y}" ${font}>\n${parts.join("\n")}\n</svg>\n`;
 }
 
-/** Writes the charts that the README shows. A chart without figures is left out. */
+/** Writes the charts of docs/performance.md. Leaves out charts without figures. */
 export function writePlots({ runtimes, results }, directory) {
   const group = (runtime, measure, title, contenders) => {
     const rows = results.filter(

@@ -12,6 +12,7 @@ const checks = [
   [process.execPath, ["scripts/deny.mjs"]],
   [process.execPath, ["scripts/manifests.mjs", "--check"]],
   [process.execPath, ["scripts/catalog.mjs", "--check"]],
+  [process.execPath, ["scripts/pictures.mjs", "--check"]],
   ["npx", ["prettier", "--check", "--log-level", "warn", "."]],
   ["npx", ["oxlint", "--deny-warnings"]],
   ["npx", ["tsc", "--project", "tsconfig.json"]],
