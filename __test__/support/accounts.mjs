@@ -98,7 +98,7 @@ export async function setUpAccounts(
   };
 }
 
-export function countBy(values) {
+function countBy(values) {
   const counts = {};
   for (const value of values) counts[value] = (counts[value] ?? 0) + 1;
   return counts;

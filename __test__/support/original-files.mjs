@@ -51,11 +51,3 @@ export const STORE = {
 
 /** `oauth_creds.json` */
 export const CREDENTIALS = token("one", 0);
-
-/** Forms of `~/.opencode/qwen/oauth_token.json` that the original's reader took. */
-export const LEGACY = {
-  "with a number":
-    '{ "access_token": "access-legacy-AAAA", "refresh_token": "refresh-legacy-BBBB", "expires": 1893456000000, "resource_url": "portal.qwen.ai" }\n',
-  "with a string":
-    '{ "access_token": "access-legacy-AAAA", "refresh_token": "refresh-legacy-BBBB", "token_type": "Bearer", "expiry_date": "1893456000000" }\n',
-};

@@ -112,8 +112,3 @@ function emptyStage(name) {
 }
 
 const text = (value) => `${JSON.stringify(value, null, 2)}\n`;
-
-/** What the main package of a tarball says of itself. */
-export function manifestOf({ name }) {
-  return JSON.parse(readFileSync(join(folder, name, "package.json"), "utf8"));
-}
