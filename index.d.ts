@@ -10,14 +10,13 @@
 
 declare namespace qwen {
   /**
-   * Which OAuth server to talk to, and as whom. Without options that is Qwen's, as the official CLI's public client.
+   * The OAuth server and the client id. The defaults are Qwen's server and the official CLI's public client.
    *
-   * OAuth servers are https, or http on loopback. Redirects are not followed. Answers are read up to 1 MiB.
+   * OAuth servers must be https, or http on loopback. Redirects are not followed. Responses are limited to 1 MiB.
    */
   interface OAuthOptions {
     /**
-     * Where the two endpoints are, unless they are given themselves: `{baseUrl}/api/v1/oauth2/device/code` and
-     * `{baseUrl}/api/v1/oauth2/token`.
+     * Base of the two endpoints that are not set: `{baseUrl}/api/v1/oauth2/device/code` and `{baseUrl}/api/v1/oauth2/token`.
      *
      * @defaultValue `OPENCODE_QWEN_OAUTH_BASE_URL`, else `https://chat.qwen.ai`
      */
@@ -30,142 +29,142 @@ declare namespace qwen {
     clientId?: string;
     /** Scopes, separated by spaces (RFC 6749 section 3.3). @defaultValue `openid profile email model.completion` */
     scope?: string;
-    /** Limit of one HTTP request, its answer included, in milliseconds: 1 to 2147483647. @defaultValue 30000 */
+    /** Limit of one HTTP request and its response, in milliseconds: 1 to 2147483647. @defaultValue 30000 */
     timeoutMs?: number;
-    /** Ends the call at once; it then rejects with the signal's reason. */
+    /** Aborts the call, which then rejects with the signal's reason. */
     signal?: AbortSignal;
   }
 
-  /** A login that waits for the user's approval (RFC 8628 section 3.2). */
+  /** A login that is waiting for the user's approval (RFC 8628 section 3.2). */
   interface DeviceAuthorization {
-    /** What is exchanged for tokens once the user has approved. A secret. */
+    /** Exchanged for tokens after the user's approval. A secret. */
     deviceCode: string;
-    /** What the user types in, or compares. */
+    /** Code for the user to type or compare. */
     userCode: string;
-    /** Where the user goes. */
+    /** Address for the user to open. */
     verificationUri: string;
-    /** The same with the user code in it. `verificationUri` where the server gives none. */
+    /** The same address with the user code in it. Equals `verificationUri` if the server sends none. */
     verificationUriComplete: string;
     /** Lifetime of both codes, in seconds. */
     expiresIn: number;
-    /** Least time between two polls, in seconds. 5 where the server names none. */
+    /** Minimum time between two polls, in seconds. 5 if the server sends none. */
     interval: number;
-    /** The PKCE verifier that belongs to this request (RFC 7636 section 4.1). A secret. */
+    /** The PKCE verifier of this request (RFC 7636 section 4.1). A secret. */
     codeVerifier: string;
   }
 
-  /** Tokens as a server issued them (RFC 6749 section 5.1). */
+  /** Tokens from the server (RFC 6749 section 5.1). */
   interface Token {
-    /** What authorizes API requests. A secret. */
+    /** Authorizes API requests. A secret. */
     accessToken: string;
-    /** What is redeemed for the next access token, once. A refresh answer may leave it out: the old one stays valid. */
+    /** Redeemed once for the next access token. If a refresh returns none, the old one stays valid. */
     refreshToken?: string;
     /** `Bearer`, in practice. */
     tokenType: string;
-    /** The API host that the token is valid on, as Qwen names it: often a bare host. */
+    /** The API host of the token as Qwen sends it, often without a scheme. */
     resourceUrl?: string;
     /** The granted scope. */
     scope?: string;
-    /** When the access token expires, in epoch milliseconds. An hour from now where the server names no lifetime. */
+    /** When the access token expires, in epoch milliseconds. One hour from now if the server sends no lifetime. */
     expiresAt: number;
   }
 
-  /** A client's settings. An option wins over the environment, the environment over the default. */
+  /** Settings of a client. An option takes precedence over the environment, and the environment over the default. */
   interface ClientOptions {
     /**
-     * The whole environment, `HOME` and proxies included, read once.
+     * The complete environment, including `HOME` and proxies. It is read once.
      *
      * @defaultValue `process.env`
      */
     env?: Record<string, string | undefined>;
-    /** The OAuth server. Its `signal` is not used: each call takes its own. */
+    /** The OAuth server. Its `signal` is ignored, since each call takes its own. */
     oauth?: OAuthOptions;
     /**
-     * API base URL for OAuth accounts, instead of each account's own: https, or http on loopback. `/v1` is appended
-     * where the path does not end with it.
+     * API base URL for OAuth accounts, instead of each account's own: https, or http on loopback. `/v1` is appended if the
+     * path doesn't end with it.
      *
      * @defaultValue `OPENCODE_QWEN_BASE_URL`, else the account's `resource_url`
      */
     baseUrl?: string;
     /**
-     * The account store: a `.json` inside the Qwen directory, after all links, and none of the qwen CLI's own files. A
-     * relative path is inside that directory.
+     * Path of the account store: a `.json` file inside the Qwen directory, after resolving links, and not a file of the qwen
+     * CLI. A relative path is inside that directory.
      *
      * @defaultValue `OPENCODE_QWEN_ACCOUNTS_PATH`, else `oauth_accounts.json` there
      */
     accountsPath?: string;
     /**
-     * How long an account that is out of quota is left alone, in milliseconds: 1 to 2147483647. A longer `Retry-After` of
-     * the server's counts instead.
+     * Pause of an account that is out of quota, in milliseconds: 1 to 2147483647. A longer `Retry-After` from the server takes
+     * precedence.
      *
      * @defaultValue `OPENCODE_QWEN_QUOTA_COOLDOWN_MS`, else 1800000
      */
     quotaCooldownMs?: number;
     /**
-     * How requests are spread over the accounts:
+     * Order of the accounts:
      * - `sequential`: the active account until it is out of quota
-     * - `round-robin`: a turn for each request
-     * - `hybrid`: like `sequential`, with each process starting at another account
+     * - `round-robin`: another account for each request
+     * - `hybrid`: like `sequential`, but each process starts with another account
      *
      * @defaultValue `OPENCODE_QWEN_ROTATION`, else `sequential`
      */
     rotation?: "sequential" | "round-robin" | "hybrid";
     /**
-     * Whether a shorter request (at most 1,024 tokens of output, the oldest turns left out) is tried when every account
-     * is out of quota.
+     * True to try a shorter request (at most 1,024 output tokens, without the oldest turns) when every account is out of
+     * quota.
      *
      * @defaultValue `OPENCODE_QWEN_DEGRADE`, else `true`
      */
     degrade?: boolean;
     /**
-     * Whether the qwen CLI is asked when every account is out of quota, a shorter request too. It runs on whatever login
-     * or key it has, which may be paid for: turning it on is the consent.
+     * True to ask the qwen CLI when every account is out of quota, and the shorter request failed too. The CLI uses its own
+     * login or key, which may cost money: turning this on is the user's consent.
      *
      * @defaultValue `OPENCODE_QWEN_ENABLE_CLI_FALLBACK`, else `false`
      */
     cliFallback?: boolean;
     /**
-     * Whether a request may move on to a dearer kind of account by itself, once the cheaper ones can't answer: free logins,
-     * then subscription plans, then metered keys. What the user makes the active account is used in any case.
+     * True to let requests move on to a more expensive kind of account when the cheaper ones can't answer: free logins, then
+     * subscription plans, then metered keys. The active account is used in any case.
      *
      * @defaultValue `OPENCODE_QWEN_ALLOW_PAID_FALLBACK`, else `false`
      */
     allowPaidFallback?: boolean;
     /**
-     * Whether chat bodies are shaped as the official CLI shapes them: one system message first, no role `developer`,
-     * cache markers, `metadata`, `vl_high_resolution_images`. Output caps apply in any case.
+     * True to give chat bodies the official CLI's shape: one system message first, no role `developer`, cache markers,
+     * `metadata`, `vl_high_resolution_images`. Output limits apply in any case.
      *
      * @defaultValue `QWEN_MODE`, else `true`
      */
     qwenMode?: boolean;
-    /** Limit of making a connection, in milliseconds: 1 to 2147483647. @defaultValue 10000 */
+    /** Time limit for connecting, in milliseconds: 1 to 2147483647. @defaultValue 10000 */
     connectTimeoutMs?: number;
     /**
-     * How long a request may stay silent, the wait for its headers included, in milliseconds: 1 to 2147483647. There
-     * is no limit on the whole of a request.
+     * Maximum time without data, including the wait for the headers, in milliseconds: 1 to 2147483647. There is no limit for
+     * the whole request.
      *
      * @defaultValue 300000
      */
     idleTimeoutMs?: number;
-    /** Told what a person may want to know. What it throws is ignored. */
+    /** Receives events for the user. Its errors are ignored. */
     onEvent?: (event: QwenEvent) => void;
   }
 
-  /** Something a person may want to know. It never holds a secret. */
+  /** An event for the user. It never holds a secret. */
   interface QwenEvent {
     /**
      * - `refreshed`: a refresh token was redeemed
      * - `needs-login`: an account needs a new login
-     * - `retry`: a request or refresh is tried again
-     * - `config`: a setting could not be read, and its default is used
+     * - `retry`: a request or a refresh is tried again
+     * - `config`: a setting could not be read and its default is used, or another note about settings and files
      * - `exhausted`: an account is out of quota
      * - `switched`: requests go to another account from now on
      * - `ready`: an account that was out of quota has answered again
-     * - `degraded`: every account is out of quota, and a shorter request was answered; the message says what was left out
+     * - `degraded`: every account is out of quota, and a shorter request was answered; the message names the omitted parts
      * - `cli-fallback`: every account is out of quota, and the qwen CLI answered
-     * - `needs-attention`: a refreshed login can't be kept where the qwen CLI or the next process looks for it. The message
-     *   says what to do; without it a login is lost
-     * - `store-repaired`: a damaged file was moved aside, or a login was found that no account had
+     * - `needs-attention`: a refreshed login can't be saved where the qwen CLI or the next process looks for it. The login is
+     *   lost unless the user follows the message
+     * - `store-repaired`: a damaged file was moved aside, or an unknown login was found
      */
     type:
       | "refreshed"
@@ -179,116 +178,115 @@ declare namespace qwen {
       | "cli-fallback"
       | "needs-attention"
       | "store-repaired";
-    /** When, in epoch milliseconds. */
+    /** Time of the event, in epoch milliseconds. */
     at: number;
-    /** One line for a person. */
+    /** One line for the user. */
     message: string;
     /** The account concerned. */
     accountId?: string;
-    /** Its name. */
+    /** The account's name. */
     label?: string;
     /** For `switched`: the account that was used before. */
     fromAccountId?: string;
-    /** The code of the error that led to it. */
+    /** The code of the error that caused the event. */
     code?: ErrorCode;
-    /** For `exhausted`: until when, in epoch milliseconds. */
+    /** For `exhausted`: the end of the pause, in epoch milliseconds. */
     until?: number;
   }
 
   /** An account. It never holds a token. */
   interface Account {
-    /** Stays the same for the account's life. */
+    /** Never changes. */
     id: string;
-    /** A name for a person. */
+    /** Display name. */
     label: string;
-    /** How it authenticates: a login of qwen.ai, or a key of a plan. */
+    /** A login of qwen.ai, or a key of a plan. */
     kind: "oauth" | "api-key";
-    /** Whether it is the user's choice: requests go to it first. Quota does not move it. */
+    /** True for the account that the user has chosen. Requests go to it first, and quota doesn't change that. */
     active: boolean;
-    /** False after it was disabled ({@link QwenClient.updateAccount}): then no request is sent with it. */
+    /** False for a disabled account, which gets no requests. See {@link QwenClient.updateAccount}. */
     enabled: boolean;
-    /** What a key was bought with. A login has none, nor has a key of a server that is not Alibaba's. */
+    /** The plan of a key. Missing for logins, and for keys of other servers than Alibaba's. */
     plan?: "coding-plan" | "token-plan" | "dashscope";
-    /** The region of the plan, such as `"cn"` or `"intl"`, where it is known. */
+    /** The region of the plan, such as `"cn"` or `"intl"`, if it is known. */
     region?: string;
     /**
-     * Whether requests can be sent with it: `cooling` while it is out of quota or rate limited, `needs-login` after its
-     * tokens were refused.
+     * `ready` for requests, `cooling` while it is out of quota or rate limited, `needs-login` after its tokens were rejected.
      */
     state: "ready" | "cooling" | "needs-login";
-    /** The API base URL that its token is valid on. */
+    /** The API base URL for its token. */
     baseUrl: string;
-    /** When its access token expires, in epoch milliseconds. It is refreshed by itself. A key has none. */
+    /** Expiry of its access token, in epoch milliseconds. Tokens are refreshed automatically. Missing for keys. */
     expiresAt?: number;
-    /** When it can be asked again, in epoch milliseconds. */
+    /** End of the pause, in epoch milliseconds. */
     coolingUntil?: number;
-    /** The window of its quota that is used up, while it is `cooling` for that. */
+    /** The used-up quota window, while the account is `cooling` for that reason. */
     quotaWindow?: "5-hour" | "7-day" | "weekly" | "monthly";
-    /** In epoch milliseconds. */
+    /** Creation time, in epoch milliseconds. */
     createdAt: number;
-    /** In epoch milliseconds. */
+    /** Time of the last change, in epoch milliseconds. */
     updatedAt: number;
-    /** What went wrong last, until the next success; `at` in epoch milliseconds. */
+    /** The last error, until the next success. `at` is in epoch milliseconds. */
     lastError?: { code: ErrorCode; message: string; at: number };
   }
 
-  /** A key that another tool keeps. The key itself is not in it. */
+  /** A key that another tool keeps. The key itself is not included. */
   interface FoundCredential {
     /** The file or the environment variable that holds it. */
     source: string;
-    /** What the other tool calls its provider; `"environment"` for variables, `"qwen-cli"` for the qwen CLI's settings. */
+    /** The other tool's name for the provider: `"environment"` for variables, `"qwen-cli"` for the qwen CLI's settings. */
     provider: string;
-    /** Its plan, where the entry tells it. */
+    /** Its plan, if the entry names it. */
     plan?: "coding-plan" | "token-plan" | "dashscope";
-    /** The region of the plan, where the entry tells it. Where it does not, the plan's servers are asked at the import. */
+    /** The region of the plan, if the entry names it. Otherwise the plan's servers are asked during the import. */
     region?: string;
-    /** Where its requests go, where the entry tells it. It may be a server that is not Alibaba's. */
+    /** The base URL, if the entry names it. It may be a server that is not Alibaba's. */
     baseUrl?: string;
     /** The last four characters of the key. Empty for a key of less than twelve. */
     lastFour: string;
-    /** True where an account has this key. */
+    /** True if an account has this key. */
     known: boolean;
   }
 
-  /** A model that some of the accounts can be asked for. */
+  /** A model of one or more accounts. */
   interface Model {
-    /** Its id, as a request names it. */
+    /** The id for requests. */
     id: string;
     /** A name for a person. */
     name: string;
-    /** Input and output together, in tokens. */
+    /** Context window (input and output together), in tokens. */
     context: number;
-    /** The largest output, in tokens. */
+    /** Maximum output, in tokens. */
     output: number;
-    /** What a message may hold. */
+    /** Content types that a message may have. */
     input: ("text" | "image" | "pdf" | "video")[];
-    /** Ids of the accounts that have it, the one that is asked first before the others. Empty without any account. */
+    /** Ids of the accounts with this model, in the order in which they are asked. Empty without an account. */
     accounts: string[];
-    /** How its thinking is controlled. Missing for a model without control. */
+    /** Controls of its thinking. Missing for a model without them. */
     thinking?: {
       /** True if `enable_thinking` in a request turns it on and off. */
       toggle?: boolean;
-      /** The values that `reasoning_effort` in a request takes, from little to much. */
+      /** The values that `reasoning_effort` in a request takes, from low to high. */
       efforts?: string[];
-      /** The largest `thinking_budget` of a request, in tokens, where it is known. */
+      /** Maximum `thinking_budget` of a request, in tokens, if it is known. */
       budget?: number;
-      /** True if it can't be turned off. */
+      /** True if thinking can't be turned off. */
       mandatory?: boolean;
     };
   }
 
   /**
-   * What an account has given, as counted by this package in all processes of the user. The server's own count may
-   * differ: it knows of other programs, and of other windows.
+   * The usage of an account, counted by this package in all processes of the user. The server's own count may differ, since
+   * it includes other programs and uses other windows.
    */
   interface Usage {
     /** The account's id. */
     accountId: string;
     /** The account's name. */
     label: string;
-    /** In the current hour of the clock. */
+    /** In the current clock hour. */
     hour: UsageCounts;
-    /** In that and the four hours of the clock before it: from 4 to 5 hours back. */
+    /** In the current clock hour and the four before it: the last 4 to 5 hours. */
     fiveHours: UsageCounts;
     /** Since midnight, local time. */
     today: UsageCounts;
@@ -328,99 +326,101 @@ declare namespace qwen {
     withoutUsage: number;
     /** Tokens of the prompts, cached ones included. */
     inputTokens: number;
-    /** Of `inputTokens`, those that the server read from its cache: they cost less. */
+    /** The part of `inputTokens` that the server read from its cache, which costs less. */
     cachedTokens: number;
     /** Tokens of the answers. */
     outputTokens: number;
   }
 
-  /** A token for someone who sends requests without {@link QwenClient.fetch}. */
+  /** A token for requests without {@link QwenClient.fetch}. */
   interface AccessToken {
     /** A secret. */
     accessToken: string;
-    /** The only host that it may be sent to. */
+    /** The only base URL that the token may be sent to. */
     baseUrl: string;
-    /** Whose it is. */
+    /** Id of its account. */
     accountId: string;
-    /** When it expires, in epoch milliseconds; 8640000000000000 for a key, which never does. */
+    /** Expiry in epoch milliseconds. 8640000000000000 for a key, which never expires. */
     expiresAt: number;
   }
 
-  /** What a check of {@link QwenClient.doctor} found. It never holds a secret. */
+  /** The result of a check of {@link QwenClient.doctor}. It never holds a secret. */
   interface Finding {
     /**
      * The check: `native-binary`, `version`, `settings`, `files`, `file-system`, `locks`, `store`, `credentials`,
      * `set-aside`, `account`, `certificates`, `proxy`, `oauth-server`, `api`, `clock`, `qwen-cli`, `opencode`.
      */
     id: string;
-    /** `warning`: requests work, and something should be known. `broken`: something does not work, or is not safe. */
+    /** `warning`: requests work, but the user should know something. `broken`: something doesn't work or isn't safe. */
     state: "ok" | "warning" | "broken";
     /** One line that says what is. */
     message: string;
-    /** The command that mends it, or what to do; missing where all is well. */
+    /** The command or the step that fixes the problem. Missing without a problem. */
     fix?: string;
   }
 
-  /** A local server that is open; see {@link QwenClient.serve}. */
+  /** An open local server; see {@link QwenClient.serve}. */
   interface Gateway {
-    /** What an OpenAI client takes as its base URL, such as `http://127.0.0.1:4141/v1`. */
+    /** Base URL for an OpenAI client, such as `http://127.0.0.1:4141/v1`. */
     readonly url: string;
-    /** What an OpenAI client takes as its API key. */
+    /** API key for an OpenAI client. */
     readonly key: string;
-    /** Takes no more requests, lets answers end for 2 s, then cuts them off. Resolves within 3 s. */
+    /** Refuses new requests, waits 2 s for responses to end, then cuts them off. Resolves within 3 s. */
     close(): Promise<void>;
   }
 
-  /** One set of settings, and all that is done with them. */
+  /** A client with one set of settings. */
   interface QwenClient {
     /**
-     * What to build request URLs from, such as `${baseUrl}/chat/completions`: the `baseURL` of an OpenAI SDK. It is
-     * known before any login and stays the same; a request to it goes to the account's own host.
+     * Base of request URLs such as `${baseUrl}/chat/completions`, and the `baseURL` for an OpenAI SDK. It is known before any
+     * login and never changes. A request to it goes to the account's own host.
      */
     readonly baseUrl: string;
 
     /**
-     * Sends a request to the API as the global `fetch` does, with an account's token, to that account's host. It is
-     * bound: it may be passed on alone.
+     * Sends a request to the API like the global `fetch`, with an account's token, to that account's host. The function is
+     * bound to the client, so it can be passed on alone.
      *
-     * The active account is asked, or the next that is ready. One that is out of quota is left alone for a while, and
-     * the same payload goes to the next; each is asked once. When none is left, a login is asked for a shorter answer
-     * (which then has the headers `x-qwen-degraded: 1` and `x-qwen-degraded-left-out`), unless the request has tools and
-     * its answer could be cut; then the qwen CLI is asked where that is turned on (`x-qwen-cli-fallback: 1`), and then
-     * the answer is a 429 that says when the first account is tried again, or a 402 where nobody pays for it.
+     * The request goes to the active account, or to the next one that is ready. An account without quota pauses, and the same
+     * payload goes to the next; each is asked once. When none is left, these follow in order:
+     * - a login is asked for a shorter answer, unless the request has tools and the answer could be cut. The answer has the
+     *   headers `x-qwen-degraded: 1` and `x-qwen-degraded-left-out`
+     * - the qwen CLI is asked if that is turned on (`x-qwen-cli-fallback: 1`)
+     * - the response is a 429 that says when the first account will be tried again, or a 402 for unpaid accounts
+     *
      * Only accounts that serve the model of a chat are asked, and none that costs more than the active one, unless
      * `allowPaidFallback` is set: the answer of one that does has the header `x-qwen-paid-fallback: 1`.
-     * An account that turns out not to have the model is left out for that model for a day.
-     * A rate limit of up to 10 s is waited for, once; then the account rests for as long, and the next is asked. A key
-     * whose tokens a minute are used up rests for a minute, and for twice as long each time, up to `quotaCooldownMs`.
-     * An error inside a success counts as the same error with a status, as long as nothing else has come. To find it, the
+     * An account without the model is not asked for that model for a day.
+     * A rate limit of up to 10 s is waited for, once. After that the account pauses for as long, and the next is asked. A key
+     * with too many tokens in a minute pauses for a minute, and twice as long each time, up to `quotaCooldownMs`.
+     * An error inside a success counts as an error status if no content came before it. To find it, the
      * head of a streamed chat is held back until the first content, for 1 s at most; that of a JSON answer until its end.
      *
-     * An HTTP error of the API is a `Response`, with status, `Retry-After` and the error's `code` as the server sent
-     * them. Where more is known, `error.message` says it and the header `x-qwen-error` has one of our codes. The header
-     * `x-qwen-account` names the account. A refused token is refreshed once, and the request sent once more. One call
-     * never costs more than two requests for each account, and two more.
+     * An HTTP error of the API is a `Response` with the server's status, `Retry-After` and error `code`. If more is known,
+     * `error.message` has the details, and the header `x-qwen-error` has one of the codes below. The header `x-qwen-account`
+     * has the account's id. A rejected token is refreshed once, and the request is sent once more. One call never costs more
+     * than two requests for each account, and two more.
      *
      * @throws {@link QwenAuthError}
-     * - `ERR_QWEN_INVALID_ARGUMENT`: a URL that is neither below `baseUrl` nor below an account's own, a model that no
-     *   account serves that may be asked, or anything else that is no request
+     * - `ERR_QWEN_INVALID_ARGUMENT`: a URL outside `baseUrl` and the accounts' base URLs, a model that no allowed account
+     *   serves, or an invalid request
      * - `ERR_QWEN_NOT_LOGGED_IN`, `ERR_QWEN_CREDENTIALS_INVALID`, `ERR_QWEN_REFRESH_TOKEN_INVALID`: log in
-     * - `ERR_QWEN_REFRESH_UNAVAILABLE`, `ERR_QWEN_LOCK_TIMEOUT`: no token could be had now; `retryable`
-     * - `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`: no answer, or one that broke off (then the body's stream errors with it)
+     * - `ERR_QWEN_REFRESH_UNAVAILABLE`, `ERR_QWEN_LOCK_TIMEOUT`: no token is available now; `retryable`
+     * - `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`: no response, or a response that broke off (then the body's stream fails with it)
      * - `ERR_QWEN_IO`, `ERR_QWEN_INVALID_CONFIG`, `ERR_QWEN_INVALID_RESPONSE`
      */
     fetch: typeof globalThis.fetch;
 
     /**
-     * Logs in by the device flow. Resolves once the user has approved. The login becomes the active account, and the
-     * one of the qwen CLI, with which `oauth_creds.json` is shared; accounts that were there stay. Logging in as the same
-     * user, where the token tells, renews that user's account.
+     * Logs in by the device flow. Resolves after the user's approval. The login becomes the active account and the qwen CLI's
+     * login in `oauth_creds.json`. Other accounts stay. If the token shows that it is the same user, that user's account is
+     * renewed.
      *
      * @param options.label - a name for the account, of 1 to 100 characters
      * @param options.replace - the id of an account that this login renews
-     * @param options.openBrowser - whether to open the user's browser; by default where there is a display
-     * @param options.signal - ends the login
-     * @param options.onAuthorization - gets the address and the code to show
+     * @param options.openBrowser - true to open the user's browser. The default is true if there is a display
+     * @param options.signal - cancels the login
+     * @param options.onAuthorization - receives the address and the code to show
      * @throws {@link QwenAuthError} as {@link requestDeviceAuthorization} and {@link pollDeviceToken};
      * `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`, `ERR_QWEN_STORE_CORRUPT`, `ERR_QWEN_STORE_UNSUPPORTED`
      */
@@ -436,33 +436,33 @@ declare namespace qwen {
      * Adds the accounts in a file of another tool, and the keys in OpenCode's `auth.json` or configuration, the qwen CLI's
      * `settings.json` or a `.env` file. Files of accounts are: the qwen CLI's `oauth_creds.json`, `oauth_accounts.json`, the files of
      * the plugins opencode-qwen-auth, opencode-qwencode-auth, opencode-qwen-oauth and of the first versions of this one, and
-     * OpenCode's `auth.json`. The file is only read. The active account, and the qwen CLI's, stay what they are.
+     * OpenCode's `auth.json`. The file is not changed. The active account and the qwen CLI's login stay the same.
      *
-     * A refresh token can be redeemed once: a tool that goes on using the same login will be logged out, or log this one
-     * out. Stop using the login there.
+     * A refresh token can be redeemed once. If another tool continues to use the same login, one of them is logged out. So stop
+     * using the login there.
      *
      * @param path - relative to the working directory; a leading `~` is the home directory
-     * @returns the accounts that are new, in the file's order; none where all are known already. An account that was
-     * removed, or that can't be used, is left out, and an event of type `config` says so.
-     * @throws {@link QwenAuthError} `ERR_QWEN_IO` for a file that can't be read; `ERR_QWEN_CREDENTIALS_INVALID` for one that
-     * holds no account that can be used; nothing is changed then. As {@link QwenClient.accounts}
+     * @returns the new accounts in the file's order. Accounts that were removed or can't be used are left out, which an event
+     * of type `config` reports.
+     * @throws {@link QwenAuthError} `ERR_QWEN_IO` for an unreadable file; `ERR_QWEN_CREDENTIALS_INVALID` for a file without
+     * a usable account. Nothing is changed then. As {@link QwenClient.accounts}
      */
     importAccounts(path: string): Promise<Account[]>;
 
     /**
      * Imports every key that {@link QwenClient.findCredentials} finds and that no account has, each after a check as in
-     * {@link QwenClient.addApiKey}. Keys of subscriptions go first. A key that a file of a project sends to a server of its
-     * own is left out: such a file may be somebody else's.
+     * {@link QwenClient.addApiKey}. Keys of subscriptions go first. A key that a project's file sends to its own server is
+     * left out, since the project may belong to someone else.
      *
-     * @returns the new accounts. A key that is refused is left out, and an event of type `config` says why.
-     * @throws {@link QwenAuthError} what the first key was refused with, where every one was refused; as
+     * @returns the new accounts. Rejected keys are left out, and an event of type `config` has the reason.
+     * @throws {@link QwenAuthError} the error of the first key, if all keys were rejected; as
      * {@link QwenClient.accounts}
      */
     importAccounts(): Promise<Account[]>;
 
     /**
-     * Finds keys that other tools on this machine keep. It copies nothing and asks no server; what can't be read is told by an
-     * event of type `config`. It looks at:
+     * Finds keys that other tools on this machine keep. It copies nothing and asks no server. An event of type `config` reports
+     * unreadable files. It looks at:
      *
      * - variables (`ALIBABA_TOKEN_PLAN_API_KEY`, `ALIBABA_CODING_PLAN_API_KEY`, `BAILIAN_TOKEN_PLAN_API_KEY`,
      *   `BAILIAN_CODING_PLAN_API_KEY`, `DASHSCOPE_API_KEY`, and `OPENAI_API_KEY` where `OPENAI_BASE_URL` is Alibaba's) of the
@@ -551,7 +551,7 @@ declare namespace qwen {
     }): Promise<Account>;
 
     /**
-     * All accounts: those of the store, and the one in `oauth_creds.json`.
+     * Returns all accounts: those of the store, and the one in `oauth_creds.json`.
      *
      * @throws {@link QwenAuthError} `ERR_QWEN_CREDENTIALS_INVALID`, `ERR_QWEN_IO`, `ERR_QWEN_LOCK_TIMEOUT`,
      * `ERR_QWEN_STORE_CORRUPT`, `ERR_QWEN_STORE_UNSUPPORTED`
@@ -559,16 +559,16 @@ declare namespace qwen {
     accounts(): Promise<Account[]>;
 
     /**
-     * The account that requests go to first; `null` without a login.
+     * Returns the account that requests go to first, or `null` without an account.
      *
      * @throws {@link QwenAuthError} as {@link QwenClient.accounts}
      */
     activeAccount(): Promise<Account | null>;
 
     /**
-     * What each account has given, read from the `usage` of answers as they pass: for all accounts, by hour and day. It is
-     * kept in `opencode_qwen_usage.json` in the Qwen directory, by ids of accounts, without any text. Answers that are
-     * still on their way are not in it. A process that is killed loses what ended in its last 5 s.
+     * Returns the usage of all accounts by hour and day, counted from the `usage` of the responses. It is kept in
+     * `opencode_qwen_usage.json` in the Qwen directory, by account id and without any text. Responses in progress are not
+     * included. A killed process loses the usage of its last 5 s.
      *
      * @throws {@link QwenAuthError} as {@link QwenClient.accounts}
      */
@@ -617,8 +617,8 @@ declare namespace qwen {
     removeAccount(id: string, options?: { revoke?: boolean }): Promise<{ leftBehind: string[] }>;
 
     /**
-     * A token that is fresh for 30 s at the least, or was obtained just now. Refreshes it where it is not: once, for
-     * all callers in all processes.
+     * Returns a token that is valid for at least 30 s, or was just obtained. Refreshes it if necessary, once for all callers
+     * in all processes.
      *
      * @param options.accountId - @defaultValue the active account
      * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has, and for a disabled account;
@@ -629,24 +629,24 @@ declare namespace qwen {
     getAccessToken(options?: { accountId?: string; signal?: AbortSignal }): Promise<AccessToken>;
 
     /**
-     * Looks for what keeps requests from working, and says what mends it: settings, files and their modes, locks, the
+     * Checks everything that requests depend on, and reports how to fix problems: settings, files and their modes, locks, the
      * stores, accounts, certificates, proxies, servers, the clock, the qwen CLI and OpenCode's configuration.
      *
-     * It only looks: no file is changed and no token refreshed. A login's server is asked for its list of models, which costs
-     * nothing. A key that is ready is proved by a chat of one token, since a list of models may be open to everyone. It takes about 10 s at the most, whatever the network does.
+     * It changes no file and refreshes no token. It asks a login's server for its list of models, which costs nothing. It tests
+     * a ready key with a chat of one token, since a list of models may be public. It takes about 10 s at most.
      *
-     * @returns one or more findings for each check, those that are well too
+     * @returns one or more findings for each check, including those without a problem
      */
     doctor(): Promise<Finding[]>;
 
     /**
-     * Ends what is under way: calls reject, and bodies error, with an `AbortError`. A token that is being redeemed is
-     * still written, and so is what was counted. Later calls reject with `ERR_QWEN_INVALID_ARGUMENT`.
+     * Aborts all calls and response bodies with an `AbortError`. A token that is being redeemed is still written, and so is
+     * the usage. Later calls reject with `ERR_QWEN_INVALID_ARGUMENT`.
      */
     close(): void;
   }
 
-  /** The stable part of an error. */
+  /** Stable code of an error. */
   type ErrorCode =
     /** A wrong type or a value out of range; the message names the field. */
     | "ERR_QWEN_INVALID_ARGUMENT"
@@ -668,7 +668,7 @@ declare namespace qwen {
     | "ERR_QWEN_LOCK_TIMEOUT"
     /** The server refused to start a login. */
     | "ERR_QWEN_DEVICE_AUTHORIZATION_FAILED"
-    /** The user refused the login. */
+    /** The user denied the login. */
     | "ERR_QWEN_ACCESS_DENIED"
     /** The login was not approved in time. */
     | "ERR_QWEN_DEVICE_CODE_EXPIRED"
@@ -709,7 +709,7 @@ declare namespace qwen {
     | "ERR_QWEN_CLI_FAILED"
     /** The native addon could not be loaded. */
     | "ERR_QWEN_NATIVE_BINDING"
-    /** A defect of this package. */
+    /** A bug in this package. */
     | "ERR_QWEN_INTERNAL";
 
   /**
@@ -720,7 +720,7 @@ declare namespace qwen {
     private constructor();
     name: "QwenAuthError";
     code: ErrorCode;
-    /** The HTTP status that led to it. */
+    /** The HTTP status of the response. */
     status?: number;
     /** The `error` of an OAuth error response (RFC 6749 section 5.2). */
     oauthError?: string;
@@ -728,11 +728,11 @@ declare namespace qwen {
     accountId?: string;
     /** The file concerned. */
     path?: string;
-    /** How long the server asks to wait, in milliseconds. */
+    /** Wait that the server asks for, in milliseconds. */
     retryAfterMs?: number;
-    /** Whether the same call may succeed later. */
+    /** True if the same call may succeed later. */
     retryable: boolean;
-    /** What led to it. */
+    /** The underlying error. */
     cause?: unknown;
   }
 
@@ -749,18 +749,18 @@ declare namespace qwen {
    * each poll, 5 s more for good after each `slow_down`; survives network trouble and gateways' pages until `expiresIn`
    * is over, counted from the call.
    *
-   * @param authorization - what {@link requestDeviceAuthorization} gave
+   * @param authorization - the result of {@link requestDeviceAuthorization}
    * @throws {@link QwenAuthError} `ERR_QWEN_ACCESS_DENIED`, `ERR_QWEN_DEVICE_CODE_EXPIRED`, `ERR_QWEN_OAUTH_ERROR`,
    * `ERR_QWEN_INVALID_RESPONSE`, `ERR_QWEN_INVALID_ARGUMENT`, `ERR_QWEN_INVALID_CONFIG`
    */
   function pollDeviceToken(authorization: DeviceAuthorization, options?: OAuthOptions): Promise<Token>;
 
   /**
-   * Redeems a refresh token (RFC 6749 section 6), with up to two retries where there was no verdict on it. Touches no
-   * file: a token that is kept in one is refreshed by {@link QwenClient.getAccessToken}.
+   * Redeems a refresh token (RFC 6749 section 6), with up to two retries if the server gives no verdict. It uses no file.
+   * Use {@link QwenClient.getAccessToken} for tokens in a file.
    *
-   * @throws {@link QwenAuthError} `ERR_QWEN_REFRESH_TOKEN_INVALID`; `ERR_QWEN_REFRESH_UNAVAILABLE` with what happened as
-   * its `cause`; `ERR_QWEN_INVALID_RESPONSE`, `ERR_QWEN_INVALID_ARGUMENT`, `ERR_QWEN_INVALID_CONFIG`
+   * @throws {@link QwenAuthError} `ERR_QWEN_REFRESH_TOKEN_INVALID`; `ERR_QWEN_REFRESH_UNAVAILABLE` with the underlying
+   * error as its `cause`; `ERR_QWEN_INVALID_RESPONSE`, `ERR_QWEN_INVALID_ARGUMENT`, `ERR_QWEN_INVALID_CONFIG`
    */
   function refreshAccessToken(refreshToken: string, options?: OAuthOptions): Promise<Token>;
 
@@ -776,8 +776,8 @@ declare namespace qwen {
   const fetch: typeof globalThis.fetch;
 
   /**
-   * Options that OpenCode's configuration may give the plugin. All others are ignored, and the user is told once: an
-   * `opencode.json` may belong to a project, and must not choose a server, a file or a program. It must not allow costs
+   * Options that OpenCode's configuration may give the plugin. All others are ignored, and the user is told once. An
+   * `opencode.json` may belong to a project, so it must not choose a server, a file or a program. It must not allow costs
    * either: of `allowPaidFallback` only `false` counts there.
    */
   type PluginOptions = Pick<
@@ -792,8 +792,8 @@ declare namespace qwen {
   >;
 
   /**
-   * The OpenCode plugin. OpenCode calls it; its second argument is what the configuration gives beside the plugin's
-   * name: see {@link PluginOptions}.
+   * The OpenCode plugin, which OpenCode calls. Its second argument holds the options from OpenCode's configuration: see
+   * {@link PluginOptions}.
    *
    * @see https://opencode.ai/docs/plugins
    */
