@@ -221,6 +221,42 @@ async fn what_is_no_http_is_refused_in_the_form_of_the_api() {
 }
 
 #[tokio::test]
+async fn of_two_lengths_the_chunks_count_and_one_request_is_sent() {
+    let scene = Scene::new().await;
+    let headers = "content-length: 4\r\ntransfer-encoding: chunked\r\ncontent-type: application/json\r\n";
+    let body = format!("{:x}\r\n{BODY}\r\n0\r\n\r\n", BODY.len());
+    let answer = scene.exchange(&scene.request("POST /v1/chat/completions", headers, &body)).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let requests = scene.setup.server.api_requests();
+    let [sent] = &requests[..] else { panic!("{requests:?}") };
+    assert!(format!("{sent:?}").contains("coder-model"), "{sent:?}");
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_is_read_up_to_the_limit() {
+    let scene = Scene::new().await;
+    let (mut reader, mut writer) = scene.connect().await.into_split();
+    let head = scene.request("POST /v1/x", "transfer-encoding: chunked\r\n", "4000001\r\n");
+    let sending = tokio::spawn(async move {
+        writer.write_all(head.as_bytes()).await.unwrap();
+        // The connection may be closed before all of it is sent.
+        let _ = writer.write_all(&vec![b' '; 64 * 1024 * 1024 + 1]).await;
+        let _ = writer.write_all(b"\r\n0\r\n\r\n").await;
+        writer
+    });
+    let mut answer = String::new();
+    while !answer.contains("\r\n\r\n") {
+        let mut bytes = [0; 4096];
+        let count = soon("an answer", reader.read(&mut bytes)).await.unwrap();
+        assert!(count > 0, "it ended after {answer:?}");
+        answer.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert_eq!(scene.setup.server.all_requests(), 0);
+    drop(sending.await.unwrap());
+}
+
+#[tokio::test]
 async fn a_connection_is_kept_for_further_requests() {
     let scene = Scene::new().await;
     let mut stream = scene.connect().await;
