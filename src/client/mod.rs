@@ -301,11 +301,12 @@ impl Client {
         self.tokens.keep_secret(&key.secret);
         let (label, is_checked) = (options.label, options.check);
         let add = move |registry: &Registry| {
+            let active = registry.view()?.document.active_id().map(str::to_owned);
             let id = registry.add_key(&key, label.as_deref())?;
             registry.forget_host_login()?;
-            Ok(id)
+            Ok((id, active))
         };
-        let id = self.tokens.with_registry(add).await?;
+        let (id, active_before) = self.tokens.with_registry(add).await?;
         for note in notes {
             self.events.emit(Event::new(EventKind::Config, self.clock.now_ms(), note));
         }
@@ -313,20 +314,23 @@ impl Client {
             self.learn_models(&id).await;
         }
         let account = self.account(&id).await?;
-        self.tell_price(&account);
+        if account.active && active_before.as_deref() != Some(&*account.id) {
+            self.tell_price(&account, active_before);
+        }
         Ok(account)
     }
 
-    /// An active account costs money by use only with the user's knowledge.
-    fn tell_price(&self, account: &AccountInfo) {
+    /// Tells that an account which is billed by use became the active one.
+    fn tell_price(&self, account: &AccountInfo, from_account_id: Option<String>) {
         let price = account.kind.price();
-        if !account.active || price != Price::Metered {
+        if price != Price::Metered {
             return;
         }
         let message =
             format!("The Qwen account \"{}\" is the active one now ({}).", account.label, price.describe());
         let now = self.clock.now_ms();
-        self.events.emit(Event::of_account(EventKind::Switched, now, &account.id, &account.label, message));
+        let event = Event::of_account(EventKind::Switched, now, &account.id, &account.label, message);
+        self.events.emit(Event { from_account_id, ..event });
     }
 
     /// Takes tokens over that a host kept, if there is no account yet. Says whether it did.

@@ -75,6 +75,9 @@ impl Refusal {
         let status = match error.code() {
             Code::NotLoggedIn | Code::RefreshTokenInvalid => StatusCode::UNAUTHORIZED,
             Code::InvalidArgument => StatusCode::BAD_REQUEST,
+            // Final: a client that sends it again gets the same.
+            Code::PaymentRequired => StatusCode::PAYMENT_REQUIRED,
+            Code::ModelUnavailable => StatusCode::NOT_FOUND,
             Code::Network => StatusCode::BAD_GATEWAY,
             Code::Timeout => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
