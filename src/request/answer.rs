@@ -11,6 +11,7 @@ use crate::chat::degrade::LeftOut;
 use crate::cli::CliAnswer;
 use crate::error::{Code, Error};
 use crate::host::errors::FinalError;
+use crate::request_log::RequestRecord;
 
 /// Says which of our errors an answer stands for.
 const ERROR_HEADER: HeaderName = HeaderName::from_static("x-qwen-error");
@@ -44,6 +45,14 @@ impl Answer {
         if let Ok(id) = HeaderValue::from_str(id) {
             self.headers.insert(ACCOUNT_HEADER, id);
         }
+    }
+
+    /// Lets a record hear of the head, of every byte, and of the end.
+    #[must_use]
+    pub fn recorded(mut self, mut record: RequestRecord) -> Self {
+        record.response(self.status.as_u16(), &self.headers);
+        self.body.recorded(record);
+        self
     }
 
     /// Says that the account costs more than the user's choice.

@@ -78,16 +78,10 @@ impl<'a> Call<'a> {
             cli_failure: None,
             is_paid_fallback: false,
         };
-        let answer = call.take_steps(&mut selection).await;
-        let mut record = call.record;
-        match answer {
-            Ok(mut answer) => {
-                record.response(answer.status.as_u16(), &answer.headers);
-                answer.body.recorded(record);
-                Ok(answer)
-            }
+        match call.take_steps(&mut selection).await {
+            Ok(answer) => Ok(answer.recorded(call.record)),
             Err(error) => {
-                record.finish(request_log::Outcome::Failed(error.code()));
+                call.record.finish(request_log::Outcome::Failed(error.code()));
                 Err(error)
             }
         }
@@ -300,13 +294,9 @@ impl<'a> Call<'a> {
 
     /// Says why the API refuses an account that has a fresh token.
     fn refusal(&self, account: &Account, attempt: &Attempt) -> Error {
-        let refusal = Refusal {
-            kind: account.kind,
-            label: &account.label,
-            reading: &attempt.reading,
-            headers: &attempt.answer.headers,
-            has_key: !self.view.document.keys.is_empty(),
-        };
+        let (kind, label, has_key) = (account.kind, &account.label, !self.view.document.keys.is_empty());
+        let (reading, headers) = (&attempt.reading, &attempt.answer.headers);
+        let refusal = Refusal { kind, label, reading, headers, has_key };
         refusal.error(self.pipeline.now_ms()).with_account(&account.id)
     }
 
