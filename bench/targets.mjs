@@ -189,7 +189,7 @@ export function judge(results) {
     " MiB",
   );
   add(
-    "Gateway: CPU while idle, at most 10 ms in 10 s, Node's own with it",
+    "Gateway: CPU while idle, at most 10 ms in 10 s more than without it",
     find("node", "gateway: CPU in 10 s of idleness", "gateway"),
     atMost(10),
     " ms",
