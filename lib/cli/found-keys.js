@@ -36,7 +36,7 @@ function list(found, title = "Keys that other tools keep:") {
 function placeOf({ plan, region, baseUrl }, isLogin) {
   if (isLogin) return baseUrl === undefined ? "login" : `login, ${clean(baseUrl)}`;
   if (plan === undefined) return baseUrl === undefined ? "plan and region to be detected" : clean(baseUrl);
-  return `${planTitle(plan)}, ${region === undefined ? "region is found out" : clean(region)}`;
+  return `${planTitle(plan)}, ${region === undefined ? "region to be detected" : clean(region)}`;
 }
 
 /** Returns lines about keys that no account has. Empty if the search fails. */
