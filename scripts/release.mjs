@@ -30,7 +30,9 @@ async function pack({ isDryRun = false } = {}) {
   return packages;
 }
 
-const mainOf = (packages) => packages.find(({ name }) => name === NAME);
+function mainOf(packages) {
+  return packages.find(({ name }) => name === NAME);
+}
 
 async function lintPackages(packages) {
   const main = mainOf(packages);
