@@ -1,10 +1,27 @@
 // Shared by the scripts: runs commands, and installs the dependencies of a fresh clone.
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 export const root = dirname(dirname(fileURLToPath(import.meta.url)));
+
+useInstalledToolchain();
+
+/**
+ * rustup finds a toolchain by its name alone, and may not be able to download the pinned one. If the toolchain that is
+ * installed as "stable" has the pinned version, cargo uses that.
+ */
+function useInstalledToolchain() {
+  if (process.env.RUSTUP_TOOLCHAIN) return;
+  const rustup = (...args) => spawnSync("rustup", args, { cwd: root, encoding: "utf8" }).stdout ?? "";
+  const installed = rustup("toolchain", "list");
+  const [, pinned] = /^channel = "(.+)"$/m.exec(readFileSync(join(root, "rust-toolchain.toml"), "utf8"));
+  if (!/^stable-/m.test(installed) || installed.includes(`${pinned}-`)) return;
+  if (rustup("run", "stable", "rustc", "--version").startsWith(`rustc ${pinned} `)) {
+    process.env.RUSTUP_TOOLCHAIN = "stable";
+  }
+}
 
 /** Runs a command in the repository, its output on the terminal. Exits with its code if it fails. */
 export async function run(command, args, options = {}) {
