@@ -10,7 +10,7 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 /** Every `file`: `test`, `another test` of a document. */
 function* named(text) {
   for (const [, path, names] of text.matchAll(
-    /`((?:src|tests|fuzz|__test__)\/[\w./-]+\.\w+)`(?:: ((?:`[^`]+`(?:, )?)+))?/g,
+    /`((?:src|crates|fuzz|__test__)\/[\w./-]+\.\w+)`(?:: ((?:`[^`]+`(?:, )?)+))?/g,
   )) {
     yield [path, [...(names ?? "").matchAll(/`([^`]+)`/g)].map(([, name]) => name)];
   }

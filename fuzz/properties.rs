@@ -3,31 +3,15 @@
 
 use std::collections::BTreeSet;
 
-use opencode_qwen_cli_auth::accounts::kind::Kind;
-use opencode_qwen_cli_auth::accounts::reconcile::{Held, reconcile};
-use opencode_qwen_cli_auth::base_url::{api_base_url, display};
-use opencode_qwen_cli_auth::chat::body::{Ids, shape};
-use opencode_qwen_cli_auth::chat::degrade::degrade;
-use opencode_qwen_cli_auth::cli::output::{Event, Parser};
-use opencode_qwen_cli_auth::cli::prompt::prompt;
-use opencode_qwen_cli_auth::host::guard::Guard;
-use opencode_qwen_cli_auth::http::{is_secure, retry_after_ms};
-use opencode_qwen_cli_auth::keys::input::choose;
-use opencode_qwen_cli_auth::keys::paste::read_key;
-use opencode_qwen_cli_auth::models::lists::{MAX_ID, MAX_IDS, read_list};
-use opencode_qwen_cli_auth::oauth::device::read_device_authorization;
-use opencode_qwen_cli_auth::oauth::error_response::{Answer, Body};
-use opencode_qwen_cli_auth::oauth::poll::{Reply, read_poll};
-use opencode_qwen_cli_auth::oauth::token::{Redemption, Token, read_refresh};
-use opencode_qwen_cli_auth::plans::KeyPlan;
-use opencode_qwen_cli_auth::redact::Redactor;
-use opencode_qwen_cli_auth::request::target::Target;
-use opencode_qwen_cli_auth::secret::Secret;
-use opencode_qwen_cli_auth::sse::EventReader;
-use opencode_qwen_cli_auth::store::document::Document;
-use opencode_qwen_cli_auth::store::recover::recover;
-use opencode_qwen_cli_auth::verdict::dialect::Content;
-use opencode_qwen_cli_auth::verdict::{AnswerReader, Asked, Reading, Verdict};
+use qwen_accounts::{
+    Answer, Body, Document, Held, Kind, Redemption, Reply, Token, read_device_authorization, read_poll,
+    read_refresh, reconcile, recover,
+};
+use qwen_base::{KeyPlan, Redactor, Secret, api_base_url, display, is_secure, retry_after_ms};
+use qwen_client::{
+    AnswerReader, Asked, Content, Event, EventReader, Guard, Ids, MAX_ID, MAX_IDS, Parser, Reading, Target,
+    Verdict, choose, degrade, prompt, read_key, read_list, shape,
+};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use url::Url;

@@ -1,14 +1,14 @@
 // Builds the addon for this machine: `npm run build`. With `-- --dev` quickly and unoptimized; with `-- --package` into the
 // folder of its package, to be published, and checked.
 import { join } from "node:path";
-import { RELEASE, buildEnvironment, install, targetDirectory } from "./cargo.mjs";
+import { ADDON, RELEASE, buildEnvironment, install, targetDirectory } from "./cargo.mjs";
 import { checkAddon } from "./check-addon.mjs";
 import { addonName, hostTarget } from "./targets.mjs";
 import { root, run } from "./tasks.mjs";
 
 const [isDev, isPackage] = ["--dev", "--package"].map((option) => process.argv.includes(option));
 const target = hostTarget();
-await run("cargo", isDev ? ["build", "--locked", "--lib"] : ["rustc", ...RELEASE], {
+await run("cargo", isDev ? ["build", "--locked", ...ADDON] : ["rustc", ...RELEASE], {
   env: isDev ? {} : await buildEnvironment(target.flags),
 });
 const built = join(targetDirectory, isDev ? "debug" : "release", target.library);

@@ -5,8 +5,10 @@ import { dirname, join } from "node:path";
 import { root, run } from "./tasks.mjs";
 
 export const targetDirectory = process.env.CARGO_TARGET_DIR ?? join(root, "target");
-/** For `cargo rustc`. Beside an rlib, which tests need, cargo builds a cdylib without link-time optimization. */
-export const RELEASE = ["--release", "--locked", "--lib", "--crate-type", "cdylib"];
+/** The package of the addon in the workspace. */
+export const ADDON = ["--package", "opencode-qwen-cli-auth", "--lib"];
+/** For `cargo rustc`. */
+export const RELEASE = ["--release", "--locked", ...ADDON];
 /** The first one for arm64, and Node 20 wants no older one. */
 const OLDEST_MACOS = "11.0";
 const cargoHome = process.env.CARGO_HOME ?? join(homedir(), ".cargo");

@@ -44,7 +44,7 @@ const files = [
   ["Cargo.toml", withVersion(/^(version = )"[^"]*"/m)],
   ...["Cargo.lock", "fuzz/Cargo.lock"].map((path) => [
     path,
-    withVersion(new RegExp(`^(name = "${NAME}"\nversion = )"[^"]*"`, "m")),
+    withVersion(new RegExp(`^(name = "(?:${NAME}|qwen-(?:base|accounts|client))"\nversion = )"[^"]*"`, "gm")),
   ]),
 ];
 

@@ -7,7 +7,7 @@ await ensureDependencies("__test__/e2e");
 await ensureDependencies("__test__/real-cli");
 await run(process.execPath, ["scripts/build.mjs"]);
 const env = { TEST_STRESS: "1" };
-const cargo = ["test", "--locked", "--no-default-features", "--features", "fault-points"];
+const cargo = ["test", "--locked"];
 const runner = ["--test", "--test-concurrency=1", "--test-timeout=1200000"];
 const suites = [
   ["Crashes, sleep and safeguards", "cargo", [...cargo, "--test", "reliability", "--", "--include-ignored"]],

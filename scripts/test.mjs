@@ -44,7 +44,7 @@ function searchSecrets() {
   };
 }
 
-const RUST = ["test", "--locked", "--no-default-features", "--features", "fault-points"];
+const RUST = ["test", "--locked", "--workspace"];
 
 // The end of the release build uses one core alone, and installing uses none.
 await timed("Install and build", () =>

@@ -40,12 +40,16 @@ export function linkedCrates(target) {
     }
   };
   visit(resolve.root);
-  return [...linked]
-    .map((id) => byId.get(id))
-    .map(({ name, version, license, authors, repository, manifest_path: manifest }) => {
-      return { name, version, license, authors, repository, folder: dirname(manifest) };
-    })
-    .sort((one, other) => (`${one.name} ${one.version}` < `${other.name} ${other.version}` ? -1 : 1));
+  return (
+    [...linked]
+      .map((id) => byId.get(id))
+      // Crates of this workspace have no source.
+      .filter(({ source }) => source !== null)
+      .map(({ name, version, license, authors, repository, manifest_path: manifest }) => {
+        return { name, version, license, authors, repository, folder: dirname(manifest) };
+      })
+      .sort((one, other) => (`${one.name} ${one.version}` < `${other.name} ${other.version}` ? -1 : 1))
+  );
 }
 
 /** A text with the licence of each crate, those that share one together. */

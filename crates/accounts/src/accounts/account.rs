@@ -1,0 +1,74 @@
+//! One account, as a value that is passed along.
+
+use std::path::PathBuf;
+
+use qwen_base::{Code, DEFAULT_API_BASE_URL, Error, MAX_LABEL, Result, api_base_url, clean};
+use url::Url;
+
+use super::binding::{BaseUrlOverride, Binding, other_issuer};
+use super::kind::Kind;
+use crate::oauth::token::Token;
+
+/// Who a request is sent as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// A stable id.
+    pub id: String,
+    /// A name for a person.
+    pub label: String,
+    /// How it authenticates.
+    pub kind: Kind,
+    /// The file that holds its tokens.
+    pub path: PathBuf,
+    /// Where its tokens belong; `None` before the first use, and for a key, which names its own place.
+    pub binding: Option<Binding>,
+}
+
+impl Account {
+    /// Its id as it can be shown: ids in a file may hold anything.
+    #[must_use]
+    pub fn shown_id(&self) -> String {
+        clean(&self.id, MAX_LABEL)
+    }
+
+    /// The base URL that this account's token is valid on. `base_url_override` is for logins of its issuer alone.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_CREDENTIALS_INVALID` where the token names a host that no token may be sent to, `ERR_QWEN_INVALID_CONFIG`
+    /// where the override is for accounts of another issuer.
+    pub fn base_url(&self, token: &Token, base_url_override: Option<&BaseUrlOverride>) -> Result<Url> {
+        if let Some(set) = base_url_override.filter(|_| self.kind == Kind::OAuth) {
+            let binding = set.issuer.effective(self.binding.as_ref());
+            return match binding.filter(|binding| binding.token_endpoint != set.issuer.token_endpoint) {
+                None => Ok(set.url.clone()),
+                Some(binding) => {
+                    let named = &set.issuer.token_endpoint;
+                    Err(other_issuer(&set.named_by, &self.label, binding, named).with_account(&self.id))
+                }
+            };
+        }
+        let bound = self.binding.as_ref().filter(|binding| binding.is_certain);
+        if let Some(binding) = bound.filter(|binding| binding.resource_url == token.resource_url) {
+            return Ok(binding.base_url.clone());
+        }
+        let named = token.resource_url.as_deref().unwrap_or(DEFAULT_API_BASE_URL);
+        api_base_url(named).map_err(|reason| {
+            let path = self.path.display();
+            let (field, advice) = match self.kind {
+                Kind::OAuth => ("resource_url", "Log in again."),
+                Kind::Key(_) => ("baseUrl", "Add the key again."),
+            };
+            let message = format!(
+                "The {field} of the Qwen account \"{}\" in {path} is not usable: it {reason}. {advice}",
+                self.label
+            );
+            self.error(Code::CredentialsInvalid, message)
+        })
+    }
+
+    /// An error that is about this account and its file.
+    #[must_use]
+    pub fn error(&self, code: Code, message: impl Into<String>) -> Error {
+        Error::new(code, message).with_account(&self.id).with_path(&self.path)
+    }
+}

@@ -1,0 +1,440 @@
+//! What a user may do to the accounts: log in, add a key, choose, remove.
+
+use super::availability::{Availability, availability};
+use std::path::{Path, PathBuf};
+
+use qwen_base::{Code, Error, EventKind, Result};
+
+use super::erase::Traces;
+use super::identity::same_user;
+use super::kind::Kind;
+use super::reconcile::{self, Imported};
+use super::registry::{ONLY_ACCOUNT, Registry, disabled_account, new_id, unknown_account};
+use super::view::View;
+use crate::oauth::token::Token;
+use crate::store::atomic;
+use crate::store::document::Document;
+use crate::store::foreign::Login;
+use crate::store::record::{Key, Record};
+
+/// Changes that a user makes to an account; `None` leaves a field as it is.
+#[derive(Debug, Clone, Default)]
+pub struct AccountChanges {
+    /// The account's name.
+    pub label: Option<String>,
+    /// True to let requests be sent with it.
+    pub enabled: Option<bool>,
+}
+
+impl Registry {
+    /// Adds the account of a new login, or renews one: `replace`, or the one that is known to be the same user's. Like
+    /// any choice of the user's, it becomes the active one, and the qwen CLI's.
+    ///
+    /// # Errors
+    /// As [`Registry::with_store`]; `ERR_QWEN_INVALID_ARGUMENT` where `replace` is no account any more.
+    pub fn add_login(&self, token: &Token, label: Option<&str>, replace: Option<&str>) -> Result<String> {
+        self.guarded(
+            || None,
+            |guard| {
+                // What is in the credentials file must be safe in the store before it may be replaced.
+                let view = self.view_guarded(guard)?;
+                if let Some(id) = replace {
+                    expect_login(&view, id)?;
+                }
+                if view.document.keeps_nothing() && label.is_none() {
+                    self.put_in_credentials(token)?;
+                    return Ok(ONLY_ACCOUNT.to_owned());
+                }
+                let now = self.clock.now_ms();
+                let id = self.with_store(|document| add(document, token, label, replace, now))?;
+                self.put_in_credentials(token)?;
+                self.with_store(|document| document.set_linked_id(Some(&id)))?;
+                Ok(id)
+            },
+        )
+    }
+
+    /// Makes an account the active one: the user's choice. A login becomes the qwen CLI's too; a key is none of the CLI's.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::with_store`].
+    pub fn activate(&self, id: &str) -> Result<()> {
+        if self.expect_choice(id)? != Kind::OAuth {
+            let chosen = self.with_store(|document| {
+                document.record(id)?;
+                document.set_active_id(Some(id));
+                Some(())
+            })?;
+            return chosen.ok_or_else(|| unknown_account("id", id));
+        }
+        self.guarded(
+            || None,
+            |guard| {
+                let view = self.view_guarded(guard)?;
+                let record = view.record(id).ok_or_else(|| unknown_account("id", id))?;
+                let token = record.token();
+                self.with_store(|document| {
+                    document.set_active_id(Some(id));
+                    if let Some(record) = document.record_mut(id) {
+                        record.set_superseded(false);
+                    }
+                })?;
+                if let Some(token) = token.filter(|_| view.linked.as_deref() != Some(id)) {
+                    self.put_in_credentials(&token)?;
+                    self.with_store(|document| document.set_linked_id(Some(id)))?;
+                }
+                Ok(())
+            },
+        )
+    }
+
+    /// Looks if an account may be chosen, without changing anything.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::view`].
+    pub fn expect_choice(&self, id: &str) -> Result<Kind> {
+        let kind = self.expect_account(id)?;
+        let view = self.view()?;
+        match view.record(id).filter(|record| !record.is_enabled()) {
+            Some(disabled) => Err(disabled_account("id", &view.account(disabled))),
+            None => Ok(kind),
+        }
+    }
+
+    /// Renames, enables or disables an account. Where the active account is a disabled one afterwards, the cheapest enabled
+    /// one becomes active, unless it is billed by use and the disabled one was not. Returns the id of the account that became active by that.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has and for a label that another account has, and those of
+    /// [`Registry::with_store`].
+    pub fn update(&self, id: &str, changes: &AccountChanges) -> Result<Option<String>> {
+        self.expect_account(id)?;
+        if let Some(label) = &changes.label {
+            self.expect_free_label(id, label)?;
+        }
+        let now = self.clock.now_ms();
+        let updated = self.with_store(|document| {
+            let record = document.record_mut(id)?;
+            if let Some(label) = &changes.label {
+                record.set_label(label);
+            }
+            if let Some(enabled) = changes.enabled.filter(|enabled| *enabled != record.is_enabled()) {
+                record.set_enabled(enabled, now);
+            }
+            Some(changes.enabled.and_then(|_| document.leave_disabled()))
+        })?;
+        updated.ok_or_else(|| unknown_account("id", id))
+    }
+
+    /// Removes an account for good, and the credentials file if that holds it. Its tokens are taken out of damaged stores that
+    /// were kept, and of temporary files. Returns the files that still hold one.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::with_store`].
+    pub fn remove(&self, id: &str) -> Result<Vec<PathBuf>> {
+        if self.expect_account(id)? != Kind::OAuth {
+            let removed = self.with_store(|document| document.remove(id))?;
+            return Ok(removed.map_or_else(Vec::new, |record| self.erase(&record)));
+        }
+        self.guarded(
+            || None,
+            |guard| {
+                let view = self.view_guarded(guard)?;
+                view.record(id).ok_or_else(|| unknown_account("id", id))?;
+                let removed = self.with_store(|document| document.remove(id))?;
+                let removed = removed.ok_or_else(|| unknown_account("id", id))?;
+                let mut left = Vec::new();
+                if view.linked.as_deref() == Some(id) {
+                    left.extend(self.remove_credentials(&removed));
+                }
+                left.extend(self.erase(&removed));
+                Ok(left)
+            },
+        )
+    }
+
+    /// Removes the credentials file. One that can't be removed, such as a mount, is emptied. Returns the file that still
+    /// holds the account's tokens.
+    fn remove_credentials(&self, removed: &Record) -> Option<PathBuf> {
+        let path = self.credentials.path();
+        let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        if self.credentials.remove().is_err() && Traces::of(removed).are_in(path) {
+            let _ = atomic::overwrite(path, b"{}\n");
+        }
+        // A link leads to a file that is the user's to remove.
+        Traces::of(removed).are_in(&target).then_some(target)
+    }
+
+    fn erase(&self, removed: &Record) -> Vec<PathBuf> {
+        let traces = Traces::of(removed);
+        let directory = self.credentials.path().parent().map(Path::to_owned).unwrap_or_default();
+        let mut left = traces.erase(&directory, self.store_path());
+        left.extend(Some(self.legacy_path().to_owned()).filter(|path| traces.are_in(path)));
+        left
+    }
+
+    /// Adds logins that the user brings from another tool. The active account, and the qwen CLI's, stay what they are.
+    ///
+    /// # Errors
+    /// As [`Registry::with_store`].
+    pub fn import(&self, logins: &[Login]) -> Result<Vec<Imported>> {
+        // Where nothing is new, nothing is written.
+        let found = self.preview_import(logins)?;
+        if !found.iter().any(Imported::is_new) {
+            return Ok(found);
+        }
+        self.with_store(|document| self.take_in(document, logins))
+    }
+
+    /// Returns the results that [`Registry::import`] would have, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`Registry::view`].
+    pub fn preview_import(&self, logins: &[Login]) -> Result<Vec<Imported>> {
+        let mut view = (*self.view()?).clone();
+        Ok(self.take_in(&mut view.document, logins))
+    }
+
+    fn take_in(&self, document: &mut Document, logins: &[Login]) -> Vec<Imported> {
+        let now = self.clock.now_ms();
+        logins.iter().map(|login| reconcile::import(document, login, now, || new_id(now))).collect()
+    }
+
+    /// Keeps a key, or renews the account that has it, and returns the account's id. The key becomes the active account
+    /// only if the active one does not work and no account works that costs less than the key.
+    ///
+    /// # Errors
+    /// As [`Registry::with_store`].
+    pub fn add_key(&self, key: &Key, label: Option<&str>) -> Result<String> {
+        let now = self.clock.now_ms();
+        self.with_store(|document| {
+            let id = keep_key(document, key, label, now);
+            if !is_surpassed(document, &id, now) {
+                document.set_active_id(Some(&id));
+            }
+            id
+        })
+    }
+
+    /// Looked at before a lock is taken: a mistake must leave no files behind.
+    fn expect_account(&self, id: &str) -> Result<Kind> {
+        self.view()?.record(id).map(Record::kind).ok_or_else(|| unknown_account("id", id))
+    }
+
+    /// An account must be told from the others by its label.
+    fn expect_free_label(&self, id: &str, label: &str) -> Result<()> {
+        let view = self.view()?;
+        let is_taken = |record: &Record| record.id() == label || view.account(record).label == label;
+        match view.document.all().find(|record| record.id() != id && is_taken(record)) {
+            Some(other) => {
+                let expected =
+                    format!("is taken: the account {} is called so. Choose another name", other.id());
+                Err(Error::invalid_argument("label", &expected).with_account(id))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn put_in_credentials(&self, token: &Token) -> Result<()> {
+        let previous = match self.credentials.read() {
+            Ok(previous) => previous,
+            Err(error) if error.code() == Code::CredentialsInvalid => {
+                let aside = self.credentials.set_aside(self.clock.now_ms())?;
+                let message = format!("{} It was kept as {}.", error.message(), aside.display());
+                self.tell(EventKind::StoreRepaired, message, Some(error.code()), None);
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        self.note_unsynced(&self.credentials.write(token, previous.as_ref())?);
+        Ok(())
+    }
+}
+
+fn add(
+    document: &mut Document,
+    token: &Token,
+    label: Option<&str>,
+    replace: Option<&str>,
+    now: u64,
+) -> String {
+    let same_user = |record: &Record| record.token().is_some_and(|own| same_user(&own, token));
+    let renewed = replace.map(str::to_owned).or_else(|| {
+        document.records.iter().find(|record| same_user(record)).map(|record| record.id().to_owned())
+    });
+    let id = renewed.unwrap_or_else(|| new_id(now));
+    if let Some(record) = document.record_mut(&id) {
+        record.set_token(token, now);
+        record.set_superseded(false);
+        record.set_enabled(true, now);
+        record.start_afresh(now);
+        if let Some(label) = label {
+            record.set_label(label);
+        }
+    } else {
+        document.records.push(Record::new(&id, label, token, now));
+    }
+    document.set_active_id(Some(&id));
+    id
+}
+
+/// A login renews a login alone.
+///
+/// # Errors
+/// `ERR_QWEN_INVALID_ARGUMENT`.
+pub fn expect_login(view: &View, id: &str) -> Result<()> {
+    match view.record(id).map(Record::kind) {
+        Some(Kind::OAuth) => Ok(()),
+        Some(Kind::Key(_)) => {
+            let expected = "is a key, which a login can't renew; add the key again instead";
+            Err(Error::invalid_argument("replace", expected).with_account(id))
+        }
+        None => Err(unknown_account("replace", id)),
+    }
+}
+
+fn keep_key(document: &mut Document, key: &Key, label: Option<&str>, now: u64) -> String {
+    let has_key = |record: &&mut Record| record.token().is_some_and(|token| token.access_token == key.secret);
+    let Some(record) = document.keys.iter_mut().find(has_key) else {
+        let id = new_id(now);
+        document.keys.push(Record::of_key(&id, label, key, now));
+        return id;
+    };
+    record.set_key(key, now);
+    record.set_enabled(true, now);
+    record.start_afresh(now);
+    if let Some(label) = label {
+        record.set_label(label);
+    }
+    record.id().to_owned()
+}
+
+/// True if the active account works, or another one that costs less than the account `id`.
+fn is_surpassed(document: &Document, id: &str, now: u64) -> bool {
+    let Some(price) = document.record(id).map(|record| record.kind().price()) else { return true };
+    let is_active = |record: &Record| document.active_id() == Some(record.id());
+    document.all().any(|record| {
+        record.id() != id && works(record, now) && (is_active(record) || record.kind().price() < price)
+    })
+}
+
+/// Whether a request may be answered with it, now or once its quota is back.
+fn works(record: &Record, now: u64) -> bool {
+    let availability = availability(record, now);
+    record.is_enabled()
+        && matches!(availability, Availability::Ready | Availability::Cooling(_))
+        && record.rejected_at().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use qwen_base::{KeyPlan, Secret};
+    use url::Url;
+
+    use super::*;
+    use crate::accounts::cooldown::{Cooldown, CoolingReason};
+    use crate::store::document::tests::token;
+
+    const NOW: u64 = 1_000_000;
+
+    fn key(name: &str, plan: Option<KeyPlan>) -> Key {
+        let base_url = Url::parse("https://host.example/v1").unwrap();
+        Key { secret: Secret::new(format!("sk-{name}")), plan, region: None, base_url, tier: None }
+    }
+
+    /// The account that is active after a key of `plan` is added.
+    fn active_after(document: &mut Document, plan: Option<KeyPlan>) -> &'static str {
+        let id = keep_key(document, &key("new", plan), None, NOW);
+        if is_surpassed(document, &id, NOW) { "old" } else { "new" }
+    }
+
+    fn cool(record: &mut Record) {
+        let (reason, code) = (CoolingReason::Quota, "insufficient_quota".to_owned());
+        record.start_cooling(&Cooldown { until: NOW + 1, reason, code, window: None }, NOW);
+    }
+
+    type Change = fn(&mut Record);
+
+    const STATES: [(&str, bool, Change); 7] = [
+        ("ready", true, |_| {}),
+        ("cooling", true, |record| cool(record)),
+        ("rejected", false, |record| {
+            let token = record.token().unwrap().access_token;
+            record.set_rejected(Some((&token, NOW)));
+        }),
+        ("rejected long ago", false, |record| {
+            let token = record.token().unwrap().access_token;
+            record.set_rejected(Some((&token, 1)));
+        }),
+        ("needs a login", false, |record| {
+            record.set_token(&Token { refresh_token: None, ..token("b", 1) }, NOW);
+        }),
+        ("disabled", false, |record| record.set_enabled(false, NOW)),
+        ("disabled and cooling", false, |record| {
+            record.set_enabled(false, NOW);
+            cool(record);
+        }),
+    ];
+
+    #[test]
+    fn a_key_becomes_active_only_where_the_active_account_does_not_work() {
+        for plan in [None, Some(KeyPlan::DashScope), Some(KeyPlan::TokenPlan)] {
+            for (state, works, change) in STATES {
+                let mut document = Document::default();
+                let mut login = Record::new("login", None, &token("a", NOW * 2), 1);
+                change(&mut login);
+                document.records.push(login);
+                document.set_active_id(Some("login"));
+                let expected = if works { "old" } else { "new" };
+                assert_eq!(active_after(&mut document, plan), expected, "{plan:?}, the login is {state}");
+            }
+            assert_eq!(active_after(&mut Document::default(), plan), "new");
+        }
+    }
+
+    #[test]
+    fn a_metered_key_does_not_become_active_beside_anything_cheaper_that_works() {
+        for plan in [None, Some(KeyPlan::DashScope)] {
+            for (active_state, active_works, change_active) in STATES {
+                for (state, works, change) in
+                    STATES.into_iter().filter(|(state, ..)| *state != "needs a login")
+                {
+                    for cheaper in ["login", "key"] {
+                        let mut document = Document::default();
+                        let mut active = Record::new("active", None, &token("a", NOW * 2), 1);
+                        change_active(&mut active);
+                        let mut other = match cheaper {
+                            "login" => Record::new("other", None, &token("c", NOW * 2), 1),
+                            _ => Record::of_key("other", None, &key("other", Some(KeyPlan::CodingPlan)), 1),
+                        };
+                        change(&mut other);
+                        document.records.push(active);
+                        if cheaper == "login" {
+                            document.records.push(other);
+                        } else {
+                            document.keys.push(other);
+                        }
+                        document.set_active_id(Some("active"));
+                        let expected = if active_works || works { "old" } else { "new" };
+                        let case =
+                            format!("{plan:?}, active is {active_state}, the other {cheaper} is {state}");
+                        assert_eq!(active_after(&mut document, plan), expected, "{case}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn another_metered_key_does_not_keep_a_metered_key_from_becoming_active() {
+        let mut document = Document::default();
+        let mut active = Record::new("active", None, &token("a", NOW * 2), 1);
+        active.set_enabled(false, NOW);
+        document.records.push(active);
+        document.keys.push(Record::of_key("other", None, &key("other", None), 1));
+        document.set_active_id(Some("active"));
+        assert_eq!(active_after(&mut document, Some(KeyPlan::DashScope)), "new");
+        document.set_active_id(Some("other"));
+        assert_eq!(active_after(&mut document, Some(KeyPlan::DashScope)), "old");
+    }
+}

@@ -1,0 +1,443 @@
+//! The rules for every disagreement between the account store and `oauth_creds.json`. Pure.
+//!
+//! ARCHITECTURE.md has them as a table; the names of the tests are its rows.
+
+use super::availability::{Availability, availability};
+use std::collections::HashSet;
+
+use super::binding::Binding;
+use super::identity::same_user;
+use crate::oauth::token::Token;
+use crate::store::document::Document;
+use crate::store::foreign::Login;
+use crate::store::record::Record;
+
+/// How far the time of a file may lie behind the clock that a record is stamped by: FAT counts in steps of two seconds,
+/// Linux in steps of the timer.
+const FILE_TIME_STEP_MS: u64 = 2_000;
+
+/// What `oauth_creds.json` holds.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// Its tokens.
+    pub token: Token,
+    /// When it was written, in epoch milliseconds.
+    pub modified_at: u64,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Findings {
+    /// The account that `oauth_creds.json` holds.
+    pub linked: Option<String>,
+    /// What `oauth_creds.json` must hold instead: its token is spent, or older than the same account's.
+    pub repair: Option<Token>,
+    /// Accounts that are new.
+    pub adopted: Vec<String>,
+}
+
+/// Brings the store up to date with what the files hold. `legacy` is the original's old token file; `new_id` makes an
+/// account id.
+pub fn reconcile(
+    document: &mut Document,
+    held: Option<&Held>,
+    legacy: Option<&Token>,
+    now_ms: u64,
+    mut new_id: impl FnMut() -> String,
+) -> Findings {
+    let mut findings = Findings::default();
+    name_records(document, &mut new_id);
+    if let Some(held) = held.filter(|held| !document.was_removed(&held.token)) {
+        link(document, held, now_ms, &mut new_id, &mut findings);
+    }
+    if let Some(token) = legacy {
+        take_over(document, token, now_ms, &mut new_id, &mut findings);
+    }
+    document.set_linked_id(findings.linked.as_deref());
+    if document.active_id().and_then(|id| document.record(id)).is_none() {
+        let first = document.first_choice().map(str::to_owned);
+        document.set_active_id(first.as_deref());
+    }
+    findings
+}
+
+/// Every account needs an id of its own to be chosen by.
+fn name_records(document: &mut Document, new_id: &mut impl FnMut() -> String) {
+    let mut known: HashSet<String> = HashSet::new();
+    for record in document.records.iter_mut().chain(&mut document.keys) {
+        if record.id().is_empty() || known.contains(record.id()) {
+            record.set_id(&new_id());
+        }
+        known.insert(record.id().to_owned());
+    }
+}
+
+/// How the token in `oauth_creds.json` stands to an account.
+enum Relation {
+    /// The same refresh token.
+    Same,
+    /// A refresh token that was redeemed for the account's own.
+    Spent,
+    /// Another token of the same user.
+    SameUser,
+}
+
+fn relation(record: &Record, held: &Token) -> Option<Relation> {
+    let token = record.token()?;
+    let refresh = held.refresh_token.as_ref();
+    let same = match refresh {
+        Some(_) => token.refresh_token.as_ref() == refresh,
+        None => token.access_token == held.access_token,
+    };
+    if same {
+        return Some(Relation::Same);
+    }
+    if refresh.is_some_and(|refresh| record.has_spent(refresh)) {
+        return Some(Relation::Spent);
+    }
+    same_user(&token, held).then_some(Relation::SameUser)
+}
+
+fn link(
+    document: &mut Document,
+    held: &Held,
+    now_ms: u64,
+    new_id: &mut impl FnMut() -> String,
+    findings: &mut Findings,
+) {
+    let related = document
+        .records
+        .iter_mut()
+        .find_map(|record| relation(record, &held.token).map(|found| (record, found)));
+    let Some((record, relation)) = related else { return adopt(document, held, now_ms, new_id, findings) };
+    let Some(own) = record.token() else { return };
+    findings.linked = Some(record.id().to_owned());
+    let held_is_newer = held.token.expires_at > own.expires_at;
+    match relation {
+        Relation::Spent => findings.repair = Some(own),
+        Relation::Same | Relation::SameUser if held_is_newer => {
+            record.set_token(&held.token.clone().or_else_from(&own), now_ms);
+        }
+        Relation::Same if own.expires_at > held.token.expires_at => findings.repair = Some(own),
+        // An older token of the same user may be the CLI's own; it will refresh it itself.
+        Relation::Same | Relation::SameUser => {}
+    }
+}
+
+/// A token that no account had: a rotation by the CLI, or another login. Which of the two can't be told, so the new one
+/// is used and the old one is kept.
+fn adopt(
+    document: &mut Document,
+    held: &Held,
+    now_ms: u64,
+    new_id: &mut impl FnMut() -> String,
+    findings: &mut Findings,
+) {
+    let id = new_id();
+    let before = document.linked_id().map(str::to_owned);
+    let (mut label, mut enabled) = (None, true);
+    let mut binding = None;
+    if let Some(record) = before.as_deref().and_then(|id| document.record_mut(id)) {
+        // A time that is still to come was noted by a clock that was wrong.
+        let is_later =
+            held.modified_at + FILE_TIME_STEP_MS >= record.updated_at() || record.updated_at() > now_ms;
+        let is_newer =
+            is_later || record.token().is_none_or(|token| held.token.expires_at >= token.expires_at);
+        if is_newer {
+            record.set_superseded(true);
+            label = record.label().map(str::to_owned);
+            enabled = record.is_enabled();
+            // A rotation belongs where the old token does; another login may not.
+            binding = record.binding().map(|binding| Binding { is_certain: false, ..binding });
+            if document.active_id() == before.as_deref() {
+                document.set_active_id(Some(&id));
+            }
+        }
+    }
+    let mut record = Record::new(&id, label.as_deref(), &held.token, now_ms);
+    record.set_enabled(enabled, now_ms);
+    if let Some(binding) = &binding {
+        record.set_binding(binding);
+    }
+    document.records.push(record);
+    findings.linked = Some(id.clone());
+    findings.adopted.push(id);
+}
+
+/// The original's old token file is taken over once: a token that any account has, had or lost is not.
+fn take_over(
+    document: &mut Document,
+    token: &Token,
+    now_ms: u64,
+    new_id: &mut impl FnMut() -> String,
+    findings: &mut Findings,
+) {
+    if document.knows_legacy(token) {
+        return;
+    }
+    document.note_legacy(token);
+    let is_known = document.records.iter().any(|record| relation(record, token).is_some());
+    if is_known || document.was_removed(token) {
+        return;
+    }
+    let id = new_id();
+    let mut record = Record::new(&id, None, token, now_ms);
+    // Beside a newer login it may be that login's own past, and spent.
+    record.set_superseded(!document.records.is_empty());
+    document.records.push(record);
+    findings.adopted.push(id);
+}
+
+/// What became of a login that the user brought from another tool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Imported {
+    /// It is an account of its own now.
+    Added(String),
+    /// It is the login that this account was in need of.
+    Renewed(String),
+    /// An account has it, or had it before.
+    Known,
+    /// The user has removed it.
+    Removed,
+}
+
+impl Imported {
+    /// True if it brings an account something new.
+    #[must_use]
+    pub const fn is_new(&self) -> bool {
+        matches!(self, Self::Added(_) | Self::Renewed(_))
+    }
+}
+
+/// Takes a login in, unless it is there. It is chosen only where there is no other.
+pub fn import(
+    document: &mut Document,
+    login: &Login,
+    now_ms: u64,
+    new_id: impl FnOnce() -> String,
+) -> Imported {
+    let Login { label, token } = login;
+    if document.was_removed(token) {
+        return Imported::Removed;
+    }
+    let related =
+        document.records.iter_mut().find_map(|record| relation(record, token).map(|found| (record, found)));
+    if let Some((record, relation)) = related {
+        let is_in_need = availability(record, now_ms) == Availability::Dead;
+        if !is_in_need || !matches!(relation, Relation::SameUser) {
+            return Imported::Known;
+        }
+        record.set_token(token, now_ms);
+        record.set_superseded(false);
+        record.set_rejected(None);
+        record.set_last_error(None);
+        return Imported::Renewed(record.id().to_owned());
+    }
+    let id = new_id();
+    document.records.push(Record::new(&id, label.as_deref(), token, now_ms));
+    if document.active_id().is_none() {
+        document.set_active_id(Some(&id));
+    }
+    Imported::Added(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use qwen_base::Secret;
+
+    use super::*;
+    use crate::store::document::tests::token;
+
+    fn held(name: &str, expires_at: u64) -> Held {
+        Held { token: token(name, expires_at), modified_at: 50 }
+    }
+
+    fn ids() -> impl FnMut() -> String {
+        let mut count = 0;
+        move || {
+            count += 1;
+            format!("new-{count}")
+        }
+    }
+
+    /// A store with one account, which is active and the CLI's.
+    fn store(name: &str, expires_at: u64) -> Document {
+        let mut document = Document::default();
+        document.records.push(Record::new("one", Some("Mine"), &token(name, expires_at), 1));
+        document.set_active_id(Some("one"));
+        document.set_linked_id(Some("one"));
+        document
+    }
+
+    fn run(document: &mut Document, held: Option<&Held>) -> Findings {
+        reconcile(document, held, None, 100, ids())
+    }
+
+    #[test]
+    fn no_credentials_file_leaves_the_store() {
+        let mut document = store("a", 10);
+        let findings = run(&mut document, None);
+        assert_eq!((findings.linked, findings.repair), (None, None));
+        assert_eq!(document.records[0].token(), Some(token("a", 10)));
+        assert_eq!(document.active_id(), Some("one"));
+    }
+
+    #[test]
+    fn a_login_of_the_cli_alone_becomes_the_first_account() {
+        let mut document = Document::default();
+        let findings = run(&mut document, Some(&held("a", 10)));
+        assert_eq!(findings.adopted, ["new-1"]);
+        assert_eq!((document.active_id(), document.linked_id()), (Some("new-1"), Some("new-1")));
+    }
+
+    #[test]
+    fn the_same_refresh_token_with_a_newer_access_token_is_taken_over() {
+        let mut document = store("a", 10);
+        let newer =
+            Held { token: Token { access_token: Secret::new("newer"), ..token("a", 20) }, modified_at: 50 };
+        let findings = run(&mut document, Some(&newer));
+        assert_eq!((findings.linked.as_deref(), findings.repair), (Some("one"), None));
+        assert_eq!(document.records[0].token().unwrap().access_token.expose(), "newer");
+        assert_eq!(document.records.len(), 1);
+    }
+
+    #[test]
+    fn the_same_refresh_token_with_an_older_access_token_is_repaired() {
+        let mut document = store("a", 20);
+        let findings = run(&mut document, Some(&held("a", 10)));
+        assert_eq!(findings.repair, Some(token("a", 20)));
+    }
+
+    #[test]
+    fn a_spent_token_in_the_credentials_file_is_repaired() {
+        let mut document = store("a", 10);
+        document.records[0].set_token(&token("b", 20), 5);
+        let findings = run(&mut document, Some(&held("a", 10)));
+        assert_eq!((findings.linked.as_deref(), findings.repair), (Some("one"), Some(token("b", 20))));
+        assert_eq!(document.records.len(), 1);
+    }
+
+    #[test]
+    fn an_unknown_newer_token_is_used_and_the_older_kept() {
+        let mut document = store("a", 10);
+        let findings = run(&mut document, Some(&held("b", 20)));
+        assert_eq!((findings.linked.as_deref(), findings.repair), (Some("new-1"), None));
+        assert_eq!(document.active_id(), Some("new-1"));
+        assert_eq!(document.records[1].label(), Some("Mine"));
+        assert_eq!(document.records[0].token(), Some(token("a", 10)));
+        assert!(document.records[0].is_superseded() && !document.records[1].is_superseded());
+    }
+
+    #[test]
+    fn an_unknown_older_token_supersedes_nothing() {
+        let mut document = store("a", 20);
+        document.records[0].set_token(&token("a", 20), 10_000);
+        let older = Held { modified_at: 10_000 - FILE_TIME_STEP_MS - 1, ..held("b", 10) };
+        let findings = reconcile(&mut document, Some(&older), None, 10_000, ids());
+        assert_eq!((findings.linked.as_deref(), findings.repair), (Some("new-1"), None));
+        assert_eq!(document.active_id(), Some("one"));
+        assert!(!document.records[0].is_superseded());
+    }
+
+    #[test]
+    fn a_token_whose_file_has_a_coarse_time_is_not_older() {
+        let mut document = store("a", 20);
+        document.records[0].set_token(&token("a", 20), 10_000);
+        let coarse = Held { modified_at: 10_000 - FILE_TIME_STEP_MS, ..held("b", 10) };
+        reconcile(&mut document, Some(&coarse), None, 10_000, ids());
+        assert_eq!(document.active_id(), Some("new-1"));
+    }
+
+    #[test]
+    fn a_login_of_the_cli_beside_accounts_of_ours_is_one_more() {
+        let mut document = store("a", 10);
+        document.set_linked_id(None);
+        run(&mut document, Some(&held("b", 20)));
+        assert_eq!(document.active_id(), Some("one"));
+        assert!(document.records.iter().all(|record| !record.is_superseded()));
+    }
+
+    #[test]
+    fn a_removed_token_does_not_come_back() {
+        let mut document = store("a", 10);
+        document.remove("one").unwrap();
+        assert_eq!(run(&mut document, Some(&held("a", 10))), Findings::default());
+        assert!(document.records.is_empty());
+        let findings = run(&mut document, Some(&held("b", 20)));
+        assert_eq!(findings.adopted, ["new-1"]);
+    }
+
+    #[test]
+    fn a_legacy_token_is_taken_over_once_and_not_redeemed_beside_a_newer_login() {
+        let mut document = Document::default();
+        let legacy = token("old", 5);
+        assert_eq!(reconcile(&mut document, None, Some(&legacy), 100, ids()).adopted, ["new-1"]);
+        assert_eq!(document.active_id(), Some("new-1"));
+        assert_eq!(reconcile(&mut document, None, Some(&legacy), 100, ids()), Findings::default());
+
+        let mut document = store("a", 10);
+        reconcile(&mut document, Some(&held("a", 10)), Some(&legacy), 100, ids());
+        assert!(document.records[1].is_superseded());
+        assert_eq!(document.active_id(), Some("one"));
+    }
+
+    #[test]
+    fn accounts_without_an_id_or_with_anothers_get_one() {
+        let mut document = store("a", 10);
+        document.records.push(Record::new("one", None, &token("b", 10), 1));
+        document.records.push(Record::new("", None, &token("c", 10), 1));
+        run(&mut document, None);
+        assert_eq!(document.records.iter().map(Record::id).collect::<Vec<_>>(), ["one", "new-1", "new-2"]);
+    }
+
+    #[test]
+    fn an_imported_login_is_taken_in_once_and_leaves_the_choice() {
+        let mut document = store("a", 10);
+        let login = |name| Login { label: Some("Theirs".into()), token: token(name, 20) };
+        let bring = |document: &mut Document, name| import(document, &login(name), 100, || "new".into());
+        assert_eq!(bring(&mut document, "b"), Imported::Added("new".into()));
+        assert_eq!((document.active_id(), document.records[1].label()), (Some("one"), Some("Theirs")));
+        let before = document.clone();
+        assert_eq!(bring(&mut document, "b"), Imported::Known);
+        assert_eq!(document, before);
+
+        document.records[1].set_token(&token("c", 30), 5);
+        assert_eq!(bring(&mut document, "b"), Imported::Known, "its past is not its present");
+        document.remove("new");
+        assert_eq!(bring(&mut document, "c"), Imported::Removed);
+
+        let mut empty = Document::default();
+        assert_eq!(bring(&mut empty, "a"), Imported::Added("new".into()));
+        assert_eq!(empty.active_id(), Some("new"));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_lost_and_twice_is_once(
+            steps in proptest::collection::vec((0_u8..4, 0_u64..5, 0_u64..40), 1..12),
+        ) {
+            let mut document = Document::default();
+            let mut make_id = ids();
+            let mut seen: Vec<Secret> = Vec::new();
+            for (kind, name, expires_at) in steps {
+                let held = held(&name.to_string(), expires_at);
+                let held = (kind > 0).then_some(held);
+                seen.extend(held.iter().filter_map(|held| held.token.refresh_token.clone()));
+                let findings = reconcile(&mut document, held.as_ref(), None, 100, &mut make_id);
+                if let Some(repair) = &findings.repair {
+                    prop_assert!(held.as_ref().is_some_and(|held| held.token.expires_at < repair.expires_at));
+                }
+                let again = held.clone().map(|held| Held { token: findings.repair.clone().unwrap_or(held.token), ..held });
+                let before = document.clone();
+                let second = reconcile(&mut document, again.as_ref(), None, 100, &mut make_id);
+                prop_assert_eq!(&document, &before);
+                prop_assert_eq!(second.repair, None);
+                let kept = |secret: &Secret| document.records.iter().any(|record| {
+                    record.token().is_some_and(|token| token.refresh_token.as_ref() == Some(secret)) || record.has_spent(secret)
+                });
+                prop_assert!(seen.iter().all(kept));
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The OAuth client: device authorization (RFC 8628) with PKCE (RFC 7636), and refresh (RFC 6749 section 6).
+
+pub mod device;
+pub mod error_response;
+mod late_body;
+pub mod pkce;
+pub mod poll;
+pub mod refresh;
+pub mod revoke;
+pub mod token;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use qwen_base::{Clock, Code, Error, Http, Result, Secret, TransportError, read_limited, retry_after_ms};
+use tokio::time::{Instant, sleep};
+use url::{Url, form_urlencoded};
+
+use self::device::DeviceAuthorization;
+use self::error_response::{Answer, Body};
+use self::late_body::LateBody;
+use self::poll::{Next, Polling, Reply};
+use self::refresh::RefreshRetries;
+use self::token::{Redemption, Token};
+
+/// OAuth answers are read up to this size.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// The last poll of a device code may take a little longer than the code lives.
+const LAST_POLL: Duration = Duration::from_secs(1);
+
+const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
+
+/// Which OAuth server to talk to, and as whom.
+#[derive(Debug, Clone)]
+pub struct OAuthConfig {
+    /// RFC 8628 section 3.1.
+    pub device_authorization_endpoint: Url,
+    /// RFC 6749 section 3.2.
+    pub token_endpoint: Url,
+    /// A public client.
+    pub client_id: String,
+    /// Scopes, separated by spaces.
+    pub scope: String,
+    /// Limit of one HTTP request, its answer included.
+    pub timeout: Duration,
+    /// The variable or option that names the server; `None` for Qwen's own.
+    pub named_by: Option<String>,
+}
+
+/// Talks to one OAuth server.
+#[derive(Debug, Clone)]
+pub struct OAuthClient {
+    http: Arc<Http>,
+    config: OAuthConfig,
+    clock: Clock,
+}
+
+impl OAuthClient {
+    /// Nothing is sent until a method is called.
+    #[must_use]
+    pub fn new(http: Arc<Http>, config: OAuthConfig, clock: Clock) -> Self {
+        Self { http, config, clock }
+    }
+
+    /// Which server is talked to.
+    #[must_use]
+    pub const fn config(&self) -> &OAuthConfig {
+        &self.config
+    }
+
+    fn http(&self) -> &Http {
+        &self.http
+    }
+
+    /// The same client for tokens of another server.
+    #[must_use]
+    pub fn at(&self, token_endpoint: Url, client_id: String) -> Self {
+        let config = OAuthConfig { token_endpoint, client_id, ..self.config.clone() };
+        Self { config, ..self.clone() }
+    }
+
+    /// Starts a login (RFC 8628 section 3.1).
+    ///
+    /// # Errors
+    /// `ERR_QWEN_DEVICE_AUTHORIZATION_FAILED`, `ERR_QWEN_INVALID_RESPONSE`, `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`.
+    pub async fn request_device_authorization(&self) -> Result<DeviceAuthorization> {
+        let verifier = pkce::code_verifier()?;
+        let challenge = pkce::code_challenge(&verifier);
+        let form = [
+            ("client_id", self.config.client_id.as_str()),
+            ("scope", &self.config.scope),
+            ("code_challenge", &challenge),
+            ("code_challenge_method", pkce::CODE_CHALLENGE_METHOD),
+        ];
+        // Qwen expects a request id here, and on no other request.
+        let request_id = uuid::Uuid::new_v4().to_string();
+        let endpoint = &self.config.device_authorization_endpoint;
+        let answer = self
+            .post(endpoint, &form, Some(&request_id), self.config.timeout)
+            .await
+            .map_err(|failure| failure.error)?;
+        device::read_device_authorization(&answer, &self.config.client_id, verifier)
+    }
+
+    /// Polls until the user has decided or the code has expired (RFC 8628 sections 3.4 and 3.5).
+    ///
+    /// # Errors
+    /// `ERR_QWEN_ACCESS_DENIED`, `ERR_QWEN_DEVICE_CODE_EXPIRED`, `ERR_QWEN_OAUTH_ERROR`, `ERR_QWEN_INVALID_RESPONSE`.
+    pub async fn poll_device_token(&self, authorization: &DeviceAuthorization) -> Result<Token> {
+        let form = [
+            ("grant_type", DEVICE_GRANT),
+            ("client_id", self.config.client_id.as_str()),
+            ("device_code", authorization.device_code.expose()),
+            ("code_verifier", authorization.code_verifier.expose()),
+        ];
+        let started = Instant::now();
+        let mut polling = Polling::new(authorization.interval, authorization.expires_in);
+        let mut last_trouble = None;
+        loop {
+            match polling.next(started.elapsed()) {
+                Next::AskAfter(wait) => sleep(wait).await,
+                Next::ExpireAfter(left) => {
+                    sleep(left).await;
+                    let error = poll::expired_error();
+                    return Err(match last_trouble {
+                        Some(cause) => error.with_cause(cause),
+                        None => error,
+                    });
+                }
+            }
+            let left = polling.left(started.elapsed()).max(LAST_POLL);
+            let limit = self.config.timeout.min(left);
+            let reply = match self.post(&self.config.token_endpoint, &form, None, limit).await {
+                Ok(answer) => poll::read_poll(&answer, self.clock.now_ms()),
+                // A certificate file that can't be read does not mend itself while we wait.
+                Err(failure) if !failure.error.is_retryable() => Reply::Failed(failure.error),
+                Err(failure) => Reply::Trouble(failure.error),
+            };
+            polling.note(&reply);
+            match reply {
+                Reply::Approved(token) => return Ok(token),
+                Reply::Failed(error) => return Err(error),
+                Reply::Trouble(error) => last_trouble = Some(error),
+                Reply::Pending | Reply::SlowDown => last_trouble = None,
+            }
+        }
+    }
+
+    /// Redeems a refresh token, with up to two retries where there was no verdict on it. Touches no file.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_REFRESH_TOKEN_INVALID`, `ERR_QWEN_REFRESH_UNAVAILABLE`, `ERR_QWEN_INVALID_RESPONSE`.
+    pub async fn refresh_access_token(&self, refresh_token: &Secret) -> Result<Token> {
+        let mut retries = RefreshRetries::new(2);
+        loop {
+            match self.redeem(refresh_token, self.config.timeout).await {
+                Redemption::Redeemed(token) => return Ok(token),
+                Redemption::Refused(error) | Redemption::Unusable(error) => return Err(error),
+                Redemption::Unavailable { cause, in_doubt } => match retries.next_delay(&cause, in_doubt) {
+                    Some(delay) => sleep(delay).await,
+                    None => return Err(refresh_unavailable(cause)),
+                },
+            }
+        }
+    }
+
+    /// Sends one refresh request, bounded by `limit` and the configured time-out (RFC 6749 section 6).
+    pub async fn redeem(&self, refresh_token: &Secret, limit: Duration) -> Redemption {
+        let sent = self.redeem_if(refresh_token, limit, || true).await;
+        // What nobody forbids is sent, unless its time is over.
+        sent.unwrap_or_else(|| {
+            let late = TransportError::no_answer("the OAuth server", limit);
+            Redemption::Unavailable { cause: late.error, in_doubt: false }
+        })
+    }
+
+    /// As [`OAuthClient::redeem`], if `may_send` agrees; `None` if not. It is asked when the connection is there, in the
+    /// moment before the token is sent: making one can take seconds, and a process can sleep meanwhile. When the time is over
+    /// by then, the token is not sent either: it would be redeemed for an answer that nobody waits for.
+    pub async fn redeem_if(
+        &self,
+        refresh_token: &Secret,
+        limit: Duration,
+        may_send: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Option<Redemption> {
+        let form = [
+            ("grant_type", "refresh_token"),
+            ("refresh_token", refresh_token.expose()),
+            ("client_id", self.config.client_id.as_str()),
+        ];
+        let limit = limit.min(self.config.timeout);
+        let started = Instant::now();
+        let may_send = move || may_send() && started.elapsed() < limit;
+        let (body, fate) = LateBody::new(encoded(&form), Box::new(may_send));
+        let outcome = self.post_body(&self.config.token_endpoint, body.into(), None, limit).await;
+        if fate.was_withheld() {
+            return None;
+        }
+        Some(match outcome {
+            Ok(answer) => token::read_refresh(&answer, self.clock.now_ms()),
+            Err(failure) if !failure.error.is_retryable() => Redemption::Unusable(failure.error),
+            Err(failure) => Redemption::Unavailable { cause: failure.error, in_doubt: !fate.withhold() },
+        })
+    }
+
+    async fn post(
+        &self,
+        endpoint: &Url,
+        form: &[(&str, &str)],
+        request_id: Option<&str>,
+        limit: Duration,
+    ) -> Result<Answer, TransportError> {
+        self.post_body(endpoint, encoded(form).into(), request_id, limit).await
+    }
+
+    async fn post_body(
+        &self,
+        endpoint: &Url,
+        body: reqwest::Body,
+        request_id: Option<&str>,
+        limit: Duration,
+    ) -> Result<Answer, TransportError> {
+        let host = endpoint.host_str().unwrap_or("the OAuth server");
+        let client = self
+            .http
+            .client_for(endpoint)
+            .await
+            .map_err(|error| TransportError { error, before_send: true })?;
+        let mut request = client
+            .post(endpoint.clone())
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(ACCEPT, "application/json")
+            .body(body);
+        if let Some(id) = request_id {
+            request = request.header("x-request-id", id);
+        }
+        let exchange = async {
+            let mut response = request.send().await.map_err(|error| self.http.failure(&error, host))?;
+            let status = response.status().as_u16();
+            let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+            let retry_after_ms = retry_after.and_then(|value| retry_after_ms(value, self.clock.now_ms()));
+            let body = read_limited(&mut response, MAX_BODY)
+                .await
+                .map_err(|error| TransportError::broken_body(&error, host))?;
+            Ok(Answer { status, retry_after_ms, body: Body::read(body.as_deref()) })
+        };
+        tokio::time::timeout(limit, exchange)
+            .await
+            .unwrap_or_else(|_| Err(TransportError::no_answer(host, limit)))
+    }
+}
+
+fn encoded(form: &[(&str, &str)]) -> String {
+    form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish()
+}
+
+/// The error of a refresh that brought no verdict: nothing was lost, and it may work later.
+#[must_use]
+pub fn refresh_unavailable(cause: Error) -> Error {
+    let message = format!(
+        "The Qwen token could not be refreshed now: {} The login is kept; try again when the server can be reached.",
+        cause.message()
+    );
+    let mut error =
+        Error::new(Code::RefreshUnavailable, message).retryable().with_retry_after_ms(cause.retry_after_ms());
+    if let Some(status) = cause.status() {
+        error = error.with_status(status);
+    }
+    error.with_oauth_error(cause.oauth_error().map(str::to_owned)).with_cause(cause)
+}

@@ -1,0 +1,226 @@
+//! Device access token polling (RFC 8628 sections 3.4 and 3.5) as a pure state machine.
+
+use std::time::Duration;
+
+use qwen_base::{Code, Error};
+use serde_json::{Map, Value};
+
+use super::device::finite_duration;
+use super::error_response::{Answer, Body, text};
+use super::token::{Token, unreadable};
+
+/// Assumed where the server names no interval (RFC 8628 section 3.2).
+pub const DEFAULT_INTERVAL_S: f64 = 5.0;
+/// Added for good at each `slow_down` (RFC 8628 section 3.5).
+const SLOW_DOWN_STEP: Duration = Duration::from_secs(5);
+/// Time-outs double the interval up to here (RFC 8628 section 3.5 asks for a back-off).
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
+/// An interval of 0 must not become a busy loop.
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What one answer of the token endpoint means to someone who polls.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// The user approved.
+    Approved(Token),
+    /// The user has not decided yet.
+    Pending,
+    /// Poll less often from now on.
+    SlowDown,
+    /// No answer to the question: ask again.
+    Trouble(Error),
+    /// It is over.
+    Failed(Error),
+}
+
+/// How often to ask, and for how long.
+#[derive(Debug, Clone)]
+pub struct Polling {
+    interval: Duration,
+    expires_in: Duration,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Wait, then ask.
+    AskAfter(Duration),
+    /// Wait, then give up: the device code will have expired.
+    ExpireAfter(Duration),
+}
+
+impl Polling {
+    /// Polling as the device authorization answer asks for, both in seconds.
+    #[must_use]
+    pub fn new(interval_s: f64, expires_in_s: f64) -> Self {
+        Self {
+            interval: finite_duration(interval_s).max(MIN_INTERVAL),
+            expires_in: finite_duration(expires_in_s),
+        }
+    }
+
+    /// The next step, `elapsed` after the polling began.
+    #[must_use]
+    pub fn next(&self, elapsed: Duration) -> Next {
+        let left = self.left(elapsed);
+        if self.interval < left { Next::AskAfter(self.interval) } else { Next::ExpireAfter(left) }
+    }
+
+    /// How long the device code still lives, `elapsed` after the polling began.
+    #[must_use]
+    pub fn left(&self, elapsed: Duration) -> Duration {
+        self.expires_in.saturating_sub(elapsed)
+    }
+
+    /// Takes note of a reply that was not the last one.
+    pub fn note(&mut self, reply: &Reply) {
+        match reply {
+            Reply::SlowDown => self.interval += SLOW_DOWN_STEP,
+            Reply::Trouble(error) if error.code() == Code::Timeout => {
+                self.interval =
+                    (self.interval * 2).clamp(self.interval.min(MAX_BACKOFF), MAX_BACKOFF.max(self.interval));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Decides what an answer means, in RFC 8628's terms and in Qwen's dialect of them.
+#[must_use]
+pub fn read_poll(answer: &Answer, now_ms: u64) -> Reply {
+    match answer.error() {
+        Some("authorization_pending") => return Reply::Pending,
+        Some("slow_down") => return Reply::SlowDown,
+        Some("access_denied") => {
+            return failed(
+                Code::AccessDenied,
+                "The login was refused in the browser. Log in again and approve it.",
+                answer,
+            );
+        }
+        Some("expired_token") => return expired(answer),
+        _ => {}
+    }
+    match (answer.status, &answer.body) {
+        (200..=299, Body::Object(object)) => approved(object, answer, now_ms),
+        (429, _) => Reply::SlowDown,
+        (401, Body::NotJson { empty: true }) => expired(answer),
+        (500..=599, body) | (_, body @ Body::NotJson { .. }) => {
+            Reply::Trouble(unreadable(body).with_status(answer.status).retryable())
+        }
+        (401, _) if !matches!(answer.error(), Some("invalid_client" | "unauthorized_client")) => {
+            expired(answer)
+        }
+        (_, Body::Object(_)) => {
+            let error = answer.printable_error();
+            let message = format!(
+                "The OAuth server ended the login: {} (HTTP status {}). Log in again; if it stays, check the OAuth settings.",
+                error.as_deref().unwrap_or("no reason given"),
+                answer.status
+            );
+            failed(Code::OAuthError, &message, answer)
+        }
+        (_, body) => Reply::Failed(unreadable(body).with_status(answer.status)),
+    }
+}
+
+fn approved(object: &Map<String, Value>, answer: &Answer, now_ms: u64) -> Reply {
+    if text(object, "access_token").is_none() && text(object, "status") == Some("pending") {
+        return Reply::Pending;
+    }
+    match Token::from_answer(object, now_ms) {
+        Ok(token) => Reply::Approved(token),
+        Err(error) => Reply::Failed(error.with_status(answer.status)),
+    }
+}
+
+/// The error for a device code that ran out.
+#[must_use]
+pub fn expired_error() -> Error {
+    Error::new(
+        Code::DeviceCodeExpired,
+        "The login was not approved in time, and its code has expired. Log in again.",
+    )
+}
+
+fn expired(answer: &Answer) -> Reply {
+    Reply::Failed(expired_error().with_status(answer.status).with_oauth_error(answer.printable_error()))
+}
+
+fn failed(code: Code, message: &str, answer: &Answer) -> Reply {
+    Reply::Failed(
+        Error::new(code, message).with_status(answer.status).with_oauth_error(answer.printable_error()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(status: u16, body: &str) -> Reply {
+        read_poll(&Answer { status, retry_after_ms: None, body: Body::read(Some(body.as_bytes())) }, 0)
+    }
+
+    #[test]
+    fn qwens_dialect_and_the_rfc() {
+        assert!(matches!(read(400, r#"{"error":"authorization_pending"}"#), Reply::Pending));
+        assert!(matches!(read(200, r#"{"status":"pending"}"#), Reply::Pending));
+        assert!(matches!(read(429, r#"{"error":"slow_down"}"#), Reply::SlowDown));
+        assert!(matches!(read(400, r#"{"error":"slow_down"}"#), Reply::SlowDown));
+        assert!(matches!(read(429, r#"{"message":"too many"}"#), Reply::SlowDown));
+        assert!(matches!(read(504, "<html>Gateway Time-out</html>"), Reply::Trouble(_)));
+        assert!(matches!(read(200, "<html>wifi</html>"), Reply::Trouble(_)));
+        assert!(matches!(read(502, r#"{"error":"bad_gateway"}"#), Reply::Trouble(_)));
+        assert!(matches!(read(200, r#"{"access_token":"a"}"#), Reply::Approved(_)));
+    }
+
+    #[test]
+    fn what_ends_the_polling_says_why() {
+        let code = |status, body: &str| match read(status, body) {
+            Reply::Failed(error) => error.code(),
+            other => panic!("{status} {body}: {other:?}"),
+        };
+        assert_eq!(code(400, r#"{"error":"access_denied"}"#), Code::AccessDenied);
+        assert_eq!(code(403, r#"{"error":"access_denied"}"#), Code::AccessDenied);
+        assert_eq!(code(400, r#"{"error":"expired_token"}"#), Code::DeviceCodeExpired);
+        assert_eq!(code(401, ""), Code::DeviceCodeExpired);
+        assert_eq!(code(401, r#"{"error":"invalid_token"}"#), Code::DeviceCodeExpired);
+        assert_eq!(code(401, r#"{"error":"invalid_client"}"#), Code::OAuthError);
+        assert_eq!(code(400, r#"{"error":"invalid_grant"}"#), Code::OAuthError);
+        assert_eq!(code(200, r#"{"access_token":""}"#), Code::InvalidResponse);
+        assert_eq!(code(200, "[]"), Code::InvalidResponse);
+    }
+
+    proptest! {
+        #[test]
+        fn the_interval_never_shrinks_and_the_end_is_never_passed(
+            interval in 0.0_f64..100.0, expires_in in 0.0_f64..2000.0, steps in proptest::collection::vec(0_u8..3, 0..60),
+        ) {
+            let mut polling = Polling::new(interval, expires_in);
+            let mut elapsed = Duration::ZERO;
+            let mut slowdowns = 0;
+            for step in steps {
+                match polling.next(elapsed) {
+                    Next::ExpireAfter(left) => {
+                        prop_assert_eq!(elapsed + left, finite_duration(expires_in).max(elapsed));
+                        return Ok(());
+                    }
+                    Next::AskAfter(wait) => {
+                        prop_assert!(wait >= finite_duration(interval) + SLOW_DOWN_STEP * slowdowns);
+                        elapsed += wait;
+                        prop_assert!(elapsed < finite_duration(expires_in));
+                    }
+                }
+                let reply = match step {
+                    0 => Reply::Pending,
+                    1 => Reply::SlowDown,
+                    _ => Reply::Trouble(Error::new(Code::Timeout, "")),
+                };
+                slowdowns += u32::from(step == 1);
+                polling.note(&reply);
+            }
+        }
+    }
+}

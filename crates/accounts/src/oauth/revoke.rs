@@ -1,0 +1,70 @@
+//! Token revocation (RFC 7009), where the server's metadata (RFC 8414) offers it. Qwen's server is not known to.
+
+use http::header::ACCEPT;
+use qwen_base::{Code, Error, Result, Secret, TransportError, host_url, read_limited};
+use serde_json::Value;
+use url::Url;
+
+use super::OAuthClient;
+
+/// Metadata is read up to this size.
+const MAX_METADATA: usize = 64 * 1024;
+const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
+
+/// Result of the revocation of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revocation {
+    /// The server has revoked it.
+    Revoked,
+    /// The server does not offer that.
+    NotOffered,
+}
+
+impl OAuthClient {
+    /// Asks the issuer to revoke a refresh token.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`, `ERR_QWEN_OAUTH_ERROR` where the server refused.
+    pub async fn revoke(&self, refresh_token: &Secret) -> Result<Revocation> {
+        let Some(endpoint) = self.revocation_endpoint().await? else { return Ok(Revocation::NotOffered) };
+        let form = [
+            ("token", refresh_token.expose()),
+            ("token_type_hint", "refresh_token"),
+            ("client_id", self.config().client_id.as_str()),
+        ];
+        let answer = self.post(&endpoint, &form, None, self.config().timeout).await;
+        let status = answer.map_err(|failure| failure.error)?.status;
+        if (200..300).contains(&status) {
+            return Ok(Revocation::Revoked);
+        }
+        let message = format!("The OAuth server did not revoke the login (status {status}).");
+        Err(Error::new(Code::OAuthError, message).with_status(status))
+    }
+
+    /// Where the server's metadata says that tokens are revoked, if that is at the server itself.
+    async fn revocation_endpoint(&self) -> Result<Option<Url>> {
+        let issuer = &self.config().token_endpoint;
+        let mut url = issuer.clone();
+        url.set_path(METADATA_PATH);
+        url.set_query(None);
+        let host = issuer.host_str().unwrap_or("the OAuth server");
+        let exchange = async {
+            let request =
+                self.http().client_for(&url).await?.get(url.clone()).header(ACCEPT, "application/json");
+            let failed = |error: reqwest::Error| self.http().failure(&error, host).error;
+            let mut response = request.send().await.map_err(failed)?;
+            if !response.status().is_success() {
+                return Ok(None);
+            }
+            read_limited(&mut response, MAX_METADATA).await.map_err(failed)
+        };
+        let limit = self.config().timeout;
+        let body = tokio::time::timeout(limit, exchange)
+            .await
+            .unwrap_or_else(|_| Err(TransportError::no_answer(host, limit).error))?;
+        let metadata = body.and_then(|body| serde_json::from_slice::<Value>(&body).ok());
+        let named = metadata.as_ref().and_then(|metadata| metadata.get("revocation_endpoint")?.as_str());
+        let endpoint = named.and_then(|named| host_url(named).ok());
+        Ok(endpoint.filter(|endpoint| endpoint.origin() == issuer.origin()))
+    }
+}

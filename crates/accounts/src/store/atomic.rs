@@ -1,0 +1,485 @@
+//! Replacing a file so that a crash leaves the old one or the new one, whole.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use qwen_base::{
+    Code, Error, Result,
+    fault::{self, Point, Safeguard},
+    safe_open,
+};
+use sha2::{Digest as _, Sha256};
+
+use super::ownership;
+
+/// What the names of temporary files end with.
+pub const TEMPORARY_SUFFIX: &str = ".tmp";
+/// Stands in the names of temporary files that have no contents yet.
+const RESERVED: &str = "reserved";
+
+/// How a file was replaced.
+#[derive(Debug)]
+pub enum Replaced {
+    /// The new contents have the name, and both are on disk.
+    Synced,
+    /// The new contents have the name. The directory could not be synced, as on some network file systems: after a power
+    /// cut the old contents may be back.
+    Unsynced(Error),
+    /// The caller did not want it any more at the last moment.
+    Declined,
+}
+
+/// Replaces `path` with `contents`, readable by its owner alone.
+///
+/// A link is written through: the file it leads to is replaced and the link stays. The owner stays the one of the file that
+/// is replaced. The data is on disk before the new name is, and the name before this returns.
+///
+/// # Errors
+/// `ERR_QWEN_IO`; the old file is then untouched.
+pub fn replace(path: &Path, contents: &[u8]) -> Result<Replaced> {
+    replace_if(path, contents, None, || true)
+}
+
+/// As [`replace`], if `still` agrees. It is asked when all but the renaming is done. `reserved` is room that was made for
+/// the contents before.
+///
+/// # Errors
+/// `ERR_QWEN_IO`; the old file is then untouched.
+pub fn replace_if(
+    path: &Path,
+    contents: &[u8],
+    reserved: Option<Reservation>,
+    still: impl FnOnce() -> bool,
+) -> Result<Replaced> {
+    let target = follow_links(path)?;
+    let directory = parent(&target);
+    create_private_directory(directory)?;
+    if fault::omits(Safeguard::Replacement) {
+        let written = File::create(&target).and_then(|mut file| write_all(&mut file, contents));
+        return written.map(|()| Replaced::Synced).map_err(|error| Error::io("write", &target, &error));
+    }
+    let name = temporary_name(&target, &fingerprint(&target));
+    let mut temporary = match reserved.filter(|reserved| reserved.target == target) {
+        Some(reserved) => reserved.temporary.renamed(&name),
+        None => Temporary::create(&target, &name),
+    }
+    .map_err(|error| Error::io("create a file in", directory, &error))?;
+    fault::reached(Point::TemporaryCreated);
+    // Only the room that is not needed is given back.
+    let shortened = temporary.file.set_len(contents.len() as u64);
+    shortened
+        .and_then(|()| write_all(&mut temporary.file, contents))
+        .and_then(|()| sync_data(&temporary.file))
+        .map_err(|error| Error::io("write", &target, &error))?;
+    fault::reached(Point::DataSynced);
+    if !still() {
+        return Ok(Replaced::Declined);
+    }
+    persist(temporary, &target).map_err(|error| Error::io("replace", &target, &error))?;
+    fault::reached(Point::Renamed);
+    // The file is replaced, whatever the directory says.
+    let synced = sync_directory(directory);
+    fault::reached(Point::DirectorySynced);
+    Ok(match synced {
+        Ok(()) => Replaced::Synced,
+        Err(error) => Replaced::Unsynced(Error::io("sync", directory, &error)),
+    })
+}
+
+/// Writes `contents` into a file that can't be replaced: a mount, or one in a directory that can't be written to. A crash
+/// can leave it torn, so they must be kept elsewhere first.
+///
+/// # Errors
+/// `ERR_QWEN_IO`.
+pub fn overwrite(path: &Path, contents: &[u8]) -> Result<()> {
+    let written = safe_open::open_with(File::options().write(true), path).and_then(|mut file| {
+        file.write_all(contents)?;
+        file.set_len(contents.len() as u64)?;
+        file.sync_all()
+    });
+    written.map_err(|error| Error::io("write", path, &error))
+}
+
+/// Room on the disk for contents that are still to come: a file of their size, beside the one that they will replace.
+#[derive(Debug)]
+pub struct Reservation {
+    temporary: Temporary,
+    target: PathBuf,
+}
+
+impl Reservation {
+    /// Writes and syncs a file of `size` bytes, which finds a full disk, a used-up quota, a directory that can't be written
+    /// to, a failing disk, and an owner that can't be kept.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`.
+    pub fn make(path: &Path, size: u64) -> Result<Self> {
+        let target = follow_links(path)?;
+        let directory = parent(&target);
+        create_private_directory(directory)?;
+        let made =
+            Temporary::create(&target, &temporary_name(&target, RESERVED)).and_then(|mut temporary| {
+                // Random, since some file systems store zeros in no room at all.
+                let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+                getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
+                temporary.file.write_all(&bytes)?;
+                temporary.file.sync_all()?;
+                temporary.file.rewind()?;
+                Ok(temporary)
+            });
+        match made {
+            Ok(temporary) => Ok(Self { temporary, target }),
+            Err(error) => Err(Error::io("make room for new tokens in", directory, &error)),
+        }
+    }
+}
+
+/// A temporary file, which is removed with this value unless it was given a name of its own.
+#[derive(Debug)]
+struct Temporary {
+    file: File,
+    path: PathBuf,
+}
+
+impl Temporary {
+    fn create(target: &Path, name: &str) -> std::io::Result<Self> {
+        let directory = parent(target);
+        // It is created with mode 0600, which the renamed file keeps.
+        let made = tempfile::Builder::new().prefix(name).suffix(TEMPORARY_SUFFIX).tempfile_in(directory)?;
+        let (file, path) = made.keep()?;
+        let temporary = Self { file, path };
+        ownership::give(&temporary.file, target, directory)?;
+        Ok(temporary)
+    }
+
+    /// The same file under another name, whose end stays.
+    fn renamed(mut self, name: &str) -> std::io::Result<Self> {
+        let random = uuid::Uuid::new_v4().simple().to_string();
+        let path = parent(&self.path).join(format!("{name}{}{TEMPORARY_SUFFIX}", &random[..6]));
+        fs::rename(&self.path, &path)?;
+        self.path = path;
+        Ok(self)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty() {
+            remove_leftover(&self.path);
+        }
+    }
+}
+
+/// Windows replaces no file that somebody has open just then, as a reader or a virus scanner has for a moment.
+fn persist(mut temporary: Temporary, target: &Path) -> std::io::Result<()> {
+    let mut tries_left = if cfg!(windows) { 100 } else { 0 };
+    loop {
+        match fs::rename(&temporary.path, target) {
+            Ok(()) => {
+                temporary.path = PathBuf::new();
+                return Ok(());
+            }
+            Err(error) if tries_left > 0 && error.kind() == ErrorKind::PermissionDenied => {
+                tries_left -= 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether a write of `path` died before it was renamed.
+#[must_use]
+pub fn is_interrupted(path: &Path) -> bool {
+    follow_links(path).is_ok_and(|target| !leftovers(&target).is_empty())
+}
+
+/// Ends the writes of `path` that died before they were renamed, for whoever holds the kernel lock on it and so knows
+/// that they are dead. A whole JSON file takes the place of what it was to replace, if that is still there: it may hold
+/// tokens that are nowhere else. What else is left is removed.
+///
+/// What can't be done now is left for the next time.
+pub fn complete(path: &Path) {
+    let Ok(target) = follow_links(path) else { return };
+    let leftovers = leftovers(&target);
+    if leftovers.is_empty() {
+        return;
+    }
+    let wanted = temporary_name(&target, &fingerprint(&target));
+    for leftover in leftovers {
+        let is_wanted = leftover.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&wanted));
+        if is_wanted && !fault::omits(Safeguard::Completion) && put_in_place(&leftover, &target).is_ok() {
+            continue;
+        }
+        remove_leftover(&leftover);
+    }
+}
+
+fn put_in_place(leftover: &Path, target: &Path) -> std::io::Result<()> {
+    let mut file = safe_open::open_own(File::options().read(true), leftover)?;
+    let mut contents = Vec::new();
+    file.read_to_end(&mut contents)?;
+    serde_json::from_slice::<serde::de::IgnoredAny>(&contents)?;
+    sync_data(&file)?;
+    fs::rename(leftover, target)?;
+    sync_directory(parent(target))
+}
+
+/// Removes what a dead process left: a temporary file.
+pub fn remove_leftover(leftover: &Path) {
+    #[expect(clippy::disallowed_methods, reason = "a temporary file, whose writer is dead")]
+    let _ = fs::remove_file(leftover);
+}
+
+/// Removes the room that a dead process has made for `path`, for the holder of the lock under which room is made.
+pub fn remove_reservations(path: &Path) {
+    let Ok(target) = follow_links(path) else { return };
+    for leftover in temporary_files(&target, |name| name.starts_with(&temporary_name(&target, RESERVED))) {
+        remove_leftover(&leftover);
+    }
+}
+
+/// Temporary files beside `target` that were to become it.
+#[must_use]
+pub fn leftovers(target: &Path) -> Vec<PathBuf> {
+    // Room that was made may belong to a process that is at work.
+    temporary_files(target, |name| !name.starts_with(&temporary_name(target, RESERVED)))
+}
+
+fn temporary_files(target: &Path, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let prefix = temporary_prefix(target);
+    let is_leftover = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_ours = name.starts_with(&prefix) && name.ends_with(TEMPORARY_SUFFIX) && is_wanted(&name);
+        is_ours && entry.file_type().is_ok_and(|kind| kind.is_file())
+    };
+    let entries = fs::read_dir(parent(target)).into_iter().flatten().flatten();
+    entries.filter(is_leftover).map(|entry| entry.path()).collect()
+}
+
+/// How the name of a temporary file of `target` begins, up to its random part. `what` tells what it is to replace, or that
+/// it is only [`RESERVED`] room.
+fn temporary_name(target: &Path, what: &str) -> String {
+    format!("{}{what}.", temporary_prefix(target))
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// How the names of all temporary files of `target` begin.
+#[must_use]
+pub fn temporary_prefix(target: &Path) -> String {
+    format!(".{}.", target.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Tells what a temporary file is to replace.
+fn fingerprint(target: &Path) -> String {
+    use std::fmt::Write as _;
+    let Ok(Some(contents)) = safe_open::read(target, u64::MAX - 1) else { return "none".to_owned() };
+    Sha256::digest(contents).iter().take(8).fold(String::new(), |mut text, byte| {
+        // Writing to a string can't fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// In two parts, so that a test can be in between.
+fn write_all(file: &mut File, contents: &[u8]) -> std::io::Result<()> {
+    let (first, rest) = contents.split_at(contents.len() / 2);
+    file.write_all(first)?;
+    fault::reached(Point::HalfWritten);
+    file.write_all(rest)?;
+    fault::reached(Point::Written);
+    Ok(())
+}
+
+fn sync_data(file: &File) -> std::io::Result<()> {
+    if fault::omits(Safeguard::DataSync) { Ok(()) } else { file.sync_all() }
+}
+
+/// Creates a directory, and those above it, for its owner alone: for root the owner of the directory above. One that exists
+/// is left as it is.
+///
+/// # Errors
+/// `ERR_QWEN_IO`.
+pub fn create_private_directory(directory: &Path) -> Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let above = directory.parent().filter(|above| !above.as_os_str().is_empty());
+    if let Some(above) = above {
+        create_private_directory(above)?;
+    }
+    if let Ok(target) = fs::read_link(directory) {
+        // It may lead to a disk that is not there now.
+        let message = format!(
+            "{} is a link to {}, where there is no directory. Create that directory or remove the link, then try again.",
+            directory.display(),
+            target.display()
+        );
+        return Err(Error::new(Code::Io, message).with_path(directory));
+    }
+    match private_builder().create(directory) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && directory.is_dir() => return Ok(()),
+        Err(error) => return Err(Error::io("create", directory, &error)),
+    }
+    if let (Some(above), Ok(made)) = (above, File::open(directory)) {
+        ownership::inherit(&made, above);
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn private_builder() -> fs::DirBuilder {
+    let mut builder = fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder
+}
+
+#[cfg(not(unix))]
+fn private_builder() -> fs::DirBuilder {
+    fs::DirBuilder::new()
+}
+
+/// Where a path leads. The last step may be missing, a dangling link's target included.
+///
+/// # Errors
+/// `ERR_QWEN_IO` for links that lead in a circle.
+pub fn follow_links(path: &Path) -> Result<PathBuf> {
+    // As many as the kernel follows.
+    const MAX_LINKS: usize = 40;
+    let mut target = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::read_link(&target) {
+            Ok(next) => target = target.parent().unwrap_or(Path::new("")).join(next),
+            Err(_) => return Ok(target),
+        }
+    }
+    let looped = std::io::Error::other("too many symbolic links");
+    Err(Error::io("follow", path, &looped))
+}
+
+#[cfg(unix)]
+fn sync_directory(directory: &Path) -> std::io::Result<()> {
+    if fault::omits(Safeguard::DirectorySync) { Ok(()) } else { File::open(directory)?.sync_all() }
+}
+
+/// Windows can't open a directory to sync it, and writes a rename through its journal.
+#[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "it is that of other systems that can fail")]
+fn sync_directory(_directory: &Path) -> std::io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+#[expect(clippy::disallowed_methods, reason = "tests leave what a dead process would")]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_new_file_and_its_directory_are_private() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("a/b/file.json");
+        replace(&path, b"one").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_is_written_through() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (real, link) =
+            (temporary.path().join("dotfiles/creds.json"), temporary.path().join("creds.json"));
+        replace(&real, b"old").unwrap();
+        symlink("dotfiles/creds.json", &link).unwrap();
+        replace(&link, b"new").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&real).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_circle_of_links_is_an_error() {
+        let temporary = tempfile::tempdir().unwrap();
+        let link = temporary.path().join("creds.json");
+        symlink(&link, &link).unwrap();
+        assert!(replace(&link, b"x").unwrap_err().message().contains("symbolic links"));
+    }
+
+    #[test]
+    fn an_interrupted_write_is_completed_where_it_still_fits_and_whole() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("creds.json");
+        replace(&path, b"{\"a\":1}").unwrap();
+        let leave = |contents: &[u8]| {
+            let prefix = temporary_name(&path, &fingerprint(&path));
+            fs::write(temporary.path().join(prefix + "abc" + TEMPORARY_SUFFIX), contents).unwrap();
+        };
+        for torn in [&b""[..], b"{\"a\":2", b"\0\0\0\0"] {
+            leave(torn);
+            assert!(is_interrupted(&path));
+            complete(&path);
+            assert_eq!(fs::read(&path).unwrap(), b"{\"a\":1}");
+            assert!(!is_interrupted(&path));
+        }
+        leave(b"{\"a\":3}");
+        complete(&path);
+        assert_eq!(fs::read(&path).unwrap(), b"{\"a\":3}");
+        leave(b"{\"a\":4}");
+        replace(&path, b"{\"by\":\"another\"}").unwrap();
+        complete(&path);
+        assert_eq!(fs::read(&path).unwrap(), b"{\"by\":\"another\"}");
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_is_not_replaced_where_it_no_longer_should_be() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("creds.json");
+        replace(&path, b"1").unwrap();
+        assert!(matches!(replace_if(&path, b"2", None, || false).unwrap(), Replaced::Declined));
+        assert_eq!(fs::read(&path).unwrap(), b"1");
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn reserved_room_is_used_and_nobody_takes_it_for_contents() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("creds.json");
+        replace(&path, b"{}").unwrap();
+        let count = || fs::read_dir(temporary.path()).unwrap().count();
+        let reserved = Reservation::make(&path, 4096).unwrap();
+        complete(&path);
+        assert_eq!((count(), is_interrupted(&path)), (2, false));
+        replace_if(&path, b"{\"a\":1}", Some(reserved), || true).unwrap();
+        assert_eq!((fs::read(&path).unwrap().as_slice(), count()), (&b"{\"a\":1}"[..], 1));
+        drop(Reservation::make(&path, 1).unwrap());
+        assert_eq!(count(), 1);
+        std::mem::forget(Reservation::make(&path, 1).unwrap());
+        remove_reservations(&path);
+        assert_eq!(count(), 1);
+    }
+
+    #[test]
+    fn a_failure_leaves_the_old_file() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("directory-in-the-way");
+        fs::create_dir_all(path.join("child")).unwrap();
+        let error = replace(&path, b"x").unwrap_err();
+        assert_eq!(error.path(), Some(path.as_path()));
+        assert!(path.join("child").is_dir());
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 1);
+    }
+}

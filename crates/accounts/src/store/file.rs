@@ -1,0 +1,171 @@
+//! Reading a file that others may replace at any moment.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
+
+use qwen_base::{
+    Code, Error, Result, epoch_ms,
+    safe_open::{self, InPlace},
+};
+
+use super::ownership;
+
+/// Tells two versions of a file apart without reading it. A renamed file has a new inode, whatever the clock says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    modified: Option<std::time::SystemTime>,
+    length: u64,
+    inode: u64,
+}
+
+/// What was found at a path.
+#[derive(Debug)]
+pub enum Contents {
+    /// Nothing.
+    Missing,
+    /// A directory, a device or the like.
+    NotAFile,
+    /// More than such a file can hold.
+    TooLarge,
+    /// A file.
+    Bytes {
+        /// All of it. Text with a byte order mark, UTF-16 too, comes as UTF-8 without one.
+        bytes: Vec<u8>,
+        /// When it was written, in epoch milliseconds.
+        modified_at: u64,
+    },
+}
+
+/// What a file is now, or `None` where there is none.
+///
+/// # Errors
+/// `ERR_QWEN_IO`.
+pub fn stamp(path: &Path) -> Result<Option<Stamp>> {
+    match fs::metadata(path) {
+        Ok(metadata) => {
+            let modified = metadata.modified().ok();
+            Ok(Some(Stamp { modified, length: metadata.len(), inode: inode(&metadata) }))
+        }
+        Err(error) if is_missing(path, &error) => Ok(None),
+        Err(error) => Err(unreadable(path, &error)),
+    }
+}
+
+/// Returns the size of a file in bytes; 0 where there is none.
+#[must_use]
+pub fn size(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+/// Reads a file of at most `limit` bytes.
+///
+/// # Errors
+/// `ERR_QWEN_IO`.
+pub fn read(path: &Path, limit: u64) -> Result<Contents> {
+    read_checked(path, limit, |_| None)
+}
+
+/// As [`read`], for a file of this package's or the qwen CLI's: one that belongs to another user is refused, since they
+/// could have put any login there.
+///
+/// # Errors
+/// `ERR_QWEN_IO`, and `refusal` for another user's file.
+pub fn read_own(path: &Path, limit: u64, refusal: Code) -> Result<Contents> {
+    read_checked(path, limit, |metadata| {
+        let why = ownership::foreign(path, metadata)?;
+        Some(Error::new(refusal, format!("{} {why}", path.display())).with_path(path))
+    })
+}
+
+fn read_checked(
+    path: &Path,
+    limit: u64,
+    refuse: impl FnOnce(&fs::Metadata) -> Option<Error>,
+) -> Result<Contents> {
+    let mut file = match safe_open::open(path) {
+        Ok(file) => file,
+        Err(error) if InPlace::of(&error).is_some() => return Ok(Contents::NotAFile),
+        Err(error) if is_missing(path, &error) => return Ok(Contents::Missing),
+        Err(error) => return Err(unreadable(path, &error)),
+    };
+    let metadata = file.metadata().map_err(|error| unreadable(path, &error))?;
+    if let Some(error) = refuse(&metadata) {
+        return Err(error);
+    }
+    let modified_at = metadata.modified().map_or(0, epoch_ms);
+    let mut bytes = Vec::new();
+    file.by_ref().take(limit + 1).read_to_end(&mut bytes).map_err(|error| unreadable(path, &error))?;
+    if bytes.len() as u64 > limit {
+        return Ok(Contents::TooLarge);
+    }
+    Ok(Contents::Bytes { bytes: without_byte_order_mark(bytes), modified_at })
+}
+
+/// Windows' editors and `PowerShell` begin files with a byte order mark, and some write UTF-16.
+fn without_byte_order_mark(bytes: Vec<u8>) -> Vec<u8> {
+    let decoded = |rest: &[u8], unit: fn([u8; 2]) -> u16| {
+        let (pairs, _) = rest.as_chunks::<2>();
+        String::from_utf16(&pairs.iter().map(|pair| unit(*pair)).collect::<Vec<_>>()).ok()
+    };
+    let text = match &bytes[..] {
+        [0xEF, 0xBB, 0xBF, rest @ ..] => return rest.to_vec(),
+        [0xFF, 0xFE, rest @ ..] => decoded(rest, u16::from_le_bytes),
+        [0xFE, 0xFF, rest @ ..] => decoded(rest, u16::from_be_bytes),
+        _ => None,
+    };
+    text.map_or(bytes, String::into_bytes)
+}
+
+/// The name under which a file that can't be used is kept.
+#[must_use]
+pub fn aside(path: &Path, now_ms: u64) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(format!(".corrupt-{now_ms}"));
+    let mut aside = PathBuf::from(&name);
+    let mut count = 1;
+    while aside.symlink_metadata().is_ok() {
+        count += 1;
+        let mut next = name.clone();
+        next.push(format!("-{count}"));
+        aside = PathBuf::from(next);
+    }
+    aside
+}
+
+/// Keeps what is in a place, whole, under a name that says when. A file stays until it is replaced, so that nobody finds
+/// none at all meanwhile.
+///
+/// # Errors
+/// What the system says.
+pub fn set_aside(path: &Path, now_ms: u64) -> std::io::Result<PathBuf> {
+    let aside = aside(path, now_ms);
+    if path.is_file() {
+        fs::copy(path, &aside)?;
+        // Windows syncs only what is open for writing; elsewhere a copy of a read-only file can't be opened for that.
+        File::options().read(true).write(cfg!(windows)).open(&aside)?.sync_all()?;
+    } else {
+        fs::rename(path, &aside)?;
+    }
+    Ok(aside)
+}
+
+/// Windows finds nothing also where a file is in the place of the directory.
+fn is_missing(path: &Path, error: &std::io::Error) -> bool {
+    let is_blocked = || cfg!(windows) && path.parent().is_some_and(Path::is_file);
+    error.kind() == ErrorKind::NotFound && !is_blocked()
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+    Error::io("read", path, error)
+}
+
+#[cfg(unix)]
+fn inode(metadata: &fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(metadata)
+}
+
+#[cfg(not(unix))]
+fn inode(_metadata: &fs::Metadata) -> u64 {
+    0
+}

@@ -1,0 +1,222 @@
+//! Logins in the files of other tools: the qwen CLI, the other Qwen plugins for `OpenCode`, and `OpenCode` itself. Pure.
+
+use qwen_base::{Secret, api_base_url, instant_from_number};
+use serde_json::{Map, Value};
+
+use super::document::{Document, Unusable};
+use super::record::Record;
+use crate::accounts::identity::fingerprint;
+use crate::oauth::token::Token;
+
+/// Under which names the plugins register their provider, and so their entry in `OpenCode`'s `auth.json`.
+const PROVIDERS: [&str; 3] = ["qwen-code", "qwen", "alibaba"];
+/// How a stand-in for a token begins that this plugin leaves in `auth.json`.
+const STAND_IN: &str = "opencode-qwen-cli-auth:";
+
+/// A login that was found, or why it can't be used, to complete "… can't be used: it …".
+pub type Found = Result<Login, &'static str>;
+
+/// A login of another tool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// What it is called there.
+    pub label: Option<String>,
+    /// Its tokens.
+    pub token: Token,
+}
+
+/// The logins in a file, in its order; `None` where it is no file of a known form.
+#[must_use]
+pub fn logins(contents: &[u8], now_ms: u64) -> Option<Vec<Found>> {
+    let contents = contents.strip_prefix(b"\xef\xbb\xbf").unwrap_or(contents);
+    let Value::Object(file) = serde_json::from_slice(contents).ok()? else { return None };
+    let found: Vec<Found> = if let Some(Value::Array(accounts)) = file.get("accounts") {
+        match Document::parse(contents) {
+            Ok(document) if accounts.iter().any(|account| account.get("token").is_some()) => {
+                document.records.iter().map(stored).collect()
+            }
+            Err(Unusable::Unsupported) => return None,
+            _ => {
+                accounts.iter().map(|account| account.as_object().ok_or(NO_TOKENS).and_then(login)).collect()
+            }
+        }
+    } else if has_token(&file) {
+        vec![login(&file)]
+    } else {
+        entries(&file)?
+    };
+    let usable = |found: Found| found.and_then(|login| check(login, now_ms));
+    Some(found.into_iter().map(usable).collect())
+}
+
+const NO_TOKENS: &str = "holds no tokens";
+
+/// One account of the original plugin's store, or of ours.
+fn stored(record: &Record) -> Found {
+    Ok(Login { label: record.label().map(str::to_owned), token: record.token().ok_or(NO_TOKENS)? })
+}
+
+/// The entries of `OpenCode`'s `auth.json`, which has one for each provider.
+fn entries(file: &Map<String, Value>) -> Option<Vec<Found>> {
+    let is_auth = file.values().all(|entry| entry.get("type").is_some_and(Value::is_string));
+    let entry = |provider: &&str| file.get(*provider)?.as_object();
+    let ours = PROVIDERS.iter().filter_map(entry).filter(|entry| entry["type"] == "oauth");
+    let real = ours.filter(|entry| !text(entry, &["access"]).is_some_and(|text| text.starts_with(STAND_IN)));
+    is_auth.then(|| real.map(login).collect())
+}
+
+fn has_token(object: &Map<String, Value>) -> bool {
+    ["access_token", "accessToken", "refresh_token", "refreshToken"]
+        .iter()
+        .any(|name| object.contains_key(*name))
+}
+
+/// One login. Each tool has names of its own for the same four fields.
+fn login(object: &Map<String, Value>) -> Found {
+    let refresh_token = text(object, &["refresh_token", "refreshToken", "refresh"]).map(Secret::new);
+    let access_token = text(object, &["access_token", "accessToken", "access"]).map(Secret::new);
+    let expiry = ["expiry_date", "expiryDate", "expires", "expires_at", "expiresAt"];
+    let expires_at = expiry.iter().find_map(|name| instant(object.get(*name)?)).unwrap_or(0);
+    let (access_token, expires_at) = match (access_token, &refresh_token) {
+        (Some(token), _) => (token, expires_at),
+        // It is refreshed before it is used. What stands in its place must differ from account to account.
+        (None, Some(refresh_token)) => (Secret::new(fingerprint(refresh_token)), 0),
+        (None, None) => return Err(NO_TOKENS),
+    };
+    Ok(Login {
+        label: text(object, &["label"]).map(str::to_owned),
+        token: Token {
+            access_token,
+            refresh_token,
+            token_type: text(object, &["token_type", "tokenType"]).unwrap_or("Bearer").to_owned(),
+            resource_url: text(object, &["resource_url", "resourceUrl"]).map(str::to_owned),
+            scope: text(object, &["scope"]).map(str::to_owned),
+            expires_at,
+        },
+    })
+}
+
+fn check(login: Login, now_ms: u64) -> Found {
+    let Login { token, .. } = &login;
+    let mut secrets = std::iter::once(&token.access_token).chain(&token.refresh_token);
+    if secrets.any(|secret| secret.expose().chars().any(|c| c.is_control() || c.is_whitespace())) {
+        return Err("holds a token with characters that no token has");
+    }
+    if token.refresh_token.is_none() && !token.is_fresh(now_ms) {
+        return Err("has expired, and has no refresh token");
+    }
+    match token.resource_url.as_deref().map(api_base_url) {
+        Some(Err(_)) => Err("names a host that no token may be sent to"),
+        _ => Ok(login),
+    }
+}
+
+fn text<'a>(object: &'a Map<String, Value>, names: &[&str]) -> Option<&'a str> {
+    names.iter().find_map(|name| object.get(*name)?.as_str().filter(|text| !text.is_empty()))
+}
+
+fn instant(value: &Value) -> Option<u64> {
+    instant_from_number(value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    const LATER: u64 = 1_893_456_000_000;
+
+    fn read(file: &Value) -> Option<Vec<Found>> {
+        logins(file.to_string().as_bytes(), 1_000)
+    }
+
+    fn only(file: &Value) -> Token {
+        let [Ok(login)] = &read(file).unwrap()[..] else { panic!("{file}") };
+        login.token.clone()
+    }
+
+    fn parts(token: &Token) -> (&str, Option<&str>, Option<&str>, u64) {
+        let refresh = token.refresh_token.as_ref().map(Secret::expose);
+        (token.access_token.expose(), refresh, token.resource_url.as_deref(), token.expires_at)
+    }
+
+    #[test]
+    fn one_login_under_all_names_of_its_fields() {
+        let portal = "portal.qwen.ai";
+        for file in [
+            json!({"access_token": "a", "refresh_token": "r", "resource_url": portal, "expiry_date": LATER}),
+            json!({"access_token": "a", "refresh_token": "r", "resource_url": portal, "expires": LATER.to_string()}),
+            json!({"accessToken": "a", "refreshToken": "r", "resourceUrl": portal, "expiryDate": LATER, "tokenType": "Bearer"}),
+            json!({"qwen": {"type": "oauth", "access": "a", "refresh": "r", "resourceUrl": portal, "expires": LATER}}),
+            json!({"version": 1, "activeIndex": 0, "accounts": [
+                {"accessToken": "a", "refreshToken": "r", "resourceUrl": portal, "expires": LATER, "addedAt": 1, "lastUsed": 2}]}),
+            json!({"version": 1, "accounts": [
+                {"id": "x", "token": {"access_token": "a", "refresh_token": "r", "expiry_date": LATER}, "resource_url": portal}]}),
+        ] {
+            assert_eq!(parts(&only(&file)), ("a", Some("r"), Some(portal), LATER), "{file}");
+        }
+    }
+
+    #[test]
+    fn an_account_without_an_access_token_is_refreshed_first() {
+        let accounts = json!({"version": 1, "activeIndex": 0, "accounts": [{"refreshToken": "r"}, {"refreshToken": "s"}]});
+        let found = read(&accounts).unwrap();
+        let tokens: Vec<_> = found.into_iter().map(|login| login.unwrap().token).collect();
+        assert!(tokens.iter().all(|token| !token.is_fresh(0)));
+        assert_ne!(tokens[0].access_token, tokens[1].access_token);
+    }
+
+    #[test]
+    fn of_opencodes_file_only_logins_of_qwen_plugins_are_read() {
+        let file = json!({
+            "anthropic": {"type": "oauth", "access": "not-ours", "refresh": "r", "expires": LATER},
+            "alibaba": {"type": "api", "key": "sk-x"},
+            "qwen-code": {"type": "oauth", "access": "opencode-qwen-cli-auth:qwen-cli", "refresh": "opencode-qwen-cli-auth:qwen-cli", "expires": LATER},
+        });
+        assert_eq!(read(&file), Some(vec![]));
+    }
+
+    #[test]
+    fn a_login_that_is_of_no_use_says_why() {
+        let why = |file: Value| read(&file).unwrap()[0].clone().unwrap_err();
+        assert!(why(json!({"access_token": "a", "expiry_date": 5})).contains("expired"));
+        assert!(why(json!({"access_token": "a\nb", "refresh_token": "r"})).contains("characters"));
+        assert!(
+            why(json!({"access_token": "a", "refresh_token": "r", "resource_url": "http://x.example"}))
+                .contains("host")
+        );
+        assert!(why(json!({"access_token": "", "refresh_token": 1})).contains("no tokens"));
+        assert!(why(json!({"version": 1, "accounts": [7]})).contains("no tokens"));
+    }
+
+    #[test]
+    fn other_files_are_told_apart_from_those_without_an_account() {
+        for file in
+            [json!({"name": "package"}), json!([1]), json!("a"), json!({"version": 9, "accounts": []})]
+        {
+            assert_eq!(read(&file), None, "{file}");
+        }
+        assert_eq!(logins(b"{ not json", 0), None);
+        for file in [json!({}), json!({"version": 1, "accounts": [], "activeIndex": 0})] {
+            assert_eq!(read(&file), Some(vec![]), "{file}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_makes_it_panic(contents in proptest::collection::vec(any::<u8>(), 0..80), text in ".{0,20}", shape in 0..4_usize) {
+            let _ = logins(&contents, 0);
+            let file = match shape {
+                0 => json!({"version": 1, "accounts": [{"token": text}]}),
+                1 => json!({"access_token": text, "refreshToken": [text], "expires": text}),
+                2 => json!({"qwen": {"type": "oauth", "access": text, "refresh": text}}),
+                _ => json!({"accounts": {"a": text}, text: 1}),
+            };
+            for login in read(&file).unwrap_or_default().into_iter().flatten() {
+                prop_assert!(!login.token.access_token.expose().is_empty());
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Whose files are: what is replaced keeps its owner, and what is made belongs to the directory's owner. So root, in a
+//! container or by sudo, locks nobody out of their own login.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::path::Path;
+
+/// Gives a new file, which is to replace `target` or be made in `directory`, to the owner that it must have.
+///
+/// # Errors
+/// `PermissionDenied` with advice where this user may not write for that owner.
+pub fn give(file: &File, target: &Path, directory: &Path) -> io::Result<()> {
+    imp::give(file, target, directory)
+}
+
+/// Gives a file or directory that was just made to the owner of the directory above it, as far as this user may.
+pub fn inherit(file: &File, directory: &Path) {
+    imp::inherit(file, directory);
+}
+
+/// Returns why the login in a file may not be used: it belongs to another user, who could have put it there. The files of
+/// the directory's owner are root's to use, and those that root wrote their readers'.
+#[must_use]
+pub fn foreign(path: &Path, file: &Metadata) -> Option<String> {
+    imp::foreign(path, file)
+}
+
+#[cfg(unix)]
+mod imp {
+    use std::fs::{self, File, Metadata};
+    use std::io::{self, ErrorKind};
+    use std::os::unix::fs::MetadataExt as _;
+    use std::path::Path;
+
+    use qwen_base::fault::{self, Safeguard};
+    use rustix::fs::{Gid, Uid, fchown};
+    use rustix::process::geteuid;
+
+    const ROOT: u32 = 0;
+    const STICKY: u32 = 0o1000;
+
+    pub fn give(file: &File, target: &Path, directory: &Path) -> io::Result<()> {
+        if fault::omits(Safeguard::Ownership) {
+            return Ok(());
+        }
+        let (own, directory) = (file.metadata()?, fs::metadata(directory)?);
+        let replaced = fs::symlink_metadata(target).ok();
+        let wanted = replaced.as_ref().unwrap_or(&directory);
+        if own.uid() != wanted.uid() && change(file, Some(wanted.uid()), None).is_err() {
+            // Files that root left in this user's own directory become theirs again.
+            let is_taken_back = wanted.uid() == ROOT && directory.uid() == own.uid();
+            // A new file in a directory for everybody takes nothing from anybody.
+            let is_for_all = directory.uid() == ROOT || directory.mode() & STICKY != 0;
+            let is_shared = replaced.is_none() && is_for_all;
+            if !is_taken_back && !is_shared {
+                let message = format!(
+                    "it belongs to another user (uid {}), who would be locked out by a file of uid {}",
+                    wanted.uid(),
+                    own.uid()
+                );
+                return Err(io::Error::new(ErrorKind::PermissionDenied, message));
+            }
+        }
+        // The mode gives a group nothing, so a group that can't be kept does no harm.
+        if own.gid() != wanted.gid() {
+            let _ = change(file, None, Some(wanted.gid()));
+        }
+        Ok(())
+    }
+
+    pub fn inherit(file: &File, directory: &Path) {
+        let (Ok(own), Ok(directory)) = (file.metadata(), fs::metadata(directory)) else { return };
+        if geteuid().as_raw() == ROOT && own.uid() != directory.uid() {
+            // A file system that knows no owners is not an obstacle.
+            let _ = change(file, Some(directory.uid()), Some(directory.gid()));
+        }
+    }
+
+    fn change(file: &File, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
+        Ok(fchown(file, user.map(Uid::from_raw), group.map(Gid::from_raw))?)
+    }
+
+    pub fn foreign(path: &Path, file: &Metadata) -> Option<String> {
+        // The directory of a link, since its target may be in one of the system's.
+        let directory = path.parent().and_then(|directory| fs::metadata(directory).ok());
+        let user = geteuid().as_raw();
+        if may_use(user, file.uid(), directory.map(|directory| directory.uid())) {
+            return None;
+        }
+        Some(format!(
+            "belongs to another user (uid {}). If its login is yours, take it over: sudo chown {user} {}",
+            file.uid(),
+            path.display()
+        ))
+    }
+
+    /// `user`, the owner of the file, and the owner of its directory.
+    fn may_use(user: u32, file: u32, directory: Option<u32>) -> bool {
+        let of_directorys_owner = user == ROOT && directory == Some(file);
+        let left_by_root = file == ROOT && directory == Some(user);
+        file == user || of_directorys_owner || left_by_root
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn the_login_of_another_user_is_not_used() {
+            let (ann, bob) = (1000, 1001);
+            assert!(may_use(ann, ann, Some(bob)));
+            assert!(may_use(ROOT, ann, Some(ann)) && may_use(ann, ROOT, Some(ann)));
+            assert!(!may_use(ann, bob, Some(ann)) && !may_use(ann, bob, Some(bob)));
+            assert!(!may_use(ROOT, bob, Some(ann)) && !may_use(ann, ROOT, Some(ROOT)));
+            assert!(!may_use(ann, bob, None));
+        }
+    }
+}
+
+/// Windows gives each user a profile of their own.
+#[cfg(not(unix))]
+mod imp {
+    use std::fs::{File, Metadata};
+    use std::io;
+    use std::path::Path;
+
+    #[expect(clippy::unnecessary_wraps, reason = "it is that of other systems that can fail")]
+    pub fn give(_file: &File, _target: &Path, _directory: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub fn inherit(_file: &File, _directory: &Path) {}
+
+    pub fn foreign(_path: &Path, _file: &Metadata) -> Option<String> {
+        None
+    }
+}

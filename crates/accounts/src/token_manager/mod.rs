@@ -1,0 +1,431 @@
+//! The one place that knows how a token gets fresh.
+//!
+//! Many callers share one refresh in a process; many processes share one by the locks. The sequence lock, read again,
+//! redeem, write, sync, unlock stands in [`Refresh`] and nowhere else.
+
+mod refresh;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use qwen_base::{
+    Busy, Clock, Code, DEFAULT_API_BASE_URL, Error, Event, EventKind, Events, KnownSecrets, Result, Secret,
+    Section, api_base_url,
+    fault::{self, Safeguard},
+};
+use tokio::runtime::Handle;
+
+use self::refresh::Refresh;
+use crate::accounts::account::Account;
+use crate::accounts::binding::{BaseUrlOverride, Binding, Issuer};
+use crate::accounts::kind::Kind;
+use crate::accounts::registry::{Registry, unknown_account};
+use crate::accounts::view::View;
+use crate::oauth::OAuthClient;
+use crate::oauth::revoke::Revocation;
+use crate::oauth::token::Token;
+use crate::store::record::Record;
+
+/// A look at the files that takes longer must not hold up the async thread.
+const QUICK_LOOK: Duration = Duration::from_millis(5);
+
+/// How long a request waits for the note of where its account belongs. The note is written all the same.
+const BINDING_PATIENCE: Duration = Duration::from_secs(2);
+
+type Outcome = Result<Arc<Token>>;
+type SharedRefresh = Shared<BoxFuture<'static, Outcome>>;
+
+/// Gives fresh tokens.
+#[derive(Debug, Clone)]
+pub struct TokenManager(Arc<Inner>);
+
+struct Inner {
+    oauth: OAuthClient,
+    registry: Arc<Registry>,
+    clock: Clock,
+    events: Events,
+    state: Mutex<HashMap<String, AccountState>>,
+    busy: Busy,
+    secrets: KnownSecrets,
+    base_url_override: Option<BaseUrlOverride>,
+    /// Whether the last look at the files was. Before the first one nobody knows: they may be on a network.
+    looks_are_quick: AtomicBool,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenManager").finish_non_exhaustive()
+    }
+}
+
+/// What a process remembers of one account.
+#[derive(Default)]
+struct AccountState {
+    /// The refresh that is under way.
+    refresh: Option<SharedRefresh>,
+    /// Tokens that were redeemed and could not be written, and the refresh token they were redeemed for.
+    unsaved: Option<(Secret, Token)>,
+    /// The refresh token that the server refused, and how.
+    refused: Option<(Secret, Error)>,
+    /// True once this process has tried to note where the account belongs.
+    is_bound: bool,
+}
+
+impl TokenManager {
+    /// Reads nothing until it is asked for a token. `busy` counts what must reach its end once it has begun; `secrets` is
+    /// told of every token, so that none gets into a log.
+    #[must_use]
+    pub fn new(
+        oauth: OAuthClient,
+        registry: Arc<Registry>,
+        clock: Clock,
+        events: Events,
+        busy: Busy,
+        secrets: KnownSecrets,
+        base_url_override: Option<BaseUrlOverride>,
+    ) -> Self {
+        let looks_are_quick = AtomicBool::new(false);
+        let state = Mutex::default();
+        Self(Arc::new(Inner {
+            oauth,
+            registry,
+            clock,
+            events,
+            state,
+            busy,
+            secrets,
+            base_url_override,
+            looks_are_quick,
+        }))
+    }
+
+    /// A token that is fresh for 30 s at the least, or was obtained just now. `rejected` is a token that the API
+    /// refused: it is not given again.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has, `ERR_QWEN_CREDENTIALS_INVALID`,
+    /// `ERR_QWEN_REFRESH_TOKEN_INVALID`, `ERR_QWEN_REFRESH_UNAVAILABLE`, `ERR_QWEN_INVALID_RESPONSE`,
+    /// `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`.
+    pub async fn token(&self, id: &str, rejected: Option<&Secret>) -> Outcome {
+        self.token_in(self.view().await?, id, rejected).await
+    }
+
+    /// The same where the accounts have just been looked at.
+    ///
+    /// # Errors
+    /// Those of [`TokenManager::token`].
+    pub async fn token_in(&self, view: Arc<View>, id: &str, rejected: Option<&Secret>) -> Outcome {
+        let token = self.fresh_token(Arc::clone(&view), id, rejected).await?;
+        self.bind(&view, id, &token).await;
+        Ok(token)
+    }
+
+    async fn fresh_token(&self, mut view: Arc<View>, id: &str, rejected: Option<&Secret>) -> Outcome {
+        // A refresh that was under way may bring the very token that was refused, so there may be a second one.
+        for _ in 0..2 {
+            let (account, record) = find(&view, id)?;
+            let token = self.0.current(&account, record)?;
+            if account.kind != Kind::OAuth && Some(&token.access_token) == rejected {
+                return Err(refused_key(&account, record));
+            }
+            let is_good = self.0.is_fresh(&token) && Some(&token.access_token) != rejected;
+            if is_good && self.0.has_unsaved(&account.id) {
+                // Nobody else can have this token, so it must be written before this process ends.
+                let refreshed =
+                    self.refresh(&account, Arc::clone(&token), Arc::clone(&view), None, false).await;
+                return Ok(refreshed.unwrap_or(token));
+            }
+            if is_good {
+                return Ok(token);
+            }
+            if let Some(error) = self.0.refused_before(&account, record) {
+                return Err(error);
+            }
+            let token = self.refresh(&account, token, Arc::clone(&view), rejected.cloned(), false).await?;
+            if Some(&token.access_token) != rejected {
+                return Ok(token);
+            }
+            view = self.view().await?;
+        }
+        let message = "Qwen refused the token that it has just issued. Log in again.";
+        Err(Error::new(Code::TokenRejected, message).with_account(id))
+    }
+
+    /// Where a token belongs that the OAuth server of the settings has just issued; `None` where it names a host that no
+    /// token may be sent to.
+    #[must_use]
+    pub fn binding_for(&self, token: &Token) -> Option<Binding> {
+        let config = self.0.oauth.config();
+        let base_url = match &self.0.base_url_override {
+            Some(set) => set.url.clone(),
+            None => api_base_url(token.resource_url.as_deref().unwrap_or(DEFAULT_API_BASE_URL)).ok()?,
+        };
+        Some(Binding::new(config, base_url, token))
+    }
+
+    /// Notes at an account's first use where its tokens belong. It comes after a refresh, so that a wrong address that nobody
+    /// answers at binds nothing. A note that can't be written stops no request.
+    async fn bind(&self, view: &View, id: &str, token: &Token) {
+        let Some(record) = view.record(id).filter(|record| record.kind() == Kind::OAuth) else { return };
+        let issuer = Issuer::of(self.0.oauth.config());
+        if !issuer.must_bind(record.binding().as_ref())
+            || self.0.with_state(id, |state| std::mem::replace(&mut state.is_bound, true))
+        {
+            return;
+        }
+        let Some(binding) = self.binding_for(token) else { return };
+        let id = id.to_owned();
+        let note = self.with_registry(move |registry| registry.bind(&id, &binding));
+        let _ = tokio::time::timeout(BINDING_PATIENCE, note).await;
+    }
+
+    /// Asks the server that issued a refresh token to revoke it.
+    ///
+    /// # Errors
+    /// Those of [`OAuthClient::revoke`], and `ERR_QWEN_INVALID_CONFIG` where the settings name another server.
+    pub async fn revoke(&self, account: &Account, refresh_token: &Secret) -> Result<Revocation> {
+        self.0.oauth_of(account)?.revoke(refresh_token).await
+    }
+
+    /// Refreshes a login that is about to become the qwen CLI's, so that no dead one takes the place of a good one. A login
+    /// needs no proof if its access token is fresh, the API has not refused it, and no newer one took its place; nor does
+    /// the one that is the CLI's already, or a key.
+    ///
+    /// # Errors
+    /// Those of [`TokenManager::token`]; `ERR_QWEN_REFRESH_TOKEN_INVALID` for a login without a refresh token, which the CLI
+    /// can't use.
+    pub async fn prove(&self, id: &str) -> Result<()> {
+        let view = self.view().await?;
+        let (account, record) = find(&view, id)?;
+        let needs_none = account.kind != Kind::OAuth || view.linked.as_deref() == Some(id);
+        if needs_none || fault::omits(Safeguard::Proof) {
+            return Ok(());
+        }
+        let token = self.0.current(&account, record)?;
+        if token.refresh_token.is_none() {
+            return Err(no_refresh_token(&account));
+        }
+        if let Some(error) = self.0.refused_before(&account, record) {
+            return Err(error);
+        }
+        let is_good = self.0.is_fresh(&token) && record.rejected_at().is_none() && !record.is_superseded();
+        if is_good {
+            return Ok(());
+        }
+        let rejected = token.access_token.clone();
+        self.refresh(&account, token, Arc::clone(&view), Some(rejected), true).await.map(drop)
+    }
+
+    /// Holds the end of the process up until what this returns is dropped.
+    #[must_use]
+    pub fn hold_end(&self) -> Option<Section> {
+        self.0.busy.shutdown().enter()
+    }
+
+    /// Keeps a secret out of the logs from now on.
+    pub fn keep_secret(&self, secret: &Secret) {
+        self.0.secrets.add(secret);
+    }
+
+    /// All accounts as they are now.
+    ///
+    /// # Errors
+    /// Those of [`Registry::view`].
+    pub async fn view(&self) -> Result<Arc<View>> {
+        // On a disk a look takes less time than it takes to hand it to another thread.
+        if self.0.looks_are_quick.load(Ordering::Relaxed)
+            && let Some(view) = self.0.look()
+        {
+            return Ok(view);
+        }
+        let inner = Arc::clone(&self.0);
+        self.with_registry(move |registry| inner.look().map_or_else(|| registry.view(), Ok)).await
+    }
+
+    /// Reads or changes the accounts, on a thread that may block. A change that has begun reaches its end.
+    ///
+    /// # Errors
+    /// What `action` returns.
+    pub async fn with_registry<T: Send + 'static>(
+        &self,
+        action: impl FnOnce(&Registry) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let registry = Arc::clone(&self.0.registry);
+        let busy = self.0.busy.enter();
+        blocking(move || {
+            let _busy = busy;
+            action(&registry)
+        })
+        .await
+    }
+
+    /// Joins the refresh that is under way, or starts one. It runs to its end even if every caller gives up: a token
+    /// that was redeemed must be written.
+    fn refresh(
+        &self,
+        account: &Account,
+        seen: Arc<Token>,
+        view: Arc<View>,
+        rejected: Option<Secret>,
+        is_chosen: bool,
+    ) -> SharedRefresh {
+        self.0.with_state(&account.id, |state| {
+            if let Some(refresh) = &state.refresh {
+                return refresh.clone();
+            }
+            let inner = Arc::clone(&self.0);
+            let busy = inner.busy.enter();
+            let doubted = Mutex::default();
+            let at_stake = Arc::default();
+            let work = Refresh {
+                inner,
+                account: account.clone(),
+                seen,
+                view,
+                rejected,
+                is_chosen,
+                doubted,
+                at_stake,
+            };
+            let task = tokio::spawn(async move {
+                let (inner, id) = (Arc::clone(&work.inner), work.account.id.clone());
+                let runtime = Handle::current();
+                let outcome = blocking(move || work.run(&runtime)).await;
+                inner.with_state(&id, |state| state.refresh = None);
+                drop(busy);
+                outcome
+            });
+            let refresh = async move { task.await.unwrap_or_else(|failure| Err(Error::internal(failure))) }
+                .boxed()
+                .shared();
+            state.refresh = Some(refresh.clone());
+            refresh
+        })
+    }
+}
+
+impl Inner {
+    /// The accounts as they are known, if no file has changed. Remembers how long it took to find out.
+    fn look(&self) -> Option<Arc<View>> {
+        let started = Instant::now();
+        let view = self.registry.unchanged();
+        self.looks_are_quick.store(started.elapsed() < QUICK_LOOK, Ordering::Relaxed);
+        view
+    }
+
+    fn with_state<T>(&self, id: &str, action: impl FnOnce(&mut AccountState) -> T) -> T {
+        // A panic elsewhere can't leave this map half-changed: each change is one assignment.
+        let mut states = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        action(states.entry(id.to_owned()).or_default())
+    }
+
+    /// The account's token: what the files hold, unless that was redeemed already and could not be replaced.
+    fn current(&self, account: &Account, record: &Record) -> Outcome {
+        let token = record.token().ok_or_else(|| without_token(account))?;
+        let unsaved = self.with_state(&account.id, |state| state.unsaved.clone());
+        let token = match unsaved {
+            Some((spent, unsaved)) if token.refresh_token.as_ref() == Some(&spent) => unsaved,
+            _ => token,
+        };
+        self.know(&token);
+        Ok(Arc::new(token))
+    }
+
+    /// The verdict that the server gave before: asking again would bring the same.
+    fn refused_before(&self, account: &Account, record: &Record) -> Option<Error> {
+        let refresh_token = record.token()?.refresh_token?;
+        let refused = self.with_state(&account.id, |state| state.refused.clone());
+        let known = refused.filter(|(token, _)| *token == refresh_token).map(|(_, error)| error);
+        known.or_else(|| record.is_refused().then(|| refused_elsewhere(account, record)))
+    }
+
+    fn know(&self, token: &Token) {
+        for secret in std::iter::once(&token.access_token).chain(&token.refresh_token) {
+            self.secrets.add(secret);
+        }
+    }
+
+    /// The OAuth server that an account's refresh token may be sent to.
+    fn oauth_of(&self, account: &Account) -> Result<OAuthClient> {
+        let issuer = Issuer::of(self.oauth.config());
+        issuer.expect(account)?;
+        let binding = issuer.effective(account.binding.as_ref());
+        Ok(match binding.filter(|binding| binding.token_endpoint != issuer.token_endpoint) {
+            None => self.oauth.clone(),
+            Some(binding) => self.oauth.at(binding.token_endpoint.clone(), binding.client_id.clone()),
+        })
+    }
+
+    fn has_unsaved(&self, id: &str) -> bool {
+        self.with_state(id, |state| state.unsaved.is_some())
+    }
+
+    fn is_fresh(&self, token: &Token) -> bool {
+        token.is_fresh(self.clock.now_ms())
+    }
+
+    fn emit(&self, kind: EventKind, account: &Account, message: String, code: Option<Code>) {
+        let event = Event::of_account(kind, self.clock.now_ms(), &account.id, &account.label, message);
+        self.events.emit(Event { code, ..event });
+    }
+}
+
+fn find<'a>(view: &'a View, id: &str) -> Result<(Account, &'a Record)> {
+    let record = view.record(id).ok_or_else(|| unknown_account("accountId", id))?;
+    Ok((view.account(record), record))
+}
+
+fn without_token(account: &Account) -> Error {
+    let message =
+        format!("The Qwen account \"{}\" holds no tokens. Log in again, or remove it.", account.label);
+    account.error(Code::CredentialsInvalid, message)
+}
+
+fn no_refresh_token(account: &Account) -> Error {
+    let message = format!(
+        "The login of the Qwen account \"{}\" has expired and has no refresh token. Log in again.",
+        account.label
+    );
+    account.error(Code::RefreshTokenInvalid, message)
+}
+
+fn superseded(account: &Account) -> Error {
+    let message = format!(
+        "The login of the Qwen account \"{}\" has expired, and a newer one took its place. Choose it with `use {}` to renew it, or log in again.",
+        account.label,
+        account.shown_id()
+    );
+    account.error(Code::RefreshTokenInvalid, message)
+}
+
+/// A key can't be renewed.
+fn refused_key(account: &Account, record: &Record) -> Error {
+    let host = record.token().and_then(|token| token.resource_url).unwrap_or_default();
+    let place =
+        record.place().map(|place| format!(" (plan {}, region {})", place.plan.as_str(), place.region));
+    let message = format!(
+        "{host} refused the key of the Qwen account \"{}\": it was deleted, or belongs to another plan or region than the one it was added with{}. Add it again with `npx opencode-qwen-cli-auth add-key`, which finds out where it belongs.",
+        account.label,
+        place.unwrap_or_default(),
+    );
+    account.error(Code::TokenRejected, message)
+}
+
+/// The verdict that the server gave to another process.
+fn refused_elsewhere(account: &Account, record: &Record) -> Error {
+    let last = record.last_error().filter(|error| error.code == Code::RefreshTokenInvalid.as_str());
+    let message = last.map_or_else(
+        || format!("The login of the Qwen account \"{}\" is no longer valid. Log in again.", account.label),
+        |error| error.message,
+    );
+    account.error(Code::RefreshTokenInvalid, message)
+}
+
+/// Runs file work on a thread that may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|failure| Err(Error::internal(failure)))
+}

@@ -1,0 +1,471 @@
+//! The HTTP client: proxies and certificates from the environment map, dead connections found early.
+
+pub mod certificates;
+mod names;
+pub mod proxy;
+
+use std::error::Error as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use reqwest::{Proxy, Response};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::OnceCell;
+use url::{Host, Url};
+
+use self::names::{Names, UnknownProxy};
+use self::proxy::{NamedProxy, Proxies};
+use crate::clock::Clock;
+use crate::environment::Environment;
+use crate::error::{Code, Error, Result};
+use crate::events::{Event, EventKind, Events};
+use crate::opaque_debug;
+
+/// The name of this package in `User-Agent`. Qwen's front refuses requests without one.
+pub const PRODUCT: &str = concat!("opencode-qwen-cli-auth/", env!("CARGO_PKG_VERSION"));
+
+/// A connection at rest is closed after this long, so that a new network is met with a new connection.
+const POOL_IDLE: Duration = Duration::from_secs(30);
+/// A silent connection is probed after this long, and given up within twice that.
+const PROBE_INTERVAL: Duration = Duration::from_secs(8);
+
+/// What a [`Http`] is made from.
+#[derive(Clone)]
+pub struct HttpConfig {
+    proxies: Arc<Proxies>,
+    connect_timeout: Duration,
+    root_certificates: Option<PathBuf>,
+    extra_certificates: Option<PathBuf>,
+}
+
+opaque_debug!(HttpConfig, Http);
+
+impl HttpConfig {
+    /// Reads the proxy and certificate variables. What can't be read of them is told by [`HttpConfig::warnings`], and stops
+    /// only the requests that need it.
+    #[must_use]
+    pub fn from_environment(environment: &Environment, connect_timeout: Duration) -> Self {
+        Self {
+            proxies: Arc::new(Proxies::from_environment(environment)),
+            connect_timeout,
+            root_certificates: environment.get("SSL_CERT_FILE").map(PathBuf::from),
+            extra_certificates: environment.get("NODE_EXTRA_CA_CERTS").map(PathBuf::from),
+        }
+    }
+
+    /// Which proxy serves a request.
+    #[must_use]
+    pub fn proxies(&self) -> &Proxies {
+        &self.proxies
+    }
+
+    /// Proxy variables that can't be read, for a person to see.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        self.proxies.warnings().iter().map(|warning| warning.message.clone())
+    }
+}
+
+/// A lazily built HTTP client. Redirects are never followed, bodies are never decoded.
+pub struct Http {
+    config: HttpConfig,
+    client: Mutex<Arc<OnceCell<Built>>>,
+    /// Told once what can't be read of the certificates.
+    events: Option<(Events, Clock)>,
+}
+
+struct Built {
+    client: reqwest::Client,
+    /// Why no certificate is trusted.
+    roots_problem: Option<Error>,
+}
+
+impl Http {
+    /// Nothing is opened until the first request.
+    #[must_use]
+    pub fn new(config: HttpConfig) -> Self {
+        Self { config, client: Mutex::default(), events: None }
+    }
+
+    /// The same, telling what can't be read of the certificates.
+    #[must_use]
+    pub fn telling(self, events: Events, clock: Clock) -> Self {
+        Self { events: Some((events, clock)), ..self }
+    }
+
+    /// The client for requests to this URL, built at the first call.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_INVALID_CONFIG` where the request needs a proxy variable or `SSL_CERT_FILE`, and that can't be read.
+    pub async fn client_for(&self, url: &Url) -> Result<reqwest::Client> {
+        self.config.proxies.for_url(url)?;
+        let client = Arc::clone(&self.client.lock().unwrap_or_else(PoisonError::into_inner));
+        let build = || async {
+            let config = self.config.clone();
+            // Certificate stores are files, hundreds of them on some systems.
+            let (built, warnings) =
+                tokio::task::spawn_blocking(move || build(&config)).await.map_err(Error::internal)??;
+            if let Some((events, clock)) = &self.events {
+                for warning in warnings {
+                    events.emit(Event::new(EventKind::Config, clock.now_ms(), warning.message().to_owned()));
+                }
+            }
+            Ok(built)
+        };
+        let ready = client.get_or_try_init(build).await?;
+        match &ready.roots_problem {
+            Some(problem) if url.scheme() == "https" => Err(problem.clone()),
+            _ => Ok(ready.client.clone()),
+        }
+    }
+
+    /// Classifies the failure of a request to `host`, naming the proxy that it went through.
+    #[must_use]
+    pub fn failure(&self, error: &reqwest::Error, host: &str) -> TransportError {
+        let proxy = error.url().and_then(|url| self.config.proxies.for_url(url).ok().flatten());
+        TransportError::new(error, host, proxy)
+    }
+
+    /// Closes the connections that are at rest, and the others as soon as nothing uses them. A later request makes new
+    /// ones.
+    pub fn close(&self) {
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Arc::default();
+    }
+}
+
+/// What an [`HttpConfig`] is read from.
+const VARIABLES: [&str; 10] = [
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "NODE_EXTRA_CA_CERTS",
+];
+
+type Key = ([Option<String>; VARIABLES.len()], Duration);
+
+/// One [`Http`] for callers that have no client: reading the certificates costs more than their request. It is made anew
+/// where the settings have changed.
+#[derive(Default)]
+pub struct SharedHttp(Mutex<Option<(Key, Arc<Http>)>>);
+
+impl SharedHttp {
+    /// The one for these settings.
+    #[must_use]
+    pub fn get(&self, environment: &Environment, connect_timeout: Duration) -> Arc<Http> {
+        let key = (VARIABLES.map(|name| environment.get(name).map(str::to_owned)), connect_timeout);
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, http)) = last.as_ref().filter(|(known, _)| *known == key) {
+            return Arc::clone(http);
+        }
+        let http = Arc::new(Http::new(HttpConfig::from_environment(environment, connect_timeout)));
+        *last = Some((key, Arc::clone(&http)));
+        http
+    }
+}
+
+/// Builds the client; gives what can't be read of the certificates too.
+fn build(config: &HttpConfig) -> Result<(Built, Vec<Error>)> {
+    let Roots { store, problem: roots_problem, warnings } = roots(config);
+    let names = config.proxies.all().into_iter().filter_map(|proxy| match proxy.url.host()? {
+        Host::Domain(name) => Some((name.to_ascii_lowercase(), proxy.variable)),
+        _ => None,
+    });
+    let names = Names { proxies: names.collect() };
+    let proxies = Arc::clone(&config.proxies);
+    let builder = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls_config(store)?)
+        .user_agent(PRODUCT)
+        .dns_resolver(names)
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        // The environment was read by `HttpConfig`; reqwest must not read the process's own.
+        .no_proxy()
+        .connect_timeout(config.connect_timeout)
+        .pool_idle_timeout(POOL_IDLE)
+        .tcp_nodelay(true)
+        .tcp_keepalive(PROBE_INTERVAL)
+        .tcp_keepalive_interval(Duration::from_secs(3))
+        .tcp_keepalive_retries(3)
+        .http2_keep_alive_interval(PROBE_INTERVAL)
+        .http2_keep_alive_timeout(PROBE_INTERVAL)
+        .http2_keep_alive_while_idle(true)
+        .http2_adaptive_window(true);
+    #[cfg(target_os = "linux")]
+    let builder = builder.tcp_user_timeout(PROBE_INTERVAL * 2);
+    // A request whose proxy can't be read gets no client: see `Http::client_for`.
+    let proxy = Proxy::custom(move |url| Some(proxies.for_url(url).ok().flatten()?.url.clone()));
+    let client = builder.proxy(proxy).build().map_err(|error| Error::internal(describe(&error)))?;
+    Ok((Built { client, roots_problem }, warnings))
+}
+
+struct Roots {
+    store: rustls::RootCertStore,
+    /// Why none is trusted.
+    problem: Option<Error>,
+    warnings: Vec<Error>,
+}
+
+/// `SSL_CERT_FILE` replaces the system's roots: where nothing in it can be read, no others are used in its place.
+/// `NODE_EXTRA_CA_CERTS` adds to them.
+fn roots(config: &HttpConfig) -> Roots {
+    let mut store = rustls::RootCertStore::empty();
+    let (mut problem, mut warnings) = (None, Vec::new());
+    if let Some(path) = &config.root_certificates {
+        let file = certificates::read("SSL_CERT_FILE", path);
+        let is_empty = file.certificates.is_empty();
+        store.add_parsable_certificates(file.certificates);
+        if is_empty { problem = file.problem } else { warnings.extend(file.problem) }
+    } else {
+        store.add_parsable_certificates(system_certificates());
+        if store.is_empty() {
+            store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        }
+    }
+    if let Some(path) = &config.extra_certificates {
+        let file = certificates::read("NODE_EXTRA_CA_CERTS", path);
+        store.add_parsable_certificates(file.certificates);
+        warnings.extend(file.problem);
+    }
+    Roots { store, problem, warnings }
+}
+
+fn tls_config(roots: rustls::RootCertStore) -> Result<rustls::ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(Error::internal)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(tls)
+}
+
+#[cfg(all(unix, not(target_os = "macos")))]
+fn system_certificates() -> Vec<CertificateDer<'static>> {
+    // `load_native_certs` would look at the process's SSL_CERT_FILE; the known places are asked directly instead.
+    const BUNDLES: [&str; 6] = [
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+        "/etc/ssl/ca-bundle.pem",
+        "/etc/ssl/cert.pem",
+        "/usr/local/share/certs/ca-root-nss.crt",
+    ];
+    BUNDLES
+        .iter()
+        .map(|path| rustls_native_certs::load_certs_from_paths(Some(path.as_ref()), None).certs)
+        .find(|certificates| !certificates.is_empty())
+        .unwrap_or_default()
+}
+
+#[cfg(not(all(unix, not(target_os = "macos"))))]
+fn system_certificates() -> Vec<CertificateDer<'static>> {
+    rustls_native_certs::load_native_certs().certs
+}
+
+/// A request that ended without a usable answer.
+#[derive(Debug, Clone)]
+pub struct TransportError {
+    /// What to tell the caller.
+    pub error: Error,
+    /// Whether the failure came before any byte of the request was sent.
+    pub before_send: bool,
+}
+
+impl TransportError {
+    /// Classifies an error of a body that broke off.
+    #[must_use]
+    pub fn broken_body(error: &reqwest::Error, host: &str) -> Self {
+        Self { before_send: false, ..Self::new(error, host, None) }
+    }
+
+    /// Classifies what reqwest reports, without the URL: it may hold secrets in its query.
+    fn new(error: &reqwest::Error, host: &str, proxy: Option<&NamedProxy>) -> Self {
+        let before_send = error.is_connect() || error.is_builder();
+        let reason = describe(error);
+        let (route, check) = match proxy {
+            Some(proxy) => (format!("{host} through {proxy}"), proxy.variable),
+            None => (host.to_owned(), "the network, DNS and proxy"),
+        };
+        let (code, message) = if let Some(UnknownProxy { host, variable }) = unknown_proxy(error) {
+            let message = format!(
+                "The proxy {host}, which {variable} names, could not be found: its name does not resolve. Correct {variable} or unset it, then try again."
+            );
+            (Code::Network, message)
+        } else if error.is_timeout() {
+            (
+                Code::Timeout,
+                format!("{route} could not be reached in time ({reason}). Check {check}, then try again."),
+            )
+        } else if before_send {
+            (Code::Network, format!("Could not connect to {route}: {reason}. Check {check}, then try again."))
+        } else {
+            (Code::Network, format!("The connection to {host} broke: {reason}. Try again."))
+        };
+        Self { error: Error::new(code, message).retryable(), before_send }
+    }
+
+    /// No answer came within the time allowed. Informational responses (1xx) are none.
+    #[must_use]
+    pub fn no_answer(host: &str, limit: Duration) -> Self {
+        let message = format!(
+            "{host} gave no answer for {} s. Check the network, then try again.",
+            limit.as_secs_f64()
+        );
+        Self { error: Error::new(Code::Timeout, message).retryable(), before_send: false }
+    }
+
+    /// Nothing of a body arrived within the time allowed.
+    #[must_use]
+    pub fn timeout(host: &str, limit: Duration) -> Self {
+        let message =
+            format!("{host} sent nothing for {} s. Check the network, then try again.", limit.as_secs_f64());
+        Self { error: Error::new(Code::Timeout, message).retryable(), before_send: false }
+    }
+}
+
+fn unknown_proxy(error: &reqwest::Error) -> Option<&UnknownProxy> {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(found) = cause.downcast_ref() {
+            return Some(found);
+        }
+        source = cause.source();
+    }
+    None
+}
+
+/// The innermost causes of an HTTP error; its outer texts only repeat the URL.
+fn describe(error: &reqwest::Error) -> String {
+    let mut reasons = Vec::new();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        source = cause.source();
+        let text = in_plain_words(cause.to_string());
+        if source.is_none() || text.contains("dns") || text.contains("proxy") || text.contains("certificate")
+        {
+            reasons.push(text);
+        }
+    }
+    reasons.dedup();
+    if reasons.is_empty() { "no further reason was given".to_owned() } else { reasons.join(": ") }
+}
+
+/// What hyper says of a connection that the other side closed too early speaks of its parser.
+fn in_plain_words(reason: String) -> String {
+    let was_closed = ["unexpected EOF", "before message completed", "before message length reached"];
+    if was_closed.iter().any(|text| reason.contains(text)) {
+        return "the server closed it early".to_owned();
+    }
+    reason
+}
+
+/// Reads a body of at most `limit` bytes; `None` where it is larger.
+///
+/// # Errors
+/// Whatever ended the body early.
+pub async fn read_limited(response: &mut Response, limit: usize) -> Result<Option<Vec<u8>>, reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > limit {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body))
+}
+
+/// `Retry-After` in milliseconds, from seconds or an HTTP date (RFC 9110 section 10.2.3).
+#[must_use]
+pub fn retry_after_ms(value: &str, now_ms: u64) -> Option<u64> {
+    let value = value.trim();
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(value.parse::<u64>().unwrap_or(u64::MAX).saturating_mul(1000));
+    }
+    let date: SystemTime = httpdate::parse_http_date(value).ok()?;
+    Some(crate::clock::epoch_ms(date).saturating_sub(now_ms))
+}
+
+/// Whether a secret may be sent to this URL: https, or http that does not leave the machine.
+#[must_use]
+pub fn is_secure(url: &Url) -> bool {
+    match url.scheme() {
+        "https" => url.has_host(),
+        "http" => is_loopback(url),
+        _ => false,
+    }
+}
+
+/// True for a URL of this machine: 127.0.0.0/8, `::1`, `localhost` and names below it.
+#[must_use]
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => is_loopback_name(name),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// True for `localhost` and the names below it (RFC 6761 section 6.3).
+fn is_loopback_name(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_read_as_seconds_or_as_a_date() {
+        assert_eq!(retry_after_ms("7", 0), Some(7_000));
+        assert_eq!(retry_after_ms(" 120 ", 0), Some(120_000));
+        assert_eq!(retry_after_ms("Thu, 01 Jan 1970 00:01:00 GMT", 20_000), Some(40_000));
+        assert_eq!(retry_after_ms("Thu, 01 Jan 1970 00:01:00 GMT", 90_000), Some(0));
+        assert_eq!(retry_after_ms("99999999999999999999999", 0), Some(u64::MAX));
+        for unreadable in ["", "-1", "1.5", "soon"] {
+            assert_eq!(retry_after_ms(unreadable, 0), None, "{unreadable}");
+        }
+    }
+
+    #[test]
+    fn plain_http_is_for_loopback_alone() {
+        for url in [
+            "https://portal.qwen.ai/v1",
+            "http://127.0.0.1:1/",
+            "http://127.8.0.1/",
+            "http://localhost/",
+            "http://[::1]/",
+        ] {
+            assert!(is_secure(&Url::parse(url).unwrap()), "{url}");
+        }
+        for url in [
+            "http://portal.qwen.ai/",
+            "http://localhost.evil.example/",
+            "ftp://127.0.0.1/",
+            "file:///etc/passwd",
+        ] {
+            assert!(!is_secure(&Url::parse(url).unwrap()), "{url}");
+        }
+    }
+
+    #[test]
+    fn connections_are_shared_while_the_settings_are_the_same() {
+        let shared = SharedHttp::default();
+        let get = |pairs: &[(&str, &str)], seconds| {
+            shared.get(&pairs.iter().copied().collect(), Duration::from_secs(seconds))
+        };
+        let first = get(&[("HOME", "/a")], 1);
+        assert!(Arc::ptr_eq(&first, &get(&[("HOME", "/b"), ("HTTP_PROXY", "")], 1)));
+        let proxied = get(&[("HTTP_PROXY", "localhost:9")], 1);
+        assert!(!Arc::ptr_eq(&first, &proxied));
+        assert!(!Arc::ptr_eq(&proxied, &get(&[("HTTP_PROXY", "localhost:9")], 2)));
+    }
+}

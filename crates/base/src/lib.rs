@@ -1,0 +1,40 @@
+//! Values and tools that every other crate builds on: errors, events, plans, hosts, the HTTP client, logs, time.
+
+#![forbid(unsafe_code)]
+
+mod base_url;
+mod busy;
+mod clock;
+mod environment;
+mod error;
+mod events;
+pub mod fault;
+mod http;
+mod logging;
+mod paths;
+mod plans;
+mod redact;
+pub mod safe_open;
+mod secret;
+mod shutdown;
+mod text;
+
+pub use base_url::{DEFAULT_API_BASE_URL, api_base_url, display, host_url};
+pub use busy::{Busy, BusyGuard};
+pub use clock::{Clock, NEVER, epoch_ms, instant_from_number, iso_time};
+pub use environment::Environment;
+pub use error::{Code, Error, Result};
+pub use events::{Event, EventKind, Events};
+pub use http::proxy::{NamedProxy, Proxies, UnreadableProxy};
+pub use http::{
+    Http, HttpConfig, PRODUCT, SharedHttp, TransportError, certificates, is_secure, read_limited,
+    retry_after_ms,
+};
+pub use logging::background::Background;
+pub use logging::{DEBUG_LOG, Logger, MAX_LOG_BYTES, files};
+pub use paths::{Paths, expand_home};
+pub use plans::{KeyPlan, PLACES, Place, Price, Tier, place_of, place_on, places_of_key, region_from_name};
+pub use redact::{KnownSecrets, Redactor, cut};
+pub use secret::Secret;
+pub use shutdown::{LONGEST_WAIT, Section, Shutdown};
+pub use text::{MAX_LABEL, MAX_SHOWN, clean, shorten};

@@ -1,0 +1,84 @@
+//! Opening the user's browser, where there is one.
+
+use std::ffi::OsString;
+use std::process::Stdio;
+
+use qwen_base::Environment;
+
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// Whether a browser on this machine would be seen by the user.
+#[must_use]
+pub fn has_display(environment: &Environment) -> bool {
+    let remote = environment.first(&["SSH_CONNECTION", "SSH_TTY"]).is_some();
+    let graphical = cfg!(any(windows, target_os = "macos"))
+        || environment.first(&["DISPLAY", "WAYLAND_DISPLAY", "WSL_DISTRO_NAME"]).is_some();
+    graphical && !remote
+}
+
+/// Hands a web address to the desktop, through no shell. Failing to is no error: the user has the address to open.
+///
+/// The programs that do it are looked for in absolute directories of `PATH` alone, and so are those that they start: a
+/// relative one would find what lies in the directory that is worked on.
+pub fn open(environment: &Environment, address: &str) {
+    let path = absolute_path(environment.get("PATH").unwrap_or(DEFAULT_PATH));
+    for mut command in open::commands(address) {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if cfg!(unix) {
+            command.env("PATH", &path).current_dir("/");
+        }
+        // Ctrl-C in the terminal is not for the browser.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        if let Ok(mut child) = command.spawn() {
+            let _ = child.wait();
+            return;
+        }
+    }
+}
+
+/// The absolute directories of a `PATH`.
+fn absolute_path(path: &str) -> OsString {
+    let directories = std::env::split_paths(path).filter(|directory| directory.is_absolute());
+    std::env::join_paths(directories).unwrap_or_else(|_| DEFAULT_PATH.into())
+}
+
+#[cfg(test)]
+#[cfg_attr(
+    target_os = "linux",
+    expect(clippy::disallowed_methods, reason = "tests play the user and other programs")
+)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn relative_directories_of_path_are_left_out() {
+        assert_eq!(absolute_path(":.:bin:/usr/bin::../x:/bin"), "/usr/bin:/bin");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_lies_in_the_working_directory_is_not_started() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let [bin, told] = ["bin", "told"].map(|name| directory.path().join(name));
+        std::fs::create_dir(&bin).unwrap();
+        let program = bin.join("xdg-open");
+        std::fs::write(&program, format!("#!/bin/sh\necho \"$PWD $PATH $1\" > {}\n", told.display()))
+            .unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!(".::{}", bin.display());
+        open(&[("PATH", path.as_str())].into_iter().collect(), "https://chat.qwen.ai/authorize?x=1");
+        let expected = format!("/ {} https://chat.qwen.ai/authorize?x=1\n", bin.display());
+        assert_eq!(std::fs::read_to_string(&told).unwrap(), expected);
+    }
+
+    #[test]
+    fn no_browser_over_ssh() {
+        let display = |pairs: &[(&str, &str)]| has_display(&pairs.iter().copied().collect());
+        assert!(!display(&[("DISPLAY", ":0"), ("SSH_CONNECTION", "10.0.0.1 1 10.0.0.2 22")]));
+        assert!(display(&[("DISPLAY", ":0")]));
+        assert_eq!(display(&[]), cfg!(any(windows, target_os = "macos")));
+    }
+}

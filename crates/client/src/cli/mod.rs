@@ -1,0 +1,288 @@
+//! The fallback: a chat request answered by the qwen CLI, with whatever it is logged in with.
+//!
+//! The CLI is an agent. Here it is kept from acting as one: it gets a home of its own without hooks, servers and memory,
+//! an empty directory, no tools, and a text in which nothing is a command or a path.
+
+pub mod completion;
+pub mod find;
+pub mod home;
+pub mod login;
+pub mod output;
+pub mod prompt;
+pub mod redact;
+pub mod run;
+mod source;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use qwen_base::{Busy, Clock, Code, Environment, Error, Paths, Result};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+
+use self::completion::Completion;
+use self::find::Program;
+use self::output::Event;
+use self::run::{Job, Limits, Request, Run};
+use self::source::{Source, TURN_OFF, broken_off, oauth_ended};
+
+/// Each is a Node process of 150 MB and more.
+const MAX_RUNS: usize = 2;
+
+/// Answers chat requests by running the qwen CLI.
+#[derive(Debug)]
+pub struct CliFallback {
+    environment: Arc<Environment>,
+    paths: Paths,
+    clock: Clock,
+    limits: Limits,
+    busy: Busy,
+    runs: Arc<Semaphore>,
+    /// Tools that a version has which we did not know of.
+    more_tools: Mutex<Vec<String>>,
+}
+
+/// An answer that has begun.
+#[derive(Debug)]
+pub struct CliAnswer {
+    /// For the response's header.
+    pub content_type: &'static str,
+    /// What is still to be read.
+    pub body: CliBody,
+}
+
+/// A chat completion, as it comes. Dropping it stops the CLI.
+#[derive(Debug)]
+pub struct CliBody {
+    ready: VecDeque<Bytes>,
+    /// `None` once nothing is left of the CLI.
+    source: Option<Source>,
+    completion: Completion,
+    has_text: bool,
+    is_whole: bool,
+}
+
+/// What the CLI is logged in with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CliLogin {
+    /// Qwen's OAuth, with which it refuses to answer since the free tier ended.
+    OAuth,
+    /// A key.
+    Key,
+    /// Nothing that can be seen.
+    None,
+}
+
+/// What the CLI is logged in with, by its settings and the environment.
+#[must_use]
+pub fn logged_in_with(environment: &Environment, paths: &Paths) -> CliLogin {
+    let login = home::login(environment, paths);
+    if login.is_oauth() {
+        CliLogin::OAuth
+    } else if login.variables.iter().any(|(name, value)| name.ends_with("_API_KEY") && !value.is_empty())
+        || !login.secrets().is_empty()
+    {
+        CliLogin::Key
+    } else {
+        CliLogin::None
+    }
+}
+
+impl CliFallback {
+    /// Looks for nothing yet. The environment is what the CLI gets, less what would lead it astray.
+    #[must_use]
+    pub fn new(environment: Environment, paths: Paths, clock: Clock) -> Self {
+        Self {
+            environment: Arc::new(environment),
+            paths,
+            clock,
+            limits: Limits::default(),
+            busy: Busy::unobserved(),
+            runs: Arc::new(Semaphore::new(MAX_RUNS)),
+            more_tools: Mutex::default(),
+        }
+    }
+
+    /// Other limits than the usual ones.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Lets the host wait for the moment it takes to stop a CLI and to remove its directories.
+    #[must_use]
+    pub fn with_busy(mut self, busy: Busy) -> Self {
+        self.busy = busy;
+        self
+    }
+
+    /// Where the CLI is.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_CLI_NOT_FOUND`.
+    pub fn find(&self) -> Result<Program> {
+        find::find(&self.environment, &self.paths)
+    }
+
+    /// Answers a chat request: a JSON object, or events where the request asks for a stream. It returns once the model
+    /// has begun to answer, so that what goes wrong before is an error and not a broken answer.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_CLI_NOT_FOUND`; `ERR_QWEN_CLI_FAILED` for all that keeps the CLI from answering; `ERR_QWEN_IO` where no
+    /// temporary files can be made; `ERR_QWEN_INVALID_ARGUMENT` where the body is no chat request.
+    pub async fn complete(&self, body: &Bytes) -> Result<CliAnswer> {
+        let request = self.prepare(body.clone()).await?;
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let mut completion = Completion::new(body, &id, self.clock.now_ms());
+        let (mut source, model) = self.ask(&request).await?;
+        if let Some(model) = model {
+            completion.set_model(&model);
+        }
+        let first = match source.first().await {
+            Ok(first) => first,
+            Err(error) => return stopped(source, error).await,
+        };
+        let content_type = completion.content_type();
+        if completion.stream {
+            source.put_back(first);
+            let (ready, source) = (VecDeque::from([completion.head()]), Some(source));
+            let body = CliBody { ready, source, completion, has_text: false, is_whole: false };
+            return Ok(CliAnswer { content_type, body });
+        }
+        match source.whole(first, &completion).await {
+            Ok(whole) => {
+                source.stop().await;
+                let ready = VecDeque::from([whole]);
+                let body = CliBody { ready, source: None, completion, has_text: true, is_whole: true };
+                Ok(CliAnswer { content_type, body })
+            }
+            Err(error) => stopped(source, error).await,
+        }
+    }
+
+    /// Finds the CLI and its login, and writes the prompt: work on files and much text, so not on the async thread.
+    async fn prepare(&self, body: Bytes) -> Result<Arc<Request>> {
+        let (environment, paths) = (Arc::clone(&self.environment), self.paths.clone());
+        let preparing = move || {
+            let program = find::find(&environment, &paths)?;
+            let prompt = prompt::prompt(&body)?;
+            let login = home::login(&environment, &paths);
+            if login.is_oauth() {
+                return Err(oauth_ended());
+            }
+            Ok(Arc::new(Request { program, login, prompt }))
+        };
+        spawn_blocking(preparing).await.map_err(Error::internal)?
+    }
+
+    /// Starts the CLI, again if it turns out to have tools that are not turned off yet.
+    async fn ask(&self, request: &Arc<Request>) -> Result<(Source, Option<String>)> {
+        for is_last in [false, true] {
+            let permit = Arc::clone(&self.runs).acquire_owned().await.map_err(Error::internal)?;
+            let job = Job {
+                request: Arc::clone(request),
+                environment: Arc::clone(&self.environment),
+                more_tools: self.more_tools.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                limits: self.limits,
+                permit,
+                busy: self.busy.clone(),
+            };
+            let run = spawn_blocking(move || Run::start(job)).await.map_err(Error::internal)??;
+            let mut source = Source::new(run, request.login.secrets(), self.limits);
+            let (model, tools) = match source.next_in_time().await {
+                Ok(Event::Started { model, tools }) => (model, tools),
+                Ok(Event::Failed(message)) => {
+                    let error = source.failed(&message);
+                    return stopped(source, error).await;
+                }
+                Ok(other) => {
+                    source.put_back(other);
+                    (None, Vec::new())
+                }
+                Err(error) => return stopped(source, error).await,
+            };
+            if tools.is_empty() {
+                return Ok((source, model));
+            }
+            source.stop().await;
+            if is_last {
+                break;
+            }
+            self.more_tools.lock().unwrap_or_else(PoisonError::into_inner).extend(tools);
+        }
+        Err(Error::new(
+            Code::CliFailed,
+            format!(
+                "This version of the qwen CLI has tools that can't be turned off. Install another one, {TURN_OFF}."
+            ),
+        ))
+    }
+}
+
+/// An error, once nothing is left of the CLI.
+async fn stopped<T>(source: Source, error: Error) -> Result<T> {
+    source.stop().await;
+    Err(error)
+}
+
+impl CliBody {
+    /// The next bytes, or `None` at the end.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_CLI_FAILED` where the answer breaks off.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            if let Some(bytes) = self.ready.pop_front() {
+                return Ok(Some(bytes));
+            }
+            let Some(source) = &mut self.source else { return Ok(None) };
+            if self.is_whole {
+                self.stop().await;
+                return Ok(None);
+            }
+            let failure = match source.next().await {
+                Ok(Event::Text(text)) => {
+                    self.has_text = true;
+                    self.ready.push_back(self.completion.text(&text));
+                    continue;
+                }
+                Ok(Event::Thought(thought)) => {
+                    self.ready.push_back(self.completion.thought(&thought));
+                    continue;
+                }
+                Ok(Event::Finished(finish)) if self.has_text => {
+                    self.ready.push_back(self.completion.tail(&finish));
+                    self.is_whole = true;
+                    continue;
+                }
+                Ok(Event::Restarted) if self.has_text => broken_off("the connection to the model was lost"),
+                Ok(Event::Started { .. } | Event::Restarted) => continue,
+                Ok(Event::Finished(_)) => broken_off("it ended with a thought"),
+                Ok(Event::Failed(message)) => broken_off(&source.quote(&message)),
+                Err(error) => error,
+            };
+            self.stop().await;
+            return Err(failure);
+        }
+    }
+
+    async fn stop(&mut self) {
+        if let Some(source) = self.source.take() {
+            source.stop().await;
+        }
+    }
+
+    /// Reads to the end.
+    ///
+    /// # Errors
+    /// As [`CliBody::next`].
+    pub async fn collect(mut self) -> Result<Bytes> {
+        let mut all = BytesMut::new();
+        while let Some(bytes) = self.next().await? {
+            all.extend_from_slice(&bytes);
+        }
+        Ok(all.freeze())
+    }
+}

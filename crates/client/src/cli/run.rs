@@ -1,0 +1,338 @@
+//! One process of the CLI with all its children, from its start to the last of them.
+
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use process_wrap::tokio::{ChildWrapper, CommandWrap};
+use qwen_base::{Busy, BusyGuard, Code, Environment, Error, Result};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{sleep, timeout};
+
+use super::find::{Program, path_variable};
+use super::home::Workspace;
+use super::login::Login;
+
+/// So much of the end of what it complains is kept.
+const MAX_COMPLAINT: usize = 4 * 1024;
+/// More than this is not read of its output.
+const MAX_OUTPUT: usize = 32 * 1024 * 1024;
+/// What is left in pipes when a process has ended is there at once.
+const DRAIN: Duration = Duration::from_millis(300);
+/// A killed process is gone long before.
+const REAP: Duration = Duration::from_secs(5);
+
+/// Tools of all versions known, 0.15.10 to 0.24.4. There is no switch for all of them.
+pub const TOOLS: &str = "agent,artifact,ask_user_question,create_sub_session,cron_create,cron_delete,cron_list,\
+    display_image,edit,enter_plan_mode,enter_worktree,exec,exit_plan_mode,exit_worktree,get_goal,glob,grep_search,\
+    image_gen,list_agents,list_directory,loop_wakeup,lsp,monitor,notebook_edit,propose_goal,read_file,\
+    read_mcp_resource,record_artifact,record_source,report_findings,request_shutdown,run_shell_command,save_memory,\
+    send_message,skill,structured_output,task_create,task_list,task_stop,task_update,team_create,team_delete,\
+    team_plan_approval,todo_write,tool_call,tool_search,update_goal,web_fetch,web_search,workflow,write_file,\
+    zoom_image";
+
+/// How long a run may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// All of it.
+    pub total: Duration,
+    /// Until the first word. Both versions try a refused request again in silence, for minutes.
+    pub first_word: Duration,
+    /// Between being asked to end and being killed.
+    pub grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            total: Duration::from_secs(120),
+            first_word: Duration::from_secs(60),
+            grace: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What a run is given.
+#[derive(Debug)]
+pub struct Job {
+    /// The CLI, what it logs in with, and what it reads from its standard input.
+    pub request: Arc<Request>,
+    /// The caller's environment.
+    pub environment: Arc<Environment>,
+    /// Tools to turn off besides those that are known.
+    pub more_tools: Vec<String>,
+    /// How long it may take.
+    pub limits: Limits,
+    /// Held while it runs.
+    pub permit: OwnedSemaphorePermit,
+    /// Keeps the host waiting while the CLI is stopped and its directories are removed.
+    pub busy: Busy,
+}
+
+/// What stays the same if the CLI has to be started again.
+#[derive(Debug)]
+pub struct Request {
+    /// The CLI.
+    pub program: Program,
+    /// What it logs in with.
+    pub login: Login,
+    /// What it reads.
+    pub prompt: String,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Default)]
+pub struct Ended {
+    /// Its status, if it ended by itself.
+    pub status: Option<ExitStatus>,
+    /// It took too long.
+    pub timed_out: bool,
+    /// The end of its standard error.
+    pub complaint: String,
+}
+
+/// What comes of reading.
+#[derive(Debug)]
+pub enum Output {
+    /// A piece of standard output.
+    Bytes(Bytes),
+    /// It printed more than any answer is long.
+    TooMuch,
+    /// There is no more.
+    Ended(Ended),
+}
+
+/// A running CLI. Dropping it kills the CLI and its children, and removes its directories.
+#[derive(Debug)]
+pub struct Run {
+    stdout: ChildStdout,
+    has_read: usize,
+    ended: oneshot::Receiver<Ended>,
+    /// How the process ended, while there may still be output in the pipe.
+    end: Option<Ended>,
+    cancel: Option<oneshot::Sender<BusyGuard>>,
+    keeper: Option<JoinHandle<()>>,
+    busy: Busy,
+}
+
+impl Run {
+    /// Starts the CLI. No shell is between, and the prompt is not on its command line. It works on files, and needs the
+    /// async runtime around it.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_CLI_FAILED` where it can't be started, `ERR_QWEN_IO` where it has no place to run.
+    pub fn start(job: Job) -> Result<Self> {
+        let Request { program, login, .. } = &*job.request;
+        let workspace = Workspace::create(&job.environment, login)?;
+        let mut command = CommandWrap::with_new(&program.executable, |command| {
+            command.args(&program.script);
+            command.args(["--output-format", "stream-json", "--include-partial-messages"]);
+            command.args(["--approval-mode", "default", "--chat-recording=false", "--exclude-tools"]);
+            command.arg([&[TOOLS.to_owned()], &job.more_tools[..]].concat().join(","));
+            command.env_clear().envs(login.variables.iter().map(|(name, value)| (name, value)));
+            command.env("PATH", path_variable(&job.environment, program)).envs(workspace.variables());
+            for name in ["QWEN_TELEMETRY_ENABLED", "QWEN_USAGE_STATISTICS_ENABLED"] {
+                command.env(name, "false");
+            }
+            for name in ["QWEN_CODE_NO_RELAUNCH", "NO_COLOR"] {
+                command.env(name, "1");
+            }
+            command.current_dir(workspace.work());
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        });
+        #[cfg(unix)]
+        command.wrap(process_wrap::tokio::ProcessGroup::leader());
+        #[cfg(windows)]
+        command.wrap(process_wrap::tokio::JobObject).wrap(process_wrap::tokio::KillOnDrop);
+        let child = command.spawn().map_err(|error| {
+            let cli = program.cli.display();
+            Error::new(
+                Code::CliFailed,
+                format!(
+                    "The qwen CLI {cli} can't be started: {error}. Run it by hand, or set QWEN_CLI_PATH."
+                ),
+            )
+            .with_path(&program.cli)
+        })?;
+        let mut group = Group { child, is_gone: false };
+        let (stdin, stderr) = (group.child.stdin().take(), group.child.stderr().take());
+        let stdout = group.child.stdout().take().ok_or_else(|| Error::internal("a child without a pipe"))?;
+        let (cancel, cancelled) = oneshot::channel();
+        let (tell, ended) = oneshot::channel();
+        let keeper = Keeper { group, workspace: Some(workspace), _permit: job.permit };
+        let keeper = tokio::spawn(keeper.keep(stdin, job.request, stderr, cancelled, job.limits, tell));
+        let (cancel, keeper) = (Some(cancel), Some(keeper));
+        Ok(Self { stdout, has_read: 0, ended, end: None, cancel, keeper, busy: job.busy })
+    }
+
+    /// Stops the CLI, and waits until nothing is left of it.
+    pub async fn stop(mut self) {
+        let keeper = self.keeper.take();
+        drop(self);
+        if let Some(keeper) = keeper {
+            let _ = timeout(2 * REAP, keeper).await;
+        }
+    }
+
+    /// The next output. It may be dropped while it waits: nothing is lost.
+    pub async fn next(&mut self) -> Output {
+        let mut buffer = BytesMut::with_capacity(16 * 1024);
+        loop {
+            if let Some(end) = &self.end {
+                // A child that left the group could hold the pipe open for ever.
+                return match timeout(DRAIN, self.stdout.read_buf(&mut buffer)).await {
+                    Ok(Ok(read)) if read > 0 => self.output(buffer),
+                    _ => Output::Ended(end.clone()),
+                };
+            }
+            tokio::select! {
+                biased;
+                read = self.stdout.read_buf(&mut buffer) => match read {
+                    Ok(read) if read > 0 => return self.output(buffer),
+                    // What the host does with SIGCHLD can hide that the process is gone.
+                    _ => {
+                        let end = timeout(REAP, &mut self.ended).await;
+                        self.end = Some(end.ok().and_then(Result::ok).unwrap_or_default());
+                    }
+                },
+                end = &mut self.ended => self.end = Some(end.unwrap_or_default()),
+            }
+        }
+    }
+
+    fn output(&mut self, buffer: BytesMut) -> Output {
+        self.has_read += buffer.len();
+        if self.has_read > MAX_OUTPUT { Output::TooMuch } else { Output::Bytes(buffer.freeze()) }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if let Some(cancel) = self.cancel.take() {
+            // A keeper that has come to its end needs no guard.
+            let _ = cancel.send(self.busy.enter());
+        }
+    }
+}
+
+/// The process and what it leads: a group of its own on Unix, a job on Windows.
+#[derive(Debug)]
+struct Group {
+    child: Box<dyn ChildWrapper>,
+    is_gone: bool,
+}
+
+impl Group {
+    /// Kills all that is left of it.
+    async fn kill(&mut self) {
+        // It fails where nothing is left.
+        let _ = self.child.start_kill();
+        let _ = timeout(REAP, self.child.wait()).await;
+        self.is_gone = true;
+    }
+
+    /// Asks all of it to end.
+    async fn end(&mut self, grace: Duration) {
+        #[cfg(unix)]
+        if self.child.signal(SIGTERM).is_ok() {
+            let _ = timeout(grace, self.child.wait()).await;
+        }
+        #[cfg(not(unix))]
+        let _ = grace;
+        self.kill().await;
+    }
+}
+
+#[cfg(unix)]
+const SIGTERM: i32 = 15;
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if !self.is_gone {
+            let _ = self.child.start_kill();
+        }
+    }
+}
+
+/// Sees a process to its end, whoever still listens. Its parts are dropped in this order: the directories are removed
+/// when nobody is left who writes there.
+struct Keeper {
+    group: Group,
+    workspace: Option<Workspace>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Keeper {
+    async fn keep(
+        mut self,
+        stdin: Option<ChildStdin>,
+        request: Arc<Request>,
+        mut stderr: Option<ChildStderr>,
+        cancelled: oneshot::Receiver<BusyGuard>,
+        limits: Limits,
+        tell: oneshot::Sender<Ended>,
+    ) {
+        let mut ended = Ended::default();
+        let mut tail = Vec::new();
+        let feed = async {
+            if let Some(mut stdin) = stdin {
+                // A CLI that ends without reading has said why.
+                let _ = stdin.write_all(request.prompt.as_bytes()).await;
+            }
+        };
+        let background = async {
+            tokio::join!(feed, read_tail(&mut stderr, &mut tail));
+            std::future::pending::<()>().await;
+        };
+        let cause = tokio::select! {
+            status = self.group.child.wait() => Cause::Exit(status.ok()),
+            () = sleep(limits.total) => Cause::Timeout,
+            guard = cancelled => Cause::Cancelled(guard.ok()),
+            () = background => Cause::Cancelled(None),
+        };
+        let mut guard = None;
+        match cause {
+            Cause::Exit(status) => {
+                ended.status = status;
+                self.group.kill().await;
+            }
+            Cause::Timeout => {
+                ended.timed_out = true;
+                self.group.end(limits.grace).await;
+            }
+            Cause::Cancelled(busy) => {
+                guard = busy;
+                self.group.kill().await;
+            }
+        }
+        let _ = timeout(DRAIN, read_tail(&mut stderr, &mut tail)).await;
+        ended.complaint = String::from_utf8_lossy(&tail).into_owned();
+        let _ = tell.send(ended);
+        let workspace = self.workspace.take();
+        let _ = spawn_blocking(move || drop(workspace)).await;
+        drop(guard);
+    }
+}
+
+enum Cause {
+    Exit(Option<ExitStatus>),
+    Timeout,
+    Cancelled(Option<BusyGuard>),
+}
+
+/// Reads to the end and keeps the last of it.
+async fn read_tail(stderr: &mut Option<ChildStderr>, tail: &mut Vec<u8>) {
+    let Some(stderr) = stderr else { return };
+    let mut buffer = [0; 4 * 1024];
+    while let Ok(read) = stderr.read(&mut buffer).await
+        && read > 0
+    {
+        tail.extend_from_slice(&buffer[..read]);
+        let surplus = tail.len().saturating_sub(MAX_COMPLAINT);
+        tail.drain(..surplus);
+    }
+}

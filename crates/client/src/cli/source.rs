@@ -1,0 +1,218 @@
+//! A running CLI as a source of events, and what is said where it fails.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use qwen_base::{Code, Error, Result, opaque_debug};
+use tokio::time::{Instant, timeout_at};
+
+use super::completion::Completion;
+use super::output::{Event, Parser};
+use super::redact;
+use super::run::{Ended, Limits, Output, Run};
+
+/// The most that is quoted of what the CLI says.
+const MAX_QUOTE: usize = 300;
+/// The other way out, at the end of each message.
+pub const TURN_OFF: &str = "or turn the CLI fallback off";
+
+/// A CLI that is asked.
+pub struct Source {
+    run: Run,
+    parser: Parser,
+    events: VecDeque<Event>,
+    secrets: Vec<String>,
+    limits: Limits,
+    first_word_by: Instant,
+}
+
+opaque_debug!(Source);
+
+impl Source {
+    /// Takes a CLI over that has just been started.
+    pub fn new(run: Run, secrets: Vec<String>, limits: Limits) -> Self {
+        let first_word_by = Instant::now() + limits.first_word;
+        let (parser, events) = (Parser::default(), VecDeque::new());
+        Self { run, parser, events, secrets, limits, first_word_by }
+    }
+
+    /// Makes an event the next one.
+    pub fn put_back(&mut self, event: Event) {
+        self.events.push_front(event);
+    }
+
+    /// Stops the CLI, and waits until nothing is left of it.
+    pub async fn stop(self) {
+        self.run.stop().await;
+    }
+
+    /// What the CLI says, for a message.
+    pub fn quote(&self, message: &str) -> String {
+        redact::line(message, &self.secrets, MAX_QUOTE)
+    }
+
+    /// The next event.
+    ///
+    /// # Errors
+    /// Where the CLI ends without a result, or takes too long.
+    pub async fn next(&mut self) -> Result<Event> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
+            }
+            match self.run.next().await {
+                Output::Bytes(bytes) => self.events.extend(self.parser.push(&bytes)),
+                Output::TooMuch => return Err(self.failed("it printed more than any answer is long")),
+                Output::Ended(ended) => {
+                    self.events.extend(self.parser.end());
+                    if self.events.is_empty() {
+                        return Err(self.died(&ended));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next event, or an error where the first word is overdue.
+    ///
+    /// # Errors
+    /// As [`Source::next`].
+    pub async fn next_in_time(&mut self) -> Result<Event> {
+        let limit = self.limits.first_word;
+        timeout_at(self.first_word_by, self.next())
+            .await
+            .unwrap_or_else(|_| Err(too_slow("said nothing for", limit)))
+    }
+
+    /// The first event that has something of the answer. Nothing of it has been passed on before.
+    ///
+    /// # Errors
+    /// Where there is no answer.
+    pub async fn first(&mut self) -> Result<Event> {
+        loop {
+            match self.next_in_time().await? {
+                Event::Started { .. } | Event::Restarted => {}
+                Event::Failed(message) => return Err(self.failed(&message)),
+                Event::Finished(_) => return Err(self.failed("it ended without an answer")),
+                event => return Ok(event),
+            }
+        }
+    }
+
+    /// The whole answer, read to its end.
+    ///
+    /// # Errors
+    /// Where it breaks off.
+    pub async fn whole(&mut self, first: Event, completion: &Completion) -> Result<Bytes> {
+        let (mut text, mut thoughts) = (String::new(), String::new());
+        let mut event = first;
+        loop {
+            match event {
+                Event::Text(piece) => text.push_str(&piece),
+                Event::Thought(piece) => thoughts.push_str(&piece),
+                Event::Restarted => (text, thoughts) = (String::new(), String::new()),
+                Event::Finished(_) if text.is_empty() => {
+                    return Err(self.failed("it ended without an answer"));
+                }
+                Event::Finished(finish) => return Ok(completion.whole(&text, &thoughts, &finish)),
+                Event::Failed(message) => return Err(self.failed(&message)),
+                Event::Started { .. } => {}
+            }
+            event = self.next().await?;
+        }
+    }
+
+    /// What the CLI says is wrong, and what to do about it.
+    pub fn failed(&self, message: &str) -> Error {
+        if is_oauth_refusal(message) {
+            return oauth_ended();
+        }
+        let quoted = self.quote(message);
+        let quoted = quoted.trim_end_matches('.');
+        let lower = message.to_ascii_lowercase();
+        let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+        let text = if has(&["no auth type", "missing api key", "environment variable not found"]) {
+            format!(
+                "The qwen CLI is not logged in ({quoted}). Run `qwen` and /auth to set a key, {TURN_OFF}."
+            )
+        } else if has(&["error: 401", "error: 403", "invalid api key", "incorrect api key"]) {
+            format!(
+                "The qwen CLI's key was refused ({quoted}). Run `qwen` and /auth to set another, {TURN_OFF}."
+            )
+        } else {
+            format!("The qwen CLI could not answer: {quoted}. Run `qwen` by hand to see more, {TURN_OFF}.")
+        };
+        Error::new(Code::CliFailed, text)
+    }
+
+    /// What to say of a process that ended without a result.
+    fn died(&self, ended: &Ended) -> Error {
+        if ended.timed_out {
+            return too_slow("was not done after", self.limits.total);
+        }
+        if is_oauth_refusal(&ended.complaint) {
+            return oauth_ended();
+        }
+        let how = match ended.status {
+            Some(status) if !status.success() => format!("it ended with {status}"),
+            _ => "it ended without an answer".to_owned(),
+        };
+        match complaint(&ended.complaint) {
+            Some(complaint) => self.failed(&format!("{how}: {complaint}")),
+            None => self.failed(&how),
+        }
+    }
+}
+
+/// The line that says most: an error if there is one, else the last.
+fn complaint(stderr: &str) -> Option<&str> {
+    let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("at "));
+    lines().find(|line| line.to_ascii_lowercase().contains("error:")).or_else(|| lines().next_back())
+}
+
+fn is_oauth_refusal(message: &str) -> bool {
+    message.contains("OAuth") && message.contains("discontinued")
+}
+
+/// The most common case: no key, and OAuth is over.
+pub fn oauth_ended() -> Error {
+    Error::new(
+        Code::CliFailed,
+        format!(
+            "The qwen CLI is only logged in by OAuth, which Qwen ended on 2026-04-15. Run `qwen` and /auth to set a key, \
+             {TURN_OFF}."
+        ),
+    )
+}
+
+fn too_slow(what: &str, limit: Duration) -> Error {
+    Error::new(
+        Code::CliFailed,
+        format!(
+            "The qwen CLI {what} {} s and was stopped. Its own quota may be used up: run `qwen` to see, {TURN_OFF}.",
+            limit.as_secs()
+        ),
+    )
+    .retryable()
+}
+
+/// What to say of an answer that was passed on in part.
+pub fn broken_off(why: &str) -> Error {
+    let why = why.trim_end_matches('.');
+    Error::new(Code::CliFailed, format!("The qwen CLI's answer broke off: {why}. Send the message again."))
+        .retryable()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_stack_trace_the_error_is_told() {
+        let trace = "Ripgrep not available\nAn unexpected critical error occurred:\nError: ENOENT: no such file\n    at x (y:1:2)\n\n";
+        assert_eq!(complaint(trace), Some("Error: ENOENT: no such file"));
+        assert_eq!(complaint("one\ntwo\n    at x\n"), Some("two"));
+        assert_eq!(complaint(" \n"), None);
+    }
+}

@@ -1,0 +1,249 @@
+//! Keys that other tools keep, as a client shows and imports them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use qwen_accounts::{
+    Imported, Kind, Login, View, fingerprint,
+    importing::{self, Logins},
+};
+use qwen_base::{Code, Error, Event, EventKind, Price, Result, api_base_url, display};
+
+use super::{AccountInfo, Client};
+use crate::discovery::{Discovered, Discovery, FoundKey, is_known, last_four};
+
+/// Provider of the logins in another tool's file.
+const LOGIN_PROVIDER: &str = "qwen-code";
+
+/// A key or a login of another tool's, as a person sees it: the secret is not in it.
+#[derive(Debug, Clone)]
+pub struct FoundCredential {
+    /// Tells it from the others.
+    pub id: String,
+    /// The file or the variable that it is in.
+    pub source: String,
+    /// Further files and variables that it is in.
+    pub also_in: Vec<String>,
+    /// What the tool calls its provider.
+    pub provider: String,
+    /// A login, or a key with its plan, where that is known.
+    pub kind: Kind,
+    /// The region of the plan, where that is known.
+    pub region: Option<String>,
+    /// Where its requests go, where that is known.
+    pub base_url: Option<String>,
+    /// The key's last four characters.
+    pub last_four: String,
+    /// True where an account has it.
+    pub known: bool,
+    /// True where its requests go to a server that is not Alibaba's.
+    pub foreign: bool,
+    /// False for one that a project's file sends to a server of its own: it is only taken if it is chosen by itself.
+    pub taken_with_all: bool,
+}
+
+/// Result of the import of a key.
+#[derive(Debug)]
+pub struct ImportedKey {
+    /// The key.
+    pub found: FoundCredential,
+    /// Its account, or why it has none.
+    pub outcome: Result<AccountInfo>,
+}
+
+/// Logins and keys in a file of another tool.
+struct FileContents {
+    path: PathBuf,
+    logins: Logins,
+    keys: Vec<FoundKey>,
+    /// The accounts at the time of reading.
+    view: Arc<View>,
+}
+
+impl Client {
+    /// Finds the keys that other tools on this machine keep. Nothing is copied, and no server is asked. A project's files
+    /// are looked for from the working directory upward.
+    ///
+    /// # Errors
+    /// Those of [`Registry::view`](qwen_accounts::Registry::view).
+    pub async fn find_credentials(&self, working_directory: Option<PathBuf>) -> Result<Vec<FoundCredential>> {
+        let Discovered { keys, notes } = self.discover(working_directory).await?;
+        for note in notes {
+            self.events.emit(Event::new(EventKind::Config, self.clock.now_ms(), note));
+        }
+        let view = self.tokens.view().await?;
+        Ok(keys.iter().map(|key| shown(key, &view)).collect())
+    }
+
+    /// Keeps the chosen ones of the found keys as accounts, each once its place has said that it works. Without a choice
+    /// all are taken that no account has, but for those that a project's file sends to a server of its own.
+    ///
+    /// # Errors
+    /// Those of [`Client::find_credentials`].
+    pub async fn import_found(
+        &self,
+        working_directory: Option<PathBuf>,
+        chosen: Option<&[String]>,
+    ) -> Result<Vec<ImportedKey>> {
+        let keys = self.discover(working_directory).await?.keys;
+        let view = self.tokens.view().await?;
+        let is_wanted = |key: &FoundKey| match chosen {
+            Some(ids) => ids.contains(&key.id()),
+            None => key.is_taken_with_all() && !is_known(key, &view.document),
+        };
+        let wanted = keys.into_iter().filter(is_wanted).collect();
+        let imported = self.import_keys(wanted, &view).await;
+        if chosen.is_none() {
+            self.tell_failures(&imported);
+        }
+        Ok(imported)
+    }
+
+    /// Adds the accounts in a file of another tool: the qwen CLI's `oauth_creds.json`, the files of other Qwen plugins, and
+    /// `OpenCode`'s `auth.json`. Returns those that are new, in the file's order. The file is only read.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO` where it can't be read, `ERR_QWEN_CREDENTIALS_INVALID` where it holds no account that can be used;
+    /// those of [`Registry::import`](qwen_accounts::Registry::import).
+    pub async fn import_accounts(&self, path: &str) -> Result<Vec<AccountInfo>> {
+        let file = self.read_file(path).await?;
+        let logins = file.logins.usable.clone();
+        let imported = self.tokens.with_registry(move |registry| registry.import(&logins)).await?;
+        self.tell_left_out(&file, &imported);
+        let mut accounts = Vec::new();
+        for one in &imported {
+            if let Imported::Added(id) | Imported::Renewed(id) = one {
+                accounts.push(self.account(id).await?);
+            }
+        }
+        let FileContents { keys, view, .. } = file;
+        let keys = keys.into_iter().filter(|key| !is_known(key, &view.document)).collect();
+        let mut failed = None;
+        let imported = self.import_keys(keys, &view).await;
+        self.tell_failures(&imported);
+        for ImportedKey { outcome, .. } in imported {
+            match outcome {
+                Ok(account) => accounts.push(account),
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) if accounts.is_empty() => Err(error),
+            _ => Ok(accounts),
+        }
+    }
+
+    /// Returns what [`Client::import_accounts`] would find in a file, logins first. Nothing is changed, and no server is
+    /// asked.
+    ///
+    /// # Errors
+    /// As [`Client::import_accounts`].
+    pub async fn preview_import(&self, path: &str) -> Result<Vec<FoundCredential>> {
+        let file = self.read_file(path).await?;
+        let logins = file.logins.usable.clone();
+        let imported = self.tokens.with_registry(move |registry| registry.preview_import(&logins)).await?;
+        self.tell_left_out(&file, &imported);
+        let source = file.path.display().to_string();
+        let logins = file.logins.usable.iter().zip(&imported);
+        let logins = logins.filter(|(_, imported)| **imported != Imported::Removed);
+        let mut found: Vec<_> =
+            logins.map(|(login, imported)| shown_login(login, imported, &source)).collect();
+        found.extend(file.keys.iter().map(|key| shown(key, &file.view)));
+        Ok(found)
+    }
+
+    /// Reads the logins and keys in a file of another tool.
+    async fn read_file(&self, path: &str) -> Result<FileContents> {
+        let path = self.paths.named(path)?;
+        let (now, discovery) = (self.clock.now_ms(), self.discovery(None));
+        let file = self.tokens.with_registry(move |registry| {
+            let view = registry.view()?;
+            let keys = discovery.in_file(&path);
+            let logins = match importing::read(&path, now) {
+                Err(error) if error.code() == Code::CredentialsInvalid && !keys.is_empty() => {
+                    Logins::default()
+                }
+                logins => logins?,
+            };
+            Ok(FileContents { path, logins, keys, view })
+        });
+        file.await
+    }
+
+    fn tell_left_out(&self, file: &FileContents, imported: &[Imported]) {
+        if let Some(message) = importing::left_out(imported, &file.logins.refused, &file.path) {
+            self.events.emit(Event::new(EventKind::Config, self.clock.now_ms(), message));
+        }
+    }
+
+    /// Keeps keys as accounts. One that fails does not stop the others. Keys of subscriptions go first, so that none that is
+    /// billed by use becomes the active account beside them.
+    pub(super) async fn import_keys(&self, mut keys: Vec<FoundKey>, view: &View) -> Vec<ImportedKey> {
+        keys.sort_by_key(|key| match key.plan {
+            Some(plan) => (plan.price() == Price::Metered, 0),
+            None => (key.is_foreign, 1),
+        });
+        let mut imported: Vec<ImportedKey> = Vec::new();
+        for key in keys {
+            let outcome = self.add_api_key(key.options()).await;
+            imported.push(ImportedKey { found: shown(&key, view), outcome });
+        }
+        imported
+    }
+
+    /// Tells which keys were not imported, and why.
+    pub(super) fn tell_failures(&self, imported: &[ImportedKey]) {
+        for ImportedKey { found, outcome } in imported {
+            let Err(error) = outcome else { continue };
+            let message = format!("The key in {} was not imported: {}", found.source, error.message());
+            let event = Event::new(EventKind::Config, self.clock.now_ms(), message);
+            self.events.emit(Event { code: Some(error.code()), ..event });
+        }
+    }
+
+    pub(super) fn discovery(&self, working_directory: Option<PathBuf>) -> Discovery {
+        Discovery { environment: self.environment.clone(), paths: self.paths.clone(), working_directory }
+    }
+
+    async fn discover(&self, working_directory: Option<PathBuf>) -> Result<Discovered> {
+        let discovery = self.discovery(working_directory);
+        let found = tokio::task::spawn_blocking(move || discovery.look()).await.map_err(Error::internal)?;
+        for key in &found.keys {
+            self.tokens.keep_secret(&key.secret);
+        }
+        Ok(found)
+    }
+}
+
+fn shown(key: &FoundKey, view: &View) -> FoundCredential {
+    FoundCredential {
+        id: key.id(),
+        source: key.source.clone(),
+        also_in: key.also_in.clone(),
+        provider: key.provider.clone(),
+        kind: Kind::Key(key.plan),
+        region: key.region.clone(),
+        base_url: key.base_url.as_ref().map(display),
+        last_four: key.last_four().to_owned(),
+        known: is_known(key, &view.document),
+        foreign: key.is_foreign,
+        taken_with_all: key.is_taken_with_all(),
+    }
+}
+
+fn shown_login(login: &Login, imported: &Imported, source: &str) -> FoundCredential {
+    let base_url = login.token.resource_url.as_deref().and_then(|url| api_base_url(url).ok());
+    FoundCredential {
+        id: fingerprint(&login.token.access_token),
+        source: source.to_owned(),
+        also_in: Vec::new(),
+        provider: LOGIN_PROVIDER.to_owned(),
+        kind: Kind::OAuth,
+        region: None,
+        base_url: base_url.as_ref().map(display),
+        last_four: last_four(&login.token.access_token).to_owned(),
+        known: !imported.is_new(),
+        foreign: false,
+        taken_with_all: true,
+    }
+}

@@ -1,0 +1,531 @@
+//! A client: one set of settings, and all that is done with them.
+
+mod credentials;
+mod info;
+mod models;
+mod usage;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use qwen_accounts::{
+    Account, AccountChanges, BaseUrlOverride, CredentialsFile, DeviceAuthorization, Kind, LegacyFile,
+    OAuthClient, Record, Registry, Revocation, StoreFile, Token, TokenManager, disabled_account,
+    expect_login, unknown_account,
+};
+use qwen_base::{
+    Busy, Clock, Code, Environment, Event, EventKind, Events, Http, KnownSecrets, Logger, Paths, Price,
+    Result, Secret, display,
+};
+use url::Url;
+
+pub use self::credentials::{FoundCredential, ImportedKey};
+pub use self::info::{AccessToken, AccountInfo};
+use self::models::ListReader;
+pub use self::usage::AccountUsage;
+use crate::browser;
+use crate::cli::CliFallback;
+use crate::config::{ClientConfig, ClientOptions};
+use crate::discovery::Discovery;
+use crate::keys::{self, KeyOptions, Recognised};
+use crate::models::book::ModelBook;
+use crate::request::answer::Answer;
+use crate::request::attempt::Sender;
+use crate::request::pipeline::{Journal, Pipeline, Settings};
+use crate::request::prepare::Request;
+use crate::request_log::RequestLog;
+use crate::usage::UsageBook;
+use crate::usage::file::UsageFile;
+
+/// Longest time that the head of a stream which has said nothing is kept from a plain client.
+const LONGEST_HOLD: Duration = Duration::from_secs(1);
+
+/// What a client is given by whoever runs it.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Whether errors are made final for `OpenCode`.
+    pub for_host: bool,
+    /// The time.
+    pub clock: Clock,
+    /// Who is told what happens.
+    pub events: Events,
+    /// Counts the work that must reach its end.
+    pub busy: Busy,
+}
+
+/// What a login is to do.
+#[derive(Debug, Clone, Default)]
+pub struct LoginOptions {
+    /// The account's name.
+    pub label: Option<String>,
+    /// The account to renew.
+    pub replace: Option<String>,
+    /// Whether to open the user's browser; by default where there is a display.
+    pub open_browser: Option<bool>,
+}
+
+/// One client.
+#[derive(Debug)]
+pub struct Client {
+    http: Arc<Http>,
+    base_url: Url,
+    base_url_override: Option<BaseUrlOverride>,
+    environment: Environment,
+    clock: Clock,
+    events: Events,
+    paths: Paths,
+    oauth: OAuthClient,
+    tokens: TokenManager,
+    pipeline: Pipeline,
+    usage: UsageBook,
+    lists: ListReader,
+    account_files: [PathBuf; 3],
+}
+
+impl Client {
+    /// Reads the settings; opens nothing.
+    ///
+    /// # Errors
+    /// As [`ClientConfig::read`].
+    pub fn new(options: &ClientOptions, environment: Environment, context: Context) -> Result<Self> {
+        let Context { for_host, clock, events, busy } = context;
+        let config = ClientConfig::read(options, &environment)?;
+        let secrets = KnownSecrets::default();
+        let (logger, request_log) = open_logs(&config, &clock, &secrets);
+        let events = logged(events, logger.clone());
+        let fallback = config.cli_fallback.then(|| {
+            let fallback = CliFallback::new(environment.clone(), config.paths.clone(), clock.clone());
+            Arc::new(fallback.with_busy(busy.clone()))
+        });
+        for message in &config.warnings {
+            events.emit(Event::new(EventKind::Config, clock.now_ms(), message.clone()));
+        }
+        let http = Arc::new(Http::new(config.http).telling(events.clone(), clock.clone()));
+        let oauth = OAuthClient::new(Arc::clone(&http), config.oauth, clock.clone());
+        let (accounts_path, is_default) = config.accounts_path;
+        let account_files = [config.paths.credentials(), accounts_path.clone(), config.paths.models()];
+        let registry = Registry::new(
+            CredentialsFile::new(config.paths.credentials()),
+            StoreFile::new(accounts_path, is_default),
+            LegacyFile::new(config.paths.legacy_token()),
+            clock.clone(),
+            events.clone(),
+        );
+        let usage = UsageBook::new(
+            UsageFile::new(config.paths.usage()),
+            clock.clone(),
+            events.clone(),
+            logger.clone(),
+        );
+        let models = ModelBook::new(config.paths.models(), clock.clone(), events.clone(), logger.clone());
+        let tokens = TokenManager::new(
+            oauth.clone(),
+            Arc::new(registry),
+            clock.clone(),
+            events.clone(),
+            busy,
+            secrets,
+            config.base_url_override.clone(),
+        );
+        let lists = ListReader {
+            http: Arc::clone(&http),
+            tokens: tokens.clone(),
+            book: models.clone(),
+            clock: clock.clone(),
+            events: events.clone(),
+            logger: logger.clone(),
+            look_at: Arc::default(),
+        };
+        let settings = Settings {
+            base_url: config.base_url.clone(),
+            qwen_mode: config.qwen_mode,
+            for_host,
+            rotation: config.rotation,
+            allow_paid_fallback: config.allow_paid_fallback,
+            quota_cooldown_ms: u64::try_from(config.quota_cooldown.as_millis()).unwrap_or(u64::MAX),
+            degrade: config.degrade,
+            fallback,
+            discovery: Discovery {
+                environment: environment.clone(),
+                paths: config.paths.clone(),
+                working_directory: None,
+            },
+            models,
+        };
+        let sender = Sender {
+            http: Arc::clone(&http),
+            base_url_override: config.base_url_override.clone(),
+            idle_timeout: config.idle_timeout,
+            // A plain client gets the head of a slow stream; OpenCode waits for content anyway.
+            hold: if for_host { config.idle_timeout } else { config.idle_timeout.min(LONGEST_HOLD) },
+            clock: clock.clone(),
+            last_base_url: Mutex::default(),
+        };
+        let pipeline = Pipeline::new(
+            settings,
+            sender,
+            tokens.clone(),
+            Journal {
+                clock: clock.clone(),
+                events: events.clone(),
+                logger,
+                request_log,
+                usage: usage.clone(),
+            },
+        );
+        let (base_url, base_url_override, paths) = (config.base_url, config.base_url_override, config.paths);
+        Ok(Self {
+            http,
+            base_url,
+            base_url_override,
+            environment,
+            clock,
+            events,
+            paths,
+            oauth,
+            tokens,
+            pipeline,
+            usage,
+            lists,
+            account_files,
+        })
+    }
+
+    /// Closes the connections that are at rest.
+    pub fn close(&self) {
+        self.http.close();
+    }
+
+    /// What callers build their URLs from.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        display(&self.base_url)
+    }
+
+    /// Files whose changes mean other accounts or models, whether or not they exist.
+    #[must_use]
+    pub fn account_files(&self) -> &[PathBuf] {
+        &self.account_files
+    }
+
+    /// Keeps a secret out of the logs.
+    pub fn keep_secret(&self, secret: &Secret) {
+        self.tokens.keep_secret(secret);
+    }
+
+    /// The ids of the models that the accounts can be asked for.
+    ///
+    /// # Errors
+    /// Those of [`Registry::view`].
+    pub async fn model_ids(&self) -> Result<Vec<String>> {
+        let models = self.models(false).await?;
+        Ok(models.into_iter().filter(|model| !model.accounts.is_empty()).map(|model| model.id).collect())
+    }
+
+    /// Sends a request; see [`Pipeline::fetch`].
+    ///
+    /// # Errors
+    /// As [`Pipeline::fetch`].
+    pub async fn fetch(&self, request: Request) -> Result<Answer> {
+        self.lists.look_now_and_then();
+        self.pipeline.fetch(request).await
+    }
+
+    /// Logs in: starts a device authorization, hands it to `on_authorization`, waits for the user, and keeps the tokens.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_INVALID_ARGUMENT` where `replace` is no account; those of
+    /// [`OAuthClient::request_device_authorization`], [`OAuthClient::poll_device_token`] and [`Registry::add_login`].
+    pub async fn login(
+        &self,
+        options: LoginOptions,
+        on_authorization: impl FnOnce(&DeviceAuthorization) + Send,
+    ) -> Result<AccountInfo> {
+        let LoginOptions { label, replace, open_browser } = options;
+        if let Some(id) = replace.as_deref() {
+            expect_login(&*self.tokens.view().await?, id)?;
+        }
+        self.tokens.with_registry(Registry::prepare_login).await?;
+        let authorization = self.oauth.request_device_authorization().await?;
+        on_authorization(&authorization);
+        if open_browser.unwrap_or_else(|| browser::has_display(&self.environment)) {
+            let address = authorization.verification_uri_complete.clone();
+            // Starting a program can take a while, and the user may be faster by hand.
+            let environment = self.environment.clone();
+            drop(std::thread::Builder::new().name("qwen-browser".to_owned()).spawn(move || {
+                browser::open(&environment, &address);
+            }));
+        }
+        let token = self.oauth.poll_device_token(&authorization).await?;
+        // Nor is the end of the process to lose what the user has just approved.
+        let section = self.tokens.hold_end();
+        let binding = self.tokens.binding_for(&token);
+        let added = move |registry: &Registry| {
+            let id = registry.add_login(&token, label.as_deref(), replace.as_deref())?;
+            if let Some(binding) = binding {
+                registry.rebind(&id, &binding)?;
+            }
+            registry.forget_host_login()?;
+            Ok(id)
+        };
+        let id = self.tokens.with_registry(added).await?;
+        drop(section);
+        self.account(&id).await
+    }
+
+    /// Keeps a key as an account, once its place has said that it works, and asks for the list of its models.
+    ///
+    /// # Errors
+    /// Those of [`keys::recognise`] and [`Registry::add_key`].
+    pub async fn add_api_key(&self, options: KeyOptions) -> Result<AccountInfo> {
+        self.tokens.keep_secret(&options.key);
+        let Recognised { key, notes } = keys::recognise(&self.http, &options).await?;
+        self.tokens.keep_secret(&key.secret);
+        let (label, is_checked) = (options.label, options.check);
+        let add = move |registry: &Registry| {
+            let active = registry.view()?.document.active_id().map(str::to_owned);
+            let id = registry.add_key(&key, label.as_deref())?;
+            registry.forget_host_login()?;
+            Ok((id, active))
+        };
+        let (id, active_before) = self.tokens.with_registry(add).await?;
+        for note in notes {
+            self.events.emit(Event::new(EventKind::Config, self.clock.now_ms(), note));
+        }
+        if is_checked {
+            self.learn_models(&id).await;
+        }
+        let account = self.account(&id).await?;
+        if account.active && active_before.as_deref() != Some(&*account.id) {
+            self.tell_price(&account, active_before);
+        }
+        Ok(account)
+    }
+
+    /// Tells that an account which is billed by use became the active one.
+    fn tell_price(&self, account: &AccountInfo, from_account_id: Option<String>) {
+        let price = account.kind.price();
+        if price != Price::Metered {
+            return;
+        }
+        let message =
+            format!("The Qwen account \"{}\" is the active one now ({}).", account.label, price.describe());
+        let now = self.clock.now_ms();
+        let event = Event::of_account(EventKind::Switched, now, &account.id, &account.label, message);
+        self.events.emit(Event { from_account_id, ..event });
+    }
+
+    /// Takes tokens over that a host kept, if there is no account yet. Says whether it did.
+    ///
+    /// # Errors
+    /// Those of [`Registry::add_login`].
+    pub async fn adopt(&self, token: Token) -> Result<bool> {
+        let take_over = move |registry: &Registry| {
+            let view = registry.view()?;
+            let is_wanted = view.document.records.is_empty()
+                && view.problem.is_none()
+                && !view.document.was_removed(&token);
+            if is_wanted {
+                registry.add_login(&token, None, None)?;
+            }
+            Ok(is_wanted)
+        };
+        self.tokens.with_registry(take_over).await
+    }
+
+    /// Notes that `OpenCode` has an entry of ours.
+    ///
+    /// # Errors
+    /// Those of [`Registry::with_store`].
+    pub async fn note_host_login(&self) -> Result<()> {
+        let is_known = self.tokens.view().await?.document.had_host_login();
+        if is_known {
+            return Ok(());
+        }
+        self.tokens.with_registry(Registry::note_host_login).await
+    }
+
+    /// Whether `OpenCode` has had an entry of ours.
+    ///
+    /// # Errors
+    /// Those of [`Registry::view`].
+    pub async fn had_host_login(&self) -> Result<bool> {
+        Ok(self.tokens.view().await?.document.had_host_login())
+    }
+
+    /// All accounts.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_CREDENTIALS_INVALID` where there is none but a broken credentials file; those of [`Registry::view`].
+    pub async fn accounts(&self) -> Result<Vec<AccountInfo>> {
+        let view = self.tokens.view().await?;
+        match &view.problem {
+            Some(problem) if view.document.is_empty() => Err(problem.clone()),
+            _ => Ok(view.listed(self.clock.now_ms()).map(|record| self.describe(&view, record)).collect()),
+        }
+    }
+
+    /// Makes an account the user's choice, and the qwen CLI's. A login that may be dead is refreshed first (see
+    /// [`TokenManager::prove`]); where the server can't say, it is chosen all the same, and an event tells so.
+    ///
+    /// # Errors
+    /// Those of [`Registry::activate`]; `ERR_QWEN_REFRESH_TOKEN_INVALID` and the other errors of [`TokenManager::prove`] for
+    /// a login that no longer works. Nothing is changed then.
+    pub async fn set_active_account(&self, id: &str) -> Result<AccountInfo> {
+        let chosen = id.to_owned();
+        self.tokens.with_registry(move |registry| registry.expect_choice(&chosen)).await?;
+        match self.tokens.prove(id).await {
+            Ok(()) => {}
+            Err(error) if error.code() == Code::RefreshUnavailable => {
+                let message = format!("{} It is chosen without having been tried.", error.message());
+                let event = Event::new(EventKind::Config, self.clock.now_ms(), message);
+                let account_id = Some(id.to_owned());
+                self.events.emit(Event { account_id, code: Some(error.code()), ..event });
+            }
+            Err(error) => return Err(error.with_advice("Nothing was changed.")),
+        }
+        let chosen = id.to_owned();
+        let choose = move |registry: &Registry| {
+            registry.activate(&chosen)?;
+            registry.forget_host_login()
+        };
+        self.tokens.with_registry(choose).await?;
+        // The qwen CLI should find a token that works. If none can be had now, it will refresh this one itself.
+        let _ = self.tokens.token(id, None).await;
+        self.account(id).await
+    }
+
+    /// Renames, enables or disables an account. Where the active account is a disabled one afterwards, the cheapest enabled
+    /// one becomes active, and an event says so.
+    ///
+    /// # Errors
+    /// Those of [`Registry::update`].
+    pub async fn update_account(&self, id: &str, changes: AccountChanges) -> Result<AccountInfo> {
+        let updated = id.to_owned();
+        let before = self.tokens.view().await?.document.active_id().map(str::to_owned);
+        let active = self.tokens.with_registry(move |registry| registry.update(&updated, &changes)).await?;
+        if let Some(active) = active {
+            let account = self.account(&active).await?;
+            let message = format!(
+                "The Qwen account \"{}\" is the active one now ({}): the one before is disabled.",
+                account.label,
+                account.kind.price().describe()
+            );
+            let now = self.clock.now_ms();
+            let event = Event::of_account(EventKind::Switched, now, &account.id, &account.label, message);
+            self.events.emit(Event { from_account_id: before, ..event });
+        }
+        self.account(id).await
+    }
+
+    /// Removes an account for good. With `revoke`, the server that issued a login is told, if it offers that; what came of it
+    /// is an event. Returns the files that still hold a token of the account.
+    ///
+    /// # Errors
+    /// Those of [`Registry::remove`].
+    pub async fn remove_account(&self, id: &str, revoke: bool) -> Result<Vec<PathBuf>> {
+        let view = self.tokens.view().await?;
+        let record = view.record(id);
+        let account = record.map(|record| (view.account(record), record.token()));
+        let (removed, models) = (id.to_owned(), self.lists.book.clone());
+        let remove = move |registry: &Registry| {
+            let left_behind = registry.remove(&removed)?;
+            models.forget(&removed);
+            Ok(left_behind)
+        };
+        let left_behind = self.tokens.with_registry(remove).await?;
+        if let Some((account, token)) = account.filter(|_| revoke) {
+            let message = self.revoke(&account, token).await;
+            let event = Event::of_account(
+                EventKind::Config,
+                self.clock.now_ms(),
+                &account.id,
+                &account.label,
+                message,
+            );
+            self.events.emit(event);
+        }
+        Ok(left_behind)
+    }
+
+    /// Says what came of it.
+    async fn revoke(&self, account: &Account, token: Option<Token>) -> String {
+        if account.kind != Kind::OAuth {
+            return "A key can't be revoked from here: delete it in Alibaba's console.".to_owned();
+        }
+        let Some(refresh_token) = token.and_then(|token| token.refresh_token) else {
+            return "The login has no refresh token that could be revoked.".to_owned();
+        };
+        match self.tokens.revoke(account, &refresh_token).await {
+            Ok(Revocation::Revoked) => "The server has revoked the login.".to_owned(),
+            Ok(Revocation::NotOffered) => {
+                "The server offers no revocation: the login was removed here, and stays valid there until it expires."
+                    .to_owned()
+            }
+            Err(error) => format!("The login was removed here, but not revoked: {}", error.message()),
+        }
+    }
+
+    /// A token that is fresh for 30 s at the least; see [`TokenManager::token`].
+    ///
+    /// # Errors
+    /// `ERR_QWEN_NOT_LOGGED_IN` and those of [`TokenManager::token`].
+    pub async fn access_token(&self, account_id: Option<&str>) -> Result<AccessToken> {
+        let view = self.tokens.view().await?;
+        let Some(id) = account_id.or(view.document.active_id()) else {
+            return Err(self.discovery(None).explain(view.no_account(), &view.document).await);
+        };
+        if let Some(disabled) = view.record(id).filter(|record| !record.is_enabled()) {
+            let is_any_enabled = view.document.all().any(Record::is_enabled);
+            return Err(if account_id.is_some() || is_any_enabled {
+                disabled_account("accountId", &view.account(disabled))
+            } else {
+                view.no_account()
+            });
+        }
+        let token = self.tokens.token(id, None).await?;
+        let record = view.record(id).ok_or_else(|| unknown_account("accountId", id))?;
+        let base_url = view.account(record).base_url(&token, self.base_url_override.as_ref())?;
+        Ok(AccessToken {
+            access_token: token.access_token.clone(),
+            base_url: display(&base_url),
+            account_id: id.to_owned(),
+            expires_at: token.expires_at,
+        })
+    }
+
+    async fn account(&self, id: &str) -> Result<AccountInfo> {
+        let view = self.tokens.view().await?;
+        let record = view.record(id).ok_or_else(|| unknown_account("id", id))?;
+        Ok(self.describe(&view, record))
+    }
+}
+
+/// Opens the logs that the user has turned on.
+fn open_logs(config: &ClientConfig, clock: &Clock, secrets: &KnownSecrets) -> (Logger, RequestLog) {
+    let logs = config.paths.logs();
+    let logger = if config.debug_log {
+        Logger::in_directory(&logs, clock.clone(), secrets.clone())
+    } else {
+        Logger::off()
+    };
+    let request_log = if config.request_log {
+        RequestLog::in_directory(&logs, clock.clone(), secrets.clone(), logger.clone())
+    } else {
+        RequestLog::off()
+    };
+    (logger, request_log)
+}
+
+/// What happens is told to the listener, and to the debug log.
+fn logged(events: Events, logger: Logger) -> Events {
+    if !logger.is_on() {
+        return events;
+    }
+    Events::new(move |event| {
+        let account = event.account_id.as_deref().unwrap_or_default();
+        logger.info(event.kind.as_str(), &[("account", &account), ("message", &event.message)]);
+        events.emit(event);
+    })
+}

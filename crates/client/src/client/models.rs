@@ -1,0 +1,214 @@
+//! The models that a client's accounts can be asked for, and the servers' lists of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use http::header::HeaderMap;
+use qwen_accounts::{Account, Record, Token, TokenManager, View};
+use qwen_base::{
+    Clock, Code, Error, Event, EventKind, Events, Http, Logger, Result, TransportError, display, read_limited,
+};
+use tokio::task::spawn_blocking;
+use url::Url;
+
+use super::Client;
+use crate::models::book::{ListSource, ModelBook};
+use crate::models::lists::{ServerList, read_list};
+use crate::models::offer::{OfferedModel, Offering, offered};
+use crate::request::headers;
+
+/// Limit of one request for a list. A user may be waiting for it.
+const LIMIT: Duration = Duration::from_secs(5);
+/// A larger answer is not read.
+const MAX_BODY: usize = 4 * 1024 * 1024;
+/// How often requests look if a list is old, in milliseconds.
+const LOOK_MS: u64 = 10 * 60_000;
+
+/// Asks servers for their lists of models. Clones share the state.
+#[derive(Debug, Clone)]
+pub(super) struct ListReader {
+    pub(super) http: Arc<Http>,
+    pub(super) tokens: TokenManager,
+    pub(super) book: ModelBook,
+    pub(super) clock: Clock,
+    pub(super) events: Events,
+    pub(super) logger: Logger,
+    /// When requests look next, in epoch milliseconds; 0 before the first one.
+    pub(super) look_at: Arc<AtomicU64>,
+}
+
+/// A server that can be asked.
+struct Server {
+    source: ListSource,
+    account: Account,
+    token: Token,
+}
+
+impl Server {
+    /// Returns the server of an enabled key.
+    fn of(view: &View, record: &Record) -> Option<Self> {
+        let source = ListSource::of(record).filter(|_| record.is_enabled())?;
+        Some(Self { source, account: view.account(record), token: record.token()? })
+    }
+}
+
+impl Client {
+    /// Returns the models that the enabled accounts can be asked for, by id. With `refresh` the servers are asked for
+    /// their lists first; without it, lists that are older than a day are refreshed in the background.
+    ///
+    /// # Errors
+    /// Those of [`Registry::view`](qwen_accounts::Registry::view). A list that can't be had is an event.
+    pub async fn models(&self, refresh: bool) -> Result<Vec<OfferedModel>> {
+        if refresh {
+            let view = self.tokens.view().await?;
+            let servers = view.document.all().filter_map(|record| Server::of(&view, record)).collect();
+            self.lists.ask_all(servers).await;
+        } else {
+            self.lists.refresh_in_background(false);
+        }
+        let view = self.tokens.view().await?;
+        let (book, now) = (self.lists.book.clone(), self.clock.now_ms());
+        if view.document.keys.is_empty() {
+            return Ok(offers(&view, None, now));
+        }
+        spawn_blocking(move || offers(&view, Some(&book), now)).await.map_err(Error::internal)
+    }
+
+    /// Asks for the list of a key that was just added.
+    pub(super) async fn learn_models(&self, id: &str) {
+        let Ok(view) = self.tokens.view().await else { return };
+        let server = view.record(id).and_then(|record| Server::of(&view, record));
+        self.lists.ask_all(server.into_iter().collect()).await;
+    }
+}
+
+/// Returns the models of the enabled accounts: those of the active one first, then of the cheapest. Logins need no book:
+/// nothing is noted about their models, and no file is read for them.
+fn offers(view: &View, book: Option<&ModelBook>, now_ms: u64) -> Vec<OfferedModel> {
+    let mut records: Vec<_> = view.listed(now_ms).filter(|record| record.is_enabled()).collect();
+    records.sort_by_key(|record| (view.document.active_id() != Some(record.id()), record.kind().price()));
+    let listed = |record: &Record| book.and_then(|book| book.list_of(record));
+    let accounts: Vec<_> =
+        records.into_iter().map(|record| Offering { record, listed: listed(record) }).collect();
+    let mut models = offered(&accounts);
+    if let Some(book) = book {
+        for model in &mut models {
+            model.accounts.retain(|id| !book.is_unavailable(id, &model.id));
+        }
+    }
+    models.retain(|model| accounts.is_empty() || !model.accounts.is_empty());
+    models
+}
+
+impl ListReader {
+    /// Refreshes the lists that are older than a day. `since_asked` leaves out the servers that were never asked. Must be
+    /// called on the runtime.
+    fn refresh_in_background(&self, since_asked: bool) {
+        let reader = self.clone();
+        tokio::spawn(async move {
+            let Ok(view) = reader.tokens.view().await else { return };
+            let servers: Vec<_> =
+                view.document.all().filter_map(|record| Server::of(&view, record)).collect();
+            if servers.is_empty() {
+                return;
+            }
+            let book = reader.book.clone();
+            let claim = move || {
+                let mut due = servers;
+                due.retain(|server| book.is_due(&server.source, since_asked));
+                if !due.is_empty() {
+                    let sources: Vec<_> = due.iter().map(|server| server.source.clone()).collect();
+                    let claimed = book.claim(&sources);
+                    due.retain(|server| claimed.contains(&server.source));
+                }
+                due
+            };
+            if let Ok(due) = spawn_blocking(claim).await {
+                reader.ask_all(due).await;
+            }
+        });
+    }
+
+    /// Refreshes old lists while requests are sent: a process may run for months.
+    pub(super) fn look_now_and_then(&self) {
+        let now = self.clock.now_ms();
+        let look_at = self.look_at.load(Ordering::Relaxed);
+        if look_at > now && look_at - now <= LOOK_MS {
+            return;
+        }
+        let next = now + LOOK_MS;
+        let is_mine =
+            self.look_at.compare_exchange(look_at, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        // The first request only starts the clock: its process has most likely listed the models just now.
+        if is_mine && look_at > 0 {
+            self.refresh_in_background(true);
+        }
+    }
+
+    /// Asks all servers at the same time.
+    async fn ask_all(&self, servers: Vec<Server>) {
+        let asked = servers.iter().map(|server| self.ask(server));
+        let answers = join_all(asked).await;
+        for (Server { source, account, .. }, answer) in servers.into_iter().zip(answers) {
+            let note = match &answer {
+                Ok(list) if list.left_out > 0 => Some(format!(
+                    "The server of the Qwen account \"{}\" lists {} models that can't be used; they are left out.",
+                    account.label, list.left_out
+                )),
+                Ok(_) => None,
+                Err(error) => Some(format!(
+                    "The models of the Qwen account \"{}\" could not be listed: {} The models known so far are offered. `npx opencode-qwen-cli-auth models --refresh` asks again.",
+                    account.label,
+                    error.message()
+                )),
+            };
+            if let Some(message) = note {
+                self.logger.warn("model-list", &[("account", &source.account), ("message", &message)]);
+                let now = self.clock.now_ms();
+                let event = Event::of_account(EventKind::Config, now, &account.id, &account.label, message);
+                self.events.emit(event);
+            }
+            let book = self.book.clone();
+            let keep = move || {
+                let was_reached = answer.as_ref().is_ok() || answer.as_ref().is_err_and(was_reached);
+                book.keep(&source, answer.as_ref().ok(), was_reached);
+            };
+            // The list is in memory in any case.
+            let _ = spawn_blocking(keep).await;
+        }
+    }
+
+    async fn ask(&self, server: &Server) -> Result<ServerList> {
+        let Server { account, token, .. } = server;
+        let base_url = account.base_url(token, None)?;
+        let host = base_url.host_str().unwrap_or_default().to_owned();
+        let asked = async {
+            let headers = headers::for_attempt(&HeaderMap::new(), &token.access_token, account.kind, &host)?;
+            let url = Url::parse(&format!("{}/models", display(&base_url))).map_err(Error::internal)?;
+            let request = self.http.client_for(&url).await?.get(url).headers(headers);
+            let broken = |error: reqwest::Error| self.http.failure(&error, &host).error;
+            let mut response = request.send().await.map_err(broken)?;
+            let status = response.status();
+            if !status.is_success() {
+                return Err(unusable(&host, &format!("answered with status {}", status.as_u16())));
+            }
+            let body = read_limited(&mut response, MAX_BODY).await.map_err(broken)?;
+            let body = body.ok_or_else(|| unusable(&host, "sent more than 4 MiB"))?;
+            let list = spawn_blocking(move || read_list(&body)).await.map_err(Error::internal)?;
+            list.ok_or_else(|| unusable(&host, "sent no list of models"))
+        };
+        let timeout = |_| Err(TransportError::no_answer(&host, LIMIT).error);
+        tokio::time::timeout(LIMIT, asked).await.unwrap_or_else(timeout)
+    }
+}
+
+fn unusable(host: &str, what: &str) -> Error {
+    Error::new(Code::InvalidResponse, format!("{host} {what}."))
+}
+
+/// True if the server has answered, whatever it said.
+fn was_reached(error: &Error) -> bool {
+    error.code() == Code::InvalidResponse
+}

@@ -1,0 +1,231 @@
+//! Entries of other tools, brought together as keys. Pure.
+
+use std::path::Path;
+
+use qwen_accounts::fingerprint;
+use qwen_base::{KeyPlan, PLACES, Secret, api_base_url, display, place_on};
+use url::Url;
+
+use crate::keys::KeyOptions;
+use crate::keys::paste::read_key;
+
+/// Words in the names that users and Alibaba's own pages give to providers, models and variables of these plans.
+const NAMES: [&str; 7] = ["alibaba", "aliyun", "bailian", "dashscope", "modelstudio", "qwen", "token-plan"];
+/// Where Alibaba Cloud's own hosts end.
+const ALIBABA_SUFFIX: &str = ".aliyuncs.com";
+/// Where Alibaba serves Anthropic's protocol on the hosts of its plans.
+const ANTHROPIC_PATH: &str = "/apps/anthropic";
+/// Characters of a key that are shown.
+const SHOWN: usize = 4;
+/// Shorter texts are not shown at all.
+const SHORTEST_SHOWN: usize = 12;
+
+/// A key as one tool has it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// The key, as it is written.
+    pub key: Secret,
+    /// The file or the variable.
+    pub source: String,
+    /// What the tool calls its provider.
+    pub provider: String,
+    /// The plan, where the entry's name tells it.
+    pub plan: Option<KeyPlan>,
+    /// The region, where the entry's name tells it.
+    pub region: Option<&'static str>,
+    /// The base URL, where the entry has one.
+    pub base_url: Option<String>,
+    /// True where it stands in a file of a project, which somebody else may have written.
+    pub is_of_project: bool,
+    /// True where a name in the entry is one of Alibaba's.
+    pub is_named: bool,
+}
+
+/// A key that another tool keeps.
+#[derive(Debug, Clone)]
+pub struct FoundKey {
+    /// The key.
+    pub secret: Secret,
+    /// The file or the variable that it is in.
+    pub source: String,
+    /// Further files and variables that it is in.
+    pub also_in: Vec<String>,
+    /// What the tool calls its provider.
+    pub provider: String,
+    /// Its plan, where that is known.
+    pub plan: Option<KeyPlan>,
+    /// The region of the plan, where that is known.
+    pub region: Option<String>,
+    /// Where its requests go, where that is known.
+    pub base_url: Option<Url>,
+    /// True where its requests go to a server that is not Alibaba's.
+    pub is_foreign: bool,
+    /// True where a file of a project names it, which somebody else may have written.
+    pub is_of_project: bool,
+}
+
+/// Returns the last four characters of a secret; empty for one that is too short to be told from them.
+#[must_use]
+pub fn last_four(secret: &Secret) -> &str {
+    let secret = secret.expose();
+    if secret.len() < SHORTEST_SHOWN { "" } else { secret.get(secret.len() - SHOWN..).unwrap_or_default() }
+}
+
+impl FoundKey {
+    /// Tells it from the others, without telling the key.
+    #[must_use]
+    pub fn id(&self) -> String {
+        let server = self.base_url.as_ref().filter(|_| self.is_foreign).map(display).unwrap_or_default();
+        fingerprint(&Secret::new(format!("{}\n{server}", self.secret.expose())))
+    }
+
+    /// Its last four characters; empty for one that is too short to be told from them.
+    #[must_use]
+    pub fn last_four(&self) -> &str {
+        last_four(&self.secret)
+    }
+
+    /// True where it may be taken without being chosen by itself. A project's file that names a server of its own may be
+    /// there to catch the user's key.
+    #[must_use]
+    pub const fn is_taken_with_all(&self) -> bool {
+        !(self.is_foreign && self.is_of_project)
+    }
+
+    /// What it is, such as "A Token Plan key".
+    #[must_use]
+    pub fn title(&self) -> String {
+        match (self.plan, &self.base_url) {
+            (Some(plan), _) => format!("A {} key", plan.title()),
+            (None, Some(url)) if self.is_foreign => format!("A key for {}", display(url)),
+            (None, _) => "A key of Alibaba Cloud".to_owned(),
+        }
+    }
+
+    /// Where it lies, such as "A Token Plan key lies in /home/ann/.qwen/settings.json".
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let is_variable = !self.source.contains(['/', '\\']);
+        let kind = if is_variable { "the variable " } else { "" };
+        format!("{} lies in {kind}{}", self.title(), self.source)
+    }
+
+    /// As it is given to be checked and kept. An entry that names a place is believed.
+    #[must_use]
+    pub fn options(&self) -> KeyOptions {
+        // A plan and a region stand for one of the listed places; a workspace needs its base URL.
+        let is_listed = |url: &&Url| PLACES.iter().any(|place| place.base_url == display(url));
+        KeyOptions {
+            key: self.secret.clone(),
+            plan: self.plan,
+            region: self.region.clone(),
+            base_url: self.base_url.as_ref().filter(|url| !is_listed(url)).map(display),
+            label: None,
+            tier: None,
+            check: true,
+        }
+    }
+}
+
+/// True where a name is one of Alibaba's, or of its models.
+pub(super) fn is_named(names: &[&str]) -> bool {
+    names.iter().any(|name| {
+        let name = name.to_ascii_lowercase().replace('_', "-");
+        NAMES.iter().any(|word| name.contains(word))
+    })
+}
+
+/// True for a base URL on a host of Alibaba Cloud's.
+pub(super) fn is_alibaba(base_url: &str) -> bool {
+    api_base_url(base_url.trim())
+        .is_ok_and(|url| url.host_str().is_some_and(|host| host.ends_with(ALIBABA_SUFFIX)))
+}
+
+/// A path as it is shown.
+pub(super) fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// The keys of all entries, in their order. An entry that names its place adds to one that does not; one that names
+/// another server stands by itself.
+pub(super) fn collect(entries: Vec<Entry>, notes: &mut Vec<String>) -> Vec<FoundKey> {
+    let mut keys: Vec<FoundKey> = Vec::new();
+    for found in entries.into_iter().filter_map(|entry| read_entry(entry, notes)) {
+        let is_same = |known: &&mut FoundKey| known.id() == found.id();
+        match keys.iter_mut().find(is_same) {
+            Some(known) => merge(known, found),
+            None => keys.push(found),
+        }
+    }
+    keys
+}
+
+fn read_entry(entry: Entry, notes: &mut Vec<String>) -> Option<FoundKey> {
+    let secret = read_key(entry.key.expose(), &mut Vec::new()).ok()?;
+    let mut found = FoundKey {
+        secret,
+        source: entry.source,
+        also_in: Vec::new(),
+        provider: entry.provider,
+        plan: entry.plan,
+        region: entry.region.map(str::to_owned),
+        base_url: None,
+        is_foreign: false,
+        is_of_project: entry.is_of_project,
+    };
+    if let Some(text) = &entry.base_url
+        && !locate(&mut found, text, entry.is_named)
+    {
+        if entry.is_named {
+            let (source, provider) = (&found.source, &found.provider);
+            notes.push(format!(
+                "The base URL of \"{provider}\" in {source} can't be used, so its key was left out."
+            ));
+        }
+        return None;
+    }
+    let mut places = found.plan.into_iter().flat_map(KeyPlan::places);
+    if found.base_url.is_none()
+        && let Some(place) = places.find(|place| Some(place.region.as_ref()) == found.region.as_deref())
+    {
+        found.base_url = Url::parse(&place.base_url).ok();
+    }
+    let is_wanted = found.is_foreign || (entry.is_named && found.secret.expose().starts_with("sk-"));
+    is_wanted.then_some(found)
+}
+
+/// Notes the server that a base URL leads to. False where it is none that keys are sent to.
+fn locate(found: &mut FoundKey, base_url: &str, is_named: bool) -> bool {
+    let Ok(mut url) = api_base_url(base_url.trim()) else { return false };
+    let host = url.host_str().unwrap_or_default().to_owned();
+    if let Some(place) = place_on(&host) {
+        found.plan = Some(place.plan);
+        found.region = Some(place.region.to_string());
+        found.base_url = Url::parse(&place.base_url).ok();
+        return true;
+    }
+    found.is_foreign = !host.ends_with(ALIBABA_SUFFIX);
+    if !found.is_foreign && url.path().starts_with(ANTHROPIC_PATH) {
+        url.set_path("/compatible-mode/v1");
+    }
+    (found.plan, found.region, found.base_url) = (None, None, Some(url));
+    is_named || !found.is_foreign
+}
+
+fn merge(known: &mut FoundKey, found: FoundKey) {
+    known.is_of_project &= found.is_of_project;
+    if found.source != known.source && !known.also_in.contains(&found.source) {
+        known.also_in.push(found.source);
+    }
+    if known.base_url.is_none()
+        && (found.base_url.is_some() || (known.region.is_none() && found.region.is_some()))
+    {
+        (known.plan, known.region, known.base_url) = (found.plan, found.region, found.base_url);
+    } else if found.region.is_some() && (found.plan, &found.region) != (known.plan, &known.region) {
+        // Two entries that contradict each other: the servers are asked.
+        known.plan = known.plan.filter(|plan| found.plan == Some(*plan));
+        (known.region, known.base_url) = (None, None);
+    } else if known.plan.is_none() && known.base_url.is_none() {
+        known.plan = found.plan;
+    }
+}

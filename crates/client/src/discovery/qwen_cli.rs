@@ -1,0 +1,69 @@
+//! Keys in the qwen CLI's settings. Pure.
+
+use std::path::Path;
+
+use qwen_base::Secret;
+use serde_json::Value;
+
+use super::found::{Entry, is_named, shown};
+use super::variables::{Found, Variables, named};
+
+const PROVIDER: &str = "qwen-cli";
+
+/// The keys of a settings file of any shape.
+pub(super) fn entries(settings: &Value, path: &Path, variables: &Variables) -> Vec<Entry> {
+    let source = shown(path);
+    let own = |name: &str| settings.get("env")?.get(name)?.as_str().filter(|text| !text.trim().is_empty());
+    let lookup = |name: &str| {
+        variables
+            .get(name)
+            .or_else(|| Some(Found { value: own(name)?, source: source.clone(), is_of_project: false }))
+    };
+    let mut entries = named(|name| own(name).map(str::to_owned), Some(&source), PROVIDER, false);
+    let protocols = settings.get("modelProviders").and_then(Value::as_object).into_iter().flatten();
+    for model in protocols.flat_map(|(_, models)| models.as_array().map(Vec::as_slice).unwrap_or_default()) {
+        let text = |name: &str| model.get(name).and_then(Value::as_str).unwrap_or_default();
+        let (variable, base_url) = (text("envKey"), text("baseUrl"));
+        let Some(found) = lookup(variable).filter(|_| !variable.is_empty() && !base_url.is_empty()) else {
+            continue;
+        };
+        entries.push(Entry {
+            key: Secret::new(found.value),
+            source: found.source,
+            provider: PROVIDER.to_owned(),
+            plan: None,
+            region: None,
+            base_url: Some(base_url.to_owned()),
+            is_of_project: found.is_of_project,
+            is_named: is_named(&[text("id"), text("name"), variable, base_url]),
+        });
+    }
+    entries.extend(of_login(settings, &source, lookup));
+    entries
+}
+
+/// The key and URL that a user typed at the CLI's own login. Either may refer to a variable.
+fn of_login<'a>(settings: &Value, source: &str, lookup: impl Fn(&str) -> Option<Found<'a>>) -> Option<Entry> {
+    let auth = settings.get("security")?.get("auth")?;
+    let value = |name: &str| {
+        let text = auth.get(name)?.as_str()?;
+        match text.strip_prefix('$') {
+            Some(name) => {
+                let name = name.strip_prefix('{').and_then(|name| name.strip_suffix('}')).unwrap_or(name);
+                lookup(name).map(|found| found.value.to_owned())
+            }
+            None => Some(text.to_owned()),
+        }
+    };
+    let base_url = value("baseUrl")?;
+    Some(Entry {
+        key: Secret::new(value("apiKey")?),
+        source: source.to_owned(),
+        provider: PROVIDER.to_owned(),
+        plan: None,
+        region: None,
+        is_named: is_named(&[&base_url]),
+        base_url: Some(base_url),
+        is_of_project: false,
+    })
+}

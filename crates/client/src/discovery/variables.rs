@@ -1,0 +1,102 @@
+//! Keys in variables: of the process, and of `.env` files. Pure.
+
+use std::path::PathBuf;
+
+use qwen_base::{Environment, KeyPlan, Secret, opaque_debug};
+
+use super::found::{Entry, is_alibaba, shown};
+
+/// Variables that hold a key, and the plan that their names tell.
+const KEYS: [(&str, KeyPlan); 5] = [
+    ("BAILIAN_TOKEN_PLAN_API_KEY", KeyPlan::TokenPlan),
+    ("BAILIAN_CODING_PLAN_API_KEY", KeyPlan::CodingPlan),
+    ("ALIBABA_TOKEN_PLAN_API_KEY", KeyPlan::TokenPlan),
+    ("ALIBABA_CODING_PLAN_API_KEY", KeyPlan::CodingPlan),
+    ("DASHSCOPE_API_KEY", KeyPlan::DashScope),
+];
+/// What any OpenAI-compatible server is set up with; of interest where the URL is Alibaba's.
+const OPENAI: (&str, &str) = ("OPENAI_API_KEY", "OPENAI_BASE_URL");
+/// How a subscription's key begins, whatever variable it is in.
+const SUBSCRIPTION_PREFIX: &str = "sk-sp-";
+
+/// A `.env` file.
+pub(super) struct EnvFile {
+    pub path: PathBuf,
+    pub variables: Vec<(String, String)>,
+    pub is_of_project: bool,
+}
+
+opaque_debug!(EnvFile);
+
+/// Variables as the qwen CLI finds them: the process's first, then those of `.env` files.
+#[derive(Debug)]
+pub(super) struct Variables<'a> {
+    pub environment: &'a Environment,
+    pub env_files: &'a [EnvFile],
+}
+
+/// A variable's value, and where it was found.
+pub(super) struct Found<'a> {
+    pub value: &'a str,
+    pub source: String,
+    pub is_of_project: bool,
+}
+
+impl Variables<'_> {
+    /// The value of a variable.
+    pub fn get(&self, name: &str) -> Option<Found<'_>> {
+        if let Some(value) = self.environment.get(name) {
+            return Some(Found { value, source: name.to_owned(), is_of_project: false });
+        }
+        self.env_files.iter().find_map(|file| {
+            let (_, value) =
+                file.variables.iter().find(|(known, value)| known == name && !value.is_empty())?;
+            Some(Found { value, source: shown(&file.path), is_of_project: file.is_of_project })
+        })
+    }
+
+    /// The keys in variables that are known by name.
+    pub fn entries(&self) -> Vec<Entry> {
+        let of_process = |name: &str| self.environment.get(name).map(str::to_owned);
+        let mut entries = named(of_process, None, "environment", false);
+        for file in self.env_files {
+            let of_file = |name: &str| {
+                file.variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+            };
+            entries.extend(named(of_file, Some(&shown(&file.path)), "environment", file.is_of_project));
+        }
+        entries
+    }
+}
+
+/// The keys in one set of variables. Without a `source`, the variable itself is the source.
+pub(super) fn named(
+    get: impl Fn(&str) -> Option<String>,
+    source: Option<&str>,
+    provider: &str,
+    is_of_project: bool,
+) -> Vec<Entry> {
+    let entry = |name: &str, key: String, plan, base_url| Entry {
+        key: Secret::new(key),
+        source: source.unwrap_or(name).to_owned(),
+        provider: provider.to_owned(),
+        plan,
+        region: None,
+        is_named: plan.is_some(),
+        base_url,
+        is_of_project,
+    };
+    let mut entries = Vec::new();
+    for (name, plan) in KEYS {
+        let Some(key) = get(name) else { continue };
+        let is_of_other_plan = plan == KeyPlan::DashScope && key.trim().starts_with(SUBSCRIPTION_PREFIX);
+        let found = entry(name, key, Some(plan), None);
+        entries.push(Entry { plan: Some(plan).filter(|_| !is_of_other_plan), ..found });
+    }
+    let (key, base_url) = OPENAI;
+    if let (Some(text), Some(url)) = (get(key), get(base_url).filter(|url| is_alibaba(url))) {
+        let found = entry(key, text, None, Some(url));
+        entries.push(Entry { is_named: true, ..found });
+    }
+    entries
+}

@@ -1,0 +1,99 @@
+//! Who can read and write the files, by the rules of Unix.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use qwen_base::Paths;
+
+use super::files::MODES;
+use super::finding::{Finding, quoted};
+use super::settings::Settings;
+
+/// Files that hold, or may hold, a secret.
+fn secret_files(paths: &Paths, settings: &Settings) -> Vec<PathBuf> {
+    let store = settings.store.as_ref().map(|(path, _)| path.clone());
+    let stores = [paths.qwen_dir().to_owned()]
+        .into_iter()
+        .chain(store.as_deref().and_then(Path::parent).map(Path::to_owned));
+    let mut files: Vec<PathBuf> = Vec::new();
+    for directory in stores {
+        files.extend(entries(&directory, |name| {
+            let is_ours = name.starts_with("oauth_") || name.starts_with("opencode_qwen_");
+            is_ours && [".json", ".flock"].iter().any(|part| name.contains(part))
+        }));
+    }
+    files.extend(store.filter(|path| path.exists()));
+    files.extend(Some(paths.legacy_token()).filter(|path| path.exists()));
+    files.extend(entries(&paths.logs(), |_| true));
+    files.sort();
+    files.dedup();
+    files
+}
+
+fn entries(directory: &Path, is_wanted: impl Fn(&str) -> bool) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .filter(move |entry| is_wanted(&entry.file_name().to_string_lossy()))
+        .map(|entry| entry.path())
+        .filter(|path| path.is_file())
+}
+
+pub(super) fn access(paths: &Paths, settings: &Settings) -> Vec<Finding> {
+    let user = rustix::process::geteuid();
+    // Root, in a container or by sudo, works for the directory's owner.
+    let owner = match fs::metadata(paths.qwen_dir()) {
+        Ok(directory) if user.is_root() => directory.uid(),
+        _ => user.as_raw(),
+    };
+    let files = secret_files(paths, settings);
+    let directory = paths.qwen_dir();
+    let mut findings = Vec::new();
+    for path in std::iter::once(directory).chain(files.iter().map(PathBuf::as_path)) {
+        let Ok(metadata) = fs::metadata(path) else { continue };
+        if metadata.uid() != owner {
+            let message = format!("{} belongs to another user (uid {}).", path.display(), metadata.uid());
+            let sudo = if user.is_root() { "" } else { "sudo " };
+            findings.push(Finding::broken(MODES, message, format!("{sudo}chown {owner} {}", quoted(path))));
+        }
+        // Locks hold no secret.
+        if path.extension().is_none_or(|extension| extension != "flock") {
+            findings.extend(mode(path, &metadata));
+        }
+    }
+    if findings.is_empty() {
+        let message =
+            format!("{} and {} files in it and beside it are yours alone.", directory.display(), files.len());
+        findings.push(Finding::ok(MODES, message));
+    }
+    findings
+}
+
+fn mode(path: &Path, metadata: &fs::Metadata) -> Option<Finding> {
+    const OTHERS: u32 = 0o077;
+    const OTHERS_WRITE: u32 = 0o022;
+    let mode = metadata.permissions().mode() & 0o777;
+    let shown = path.display();
+    if metadata.is_file() {
+        let fix = format!("chmod 600 {}", quoted(path));
+        return if mode & OTHERS != 0 {
+            Some(Finding::broken(
+                MODES,
+                format!("{shown} can be read or written by others (mode {mode:03o})."),
+                fix,
+            ))
+        } else if mode & 0o600 != 0o600 {
+            Some(Finding::broken(MODES, format!("{shown} can't be read and written (mode {mode:03o})."), fix))
+        } else {
+            None
+        };
+    }
+    let fix = format!("chmod 700 {}", quoted(path));
+    if mode & OTHERS_WRITE != 0 || mode & 0o700 != 0o700 {
+        Some(Finding::broken(MODES, format!("{shown} has the wrong mode ({mode:03o})."), fix))
+    } else if mode & OTHERS != 0 {
+        Some(Finding::warning(MODES, format!("{shown} can be looked into by others (mode {mode:03o})."), fix))
+    } else {
+        None
+    }
+}

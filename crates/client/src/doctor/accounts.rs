@@ -1,0 +1,241 @@
+//! How each account stands.
+
+use qwen_accounts::{
+    Account, Availability, CoolingReason, Issuer, Kind, LegacyFile, Record, Registry, View, availability,
+};
+use qwen_base::{Code, Events};
+use url::Url;
+
+use super::finding::{Finding, ours, unset};
+use super::network::AskedAccount;
+use super::settings::Settings;
+use super::{Doctor, Local};
+use crate::config::DEFAULT_OAUTH_BASE_URL;
+use crate::request::refusal::FREE_TIER_END_MS;
+
+const ID: &str = "account";
+
+pub fn check(doctor: &Doctor, settings: &Settings, local: &mut Local) {
+    let (Some(paths), Some(store), Some(credentials)) =
+        (&settings.paths, settings.store_file(), settings.credentials_file())
+    else {
+        return;
+    };
+    let legacy = LegacyFile::new(paths.legacy_token());
+    let registry = Registry::new(credentials, store, legacy, doctor.clock.clone(), Events::none());
+    // A file that can't be read has its own finding.
+    let Ok(view) = registry.peek() else { return };
+    local.had_host_login = view.document.had_host_login();
+    let now = doctor.clock.now_ms();
+    local.keys = view.document.keys.iter().filter_map(|key| Some(key.token()?.access_token)).collect();
+    local.has_working_account = view.enabled(now).any(|record| works(record, settings, now));
+    let records: Vec<&Record> = view.listed(now).collect();
+    if records.is_empty() {
+        let fix = format!("{} (a key of a plan), or {}", ours("add-key"), ours("login"));
+        local.findings.push(Finding::warning(ID, "There is no account to send a request with.", fix));
+    }
+    for record in records {
+        local.findings.push(judge(&view, record, settings, now));
+        local.findings.extend(elsewhere(&view.account(record), record, settings));
+        local.accounts.extend(asked(&view, record, settings, now));
+    }
+}
+
+fn judge(view: &View, record: &Record, settings: &Settings, now_ms: u64) -> Finding {
+    let account = view.account(record);
+    let name = format!("The account \"{}\"", account.label);
+    if !record.is_enabled() {
+        return Finding::ok(ID, format!("{name} is disabled: no request is sent with it."));
+    }
+    let others = || view.enabled(now_ms).filter(|other| other.id() != record.id());
+    let has_other = || others().any(|other| works(other, settings, now_ms));
+    let remove = || ours(&format!("remove {}", account.id));
+    let last = record.last_error().map(|error| format!(" {}", error.message)).unwrap_or_default();
+    if has_lost_its_tier(record) {
+        let message = format!(
+            "{name} is of the free tier, which Qwen ended on 2026-04-15. To log in again does not help."
+        );
+        return if has_other() {
+            Finding::warning(ID, message, remove())
+        } else {
+            Finding::broken(ID, message, ours("add-key"))
+        };
+    }
+    let is_refused = record.is_refused() || record.rejected_at().is_some();
+    if !is_refused && is_of_ended_tier(record, settings, now_ms) && !has_other() {
+        let message = format!(
+            "{name} is a login of qwen.ai. Qwen ended its free tier on 2026-04-15, and most likely refuses requests with it."
+        );
+        return Finding::warning(ID, message, format!("{} (a key of a plan)", ours("add-key")));
+    }
+    let (need, renew) = match account.kind {
+        Kind::OAuth => ("needs a new login", ours(&format!("login --replace {}", account.id))),
+        Kind::Key(_) => {
+            ("is refused: its key is of another plan or region, or is no longer valid", ours("add-key"))
+        }
+    };
+    if is_refused && has_other() {
+        let message = format!("{name} {need}.{last} Another account works.");
+        return Finding::warning(ID, message, remove());
+    }
+    if is_refused {
+        return Finding::broken(ID, format!("{name} {need}.{last}"), renew);
+    }
+    match availability(record, now_ms) {
+        Availability::Ready => {
+            let active =
+                if view.document.active_id() == Some(record.id()) { " and the active one" } else { "" };
+            Finding::ok(ID, format!("{name} is ready{active}."))
+        }
+        Availability::Cooling(until) => {
+            let why = match record.cooldown(now_ms).map(|cooldown| cooldown.reason) {
+                Some(CoolingReason::RateLimit | CoolingReason::TokenLimit) => "is rate limited",
+                Some(CoolingReason::Payment) => "is not paid for",
+                Some(CoolingReason::Quota) | None => "is out of quota",
+            };
+            let minutes = until.saturating_sub(now_ms).div_ceil(60_000);
+            let message = format!("{name} {why}; it is asked again in {minutes} min.");
+            Finding::warning(ID, message, format!("Wait, or add a key: {}", ours("add-key")))
+        }
+        Availability::Rejected | Availability::Dead => {
+            Finding::broken(ID, format!("{name} {need}.{last}"), renew)
+        }
+    }
+}
+
+/// A setting that names another server than the one that the account's tokens belong to: nothing is sent with it.
+fn elsewhere(account: &Account, record: &Record, settings: &Settings) -> Option<Finding> {
+    if !record.is_enabled() || account.kind != Kind::OAuth {
+        return None;
+    }
+    if let Some(issuer) = settings.oauth.as_ref().map(Issuer::of)
+        && let Err(error) = issuer.expect(account)
+    {
+        return Some(Finding::broken(
+            ID,
+            error.message(),
+            unset(issuer.named_by.as_deref().unwrap_or_default()),
+        ));
+    }
+    let set = settings.base_url_override.as_ref()?;
+    let error = account.base_url(&record.token()?, Some(set)).err()?;
+    Some(Finding::broken(ID, error.message(), unset(&set.named_by)))
+}
+
+/// Whether the last that was heard of a login is the end of the free tier.
+fn has_lost_its_tier(record: &Record) -> bool {
+    let is_last = |code: Code| record.last_error().is_some_and(|error| error.code == code.as_str());
+    record.kind() == Kind::OAuth && is_last(Code::FreeTierDiscontinued)
+}
+
+/// True for an account that a request may be answered with, now or once its quota is back.
+fn works(record: &Record, settings: &Settings, now_ms: u64) -> bool {
+    let is_available = matches!(availability(record, now_ms), Availability::Ready | Availability::Cooling(_));
+    let is_refused = record.is_refused() || record.rejected_at().is_some() || has_lost_its_tier(record);
+    is_available && !is_refused && !is_of_ended_tier(record, settings, now_ms)
+}
+
+/// True for a login of Qwen's own server, since Qwen has ended the free tier. Other issuers' logins may work.
+fn is_of_ended_tier(record: &Record, settings: &Settings, now_ms: u64) -> bool {
+    let bound = record.binding().map(|binding| binding.token_endpoint);
+    let endpoint = bound.or_else(|| settings.oauth.as_ref().map(|oauth| oauth.token_endpoint.clone()));
+    let is_qwen = |endpoint: Url| DEFAULT_OAUTH_BASE_URL.strip_prefix("https://") == endpoint.host_str();
+    record.kind() == Kind::OAuth && now_ms >= FREE_TIER_END_MS && endpoint.is_some_and(is_qwen)
+}
+
+/// What its host can be asked without spending anything.
+fn asked(view: &View, record: &Record, settings: &Settings, now_ms: u64) -> Option<AskedAccount> {
+    if !record.is_enabled() {
+        return None;
+    }
+    let account = view.account(record);
+    // It would be refused again.
+    let token = record.token().filter(|_| !has_lost_its_tier(record))?;
+    let base_url = account.base_url(&token, settings.base_url_override.as_ref()).ok()?;
+    let access_token = token.is_fresh(now_ms).then(|| token.access_token.clone());
+    let is_ready = availability(record, now_ms) == Availability::Ready && record.rejected_at().is_none();
+    let mut others = view.enabled(now_ms).filter(|other| other.id() != record.id());
+    Some(AskedAccount {
+        is_to_be_proved: account.kind != Kind::OAuth && is_ready,
+        has_alternative: others.any(|other| works(other, settings, now_ms)),
+        id: account.id,
+        label: account.label,
+        kind: account.kind,
+        base_url,
+        access_token,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use qwen_accounts::Key;
+    use qwen_base::{Environment, KeyPlan, Secret};
+
+    use super::super::finding::State;
+    use super::*;
+    use crate::config::{OAuthOptions, oauth_config};
+
+    fn token(name: &str, expires_at: u64) -> qwen_accounts::Token {
+        qwen_accounts::Token {
+            access_token: Secret::new(format!("access-{name}")),
+            refresh_token: Some(Secret::new(format!("refresh-{name}"))),
+            token_type: "Bearer".into(),
+            resource_url: Some("portal.qwen.ai".into()),
+            scope: None,
+            expires_at,
+        }
+    }
+
+    fn settings(variables: &[(&str, &str)]) -> Settings {
+        let environment: Environment = variables.iter().copied().collect();
+        let oauth = oauth_config(&OAuthOptions::default(), &environment, "").unwrap();
+        Settings { oauth: Some(oauth), ..Settings::default() }
+    }
+
+    fn key(id: &str) -> Record {
+        let key = Key {
+            secret: Secret::new(format!("sk-sp-{id}")),
+            plan: Some(KeyPlan::TokenPlan),
+            region: None,
+            base_url: Url::parse("https://host.example/v1").unwrap(),
+            tier: None,
+        };
+        Record::of_key(id, None, &key, 1)
+    }
+
+    fn found(view: &View, id: &str, settings: &Settings, now_ms: u64) -> (State, String) {
+        let finding = judge(view, view.record(id).unwrap(), settings, now_ms);
+        (finding.state, finding.fix.unwrap_or_default())
+    }
+
+    #[test]
+    fn a_login_of_qwens_own_is_told_of_the_end_before_any_request() {
+        let mut view = View::default();
+        view.document.records.push(Record::new("login", None, &token("a", u64::MAX), 1));
+        let own = settings(&[]);
+        let (state, fix) = found(&view, "login", &own, FREE_TIER_END_MS);
+        assert!(state == State::Warning && fix.contains("add-key"), "{fix}");
+        assert_eq!(found(&view, "login", &own, FREE_TIER_END_MS - 1).0, State::Ok);
+        let elsewhere = settings(&[("OPENCODE_QWEN_OAUTH_BASE_URL", "https://login.example")]);
+        assert_eq!(found(&view, "login", &elsewhere, FREE_TIER_END_MS).0, State::Ok);
+        view.document.keys.push(key("key"));
+        assert_eq!(found(&view, "login", &own, FREE_TIER_END_MS).0, State::Ok);
+        view.document.keys[0].set_enabled(false, 2);
+        assert_eq!(found(&view, "login", &own, FREE_TIER_END_MS).0, State::Warning);
+        assert_eq!(found(&view, "key", &own, FREE_TIER_END_MS).0, State::Ok);
+    }
+
+    #[test]
+    fn a_refused_key_is_to_be_removed_once_another_account_works() {
+        let mut view = View::default();
+        view.document.keys.push(key("dead"));
+        let secret = view.document.keys[0].token().unwrap().access_token;
+        view.document.keys[0].set_rejected(Some((&secret, 1)));
+        let own = settings(&[]);
+        let (state, fix) = found(&view, "dead", &own, FREE_TIER_END_MS);
+        assert!(state == State::Broken && fix.contains("add-key"), "{fix}");
+        view.document.keys.push(key("good"));
+        let (state, fix) = found(&view, "dead", &own, FREE_TIER_END_MS);
+        assert!(state == State::Warning && fix.ends_with("remove dead"), "{fix}");
+    }
+}

@@ -1,0 +1,45 @@
+//! Lock files that were left behind.
+
+use qwen_accounts::lock::{Found, LockPaths};
+use qwen_base::{Clock, safe_open::InPlace};
+
+use super::finding::{Finding, remove};
+use super::settings::Settings;
+
+const ID: &str = "locks";
+
+pub fn check(settings: &Settings, clock: &Clock) -> Vec<Finding> {
+    let credentials = settings.credentials_file().map(|file| file.locks());
+    let store = settings.store_file().map(|file| file.locks());
+    let mut findings: Vec<_> =
+        [credentials, store].into_iter().flatten().filter_map(|paths| judge(&paths, clock)).collect();
+    if findings.is_empty() {
+        findings.push(Finding::ok(ID, "No lock is held or left behind."));
+    }
+    findings
+}
+
+fn judge(paths: &LockPaths, clock: &Clock) -> Option<Finding> {
+    // Another check names it.
+    if InPlace::at_own(&paths.cli).is_some() {
+        return None;
+    }
+    let shown = paths.cli.display();
+    Some(match paths.find(clock) {
+        Ok(Found::Free) => return None,
+        Ok(Found::Held) => Finding::ok(ID, format!("{shown} is held by a process that is at work just now.")),
+        Ok(Found::Stuck) => Finding::warning(
+            ID,
+            format!("{shown} is held by a process that does not move."),
+            "Close OpenCode sessions that hang or were suspended",
+        ),
+        Ok(Found::Abandoned) => Finding::broken(
+            ID,
+            format!(
+                "{shown} was left behind by a process that is gone. A refresh of the token has to wait for it."
+            ),
+            remove(&paths.cli),
+        ),
+        Err(error) => Finding::broken(ID, error.message(), remove(&paths.cli)),
+    })
+}

@@ -1,0 +1,99 @@
+//! What keeps requests from working, and what mends it.
+//!
+//! It only looks: no file is changed or moved, no token is refreshed. A login's server is asked for its list of
+//! models; a key is proved by a chat of one token, since such a list may be open to everyone. Each check is a module of its own.
+
+pub mod finding;
+
+#[cfg(unix)]
+mod access;
+mod accounts;
+mod certificates;
+mod files;
+mod locks;
+mod network;
+mod opencode;
+mod opencode_config;
+mod other_keys;
+mod places;
+mod programs;
+mod qwen_cli;
+mod settings;
+mod stores;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::ClientOptions;
+use finding::Finding;
+use qwen_base::{Clock, Environment, Error, Result, Secret};
+use settings::Settings;
+
+/// No single question to a server or a program takes longer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is examined.
+#[derive(Debug, Clone)]
+pub struct Doctor {
+    /// The client's options.
+    pub options: ClientOptions,
+    /// The client's environment.
+    pub environment: Environment,
+    /// From where `OpenCode`'s project configuration is looked for.
+    pub working_directory: PathBuf,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Doctor {
+    /// Runs all checks, in about 10 s at the most, whatever the network does.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_INTERNAL`.
+    pub async fn examine(self) -> Result<Vec<Finding>> {
+        let doctor = Arc::new(self);
+        let (settings, mut findings) = settings::check(&doctor);
+        let settings = Arc::new(settings);
+        let local = {
+            let (doctor, settings) = (Arc::clone(&doctor), Arc::clone(&settings));
+            tokio::task::spawn_blocking(move || doctor.look_at_files(&settings))
+                .await
+                .map_err(Error::internal)?
+        };
+        findings.extend(local.findings);
+        let (network, qwen_cli, opencode) = tokio::join!(
+            network::check(&doctor, &settings, &local.accounts),
+            qwen_cli::check(&doctor, &settings),
+            opencode::check(&doctor, &settings, local.had_host_login),
+        );
+        findings.extend(network);
+        findings.extend(qwen_cli);
+        findings.extend(opencode);
+        Ok(findings)
+    }
+
+    fn look_at_files(&self, settings: &Settings) -> Local {
+        let mut local = Local::default();
+        let Some(paths) = &settings.paths else { return local };
+        local.findings.extend(files::check(paths, settings));
+        local.findings.extend(places::check(paths, settings));
+        local.findings.extend(locks::check(settings, &self.clock));
+        local.findings.extend(stores::check(settings, &self.clock));
+        accounts::check(self, settings, &mut local);
+        local.findings.extend(other_keys::check(self, settings, &local));
+        local.findings.extend(certificates::check(&self.environment));
+        local
+    }
+}
+
+/// What was found without a network.
+#[derive(Debug, Default)]
+struct Local {
+    findings: Vec<Finding>,
+    accounts: Vec<network::AskedAccount>,
+    had_host_login: bool,
+    /// The keys that accounts have.
+    keys: Vec<Secret>,
+    has_working_account: bool,
+}

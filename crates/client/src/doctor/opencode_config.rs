@@ -1,0 +1,404 @@
+//! What is wrong with `OpenCode`'s configuration, as far as this plugin is concerned. Pure, but for the names of packages
+//! that lie on the disk.
+
+use std::path::{Path, PathBuf};
+
+use qwen_base::{DEFAULT_API_BASE_URL, api_base_url, clean, safe_open};
+use serde_json::Value;
+use url::Url;
+
+use super::finding::{Finding, quoted};
+use super::opencode::ID;
+use super::programs::{MAX_MANIFEST_SIZE, numbers};
+
+pub const PACKAGE: &str = "opencode-qwen-cli-auth";
+pub const PROVIDER: &str = "qwen-code";
+/// Plugins that use the same logins, and whether they would be harmless beside this one.
+const OTHERS: [(&str, bool); 3] =
+    [("opencode-qwencode-auth", false), ("opencode-qwen-oauth", false), ("opencode-qwen-auth", true)];
+/// The last version known to refuse `["name", {…}]`.
+const LAST_WITHOUT_OPTIONS: [u64; 3] = [1, 3, 2];
+const SDK: &str = "@ai-sdk/openai-compatible";
+
+/// The options that the plugin takes from `OpenCode`'s configuration.
+const PLUGIN_OPTIONS: [&str; 7] = [
+    "quotaCooldownMs",
+    "rotation",
+    "degrade",
+    "allowPaidFallback",
+    "qwenMode",
+    "connectTimeoutMs",
+    "idleTimeoutMs",
+];
+
+/// A configuration file.
+#[derive(Debug)]
+pub struct File {
+    pub path: PathBuf,
+    pub contents: Value,
+}
+
+/// An entry of `plugin`.
+#[derive(Debug, Clone, Copy)]
+pub struct Plugin<'a> {
+    pub spec: &'a str,
+    pub options: Option<&'a Value>,
+}
+
+impl File {
+    pub fn plugins(&self) -> impl Iterator<Item = Plugin<'_>> {
+        let entries = self.contents["plugin"].as_array().map(Vec::as_slice).unwrap_or_default();
+        entries.iter().filter_map(|entry| match entry {
+            Value::String(spec) => Some(Plugin { spec, options: None }),
+            Value::Array(parts) => Some(Plugin {
+                spec: parts.first()?.as_str()?,
+                options: Some(parts.get(1).unwrap_or(&Value::Null)),
+            }),
+            _ => None,
+        })
+    }
+
+    fn shown(&self) -> String {
+        self.path.display().to_string()
+    }
+}
+
+/// Whether this plugin is given options there.
+pub fn takes_options(file: &File) -> bool {
+    file.plugins().any(|plugin| plugin.options.is_some() && is_ours(plugin.spec, file))
+}
+
+/// The package that a plugin is installed from by name; `None` for a path.
+pub fn package_of(spec: &str) -> Option<&str> {
+    if spec.contains("://") || spec.starts_with(['.', '/', '\\', '~']) || spec.get(1..3) == Some(":\\") {
+        return None;
+    }
+    match spec.get(1..).and_then(|rest| rest.rfind('@')) {
+        Some(at) => Some(&spec[..=at]),
+        None => Some(spec),
+    }
+}
+
+fn is_ours(spec: &str, file: &File) -> bool {
+    match package_of(spec) {
+        Some(name) => name == PACKAGE,
+        None => path_of(spec, file).is_some_and(|path| belongs_to(&path, PACKAGE)),
+    }
+}
+
+fn path_of(spec: &str, file: &File) -> Option<PathBuf> {
+    if spec.contains("://") {
+        return Url::parse(spec).ok()?.to_file_path().ok();
+    }
+    Some(file.path.parent()?.join(spec))
+}
+
+/// Whether a file or directory is part of a package.
+fn belongs_to(path: &Path, name: &str) -> bool {
+    path.ancestors().take(4).any(|directory| {
+        let manifest = safe_open::read_text(&directory.join("package.json"), MAX_MANIFEST_SIZE).ok();
+        let manifest = manifest.and_then(|text| serde_json::from_str::<Value>(&text).ok());
+        manifest.is_some_and(|manifest| manifest["name"] == name)
+    })
+}
+
+/// All that is wrong. `copies` are plugins that are files and load this one.
+pub fn judge(files: &[File], copies: &[PathBuf], version: Option<&str>, own_hosts: &[Url]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.extend(listed(files, copies));
+    for file in files {
+        findings.extend(options(file, version));
+        findings.extend(ignored_options(file));
+        findings.extend(others(file));
+        findings.extend(provider(file, own_hosts));
+        findings.extend(turned_off(file));
+        findings.extend(model(file));
+    }
+    findings
+}
+
+fn listed(files: &[File], copies: &[PathBuf]) -> Option<Finding> {
+    let mut places: Vec<(String, String)> = Vec::new();
+    for file in files {
+        for plugin in file.plugins().filter(|plugin| is_ours(plugin.spec, file)) {
+            // OpenCode itself loads the same text once.
+            if places.iter().all(|(spec, _)| spec != plugin.spec) {
+                places.push((plugin.spec.to_owned(), file.shown()));
+            }
+        }
+    }
+    places.extend(copies.iter().map(|path| (path.display().to_string(), "the plugin directory".to_owned())));
+    match places.as_slice() {
+        [] => {
+            let file = files.first().map(|file| quoted(&file.path)).unwrap_or_default();
+            Some(Finding::warning(
+                ID,
+                "OpenCode's configuration does not list the plugin.",
+                format!("Add \"{PACKAGE}\" to \"plugin\" in {file}"),
+            ))
+        }
+        [_] => None,
+        [.., (spec, place)] => {
+            let all: Vec<_> = places.iter().map(|(spec, place)| format!("{spec} in {place}")).collect();
+            Some(Finding::broken(
+                ID,
+                format!("The plugin is loaded {} times: {}.", places.len(), all.join(", ")),
+                format!("Take \"{spec}\" out of {place}"),
+            ))
+        }
+    }
+}
+
+fn options(file: &File, version: Option<&str>) -> Option<Finding> {
+    let plugin = file.plugins().find(|plugin| plugin.options.is_some() && is_ours(plugin.spec, file))?;
+    let (spec, shown) = (plugin.spec, file.shown());
+    let without = format!(
+        "Write \"{spec}\" in its place in {}, and set options by environment variables",
+        quoted(&file.path)
+    );
+    if plugin.options.is_some_and(|options| !options.is_object()) {
+        let message = format!("The options of the plugin in {shown} are no object.");
+        return Some(Finding::broken(
+            ID,
+            message,
+            format!("Write [\"{spec}\", {{ … }}] in {}", quoted(&file.path)),
+        ));
+    }
+    let version =
+        version.filter(|version| numbers(version).is_some_and(|numbers| numbers <= LAST_WITHOUT_OPTIONS))?;
+    let message = format!(
+        "OpenCode {version} does not take options for a plugin ([\"{spec}\", {{…}}] in {shown}), and does not start."
+    );
+    Some(Finding::broken(ID, message, without))
+}
+
+/// Options that `OpenCode`'s configuration can't give: a project could choose a server, a file or a program with them.
+fn ignored_options(file: &File) -> Option<Finding> {
+    const SHOWN: usize = 10;
+    let plugin = file.plugins().find(|plugin| plugin.options.is_some() && is_ours(plugin.spec, file))?;
+    let given = plugin.options?.as_object()?.keys();
+    let ignored = given.filter(|name| !PLUGIN_OPTIONS.contains(&name.as_str()));
+    let names: Vec<_> = ignored.take(SHOWN).map(|name| clean(name, 40)).collect();
+    (!names.is_empty()).then(|| {
+        let message = format!(
+            "{} gives the plugin options that it ignores: {}. Servers, files and programs are set by environment variables alone.",
+            file.shown(),
+            names.join(", ")
+        );
+        let fix = format!("Take them out of {}, and set environment variables instead", quoted(&file.path));
+        Finding::warning(ID, message, fix)
+    })
+}
+
+fn others(file: &File) -> Vec<Finding> {
+    let finding = |plugin: Plugin| {
+        let (name, is_harmless) = OTHERS.into_iter().find(|(name, _)| match package_of(plugin.spec) {
+            Some(package) => package == *name,
+            None => path_of(plugin.spec, file).is_some_and(|path| belongs_to(&path, name)),
+        })?;
+        let fix = format!("Take \"{}\" out of \"plugin\" in {}", plugin.spec, quoted(&file.path));
+        let shown = file.shown();
+        Some(if is_harmless {
+            Finding::warning(ID, format!("{shown} lists {name} too. Do not use one login in both."), fix)
+        } else {
+            Finding::broken(
+                ID,
+                format!(
+                    "{shown} lists {name} too. It writes oauth_creds.json without a lock, and one logs the other out."
+                ),
+                fix,
+            )
+        })
+    };
+    file.plugins().filter_map(finding).collect()
+}
+
+/// The user's own settings of the provider win over the plugin's.
+fn provider(file: &File, own_hosts: &[Url]) -> Vec<Finding> {
+    let settings = &file.contents["provider"][PROVIDER];
+    let (shown, at) = (file.shown(), quoted(&file.path));
+    let mut findings = Vec::new();
+    let take_out = |name: &str| format!("Take \"{name}\" out of provider[\"{PROVIDER}\"] in {at}");
+    if let Some(base) = settings["options"]["baseURL"].as_str() {
+        let known = [DEFAULT_API_BASE_URL, "https://portal.qwen.ai/v1"]
+            .into_iter()
+            .filter_map(|url| api_base_url(url).ok());
+        let is_known = api_base_url(base)
+            .is_ok_and(|base| known.chain(own_hosts.iter().cloned()).any(|url| url == base));
+        let message = format!(
+            "{shown} sets a baseURL of its own for {PROVIDER}, which wins over where the account lives."
+        );
+        findings.push(if is_known {
+            Finding::warning(ID, message, take_out("baseURL"))
+        } else {
+            Finding::broken(ID, message, take_out("baseURL"))
+        });
+    }
+    if settings["options"].get("apiKey").is_some() {
+        let message = format!("{shown} sets an apiKey for {PROVIDER}. It is not used: keys are accounts.");
+        findings.push(Finding::warning(ID, message, take_out("apiKey")));
+    }
+    if let Some(npm) = settings["npm"].as_str().filter(|npm| *npm != SDK) {
+        let message = format!("{shown} sets another SDK for {PROVIDER} ({npm}), which sends other requests.");
+        findings.push(Finding::broken(ID, message, take_out("npm")));
+    }
+    findings
+}
+
+fn turned_off(file: &File) -> Option<Finding> {
+    let names =
+        |field: &str| file.contents[field].as_array().map(|list| list.iter().any(|name| name == PROVIDER));
+    let at = quoted(&file.path);
+    if names("disabled_providers") == Some(true) {
+        let message = format!("{} turns the provider {PROVIDER} off.", file.shown());
+        return Some(Finding::broken(
+            ID,
+            message,
+            format!("Take \"{PROVIDER}\" out of \"disabled_providers\" in {at}"),
+        ));
+    }
+    if names("enabled_providers") == Some(false) {
+        let message = format!("{} leaves {PROVIDER} out of the providers that are on.", file.shown());
+        return Some(Finding::broken(
+            ID,
+            message,
+            format!("Add \"{PROVIDER}\" to \"enabled_providers\" in {at}"),
+        ));
+    }
+    None
+}
+
+/// Other plugins named the provider otherwise.
+fn model(file: &File) -> Option<Finding> {
+    let model = file.contents["model"].as_str()?;
+    let has_provider = file.contents["provider"]["qwen"].is_object();
+    let is_old = ["alibaba/coder-model", "alibaba/vision-model"].contains(&model)
+        || model.starts_with("qwen/") && !has_provider;
+    is_old.then(|| {
+        Finding::warning(
+            ID,
+            format!("{} chooses \"{model}\", which another plugin had.", file.shown()),
+            format!("Write \"model\": \"{PROVIDER}/coder-model\" in {}", quoted(&file.path)),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::super::finding::State;
+    use super::*;
+
+    fn file(contents: Value) -> File {
+        File { path: PathBuf::from("/h/opencode.json"), contents }
+    }
+
+    fn states(contents: Value, version: Option<&str>) -> Vec<(State, String)> {
+        let findings = judge(&[file(contents)], &[], version, &[]);
+        findings.into_iter().map(|finding| (finding.state, finding.message)).collect()
+    }
+
+    fn only(contents: Value, version: Option<&str>) -> (State, String) {
+        let [found] = &states(contents, version)[..] else { panic!("not one finding") };
+        found.clone()
+    }
+
+    #[test]
+    fn a_package_is_told_from_a_path() {
+        for (spec, expected) in [
+            (PACKAGE, Some(PACKAGE)),
+            ("opencode-qwen-cli-auth@0.1.0", Some(PACKAGE)),
+            ("@scope/name@1", Some("@scope/name")),
+            ("@scope/name", Some("@scope/name")),
+            ("file:///x/index.js", None),
+            ("./plugin.js", None),
+            ("C:\\x.js", None),
+        ] {
+            assert_eq!(package_of(spec), expected, "{spec}");
+        }
+    }
+
+    #[test]
+    fn the_plugin_is_listed_once_and_alone() {
+        assert!(states(json!({"plugin": ["opencode-qwen-cli-auth@latest"]}), None).is_empty());
+        assert!(states(json!({"plugin": [[PACKAGE, {"degrade": false}]]}), Some("1.18.33")).is_empty());
+        let (state, message) = only(json!({"plugin": [PACKAGE, "opencode-qwen-cli-auth@0.1.0"]}), None);
+        assert_eq!(state, State::Broken);
+        assert!(message.contains("2 times"), "{message}");
+        assert_eq!(only(json!({"plugin": ["something-else"]}), None).0, State::Warning);
+        let twice = [file(json!({"plugin": [PACKAGE]})), file(json!({"plugin": [PACKAGE]}))];
+        assert!(judge(&twice, &[], None, &[]).is_empty());
+        let copy = PathBuf::from("/h/.config/opencode/plugin/qwen.js");
+        assert_eq!(judge(&twice, &[copy], None, &[])[0].state, State::Broken);
+    }
+
+    #[test]
+    fn options_need_a_version_that_takes_them() {
+        let (state, message) = only(json!({"plugin": [[PACKAGE, {}]]}), Some("1.3.2"));
+        assert_eq!(state, State::Broken);
+        assert!(message.contains("1.3.2"));
+        assert_eq!(only(json!({"plugin": [[PACKAGE, "x"]]}), None).0, State::Broken);
+    }
+
+    #[test]
+    fn options_that_are_ignored_are_named() {
+        let options =
+            json!({"baseUrl": "https://x.example", "env": {"HOME": "/x"}, "degrade": false, "\u{1b}[2J": 1});
+        let (state, message) = only(json!({"plugin": [[PACKAGE, options]]}), Some("1.18.33"));
+        assert_eq!(state, State::Warning);
+        assert!(message.contains("baseUrl") && message.contains("env"), "{message}");
+        assert!(
+            !message.contains("degrade") && !message.contains("x.example") && !message.contains('\u{1b}')
+        );
+    }
+
+    #[test]
+    fn other_plugins_and_settings_that_get_in_the_way() {
+        for (contents, expected) in [
+            (json!({"plugin": [PACKAGE, "opencode-qwencode-auth@1.3.0"]}), State::Broken),
+            (json!({"plugin": [PACKAGE, "opencode-qwen-auth"]}), State::Warning),
+            (
+                json!({"plugin": [PACKAGE], "provider": {"qwen-code": {"options": {"baseURL": "https://x.example/v1"}}}}),
+                State::Broken,
+            ),
+            (
+                json!({"plugin": [PACKAGE], "provider": {"qwen-code": {"options": {"baseURL": "https://portal.qwen.ai/v1"}}}}),
+                State::Warning,
+            ),
+            (
+                json!({"plugin": [PACKAGE], "provider": {"qwen-code": {"options": {"apiKey": "sk-secret"}}}}),
+                State::Warning,
+            ),
+            (
+                json!({"plugin": [PACKAGE], "provider": {"qwen-code": {"npm": "@ai-sdk/openai"}}}),
+                State::Broken,
+            ),
+            (json!({"plugin": [PACKAGE], "disabled_providers": ["qwen-code"]}), State::Broken),
+            (json!({"plugin": [PACKAGE], "enabled_providers": ["anthropic"]}), State::Broken),
+            (json!({"plugin": [PACKAGE], "model": "alibaba/coder-model"}), State::Warning),
+        ] {
+            let (state, message) = only(contents.clone(), None);
+            assert_eq!(state, expected, "{contents}");
+            assert!(!message.contains("secret"));
+        }
+        let fine = json!({"plugin": [PACKAGE], "model": "qwen-code/coder-model", "enabled_providers": ["qwen-code"],
+            "provider": {"qwen-code": {"npm": SDK, "options": {"timeout": 5}}}});
+        assert!(states(fine, None).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn no_configuration_makes_it_panic(text in ".{0,30}", shape in 0..4_usize) {
+            let contents = match shape {
+                0 => json!({"plugin": [text, [text], [[text]], 7]}),
+                1 => json!({"plugin": text, "provider": [text]}),
+                2 => json!({"provider": {"qwen-code": text}, "disabled_providers": text, "model": [text]}),
+                _ => json!({"provider": {"qwen-code": {"options": {"baseURL": text}}}}),
+            };
+            let _ = judge(&[file(contents)], &[], Some(&text), &[]);
+            let _ = package_of(&text);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Options and environment variables. All that can't be used is found at once, not the first alone.
+
+use std::path::PathBuf;
+
+use qwen_accounts::{BaseUrlOverride, CredentialsFile, OAuthConfig, StoreFile};
+use qwen_base::{Environment, Error, HttpConfig, Paths, UnreadableProxy};
+
+use super::finding::{Finding, unset};
+use super::{Doctor, PATIENCE};
+use crate::config::{self, ClientConfig, ClientOptions};
+
+const ID: &str = "settings";
+/// What may keep a client from being made; all else has a default.
+const FATAL: [&str; 4] =
+    ["QWEN_HOME", "OPENCODE_QWEN_ACCOUNTS_PATH", "OPENCODE_QWEN_BASE_URL", "OPENCODE_QWEN_OAUTH_BASE_URL"];
+
+/// What of the settings can be used.
+#[derive(Debug, Default)]
+pub struct Settings {
+    pub paths: Option<Paths>,
+    pub store: Option<(PathBuf, bool)>,
+    pub oauth: Option<OAuthConfig>,
+    pub http: Option<HttpConfig>,
+    pub base_url_override: Option<BaseUrlOverride>,
+    pub cli_fallback: bool,
+}
+
+impl Settings {
+    pub fn store_file(&self) -> Option<StoreFile> {
+        self.store.as_ref().map(|(path, is_default)| StoreFile::new(path.clone(), *is_default))
+    }
+
+    pub fn credentials_file(&self) -> Option<CredentialsFile> {
+        self.paths.as_ref().map(|paths| CredentialsFile::new(paths.credentials()))
+    }
+}
+
+pub fn check(doctor: &Doctor) -> (Settings, Vec<Finding>) {
+    let Doctor { options, environment, .. } = doctor;
+    let mut findings = Vec::new();
+    let mut keep = |error: Error| findings.push(unusable(&error, environment));
+    let paths = Paths::from_environment(environment).map_err(&mut keep).ok();
+    let store = paths.as_ref().and_then(|paths| {
+        config::accounts_path(options.accounts_path.as_deref(), environment, paths).map_err(&mut keep).ok()
+    });
+    let oauth = config::oauth_config(&options.oauth, environment, "oauth.").map_err(&mut keep).ok();
+    let base_url_override = oauth
+        .as_ref()
+        .and_then(|oauth| config::base_url_override(options, environment, oauth).map_err(&mut keep).ok());
+    let http = HttpConfig::from_environment(environment, PATIENCE);
+    for UnreadableProxy { variable, message, stops_requests } in http.proxies().warnings() {
+        let find = if *stops_requests { Finding::broken } else { Finding::warning };
+        findings.push(find(ID, message.clone(), unset(variable)));
+    }
+    let lenient = lenient(options, environment);
+    let warnings = lenient.as_ref().map(|config| config.warnings.as_slice()).unwrap_or_default();
+    for message in warnings {
+        findings.push(Finding::broken(ID, message.clone(), unset(first_word(message))));
+    }
+    findings.extend(environment.iter().filter_map(|(name, _)| unknown(name)));
+    if findings.is_empty() {
+        findings.push(Finding::ok(ID, "All options and environment variables can be read."));
+    }
+    let settings = Settings {
+        paths,
+        store,
+        oauth,
+        http: Some(http),
+        base_url_override: base_url_override.flatten(),
+        cli_fallback: lenient.is_some_and(|config| config.cli_fallback),
+    };
+    (settings, findings)
+}
+
+/// The configuration without what may be fatal to it, for what else is in it.
+fn lenient(options: &ClientOptions, environment: &Environment) -> Option<ClientConfig> {
+    // Proxies are looked at before.
+    let is_fatal = |name: &str| FATAL.contains(&name) || name.to_ascii_lowercase().ends_with("_proxy");
+    let rest: Environment = environment.iter().filter(|(name, _)| !is_fatal(name)).collect();
+    let options = ClientOptions {
+        oauth: config::OAuthOptions::default(),
+        base_url: None,
+        accounts_path: None,
+        ..options.clone()
+    };
+    ClientConfig::read(&options, &rest).ok()
+}
+
+/// Messages begin with the name of the setting they are about.
+fn unusable(error: &Error, environment: &Environment) -> Finding {
+    let name = first_word(error.message());
+    let fix = if environment.get(name).is_some() {
+        unset(name)
+    } else {
+        format!("Correct the option {name}, or leave it out")
+    };
+    Finding::broken(ID, error.message(), fix)
+}
+
+/// A name that is misspelt does nothing, and nobody else would say so.
+fn unknown(name: &str) -> Option<Finding> {
+    let rest = name.strip_prefix(config::VARIABLE_PREFIX)?;
+    (!config::VARIABLES.contains(&rest)).then(|| {
+        Finding::warning(ID, format!("{name} is no setting of this version, and does nothing."), unset(name))
+    })
+}
+
+fn first_word(message: &str) -> &str {
+    message.split(' ').next().unwrap_or_default()
+}

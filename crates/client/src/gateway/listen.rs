@@ -1,0 +1,49 @@
+//! Listens on loopback alone, with one port for IPv4 and IPv6: `localhost` may mean either to a client, and must not lead it
+//! and its key to another program.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use qwen_base::{Code, Error, Result};
+use tokio::net::TcpListener;
+
+/// How often a port that the system has chosen for IPv4 may be taken for IPv6.
+const MAX_TRIES: usize = 20;
+
+/// The sockets of a gateway.
+pub(super) struct Listeners {
+    pub(super) port: u16,
+    pub(super) v4: TcpListener,
+    /// `None` on a system without IPv6.
+    pub(super) v6: Option<TcpListener>,
+}
+
+/// Listens on a port, or on one that the system chooses (0).
+pub(super) async fn bind(port: u16) -> Result<Listeners> {
+    let mut tries_left = MAX_TRIES;
+    loop {
+        let v4 = listen(IpAddr::V4(Ipv4Addr::LOCALHOST), port).await?;
+        let chosen = v4.local_addr().map_err(Error::internal)?.port();
+        match listen(IpAddr::V6(Ipv6Addr::LOCALHOST), chosen).await {
+            Ok(v6) => return Ok(Listeners { port: chosen, v4, v6: Some(v6) }),
+            Err(error) if error.code() == Code::Io => return Ok(Listeners { port: chosen, v4, v6: None }),
+            Err(error) if port != 0 || tries_left == 0 => return Err(error),
+            Err(_) => tries_left -= 1,
+        }
+    }
+}
+
+async fn listen(ip: IpAddr, port: u16) -> Result<TcpListener> {
+    let address = SocketAddr::new(ip, port);
+    TcpListener::bind(address).await.map_err(|cause| match cause.kind() {
+        ErrorKind::AddrInUse => Error::new(
+            Code::PortInUse,
+            format!("Port {port} is taken: another program listens on {address}. Choose another port, or end that program."),
+        ),
+        ErrorKind::PermissionDenied => Error::new(
+            Code::InvalidArgument,
+            format!("The system does not allow listening on port {port}. Choose one from 1024 to 65535."),
+        ),
+        _ => Error::new(Code::Io, format!("Could not listen on {address}: {cause}. Choose another port.")),
+    })
+}

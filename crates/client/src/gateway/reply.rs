@@ -1,0 +1,177 @@
+//! The body of an answer on its way to the client: read from the account's server as fast as the client takes it.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures_util::stream::{Stream, unfold};
+use hyper::body::{Body, Frame, SizeHint};
+use qwen_base::{Error, Result};
+use serde_json::json;
+
+use super::entry::Recorder;
+use super::socket::{Phase, Progress};
+use crate::request::answer;
+use crate::request::stream::turn;
+
+/// Pieces of a body that come at once. They are written at once, too: a call to the system costs more than a piece.
+type Batch = VecDeque<Bytes>;
+type Batches = Pin<Box<dyn Stream<Item = Result<Batch>> + Send>>;
+
+/// Most bytes of a batch, give or take a piece.
+const MAX_BATCH: usize = 256 * 1024;
+
+/// The body of an answer. Dropping it cancels what is still to come.
+pub(super) struct Reply {
+    source: Source,
+    recorder: Recorder,
+    progress: Progress,
+    /// Error that broke the answer off, kept until the bytes before it are written.
+    failure: Option<Error>,
+    tells_failure: bool,
+}
+
+enum Source {
+    Whole(Option<Bytes>),
+    Live(Batch, Batches),
+}
+
+impl Reply {
+    pub(super) fn whole(bytes: Bytes, recorder: Recorder, progress: Progress) -> Self {
+        let bytes = (!bytes.is_empty()).then_some(bytes);
+        Self { source: Source::Whole(bytes), recorder, progress, failure: None, tells_failure: false }
+    }
+
+    /// With `tells_failure` a stream of events that breaks off ends with an event that says why.
+    pub(super) fn live(
+        body: answer::Body,
+        recorder: Recorder,
+        progress: Progress,
+        tells_failure: bool,
+    ) -> Self {
+        let batches = unfold(Rest::Body(Box::new(body)), |rest| async {
+            match rest {
+                Rest::Body(body) => next_batch(body).await,
+                Rest::Failed(error) => Some((Err(error), Rest::Ended)),
+                Rest::Ended => None,
+            }
+        });
+        let source = Source::Live(Batch::new(), Box::pin(batches));
+        Self { source, recorder, progress, failure: None, tells_failure }
+    }
+}
+
+impl Reply {
+    /// As `poll_frame`.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if self.failure.is_some() {
+            return self.poll_failure(context);
+        }
+        let next = match &mut self.source {
+            Source::Whole(bytes) => bytes.take().map(Ok),
+            Source::Live(batch, batches) => loop {
+                if let Some(bytes) = batch.pop_front() {
+                    break Some(Ok(bytes));
+                }
+                match ready!(batches.as_mut().poll_next(context)) {
+                    Some(Ok(next)) => *batch = next,
+                    Some(Err(error)) if self.tells_failure => {
+                        self.source = Source::Whole(None);
+                        break Some(Ok(failure_event(&error)));
+                    }
+                    Some(Err(error)) => {
+                        self.failure = Some(error);
+                        return self.poll_failure(context);
+                    }
+                    None => break None,
+                }
+            },
+        };
+        if let Some(Ok(bytes)) = &next {
+            self.recorder.chunk(bytes);
+            self.progress.note_unwritten();
+        }
+        Poll::Ready(next.map(|next| next.map(Frame::data)))
+    }
+
+    /// The HTTP library drops what it has not written when a body fails.
+    fn poll_failure(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        ready!(self.progress.poll_written(context));
+        Poll::Ready(self.failure.take().map(Err))
+    }
+}
+
+/// An event that says why a stream broke off: a host that finds it cut would ask again.
+fn failure_event(error: &Error) -> Bytes {
+    let error = json!({"message": error.message(), "type": "qwen_error", "code": error.code().as_str()});
+    format!("\n\ndata: {}\n\n", json!({"error": error})).into()
+}
+
+/// The rest of a body.
+enum Rest {
+    Body(Box<answer::Body>),
+    Failed(Error),
+    Ended,
+}
+
+/// The next pieces. A connection hands over one piece at a time, so it gets a turn in between.
+async fn next_batch(mut body: Box<answer::Body>) -> Option<(Result<Batch>, Rest)> {
+    let first = match body.next().await {
+        Ok(first) => first?,
+        Err(error) => return Some((Err(error), Rest::Ended)),
+    };
+    let mut size = first.len();
+    let mut batch = Batch::from([first]);
+    let mut had_turn = false;
+    while size < MAX_BATCH {
+        match body.next_if_here() {
+            Some(Ok(Some(bytes))) => {
+                size += bytes.len();
+                batch.push_back(bytes);
+                had_turn = false;
+            }
+            Some(Ok(None)) => return Some((Ok(batch), Rest::Ended)),
+            Some(Err(error)) => return Some((Ok(batch), Rest::Failed(error))),
+            None if had_turn => break,
+            None => {
+                turn().await;
+                had_turn = true;
+            }
+        }
+    }
+    Some((Ok(batch), Rest::Body(body)))
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let reply = self.get_mut();
+        let next = reply.poll_next(context);
+        reply.progress.note_awaits_body(next.is_pending());
+        next
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.source, Source::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Source::Live(..) => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.progress.note_awaits_body(false);
+        self.progress.set(Phase::Flush);
+    }
+}

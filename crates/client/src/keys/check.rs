@@ -1,0 +1,168 @@
+//! Asks places about a key, one after another, with one cheap request each.
+//!
+//! The request is a chat of one token: every place has that endpoint, it looks at the key first, and it tells a key that
+//! is refused from one that is good and has no quota left. A list of models may be open to everyone.
+
+use std::time::Duration;
+
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use qwen_accounts::Kind;
+use qwen_base::{Code, Error, Http, Result, Secret, TransportError, display};
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use super::input::Candidate;
+use crate::models::COMMON_MODEL;
+use crate::request::headers;
+use crate::verdict::dialect::ServerError;
+use crate::verdict::{Asked, Reading, Verdict};
+
+/// Limit of one place: a silent one must not keep the others from being asked.
+const PLACE_LIMIT: Duration = Duration::from_secs(5);
+/// Limit of all places together.
+const TOTAL_LIMIT: Duration = Duration::from_secs(20);
+/// Error bodies are looked at up to this size.
+const MAX_ERROR_BODY: usize = 64 * 1024;
+
+/// The answer of a place to a key.
+#[derive(Debug, Clone)]
+pub enum PlaceAnswer {
+    /// It is a key of this place, even if it has no quota left, or not this model.
+    Yes,
+    /// Nothing speaks against the key, but the place refuses this program and may not have looked at the key.
+    Likely,
+    /// It is not a key of this place.
+    No,
+    /// The address leads to no API that takes keys.
+    NoApi(u16),
+    /// Nothing was learnt.
+    Unknown(Error),
+}
+
+/// Asks about one key within one time limit.
+#[derive(Debug)]
+pub struct Inquiry<'a> {
+    http: &'a Http,
+    key: &'a Secret,
+    ends_at: Instant,
+}
+
+impl<'a> Inquiry<'a> {
+    /// Starts the clock of [`TOTAL_LIMIT`].
+    #[must_use]
+    pub fn new(http: &'a Http, key: &'a Secret) -> Self {
+        Self { http, key, ends_at: Instant::now() + TOTAL_LIMIT }
+    }
+
+    /// Asks places in turn. The first yes ends it; without one, the first "likely" counts.
+    ///
+    /// # Errors
+    /// The answers, one for each place.
+    pub async fn first_yes(&self, places: &[Candidate]) -> Result<usize, Vec<PlaceAnswer>> {
+        let mut answers = Vec::with_capacity(places.len());
+        for (at, place) in places.iter().enumerate() {
+            match self.ask(place).await {
+                PlaceAnswer::Yes => return Ok(at),
+                answer => answers.push(answer),
+            }
+        }
+        answers.iter().position(|answer| matches!(answer, PlaceAnswer::Likely)).ok_or(answers)
+    }
+
+    async fn ask(&self, place: &Candidate) -> PlaceAnswer {
+        let host = place.base_url.host_str().unwrap_or_default();
+        let limit = (Instant::now() + PLACE_LIMIT).min(self.ends_at);
+        match timeout_at(limit, self.send(place, host)).await {
+            Ok(Ok((status, body))) => meaning(status, &body, host),
+            Ok(Err(error)) => PlaceAnswer::Unknown(error),
+            Err(_) => PlaceAnswer::Unknown(TransportError::no_answer(host, PLACE_LIMIT).error),
+        }
+    }
+
+    async fn send(&self, place: &Candidate, host: &str) -> Result<(u16, Vec<u8>)> {
+        let mut callers = HeaderMap::new();
+        callers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let headers = headers::for_attempt(&callers, self.key, Kind::Key(place.plan), host)?;
+        let message = json!({"role": "user", "content": "hi"});
+        let body = json!({"model": COMMON_MODEL, "messages": [message], "max_tokens": 1});
+        let url = format!("{}/chat/completions", display(&place.base_url));
+        let url = Url::parse(&url).map_err(Error::internal)?;
+        let request = self.http.client_for(&url).await?.post(url).headers(headers).body(body.to_string());
+        let failed = |error: reqwest::Error| self.http.failure(&error, host).error;
+        let mut response = request.send().await.map_err(failed)?;
+        let mut body = Vec::new();
+        while body.len() < MAX_ERROR_BODY
+            && let Some(chunk) = response.chunk().await.map_err(failed)?
+        {
+            body.extend_from_slice(&chunk);
+        }
+        Ok((response.status().as_u16(), body))
+    }
+}
+
+fn meaning(status: u16, body: &[u8], host: &str) -> PlaceAnswer {
+    let is_json = serde_json::from_slice::<Value>(body).is_ok_and(|value| value.is_object());
+    let text = String::from_utf8_lossy(body).to_ascii_lowercase();
+    let asked = Asked { is_key: true, model: COMMON_MODEL, now_ms: 0 };
+    let reading = match status {
+        400.. => Reading::of_body(status, body, &asked),
+        _ => Reading::of_inner_error(ServerError::of_body(body), &asked),
+    };
+    match status {
+        401 => PlaceAnswer::No,
+        _ if reading.verdict == Verdict::KeyRejected => PlaceAnswer::No,
+        405 if text.contains("coding agents") => PlaceAnswer::Likely,
+        200..300 | 400 | 402 | 403 | 422 if is_json => PlaceAnswer::Yes,
+        // A place that lacks the model says so; where there is no such endpoint, nothing is said of a model.
+        404 if is_json && text.contains("model") => PlaceAnswer::Yes,
+        429 => PlaceAnswer::Yes,
+        500.. => {
+            let message = format!("{host} answered with status {status}.");
+            PlaceAnswer::Unknown(Error::new(Code::Network, message).with_status(status))
+        }
+        _ => PlaceAnswer::NoApi(status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_refused_by_its_own_error_alone() {
+        let answer = |status: u16, body: &str| match meaning(status, body.as_bytes(), "host") {
+            PlaceAnswer::Yes => "yes",
+            PlaceAnswer::Likely => "likely",
+            PlaceAnswer::No => "no",
+            PlaceAnswer::NoApi(_) => "no api",
+            PlaceAnswer::Unknown(_) => "unknown",
+        };
+        for (status, body, expected) in [
+            (200, "{}", "yes"),
+            (200, "<html>", "no api"),
+            (200, r#"{"code":"InvalidApiKey","message":"Invalid API-key provided."}"#, "no"),
+            (401, r#"{"error":{"code":"invalid_api_key"}}"#, "no"),
+            (401, "", "no"),
+            (403, r#"{"error":{"message":"invalid api-key"}}"#, "no"),
+            (403, r#"{"error":{"code":"AccessDenied","message":"Model access denied."}}"#, "yes"),
+            (403, r#"{"error":{"code":"insufficient_quota"}}"#, "yes"),
+            (403, "<html>", "no api"),
+            (
+                400,
+                r#"{"error":{"code":"Arrearage","message":"Access denied, account not in good standing"}}"#,
+                "yes",
+            ),
+            (404, r#"{"error":{"code":"model_not_found"}}"#, "yes"),
+            (404, "not here", "no api"),
+            (404, r#"{"error":{"message":"/v2/chat/completions is not known"}}"#, "no api"),
+            (405, r#"{"error":{"message":"currently only available for Coding Agents"}}"#, "likely"),
+            (405, "", "no api"),
+            (302, "", "no api"),
+            (429, "", "yes"),
+            (503, "", "unknown"),
+        ] {
+            assert_eq!(answer(status, body), expected, "{status} {body}");
+        }
+    }
+}

@@ -1,0 +1,457 @@
+//! Reads a key as people paste it. Wrappings are left out and named; everything else is refused. Pure.
+
+use qwen_base::{Error, Result, Secret};
+
+/// Longest key that is read, in bytes. Real ones have fewer than 100.
+const MAX_KEY: usize = 1024;
+/// Longest text that a key is looked for in, in bytes. Reading takes time by the square of the text's length.
+const MAX_TEXT: usize = 16 * 1024;
+const TOO_LONG: &str = "is too long to be a key; copy the key alone";
+/// Longest name of a variable that a note repeats.
+const MAX_NAME: usize = 40;
+
+/// Marks that word processors, web pages and shells put around a word.
+const QUOTES: [char; 20] = [
+    '"', '\'', '`', '<', '>', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201c}', '\u{201d}', '\u{201e}',
+    '\u{ab}', '\u{bb}', '\u{2039}', '\u{203a}', '\u{300c}', '\u{300d}', '\u{300e}', '\u{300f}', '\u{ff02}',
+];
+/// Marks that end an entry of a list or a statement.
+const ENDS: [char; 6] = [',', ';', '\u{ff0c}', '\u{ff1b}', '\u{3001}', '\u{3002}'];
+/// Sequences that terminals put around a pasted text.
+const PASTE_MARKS: [&str; 2] = ["\u{1b}[200~", "\u{1b}[201~"];
+/// Headers that carry a key.
+const HEADERS: [&str; 5] = ["authorization:", "x-api-key:", "api-key:", "api_key:", "apikey:"];
+/// Words in front of an assignment.
+const EXPORTS: [&str; 4] = ["export", "set", "setx", "env"];
+
+/// Beginnings of secrets that others issue, and who they are.
+const OTHERS: [(&str, &str); 33] = [
+    ("sk-ant-", "Anthropic"),
+    ("sk-proj-", "OpenAI"),
+    ("sk-svcacct-", "OpenAI"),
+    ("sk-admin-", "OpenAI"),
+    ("sk-or-", "OpenRouter"),
+    ("sk-kimi-", "Moonshot"),
+    ("sk-lf-", "Langfuse"),
+    ("sk_live_", "Stripe"),
+    ("sk_test_", "Stripe"),
+    ("ghp_", "GitHub"),
+    ("gho_", "GitHub"),
+    ("ghs_", "GitHub"),
+    ("ghu_", "GitHub"),
+    ("ghr_", "GitHub"),
+    ("github_pat_", "GitHub"),
+    ("glpat-", "GitLab"),
+    ("AKIA", "AWS"),
+    ("ASIA", "AWS"),
+    ("AIza", "Google"),
+    ("ya29.", "Google"),
+    ("xoxa-", "Slack"),
+    ("xoxb-", "Slack"),
+    ("xoxe", "Slack"),
+    ("xoxp-", "Slack"),
+    ("xoxr-", "Slack"),
+    ("xoxs-", "Slack"),
+    ("xapp-", "Slack"),
+    ("hf_", "Hugging Face"),
+    ("gsk_", "Groq"),
+    ("npm_", "npm"),
+    ("pypi-", "PyPI"),
+    ("nvapi-", "NVIDIA"),
+    ("xai-", "xAI"),
+];
+/// Where keys are shown, for those whose plan is not known yet.
+const CONSOLES: &str = "Keys are at https://bailian.console.aliyun.com (China) and https://modelstudio.console.alibabacloud.com (international)";
+
+/// Reads a key. `notes` gets a sentence that says what was left out.
+///
+/// # Errors
+/// `ERR_QWEN_INVALID_ARGUMENT`, naming `key`. The key is not repeated.
+pub fn read_key(text: &str, notes: &mut Vec<String>) -> Result<Secret> {
+    if text.trim().len() > MAX_TEXT {
+        return Err(Error::invalid_argument("key", TOO_LONG));
+    }
+    let mut peeled = Peeled::new(text);
+    peeled.peel();
+    let Peeled { key, left_out, variable } = peeled;
+    if let Some(reason) = unreadable(&key) {
+        return Err(Error::invalid_argument("key", &format!("{reason}. {CONSOLES}")));
+    }
+    if let Some(name) = variable {
+        notes.push(format!("The key was taken from an assignment{name}."));
+    }
+    if !left_out.is_empty() {
+        notes.push(format!("The key was taken without {}.", left_out.join(" and ")));
+    }
+    Ok(Secret::new(key))
+}
+
+/// Checks that a key may be one of Alibaba's, before it is sent to any of its places.
+///
+/// # Errors
+/// `ERR_QWEN_INVALID_ARGUMENT`, naming `key`. Of the key, at most the prefix that names its maker is repeated.
+pub fn expect_alibaba_form(key: &Secret) -> Result<()> {
+    let key = key.expose();
+    let refuse = |what: &str| {
+        let advice = format!(
+            "{what}; nothing was sent. {CONSOLES}. For another server, give its base URL (--base-url)"
+        );
+        Err(Error::invalid_argument("key", &advice))
+    };
+    if let Some((prefix, maker)) = OTHERS.iter().find(|(prefix, _)| key.starts_with(prefix)) {
+        return refuse(&format!("is a secret of {maker} ({prefix}…), not a key of Alibaba Cloud"));
+    }
+    if is_web_token(key) {
+        return refuse("is a JSON web token (eyJ…), not a key of Alibaba Cloud");
+    }
+    if key.starts_with("LTAI") {
+        return refuse(
+            "is an AccessKey ID of Alibaba Cloud (LTAI…), which is not a key for models: those start with sk-",
+        );
+    }
+    let Some(rest) = key.strip_prefix("sk-") else {
+        return refuse("is not a key of Alibaba Cloud: those start with sk-");
+    };
+    let rest = rest.strip_prefix("sp-").unwrap_or(rest);
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if rest.is_empty() || !rest.bytes().all(is_word) {
+        return refuse(
+            "is cut off, or holds a character that keys of Alibaba Cloud don't have; copy it again",
+        );
+    }
+    Ok(())
+}
+
+/// Three parts between dots, the first of which is a JSON object in base64.
+fn is_web_token(key: &str) -> bool {
+    key.starts_with("eyJ") && key.split('.').count() >= 3
+}
+
+/// Why this can't be a key of any server, to complete "key …".
+fn unreadable(key: &str) -> Option<&'static str> {
+    let is_masked = key.contains(['\u{2022}', '\u{2026}', '\u{25cf}', '\u{b7}', '\u{2217}', '\u{ff0a}'])
+        || key.contains("**")
+        || key.contains("...")
+        || (key.starts_with("sk-") && key.contains('*'));
+    if key.is_empty() {
+        return Some("is empty: no key was given. Give the key itself, such as sk-…");
+    }
+    if key.len() > MAX_KEY {
+        return Some(TOO_LONG);
+    }
+    if key.contains("://") || key.starts_with("www.") {
+        return Some("is an address, not a key; open it and copy the key from there");
+    }
+    if key.starts_with(['{', '[']) {
+        return Some("is JSON; copy the key alone, without what stands around it");
+    }
+    if key.starts_with("-----BEGIN") {
+        return Some("is a certificate or private key file, not an API key");
+    }
+    if is_masked {
+        return Some(
+            "is the masked form that the console shows; copy the key itself with the button beside it",
+        );
+    }
+    if is_placeholder(key) {
+        return Some("is a placeholder from an example; give your own key");
+    }
+    if key.chars().any(char::is_whitespace) {
+        return Some("holds a space or a line break; copy it again in one piece");
+    }
+    if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Some("holds a character that no key has; copy it again");
+    }
+    None
+}
+
+/// `sk-xxxx`, `sk-sp-xxxx`, `YOUR_API_KEY`, `$DASHSCOPE_API_KEY` and the like.
+fn is_placeholder(key: &str) -> bool {
+    let bare = key.trim_start_matches("sk-").trim_start_matches("sp-");
+    let lower = key.to_ascii_lowercase();
+    (key.starts_with("sk-") && bare.len() > 1 && bare.bytes().all(|byte| matches!(byte, b'x' | b'X')))
+        || lower.starts_with("your_")
+        || lower.starts_with("your-")
+        || lower.starts_with("sk-your")
+        || key.starts_with('$')
+        || key.starts_with("{env:")
+}
+
+/// A text on its way to a key.
+struct Peeled {
+    key: String,
+    /// Left-out entries, in the order in which they were found.
+    left_out: Vec<&'static str>,
+    /// The variable that the key was assigned to, as a note says it.
+    variable: Option<String>,
+}
+
+impl Peeled {
+    fn new(text: &str) -> Self {
+        let mut peeled = Self { key: text.to_owned(), left_out: Vec::new(), variable: None };
+        peeled.remove_invisible();
+        peeled.trim();
+        peeled
+    }
+
+    fn peel(&mut self) {
+        loop {
+            let before = self.key.len();
+            self.strip_ends();
+            self.strip_words();
+            self.strip_assignment();
+            self.halve();
+            if self.key.len() == before {
+                break;
+            }
+        }
+    }
+
+    fn note(&mut self, what: &'static str) {
+        if !self.left_out.contains(&what) {
+            self.left_out.push(what);
+        }
+    }
+
+    fn trim(&mut self) {
+        let trimmed = self.key.trim();
+        if trimmed.len() < self.key.len() {
+            self.key = trimmed.to_owned();
+            self.note("the spaces around it");
+        }
+    }
+
+    /// Characters without width come along from web pages and chats, the marks of a paste from terminals.
+    fn remove_invisible(&mut self) {
+        let mut key = self.key.clone();
+        for mark in PASTE_MARKS {
+            key = key.replace(mark, "");
+        }
+        key.retain(|character| !is_invisible(character));
+        if key.len() < self.key.len() {
+            self.key = key;
+            self.note("invisible characters");
+        }
+    }
+
+    fn strip_ends(&mut self) {
+        let without_end = self.key.trim_end_matches(ENDS).trim_end();
+        if without_end.len() < self.key.len() {
+            self.key = without_end.to_owned();
+            self.note("the punctuation after it");
+        }
+        let without_quotes = self.key.trim_matches(QUOTES);
+        if without_quotes.len() < self.key.len() {
+            self.key = without_quotes.trim().to_owned();
+            self.note("the quotes around it");
+        }
+    }
+
+    fn strip_words(&mut self) {
+        if let Some(rest) = without_word(&self.key, "bearer") {
+            self.key = rest.trim().to_owned();
+            self.note("\"Bearer\" in front of it");
+        }
+        let header = HEADERS.into_iter().find_map(|header| without_word(&self.key, header));
+        if let Some(rest) = header {
+            self.key = rest.trim().to_owned();
+            self.note("the header's name in front of it");
+        }
+    }
+
+    /// `NAME=key`, `export NAME='key'`, `$env:NAME = "key"`, `NAME: key`.
+    fn strip_assignment(&mut self) {
+        let exported =
+            EXPORTS.into_iter().find_map(|word| without_word(&self.key, word)).map(str::trim_start);
+        let assignment = exported.unwrap_or(&self.key);
+        let assignment = assignment.strip_prefix("$env:").unwrap_or(assignment);
+        let Some((name, value)) = assignment.split_once(['=', ':']) else { return };
+        let (name, value) = (name.trim().trim_matches(QUOTES), value.trim());
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        if name.is_empty() || !name.bytes().all(is_name) || value.starts_with(['=', '/']) {
+            return;
+        }
+        let is_variable = name.contains('_') && !name.bytes().any(|byte| byte.is_ascii_lowercase());
+        if !is_variable && !value.trim_start_matches(QUOTES).starts_with("sk-") {
+            return;
+        }
+        let is_telling = is_variable && name.len() <= MAX_NAME && name.contains("KEY");
+        self.variable = Some(if is_telling { format!(" to {name}") } else { String::new() });
+        self.key = value.to_owned();
+    }
+
+    /// An unseen prompt is often pasted into twice.
+    fn halve(&mut self) {
+        let (first, second) = self.key.as_bytes().split_at(self.key.len() / 2);
+        if first == second && first.starts_with(b"sk-") {
+            self.key.truncate(self.key.len() / 2);
+            self.note("its repetition");
+        }
+    }
+}
+
+const fn is_invisible(character: char) -> bool {
+    matches!(
+        character,
+        '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2064}'
+            | '\u{2066}'..='\u{2069}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+    )
+}
+
+/// What stands behind a word, in upper or lower case.
+fn without_word<'a>(text: &'a str, word: &str) -> Option<&'a str> {
+    let (head, rest) = (text.get(..word.len())?, text.get(word.len()..)?);
+    let is_apart = word.ends_with(':') || rest.is_empty() || rest.starts_with(char::is_whitespace);
+    (head.eq_ignore_ascii_case(word) && is_apart).then_some(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use qwen_base::Code;
+
+    use super::*;
+
+    const PLAIN: &str = "sk-0123456789abcdef0123456789abcdef";
+    const OF_PLAN: &str = "sk-sp-0123456789abcdef0123456789abcdef";
+
+    fn read(text: &str) -> Result<(String, Vec<String>)> {
+        let mut notes = Vec::new();
+        let key = read_key(text, &mut notes)?;
+        Ok((key.expose().to_owned(), notes))
+    }
+
+    #[test]
+    fn a_key_is_taken_out_of_what_it_is_copied_with() {
+        assert_eq!(read(PLAIN).unwrap(), (PLAIN.to_owned(), vec![]));
+        for (given, key) in [
+            ("  KEY\r\n", OF_PLAN),
+            ("Bearer KEY", PLAIN),
+            ("bearer\tKEY", PLAIN),
+            ("\"Bearer KEY\"", PLAIN),
+            ("Bearer \"KEY\"", PLAIN),
+            ("Authorization: Bearer KEY", PLAIN),
+            ("x-api-key: KEY", PLAIN),
+            ("\u{201c}KEY\u{201d}", PLAIN),
+            ("\u{2018}KEY\u{2019}", PLAIN),
+            ("\u{300c}KEY\u{300d}", PLAIN),
+            ("\"KEY\",", PLAIN),
+            ("'KEY';", PLAIN),
+            ("`KEY`", PLAIN),
+            ("KEY,", PLAIN),
+            ("\"KEY", PLAIN),
+            ("\u{200b}KEY\u{2060}", PLAIN),
+            ("\u{feff}KEY\u{a0}", PLAIN),
+            ("<KEY>", PLAIN),
+            ("\u{1b}[200~KEY\u{1b}[201~", PLAIN),
+        ] {
+            let (found, notes) = read(&given.replace("KEY", key)).unwrap();
+            assert_eq!((found.as_str(), notes.len()), (key, 1), "{given:?}");
+            assert!(!notes[0].contains("0123"), "{}", notes[0]);
+        }
+        assert_eq!(read(&PLAIN.repeat(2)).unwrap().0, PLAIN);
+        assert_eq!(read("sk-0123\u{200b}4567").unwrap().0, "sk-01234567");
+        assert_eq!(read("bearersk-1").unwrap().0, "bearersk-1");
+    }
+
+    #[test]
+    fn an_assignment_is_taken_apart_and_its_variable_is_named() {
+        for (given, name) in [
+            ("DASHSCOPE_API_KEY=@", " to DASHSCOPE_API_KEY"),
+            ("export OPENAI_API_KEY='@'", " to OPENAI_API_KEY"),
+            ("export OPENAI_API_KEY=\"@\";", " to OPENAI_API_KEY"),
+            ("set BAILIAN_TOKEN_PLAN_API_KEY=@", " to BAILIAN_TOKEN_PLAN_API_KEY"),
+            ("$env:DASHSCOPE_API_KEY = \"@\"", " to DASHSCOPE_API_KEY"),
+            ("DASHSCOPE_API_KEY: @", " to DASHSCOPE_API_KEY"),
+            ("\"apiKey\": \"@\",", ""),
+            ("api_key=@", ""),
+        ] {
+            let (key, notes) = read(&given.replace('@', OF_PLAN)).unwrap();
+            assert_eq!(key, OF_PLAN, "{given}");
+            assert_eq!(notes[0], format!("The key was taken from an assignment{name}."), "{given}");
+            assert!(notes.iter().all(|note| !note.contains("0123")), "{notes:?}");
+        }
+        for key in ["dGVzdA==", "dGVzdAo=", "a=b", "user:pass", "a:/b"] {
+            assert_eq!(read(key).unwrap(), (key.to_owned(), vec![]));
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_a_key_is_refused_and_not_repeated() {
+        for (text, reason) in [
+            ("", "no key was given"),
+            ("  ", "no key was given"),
+            ("\"\"", "no key was given"),
+            ("Bearer ", "no key was given"),
+            ("DASHSCOPE_API_KEY=", "no key was given"),
+            ("sk-sp-****cdef", "masked form"),
+            ("sk-012*cdef", "masked form"),
+            ("sk-0123\u{2026}cdef", "masked form"),
+            ("sk-0123...cdef", "masked form"),
+            ("sk-\u{2022}\u{2022}\u{2022}\u{2022}cdef", "masked form"),
+            ("https://bailian.console.aliyun.com/?tab=model#/api-key", "address"),
+            ("www.aliyun.com", "address"),
+            ("{\"api_key\":\"sk-0123456789abcdef\"}", "JSON"),
+            ("[\"sk-0123456789abcdef\"]", "JSON"),
+            ("sk-xxxxxxxx", "placeholder"),
+            ("sk-sp-xxxxxxxx", "placeholder"),
+            ("<YOUR_API_KEY>", "placeholder"),
+            ("$DASHSCOPE_API_KEY", "placeholder"),
+            ("-----BEGIN PRIVATE KEY-----", "private key file"),
+            ("sk-0123 sk-4567", "a space"),
+            ("sk-0123\nsk-4567", "a space"),
+            ("sk-\u{1}0123", "character"),
+            ("sk-\u{e9}0123", "character"),
+            (&"k".repeat(2000), "too long"),
+            (&"A_KEY=".repeat(400_000), "too long"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert_eq!(error.code(), Code::InvalidArgument, "{text:?}");
+            assert!(
+                error.message().starts_with("key ") && error.message().contains(reason),
+                "{text:?}: {error}"
+            );
+            assert!(!error.message().contains("0123") && !error.message().contains("cdef"), "{error}");
+        }
+    }
+
+    #[test]
+    fn forms_of_other_makers_are_known() {
+        let web_token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl";
+        let others = OTHERS.iter().map(|(prefix, _)| format!("{prefix}0123456789abcdef"));
+        for text in others.chain([web_token.to_owned(), "LTAI5t0123456789".to_owned(), "hunter2".to_owned()])
+        {
+            let (key, _) = read(&text).unwrap();
+            let error = expect_alibaba_form(&Secret::new(key)).unwrap_err();
+            assert_eq!(error.code(), Code::InvalidArgument, "{text}");
+            assert!(error.message().contains("--base-url") && error.message().contains("nothing was sent"));
+            assert!(!error.message().contains(&text[text.len() - 4..]), "{error}");
+        }
+        for text in ["sk-", "sk-sp-", "sk-a/b"] {
+            expect_alibaba_form(&Secret::new(text)).unwrap_err();
+        }
+        for text in [PLAIN, OF_PLAN, "sk-1"] {
+            expect_alibaba_form(&Secret::new(text)).unwrap();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_that_is_taken_fits_into_a_header_and_reads_as_itself(text in "([sk:=_A-Z\"'<*. -]|.){0,40}") {
+            if let Ok((key, _)) = read(&text) {
+                prop_assert!(key.bytes().all(|byte| byte.is_ascii_graphic()));
+                prop_assert_eq!(read(&key).unwrap(), (key, vec![]));
+            }
+        }
+
+        #[test]
+        fn no_part_of_a_key_is_in_an_error_or_a_note(
+            before in "[ \"'<\u{200b}]{0,3}|Bearer |export A_KEY=", after in "[ \"'>,;*\u{2026}\n]{0,3}", secret in "[0-9a-f]{32}"
+        ) {
+            let mut notes = Vec::new();
+            let text = format!("{before}sk-{secret}{after}");
+            let told = read_key(&text, &mut notes).err().map(|error| error.to_string()).unwrap_or_default();
+            prop_assert!(!told.contains(&secret[..8]) && !notes.concat().contains(&secret[..8]));
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! Which models each account serves, as far as the catalog and the servers' lists tell.
+//!
+//! Look-ups read memory, and the file of lists at most once a second. Nothing here asks a server.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use qwen_accounts::{Kind, Record, Serving, file::Stamp};
+use qwen_base::{Clock, Code, Error, Event, EventKind, Events, Logger};
+use tokio::runtime::Handle;
+
+use super::catalog::{self, CatalogList};
+use super::is_of_login;
+use super::lists::{AccountModels, ModelLists, ServerList, UNAVAILABLE_MS};
+use super::lists_file::{Kept, ListsFile};
+
+/// How often the file is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// A look that takes longer is made on a thread that may block, from then on: the file may be on a network mount.
+const SLOW_LOOK: Duration = Duration::from_millis(20);
+/// How often a server is asked for its list, in milliseconds.
+pub const REFRESH_MS: u64 = UNAVAILABLE_MS;
+/// A server that could not be reached is asked again after this long, in milliseconds.
+const UNREACHED_MS: u64 = 60 * 60 * 1000;
+/// So long a process may take to ask, in milliseconds. One that ended before the answer came has asked nothing.
+const CLAIM_MS: u64 = 60_000;
+
+/// The models of all accounts. Clones share one state.
+#[derive(Clone)]
+pub struct ModelBook {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    file: ListsFile,
+    clock: Clock,
+    events: Events,
+    logger: Logger,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    lists: Arc<ModelLists>,
+    stamp: Option<Stamp>,
+    looked_at: Option<Instant>,
+    is_slow: bool,
+    /// True once the user was told that the file can't be used.
+    has_told: bool,
+}
+
+/// An account whose server may be asked for its list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListSource {
+    /// The account's id.
+    pub account: String,
+    /// Where its requests go.
+    pub base_url: String,
+}
+
+impl ListSource {
+    /// Returns the source of a key's list. A login has none.
+    #[must_use]
+    pub fn of(record: &Record) -> Option<Self> {
+        let base_url = record.key_base_url()?.to_owned();
+        Some(Self { account: record.id().to_owned(), base_url })
+    }
+}
+
+impl ModelBook {
+    /// Opens nothing.
+    #[must_use]
+    pub fn new(path: std::path::PathBuf, clock: Clock, events: Events, logger: Logger) -> Self {
+        let (file, state) = (ListsFile::new(path), Mutex::default());
+        Self { shared: Arc::new(Shared { file, clock, events, logger, state }) }
+    }
+
+    /// Tells if an account serves a model. A model without a name may be served by any.
+    #[must_use]
+    pub fn serving(&self, record: &Record, model: &str) -> Serving {
+        let Some(base_url) = record.key_base_url() else {
+            return if is_of_login(model) { Serving::Yes } else { Serving::Maybe };
+        };
+        if model.is_empty() {
+            return Serving::Maybe;
+        }
+        let lists = self.lists();
+        let known = lists.0.get(record.id());
+        if known.is_some_and(|known| known.is_unavailable(model, self.shared.clock.now_ms())) {
+            return Serving::Unlikely;
+        }
+        let own_catalog = catalog_list(record);
+        match known.and_then(|known| known.list_of(base_url)) {
+            Some(list) if contains(list, model) => Serving::Yes,
+            Some(_) if own_catalog.is_none() => Serving::Maybe,
+            Some(_) if catalog::find(model).is_some() => Serving::No,
+            Some(_) => Serving::Maybe,
+            None => own_catalog.map_or(Serving::Yes, |list| serving_by_catalog(list, model)),
+        }
+    }
+
+    /// Leaves a model of an account out for a day, in all processes: the account turned out not to have it.
+    pub fn note_unavailable(&self, account_id: &str, model: &str) {
+        let (account, model) = (account_id.to_owned(), model.to_owned());
+        let now = self.shared.clock.now_ms();
+        self.shared.change_in_background(move |lists| lists.note_unavailable(&account, &model, now));
+    }
+
+    /// Returns the last good list of the server of a key.
+    #[must_use]
+    pub fn list_of(&self, record: &Record) -> Option<Vec<String>> {
+        let lists = self.lists();
+        lists.0.get(record.id())?.list_of(record.key_base_url()?).map(<[_]>::to_vec)
+    }
+
+    /// True if an account turned out not to have a model, less than a day ago.
+    #[must_use]
+    pub fn is_unavailable(&self, account_id: &str, model: &str) -> bool {
+        let now = self.shared.clock.now_ms();
+        self.lists().0.get(account_id).is_some_and(|known| known.is_unavailable(model, now))
+    }
+
+    /// True if the server of a key may be asked for its list. `since_asked` is whether it has to have been asked before.
+    #[must_use]
+    pub fn is_due(&self, source: &ListSource, since_asked: bool) -> bool {
+        let lists = self.lists();
+        let known = lists.0.get(&source.account).filter(|known| known.asked_at > 0);
+        if known.is_none() && since_asked {
+            return false;
+        }
+        known.is_none_or(|known| is_due(known, &source.base_url, self.shared.clock.now_ms()))
+    }
+
+    /// Takes the asking of these servers upon this process, so that others don't ask too. Returns those that are still
+    /// due. Blocks.
+    #[must_use]
+    pub fn claim(&self, sources: &[ListSource]) -> Vec<ListSource> {
+        let now = self.shared.clock.now_ms();
+        let mut claimed = Vec::new();
+        self.shared.change(|lists| {
+            claimed = sources.to_vec();
+            claimed.retain(|source| {
+                lists.0.get(&source.account).is_none_or(|known| is_due(known, &source.base_url, now))
+            });
+            for source in &claimed {
+                note_asked(lists, source, due_after(now, CLAIM_MS));
+            }
+            !claimed.is_empty()
+        });
+        claimed
+    }
+
+    /// Keeps what a server said: a good list replaces the last one, anything else leaves it. `was_reached` is whether the
+    /// server answered at all. Blocks.
+    pub fn keep(&self, source: &ListSource, list: Option<&ServerList>, was_reached: bool) {
+        let now = self.shared.clock.now_ms();
+        self.shared.change(|lists| {
+            let asked_at = if was_reached { now } else { due_after(now, UNREACHED_MS) };
+            let known = note_asked(lists, source, asked_at);
+            if let Some(list) = list {
+                let is_listed = |model: &String| contains(&list.models, model);
+                // The server lists it again.
+                known.unavailable.retain(|model, _| !is_listed(model) || known.models.contains(model));
+                known.models.clone_from(&list.models);
+                known.listed_at = now;
+            }
+            true
+        });
+    }
+
+    /// Forgets what is known of an account. Blocks.
+    pub fn forget(&self, account_id: &str) {
+        if self.lists().0.contains_key(account_id) {
+            self.shared.change(|lists| lists.0.remove(account_id).is_some());
+        }
+    }
+
+    fn lists(&self) -> Arc<ModelLists> {
+        self.shared.lists()
+    }
+}
+
+/// Remembers when a server was asked. A key that has moved to another server starts anew.
+fn note_asked<'a>(lists: &'a mut ModelLists, source: &ListSource, now_ms: u64) -> &'a mut AccountModels {
+    let known = lists.0.entry(source.account.clone()).or_default();
+    if known.base_url != source.base_url {
+        *known = AccountModels { base_url: source.base_url.clone(), ..AccountModels::default() };
+    }
+    known.asked_at = now_ms;
+    known
+}
+
+/// Returns the time of asking that makes a server due after a while.
+fn due_after(now_ms: u64, wait_ms: u64) -> u64 {
+    now_ms.saturating_sub(REFRESH_MS - wait_ms).max(1)
+}
+
+fn is_due(known: &AccountModels, base_url: &str, now_ms: u64) -> bool {
+    known.base_url != base_url || known.asked_at.abs_diff(now_ms) >= REFRESH_MS
+}
+
+/// The lists are sorted.
+fn contains(list: &[String], model: &str) -> bool {
+    list.binary_search_by(|known| known.as_str().cmp(model)).is_ok()
+}
+
+/// Returns the catalog's list of a key at a place of Alibaba's own; `None` for one of another server.
+#[must_use]
+pub fn catalog_list(record: &Record) -> Option<CatalogList> {
+    let Kind::Key(Some(plan)) = record.kind() else { return None };
+    let region = record.place()?.region;
+    Some(CatalogList::of_plan(plan, Some(&region)))
+}
+
+fn serving_by_catalog(list: CatalogList, model: &str) -> Serving {
+    if list.models().contains_key(model) {
+        Serving::Yes
+    } else if is_of_login(model) {
+        Serving::No
+    } else if catalog::find(model).is_some() {
+        Serving::Unlikely
+    } else {
+        Serving::Maybe
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lists as they are in memory, after a look at the file if the last one is old.
+    fn lists(self: &Arc<Self>) -> Arc<ModelLists> {
+        let is_slow = {
+            let mut state = self.state();
+            if state.looked_at.is_some_and(|at| at.elapsed() < LOOK_INTERVAL) {
+                return Arc::clone(&state.lists);
+            }
+            state.looked_at = Some(Instant::now());
+            state.is_slow
+        };
+        match Handle::try_current() {
+            Ok(runtime) if is_slow => {
+                let shared = Arc::clone(self);
+                runtime.spawn_blocking(move || shared.look());
+            }
+            _ => self.look(),
+        }
+        Arc::clone(&self.state().lists)
+    }
+
+    /// Reads the file if it has changed.
+    fn look(&self) {
+        let started = Instant::now();
+        let stamp = self.file.stamp();
+        if self.state().stamp == stamp {
+            return;
+        }
+        let kept = self.file.read();
+        let mut state = self.state();
+        state.is_slow = started.elapsed() > SLOW_LOOK;
+        state.stamp = stamp;
+        match kept {
+            Ok(Kept::Lists(lists)) => state.lists = Arc::new(lists),
+            Ok(Kept::Damaged) => {
+                let path = self.file.path();
+                let message = format!(
+                    "{} does not hold model lists and is left out. It is set aside when the lists are next written.",
+                    path.display()
+                );
+                drop(state);
+                self.tell(&Error::new(Code::StoreCorrupt, message).with_path(path));
+            }
+            Err(error) => {
+                drop(state);
+                self.tell(&error);
+            }
+        }
+    }
+
+    fn change_in_background(self: &Arc<Self>, change: impl Fn(&mut ModelLists) + Send + 'static) {
+        // The next request of this process knows it, whatever becomes of the file.
+        self.change_memory(&change);
+        let shared = Arc::clone(self);
+        let write = move || {
+            shared.change(|lists| {
+                change(lists);
+                true
+            });
+        };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(write)),
+            Err(_) => write(),
+        }
+    }
+
+    fn change_memory(self: &Arc<Self>, change: impl FnOnce(&mut ModelLists)) {
+        let mut lists = (*self.lists()).clone();
+        change(&mut lists);
+        self.state().lists = Arc::new(lists);
+    }
+
+    /// Changes the file, and what is in memory with it. If the file can't be changed, memory is.
+    fn change(&self, mut change: impl FnMut(&mut ModelLists) -> bool) {
+        match self.file.change(&self.clock, &mut change) {
+            Ok(lists) => {
+                let stamp = self.file.stamp();
+                let mut state = self.state();
+                (state.lists, state.stamp) = (Arc::new(lists), stamp);
+            }
+            Err(error) => {
+                let mut lists = (*self.state().lists).clone();
+                change(&mut lists);
+                self.state().lists = Arc::new(lists);
+                self.tell(&error);
+            }
+        }
+    }
+
+    /// Says once what is wrong with the file.
+    fn tell(&self, error: &Error) {
+        self.logger.warn("model-lists", &[("error", error)]);
+        if !std::mem::replace(&mut self.state().has_told, true) {
+            let event = Event::new(EventKind::Config, self.clock.now_ms(), error.message().to_owned());
+            self.events.emit(event);
+        }
+    }
+}
+
+impl std::fmt::Debug for ModelBook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ModelBook").field("file", &self.shared.file).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[path = "book_tests.rs"]
+mod tests;

@@ -1,0 +1,113 @@
+//! Where `OpenCode` keeps its configuration, its logins and what it has installed.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use qwen_base::{Environment, safe_open};
+use serde_json::Value;
+
+/// Largest configuration file that is read, in bytes.
+pub const MAX_SIZE: u64 = 1024 * 1024;
+
+/// A configuration file, which may have comments and trailing commas.
+///
+/// # Errors
+/// Why it can't be read, to complete "… can't be read: ".
+pub fn read_configuration(path: &Path) -> Result<Option<Value>, String> {
+    let Ok(metadata) = fs::metadata(path) else { return Ok(None) };
+    if !metadata.is_file() || metadata.len() > MAX_SIZE {
+        return Ok(None);
+    }
+    let text = safe_open::read_text(path, MAX_SIZE).map_err(|error| error.to_string())?;
+    parse_configuration(text).map(Some)
+}
+
+/// Reads a configuration, which may have comments and trailing commas.
+///
+/// # Errors
+/// Why it can't be read, to complete "… can't be read: ".
+pub fn parse_configuration(mut text: String) -> Result<Value, String> {
+    json_strip_comments::strip(&mut text).map_err(|error| error.to_string())?;
+    match serde_json::from_str(&text) {
+        Ok(value @ Value::Object(_)) => Ok(value),
+        Ok(_) => Err("it is no object".to_owned()),
+        Err(error) => Err(format!("line {}, column {} is no JSON", error.line(), error.column())),
+    }
+}
+
+/// Where `OpenCode` keeps its things.
+#[derive(Debug)]
+pub struct OpenCodeFiles {
+    /// Directories of configuration and plugins; the user's own is the first.
+    pub configuration_directories: Vec<PathBuf>,
+    /// Directories and files that are the user's and not a project's.
+    of_user: Vec<PathBuf>,
+    named: Option<PathBuf>,
+    projects: Vec<PathBuf>,
+    /// The installed handlers.
+    pub cache: PathBuf,
+    /// Logins and sessions.
+    pub data: PathBuf,
+}
+
+impl OpenCodeFiles {
+    /// Finds the directories. Projects are looked for from the working directory upward.
+    #[must_use]
+    pub fn new(environment: &Environment, home: &Path, working_directory: Option<&Path>) -> Self {
+        let base = |name: &str, otherwise: &str| {
+            environment.get(name).map_or_else(|| home.join(otherwise), PathBuf::from).join("opencode")
+        };
+        let mut projects: Vec<PathBuf> = Vec::new();
+        for directory in working_directory.into_iter().flat_map(Path::ancestors) {
+            projects.push(directory.to_owned());
+            if directory.join(".git").exists() {
+                break;
+            }
+        }
+        projects.reverse();
+        let mut configuration_directories = vec![base("XDG_CONFIG_HOME", ".config"), home.join(".opencode")];
+        configuration_directories.extend(projects.iter().map(|project| project.join(".opencode")));
+        let named_directory = environment.get("OPENCODE_CONFIG_DIR").map(PathBuf::from);
+        configuration_directories.extend(named_directory.clone());
+        let named = environment.get("OPENCODE_CONFIG").map(PathBuf::from);
+        let of_user = configuration_directories.iter().take(2).cloned();
+        let of_user = of_user.chain([home.to_owned()]).chain(named_directory).chain(named.clone()).collect();
+        Self {
+            configuration_directories,
+            of_user,
+            named,
+            projects,
+            cache: base("XDG_CACHE_HOME", ".cache"),
+            data: base("XDG_DATA_HOME", ".local/share"),
+        }
+    }
+
+    /// The files that may be there, those of projects last.
+    #[must_use]
+    pub fn configurations(&self) -> Vec<PathBuf> {
+        const NAMES: [&str; 2] = ["opencode.json", "opencode.jsonc"];
+        let global = &self.configuration_directories[0];
+        let mut paths = vec![global.join("config.json")];
+        let (global, own) = self.configuration_directories.split_at(1);
+        let directories = global.iter().chain(&self.projects).chain(own);
+        paths.extend(directories.flat_map(|directory| NAMES.map(|name| directory.join(name))));
+        paths.extend(self.named.clone());
+        let mut known = HashSet::new();
+        paths.retain(|path| known.insert(path.clone()));
+        paths
+    }
+
+    /// True for a configuration file that the user keeps, false for one of a project.
+    #[must_use]
+    pub fn is_of_user(&self, configuration: &Path) -> bool {
+        let is_own = |path: &Path| self.of_user.iter().any(|own| own == path);
+        is_own(configuration) || configuration.parent().is_some_and(is_own)
+    }
+
+    /// Where `OpenCode` keeps logins and keys.
+    #[must_use]
+    pub fn auth(&self) -> PathBuf {
+        self.data.join("auth.json")
+    }
+}

@@ -1,0 +1,159 @@
+//! An answer on its way back to the caller.
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use qwen_base::{Code, Error};
+use serde_json::{Value, json};
+use url::Url;
+
+pub use super::body::Body;
+use crate::chat::degrade::LeftOut;
+use crate::cli::CliAnswer;
+use crate::host::errors::FinalError;
+use crate::request_log::RequestRecord;
+
+/// Says which of our errors an answer stands for.
+const ERROR_HEADER: HeaderName = HeaderName::from_static("x-qwen-error");
+/// Says that the qwen CLI answered.
+const FALLBACK_HEADER: HeaderName = HeaderName::from_static("x-qwen-cli-fallback");
+/// Says that an account answered that costs more than the user's choice.
+const PAID_HEADER: HeaderName = HeaderName::from_static("x-qwen-paid-fallback");
+/// Says that a smaller payload was answered.
+const DEGRADED_HEADER: HeaderName = HeaderName::from_static("x-qwen-degraded");
+/// Says what was left out of it.
+const LEFT_OUT_HEADER: HeaderName = HeaderName::from_static("x-qwen-degraded-left-out");
+/// Says which account answered.
+const ACCOUNT_HEADER: HeaderName = HeaderName::from_static("x-qwen-account");
+
+/// A response as the caller will see it.
+#[derive(Debug)]
+pub struct Answer {
+    /// As the server sent it.
+    pub status: StatusCode,
+    /// As the server sent them, and ours.
+    pub headers: HeaderMap,
+    /// Where it came from.
+    pub url: Url,
+    /// What is still to be read.
+    pub body: Body,
+}
+
+impl Answer {
+    /// Names the account that answered.
+    pub fn note_account(&mut self, id: &str) {
+        if let Ok(id) = HeaderValue::from_str(id) {
+            self.headers.insert(ACCOUNT_HEADER, id);
+        }
+    }
+
+    /// Lets a record hear of the head, of every byte, and of the end.
+    #[must_use]
+    pub fn recorded(mut self, mut record: RequestRecord) -> Self {
+        record.response(self.status.as_u16(), &self.headers);
+        self.body.recorded(record);
+        self
+    }
+
+    /// Says that the account costs more than the user's choice.
+    pub fn note_paid(&mut self) {
+        self.headers.insert(PAID_HEADER, HeaderValue::from_static("1"));
+    }
+
+    /// Says that a smaller payload was answered.
+    pub fn note_degraded(&mut self, left_out: LeftOut) {
+        self.headers.insert(DEGRADED_HEADER, HeaderValue::from_static("1"));
+        if let Ok(left_out) = HeaderValue::from_str(&left_out.to_string()) {
+            self.headers.insert(LEFT_OUT_HEADER, left_out);
+        }
+    }
+
+    /// Says when to ask again.
+    pub fn set_retry_after(&mut self, ms: u64) {
+        self.headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
+    }
+
+    /// Says which of our errors this is.
+    pub fn note_error(&mut self, code: Code) {
+        self.headers.insert(ERROR_HEADER, HeaderValue::from_static(code.as_str()));
+    }
+
+    /// Which of our errors this is.
+    #[must_use]
+    pub fn error_code(&self) -> Option<&str> {
+        self.headers.get(ERROR_HEADER)?.to_str().ok()
+    }
+
+    /// Replaces the message of an error body by one that says more; `original` is the body as far as it was read. The
+    /// server's own code and type stay.
+    pub fn explain(&mut self, error: &Error, original: &[u8]) {
+        let mut document = match serde_json::from_slice(original) {
+            Ok(Value::Object(document)) => document,
+            _ => serde_json::Map::new(),
+        };
+        match document.get_mut("error").and_then(Value::as_object_mut) {
+            Some(fields) => drop(fields.insert("message".to_owned(), error.message().into())),
+            None => drop(document.insert(
+                "error".to_owned(),
+                json!({"message": error.message(), "type": "invalid_request_error"}),
+            )),
+        }
+        self.set_json(&Value::Object(document));
+        self.note_error(error.code());
+    }
+
+    /// Makes the answer the host's last word on the request.
+    #[must_use]
+    pub fn into_final(mut self, error: &FinalError) -> Self {
+        self.status = error.status;
+        self.headers.remove(RETRY_AFTER);
+        self.headers.remove("retry-after-ms");
+        let mut document = json!({"error": {"message": error.message, "type": "qwen_error"}});
+        if let Some(code) = &error.server_code {
+            document["error"]["code"] = code.as_str().into();
+        }
+        self.set_json(&document);
+        if let Some(code) = error.code {
+            self.note_error(code);
+        }
+        self
+    }
+
+    /// Watches a stream of chat events from here on, in place of a host that can't. Gives what is wrong with one that ends
+    /// before it has said anything. A whole completion becomes a stream.
+    pub async fn watch(&mut self) -> Option<Error> {
+        match self.body.watch().await {
+            Ok(true) => {
+                self.headers.remove(CONTENT_LENGTH);
+                self.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+                None
+            }
+            Ok(false) => None,
+            Err(problem) => Some(problem),
+        }
+    }
+
+    /// What the qwen CLI answered.
+    #[must_use]
+    pub fn of_cli(url: Url, answer: CliAnswer) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+        headers.insert(FALLBACK_HEADER, HeaderValue::from_static("1"));
+        Self { status: StatusCode::OK, headers, url, body: Body::of_cli(answer.body) }
+    }
+
+    /// An answer that no server sent.
+    #[must_use]
+    pub fn without_server(url: Url, error: &FinalError) -> Self {
+        let empty = Body::from_bytes(Bytes::new());
+        Self { status: error.status, headers: HeaderMap::new(), url, body: empty }.into_final(error)
+    }
+
+    /// Replaces the body.
+    pub fn set_json(&mut self, document: &Value) {
+        self.headers.remove(CONTENT_LENGTH);
+        self.headers.remove(CONTENT_ENCODING);
+        self.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.body = Body::from_bytes(Bytes::from(document.to_string()));
+    }
+}

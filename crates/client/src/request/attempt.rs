@@ -1,0 +1,246 @@
+//! One attempt: the request over the wire with one account's token, and what the answer means for that account.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::{Method, StatusCode};
+use qwen_accounts::{Account, BaseUrlOverride, Kind, Token};
+use qwen_base::{Clock, Code, Error, Http, Result, TransportError, retry_after_ms};
+use url::Url;
+
+use super::answer::{Answer, Body};
+use super::headers;
+use super::prepare::{Prepared, Redirect};
+use crate::verdict::dialect::{Content, MAX_ERROR_BODY};
+use crate::verdict::{AnswerReader, Asked, Reading};
+
+/// An answer is read ahead up to this size in bytes, for an error that comes in its place.
+const MAX_READ_AHEAD: usize = 1024 * 1024;
+
+/// The longest `Retry-After` that is waited for.
+const LONGEST_WAIT_MS: u64 = 10_000;
+/// The wait before the second try where a limit names none.
+const DEFAULT_WAIT_MS: u64 = 1_000;
+
+/// Bounds what one call may cost the API, whatever goes wrong.
+#[derive(Debug)]
+pub struct Budget {
+    left: usize,
+    /// What must be left for accounts that are still to be asked.
+    pub reserved: usize,
+}
+
+impl Budget {
+    /// Two requests for each account, and two more.
+    #[must_use]
+    pub fn for_accounts(accounts: usize) -> Self {
+        Self { left: 2 * accounts + 2, reserved: 0 }
+    }
+
+    /// Whether there is one to spare for a second try.
+    #[must_use]
+    pub fn may_retry(&self) -> bool {
+        self.left > self.reserved
+    }
+
+    /// Whether there is one left at all.
+    #[must_use]
+    pub fn may_take(&self) -> bool {
+        self.left > 0
+    }
+
+    fn take(&mut self) -> bool {
+        let left = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        left
+    }
+}
+
+/// An answer, and what it means for the account that it was asked with.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The answer.
+    pub answer: Answer,
+    /// What it means.
+    pub reading: Reading,
+    /// The error body as far as it was read.
+    pub error_body: Vec<u8>,
+    /// How long the server asks to wait.
+    pub retry_after_ms: Option<u64>,
+}
+
+impl Attempt {
+    /// The wait before a second try, where it is short enough to be made for the caller.
+    #[must_use]
+    pub fn short_wait(&self) -> Option<Duration> {
+        let ms = self.retry_after_ms.unwrap_or(DEFAULT_WAIT_MS);
+        (ms <= LONGEST_WAIT_MS).then(|| Duration::from_millis(ms))
+    }
+}
+
+/// A token, and the one place that it may be sent to.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// The token.
+    pub token: Arc<Token>,
+    /// The base URL that it is valid on.
+    pub base_url: Url,
+}
+
+/// Sends requests.
+#[derive(Debug)]
+pub struct Sender {
+    /// The connections.
+    pub http: Arc<Http>,
+    /// Where OAuth accounts are sent instead of their own host.
+    pub base_url_override: Option<BaseUrlOverride>,
+    /// How long a request may stay silent.
+    pub idle_timeout: Duration,
+    /// How long the beginning of a stream is held back for an error in its place.
+    pub hold: Duration,
+    /// The time.
+    pub clock: Clock,
+    /// What was worked out last.
+    pub last_base_url: Mutex<LastBaseUrl>,
+}
+
+/// The base URL of a kind of account whose token names a host: nearly every request has the one of the request before.
+pub type LastBaseUrl = Option<(Kind, Option<String>, Url)>;
+
+impl Sender {
+    /// Where an account's token may be sent.
+    ///
+    /// # Errors
+    /// Those of [`Account::base_url`].
+    pub fn access(&self, account: &Account, token: Arc<Token>) -> Result<Access> {
+        let mut last = self.last_base_url.lock().unwrap_or_else(PoisonError::into_inner);
+        let base_url = match &*last {
+            Some((kind, named, url)) if *kind == account.kind && *named == token.resource_url => url.clone(),
+            _ => {
+                let url = account.base_url(&token, self.base_url_override.as_ref())?;
+                *last = Some((account.kind, token.resource_url.clone(), url.clone()));
+                url
+            }
+        };
+        Ok(Access { token, base_url })
+    }
+
+    /// Sends a request with an account's token. `reconnecting` is told of a connection that failed before anything was
+    /// sent, and is tried once more.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`, `ERR_QWEN_INVALID_CONFIG`.
+    pub async fn attempt(
+        &self,
+        account: &Account,
+        access: &Access,
+        prepared: &Prepared,
+        budget: &mut Budget,
+        reconnecting: impl FnOnce(&Error),
+    ) -> Result<Attempt> {
+        let response = self.exchange(access, (prepared, account.kind), budget, reconnecting).await?;
+        let (status, url) = (response.status(), response.url().clone());
+        let headers = headers::of_answer(response.headers());
+        let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let now_ms = self.clock.now_ms();
+        let retry_after_ms = retry_after.and_then(|value| retry_after_ms(value, now_ms));
+        let mut answer = Answer { status, headers, url, body: Body::live(response, self.idle_timeout) };
+        let asked = Asked { is_key: account.kind != Kind::OAuth, model: &prepared.model, now_ms };
+        let mut error_body = Vec::new();
+        let mut reading = Reading::success(status.as_u16());
+        if status.is_client_error() {
+            error_body = answer.body.peek(MAX_ERROR_BODY).await;
+            reading = Reading::of_body(status.as_u16(), &error_body, &asked);
+        } else if status.is_success() && prepared.is_chat {
+            let read = tokio::time::timeout(self.hold_of(&answer), inside(&mut answer.body)).await;
+            if let Ok(Content::Error(error)) = read {
+                reading = Reading::of_inner_error(error, &asked);
+                let body = reading.error.to_json();
+                answer.status = StatusCode::from_u16(reading.status).unwrap_or(StatusCode::BAD_GATEWAY);
+                answer.set_json(&body);
+                error_body = body.to_string().into_bytes();
+            }
+        }
+        answer.note_account(&account.id);
+        Ok(Attempt { answer, reading, error_body, retry_after_ms })
+    }
+
+    /// How long the beginning of a success is held back for an error in its place. One JSON document is of no use before
+    /// its end; a body that is neither JSON nor text is not an answer to a chat.
+    fn hold_of(&self, answer: &Answer) -> Duration {
+        let content_type = answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        match content_type.map(str::to_ascii_lowercase) {
+            Some(kind) if kind.contains("json") => self.idle_timeout,
+            Some(kind) if !kind.starts_with("text/") => Duration::ZERO,
+            _ => self.hold,
+        }
+    }
+
+    async fn exchange(
+        &self,
+        access: &Access,
+        (prepared, kind): (&Prepared, Kind),
+        budget: &mut Budget,
+        reconnecting: impl FnOnce(&Error),
+    ) -> Result<reqwest::Response> {
+        let mut url = prepared.target.url_below(&access.base_url);
+        let client = self.http.client_for(&url).await?;
+        let mut reconnecting = Some(reconnecting);
+        loop {
+            let host = url.host_str().unwrap_or("Qwen").to_owned();
+            if !budget.take() {
+                let message = format!(
+                    "{host} took more tries than one request may cost. Check the base URL, then try again."
+                );
+                return Err(Error::new(Code::Network, message));
+            }
+            let mut request = reqwest::Request::new(prepared.method.clone(), url.clone());
+            *request.headers_mut() =
+                headers::for_attempt(&prepared.headers, &access.token.access_token, kind, &host)?;
+            *request.body_mut() = prepared.body_for(kind).cloned().map(reqwest::Body::from);
+            let response = match tokio::time::timeout(self.idle_timeout, client.execute(request)).await {
+                Ok(Ok(response)) => response,
+                Ok(Err(error)) => {
+                    let failure = self.http.failure(&error, &host);
+                    match reconnecting.take().filter(|_| failure.before_send && budget.may_retry()) {
+                        Some(tell) => tell(&failure.error),
+                        None => return Err(failure.error),
+                    }
+                    continue;
+                }
+                Err(_) => return Err(TransportError::no_answer(&host, self.idle_timeout).error),
+            };
+            let Some(next) = redirected(&response, &url, &prepared.method) else { return Ok(response) };
+            match prepared.redirect {
+                Redirect::Follow if next.origin() == url.origin() && budget.may_retry() => url = next,
+                Redirect::Follow | Redirect::Manual => return Ok(response),
+                Redirect::Error => {
+                    let message =
+                        format!("{host} answered with a redirect, which redirect: \"error\" does not allow.");
+                    return Err(Error::new(Code::Network, message).with_status(response.status().as_u16()));
+                }
+            }
+        }
+    }
+}
+
+/// Reads ahead to the first thing that the body of a success says.
+async fn inside(body: &mut Body) -> Content {
+    let mut reader = AnswerReader::default();
+    let found = body.read_ahead(MAX_READ_AHEAD, |bytes| reader.read(bytes)).await;
+    found.unwrap_or_else(|| reader.end())
+}
+
+/// Where a redirect leads that keeps the method: others would turn a POST into a GET.
+fn redirected(response: &reqwest::Response, from: &Url, method: &Method) -> Option<Url> {
+    let keeps_method = match response.status() {
+        StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,
+        StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER => {
+            method == Method::GET || method == Method::HEAD
+        }
+        _ => false,
+    };
+    let location = response.headers().get(LOCATION)?.to_str().ok()?;
+    keeps_method.then(|| from.join(location).ok()).flatten()
+}

@@ -1,0 +1,305 @@
+//! The bytes of an answer on their way back to the caller.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use qwen_base::{Error, Result, TransportError, opaque_debug};
+use tokio::time::Instant;
+
+use crate::cli::CliBody;
+use crate::host::guard::Guard;
+use crate::request_log::{Outcome, RequestRecord};
+use crate::usage::Meter;
+use crate::verdict::dialect::ServerError;
+
+/// So much of a stream is held back until it says something.
+const MAX_HELD: usize = 1024 * 1024;
+/// A connection that is left open after the last event is given up after this time.
+const DONE_GRACE: Duration = Duration::from_millis(100);
+/// Longest time for reading an error's body ahead.
+const MAX_ERROR_TIME: Duration = Duration::from_secs(10);
+
+/// Where the rest of a body comes from.
+#[derive(Debug)]
+enum Source {
+    Network(Box<reqwest::Response>),
+    Cli(Box<CliBody>),
+}
+
+/// Called with the error by which the server ends a stream.
+struct OnServerError(Box<dyn FnOnce(ServerError) + Send + Sync>);
+
+opaque_debug!(OnServerError);
+
+/// The bytes of an answer, as they come.
+#[derive(Debug)]
+pub struct Body {
+    /// What was read ahead.
+    head: VecDeque<Bytes>,
+    source: Option<Source>,
+    /// What was found to be wrong with the rest.
+    failure: Option<Error>,
+    idle_timeout: Duration,
+    /// Until when the connection may end by itself after the last event.
+    done_until: Option<Instant>,
+    /// Whether to wait for what is not here yet.
+    may_wait: bool,
+    guard: Option<Guard>,
+    on_server_error: Option<OnServerError>,
+    meter: Meter,
+    record: RequestRecord,
+}
+
+impl Body {
+    /// A body that is there already.
+    #[must_use]
+    pub fn from_bytes(bytes: Bytes) -> Self {
+        Self {
+            head: VecDeque::from([bytes]),
+            source: None,
+            failure: None,
+            idle_timeout: Duration::MAX,
+            done_until: None,
+            may_wait: true,
+            guard: None,
+            on_server_error: None,
+            meter: Meter::default(),
+            record: RequestRecord::default(),
+        }
+    }
+
+    /// A body that is still to come; `idle_timeout` is the longest silence.
+    #[must_use]
+    pub fn live(response: reqwest::Response, idle_timeout: Duration) -> Self {
+        let source = Some(Source::Network(Box::new(response)));
+        Self { head: VecDeque::new(), source, idle_timeout, ..Self::from_bytes(Bytes::new()) }
+    }
+
+    /// What the qwen CLI answers.
+    #[must_use]
+    pub fn of_cli(body: CliBody) -> Self {
+        Self {
+            head: VecDeque::new(),
+            source: Some(Source::Cli(Box::new(body))),
+            ..Self::from_bytes(Bytes::new())
+        }
+    }
+
+    /// Lets a meter hear of every byte that the server sends, and of the end.
+    pub fn metered(&mut self, meter: Meter) {
+        self.meter = meter;
+        for chunk in &self.head {
+            self.meter.chunk(chunk);
+        }
+        if self.source.is_none() {
+            self.meter.finish();
+        }
+    }
+
+    /// Calls `note` with the error by which the server ends a watched stream.
+    pub fn on_server_error(&mut self, note: impl FnOnce(ServerError) + Send + Sync + 'static) {
+        self.on_server_error = Some(OnServerError(Box::new(note)));
+    }
+
+    /// Lets a record hear of every byte, and of the end.
+    pub fn recorded(&mut self, record: RequestRecord) {
+        self.record = record;
+    }
+
+    /// The next bytes, or `None` at the end.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_TIMEOUT` after the longest silence, `ERR_QWEN_NETWORK` where the connection broke.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        let next = self.next_unrecorded().await;
+        match &next {
+            Ok(Some(bytes)) => self.record.chunk(bytes),
+            Ok(None) => self.record.finish(Outcome::Completed),
+            Err(error) => self.record.finish(Outcome::Failed(error.code())),
+        }
+        next
+    }
+
+    /// What [`next`](Self::next) gives, if that need not be waited for. An answer of the CLI's always is: its reader must not
+    /// be dropped half-way.
+    pub fn next_if_here(&mut self) -> Option<Result<Option<Bytes>>> {
+        let is_cli = matches!(self.source, Some(Source::Cli(_)));
+        if is_cli && self.head.is_empty() {
+            return None;
+        }
+        self.may_wait = false;
+        let next = self.next().now_or_never();
+        self.may_wait = true;
+        next
+    }
+
+    async fn next_unrecorded(&mut self) -> Result<Option<Bytes>> {
+        if let Some(bytes) = self.head.pop_front() {
+            return Ok(Some(bytes));
+        }
+        loop {
+            if self.guard.as_ref().is_some_and(Guard::has_failed) {
+                self.stop();
+            }
+            let chunk = self.receive().await;
+            let Some(guard) = &mut self.guard else { return chunk };
+            match chunk {
+                Ok(Some(bytes)) => {
+                    let lines = guard.pass(bytes);
+                    if !lines.is_empty() {
+                        return Ok(Some(lines));
+                    }
+                }
+                end => {
+                    let rest = guard.end(end.as_ref().err());
+                    if let (Some(error), Some(note)) =
+                        (guard.take_server_error(), self.on_server_error.take())
+                    {
+                        (note.0)(error);
+                    }
+                    (self.guard, self.source) = (None, None);
+                    return rest;
+                }
+            }
+        }
+    }
+
+    /// Lets go of the connection.
+    fn stop(&mut self) {
+        self.meter.finish();
+        (self.source, self.failure) = (None, None);
+    }
+
+    async fn receive(&mut self) -> Result<Option<Bytes>> {
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
+        let chunk = match &mut self.source {
+            None => Ok(None),
+            // Some servers leave the connection open after the last event.
+            Some(Source::Network(response)) if self.meter.is_done() => {
+                let end = *self.done_until.get_or_insert_with(|| Instant::now() + DONE_GRACE);
+                match end.saturating_duration_since(Instant::now()) {
+                    Duration::ZERO => Ok(None),
+                    left => Ok(receive(response, left, self.may_wait).await.unwrap_or(None)),
+                }
+            }
+            Some(Source::Network(response)) => receive(response, self.idle_timeout, self.may_wait).await,
+            // It has limits of its own.
+            Some(Source::Cli(body)) => body.next().await,
+        };
+        if let Ok(Some(bytes)) = &chunk {
+            self.meter.chunk(bytes);
+        } else {
+            self.meter.finish();
+            self.source = None;
+        }
+        chunk
+    }
+
+    /// Reads up to `limit` bytes ahead, for 10 s at most, and gives them; they are still part of the body. What cuts the
+    /// body short is found again by [`Body::next`].
+    pub async fn peek(&mut self, limit: usize) -> Vec<u8> {
+        let mut seen = Vec::new();
+        let take = |bytes: &[u8]| {
+            seen.extend_from_slice(bytes);
+            None::<()>
+        };
+        // An endless body is no reason to wait: its beginning says what there is to say.
+        let _ = tokio::time::timeout(MAX_ERROR_TIME, self.read_ahead(limit, take)).await;
+        seen.truncate(limit);
+        seen
+    }
+
+    /// Reads ahead until `see` returns a value, or for about `limit` bytes; they are still part of the body. What cuts
+    /// the body short is found again by [`Body::next`].
+    pub async fn read_ahead<T>(
+        &mut self,
+        limit: usize,
+        mut see: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Option<T> {
+        let mut seen = 0;
+        while seen < limit {
+            match self.receive().await {
+                Ok(Some(chunk)) => {
+                    seen += chunk.len();
+                    let found = see(&chunk);
+                    self.head.push_back(chunk);
+                    if found.is_some() {
+                        return found;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.failure = Some(error);
+                    break;
+                }
+            }
+        }
+        None
+    }
+
+    /// Watches a stream of chat events from here on, in place of a host that can't. True if the body is one JSON document,
+    /// which becomes a stream.
+    ///
+    /// # Errors
+    /// What is wrong with a stream that ends before it has said anything.
+    pub async fn watch(&mut self) -> Result<bool> {
+        let limit = self.idle_timeout;
+        let mut guard = Guard::default();
+        match tokio::time::timeout(limit, self.watch_for_content(&mut guard)).await {
+            Ok(Ok(())) if !guard.has_failed_at_once() => {
+                let is_json = guard.is_json();
+                self.guard = Some(guard);
+                Ok(is_json)
+            }
+            Ok(Ok(())) => Err(guard.problem(None)),
+            Ok(Err(problem)) => Err(problem),
+            // A server that only keeps the connection alive has said nothing either.
+            Err(_) => Err(guard.problem(Some(&TransportError::timeout("Qwen", limit).error))),
+        }
+    }
+
+    async fn watch_for_content(&mut self, guard: &mut Guard) -> Result<()> {
+        let mut held = 0;
+        for bytes in std::mem::take(&mut self.head) {
+            held += bytes.len();
+            self.head.push_back(guard.pass(bytes));
+        }
+        while !guard.has_said_something() && held < MAX_HELD {
+            match self.receive().await {
+                Ok(Some(bytes)) => {
+                    held += bytes.len();
+                    self.head.push_back(guard.pass(bytes));
+                }
+                end => {
+                    // A whole completion becomes a stream here.
+                    let Some(rest) = guard.end(end.as_ref().err())? else { return Ok(()) };
+                    self.head.push_back(rest);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn receive(
+    response: &mut reqwest::Response,
+    idle_timeout: Duration,
+    may_wait: bool,
+) -> Result<Option<Bytes>> {
+    // A timer costs as much as reading a small chunk, so it is set only where there is something to wait for.
+    let chunk = match response.chunk().now_or_never() {
+        Some(chunk) => Ok(chunk),
+        None if may_wait => tokio::time::timeout(idle_timeout, response.chunk()).await,
+        None => std::future::pending().await,
+    };
+    let host = || response.url().host_str().unwrap_or("Qwen");
+    match chunk {
+        Ok(Ok(chunk)) => Ok(chunk),
+        Ok(Err(error)) => Err(TransportError::broken_body(&error, host()).error),
+        Err(_) => Err(TransportError::timeout(host(), idle_timeout).error),
+    }
+}

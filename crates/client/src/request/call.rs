@@ -1,0 +1,396 @@
+//! The way of one request, from top to bottom: prepared, sent with one account after another, and answered.
+//!
+//! [`Selection`] says what comes next; the methods here carry it out.
+
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+use qwen_accounts::{Account, Kind, View, is_degraded_try_due};
+use qwen_base::{Code, Error, Event, EventKind, Result};
+use url::Url;
+
+use super::answer::Answer;
+use super::attempt::{Access, Attempt, Budget};
+use super::last_word::{self, LastWord};
+use super::pipeline::Pipeline;
+use super::prepare::{Prepared, Request};
+use super::refusal::{Refusal, is_about_login};
+use super::selection::{Candidate, Outcome, Selection, Step};
+use crate::host::errors::FinalError;
+use crate::request_log::{self, RequestRecord};
+use crate::verdict::Verdict;
+
+/// One call, while it lasts.
+pub(super) struct Call<'a> {
+    pipeline: &'a Pipeline,
+    view: &'a Arc<View>,
+    prepared: Prepared,
+    utc_offset_minutes: i32,
+    budget: Budget,
+    record: RequestRecord,
+    /// The account that was asked first.
+    first_asked: Option<&'a Account>,
+    /// When the current account was asked first, in epoch milliseconds.
+    asked_at: u64,
+    /// The answer or error of the last account that could not answer.
+    last: Option<Result<Answer>>,
+    /// Why the CLI did not answer.
+    cli_failure: Option<Error>,
+    /// True if the account that was asked last costs more than the user has agreed to.
+    is_paid_fallback: bool,
+}
+
+/// The end of a step: the call's answer, or a reason for another step.
+enum Ended {
+    Answered(Box<Answer>),
+    With(Outcome),
+}
+
+impl<'a> Call<'a> {
+    /// Sends a request.
+    pub(super) async fn run(pipeline: &'a Pipeline, request: Request) -> Result<Answer> {
+        let view = pipeline.tokens.view().await?;
+        let (url, utc_offset_minutes) = (request.url.clone(), request.utc_offset_minutes);
+        let prepared = pipeline.prepare(request, &view).await?;
+        let now_ms = pipeline.now_ms();
+        let candidates = pipeline.candidates(&view, &prepared.model, now_ms);
+        if candidates.is_empty() {
+            return Err(pipeline.settings.discovery.explain(view.no_account(), &view.document).await);
+        }
+        let mut selection = Selection::new(&candidates, &pipeline.situation(&prepared, now_ms));
+        if selection.allowed().is_empty() {
+            return Err(last_word::nobody_serves(&prepared.model, &selection));
+        }
+        let mut call = Call {
+            pipeline,
+            view: &view,
+            utc_offset_minutes,
+            budget: Budget::for_accounts(selection.allowed().len()),
+            record: pipeline.record(&url, &prepared),
+            prepared,
+            first_asked: None,
+            asked_at: now_ms,
+            last: None,
+            cli_failure: None,
+            is_paid_fallback: false,
+        };
+        match call.take_steps(&mut selection).await {
+            Ok(answer) => Ok(answer.recorded(call.record)),
+            Err(error) => {
+                call.record.finish(request_log::Outcome::Failed(error.code()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn take_steps(&mut self, selection: &mut Selection<'a>) -> Result<Answer> {
+        let mut step = selection.begin();
+        loop {
+            let ended = match step {
+                Step::Ask(candidate) => self.ask(candidate, selection).await?,
+                Step::Degrade(candidate) => Box::pin(self.degrade(candidate, selection)).await?,
+                Step::FallBack => Box::pin(self.fall_back()).await,
+                Step::GiveUp => return Ok(self.give_up(selection)),
+                Step::PassOn => {
+                    let nobody = || Err(Error::internal("there was no account to ask"));
+                    return self.last.take().unwrap_or_else(nobody);
+                }
+            };
+            match ended {
+                Ended::Answered(mut answer) => {
+                    if self.is_paid_fallback {
+                        answer.note_paid();
+                    }
+                    return Ok(*answer);
+                }
+                Ended::With(outcome) => step = selection.after(outcome),
+            }
+        }
+    }
+
+    /// Asks one account, with one second try where the first could do better.
+    async fn ask(&mut self, candidate: &'a Candidate<'a>, selection: &Selection<'a>) -> Result<Ended> {
+        let (pipeline, account) = (self.pipeline, candidate.account);
+        // The degraded try comes after all accounts.
+        self.budget.reserved = selection.left() + 1;
+        self.is_paid_fallback = candidate.price > selection.price_limit();
+        if self.is_paid_fallback {
+            pipeline.tell_of_paid_fallback(account, self.first_asked);
+        }
+        // The first account was looked at when the call began.
+        let seen = self.first_asked.is_none().then(|| Arc::clone(self.view));
+        self.first_asked.get_or_insert(account);
+        let mut access = match pipeline.access(account, seen).await {
+            Ok(access) => access,
+            // A server that can't be reached says nothing of the account.
+            Err(error) if error.is_retryable() || !is_about_login(error.code()) => return Err(error),
+            Err(error) => {
+                self.last = Some(Err(error));
+                return Ok(Ended::With(Outcome::Unusable));
+            }
+        };
+        self.asked_at = pipeline.now_ms();
+        let mut attempt = self.send(candidate, &access, None).await?;
+        if matches!(attempt.reading.verdict, Verdict::TokenRejected | Verdict::KeyRejected) {
+            match pipeline.renewed(candidate, &access.token).await {
+                Ok(None) => {}
+                Ok(Some(renewed)) => {
+                    access = renewed;
+                    attempt = self.send(candidate, &access, None).await?;
+                }
+                // Nothing is known of the login yet: it is not the caller's 401.
+                Err(error) if error.is_retryable() => return Err(error),
+                Err(error) => {
+                    // A refused refresh token was told of when it was redeemed.
+                    if account.kind != Kind::OAuth && candidate.record.rejected_at().is_none() {
+                        pipeline.tell(EventKind::NeedsLogin, account, error.message(), Some(error.code()));
+                    }
+                    return Ok(self.reject(account, &access, attempt, error).await);
+                }
+            }
+        }
+        if matches!(attempt.reading.verdict, Verdict::RateLimited | Verdict::AllocationLimit)
+            && let Some(wait) = attempt.short_wait()
+            && self.budget.may_retry()
+        {
+            let message = "Qwen asks for a short break; the request is sent again after it.";
+            pipeline.tell(EventKind::Retry, account, message, None);
+            tokio::time::sleep(wait).await;
+            attempt = self.send(candidate, &access, None).await?;
+        }
+        self.apply_verdict(candidate, &access, attempt, selection).await
+    }
+
+    /// Sends the request once with one account; `degraded` in its place, where there is one.
+    async fn send(
+        &mut self,
+        candidate: &Candidate<'_>,
+        access: &Access,
+        degraded: Option<&Prepared>,
+    ) -> Result<Attempt> {
+        let (pipeline, account) = (self.pipeline, candidate.account);
+        let prepared = degraded.unwrap_or(&self.prepared);
+        let retry =
+            |error: &Error| pipeline.tell(EventKind::Retry, account, error.message(), Some(error.code()));
+        self.record.attempt_started(&account.label, &access.base_url, &access.token.access_token);
+        let mut attempt = pipeline.sender.attempt(account, access, prepared, &mut self.budget, retry).await;
+        if let Ok(Attempt { answer, reading, .. }) = &mut attempt
+            && reading.status < 300
+            && prepared.method == Method::POST
+        {
+            let usage = &pipeline.journal.usage;
+            answer.body.metered(usage.meter(&account.id, self.utc_offset_minutes, &answer.headers));
+        }
+        let (status, verdict) = match &attempt {
+            Ok(Attempt { answer, reading, .. }) => (Some(answer.status.as_u16()), reading.verdict.as_str()),
+            Err(error) => (None, error.code().as_str()),
+        };
+        self.record.attempt_ended(status, verdict);
+        let fields: [(&str, &dyn std::fmt::Display); 3] =
+            [("account", &account.id), ("status", &status.unwrap_or_default()), ("verdict", &verdict)];
+        pipeline.journal.logger.debug("attempt", &fields);
+        attempt
+    }
+
+    /// Acts on what an account's answer means: for the account, and for the call.
+    async fn apply_verdict(
+        &mut self,
+        candidate: &'a Candidate<'a>,
+        access: &Access,
+        attempt: Attempt,
+        selection: &Selection<'a>,
+    ) -> Result<Ended> {
+        let (pipeline, account, now) = (self.pipeline, candidate.account, self.pipeline.now_ms());
+        let (verdict, retry_after_ms) = (attempt.reading.verdict, attempt.retry_after_ms);
+        let cooldown = attempt.reading.cooldown(now, pipeline.settings.quota_cooldown_ms, retry_after_ms);
+        match (verdict, cooldown) {
+            (Verdict::TokenRejected | Verdict::KeyRejected, _) => {
+                let error = self.refusal(account, &attempt);
+                let is_news =
+                    candidate.record.last_error().is_none_or(|last| last.code != error.code().as_str());
+                if is_news || error.code() != Code::FreeTierDiscontinued {
+                    pipeline.tell(EventKind::NeedsLogin, account, error.message(), Some(error.code()));
+                }
+                Ok(self.reject(account, access, attempt, error).await)
+            }
+            (Verdict::ModelUnavailable, _) => {
+                pipeline.settings.models.note_unavailable(&account.id, &self.prepared.model);
+                Ok(self.cannot_answer(attempt, Code::ModelUnavailable))
+            }
+            (Verdict::PermissionDenied, _) => Ok(self.cannot_answer(attempt, Code::PermissionDenied)),
+            (Verdict::AllocationLimit, Some(cooldown)) => {
+                let cooldown = pipeline.pause(account, cooldown, self.asked_at, retry_after_ms).await;
+                // The caller waits for the account that is back first.
+                let others = selection.cooling().iter().map(|(_, other)| other.until);
+                let free_at = others.fold(cooldown.until, u64::min);
+                let mut answer = attempt.answer;
+                answer.set_retry_after(free_at.saturating_sub(pipeline.now_ms()));
+                answer.note_error(Code::RateLimited);
+                self.last = Some(Ok(answer));
+                Ok(Ended::With(Outcome::Cooling(cooldown)))
+            }
+            (_, Some(cooldown)) => {
+                let last = selection.last().map(|last| last.account);
+                let cooldown = pipeline.cool(account, cooldown, last, self.utc_offset_minutes).await;
+                if verdict == Verdict::PaymentRequired {
+                    self.cannot_answer(attempt, Code::PaymentRequired);
+                } else if verdict == Verdict::RateLimited {
+                    let limit = FinalError::of_rate_limit(retry_after_ms, now, self.utc_offset_minutes);
+                    self.last = Some(Ok(self.for_host(attempt.answer, limit)));
+                }
+                Ok(Ended::With(Outcome::Cooling(cooldown)))
+            }
+            (_, None) => Ok(Ended::Answered(Box::new(self.answered(candidate, attempt, selection).await))),
+        }
+    }
+
+    /// The answer as the host must get it, where there is a host and an error that it takes for final.
+    fn for_host(&self, answer: Answer, error: Option<FinalError>) -> Answer {
+        match error.filter(|_| self.pipeline.settings.for_host) {
+            Some(error) => answer.into_final(&error),
+            None => answer,
+        }
+    }
+
+    /// Hands on an answer that ends the call.
+    async fn answered(
+        &mut self,
+        candidate: &Candidate<'_>,
+        attempt: Attempt,
+        selection: &Selection<'_>,
+    ) -> Answer {
+        let Attempt { mut answer, reading, .. } = attempt;
+        if !answer.status.is_success() {
+            return self.for_host(answer, FinalError::of_reading(&reading));
+        }
+        let is_last = selection.left() == 0 && selection.allowed().len() > 1;
+        self.pipeline.succeeded(candidate, self.first_asked, is_last).await;
+        self.pipeline.note_late_error(candidate.account, &mut answer.body);
+        self.watched(answer, None).await
+    }
+
+    /// The account can't answer this request; what the server said is passed on where no other account can.
+    fn cannot_answer(&mut self, attempt: Attempt, code: Code) -> Ended {
+        let Attempt { mut answer, reading, .. } = attempt;
+        answer.note_error(code);
+        self.last = Some(Ok(self.for_host(answer, FinalError::of_reading(&reading))));
+        Ended::With(Outcome::Unusable)
+    }
+
+    /// The account's token or key does not work; what the server said is kept in case no other account can be asked.
+    async fn reject(&mut self, account: &Account, access: &Access, attempt: Attempt, error: Error) -> Ended {
+        let Attempt { mut answer, error_body, .. } = attempt;
+        let (id, token, why) = (account.id.clone(), access.token.access_token.clone(), error.clone());
+        self.pipeline.note(move |registry| registry.mark_rejected(&id, &token, &why)).await;
+        let error = self.pipeline.settings.discovery.explain(error, &self.view.document).await;
+        answer.explain(&error, &error_body);
+        self.last = Some(Ok(self.for_host(answer, FinalError::of_error(&error))));
+        Ended::With(Outcome::Unusable)
+    }
+
+    /// Says why the API refuses an account that has a fresh token.
+    fn refusal(&self, account: &Account, attempt: &Attempt) -> Error {
+        let (kind, label, has_key) = (account.kind, &account.label, !self.view.document.keys.is_empty());
+        let (reading, headers) = (&attempt.reading, &attempt.answer.headers);
+        let refusal = Refusal { kind, label, reading, headers, has_key };
+        refusal.error(self.pipeline.now_ms()).with_account(&account.id)
+    }
+
+    /// In a host, a stream that says nothing is an error. `degraded` is what was sent in place of the request.
+    async fn watched(&self, mut answer: Answer, degraded: Option<&Prepared>) -> Answer {
+        if self.pipeline.settings.for_host
+            && degraded.unwrap_or(&self.prepared).is_chat_stream
+            && let Some(problem) = answer.watch().await
+        {
+            return answer.into_final(&FinalError::of_stream(&problem));
+        }
+        answer
+    }
+
+    /// Every account is out of quota: a smaller payload may still be answered.
+    async fn degrade(&mut self, candidate: &Candidate<'_>, selection: &Selection<'_>) -> Result<Ended> {
+        let (pipeline, account) = (self.pipeline, candidate.account);
+        let failed = Ok(Ended::With(Outcome::Failed));
+        let is_limited = selection.found_none_ready();
+        if is_limited && !is_degraded_try_due(&self.view.document, pipeline.now_ms()) {
+            return failed;
+        }
+        let Some((degraded, left_out)) = self.prepared.degraded(account.kind).await? else { return failed };
+        let claimed = pipeline.note(move |registry| registry.claim_degraded_try(is_limited)).await;
+        // A store that can't be written must not stop an answer.
+        if claimed == Some(false) {
+            return failed;
+        }
+        let Ok(mut access) = pipeline.access(account, None).await else { return failed };
+        (self.budget.reserved, self.is_paid_fallback) = (usize::MAX, false);
+        self.record.note("degraded");
+        let Ok(mut attempt) = self.send(candidate, &access, Some(&degraded)).await else { return failed };
+        if attempt.reading.verdict == Verdict::TokenRejected
+            && self.budget.may_take()
+            && let Ok(Some(renewed)) = pipeline.renewed(candidate, &access.token).await
+        {
+            access = renewed;
+            let Ok(again) = self.send(candidate, &access, Some(&degraded)).await else { return failed };
+            attempt = again;
+        }
+        if attempt.reading.verdict == Verdict::TokenRejected {
+            // A cooldown must not hide that the login itself is refused.
+            let error = self.refusal(account, &attempt);
+            self.reject(account, &access, attempt, error).await;
+            return failed;
+        }
+        let mut answer = attempt.answer;
+        if !answer.status.is_success() {
+            return failed;
+        }
+        let message = format!("All accounts are out of quota; a shorter request was answered: {left_out}.");
+        pipeline.tell(EventKind::Degraded, account, &message, None);
+        answer.note_degraded(left_out);
+        Ok(Ended::Answered(Box::new(self.watched(answer, Some(&degraded)).await)))
+    }
+
+    /// Every account is out of quota: the qwen CLI has a login or key of its own.
+    async fn fall_back(&mut self) -> Ended {
+        let (fallback, body) = (self.pipeline.settings.fallback.clone(), self.prepared.body.clone());
+        let (Some(fallback), Some(body)) = (fallback, body) else { return Ended::With(Outcome::Failed) };
+        self.record.note("cli-fallback");
+        self.is_paid_fallback = false;
+        let answer = match fallback.complete(&body).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.cli_failure = Some(error);
+                return Ended::With(Outcome::Failed);
+            }
+        };
+        let message = "All accounts are out of quota; the qwen CLI answered.".to_owned();
+        self.pipeline.emit(Event::new(EventKind::CliFallback, self.pipeline.now_ms(), message));
+        let answer = Answer::of_cli(self.own_url(), answer);
+        Ended::Answered(Box::new(self.watched(answer, None).await))
+    }
+
+    /// The last word where no account can be asked for now.
+    fn give_up(&mut self, selection: &Selection<'_>) -> Answer {
+        let is_discontinued =
+            |answer: &Answer| answer.error_code() == Some(Code::FreeTierDiscontinued.as_str());
+        let only_logins = selection.allowed().iter().all(|candidate| candidate.account.kind == Kind::OAuth);
+        if only_logins
+            && let Some(Ok(answer)) = self.last.take_if(|last| last.as_ref().is_ok_and(is_discontinued))
+        {
+            return answer;
+        }
+        let (now, for_host) = (self.pipeline.now_ms(), self.pipeline.settings.for_host);
+        let word = LastWord::new(selection, self.cli_failure.as_ref(), now, self.utc_offset_minutes);
+        let mut answer = Answer::without_server(self.own_url(), &word.final_error(for_host));
+        if !for_host {
+            answer.set_json(&word.to_json());
+        }
+        if answer.status == StatusCode::TOO_MANY_REQUESTS || !for_host {
+            answer.set_retry_after(word.wait_ms);
+        }
+        answer
+    }
+
+    fn own_url(&self) -> Url {
+        self.prepared.target.url_below(&self.pipeline.settings.base_url)
+    }
+}

@@ -1,0 +1,361 @@
+//! The request path of a client: what its calls share. [`Call`] has the way of one of them.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::HeaderMap;
+use qwen_accounts::{
+    Account, Cooldown, Cooled, CoolingReason, Kind, Record, Registry, Serving, Token, TokenManager, View,
+    availability,
+};
+use qwen_base::{Clock, Code, Error, Event, EventKind, Events, Logger, Result};
+use tokio::runtime::Handle;
+use url::Url;
+
+use super::answer::{Answer, Body};
+use super::attempt::{Access, Sender};
+use super::call::Call;
+use super::last_word;
+use super::prepare::{Prepared, Request};
+use super::selection::{Candidate, Situation};
+use super::target::Target;
+use crate::chat::body::Ids;
+use crate::cli::CliFallback;
+use crate::config::Rotation;
+use crate::discovery::Discovery;
+use crate::host::errors::FinalError;
+use crate::models::book::ModelBook;
+use crate::request_log::{RequestLog, RequestRecord, Start};
+use crate::usage::UsageBook;
+use crate::verdict::{Asked, Reading};
+
+/// Where a host names its conversation.
+const CONVERSATION_HEADER: &str = "x-session-id";
+/// A token of this age that was refused before is still as fresh as another would be.
+const FRESH_MS: u64 = 10 * 60_000;
+
+/// What the pipeline needs to know, for a client's life.
+#[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the user's")]
+pub struct Settings {
+    /// The base URL that callers address.
+    pub base_url: Url,
+    /// True where bodies are shaped as the official CLI shapes them.
+    pub qwen_mode: bool,
+    /// True where errors are made final for `OpenCode`.
+    pub for_host: bool,
+    /// How requests are spread over the accounts.
+    pub rotation: Rotation,
+    /// True where a request may move on to a more expensive kind of account.
+    pub allow_paid_fallback: bool,
+    /// How long an exhausted account is left alone, in milliseconds.
+    pub quota_cooldown_ms: u64,
+    /// True where a smaller payload is tried when every account is out of quota.
+    pub degrade: bool,
+    /// The qwen CLI, where it may be asked when every account is out of quota.
+    pub fallback: Option<Arc<CliFallback>>,
+    /// Which models each account serves.
+    pub models: ModelBook,
+    /// Where keys lie that a user without a working account could import.
+    pub discovery: Discovery,
+}
+
+/// The time, and the places where news go.
+#[derive(Debug)]
+pub struct Journal {
+    /// The time.
+    pub clock: Clock,
+    /// The listener.
+    pub events: Events,
+    /// The debug log.
+    pub logger: Logger,
+    /// The log of requests.
+    pub request_log: RequestLog,
+    /// The usage of each account.
+    pub usage: UsageBook,
+}
+
+/// The request path of a client.
+#[derive(Debug)]
+pub struct Pipeline {
+    pub(super) settings: Settings,
+    pub(super) sender: Sender,
+    pub(super) tokens: TokenManager,
+    pub(super) journal: Journal,
+    session_id: String,
+    prompts: AtomicU64,
+    turns: AtomicUsize,
+    /// The id of the account that answered last.
+    last_used: Mutex<Option<String>>,
+}
+
+impl Pipeline {
+    /// Sends nothing until [`Pipeline::fetch`] is called.
+    #[must_use]
+    pub fn new(settings: Settings, sender: Sender, tokens: TokenManager, journal: Journal) -> Self {
+        let session_id = uuid::Uuid::new_v4().to_string();
+        let (prompts, turns, last_used) = (AtomicU64::new(0), AtomicUsize::new(0), Mutex::default());
+        Self { settings, sender, tokens, journal, session_id, prompts, turns, last_used }
+    }
+
+    /// Sends a request with the account whose turn it is. An HTTP error of the API is an answer, not an error.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_INVALID_ARGUMENT`, `ERR_QWEN_NOT_LOGGED_IN`, `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`, and those of
+    /// [`TokenManager::token`].
+    pub async fn fetch(&self, request: Request) -> Result<Answer> {
+        let url = request.url.clone();
+        // Allocated on the runtime thread: cross-thread frees contend on the allocator lock.
+        let answer = Box::pin(Call::run(self, request)).await;
+        if !self.settings.for_host {
+            return answer;
+        }
+        answer.or_else(|error| {
+            let known = FinalError::of_error(&error).zip(Url::parse(&url).ok());
+            known.map_or(Err(error), |(final_error, url)| Ok(Answer::without_server(url, &final_error)))
+        })
+    }
+
+    /// Checks where a request leads, and shapes its body.
+    pub(super) async fn prepare(&self, request: Request, view: &View) -> Result<Prepared> {
+        // Worked out only where the URL is not below the client's own: there may be many accounts.
+        let bases = view.document.all().filter_map(|record| {
+            view.account(record).base_url(&record.token()?, self.sender.base_url_override.as_ref()).ok()
+        });
+        let target = Target::resolve(&request.url, &self.settings.base_url, bases)?;
+        let kinds = view.document.all().filter(|record| record.is_enabled()).map(Record::kind).collect();
+        let ids = self.settings.qwen_mode.then(|| self.ids(&request.headers));
+        Prepared::new(request, target, ids, kinds).await
+    }
+
+    /// The enabled accounts, as far as they matter to a request for `model`.
+    pub(super) fn candidates<'a>(&self, view: &'a View, model: &str, now_ms: u64) -> Vec<Candidate<'a>> {
+        let active = view.document.active_id();
+        let candidate = |(record, account): (&'a Record, &'a Account)| Candidate {
+            account,
+            record,
+            price: account.kind.price(),
+            availability: availability(record, now_ms),
+            // A request that names no model is one for any account.
+            serving: if model.is_empty() {
+                Serving::Yes
+            } else {
+                self.settings.models.serving(record, model)
+            },
+            is_active: active == Some(record.id()),
+        };
+        view.enabled_accounts(now_ms).map(candidate).collect()
+    }
+
+    /// The circumstances of a call that begins now.
+    pub(super) fn situation(&self, prepared: &Prepared, now_ms: u64) -> Situation {
+        Situation {
+            rotation: self.settings.rotation,
+            turn: self.turns.fetch_add(1, Ordering::Relaxed),
+            process: usize::try_from(std::process::id()).unwrap_or_default(),
+            allow_paid_fallback: self.settings.allow_paid_fallback,
+            may_degrade: self.settings.degrade && prepared.may_degrade,
+            may_fall_back: self.settings.fallback.is_some() && prepared.is_chat,
+            now_ms,
+        }
+    }
+
+    /// Begins the record of a request.
+    pub(super) fn record(&self, url: &str, prepared: &Prepared) -> RequestRecord {
+        self.journal.request_log.start(&Start {
+            url,
+            method: &prepared.method,
+            headers: &prepared.headers,
+            body: prepared.body.as_ref(),
+            stream: prepared.is_chat_stream,
+        })
+    }
+
+    /// A fresh token of an account, by the accounts as they are now or were `seen` a moment ago.
+    pub(super) async fn access(&self, account: &Account, seen: Option<Arc<View>>) -> Result<Access> {
+        let view = match seen {
+            Some(view) => view,
+            None => self.tokens.view().await?,
+        };
+        self.sender.access(account, self.tokens.token_in(view, &account.id, None).await?)
+    }
+
+    /// Another token in place of one that was refused; `None` where that was as fresh as a token can be, so that another
+    /// would be refused too.
+    pub(super) async fn renewed(&self, candidate: &Candidate<'_>, refused: &Token) -> Result<Option<Access>> {
+        let Candidate { account, record, .. } = candidate;
+        let was_just_obtained = record.token().is_none_or(|held| held.access_token != refused.access_token);
+        let age = self.now_ms().abs_diff(record.updated_at());
+        let is_known = age < FRESH_MS
+            && record.rejected_at().is_some()
+            && record.last_error().is_some_and(|last| last.code == Code::FreeTierDiscontinued.as_str());
+        if was_just_obtained || is_known {
+            let view = self.tokens.view().await?;
+            let held = view.record(&account.id).and_then(Record::token);
+            let other = held.filter(|held| held.access_token != refused.access_token);
+            return other.map(|token| self.sender.access(account, Arc::new(token))).transpose();
+        }
+        let token = self.tokens.token(&account.id, Some(&refused.access_token)).await?;
+        self.sender.access(account, token).map(Some)
+    }
+
+    /// Writes what was found out of an account; `None` where that can't be written. It is only found out again then.
+    pub(super) async fn note<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Registry) -> Result<T> + Send + 'static,
+    ) -> Option<T> {
+        self.tokens.with_registry(change).await.ok()
+    }
+
+    /// Leaves an account alone for a time, in all processes, and tells of it. `last` is the account that is still to be
+    /// asked, where it is the only one. Returns the cooldown as the store has it now.
+    pub(super) async fn cool(
+        &self,
+        account: &Account,
+        cooldown: Cooldown,
+        last: Option<&Account>,
+        utc_offset_minutes: i32,
+    ) -> Cooldown {
+        let (now, code) = (self.now_ms(), cooldown.reason.code());
+        let name = format!("The Qwen account \"{}\"", account.label);
+        let say = |cooldown: &Cooldown| last_word::left_alone(&name, cooldown, now, utc_offset_minutes);
+        let (id, noted, why) = (account.id.clone(), cooldown.clone(), Error::new(code, say(&cooldown)));
+        let written = self.note(move |registry| registry.mark_cooling(&id, &noted, &why)).await.flatten();
+        let Cooled { until, is_news } = written.unwrap_or(Cooled { until: cooldown.until, is_news: true });
+        let cooldown = Cooldown { until, ..cooldown };
+        let kind = match cooldown.reason {
+            CoolingReason::Quota => Some(EventKind::Exhausted),
+            CoolingReason::Payment => Some(EventKind::NeedsAttention),
+            // It passes in a moment.
+            CoolingReason::RateLimit | CoolingReason::TokenLimit => None,
+        };
+        if let Some(kind) = kind.filter(|_| is_news) {
+            let mut message = say(&cooldown);
+            // In other rotations that is said when requests go to it.
+            if self.settings.rotation == Rotation::RoundRobin
+                && let Some(last) = last
+            {
+                message = format!("{message} \"{}\" is the last one that is ready.", last.label);
+            }
+            let event = Event::of_account(kind, now, &account.id, &account.label, message);
+            self.emit(Event { until: Some(until), code: Some(code), ..event });
+        }
+        cooldown
+    }
+
+    /// Leaves a key alone whose tokens of this minute are used up. `asked_at` is when it was asked first for the request.
+    pub(super) async fn pause(
+        &self,
+        account: &Account,
+        cooldown: Cooldown,
+        asked_at: u64,
+        retry_after_ms: Option<u64>,
+    ) -> Cooldown {
+        let longest = self.settings.quota_cooldown_ms;
+        let name = format!("The Qwen account \"{}\"", account.label);
+        let why = Error::new(Code::RateLimited, last_word::limit_reached(&name));
+        let (id, servers_code) = (account.id.clone(), cooldown.code.clone());
+        let mark = move |registry: &Registry| {
+            registry.mark_paused(&id, (asked_at, &servers_code), (retry_after_ms, longest), &why)
+        };
+        let until = self.note(mark).await.flatten().map_or(cooldown.until, |cooled| cooled.until);
+        Cooldown { until, ..cooldown }
+    }
+
+    /// Leaves the account alone if the answer ends with an error that asks for it. Content was passed on by then, so it is
+    /// noted for the next request alone.
+    pub(super) fn note_late_error(&self, account: &Account, body: &mut Body) {
+        let (tokens, clock) = (self.tokens.clone(), self.journal.clock.clone());
+        let (id, is_key) = (account.id.clone(), account.kind != Kind::OAuth);
+        let longest_ms = self.settings.quota_cooldown_ms;
+        body.on_server_error(move |error| {
+            let now_ms = clock.now_ms();
+            let reading = Reading::of_inner_error(error, &Asked { is_key, model: "", now_ms });
+            if let (Some(cooldown), Ok(runtime)) =
+                (reading.cooldown(now_ms, longest_ms, None), Handle::try_current())
+            {
+                let why = Error::new(cooldown.reason.code(), reading.message());
+                let note = move |registry: &Registry| registry.mark_cooling(&id, &cooldown, &why);
+                runtime.spawn(async move { tokens.with_registry(note).await });
+            }
+        });
+    }
+
+    /// Notes what a success says of an account, if that is news. `is_last` is true where no other account is ready.
+    pub(super) async fn succeeded(
+        &self,
+        candidate: &Candidate<'_>,
+        first_asked: Option<&Account>,
+        is_last: bool,
+    ) {
+        let Candidate { account, record, .. } = candidate;
+        let was_cooling = record.exhausted_until() > 0;
+        if was_cooling && matches!(record.cooling_reason(), CoolingReason::Quota | CoolingReason::Payment) {
+            let message = format!("The Qwen account \"{}\" can be asked again.", account.label);
+            self.tell(EventKind::Ready, account, &message, None);
+        }
+        if was_cooling || record.rejected_at().is_some() || record.last_error().is_some() {
+            let id = account.id.clone();
+            self.note(move |registry| registry.mark_recovered(&id)).await;
+        }
+        let before = self.moved_on_to(account, first_asked).filter(|before| *before != account.id);
+        if let Some(before) = before.filter(|_| self.settings.rotation != Rotation::RoundRobin) {
+            let mut message = format!("Requests go to the Qwen account \"{}\" now.", account.label);
+            if is_last {
+                message.push_str(" It is the last one that is ready.");
+            }
+            self.tell_of_switch(account, Some(before), message);
+        }
+    }
+
+    /// Tells of an account that costs more than the user's choice, before it is asked.
+    pub(super) fn tell_of_paid_fallback(&self, account: &Account, first_asked: Option<&Account>) {
+        let before = self.moved_on_to(account, first_asked);
+        if before.as_ref() != Some(&account.id) {
+            let message = format!(
+                "Requests go to the Qwen account \"{}\" now, which is {}: the cheaper ones can't answer.",
+                account.label,
+                account.kind.price().describe()
+            );
+            self.tell_of_switch(account, before, message);
+        }
+    }
+
+    fn tell_of_switch(&self, account: &Account, from_account_id: Option<String>, message: String) {
+        let event =
+            Event::of_account(EventKind::Switched, self.now_ms(), &account.id, &account.label, message);
+        self.emit(Event { from_account_id, ..event });
+    }
+
+    /// Remembers the account that requests go to. Returns the id of the one before: the last that answered, or the first
+    /// that was asked in this call.
+    fn moved_on_to(&self, account: &Account, first_asked: Option<&Account>) -> Option<String> {
+        let before =
+            self.last_used.lock().unwrap_or_else(PoisonError::into_inner).replace(account.id.clone());
+        before.or_else(|| first_asked.map(|first| first.id.clone()))
+    }
+
+    /// Tells of an account.
+    pub(super) fn tell(&self, kind: EventKind, account: &Account, message: &str, code: Option<Code>) {
+        let event = Event::of_account(kind, self.now_ms(), &account.id, &account.label, message.to_owned());
+        self.emit(Event { code, ..event });
+    }
+
+    /// Tells the listener.
+    pub(super) fn emit(&self, event: Event) {
+        self.journal.events.emit(event);
+    }
+
+    /// The time in epoch milliseconds.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.journal.clock.now_ms()
+    }
+
+    /// The ids of this request: the host's own session where it names one.
+    fn ids(&self, headers: &HeaderMap) -> Ids {
+        let named = headers.get(CONVERSATION_HEADER).and_then(|value| value.to_str().ok());
+        let session_id = named.unwrap_or(&self.session_id).to_owned();
+        let count = self.prompts.fetch_add(1, Ordering::Relaxed);
+        Ids { prompt_id: format!("{session_id}########{count}"), session_id }
+    }
+}

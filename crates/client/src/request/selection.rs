@@ -1,0 +1,602 @@
+//! Which accounts a request is sent with, in what order, and what is tried when none of them can answer. Pure.
+
+use std::collections::VecDeque;
+
+use qwen_accounts::{Account, Availability, Cooldown, CoolingReason, Kind, Record, Serving};
+use qwen_base::Price;
+
+use crate::config::Rotation;
+
+/// An account, and all that decides if a request is sent with it.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    /// The account.
+    pub account: &'a Account,
+    /// The account as the store holds it.
+    pub record: &'a Record,
+    /// The cost of its requests.
+    pub price: Price,
+    /// Tells if it can be asked now.
+    pub availability: Availability,
+    /// Tells if it serves the request's model.
+    pub serving: Serving,
+    /// True for the user's choice.
+    pub is_active: bool,
+}
+
+/// The circumstances of a call.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation {
+    /// How requests are spread.
+    pub rotation: Rotation,
+    /// Counts this process's requests.
+    pub turn: usize,
+    /// Tells processes apart.
+    pub process: usize,
+    /// True where accounts may be asked that cost more than the user's choice.
+    pub allow_paid_fallback: bool,
+    /// True where a degraded payload may be tried.
+    pub may_degrade: bool,
+    /// True where the qwen CLI may be asked.
+    pub may_fall_back: bool,
+    /// The time in epoch milliseconds.
+    pub now_ms: u64,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy)]
+pub enum Step<'a> {
+    /// Send the payload with this account.
+    Ask(&'a Candidate<'a>),
+    /// Send a degraded payload with this account, whose quota is used up.
+    Degrade(&'a Candidate<'a>),
+    /// Ask the qwen CLI.
+    FallBack,
+    /// Say that no account can be asked for now.
+    GiveUp,
+    /// Pass on the answer of the last account.
+    PassOn,
+}
+
+/// The end of a step that did not end the call.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// The account is left alone for a time.
+    Cooling(Cooldown),
+    /// The account can't answer this request.
+    Unusable,
+    /// The degraded payload, or the CLI, brought no answer.
+    Failed,
+}
+
+/// The accounts of one call, and how far it has come with them.
+#[derive(Debug)]
+pub struct Selection<'a> {
+    /// The accounts that the request may be sent with.
+    allowed: Vec<&'a Candidate<'a>>,
+    too_expensive: Vec<&'a Candidate<'a>>,
+    price_limit: Price,
+    queue: VecDeque<&'a Candidate<'a>>,
+    current: Option<&'a Candidate<'a>>,
+    cooling: Vec<(&'a Candidate<'a>, Cooldown)>,
+    may_degrade: bool,
+    may_fall_back: bool,
+    found_none_ready: bool,
+}
+
+impl<'a> Selection<'a> {
+    /// Chooses among the candidates, which are in the store's order.
+    #[must_use]
+    pub fn new(candidates: &'a [Candidate<'a>], situation: &Situation) -> Self {
+        let active = candidates.iter().position(|candidate| candidate.is_active);
+        let serving = serving(candidates, active.unwrap_or(0));
+        let chosen = active.map_or(Price::Free, |active| candidates[active].price);
+        let best = serving.iter().filter(|candidate| candidate.serving == serving[0].serving);
+        let cheapest = best.map(|candidate| candidate.price).min().unwrap_or(Price::Free);
+        // A model that only a subscription serves is a choice of that. It is never a choice of a metered key.
+        let price_limit = chosen.max(cheapest.min(Price::Subscription));
+        let (mut allowed, too_expensive): (Vec<&Candidate>, _) = serving
+            .into_iter()
+            .partition(|candidate| situation.allow_paid_fallback || candidate.price <= price_limit);
+        let likely = allowed.partition_point(|candidate| candidate.serving < Serving::Unlikely);
+        if likely > 0 {
+            allowed.truncate(likely);
+        }
+        let cooling = allowed.iter().filter_map(|candidate| {
+            let is_cooling = matches!(candidate.availability, Availability::Cooling(_));
+            let cooldown = candidate.record.cooldown(situation.now_ms).filter(|_| is_cooling)?;
+            Some((*candidate, cooldown))
+        });
+        let cooling: Vec<_> = cooling.collect();
+        let with = |availability| -> VecDeque<_> {
+            allowed.iter().copied().filter(|candidate| candidate.availability == availability).collect()
+        };
+        let mut queue = with(Availability::Ready);
+        let found_none_ready = queue.is_empty();
+        rotate(queue.make_contiguous(), situation);
+        if queue.is_empty() {
+            // Nothing else is left, so an account that was refused a moment ago gets another chance.
+            queue = with(Availability::Rejected);
+        }
+        if queue.is_empty() && cooling.is_empty() {
+            // The first account's own error says what is wrong.
+            queue.extend(allowed.first());
+        }
+        Self {
+            allowed,
+            too_expensive,
+            price_limit,
+            queue,
+            current: None,
+            cooling,
+            may_degrade: situation.may_degrade,
+            may_fall_back: situation.may_fall_back,
+            found_none_ready,
+        }
+    }
+
+    /// The first step.
+    #[must_use]
+    pub fn begin(&mut self) -> Step<'a> {
+        self.next_account().unwrap_or_else(|| self.without_account())
+    }
+
+    /// The step after one that ended so.
+    #[must_use]
+    pub fn after(&mut self, outcome: Outcome) -> Step<'a> {
+        let mut passes_by_itself = false;
+        match (outcome, self.current) {
+            (Outcome::Failed, _) => return self.without_account(),
+            (Outcome::Cooling(cooldown), Some(current)) => {
+                // A rate limit passes: the caller waits as the server says.
+                passes_by_itself =
+                    matches!(cooldown.reason, CoolingReason::RateLimit | CoolingReason::TokenLimit);
+                self.cooling.push((current, cooldown));
+            }
+            _ => {}
+        }
+        let can_wait = self.cooling.iter().any(|(_, cooldown)| cooldown.reason != CoolingReason::Payment);
+        self.next_account().unwrap_or_else(|| {
+            if can_wait && !passes_by_itself { self.without_account() } else { Step::PassOn }
+        })
+    }
+
+    /// The accounts that the request may be sent with; none where no account serves it at the price.
+    #[must_use]
+    pub fn allowed(&self) -> &[&'a Candidate<'a>] {
+        &self.allowed
+    }
+
+    /// The accounts that would serve the request too, and cost more than the user has agreed to.
+    #[must_use]
+    pub fn too_expensive(&self) -> &[&'a Candidate<'a>] {
+        &self.too_expensive
+    }
+
+    /// The price limit. Accounts above it count as paid fallback.
+    #[must_use]
+    pub const fn price_limit(&self) -> Price {
+        self.price_limit
+    }
+
+    /// The number of accounts that are still to be asked.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// The account that is still to be asked, where it is the only one.
+    #[must_use]
+    pub fn last(&self) -> Option<&'a Candidate<'a>> {
+        self.queue.front().copied().filter(|_| self.queue.len() == 1)
+    }
+
+    /// True where no account was ready when the call began.
+    #[must_use]
+    pub const fn found_none_ready(&self) -> bool {
+        self.found_none_ready
+    }
+
+    /// The accounts that are left alone for a time.
+    #[must_use]
+    pub fn cooling(&self) -> &[(&'a Candidate<'a>, Cooldown)] {
+        &self.cooling
+    }
+
+    fn next_account(&mut self) -> Option<Step<'a>> {
+        self.current = self.queue.pop_front();
+        self.current.map(Step::Ask)
+    }
+
+    /// Tries each other way once. A key's spent window or limit refuses a smaller request too, so that only a login is
+    /// asked for one.
+    fn without_account(&mut self) -> Step<'a> {
+        let is_degradable = |(candidate, cooldown): &&(&Candidate, Cooldown)| {
+            candidate.account.kind == Kind::OAuth && cooldown.reason == CoolingReason::Quota
+        };
+        let free_first = self.cooling.iter().filter(is_degradable).min_by_key(|(_, cooldown)| cooldown.until);
+        if std::mem::take(&mut self.may_degrade)
+            && let Some((candidate, _)) = free_first
+        {
+            return Step::Degrade(candidate);
+        }
+        if std::mem::take(&mut self.may_fall_back) { Step::FallBack } else { Step::GiveUp }
+    }
+}
+
+/// The candidates that may serve the request, best first: by what is known of the model, the user's choice, the price,
+/// and the store's order from the user's choice on.
+fn serving<'a>(candidates: &'a [Candidate<'a>], active: usize) -> Vec<&'a Candidate<'a>> {
+    let (before, from_active) = candidates.split_at(active.min(candidates.len()));
+    let is_key = |candidate: &Candidate| candidate.account.kind != Kind::OAuth;
+    let may_serve = |candidate: &Candidate| match candidate.serving {
+        Serving::Yes => true,
+        Serving::Maybe => is_key(candidate),
+        Serving::Unlikely | Serving::No => false,
+    };
+    let (others_may, has_key) = (candidates.iter().any(may_serve), candidates.iter().any(is_key));
+    let works = |candidate: &Candidate| {
+        matches!(candidate.availability, Availability::Ready | Availability::Cooling(_))
+    };
+    // A login is asked for a model that is not known to be its own only where no other account may have it, and beside
+    // keys only if it works.
+    let is_wanted = |candidate: &&Candidate| match candidate.serving {
+        Serving::Yes | Serving::Unlikely => true,
+        Serving::Maybe => is_key(candidate) || (!others_may && (works(candidate) || !has_key)),
+        Serving::No => false,
+    };
+    let mut found: Vec<_> = from_active.iter().chain(before).filter(is_wanted).collect();
+    found.sort_by_key(|candidate| (candidate.serving, !candidate.is_active, candidate.price));
+    found
+}
+
+/// Gives the turns of a rotation to the accounts that cost the least; the others keep their order.
+fn rotate(ready: &mut [&Candidate], situation: &Situation) {
+    let turn = match situation.rotation {
+        Rotation::Sequential => return,
+        Rotation::RoundRobin => situation.turn,
+        Rotation::Hybrid => situation.process,
+    };
+    let rank = |candidate: &Candidate| (candidate.serving, candidate.price);
+    ready.sort_by_key(|candidate| rank(candidate));
+    let cheapest = ready.iter().take_while(|candidate| rank(candidate) == rank(ready[0])).count();
+    if cheapest > 0 {
+        ready[..cheapest].rotate_left(turn % cheapest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use qwen_accounts::{Cooldown, availability};
+    use qwen_base::KeyPlan;
+    use qwen_base::Secret;
+
+    use super::*;
+
+    fn token(name: &str, expires_at: u64) -> qwen_accounts::Token {
+        qwen_accounts::Token {
+            access_token: Secret::new(format!("access-{name}")),
+            refresh_token: Some(Secret::new(format!("refresh-{name}"))),
+            token_type: "Bearer".into(),
+            resource_url: Some("portal.qwen.ai".into()),
+            scope: None,
+            expires_at,
+        }
+    }
+
+    const NOW: u64 = 1_000_000;
+    const LOGIN: Kind = Kind::OAuth;
+    const PLAN: Kind = Kind::Key(Some(KeyPlan::CodingPlan));
+    const METERED: Kind = Kind::Key(Some(KeyPlan::DashScope));
+
+    /// An account that answers, is refused, or is left alone.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum State {
+        Ready,
+        Rejected,
+        Dead,
+        Cooling(u64, CoolingReason),
+    }
+    use State::{Dead, Ready, Rejected};
+
+    struct Scene(Vec<(Account, Record, Kind, Serving)>);
+
+    impl Scene {
+        fn new(all: &[(Kind, State, Serving)]) -> Self {
+            let account = |(at, (kind, state, serving)): (usize, &(Kind, State, Serving))| {
+                let id = at.to_string();
+                let mut record = Record::new(&id, None, &token(&id, NOW + 60_000), 1);
+                match state {
+                    Ready => {}
+                    Rejected => record.set_rejected(Some((&token(&id, 0).access_token, NOW))),
+                    Dead => record = Record::new(&id, None, &token(&id, 0), 1),
+                    State::Cooling(until, reason) => record.start_cooling(&cooldown(*until, *reason), NOW),
+                }
+                if *state == Dead {
+                    record.set_superseded(true);
+                }
+                let account = Account { label: id.clone(), id, kind: *kind, path: "f".into(), binding: None };
+                (account, record, *kind, *serving)
+            };
+            Self(all.iter().enumerate().map(account).collect())
+        }
+
+        fn logins(states: &[State]) -> Self {
+            Self::new(&states.iter().map(|state| (LOGIN, *state, Serving::Yes)).collect::<Vec<_>>())
+        }
+
+        fn candidates(&self, active: usize) -> Vec<Candidate<'_>> {
+            self.0
+                .iter()
+                .enumerate()
+                .map(|(at, (account, record, kind, serving))| Candidate {
+                    account,
+                    record,
+                    price: kind.price(),
+                    availability: availability(record, NOW),
+                    serving: *serving,
+                    is_active: at == active,
+                })
+                .collect()
+        }
+    }
+
+    fn cooldown(until: u64, reason: CoolingReason) -> Cooldown {
+        Cooldown { until, reason, code: String::new(), window: None }
+    }
+
+    fn spent(until: u64) -> Outcome {
+        Outcome::Cooling(cooldown(until, CoolingReason::Quota))
+    }
+
+    fn limited(until: u64) -> Outcome {
+        Outcome::Cooling(cooldown(until, CoolingReason::RateLimit))
+    }
+
+    const SITUATION: Situation = Situation {
+        rotation: Rotation::Sequential,
+        turn: 0,
+        process: 0,
+        allow_paid_fallback: false,
+        may_degrade: true,
+        may_fall_back: true,
+        now_ms: NOW,
+    };
+
+    fn name(step: Step) -> String {
+        match step {
+            Step::Ask(candidate) => format!("ask {}", candidate.account.id),
+            Step::Degrade(candidate) => format!("degrade {}", candidate.account.id),
+            Step::FallBack => "fall back".to_owned(),
+            Step::GiveUp => "give up".to_owned(),
+            Step::PassOn => "pass on".to_owned(),
+        }
+    }
+
+    /// The steps of a call whose steps end so.
+    fn course(scene: &Scene, active: usize, situation: &Situation, outcomes: &[Outcome]) -> Vec<String> {
+        let candidates = scene.candidates(active);
+        let mut selection = Selection::new(&candidates, situation);
+        let first = name(selection.begin());
+        let rest = outcomes.iter().map(|outcome| name(selection.after(outcome.clone())));
+        std::iter::once(first).chain(rest).collect()
+    }
+
+    fn asked(scene: &Scene, active: usize, situation: &Situation) -> String {
+        let steps = course(scene, active, situation, &vec![Outcome::Unusable; 9]);
+        steps.iter().filter_map(|step| step.strip_prefix("ask ")).collect()
+    }
+
+    #[test]
+    fn every_ready_account_once_then_degraded_then_the_cli_then_the_end() {
+        let scene = Scene::logins(&[Ready, Dead, Ready, State::Cooling(NOW + 300, CoolingReason::Quota)]);
+        let steps = course(
+            &scene,
+            0,
+            &SITUATION,
+            &[spent(NOW + 900), spent(NOW + 100), Outcome::Failed, Outcome::Failed],
+        );
+        assert_eq!(steps, ["ask 0", "ask 2", "degrade 2", "fall back", "give up"]);
+    }
+
+    #[test]
+    fn while_all_are_cooling_no_full_payload_is_sent() {
+        let quota = |until| State::Cooling(until, CoolingReason::Quota);
+        let scene = Scene::logins(&[quota(NOW + 900), quota(NOW + 100)]);
+        assert_eq!(course(&scene, 0, &SITUATION, &[]), ["degrade 1"]);
+        let without = Situation { may_degrade: false, ..SITUATION };
+        assert_eq!(course(&scene, 0, &without, &[]), ["fall back"]);
+        assert_eq!(course(&scene, 0, &Situation { may_fall_back: false, ..without }, &[]), ["give up"]);
+    }
+
+    #[test]
+    fn a_smaller_request_goes_to_a_login_whose_quota_is_used_up() {
+        for (kind, outcome, next) in [
+            (LOGIN, spent(NOW + 9), "degrade 0"),
+            (PLAN, spent(NOW + 9), "fall back"),
+            (LOGIN, limited(NOW + 9), "pass on"),
+            (PLAN, limited(NOW + 9), "pass on"),
+        ] {
+            let scene = Scene::new(&[(kind, Ready, Serving::Yes)]);
+            assert_eq!(course(&scene, 0, &SITUATION, &[outcome])[1], next);
+        }
+    }
+
+    #[test]
+    fn the_last_answer_is_passed_on_where_no_wait_helps() {
+        let unpaid = Outcome::Cooling(cooldown(NOW + 900, CoolingReason::Payment));
+        let both = Scene::logins(&[Ready, Ready]);
+        for (first, second, last) in [
+            (limited(NOW + 200), limited(NOW + 200), "pass on"),
+            (unpaid.clone(), unpaid.clone(), "pass on"),
+            (Outcome::Unusable, unpaid.clone(), "pass on"),
+            (spent(NOW + 200), unpaid, "degrade 0"),
+            (spent(NOW + 200), Outcome::Unusable, "degrade 0"),
+            (limited(NOW + 200), Outcome::Unusable, "fall back"),
+        ] {
+            assert_eq!(course(&both, 0, &SITUATION, &[first, second]), ["ask 0", "ask 1", last]);
+        }
+    }
+
+    #[test]
+    fn a_refused_account_is_asked_only_if_nothing_is_ready() {
+        assert_eq!(asked(&Scene::logins(&[Rejected, Ready]), 0, &SITUATION), "1");
+        assert_eq!(asked(&Scene::logins(&[Rejected, Dead]), 0, &SITUATION), "0");
+        assert_eq!(asked(&Scene::logins(&[Dead, Dead]), 1, &SITUATION), "1");
+    }
+
+    #[test]
+    fn the_users_choice_first_and_then_what_costs_the_least() {
+        let all = [(PLAN, Ready), (METERED, Ready), (LOGIN, Ready), (PLAN, Ready)];
+        let scene = Scene::new(&all.map(|(kind, state)| (kind, state, Serving::Yes)));
+        let free = Situation { allow_paid_fallback: true, ..SITUATION };
+        assert_eq!(asked(&scene, 1, &free), "1230");
+        assert_eq!(asked(&scene, 0, &free), "0231");
+        assert_eq!((asked(&scene, 0, &SITUATION), asked(&scene, 2, &SITUATION)), ("023".into(), "2".into()));
+        let turns = |turn| Situation { rotation: Rotation::RoundRobin, turn, ..free };
+        assert_eq!(
+            (asked(&scene, 0, &turns(0)), asked(&scene, 0, &turns(1))),
+            ("2031".into(), "2031".into())
+        );
+        let scene = Scene::new(&[
+            (PLAN, Ready, Serving::Yes),
+            (LOGIN, Dead, Serving::Yes),
+            (PLAN, Ready, Serving::Yes),
+        ]);
+        assert_eq!((asked(&scene, 0, &turns(0)), asked(&scene, 0, &turns(1))), ("02".into(), "20".into()));
+    }
+
+    #[test]
+    fn accounts_that_have_the_model_come_before_those_that_may() {
+        use Serving::{Maybe, No, Unlikely, Yes};
+        for (servings, active, expected) in [
+            // A login, two keys of a plan, and a metered key.
+            ([Maybe, Yes, Maybe, Yes], 0, "12"),
+            ([Maybe, Maybe, Yes, No], 0, "21"),
+            ([Maybe, No, No, No], 0, "0"),
+            ([No, No, No, Yes], 0, ""),
+            ([No, No, No, Yes], 3, "3"),
+            ([No, Unlikely, Maybe, No], 1, "2"),
+            ([No, Unlikely, No, Yes], 0, "1"),
+            ([No, Unlikely, Unlikely, No], 2, "21"),
+            ([Yes, Yes, Yes, Yes], 0, "0"),
+        ] {
+            let kinds = [LOGIN, PLAN, PLAN, METERED];
+            let all: Vec<_> =
+                kinds.into_iter().zip(servings).map(|(kind, serving)| (kind, Ready, serving)).collect();
+            assert_eq!(asked(&Scene::new(&all), active, &SITUATION), expected, "{servings:?}");
+        }
+    }
+
+    #[test]
+    fn a_login_that_does_not_work_is_asked_for_no_model_of_a_plan() {
+        for state in [Rejected, Dead] {
+            let login = (LOGIN, state, Serving::Maybe);
+            for key in [(PLAN, Ready, Serving::Unlikely), (PLAN, Rejected, Serving::Yes)] {
+                assert_eq!(asked(&Scene::new(&[login, key]), 0, &SITUATION), "1");
+            }
+            assert_eq!(asked(&Scene::new(&[login, (PLAN, Ready, Serving::No)]), 0, &SITUATION), "");
+            // Its own error says what is wrong where there is nothing else.
+            assert_eq!(asked(&Scene::new(&[login]), 0, &SITUATION), "0");
+        }
+    }
+
+    fn any_state() -> impl Strategy<Value = State> {
+        let reason = proptest::sample::select(&CoolingReason::ALL[..]);
+        prop_oneof![
+            3 => Just(Ready),
+            1 => Just(Rejected),
+            1 => Just(Dead),
+            2 => (NOW + 1..NOW * 2, reason).prop_map(|(until, reason)| State::Cooling(until, reason)),
+        ]
+    }
+
+    fn any_candidate() -> impl Strategy<Value = (Kind, State, Serving)> {
+        let kind = prop_oneof![Just(LOGIN), Just(PLAN), Just(METERED), Just(Kind::Key(None))];
+        let serving = prop_oneof![4 => Just(Serving::Yes), 1 => Just(Serving::Maybe), 1 => Just(Serving::Unlikely), 1 => Just(Serving::No)];
+        (kind, any_state(), serving)
+    }
+
+    fn any_outcome() -> impl Strategy<Value = Outcome> {
+        let reason = proptest::sample::select(&CoolingReason::ALL[..]);
+        prop_oneof![
+            (NOW + 1..NOW * 2, reason).prop_map(|(until, reason)| Outcome::Cooling(cooldown(until, reason))),
+            Just(Outcome::Unusable),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn each_account_is_asked_once_at_its_price_and_the_call_ends(
+            all in proptest::collection::vec(any_candidate(), 0..7),
+            outcomes in proptest::collection::vec(any_outcome(), 20),
+            active in 0_usize..8, turn in any::<usize>(), rotation in 0_usize..3,
+            [may_degrade, may_fall_back, allow_paid_fallback] in any::<[bool; 3]>(),
+        ) {
+            let rotation = [Rotation::Sequential, Rotation::RoundRobin, Rotation::Hybrid][rotation];
+            let situation =
+                Situation { rotation, turn, process: turn, allow_paid_fallback, may_degrade, may_fall_back, ..SITUATION };
+            let scene = Scene::new(&all);
+            let candidates = scene.candidates(active);
+            let mut selection = Selection::new(&candidates, &situation);
+            let is_empty = selection.allowed().is_empty() && selection.too_expensive().is_empty();
+            prop_assert!(is_empty || all.iter().any(|(_, _, serving)| *serving != Serving::No));
+            // A login that does not work may serve nothing beside a key.
+            let serves_nothing = |(kind, _, serving): &(Kind, State, Serving)| {
+                *serving == Serving::No || *kind == LOGIN && *serving == Serving::Maybe
+            };
+            let may_be_empty = all.iter().all(serves_nothing);
+            prop_assert!(!is_empty || may_be_empty);
+            let limit = selection.price_limit();
+            let chosen = all.get(active).map_or(Price::Free, |(kind, _, _)| kind.price());
+            prop_assert!(limit < Price::Metered || chosen == Price::Metered);
+            let ready: Vec<_> = selection.allowed().iter().filter(|candidate| candidate.availability == Availability::Ready).map(|candidate| candidate.account.id.clone()).collect();
+            let mut step = selection.begin();
+            let mut asked = Vec::new();
+            let (mut degraded, mut fell_back, mut is_over) = (0, 0, false);
+            for outcome in outcomes {
+                step = match step {
+                    Step::Ask(candidate) => {
+                        prop_assert_eq!(degraded + fell_back, 0);
+                        prop_assert!(allow_paid_fallback || candidate.price <= limit);
+                        prop_assert!(candidate.serving != Serving::No);
+                        prop_assert!(!matches!(candidate.availability, Availability::Cooling(_)));
+                        asked.push(candidate.account.id.clone());
+                        selection.after(outcome)
+                    }
+                    Step::Degrade(candidate) => {
+                        prop_assert_eq!(candidate.account.kind, LOGIN);
+                        degraded += 1;
+                        selection.after(Outcome::Failed)
+                    }
+                    Step::FallBack => { fell_back += 1; selection.after(Outcome::Failed) }
+                    Step::GiveUp | Step::PassOn => { is_over = true; break; }
+                };
+            }
+            prop_assert!(is_over);
+            let mut sorted = asked.clone();
+            sorted.sort();
+            sorted.dedup();
+            prop_assert_eq!(sorted.len(), asked.len());
+            if !ready.is_empty() {
+                let mut ready = ready;
+                ready.sort();
+                prop_assert_eq!(sorted, ready);
+            }
+            prop_assert!(degraded <= usize::from(may_degrade) && fell_back <= usize::from(may_fall_back));
+        }
+
+        #[test]
+        fn turns_are_fair(count in 1_usize..7, rounds in 1_usize..5) {
+            let scene = Scene::logins(&vec![Ready; count]);
+            let mut times = vec![0; count];
+            for turn in 0..count * rounds {
+                let situation = Situation { rotation: Rotation::RoundRobin, turn, ..SITUATION };
+                let first: usize = asked(&scene, 0, &situation)[..1].parse().unwrap();
+                times[first] += 1;
+            }
+            prop_assert!(times.iter().all(|times| *times == rounds));
+        }
+    }
+}

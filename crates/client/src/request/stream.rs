@@ -1,0 +1,351 @@
+//! A bounded queue between the network and a reader that may be slow.
+//!
+//! One task per answer fills it and stops reading from the network when it is full, so that memory stays bounded and
+//! the server feels the reader's pace. Cancelling drops the connection at once.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use bytes::{Bytes, BytesMut};
+use qwen_base::Error;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use super::answer::Body;
+
+/// The network is not read while so much of a stream waits for its reader: all of it where there are few streams, the least
+/// where there are a thousand. What the HTTP library has read ahead comes on top.
+const MAX_CAPACITY: usize = 512 * 1024;
+const MIN_CAPACITY: usize = 32 * 1024;
+/// What waits for the readers of all streams together, as far as the least of each allows.
+const TOTAL_CAPACITY: usize = 64 * 1024 * 1024;
+/// The most that one read gives.
+const MAX_READ: usize = 128 * 1024;
+/// A body that is here to its end with the head is given whole up to this size.
+const MAX_WHOLE: usize = 64 * 1024;
+
+/// What a read found.
+#[derive(Debug)]
+pub enum Read {
+    /// Bytes, never empty.
+    Data(Bytes),
+    /// Nothing yet: the queue calls its waker once there is.
+    Pending,
+    /// The end.
+    End,
+    /// The answer broke off.
+    Failed(Error),
+}
+
+/// What an answer's body is when its head is here.
+#[derive(Debug)]
+pub enum Received {
+    /// All of it came with the head.
+    Whole(Bytes),
+    /// The rest is still to come.
+    Stream(Stream),
+}
+
+/// The reader's end of an answer's body. Dropping it cancels the answer.
+pub struct Stream {
+    queue: Arc<Queue>,
+    /// `None` where all has been read.
+    pump: Option<AbortHandle>,
+}
+
+/// The streams that share the memory for what waits to be read. Each has a clone.
+#[derive(Debug, Clone, Default)]
+pub struct Streams(Arc<()>);
+
+impl Streams {
+    /// Whether there are so many that each has less than it could use.
+    fn are_crowded(&self) -> bool {
+        self.capacity() < MAX_CAPACITY
+    }
+
+    fn capacity(&self) -> usize {
+        // The first one belongs to whoever makes streams.
+        let share = TOTAL_CAPACITY / (Arc::strong_count(&self.0) - 1).max(1);
+        share.clamp(MIN_CAPACITY, MAX_CAPACITY)
+    }
+}
+
+struct Queue {
+    state: Mutex<State>,
+    room: Notify,
+    waker: Box<dyn Fn() + Send + Sync>,
+    streams: Streams,
+}
+
+#[derive(Default)]
+struct State {
+    chunks: VecDeque<Bytes>,
+    size: usize,
+    end: Option<Result<(), Error>>,
+    reader_waits: bool,
+}
+
+impl State {
+    fn take(&mut self, next: Result<Option<Bytes>, Error>) {
+        match next {
+            Ok(Some(chunk)) if chunk.is_empty() => {}
+            Ok(Some(chunk)) => {
+                self.size += chunk.len();
+                self.chunks.push_back(chunk);
+            }
+            Ok(None) => self.end = Some(Ok(())),
+            Err(error) => self.end = Some(Err(error)),
+        }
+    }
+
+    /// Takes what need not be waited for. A connection hands over one piece at a time, so it gets a turn in between.
+    async fn take_what_is_here(&mut self, body: &mut Body) {
+        let mut had_turn = false;
+        while self.end.is_none() && self.size < MAX_WHOLE {
+            match body.next_if_here() {
+                Some(next) => {
+                    self.take(next);
+                    had_turn = false;
+                }
+                None if had_turn => return,
+                None => {
+                    turn().await;
+                    had_turn = true;
+                }
+            }
+        }
+    }
+
+    /// Whether all of a small body is here.
+    fn is_whole(&self) -> bool {
+        self.size <= MAX_WHOLE && matches!(self.end, Some(Ok(())))
+    }
+
+    /// As [`take_what_is_here`](Self::take_what_is_here), and lets go of the HTTP library's buffers where that matters: for
+    /// the next answer of the connection, or among many streams.
+    async fn gather(&mut self, body: &mut Body, streams: &Streams) {
+        self.take_what_is_here(body).await;
+        if self.is_whole() || streams.are_crowded() {
+            self.compact();
+        }
+    }
+
+    /// Copies all chunks into one. One of the HTTP library's, however small, keeps a buffer of up to 400 KB alive.
+    fn compact(&mut self) {
+        let mut compact = BytesMut::with_capacity(self.size);
+        for chunk in self.chunks.drain(..) {
+            compact.extend_from_slice(&chunk);
+        }
+        self.chunks.extend((!compact.is_empty()).then(|| compact.freeze()));
+    }
+
+    fn append(&mut self, mut news: Self) {
+        self.size += news.size;
+        self.chunks.append(&mut news.chunks);
+        self.end = news.end;
+    }
+}
+
+/// Lets the tasks that are ready run first. Unlike tokio's own `yield_now` it does not ask the system for news.
+pub(crate) async fn turn() {
+    let mut had_turn = false;
+    poll_fn(|context| {
+        if had_turn {
+            return Poll::Ready(());
+        }
+        had_turn = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let wake = {
+            let mut state = self.lock();
+            change(&mut state);
+            std::mem::take(&mut state.reader_waits)
+        };
+        if wake {
+            (self.waker)();
+        }
+    }
+
+    async fn fill(&self, mut body: Body) {
+        loop {
+            let room = self.room.notified();
+            if self.lock().size >= self.streams.capacity() {
+                room.await;
+                continue;
+            }
+            let mut news = State::default();
+            news.take(body.next().await);
+            news.gather(&mut body, &self.streams).await;
+            let is_end = news.end.is_some();
+            if is_end || news.size > 0 {
+                self.change(|state| state.append(news));
+            }
+            if is_end {
+                return;
+            }
+        }
+    }
+}
+
+/// Starts reading. `waker` is called, from another thread, after a read that found nothing, once there is something.
+pub async fn receive(mut body: Body, streams: Streams, waker: impl Fn() + Send + Sync + 'static) -> Received {
+    let mut state = State::default();
+    state.gather(&mut body, &streams).await;
+    if state.is_whole() {
+        return Received::Whole(state.chunks.pop_front().unwrap_or_default());
+    }
+    let is_over = state.end.is_some();
+    let queue =
+        Arc::new(Queue { state: Mutex::new(state), room: Notify::new(), waker: Box::new(waker), streams });
+    let filling = Arc::clone(&queue);
+    let pump = (!is_over).then(|| tokio::spawn(async move { filling.fill(body).await }).abort_handle());
+    Received::Stream(Stream { queue, pump })
+}
+
+impl Stream {
+    /// Takes what is there. Never blocks.
+    #[must_use]
+    pub fn read(&self) -> Read {
+        let mut state = self.queue.lock();
+        let Some(first) = state.chunks.pop_front() else {
+            return match &state.end {
+                Some(Ok(())) => Read::End,
+                Some(Err(error)) => Read::Failed(error.clone()),
+                None => {
+                    state.reader_waits = true;
+                    Read::Pending
+                }
+            };
+        };
+        let data = take(&mut state, first);
+        state.size -= data.len();
+        let has_room = state.size < self.queue.streams.capacity();
+        drop(state);
+        if has_room {
+            self.queue.room.notify_one();
+        }
+        Read::Data(data)
+    }
+}
+
+/// Joins waiting chunks, since each crossing to the reader costs more than a copy of a small one.
+fn take(state: &mut State, first: Bytes) -> Bytes {
+    if first.len() > MAX_READ {
+        let mut first = first;
+        let rest = first.split_off(MAX_READ);
+        state.chunks.push_front(rest);
+        return first;
+    }
+    let fits = |length: usize, next: Option<&Bytes>| next.is_some_and(|next| length + next.len() <= MAX_READ);
+    if !fits(first.len(), state.chunks.front()) {
+        return first;
+    }
+    let mut joined = BytesMut::from(first.as_ref());
+    while fits(joined.len(), state.chunks.front()) {
+        let Some(next) = state.chunks.pop_front() else { break };
+        joined.extend_from_slice(&next);
+    }
+    joined.freeze()
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(pump) = &self.pump {
+            pump.abort();
+        }
+    }
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stream")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn everything_arrives_in_order_and_a_reader_is_woken_once_per_wait() {
+        let (wake, mut woken) = tokio::sync::mpsc::unbounded_channel();
+        let bytes = Bytes::from((0..1_000_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>());
+        let body = Body::from_bytes(bytes.clone());
+        let received = receive(body, Streams::default(), move || wake.send(()).unwrap()).await;
+        let Received::Stream(stream) = received else { panic!("{received:?}") };
+        let mut received = Vec::new();
+        loop {
+            match stream.read() {
+                Read::Data(data) => {
+                    assert!(!data.is_empty() && data.len() <= MAX_READ);
+                    received.extend_from_slice(&data);
+                }
+                Read::Pending => woken.recv().await.unwrap(),
+                Read::End => break,
+                Read::Failed(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(received, bytes);
+        assert!(woken.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_small_body_that_is_here_is_given_whole() {
+        for text in ["", "all of it"] {
+            let body = Body::from_bytes(Bytes::from_static(text.as_bytes()));
+            let received = receive(body, Streams::default(), || {}).await;
+            assert!(matches!(received, Received::Whole(bytes) if bytes == text));
+        }
+    }
+
+    #[test]
+    fn many_streams_share_what_few_have_for_themselves() {
+        let streams = Streams::default();
+        let few = vec![streams.clone(); 128];
+        assert_eq!(streams.capacity(), MAX_CAPACITY);
+        let many = vec![streams.clone(); 896];
+        assert_eq!(streams.capacity(), TOTAL_CAPACITY / 1024);
+        let most = vec![streams.clone(); 9_000];
+        assert_eq!(streams.capacity(), MIN_CAPACITY);
+        drop((few, many, most));
+        assert_eq!((streams.capacity(), Arc::strong_count(&streams.0)), (MAX_CAPACITY, 1));
+    }
+
+    #[test]
+    fn what_is_compact_is_one_chunk_or_none() {
+        let mut state = State::default();
+        state.compact();
+        assert!(state.chunks.is_empty());
+        for chunk in ["a", "", "bc"] {
+            state.take(Ok(Some(Bytes::from_static(chunk.as_bytes()))));
+        }
+        state.compact();
+        assert_eq!((state.chunks, state.size), (VecDeque::from([Bytes::from_static(b"abc")]), 3));
+    }
+
+    #[test]
+    fn small_chunks_are_joined_and_large_ones_split() {
+        let mut state = State::default();
+        state.chunks.extend([
+            Bytes::from_static(b"b"),
+            Bytes::from_static(b"c"),
+            Bytes::from(vec![0; MAX_READ]),
+        ]);
+        assert_eq!(take(&mut state, Bytes::from_static(b"a")).as_ref(), b"abc");
+        assert_eq!(state.chunks.len(), 1);
+        let large = take(&mut state, Bytes::from(vec![1; MAX_READ + 1]));
+        assert_eq!((large.len(), state.chunks[0].len()), (MAX_READ, 1));
+    }
+}

@@ -1,0 +1,336 @@
+//! The request log of `ENABLE_PLUGIN_REQUEST_LOGGING`: one JSON file a request, without secrets.
+//!
+//! A [`RequestRecord`] goes with a request and is told what happens; what it costs is keeping the body until the end.
+//! Redacting and writing are done by a thread of their own. Files are bounded in number and size: the oldest go first,
+//! by whichever process writes next.
+
+mod writer;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use serde_json::{Value, json};
+use url::Url;
+
+use qwen_base::{Background, Clock, Code, KnownSecrets, Logger, Redactor, Secret, cut, display, iso_time};
+use writer::Writer;
+pub use writer::{MAX_FILES, MAX_TOTAL_BYTES};
+
+/// How much of a response's body is kept, in bytes.
+pub const MAX_RESPONSE_BODY: usize = 64 * 1024;
+/// How much of a request's body is kept, in bytes, once its strings have been cut.
+pub const MAX_REQUEST_BODY: usize = 512 * 1024;
+/// How many records wait for the disk at most; each may hold a large body.
+const CAPACITY: usize = 16;
+
+/// A log of requests that may be off, which costs a look. Clones write to the same directory.
+#[derive(Clone, Default)]
+pub struct RequestLog(Option<Arc<Open>>);
+
+struct Open {
+    clock: Clock,
+    background: Background<Record>,
+}
+
+/// What a request is, for [`RequestLog::start`].
+#[derive(Debug, Clone, Copy)]
+pub struct Start<'a> {
+    /// As the caller gave it.
+    pub url: &'a str,
+    /// As the caller gave it.
+    pub method: &'a Method,
+    /// As they are sent, or as the caller gave them.
+    pub headers: &'a HeaderMap,
+    /// As it is sent.
+    pub body: Option<&'a Bytes>,
+    /// Whether the answer is asked for as a stream.
+    pub stream: bool,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The answer was read to its end.
+    Completed,
+    /// The caller gave up.
+    Cancelled,
+    /// There was no answer, or it broke off.
+    Failed(Code),
+}
+
+impl Outcome {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Cancelled => "cancelled",
+            Self::Failed(code) => code.as_str(),
+        }
+    }
+}
+
+impl RequestLog {
+    /// Writes nothing.
+    #[must_use]
+    pub fn off() -> Self {
+        Self(None)
+    }
+
+    /// Writes to `directory`, which is created with the first file. `secrets` never get into it. A file that can't be
+    /// written is told to `logger`, and to nobody else.
+    #[must_use]
+    pub fn in_directory(directory: &Path, clock: Clock, secrets: KnownSecrets, logger: Logger) -> Self {
+        let mut writer = Writer::new(directory.to_owned(), secrets, logger);
+        let background = Background::new(CAPACITY, move |records, dropped| writer.write(records, dropped));
+        Self(Some(Arc::new(Open { clock, background })))
+    }
+
+    /// Begins the record of a request. It is written when it is dropped.
+    #[must_use]
+    pub fn start(&self, start: &Start) -> RequestRecord {
+        let Some(open) = &self.0 else { return RequestRecord(None) };
+        let record = Record {
+            at: open.clock.now_ms(),
+            started: Instant::now(),
+            duration: Duration::ZERO,
+            first_byte: None,
+            url: start.url.to_owned(),
+            method: start.method.clone(),
+            stream: start.stream,
+            headers: start.headers.clone(),
+            body: start.body.cloned(),
+            attempts: Vec::new(),
+            notes: Vec::new(),
+            secrets: Vec::new(),
+            response: None,
+            outcome: Outcome::Cancelled,
+        };
+        RequestRecord(Some(Box::new(Active { record: Some(record), open: Arc::clone(open) })))
+    }
+
+    /// Waits until all records that have ended are written, for at most `limit`. Says whether they are. Dropping the
+    /// last clone waits as well, for at most 2 s.
+    #[expect(clippy::must_use_candidate, reason = "waiting is what it is called for")]
+    pub fn flush(&self, limit: Duration) -> bool {
+        self.0.as_ref().is_none_or(|open| open.background.flush(limit))
+    }
+}
+
+impl fmt::Debug for RequestLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "RequestLog(on)" } else { "RequestLog(off)" })
+    }
+}
+
+/// The record of one request. Dropping it ends it: where [`RequestRecord::finish`] was not called, as cancelled.
+#[derive(Default)]
+pub struct RequestRecord(Option<Box<Active>>);
+
+struct Active {
+    /// There until it is dropped.
+    record: Option<Record>,
+    open: Arc<Open>,
+}
+
+impl RequestRecord {
+    /// The request is sent with an account. Its token or key is kept out of the record, wherever it comes up.
+    pub fn attempt_started(&mut self, account: &str, base_url: &Url, secret: &Secret) {
+        let Some(record) = self.record() else { return };
+        record.end_attempt();
+        if !record.secrets.contains(secret) {
+            record.secrets.push(secret.clone());
+        }
+        record.attempts.push(Attempt {
+            account: account.to_owned(),
+            base_url: display(base_url),
+            started: Instant::now(),
+            duration: None,
+            status: None,
+            verdict: None,
+        });
+    }
+
+    /// How the attempt went: the status of its answer, if there was one, and what became of it, in a word.
+    pub fn attempt_ended(&mut self, status: Option<u16>, verdict: &'static str) {
+        let Some(record) = self.record() else { return };
+        if let Some(attempt) = record.attempts.last_mut() {
+            (attempt.status, attempt.verdict) = (status, Some(verdict));
+        }
+        record.end_attempt();
+    }
+
+    /// Something out of the ordinary, in a word, such as `degraded`.
+    pub fn note(&mut self, note: &'static str) {
+        if let Some(record) = self.record() {
+            record.notes.push(note);
+        }
+    }
+
+    /// The head of the answer that the caller gets. Of several the last one counts.
+    pub fn response(&mut self, status: u16, headers: &HeaderMap) {
+        if let Some(record) = self.record() {
+            record.response = Some(Response { status, headers: headers.clone(), body: Vec::new(), bytes: 0 });
+        }
+    }
+
+    /// Bytes of the answer's body, as they go to the caller.
+    pub fn chunk(&mut self, bytes: &[u8]) {
+        let Some(record) = self.record() else { return };
+        let Some(response) = &mut record.response else { return };
+        if !bytes.is_empty() {
+            record.first_byte.get_or_insert_with(|| record.started.elapsed());
+        }
+        response.bytes += bytes.len() as u64;
+        let room = MAX_RESPONSE_BODY - response.body.len();
+        response.body.extend_from_slice(&bytes[..room.min(bytes.len())]);
+    }
+
+    /// The end. Of several the first one counts.
+    pub fn finish(&mut self, outcome: Outcome) {
+        if let Some(record) = self.record() {
+            record.outcome = outcome;
+            self.0 = None;
+        }
+    }
+
+    fn record(&mut self) -> Option<&mut Record> {
+        self.0.as_mut()?.record.as_mut()
+    }
+}
+
+impl fmt::Debug for RequestRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "RequestRecord(on)" } else { "RequestRecord(off)" })
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        if let Some(mut record) = self.record.take() {
+            record.duration = record.started.elapsed();
+            record.end_attempt();
+            self.open.background.submit(record);
+        }
+    }
+}
+
+/// What is known of a request.
+struct Record {
+    at: u64,
+    started: Instant,
+    duration: Duration,
+    first_byte: Option<Duration>,
+    url: String,
+    method: Method,
+    stream: bool,
+    headers: HeaderMap,
+    body: Option<Bytes>,
+    attempts: Vec<Attempt>,
+    notes: Vec<&'static str>,
+    /// Those of the attempts.
+    secrets: Vec<Secret>,
+    response: Option<Response>,
+    outcome: Outcome,
+}
+
+struct Attempt {
+    account: String,
+    base_url: String,
+    started: Instant,
+    duration: Option<Duration>,
+    status: Option<u16>,
+    verdict: Option<&'static str>,
+}
+
+struct Response {
+    status: u16,
+    headers: HeaderMap,
+    /// As far as it is kept.
+    body: Vec<u8>,
+    bytes: u64,
+}
+
+impl Record {
+    fn end_attempt(&mut self) {
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.duration.get_or_insert_with(|| attempt.started.elapsed());
+        }
+    }
+
+    fn to_json(&self, redactor: &Redactor) -> Value {
+        let url = |url: &str| Url::parse(url).map_or_else(|_| redactor.string(url), |url| redactor.url(&url));
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let attempts = self.attempts.iter().map(|attempt| {
+            json!({
+                "account": redactor.string(&attempt.account),
+                "baseUrl": url(&attempt.base_url),
+                "status": attempt.status,
+                "durationMs": attempt.duration.map(ms),
+                "verdict": attempt.verdict,
+            })
+        });
+        let (model, body) = match &self.body {
+            Some(body) => request_body(body, redactor),
+            None => (Value::Null, Value::Null),
+        };
+        let response = self.response.as_ref().map(|response| {
+            json!({
+                "status": response.status,
+                "headers": redactor.headers(&response.headers),
+                "body": response_body(response, redactor),
+                "bytes": response.bytes,
+            })
+        });
+        json!({
+            "at": iso_time(self.at),
+            "durationMs": ms(self.duration),
+            "firstByteMs": self.first_byte.map(ms),
+            "url": url(&self.url),
+            "method": self.method.as_str(),
+            "model": model,
+            "stream": self.stream,
+            "account": self.attempts.last().map(|attempt| redactor.string(&attempt.account)),
+            "attempts": attempts.collect::<Vec<_>>(),
+            "notes": self.notes,
+            "outcome": self.outcome.as_str(),
+            "request": {
+                "headers": redactor.headers(&self.headers),
+                "body": body,
+                "bytes": self.body.as_ref().map_or(0, Bytes::len),
+            },
+            "response": response,
+        })
+    }
+}
+
+/// The model that a request names, and its body.
+fn request_body(body: &[u8], redactor: &Redactor) -> (Value, Value) {
+    let Ok(value) = serde_json::from_slice::<Value>(body) else {
+        let start = &body[..body.len().min(MAX_REQUEST_BODY)];
+        return (Value::Null, text_body(start, start.len() == body.len(), redactor));
+    };
+    let value = redactor.json(&value);
+    let model = value.get("model").filter(|model| model.is_string()).cloned().unwrap_or_default();
+    let text = value.to_string();
+    if text.len() <= MAX_REQUEST_BODY {
+        return (model, value);
+    }
+    // Redacting goes on where a cut may have made something look like a secret.
+    (model, redactor.text(&format!("{}[cut]", cut(&text, MAX_REQUEST_BODY))).into())
+}
+
+fn response_body(response: &Response, redactor: &Redactor) -> Value {
+    let whole = response.bytes == response.body.len() as u64;
+    if whole && let Ok(value) = serde_json::from_slice::<Value>(&response.body) {
+        return redactor.json(&value);
+    }
+    text_body(&response.body, whole, redactor)
+}
+
+fn text_body(start: &[u8], whole: bool, redactor: &Redactor) -> Value {
+    let text = String::from_utf8_lossy(start);
+    if whole { redactor.text(&text).into() } else { redactor.start_of_text(&text).into() }
+}

@@ -1,0 +1,128 @@
+//! The files of the request log: written, and bounded in number and size.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use qwen_base::{KnownSecrets, Logger, files, iso_time};
+
+use super::Record;
+
+/// How many files there are at most.
+pub const MAX_FILES: usize = 200;
+/// How many bytes they have together at most.
+pub const MAX_TOTAL_BYTES: u64 = 50 * 1024 * 1024;
+
+/// Writes records, and keeps the directory within its bounds.
+pub(super) struct Writer {
+    directory: PathBuf,
+    secrets: KnownSecrets,
+    logger: Logger,
+    count: u64,
+}
+
+impl Writer {
+    pub(super) fn new(directory: PathBuf, secrets: KnownSecrets, logger: Logger) -> Self {
+        Self { directory, secrets, logger, count: 0 }
+    }
+
+    pub(super) fn write(&mut self, records: VecDeque<Record>, dropped: u64) {
+        if dropped > 0 {
+            self.logger.warn("request-log-overrun", &[("dropped", &dropped)]);
+        }
+        for record in records {
+            if let Err(error) = self.write_one(&record).and_then(|()| prune(&self.directory)) {
+                self.logger.warn("request-log-failed", &[("error", &error)]);
+            }
+        }
+    }
+
+    fn write_one(&mut self, record: &Record) -> io::Result<()> {
+        let document = record.to_json(&self.secrets.redactor_with(&record.secrets));
+        let contents = format!("{document:#}\n");
+        files::ensure_directory(&self.directory)?;
+        loop {
+            let path = self.directory.join(file_name(record.at, std::process::id(), self.count));
+            self.count += 1;
+            match files::create(&path, contents.as_bytes()) {
+                // Another client in this process.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                done => return done,
+            }
+        }
+    }
+}
+
+/// Sorts by time, and belongs to one process.
+fn file_name(at: u64, process: u32, number: u64) -> String {
+    let time: String = iso_time(at).chars().filter(|c| !matches!(c, '-' | ':' | '.')).collect();
+    format!("request-{time}-{process}-{number:06}.json")
+}
+
+fn is_file_name(name: &str) -> bool {
+    let parts = || {
+        let mut parts = name.strip_prefix("request-")?.strip_suffix(".json")?.split('-');
+        let (time, process, number) = (parts.next()?, parts.next()?, parts.next()?);
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let (day, time) = time.strip_suffix('Z')?.split_once('T')?;
+        (parts.next().is_none() && [day, time, process, number].into_iter().all(digits)).then_some(())
+    };
+    parts().is_some()
+}
+
+/// Removes the oldest files of the log until those that are left are within its bounds.
+fn prune(directory: &Path) -> io::Result<()> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let Some(name) = entry.file_name().to_str().filter(|name| is_file_name(name)).map(str::to_owned)
+        else {
+            continue;
+        };
+        // One that is gone was removed by another process.
+        if let Ok(metadata) = entry.metadata()
+            && metadata.is_file()
+        {
+            found.push((name, metadata.len()));
+        }
+    }
+    found.sort_unstable_by(|one, other| other.cmp(one));
+    let mut total = 0;
+    for (index, (name, size)) in found.iter().enumerate() {
+        total += size;
+        if index < MAX_FILES && total <= MAX_TOTAL_BYTES {
+            continue;
+        }
+        #[expect(clippy::disallowed_methods, reason = "old files of the request log make room for new ones")]
+        match fs::remove_file(directory.join(name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_sort_by_time_and_no_other_file_is_taken_for_one() {
+        let name = file_name(1_744_705_800_123, 4321, 7);
+        assert_eq!(name, "request-20250415T083000123Z-4321-000007.json");
+        assert!(name < file_name(1_744_705_800_124, 1, 0) && name < file_name(1_744_705_800_123, 4321, 8));
+        assert!(is_file_name(&name));
+        for other in [
+            "request-20250415T083000123Z-4321-000007.json.bak",
+            "request-20250415T083000123Z-4321-000007-1.json",
+            "request-20250415T083000123-4321-000007.json",
+            "request-20250415T083000123Z--000007.json",
+            "request-notes.json",
+            "debug.log",
+            "",
+        ] {
+            assert!(!is_file_name(other), "{other}");
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! What each account has given: metered in the answers that pass, added up in one file for all processes.
+//!
+//! Counting is adding to sums in memory. They go to the file [`DELAY`] after the first of them, or when a client is closed
+//! or the process ends. So nothing waits for a request to be counted, and a process that is killed loses what ended in its
+//! last moment.
+
+pub mod estimate;
+pub mod file;
+pub mod ledger;
+pub mod scan;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use tokio::runtime::Handle;
+
+use file::{Added, UsageFile};
+use ledger::{Counts, Ledger, Moment};
+use qwen_base::{Clock, Event, EventKind, Events, Logger, Result};
+use scan::{Form, Scanner};
+
+/// How long what was counted waits for more.
+pub const DELAY: Duration = Duration::from_secs(5);
+
+/// The sums of a client. Clones share them.
+#[derive(Clone)]
+pub struct UsageBook {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    file: UsageFile,
+    clock: Clock,
+    events: Events,
+    logger: Logger,
+    pending: Mutex<Pending>,
+    /// Held while sums are on their way to the file, and so in neither place.
+    writing: Mutex<()>,
+}
+
+/// What is not in the file yet.
+#[derive(Default)]
+struct Pending {
+    ledger: Ledger,
+    /// Whether a write is on its way.
+    is_awaited: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl UsageBook {
+    /// Opens nothing.
+    #[must_use]
+    pub fn new(file: UsageFile, clock: Clock, events: Events, logger: Logger) -> Self {
+        let (pending, writing) = (Mutex::default(), Mutex::default());
+        Self { shared: Arc::new(Shared { file, clock, events, logger, pending, writing }) }
+    }
+
+    /// Meters an answer that an account has begun to give, with a success status. `utc_offset_minutes` says what day it
+    /// is for the user.
+    #[must_use]
+    pub fn meter(&self, account: &str, utc_offset_minutes: i32, headers: &HeaderMap) -> Meter {
+        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        Meter(Some(Box::new(Metering {
+            book: self.clone(),
+            account: account.to_owned(),
+            utc_offset_minutes,
+            scanner: Scanner::new(Form::of_content_type(content_type.unwrap_or_default())),
+        })))
+    }
+
+    fn count(&self, account: &str, utc_offset_minutes: i32, counts: &Counts) {
+        let now = Moment::new(self.shared.clock.now_ms(), utc_offset_minutes);
+        let mut pending = lock(&self.shared.pending);
+        pending.ledger.add(account, now, counts);
+        pending.ledger.prune(now);
+        // Where there is no runtime, whoever counts has to flush.
+        if !pending.is_awaited
+            && let Ok(runtime) = Handle::try_current()
+        {
+            pending.is_awaited = true;
+            let shared = Arc::clone(&self.shared);
+            runtime.spawn(async move {
+                tokio::time::sleep(DELAY).await;
+                let _ = tokio::task::spawn_blocking(move || shared.flush()).await;
+            });
+        }
+    }
+
+    /// What all processes have counted. Blocks.
+    ///
+    /// # Errors
+    /// As [`UsageFile::read`].
+    pub fn read(&self) -> Result<Ledger> {
+        self.flush();
+        let mut ledger = self.shared.file.read()?;
+        // What could not be written is told all the same.
+        ledger.merge(&lock(&self.shared.pending).ledger);
+        Ok(ledger)
+    }
+
+    /// Writes what is pending. Blocks, for a few milliseconds as a rule.
+    pub fn flush(&self) {
+        self.shared.flush();
+    }
+
+    /// Returns a handle that keeps nothing alive. What is pending keeps itself alive until it is written.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakUsageBook {
+        WeakUsageBook(Arc::downgrade(&self.shared))
+    }
+}
+
+/// A [`UsageBook`] that may be gone.
+#[derive(Debug, Clone)]
+pub struct WeakUsageBook(Weak<Shared>);
+
+impl WeakUsageBook {
+    /// True if the book is gone.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+
+    /// Writes what is pending. Blocks, for a few milliseconds as a rule.
+    pub fn flush(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.flush();
+        }
+    }
+}
+
+impl Shared {
+    /// Writes what is pending. What can't be written is kept, and written with what comes next.
+    fn flush(&self) {
+        let _writing = lock(&self.writing);
+        let Pending { ledger, .. } = std::mem::take(&mut *lock(&self.pending));
+        if ledger.is_empty() {
+            return;
+        }
+        let now = Moment::new(self.clock.now_ms(), 0);
+        match self.file.add(&ledger, now, &self.clock) {
+            Ok(Added::Written) => {}
+            Ok(Added::Repaired(aside)) => {
+                let message = format!(
+                    "{} was damaged; it is kept as {}, and usage is counted anew.",
+                    self.file.path().display(),
+                    aside.display()
+                );
+                self.events.emit(Event::new(EventKind::StoreRepaired, self.clock.now_ms(), message));
+            }
+            Ok(Added::Busy) => lock(&self.pending).ledger.merge(&ledger),
+            Err(error) => {
+                lock(&self.pending).ledger.merge(&ledger);
+                self.logger.warn("usage-not-written", &[("error", &error)]);
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for UsageBook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UsageBook").field("file", &self.shared.file).finish_non_exhaustive()
+    }
+}
+
+/// Watches one answer. It is counted at its end, or when this is dropped.
+#[derive(Debug, Default)]
+pub struct Meter(Option<Box<Metering>>);
+
+#[derive(Debug)]
+struct Metering {
+    book: UsageBook,
+    account: String,
+    utc_offset_minutes: i32,
+    scanner: Scanner,
+}
+
+impl Meter {
+    /// Bytes of the answer's body, as the server sent them.
+    pub fn chunk(&mut self, bytes: &[u8]) {
+        if let Some(metering) = &mut self.0 {
+            metering.scanner.pass(bytes);
+        }
+    }
+
+    /// True once the last event of a stream has passed.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.0.as_ref().is_some_and(|metering| metering.scanner.is_done())
+    }
+
+    /// The end. Of several the first one counts.
+    pub fn finish(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Metering {
+    fn drop(&mut self) {
+        self.scanner.end();
+        let counts = Counts::of_answer(self.scanner.found());
+        self.book.count(&self.account, self.utc_offset_minutes, &counts);
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make files that no writer of ours would")]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::time::Instant;
+
+    use super::*;
+
+    const NOW: u64 = 1_700_049_600_000;
+
+    fn open(directory: &Path) -> UsageBook {
+        let file = UsageFile::new(directory.join("usage.json"));
+        UsageBook::new(file, Clock::from_fn(|| NOW), Events::none(), Logger::off())
+    }
+
+    fn today(ledger: &Ledger) -> Counts {
+        ledger.summary("acct_1", Moment::new(NOW, 0)).today
+    }
+
+    fn answer(book: &UsageBook, body: &[u8]) {
+        let headers = [(CONTENT_TYPE, "application/json".parse().unwrap())].into_iter().collect();
+        let mut meter = book.meter("acct_1", 0, &headers);
+        meter.chunk(body);
+        meter.finish();
+        meter.finish();
+    }
+
+    #[test]
+    fn many_books_and_one_file_lose_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let book = open(directory.path());
+                    for _ in 0..50 {
+                        answer(&book, br#"{"usage":{"prompt_tokens":3,"completion_tokens":2}}"#);
+                    }
+                    answer(&book, b"{}");
+                    book.read().unwrap();
+                });
+            }
+        });
+        let total = today(&open(directory.path()).read().unwrap());
+        assert_eq!((total.requests, total.without_usage), (204, 4));
+        assert_eq!((total.input_tokens, total.output_tokens), (600, 400));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_counted_is_written_though_its_book_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let book = open(directory.path());
+        for _ in 0..20 {
+            answer(&book, b"");
+        }
+        drop(book);
+        let file = UsageFile::new(directory.path().join("usage.json"));
+        assert_eq!(today(&file.read().unwrap()).requests, 0);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while today(&file.read().unwrap()).requests < 20 {
+            assert!(Instant::now() < deadline);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_kept_and_told_all_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("qwen");
+        fs::create_dir(&place).unwrap();
+        fs::write(place.join("usage.json"), r#"{"version":2}"#).unwrap();
+        let book = open(&place);
+        answer(&book, b"");
+        book.flush();
+        assert_eq!(today(&lock(&book.shared.pending).ledger).requests, 1);
+        fs::remove_file(place.join("usage.json")).unwrap();
+        answer(&book, b"");
+        assert_eq!(today(&book.read().unwrap()).requests, 2);
+        assert!(lock(&book.shared.pending).ledger.is_empty());
+    }
+    #[test]
+    fn a_directory_that_is_gone_stays_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let book = open(&directory.path().join("removed"));
+        answer(&book, b"");
+        book.flush();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        assert!(lock(&book.shared.pending).ledger.is_empty());
+    }
+}

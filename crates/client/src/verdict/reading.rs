@@ -1,0 +1,237 @@
+//! An answer once it is read, and the reader that finds an error in place of one. Pure.
+
+use qwen_accounts::{Cooldown, CoolingReason, Pause, QuotaWindow, exhausted_until, least_cooldown_ms};
+
+use super::dialect::{Content, MAX_ERROR_BODY, ServerError};
+use super::words::Words;
+use crate::sse::EventReader;
+
+/// How long an account is left alone after a limit that names no time, in milliseconds.
+const DEFAULT_REST_MS: u64 = 10_000;
+/// An account that nobody pays for is tried again after this time, in milliseconds.
+const UNPAID_REST_MS: u64 = 3_600_000;
+
+/// The meaning of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// A success, or an error that is passed on and says nothing of the account.
+    Pass,
+    /// The access token of a login was refused.
+    TokenRejected,
+    /// The key was refused: deleted, or one of another plan or region.
+    KeyRejected,
+    /// The account has no such model.
+    ModelUnavailable,
+    /// A rule on addresses or permissions refuses the request.
+    PermissionDenied,
+    /// A quota is used up.
+    QuotaExhausted {
+        /// The part of the plan's quota that is spent, if the server names it.
+        window: Option<QuotaWindow>,
+        /// When it comes back in epoch milliseconds, if that is known.
+        until: Option<u64>,
+    },
+    /// A key's tokens per minute are used up.
+    AllocationLimit,
+    /// Too many requests at the moment.
+    RateLimited,
+    /// The account is not paid for.
+    PaymentRequired,
+    /// A content filter refuses the request or its answer.
+    ContentFiltered,
+    /// The conversation is too long for the model.
+    TooLong {
+        /// Largest input in tokens, if the server names it.
+        limit: Option<u64>,
+    },
+}
+
+impl Verdict {
+    /// Its name in logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::TokenRejected => "token-rejected",
+            Self::KeyRejected => "key-rejected",
+            Self::ModelUnavailable => "model-unavailable",
+            Self::PermissionDenied => "permission-denied",
+            Self::QuotaExhausted { .. } => "quota-exhausted",
+            Self::AllocationLimit => "allocation-limit",
+            Self::RateLimited => "rate-limited",
+            Self::PaymentRequired => "payment-required",
+            Self::ContentFiltered => "content-filtered",
+            Self::TooLong { .. } => "too-long",
+        }
+    }
+}
+
+/// The request's side of an answer, needed to read it.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// True if a key was used, false for a login.
+    pub is_key: bool,
+    /// The model that was asked; empty where the request names none.
+    pub model: &'a str,
+    /// The time in epoch milliseconds.
+    pub now_ms: u64,
+}
+
+/// An answer once it is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// What it means.
+    pub verdict: Verdict,
+    /// The answer's status, or the one that an error inside a success stands for.
+    pub status: u16,
+    /// The server's error.
+    pub error: ServerError,
+}
+
+impl Reading {
+    /// A success without an error in it.
+    #[must_use]
+    pub fn success(status: u16) -> Self {
+        Self { verdict: Verdict::Pass, status, error: ServerError::default() }
+    }
+
+    /// Reads an answer by its status and its body, which may be cut.
+    #[must_use]
+    pub fn of_body(status: u16, body: &[u8], asked: &Asked) -> Self {
+        if status < 400 {
+            return Self::success(status);
+        }
+        Self::of_error(status, ServerError::of_body(body), asked)
+    }
+
+    /// Reads an error that came inside a success.
+    #[must_use]
+    pub fn of_inner_error(error: ServerError, asked: &Asked) -> Self {
+        let status = error.status.unwrap_or_else(|| Words::of(&error).implied_status());
+        Self::of_error(status, error, asked)
+    }
+
+    fn of_error(status: u16, error: ServerError, asked: &Asked) -> Self {
+        Self { verdict: Words::of(&error).verdict(status, asked), status, error }
+    }
+
+    /// The server's own code.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        self.error.code.as_deref().or(self.error.kind.as_deref())
+    }
+
+    /// The server's words; empty where it gave none.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        self.error.message.as_deref().unwrap_or_default()
+    }
+
+    /// How the account is left alone after this answer, at `now_ms`; `None` where nothing asks for it. `longest_ms` is the
+    /// cooldown of a spent quota.
+    #[must_use]
+    pub fn cooldown(&self, now_ms: u64, longest_ms: u64, retry_after_ms: Option<u64>) -> Option<Cooldown> {
+        let (reason, until, window) = match self.verdict {
+            Verdict::QuotaExhausted { window, until } => {
+                let least = least_cooldown_ms(window, longest_ms, retry_after_ms);
+                let until = until.unwrap_or_else(|| exhausted_until(now_ms, least, retry_after_ms));
+                (CoolingReason::Quota, until, window)
+            }
+            Verdict::RateLimited => {
+                let rest = retry_after_ms.or(Some(DEFAULT_REST_MS));
+                (CoolingReason::RateLimit, exhausted_until(now_ms, 0, rest), None)
+            }
+            Verdict::AllocationLimit => {
+                let pause = Pause::after(None, now_ms, retry_after_ms, longest_ms, now_ms);
+                (CoolingReason::TokenLimit, pause.ends_at(), None)
+            }
+            Verdict::PaymentRequired => (CoolingReason::Payment, now_ms + UNPAID_REST_MS, None),
+            _ => return None,
+        };
+        let code = self.code().unwrap_or(reason.servers_code()).to_owned();
+        Some(Cooldown { until, reason, code, window })
+    }
+
+    /// True if the server says that it is the login that it refuses, and not what it asks for.
+    #[must_use]
+    pub fn is_about_login(&self) -> bool {
+        let words = Words::of(&self.error);
+        self.status == 401
+            && (words.is("invalid_api_key") || words.says(&["invalid access token", "token expired"]))
+    }
+}
+
+/// Finds out if a body with a success status holds an answer, or an error in its place. The bytes may be cut anywhere.
+#[derive(Debug, Default)]
+pub struct AnswerReader {
+    form: BodyForm,
+    json: Vec<u8>,
+    events: EventReader,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum BodyForm {
+    #[default]
+    Unknown,
+    Json,
+    Events,
+}
+
+impl AnswerReader {
+    /// Takes the next bytes of the body. `None` as long as the body has said nothing.
+    pub fn read(&mut self, bytes: &[u8]) -> Option<Content> {
+        let mut bytes = bytes;
+        if self.form == BodyForm::Unknown {
+            let start = bytes
+                .iter()
+                .position(|byte| !byte.is_ascii_whitespace() && !b"\xef\xbb\xbf".contains(byte))?;
+            self.form = if matches!(bytes[start], b'{' | b'[') { BodyForm::Json } else { BodyForm::Events };
+            bytes = &bytes[start..];
+        }
+        if self.form == BodyForm::Json {
+            let room = MAX_ERROR_BODY - self.json.len();
+            self.json.extend_from_slice(&bytes[..room.min(bytes.len())]);
+            return (bytes.len() > room).then(|| match Content::of_json(&self.json, false) {
+                // An error stands at the beginning.
+                Content::Nothing => Content::Answer,
+                found => found,
+            });
+        }
+        let mut found = None;
+        self.events.read(bytes, |event| see(&mut found, &event));
+        found
+    }
+
+    /// What the body is that ends here.
+    #[must_use]
+    pub fn end(mut self) -> Content {
+        if self.form == BodyForm::Json {
+            return Content::of_json(&self.json, false);
+        }
+        let mut found = None;
+        self.events.end(|event| see(&mut found, &event));
+        found.unwrap_or(Content::Nothing)
+    }
+
+    /// True if the body is one JSON document.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        self.form == BodyForm::Json
+    }
+}
+
+fn see(found: &mut Option<Content>, event: &crate::sse::SseEvent) {
+    if found.is_none() {
+        *found = match Content::of_event(event) {
+            // Data that is no chat event is the caller's to read.
+            Content::Nothing if !is_chat_event(&event.data) => Some(Content::Answer),
+            Content::Nothing => None,
+            content => Some(content),
+        };
+    }
+}
+
+fn is_chat_event(data: &[u8]) -> bool {
+    let data = data.trim_ascii();
+    data.is_empty() || data.starts_with(b"{") || data == b"[DONE]"
+}

@@ -1,0 +1,353 @@
+use proptest::prelude::*;
+use qwen_accounts::QuotaWindow;
+use serde_json::{Value, json};
+
+use super::dialect::{Content, MAX_ERROR_BODY, ServerError};
+use super::*;
+
+/// 2026-08-04 00:00:00 UTC, a Tuesday.
+const NOW: u64 = 1_785_801_600_000;
+/// 2026-11-28 18:46:40 UTC.
+const NOVEMBER: u64 = 1_795_891_600_000;
+const MODEL: &str = "qwen3-coder-plus";
+
+fn asked(is_key: bool) -> Asked<'static> {
+    Asked { is_key, model: MODEL, now_ms: NOW }
+}
+
+fn verdict(is_key: bool, status: u16, body: &Value) -> Verdict {
+    Reading::of_body(status, body.to_string().as_bytes(), &asked(is_key)).verdict
+}
+
+fn key(status: u16, code: &str, message: &str) -> Verdict {
+    verdict(true, status, &json!({"error": {"code": code, "message": message}}))
+}
+
+fn login(status: u16, code: &str, message: &str) -> Verdict {
+    verdict(false, status, &json!({"error": {"code": code, "message": message}}))
+}
+
+fn exhausted(window: Option<QuotaWindow>) -> Verdict {
+    Verdict::QuotaExhausted { window, until: None }
+}
+
+#[test]
+fn every_reported_answer_is_understood() {
+    let cases: Vec<Value> = serde_json::from_str(include_str!("../../tests/cases/answers.json")).unwrap();
+    for case in &cases {
+        let expect = &case["expect"];
+        let until = expect["until"].as_str().unwrap_or_default();
+        let now_ms = if until.starts_with("12-") { NOVEMBER } else { NOW };
+        let asked = Asked { now_ms, ..asked(case["account"] != "login") };
+        let status = u16::try_from(case["status"].as_u64().unwrap()).unwrap();
+        let reading = Reading::of_body(status, case["body"].to_string().as_bytes(), &asked);
+        let verdict = reading.verdict;
+        let is_right = match expect["account"].as_str() {
+            Some("exhausted") => matches!(verdict, Verdict::QuotaExhausted { .. }),
+            Some("rate limited") if until.starts_with("1 min") => verdict == Verdict::AllocationLimit,
+            Some("rate limited") => verdict == Verdict::RateLimited,
+            Some("rejected") => verdict == Verdict::KeyRejected,
+            Some("unpaid, again in 1 h") => verdict == Verdict::PaymentRequired,
+            Some("good") if expect["model"].is_string() => verdict == Verdict::ModelUnavailable,
+            Some("good") if expect["next_account"] == true => verdict == Verdict::PermissionDenied,
+            Some("good") if expect["in_opencode"].is_string() => {
+                verdict == Verdict::TooLong { limit: Some(1_000_000) }
+            }
+            Some("good") => verdict == Verdict::ContentFiltered,
+            _ => verdict == Verdict::Pass,
+        };
+        assert!(is_right, "{case}: {verdict:?}");
+        if let Verdict::QuotaExhausted { until: found, .. } = verdict {
+            let is_timed = until.ends_with("UTC") || until.contains("Monday");
+            assert_eq!(found.is_some(), is_timed, "{case}: {verdict:?}");
+        }
+        // The same error inside a success means the same.
+        let mut reader = AnswerReader::default();
+        assert_eq!(reader.read(case["body"].to_string().as_bytes()), None);
+        let Content::Error(error) = reader.end() else { panic!("{case}") };
+        let inner = Reading::of_inner_error(error, &asked);
+        assert_eq!((inner.verdict, inner.message()), (verdict, reading.message()), "{case}");
+    }
+}
+
+#[test]
+fn the_windows_of_a_quota() {
+    for (words, window) in [
+        ("hour allocated quota exceeded", QuotaWindow::FiveHours),
+        ("MONTH allocated quota exceeded, please wait.", QuotaWindow::Month),
+        ("Your token-plan 7-day quota has been exhausted.", QuotaWindow::SevenDays),
+    ] {
+        for code in ["insufficient_quota", "Throttling.AllocationQuota", ""] {
+            assert_eq!(key(429, code, words), exhausted(Some(window)), "{code} {words}");
+            assert_eq!(login(403, code, words), exhausted(Some(window)), "{code} {words}");
+        }
+    }
+    assert_eq!(key(429, "insufficient_quota", ""), exhausted(None));
+    assert_eq!(login(429, "insufficient_quota", "You exceeded your current quota"), exhausted(None));
+    assert_eq!(key(403, "insufficient_quota", "You exceeded your current quota"), exhausted(None));
+    assert_eq!(verdict(false, 403, &json!({"error": {"type": "quota_exceeded"}})), exhausted(None));
+}
+
+#[test]
+fn rate_limits_are_no_quota() {
+    for (code, message) in [
+        ("insufficient_quota", "concurrency allocated quota exceeded"),
+        ("Throttling", ""),
+        ("limit_requests", "You exceeded your current requests list."),
+        ("", "whatever"),
+    ] {
+        assert_eq!(key(429, code, message), Verdict::RateLimited, "{code}");
+    }
+    assert_eq!(login(429, "Throttling.AllocationQuota", "slow"), Verdict::RateLimited);
+    assert_eq!(Reading::of_body(429, b"<html>", &asked(true)).verdict, Verdict::RateLimited);
+}
+
+#[test]
+fn a_refused_login_a_refused_key_and_a_rule_are_three_things() {
+    assert_eq!(Reading::of_body(401, b"", &asked(false)).verdict, Verdict::TokenRejected);
+    assert_eq!(Reading::of_body(401, b"", &asked(true)).verdict, Verdict::KeyRejected);
+    assert_eq!(login(403, "", "Access denied."), Verdict::TokenRejected);
+    assert_eq!(key(403, "", "Access denied."), Verdict::PermissionDenied);
+    assert_eq!(key(403, "Workspace.AccessDenied", "no"), Verdict::PermissionDenied);
+    for is_key in [false, true] {
+        let denied = json!({"code": "AccessDenied", "message": "IP access denied."});
+        assert_eq!(verdict(is_key, 403, &denied), Verdict::PermissionDenied);
+        let other = json!({"error": {"message": "not in your region"}});
+        assert_eq!(verdict(is_key, 403, &other), Verdict::Pass);
+    }
+    assert_eq!(login(403, "x", "Token expired"), Verdict::TokenRejected);
+}
+
+#[test]
+fn a_model_that_is_missing_and_a_feature_that_is() {
+    for message in [
+        "model 'qwen3-coder-plus' is not supported.",
+        "Model qwen3-coder-plus not supported",
+        "The model `QWEN3-coder-plus` does not exist or you do not have access to it.",
+        "Unsupported model `qwen3-coder-plus` for OpenAI compatibility mode.",
+        "No such model: qwen3-coder-plus",
+        "Model not exist.",
+        "<400> InternalError.Algo: The model does not exist",
+        "qwen3-coder-plus is not a valid model",
+        "Your plan does not support model qwen3-coder-plus.",
+        "The requested model qwen3-coder-plus isn't available in your plan",
+    ] {
+        for status in [400, 404] {
+            assert_eq!(
+                key(status, "invalid_parameter_error", message),
+                Verdict::ModelUnavailable,
+                "{message}"
+            );
+            assert_eq!(login(status, "", message), Verdict::Pass);
+        }
+    }
+    for message in [
+        "tool_choice required is not supported by this model",
+        "tools is not supported by model qwen3-coder-plus",
+        "The thinking mode of model qwen3-coder-plus is not supported",
+        "The thinking mode of the model is not supported",
+        "Model qwen3-coder-plus does not support tool_choice",
+        "model qwen3-coder-plus is not supported with tools",
+        "model other-model is not supported",
+        "File not found",
+        "The image was not found. model: qwen3-coder-plus",
+        "",
+    ] {
+        assert_eq!(key(400, "invalid_parameter_error", message), Verdict::Pass, "{message}");
+    }
+    assert_eq!(key(403, "Model.AccessDenied", ""), Verdict::ModelUnavailable);
+    assert_eq!(key(404, "", "/v2/chat/completions not found"), Verdict::Pass);
+}
+
+#[test]
+fn what_is_too_long_and_how_much_fits() {
+    for (status, code, message, limit) in [
+        (400, "", "This model's maximum context length is 131072 tokens. However, you", Some(131_072)),
+        (400, "InvalidParameter", "Range of input length should be [1, 98304]", Some(98_304)),
+        (400, "context_length_exceeded", "too long", None),
+        (413, "", "", None),
+    ] {
+        assert_eq!(key(status, code, message), Verdict::TooLong { limit });
+    }
+    assert_eq!(key(400, "", "Range of max_tokens should be [1, 65536]"), Verdict::Pass);
+}
+
+#[test]
+fn only_refusals_say_something_of_the_account() {
+    let quota = json!({"error": {"code": "insufficient_quota", "message": "x"}});
+    for status in [200, 302, 400, 405, 500, 503] {
+        assert_eq!(verdict(true, status, &quota), Verdict::Pass, "{status}");
+    }
+    assert_eq!(key(405, "", "Coding Plan is currently only available for Coding Agents"), Verdict::Pass);
+}
+
+fn inner(body: &str) -> Content {
+    let mut reader = AnswerReader::default();
+    reader.read(body.as_bytes()).unwrap_or_else(|| reader.end())
+}
+
+#[test]
+fn an_error_is_found_in_every_dialect() {
+    let native =
+        "id:1\nevent:error\n:HTTP_STATUS/429\ndata:{\"code\":\"C\",\"message\":\"M\",\"request_id\":\"r\"}";
+    for (body, status) in [
+        (r#"{"error":{"code":"C","message":"M","type":"t"}}"#, None),
+        (r#"{"code":"C","message":"M","request_id":"r"}"#, None),
+        (r#"{"error_code":"C","error_message":"M"}"#, None),
+        (r#"{"error_type":"C","error_message":"M"}"#, None),
+        (r#"{"object":"error","code":"C","message":"M"}"#, None),
+        (r#"{"error":"M","code":"C"}"#, None),
+        (r#"{"error":"C","message":"M"}"#, None),
+        (r#"{"Code":"C","Message":"M","RequestId":"r"}"#, None),
+        ("\u{feff}{\"error\":{\"code\":\"C\",\"message\":\"M\"},\"choices\":null}", None),
+        (native, Some(429)),
+        (&format!("{native}\n\n").replace('\n', "\r"), Some(429)),
+        (
+            "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\ndata: {\"error\":{\"code\":\"C\",\"message\":\"M\",\"status\":503}}\n\n",
+            Some(503),
+        ),
+        (r#"{"object":"error","message":"M","type":"C","code":400}"#, Some(400)),
+        (r#"{"id":"r","code":"C","message":"M"}"#, None),
+        (r#"{"choices":[ ],"data":{ },"code":"C","message":"M"}"#, None),
+        ("data: {\"error\":{\"code\":\"C\",\ndata: \"message\":\"M\"}}\n\n", None),
+    ] {
+        let Content::Error(error) = inner(body) else { panic!("{body}") };
+        let code = error.code.iter().chain(&error.kind).any(|code| code == "C");
+        assert_eq!((code, error.message.as_deref(), error.status), (true, Some("M"), status), "{body}");
+        // The same with an error status.
+        let of_body = ServerError::of_body(body.as_bytes());
+        assert_eq!((of_body.message, of_body.code), (error.message, error.code), "{body}");
+    }
+    for body in ["{\"error\":\"text\"}", "event: error\ndata: text\n\n"] {
+        assert!(matches!(inner(body), Content::Error(error) if error.message.as_deref() == Some("text")));
+    }
+}
+
+#[test]
+fn an_answer_is_no_error_even_if_it_contradicts_itself() {
+    for body in [
+        r#"{"error":{"code":"insufficient_quota"},"choices":[{"message":{"content":"hi"}}]}"#,
+        "data: {\"error\":{\"code\":\"x\"},\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\n",
+        r#"{"choices":[{"message":{"role":"assistant","content":"hi"},"finish_reason":"stop"}],"error":null}"#,
+        "data: {\"choices\":[{\"delta\":{\"reasoning_content\":\"hm\"}}]}\n\n",
+        "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0}]}}]}\n\n",
+        "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
+        "data: [DONE]\n\n",
+        "data: 1\n\n",
+    ] {
+        assert!(matches!(inner(body), Content::Answer | Content::Contradiction(_)), "{body}");
+    }
+    for body in [
+        "",
+        r#"{"choices":[{"delta":{"content":"hi"}}],"error_code":0,"error_msg":"success"}"#,
+        r#"{"choices":[ ],"usage":{},"error":0}"#,
+        r#"{"choices":[{"delta":{"role":"assistant"}}],"error_code":0,"error":{ }}"#,
+        r#"{"output":{"text":"hi"},"code":"C","message":"M"}"#,
+        "{}",
+        "<html>",
+        ": ping\n\n",
+        "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}]}\n\n",
+        r#"{"object":"list","data":[]}"#,
+        r#"{"code":"","message":"","output":{"text":"hi"}}"#,
+        r#"{"code":"Success","message":"fine"}"#,
+        r#"{"error":{},"message":"fine"}"#,
+    ] {
+        assert!(!matches!(inner(body), Content::Error(_)), "{body}");
+    }
+}
+
+#[test]
+fn words_alone_have_the_status_of_their_code() {
+    for (message, verdict) in [
+        ("You exceeded your current quota, please check your plan.", Verdict::AllocationLimit),
+        ("Request rate increased too quickly.", Verdict::RateLimited),
+        ("Requests were throttled", Verdict::RateLimited),
+        ("week allocated quota exceeded", exhausted(Some(QuotaWindow::Week))),
+        ("The free tier of the model has been exhausted.", exhausted(None)),
+        ("invalid api-key", Verdict::KeyRejected),
+        ("The prepaid bill is overdue.", Verdict::RateLimited),
+        ("tools is invalid", Verdict::Pass),
+    ] {
+        let Content::Error(error) = inner(&json!({"error": {"message": message}}).to_string()) else {
+            panic!()
+        };
+        let found = Reading::of_inner_error(error, &asked(true)).verdict;
+        match (found, verdict) {
+            (Verdict::QuotaExhausted { window, .. }, Verdict::QuotaExhausted { window: other, .. }) => {
+                assert_eq!(window, other, "{message}");
+            }
+            _ => assert_eq!(found, verdict, "{message}"),
+        }
+    }
+}
+
+#[test]
+fn a_long_error_is_read_from_its_beginning() {
+    let long = "\\u00e9\\ud83d\\ude00".repeat(20_000);
+    let error = r#""code":"insufficient_quota","message":"no""#;
+    for (body, message) in [
+        (format!(r#"{{"error":{{{error},"param":"{long}"}},"request_id":"r"}}"#), "no"),
+        (format!(r#"{{"error":{{{error},"inner":{{"a":[1,{{"{long}":"#), "no"),
+        (format!(r#"{{"error":{{{error},"{long}"#), "no"),
+        (format!(r#"{{"error":{{{error}}},"all":[{}"#, "[1,2],".repeat(20_000)), "no"),
+        (format!(r#"{{{error},"n":{}"#, "1".repeat(100_000)), "no"),
+        (format!(r#"{{"error":{{"code":"insufficient_quota","message":"{long}"#), "\u{e9}\u{1f600}"),
+    ] {
+        for cut in 0..14 {
+            let cut = &body.as_bytes()[..MAX_ERROR_BODY - cut];
+            let reading = Reading::of_body(429, cut, &asked(true));
+            assert!(reading.message().starts_with(message), "{}", reading.message());
+            assert_eq!(reading.verdict, exhausted(None));
+        }
+        for chunk in [1_000, body.len()] {
+            let mut reader = AnswerReader::default();
+            let found = body.as_bytes().chunks(chunk).find_map(|piece| reader.read(piece));
+            assert!(matches!(found, Some(Content::Error(error)) if error.code.is_some()), "{}", &body[..80]);
+        }
+    }
+    let answer = format!(r#"{{"error":null,"choices":[{{"message":{{"content":"{long}"#);
+    assert_eq!(AnswerReader::default().read(answer.as_bytes()), Some(Content::Answer));
+    let event = format!("data: {{\"error\":{{{error},\"param\":\"{long}");
+    assert_eq!(Reading::of_body(429, &event.as_bytes()[..MAX_ERROR_BODY], &asked(true)).message(), "no");
+}
+
+#[test]
+fn bad_input_is_read_in_bounds() {
+    let deep = format!(
+        "{{\"error\":{{\"code\":\"insufficient_quota\",\"x\":{}1{}}}}}",
+        "[".repeat(100_000),
+        "]".repeat(100_000)
+    );
+    assert_eq!(Reading::of_body(429, deep.as_bytes(), &asked(true)).verdict, exhausted(None));
+    let long = json!({"error": {"message": "\u{e9}".repeat(60_000)}}).to_string();
+    assert!(Reading::of_body(400, long.as_bytes(), &asked(true)).message().len() <= 4096);
+    let cut = r#"{"error":{"code":"insufficient_quota","message":"Free allocated quota exce"#;
+    assert_eq!(Reading::of_body(429, cut.as_bytes(), &asked(true)).verdict, Verdict::RateLimited);
+    let invalid = Reading::of_body(400, b"{\"error\":{\"message\":\"a\xff\"}}", &asked(true));
+    assert_eq!(invalid.message(), "a\u{fffd}");
+    let mut endless = AnswerReader::default();
+    assert_eq!(endless.read(b"{"), None);
+    assert_eq!(endless.read(&vec![b' '; MAX_ERROR_BODY]), Some(Content::Answer));
+    assert_eq!(Reading::of_body(400, b"plain words", &asked(true)).message(), "plain words");
+    assert_eq!(Reading::of_body(403, b"<html>words</html>", &asked(true)).message(), "");
+}
+
+proptest! {
+    #[test]
+    fn the_same_answer_however_it_is_cut(body in "(data: |event: error|:HTTP_STATUS/4|29|\\{|\\}|\"error\":|\"choices\":\\[|\\]|\"a\"|\n|\r|\u{feff}|[a-z ]){0,20}", chunk in 1_usize..9) {
+        let read = |chunk: usize| {
+            let mut reader = AnswerReader::default();
+            let found = body.as_bytes().chunks(chunk).find_map(|piece| reader.read(piece));
+            found.unwrap_or_else(|| reader.end())
+        };
+        prop_assert_eq!(read(chunk), read(body.len().max(1)));
+    }
+
+    #[test]
+    fn any_body_has_a_verdict(status in 100_u16..600, is_key in any::<bool>(), body in proptest::collection::vec(any::<u8>(), 0..80)) {
+        let reading = Reading::of_body(status, &body, &asked(is_key));
+        if !(400..500).contains(&status) {
+            prop_assert_eq!(reading.verdict, Verdict::Pass);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What the doctor finds, and that it only looks. The Node tests mend what is found with what it says.
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, SystemTime};
+
+use qwen_base::Clock;
+use qwen_client::{Doctor, Finding, State};
+use serde_json::json;
+
+use crate::support::reply::Reply;
+use crate::support::setup::Setup;
+use crate::support::time::soon;
+
+/// The files of a login as they should be: the tests' own writes have the modes of the machine.
+fn tidy(setup: &Setup) {
+    let set =
+        |path: &std::path::Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    set(&setup.home.qwen_dir(), 0o700);
+    if setup.home.credentials().exists() {
+        set(&setup.home.credentials(), 0o600);
+    }
+    if setup.home.store().exists() {
+        set(&setup.home.store(), 0o600);
+    }
+}
+
+async fn examine_with(setup: &Setup, variables: &[(&str, &str)], clock: Clock) -> Vec<Finding> {
+    tidy(setup);
+    let doctor = Doctor {
+        options: setup.options.clone(),
+        environment: setup.home.environment(variables),
+        working_directory: setup.home.path().to_owned(),
+        clock,
+    };
+    soon("the doctor's findings", doctor.examine()).await.unwrap()
+}
+
+async fn examine(setup: &Setup) -> Vec<Finding> {
+    examine_with(setup, &[], Clock::system()).await
+}
+
+fn broken(findings: &[Finding]) -> Vec<(&'static str, &str)> {
+    let broken = findings.iter().filter(|finding| finding.state == State::Broken);
+    broken.map(|finding| (finding.id, finding.message.as_str())).collect()
+}
+
+fn only<'a>(findings: &'a [Finding], id: &str) -> &'a str {
+    let found = broken(findings);
+    let [(found_id, message)] = found[..] else { panic!("not one thing is broken: {found:?}") };
+    assert_eq!(found_id, id, "{message}");
+    message
+}
+
+#[tokio::test]
+async fn an_expired_login_is_well_and_is_not_refreshed() {
+    let setup = Setup::expired().await;
+    let before = (setup.home.bytes(), setup.home.files());
+    let findings = examine(&setup).await;
+    assert!(findings.iter().all(|finding| finding.state == State::Ok), "{findings:?}");
+    assert_eq!((setup.home.bytes(), setup.home.files()), before);
+    assert_eq!((setup.server.redemptions(), setup.server.token_requests()), (0, 0));
+    let asked = setup.server.requests("/v1/models");
+    assert_eq!((asked.len(), setup.server.all_requests()), (1, 2));
+    assert_eq!((asked[0].uri.path(), asked[0].headers.get("authorization")), ("/v1/models", None));
+}
+
+#[tokio::test]
+async fn no_finding_holds_a_token() {
+    let setup = Setup::fresh().await;
+    setup.server.revoke("access-0");
+    fs::write(
+        setup.home.store(),
+        r#"{"version":1,"accounts":[{"id":"a","token":{"access_token":"access-9"}}"#,
+    )
+    .unwrap();
+    let findings = format!("{:?}", examine(&setup).await);
+    for secret in ["access-0", "refresh-0", "access-9"] {
+        assert!(!findings.contains(secret), "{findings}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_store_is_left_where_it_is() {
+    let setup = Setup::fresh().await;
+    fs::write(setup.home.store(), "{").unwrap();
+    let files = setup.home.files();
+    assert!(only(&examine(&setup).await, "store").contains("is damaged"));
+    assert_eq!(setup.home.files(), files);
+    assert_eq!(fs::read(setup.home.store()).unwrap(), b"{");
+}
+
+#[tokio::test]
+async fn a_token_that_the_api_refuses() {
+    let setup = Setup::fresh().await;
+    setup.server.revoke("access-0");
+    assert!(only(&examine(&setup).await, "api").contains("refuses the account's token"));
+    assert_eq!(setup.server.redemptions(), 0);
+}
+
+#[tokio::test]
+async fn a_server_in_trouble_or_without_a_list_of_models_is_not_our_fault() {
+    let setup = Setup::fresh().await;
+    for (status, state) in [(503, State::Warning), (404, State::Ok)] {
+        setup.server.on_every_api(Reply::html(status));
+        let findings = examine(&setup).await;
+        let api = findings.iter().find(|finding| finding.id == "api").unwrap();
+        assert_eq!(api.state, state, "{}", api.message);
+        assert!(broken(&findings).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_off() {
+    let setup = Setup::fresh().await;
+    let ahead = Clock::from_fn(|| Clock::system().now_ms() + 400_000);
+    let findings = examine_with(&setup, &[], ahead).await;
+    assert!(only(&findings, "clock").contains("6 min fast"), "{findings:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_is_given_up_on() {
+    let mut setup = Setup::fresh().await;
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    setup.options.oauth.base_url = Some(format!("http://{}", silent.local_addr().unwrap()));
+    let findings = examine(&setup).await;
+    let found = broken(&findings);
+    assert!(
+        found.iter().any(|(id, message)| *id == "oauth-server" && message.contains("gave no answer")),
+        "{found:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_lock_is_judged_by_who_left_it() {
+    let setup = Setup::fresh().await;
+    let lock = setup.home.cli_lock();
+    let age = |seconds| {
+        let time = SystemTime::now() - Duration::from_secs(seconds);
+        File::options().write(true).open(&lock).unwrap().set_modified(time).unwrap();
+    };
+    fs::write(&lock, "some-uuid").unwrap();
+    assert!(broken(&examine(&setup).await).is_empty());
+    age(36);
+    assert!(only(&examine(&setup).await, "locks").contains("left behind"));
+    fs::write(&lock, "some-uuid\nopencode-qwen-cli-auth 1\n").unwrap();
+    assert!(only(&examine(&setup).await, "locks").contains("left behind"));
+    // Held by a process of ours that does not touch it any more.
+    let kernel = File::create(setup.home.qwen_dir().join("oauth_creds.flock")).unwrap();
+    let mut kernel = fd_lock::RwLock::new(kernel);
+    let held = kernel.write().unwrap();
+    assert!(broken(&examine(&setup).await).is_empty());
+    age(36);
+    let findings = examine(&setup).await;
+    assert!(
+        findings
+            .iter()
+            .any(|finding| finding.state == State::Warning && finding.message.contains("does not move"))
+    );
+    drop(held);
+    assert!(lock.exists());
+}
+
+#[tokio::test]
+async fn settings_are_all_found_at_once() {
+    let setup = Setup::fresh().await;
+    let variables = [
+        ("HTTPS_PROXY", "gopher://u:hunter2@x"),
+        ("ALL_PROXY", "::"),
+        ("OPENCODE_QWEN_ACCOUNTS_PATH", "../../etc/x.json"),
+        ("OPENCODE_QWEN_ROTATION", "maybe"),
+    ];
+    let findings = examine_with(&setup, &variables, Clock::system()).await;
+    let found = broken(&findings);
+    assert_eq!(found.len(), 4, "{found:?}");
+    let names = ["OPENCODE_QWEN_ACCOUNTS_PATH", "HTTPS_PROXY", "ALL_PROXY", "OPENCODE_QWEN_ROTATION"];
+    for ((id, message), name) in found.iter().zip(names) {
+        assert!(*id == "settings" && message.starts_with(name) && !message.contains("hunter2"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_read_only_directory_is_found() {
+    let setup = Setup::fresh().await;
+    fs::remove_dir_all(setup.home.qwen_dir()).unwrap();
+    // What is in its place can't hold files.
+    fs::write(setup.home.qwen_dir(), json!({}).to_string()).unwrap();
+    let doctor = Doctor {
+        options: setup.options.clone(),
+        environment: setup.home.environment(&[]),
+        working_directory: setup.home.path().to_owned(),
+        clock: Clock::system(),
+    };
+    let findings = doctor.examine().await.unwrap();
+    assert!(broken(&findings).iter().any(|(id, _)| *id == "file-system"), "{findings:?}");
+}

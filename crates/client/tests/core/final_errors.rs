@@ -1,0 +1,229 @@
+//! Errors as `OpenCode` gets them: said once, in words that it does not take for a reason to try again.
+
+use std::time::Duration;
+
+use qwen_accounts::Availability;
+use qwen_base::Code;
+use qwen_client::Answer;
+use serde_json::Value;
+
+use crate::support::reply::{Part, Reply};
+use crate::support::server::GOOD_STREAM;
+use crate::support::setup::{Setup, chat, get, text};
+
+/// What `OpenCode` takes for a reason to try again.
+const RETRY_WORDS: [&str; 13] = [
+    "429",
+    "500",
+    "503",
+    "rate limit",
+    "too many requests",
+    "overloaded",
+    "unavailable",
+    "server error",
+    "terminated",
+    "econnreset",
+    "timeout",
+    "timed out",
+    "exhausted",
+];
+
+fn assert_no_retry_word(text: &str) {
+    let text = text.to_ascii_lowercase();
+    for word in RETRY_WORDS {
+        assert!(!text.contains(word), "{word:?} in {text}");
+    }
+}
+
+/// The code and message of an answer that is to be the last one.
+async fn last_word(answer: Answer, status: u16) -> (String, String) {
+    assert_eq!(answer.status, status);
+    assert!(!answer.headers.contains_key("retry-after"));
+    assert_eq!(answer.headers["content-type"], "application/json");
+    let code = answer.error_code().unwrap().to_owned();
+    let body = text(answer).await;
+    assert_no_retry_word(&body);
+    let body: Value = serde_json::from_str(&body).unwrap();
+    (code, body["error"]["message"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn a_used_up_quota_is_a_402() {
+    for reply in [
+        Reply::api_error(
+            429,
+            "insufficient_quota",
+            "Free allocated quota exceeded. Error 429, try again later",
+        ),
+        Reply::api_error(403, "quota_exceeded", "quota exhausted"),
+        Reply::api_error(429, "", "month allocated quota exceeded"),
+    ] {
+        let setup = Setup::fresh().await;
+        setup.server.on_every_api(reply.header("retry-after", "1800000"));
+        let client = setup.host_client();
+        let (code, message) = last_word(client.fetch(chat(true)).await.unwrap(), 402).await;
+        assert_eq!(code, "ERR_QWEN_QUOTA_EXHAUSTED");
+        assert!(message.contains("used up"), "{message}");
+        // The smaller chat that was tried last is no full one.
+        assert_eq!(setup.server.api_requests().iter().filter(|seen| !seen.is_degraded()).count(), 1);
+        assert!(matches!(client.accounts().await.unwrap()[0].availability, Availability::Cooling(_)));
+    }
+}
+
+#[tokio::test]
+async fn a_short_rate_limit_is_the_hosts_to_wait_for() {
+    let setup = Setup::fresh().await;
+    let short = Reply::api_error(429, "Throttling.RateQuota", "Requests rate limit exceeded");
+    setup.server.on_every_api(short.header("retry-after", "30"));
+    let answer = setup.host_client().fetch(chat(true)).await.unwrap();
+    assert_eq!(answer.status, 429);
+    assert_eq!(answer.headers["retry-after"], "30");
+}
+
+#[tokio::test]
+async fn a_login_that_is_gone_is_a_401() {
+    let setup = Setup::logged_out().await;
+    let (code, message) = last_word(setup.host_client().fetch(chat(true)).await.unwrap(), 401).await;
+    assert_eq!(code, "ERR_QWEN_NOT_LOGGED_IN");
+    assert!(message.contains("Log in"));
+
+    let setup = Setup::expired().await;
+    setup.server.on_token([Reply::oauth_error(400, "invalid_grant")]);
+    let client = setup.host_client();
+    for _ in 0..2 {
+        let (code, _) = last_word(client.fetch(chat(true)).await.unwrap(), 401).await;
+        assert_eq!(code, "ERR_QWEN_REFRESH_TOKEN_INVALID");
+    }
+    assert_eq!(setup.server.token_requests(), 1);
+
+    let setup = Setup::fresh().await;
+    setup.server.on_every_api(Reply::api_error(401, "invalid_api_key", "500 server error, try again later"));
+    let (code, _) = last_word(setup.host_client().fetch(chat(true)).await.unwrap(), 402).await;
+    assert_eq!(code, "ERR_QWEN_FREE_TIER_DISCONTINUED");
+
+    let setup = Setup::fresh().await;
+    setup.server.on_every_api(Reply::api_error(403, "", "Access denied: 500 server error"));
+    let (code, _) = last_word(setup.host_client().fetch(chat(true)).await.unwrap(), 401).await;
+    assert_eq!(code, "ERR_QWEN_TOKEN_REJECTED");
+
+    let setup = Setup::logged_out().await;
+    std::fs::write(setup.home.credentials(), "{broken").unwrap();
+    let (code, _) = last_word(setup.host_client().fetch(chat(true)).await.unwrap(), 401).await;
+    assert_eq!(code, "ERR_QWEN_CREDENTIALS_INVALID");
+}
+
+#[tokio::test]
+async fn a_mistake_is_a_400() {
+    let setup = Setup::fresh().await;
+    let answer = setup.host_client().fetch(get("https://evil.example/v1/models")).await.unwrap();
+    let (code, message) = last_word(answer, 400).await;
+    assert_eq!(code, "ERR_QWEN_INVALID_ARGUMENT");
+    assert!(message.contains("evil.example"));
+    assert_eq!(setup.server.all_requests(), 0);
+}
+
+#[tokio::test]
+async fn trouble_that_may_pass_is_the_hosts_to_try_again() {
+    let setup = Setup::expired().await.with_idle_timeout(Duration::from_millis(300));
+    let client = setup.host_client();
+    setup.server.on_token([Reply::html(503).header("retry-after", "60")]);
+    let error = client.fetch(chat(true)).await.unwrap_err();
+    assert_eq!((error.code(), error.is_retryable()), (Code::RefreshUnavailable, true));
+    setup.server.on_api([Reply::Close, Reply::Hang, Reply::html(503)]);
+    let error = client.fetch(chat(true)).await.unwrap_err();
+    assert_eq!((error.code(), error.is_retryable()), (Code::Network, true));
+    let error = client.fetch(chat(true)).await.unwrap_err();
+    assert_eq!((error.code(), error.is_retryable()), (Code::Timeout, true));
+    assert_eq!(client.fetch(chat(true)).await.unwrap().status, 503);
+}
+
+#[tokio::test]
+async fn a_good_stream_passes_byte_for_byte() {
+    let setup = Setup::fresh().await;
+    let pieces = GOOD_STREAM.as_bytes().chunks(7);
+    let parts =
+        pieces.flat_map(|piece| [Part::Bytes(piece.to_vec().into()), Part::Pause(Duration::from_millis(1))]);
+    setup.server.on_every_api(Reply::events(parts.collect()));
+    let answer = setup.host_client().fetch(chat(true)).await.unwrap();
+    assert_eq!(answer.headers["content-type"], "text/event-stream");
+    assert_eq!(text(answer).await, GOOD_STREAM);
+}
+
+#[tokio::test]
+async fn a_stream_that_says_nothing_is_an_error() {
+    let role = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n";
+    let done = "data: [DONE]\n\n";
+    for parts in [
+        vec![],
+        vec![Part::text(": keep-alive\n\n"), Part::Pause(Duration::from_millis(1)), Part::text(done)],
+        vec![Part::text(role), Part::Pause(Duration::from_millis(1)), Part::text(done)],
+        vec![Part::text(role), Part::Pause(Duration::from_millis(20)), Part::Cut],
+        vec![Part::text(role), Part::Stall],
+    ] {
+        let setup = Setup::fresh().await.with_idle_timeout(Duration::from_millis(300));
+        setup.server.on_every_api(Reply::events(parts));
+        let answer = setup.host_client().fetch(chat(true)).await.unwrap();
+        let (_, message) = last_word(answer, 400).await;
+        assert!(message.contains("Send the message again"), "{message}");
+        assert_eq!(setup.server.api_requests().len(), 1);
+        setup.server.until_closed().await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_ends_in_an_error_that_is_shown_as_it_is() {
+    let start = &GOOD_STREAM[..GOOD_STREAM.find("data: [").unwrap()];
+    let start = &start[..start.find("\n\n").unwrap() + 2];
+    for end in [
+        vec![],
+        vec![Part::Cut],
+        vec![Part::Stall],
+        vec![Part::text("data: {\"choices\":[{\"del"), Part::Cut],
+        vec![Part::text("data: [DONE]\n\n")],
+    ] {
+        let setup = Setup::fresh().await.with_idle_timeout(Duration::from_millis(300));
+        let parts = [vec![Part::text(start), Part::Pause(Duration::from_millis(20))], end].concat();
+        setup.server.on_every_api(Reply::events(parts));
+        let mut answer = setup.host_client().fetch(chat(true)).await.unwrap();
+        assert_eq!(answer.status, 200);
+        let mut stream = String::new();
+        let problem = loop {
+            match answer.body.next().await {
+                Ok(bytes) => stream.push_str(str::from_utf8(&bytes.expect("the end is an error")).unwrap()),
+                Err(problem) => break problem,
+            }
+        };
+        assert_no_retry_word(problem.message());
+        assert!(problem.message().ends_with(". Send the message again."), "{problem}");
+        assert!(stream.starts_with(start) && stream.ends_with("\n\n"));
+        setup.server.until_closed().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_a_chat_stream_is_not_watched() {
+    let setup = Setup::fresh().await;
+    setup.server.on_every_api(Reply::events(vec![]));
+    let client = setup.host_client();
+    assert_eq!(text(client.fetch(chat(false)).await.unwrap()).await, "");
+    assert_eq!(text(client.fetch(get(&format!("{}/models", client.base_url()))).await.unwrap()).await, "");
+}
+
+#[tokio::test]
+async fn a_flood_that_says_nothing_is_not_kept_in_memory() {
+    const BOUND: usize = 64 * 1024 * 1024;
+    let setup = Setup::fresh().await;
+    let comments = ": keep-alive\n\n".repeat(2048);
+    setup.server.on_every_api(Reply::events(vec![Part::Flood(comments.into())]));
+    let client = setup.host_client();
+    let flooded = async {
+        while setup.server.bytes_sent() < BOUND {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        answer = client.fetch(chat(true)) => drop(answer),
+        () = flooded => panic!("{} bytes were read, and none handed on", setup.server.bytes_sent()),
+        () = tokio::time::sleep(Duration::from_secs(10)) => {}
+    }
+}

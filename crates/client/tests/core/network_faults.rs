@@ -1,0 +1,412 @@
+//! Every way a network can fail, on every endpoint: a clear error, files as they were, and no restart afterwards.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use qwen_accounts::OAuthClient;
+use qwen_base::{Code, Error, EventKind};
+use qwen_client::{Client, LoginOptions};
+
+use crate::support::apart::{is_apart, run_apart, succeeds};
+use crate::support::gate::{Gate, Way};
+use crate::support::home::{document, in_seconds};
+use crate::support::proxies;
+use crate::support::server::{Server, TOKEN_PATH};
+use crate::support::setup::{Setup, chat, post, read, text};
+use crate::support::skipped;
+use crate::support::time::{soon, until};
+use crate::support::tls::{Authority, NAME};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Endpoint {
+    DeviceAuthorization,
+    DevicePoll,
+    Refresh,
+    Api,
+}
+
+/// How the client gets to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Route {
+    Direct,
+    Tls,
+    SocksProxy,
+    TlsThroughProxy,
+    /// By a name.
+    Named,
+}
+
+/// What the client is to find out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Finding {
+    /// No connection, or one that broke.
+    Network,
+    /// Nothing came in time.
+    Timeout,
+    /// An answer with this status, which says nothing about a token.
+    Status(u16),
+    /// Half an answer.
+    Cut,
+    /// An answer without an end.
+    Drip,
+}
+
+#[derive(Debug)]
+struct Fault {
+    name: &'static str,
+    route: Route,
+    way: Way,
+    finding: Finding,
+}
+
+fn http(status: &str, headers: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{body}")
+        .into_bytes()
+}
+
+fn faults(stranger: SocketAddr) -> Vec<Fault> {
+    use Finding::{Cut, Drip, Network, Status, Timeout};
+    use Route::{Direct, SocksProxy, Tls, TlsThroughProxy};
+    let html = "content-type: text/html\r\n";
+    let json = "content-type: application/json\r\n";
+    let half = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n";
+    let page = "<html><h1>Gateway</h1></html>";
+    let informational =
+        b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n".repeat(100);
+    // An account that is limited for longer rests, which is written down.
+    let at_once = |headers: &str| format!("{headers}retry-after: 0\r\n");
+    let says = |status: &str, headers: &str, body: &str| Way::Says(http(status, headers, body));
+    let fault = |name, route, way, finding| Fault { name, route, way, finding };
+    vec![
+        fault("offline", Direct, Way::Away, Network),
+        fault("a connection that ends at once", Direct, Way::Ends, Network),
+        fault("a server that says nothing", Direct, Way::Silent, Timeout),
+        fault("another protocol", Direct, Way::Says(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), Network),
+        fault(
+            "429",
+            Direct,
+            says("429 Too Many Requests", &at_once(json), "{\"detail\":\"slow\"}"),
+            Status(429),
+        ),
+        fault("429 in HTML", Direct, says("429 Too Many Requests", &at_once(html), page), Status(429)),
+        fault("500", Direct, says("500 Internal Server Error", "", ""), Status(500)),
+        fault("502 in HTML", Direct, says("502 Bad Gateway", html, page), Status(502)),
+        fault("503", Direct, says("503 Service Unavailable", json, "{\"error\":\"busy\"}"), Status(503)),
+        fault("a captive portal", Direct, says("200 OK", html, page), Status(200)),
+        fault("a portal that asks for a login", Direct, says("403 Forbidden", html, page), Status(403)),
+        fault("cut in mid-body", Direct, Way::Says(format!("{half}{{\"access_").into_bytes()), Cut),
+        fault("cut in mid-head", Direct, Way::Says(b"HTTP/1.1 200 OK\r\ncontent-ty".to_vec()), Network),
+        fault("a slow drip of a body", Direct, Way::Drips(half.into()), Drip),
+        fault("a slow drip of a head", Direct, Way::Drips(b"HTTP/1.1 200 OK\r\nx-slow:".to_vec()), Timeout),
+        fault("no answer but informational ones", Direct, Way::Repeats(informational), Timeout),
+        fault("a proxy that is away", TlsThroughProxy, Way::Away, Network),
+        fault(
+            "a proxy that wants a login",
+            TlsThroughProxy,
+            says("407 Proxy Authentication Required", html, page),
+            Network,
+        ),
+        fault("a proxy that finds nobody", TlsThroughProxy, says("504 Gateway Timeout", html, page), Network),
+        fault("a SOCKS proxy that is none", SocksProxy, says("400 Bad Request", html, page), Network),
+        fault("a SOCKS proxy that refuses", SocksProxy, Way::Says(b"\x05\xff".to_vec()), Network),
+        fault("a proxy that refuses to connect", TlsThroughProxy, says("403 Forbidden", html, page), Network),
+        fault("a proxy that drops the tunnel", TlsThroughProxy, Way::Ends, Network),
+        fault("a certificate of nobody we know", Tls, Way::To(stranger), Network),
+        fault("no TLS", Tls, says("400 Bad Request", html, page), Network),
+        fault("a handshake without an end", Tls, Way::Silent, Timeout),
+    ]
+}
+
+/// A client whose every connection goes through a gate, and what is at its end.
+struct World {
+    setup: Setup,
+    server: Server,
+    gate: Gate,
+    route: Route,
+    client: Client,
+    variables: Vec<(&'static str, String)>,
+    /// Where the gate leads in good times.
+    home_way: SocketAddr,
+}
+
+impl World {
+    async fn new(route: Route, endpoint: Endpoint, authority: &Authority) -> Self {
+        let mut setup = Setup::logged_out().await;
+        setup.options.connect_timeout = Some(Duration::from_secs(8));
+        setup = setup.with_oauth_timeout(Duration::from_secs(4)).with_idle_timeout(Duration::from_secs(4));
+        let is_tls = matches!(route, Route::Tls | Route::TlsThroughProxy | Route::SocksProxy | Route::Named);
+        let server =
+            if is_tls { Server::serve("https", authority.listen().await) } else { Server::start().await };
+        server.know("access-0", "refresh-0");
+        let home_way = match route {
+            Route::Direct | Route::Tls | Route::Named => server.address(),
+            Route::SocksProxy => proxies::socks().await,
+            Route::TlsThroughProxy => proxies::connect().await,
+        };
+        let gate = Gate::to(home_way).await;
+        let base = match route {
+            Route::Direct => format!("http://{}", gate.address()),
+            Route::Tls => format!("https://{}", gate.address()),
+            Route::Named => format!("https://{NAME}:{}", gate.address().port()),
+            // Loopback is never proxied, so the proxies know a name.
+            Route::SocksProxy | Route::TlsThroughProxy => {
+                format!("https://{NAME}:{}", server.address().port())
+            }
+        };
+        server.issue_with("resource_url", base.as_str().into());
+        setup.options.oauth.base_url = Some(base.clone());
+        if endpoint != Endpoint::DevicePoll && endpoint != Endpoint::DeviceAuthorization {
+            let lifetime = if endpoint == Endpoint::Refresh { -60 } else { 3600 };
+            setup.home.write(&document("access-0", "refresh-0", in_seconds(lifetime), &base));
+        }
+        let certificates = setup.home.path().join("ca.pem");
+        authority.write(&certificates);
+        let proxy = gate.address().to_string();
+        let (http, socks) = (format!("http://u:p4ssw0rd@{proxy}"), format!("socks://{proxy}"));
+        let mut variables = vec![("NODE_EXTRA_CA_CERTS", certificates.to_str().unwrap().to_owned())];
+        match route {
+            Route::Direct | Route::Tls | Route::Named => {}
+            Route::TlsThroughProxy => variables.push(("HTTPS_PROXY", http)),
+            Route::SocksProxy => variables.push(("ALL_PROXY", socks)),
+        }
+        let client = setup.client_with(&borrowed(&variables), false);
+        Self { setup, server, gate, route, client, variables, home_way }
+    }
+
+    /// The client's own way to the OAuth server.
+    fn oauth(&self) -> OAuthClient {
+        self.setup.oauth_client_with(&borrowed(&self.variables))
+    }
+
+    fn fail(&self, way: &Way) {
+        if self.route == Route::Named {
+            write_hosts("");
+        } else {
+            self.gate.set(way.clone());
+        }
+    }
+
+    async fn mend(&self) {
+        if self.route == Route::Named {
+            write_hosts(&format!("127.0.0.1 {NAME}\n"));
+        }
+        self.gate.set(Way::To(self.home_way));
+        while tokio::net::TcpStream::connect(self.gate.address()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Everything in the Qwen directory but empty, permanent lock files.
+    fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let names = self.setup.home.files().into_iter().filter(|name| !name.contains(".flock"));
+        names
+            .map(|name| {
+                let bytes = std::fs::read(self.setup.home.qwen_dir().join(&name)).unwrap();
+                (name, bytes)
+            })
+            .collect()
+    }
+
+    fn address(&self) -> String {
+        format!("{}/chat/completions", self.client.base_url())
+    }
+}
+
+fn borrowed<'a>(variables: &'a [(&'static str, String)]) -> Vec<(&'static str, &'a str)> {
+    variables.iter().map(|(name, value)| (*name, value.as_str())).collect()
+}
+
+fn no_browser() -> LoginOptions {
+    LoginOptions { open_browser: Some(false), ..LoginOptions::default() }
+}
+
+fn assert_clear(error: &Error, row: &str) {
+    let message = error.message();
+    assert!(message.len() > 20 && message.lines().count() <= 2, "{row}: {message}");
+    assert!(
+        message.chars().next().unwrap().is_uppercase() || message.starts_with("127."),
+        "{row}: {message}"
+    );
+    for secret in ["access-", "refresh-", "p4ssw0rd", "device-code"] {
+        assert!(!format!("{message}{error:?}").contains(secret), "{row}: {message}");
+    }
+}
+
+/// The code that a finding has where it is not the refresh that met it.
+fn code_of(finding: Finding, otherwise: Code) -> Code {
+    match finding {
+        Finding::Network | Finding::Cut => Code::Network,
+        Finding::Timeout | Finding::Drip => Code::Timeout,
+        Finding::Status(_) => otherwise,
+    }
+}
+
+async fn run(endpoint: Endpoint, fault: &Fault, authority: &Authority) {
+    let row = &format!("{endpoint:?}, {}", fault.name);
+    let world = World::new(fault.route, endpoint, authority).await;
+    let before = world.files();
+    world.fail(&fault.way);
+    match endpoint {
+        Endpoint::DeviceAuthorization => {
+            let error = world.client.login(no_browser(), |_| {}).await.unwrap_err();
+            assert_clear(&error, row);
+            let refused = match fault.finding {
+                Finding::Status(200) => Code::InvalidResponse,
+                _ => Code::DeviceAuthorizationFailed,
+            };
+            assert_eq!(error.code(), code_of(fault.finding, refused), "{row}: {}", error.message());
+            assert_eq!(world.files(), before, "{row}");
+            world.mend().await;
+            world.client.login(no_browser(), |_| {}).await.unwrap();
+            assert_eq!(world.setup.home.access_token(), "access-1", "{row}");
+        }
+        Endpoint::DevicePoll => {
+            world.mend().await;
+            let oauth = world.oauth();
+            let mut authorization = oauth.request_device_authorization().await.unwrap();
+            authorization.interval = 0.0;
+            world.fail(&fault.way);
+            let before_it = world.gate.taken();
+            let polling = tokio::spawn(async move { oauth.poll_device_token(&authorization).await });
+            if matches!(fault.way, Way::Away) {
+                tokio::time::sleep(Duration::from_millis(1500)).await;
+            } else {
+                until("a poll that fails", || world.gate.taken() > before_it).await;
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+            // Polls go on: no trouble on the way is an answer to the question.
+            world.mend().await;
+            let approved = soon(row, polling).await.unwrap();
+            let token = approved.unwrap_or_else(|error| panic!("{row}: {}", error.message()));
+            assert_eq!(token.access_token.expose(), "access-1", "{row}");
+            assert_eq!(world.files(), before, "{row}");
+        }
+        Endpoint::Refresh => {
+            let error = world.client.access_token(None).await.unwrap_err();
+            assert_clear(&error, row);
+            assert_eq!(error.code(), Code::RefreshUnavailable, "{row}: {}", error.message());
+            assert!(error.is_retryable(), "{row}");
+            let answered = match fault.finding {
+                Finding::Status(200) => Code::InvalidResponse,
+                _ => Code::OAuthError,
+            };
+            assert_eq!(error.cause().unwrap().code(), code_of(fault.finding, answered), "{row}");
+            assert_eq!(world.files(), before, "{row}");
+            assert_eq!(world.setup.events.count(EventKind::NeedsLogin), 0, "{row}");
+            world.mend().await;
+            let token = world.client.access_token(None).await.unwrap();
+            assert_eq!(token.access_token.expose(), "access-1", "{row}");
+            assert_eq!(world.server.requests(TOKEN_PATH).len(), 1, "{row}");
+            assert_eq!(world.server.redeemed_again(), 0, "{row}");
+        }
+        Endpoint::Api => {
+            let outcome =
+                world.client.fetch(post(&world.address(), &serde_json::json!({"messages": []}))).await;
+            match (fault.finding, outcome) {
+                (Finding::Status(status), Ok(answer)) => {
+                    assert_eq!(answer.status.as_u16(), status, "{row}");
+                }
+                (Finding::Cut, Ok(mut answer)) => {
+                    let (bytes, end) = read(&mut answer.body).await;
+                    assert_eq!((bytes.as_slice(), end), (&b"{\"access_"[..], Err(Code::Network)), "{row}");
+                }
+                (Finding::Drip, Ok(mut answer)) => {
+                    // However slow it is, it is an answer, and the caller's to end.
+                    assert!(answer.body.next().await.unwrap().is_some(), "{row}");
+                }
+                (finding, Err(error)) => {
+                    assert_clear(&error, row);
+                    assert!(error.is_retryable(), "{row}: {}", error.message());
+                    let code = code_of(finding, Code::Internal);
+                    assert_eq!(error.code(), code, "{row}: {}", error.message());
+                }
+                (finding, Ok(answer)) => panic!("{row}: {} instead of {finding:?}", answer.status),
+            }
+            assert_eq!(world.files(), before, "{row}");
+            world.mend().await;
+            let answer = world.client.fetch(chat(false)).await.unwrap();
+            assert!(text(answer).await.contains("Hello"), "{row}");
+            assert_eq!(world.files(), before, "{row}");
+        }
+    }
+    world.setup.home.assert_tidy();
+}
+
+async fn on_every_network(endpoint: Endpoint) {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let impostor = Server::serve("https", stranger.listen().await);
+    let faults = faults(impostor.address());
+    join_all(faults.iter().map(|fault| run(endpoint, fault, &authority))).await;
+    assert_eq!(impostor.all_requests(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_is_refused_clearly_on_every_broken_network() {
+    on_every_network(Endpoint::DeviceAuthorization).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_outlives_every_broken_network() {
+    on_every_network(Endpoint::DevicePoll).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refresh_survives_every_broken_network() {
+    on_every_network(Endpoint::Refresh).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chat_is_answered_after_every_broken_network() {
+    on_every_network(Endpoint::Api).await;
+}
+
+#[tokio::test]
+async fn names_that_cannot_be_resolved_are_got_over() {
+    let Some(text) = run_apart("network_faults::on_a_network_without_names").await else { return };
+    assert!(text.contains("every endpoint got over it"), "{text}");
+}
+
+/// The file of the hosts that this process knows by name.
+static HOSTS_PATH: OnceLock<PathBuf> = OnceLock::new();
+
+fn write_hosts(lines: &str) {
+    std::fs::write(HOSTS_PATH.get().unwrap(), lines).unwrap();
+}
+
+/// No test: what runs where no server for names answers, and the names of hosts are nobody else's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_network_without_names() {
+    if !is_apart().await {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    for (name, lines) in
+        [("hosts", ""), ("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")]
+    {
+        let path = directory.path().join(name);
+        std::fs::write(&path, lines).unwrap();
+        if !succeeds("mount", &["--bind", path.to_str().unwrap(), &format!("/etc/{name}")]).await {
+            skipped("no mount");
+            return;
+        }
+    }
+    // The file that lies over /etc/hosts, never the machine's own.
+    HOSTS_PATH.set(directory.path().join("hosts")).unwrap();
+    let authority = Authority::new();
+    let fault = Fault {
+        name: "a name that can't be resolved",
+        route: Route::Named,
+        way: Way::Away,
+        finding: Finding::Network,
+    };
+    for endpoint in [Endpoint::DeviceAuthorization, Endpoint::DevicePoll, Endpoint::Refresh, Endpoint::Api] {
+        run(endpoint, &fault, &authority).await;
+    }
+    writeln!(std::io::stdout(), "every endpoint got over it").unwrap();
+}

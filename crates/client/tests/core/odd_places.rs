@@ -1,0 +1,256 @@
+//! Files as other programs and other machines leave them: in other encodings, as links, with something else in their place.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use qwen_base::{Busy, Code, EventKind};
+use qwen_client::{Client, Context, Doctor, LoginOptions};
+
+use crate::support::fleet::Fleet;
+use crate::support::home::{document, in_seconds};
+use crate::support::reply::Reply;
+use crate::support::setup::{Setup, chat};
+use crate::support::skipped;
+use crate::support::time::soon;
+
+fn utf16(text: &str, mark: [u8; 2], unit: fn(u16) -> [u8; 2]) -> Vec<u8> {
+    mark.into_iter().chain(text.encode_utf16().flat_map(unit)).collect()
+}
+
+#[tokio::test]
+async fn files_with_a_byte_order_mark_are_read_and_written_as_utf_8() {
+    type Encode = fn(&str) -> Vec<u8>;
+    let encodings: [Encode; 3] = [
+        |text| format!("\u{feff}{text}").into_bytes(),
+        |text| utf16(text, [0xFF, 0xFE], u16::to_le_bytes),
+        |text| utf16(text, [0xFE, 0xFF], u16::to_be_bytes),
+    ];
+    for encode in encodings {
+        let setup = Setup::expired().await;
+        let text = fs::read_to_string(setup.home.credentials()).unwrap();
+        fs::write(setup.home.credentials(), encode(&text)).unwrap();
+        assert_eq!(setup.client().access_token(None).await.unwrap().access_token.expose(), "access-1");
+        assert_eq!(setup.home.access_token(), "access-1");
+
+        let fleet = Fleet::of(2).await;
+        let store = fleet.setup.home.store();
+        let text = fs::read_to_string(&store).unwrap();
+        fs::write(&store, encode(&text)).unwrap();
+        assert_eq!(fleet.client().accounts().await.unwrap().len(), 2);
+        assert_eq!(fleet.setup.events.count(EventKind::StoreRepaired), 0);
+    }
+}
+
+#[tokio::test]
+async fn the_default_store_may_be_a_link_of_the_users_own() {
+    let fleet = Fleet::of(2).await;
+    let (store, real) = (fleet.setup.home.store(), fleet.setup.home.path().join("dotfiles/accounts.json"));
+    fs::create_dir(real.parent().unwrap()).unwrap();
+    fs::rename(&store, &real).unwrap();
+    symlink("../dotfiles/accounts.json", &store).unwrap();
+    let client = fleet.client();
+    client.set_active_account("bob").await.unwrap();
+    assert!(store.symlink_metadata().unwrap().is_symlink());
+    assert!(fs::read_to_string(&real).unwrap().contains("\"activeAccountId\": \"bob\""));
+    assert_eq!(client.accounts().await.unwrap().len(), 2);
+
+    let setup = Setup::fresh().await;
+    symlink("oauth_creds.json", setup.home.store()).unwrap();
+    let refused = setup.try_client(&[], false, setup.events.events());
+    assert_eq!(refused.map(drop).unwrap_err().code(), Code::PathNotAllowed);
+}
+
+#[tokio::test]
+async fn two_directories_with_links_to_one_file_redeem_it_once() {
+    let (one, other) = (Setup::expired().await, Setup::logged_out().await);
+    symlink(one.home.credentials(), other.home.credentials()).unwrap();
+    one.server.hold();
+    let context = Context {
+        for_host: false,
+        clock: one.clock.clone(),
+        events: other.events.events(),
+        busy: Busy::unobserved(),
+    };
+    let second = Client::new(&one.options, other.home.environment(&[]), context).unwrap();
+    let first = one.client();
+    let both = tokio::spawn(async move { tokio::join!(first.access_token(None), second.access_token(None)) });
+    one.server.until_token_requests(1).await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    one.server.release();
+    let (first, second) = both.await.unwrap();
+    assert_eq!(first.unwrap().access_token.expose(), "access-1");
+    assert_eq!(second.unwrap().access_token.expose(), "access-1");
+    assert_eq!((one.server.redemptions(), one.server.redeemed_again()), (1, 0));
+}
+
+fn doctor(setup: &Setup) -> Doctor {
+    Doctor {
+        options: setup.options.clone(),
+        environment: setup.home.environment(&[]),
+        working_directory: setup.home.path().to_owned(),
+        clock: setup.clock.clone(),
+    }
+}
+
+fn put(path: &Path, kind: &str) {
+    let _ = fs::remove_file(path);
+    match kind {
+        "fifo" => assert!(Command::new("mkfifo").arg(path).status().unwrap().success()),
+        _ => fs::create_dir_all(path.join("child")).unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn something_else_in_a_files_place_blocks_nothing_and_doctor_removes_it() {
+    let names = [
+        "oauth_creds.flock",
+        "oauth_creds.lock",
+        "oauth_accounts.flock",
+        "oauth_accounts.lock",
+        "opencode_qwen_usage.json",
+        "opencode_qwen_usage.flock",
+        "opencode_qwen_usage.lock",
+    ];
+    for (name, kind) in names.into_iter().flat_map(|name| ["fifo", "directory"].map(|kind| (name, kind))) {
+        let setup = Setup::fresh().await;
+        let path = setup.home.qwen_dir().join(name);
+        put(&path, kind);
+        let client = setup.client();
+        assert_eq!(soon(name, client.fetch(chat(false))).await.unwrap().status, 200, "{name}");
+        if !name.starts_with("opencode_qwen_usage.l") {
+            client.flush();
+        }
+        let findings = soon(name, doctor(&setup).examine()).await.unwrap();
+        let shown = format!("{} ", path.display());
+        let Some(found) = findings.iter().find(|found| found.message.starts_with(&shown)) else {
+            // A write has put it aside.
+            assert!(name == "opencode_qwen_usage.json" && path.is_file(), "{name}: {findings:?}");
+            continue;
+        };
+        let fix = found.fix.as_ref().unwrap();
+        assert!(Command::new("sh").args(["-c", fix]).status().unwrap().success(), "{fix}");
+        assert!(path.symlink_metadata().is_err(), "{fix}");
+    }
+}
+
+/// A file or directory that can't be changed as long as this lives.
+struct Unchangeable(PathBuf, &'static str);
+
+impl Unchangeable {
+    fn make(path: PathBuf, attribute: &'static str) -> Option<Self> {
+        let made = Command::new("chattr").arg(format!("+{attribute}")).arg(&path).output();
+        if made.is_ok_and(|output| output.status.success()) {
+            return Some(Self(path, attribute));
+        }
+        skipped("immutable files take root, chattr and a file system that has them");
+        None
+    }
+}
+
+impl Drop for Unchangeable {
+    fn drop(&mut self) {
+        let _ = Command::new("chattr").arg(format!("-{}", self.1)).arg(&self.0).output();
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_can_not_be_changed_loses_no_login_and_doctor_names_it() {
+    for (is_file, attribute) in [(true, "i"), (true, "a"), (false, "i")] {
+        let row = format!("{is_file} {attribute}");
+        let setup = Setup::expired().await;
+        let path = if is_file { setup.home.credentials() } else { setup.home.qwen_dir() };
+        let Some(unchangeable) = Unchangeable::make(path.clone(), attribute) else { return };
+        let outcome = setup.client().access_token(None).await;
+        if is_file {
+            assert_eq!(outcome.unwrap().access_token.expose(), "access-1", "{row}");
+            assert_eq!(setup.events.count(EventKind::NeedsAttention), 1, "{row}");
+            // The next process finds it in the store.
+            let next = setup.client().access_token(None).await.unwrap();
+            assert_eq!(next.access_token.expose(), "access-1", "{row}");
+        } else {
+            let error = outcome.unwrap_err();
+            assert_eq!((error.code(), setup.server.token_requests()), (Code::Io, 0), "{row}");
+        }
+        let findings = doctor(&setup).examine().await.unwrap();
+        let named = format!("{} is immutable", path.display());
+        let found = findings.iter().find(|found| found.message.starts_with(&named));
+        let fix = found.unwrap_or_else(|| panic!("{row}: {findings:?}")).fix.clone().unwrap();
+        let fix = fix.trim_start_matches("sudo ");
+        assert!(Command::new("sh").args(["-c", fix]).status().unwrap().success(), "{fix}");
+        let client = setup.client();
+        assert_eq!(client.access_token(None).await.unwrap().access_token.expose(), "access-1", "{row}");
+        assert_eq!((setup.server.redemptions(), setup.server.redeemed_again()), (1, 0), "{row}");
+        drop(unchangeable);
+    }
+}
+
+#[tokio::test]
+async fn the_choice_of_a_dead_login_changes_nothing() {
+    let fleet = Fleet::expiring_in(&[3600, -60]).await;
+    let before = fleet.setup.home.bytes();
+    fleet.setup.server.on_every_token(Reply::oauth_error(400, "invalid_grant"));
+    let error = fleet.client().set_active_account("bob").await.unwrap_err();
+    assert_eq!(error.code(), Code::RefreshTokenInvalid);
+    assert!(error.message().contains("Nothing was changed"), "{}", error.message());
+    assert_eq!(fleet.setup.home.bytes(), before);
+    assert!(
+        fleet.client().accounts().await.unwrap().iter().any(|account| account.id == "ann" && account.active)
+    );
+
+    // Without a verdict it can't be tried, and the user's word counts.
+    let fleet = Fleet::expiring_in(&[3600, -60]).await;
+    fleet.setup.server.on_every_token(Reply::empty(503));
+    let chosen = fleet.client().set_active_account("bob").await.unwrap();
+    assert!(chosen.active);
+    let events = fleet.setup.events.all();
+    assert!(events.iter().any(|event| event.message.contains("without having been tried")), "{events:?}");
+
+    let fleet = Fleet::of(2).await;
+    fleet.edit_store(|store| drop(store["accounts"][1]["token"]["refresh_token"].take()));
+    let before = fleet.setup.home.bytes();
+    fleet.client().set_active_account("bob").await.unwrap_err();
+    assert_eq!(fleet.setup.home.bytes(), before);
+}
+
+#[tokio::test]
+async fn a_login_that_can_not_be_kept_is_not_begun() {
+    for obstacle in ["dangling link", "file above", "lock", "lock of the store"] {
+        let setup = Setup::logged_out().await;
+        let directory = setup.home.qwen_dir();
+        match obstacle {
+            "lock" => put(&directory.join("oauth_creds.flock"), "directory"),
+            "lock of the store" => put(&directory.join("oauth_accounts.flock"), "directory"),
+            _ => fs::remove_dir_all(&directory).unwrap(),
+        }
+        match obstacle {
+            "dangling link" => symlink("/nowhere/qwen", &directory).unwrap(),
+            "file above" => fs::write(&directory, "").unwrap(),
+            _ => {}
+        }
+        let client = setup.client();
+        let login = client.login(LoginOptions::default(), |_| panic!("the user is asked"));
+        let error = login.await.unwrap_err();
+        assert_eq!(error.code(), Code::Io, "{obstacle}: {}", error.message());
+        assert_eq!(setup.server.all_requests(), 0, "{obstacle}");
+        if obstacle == "file above" {
+            fs::remove_file(&directory).unwrap();
+        }
+    }
+}
+
+/// Another user's file, which could hold any login and name any host.
+#[tokio::test]
+async fn the_credentials_of_another_user_are_refused() {
+    if !rustix::process::geteuid().is_root() {
+        return skipped("another user's files take root");
+    }
+    let setup = Setup::fresh().await;
+    setup.home.write(&document("access-0", "refresh-0", in_seconds(3600), &setup.server.url()));
+    std::os::unix::fs::chown(setup.home.credentials(), Some(54_321), None).unwrap();
+    let error = setup.client().fetch(chat(false)).await.err().unwrap();
+    assert_eq!(error.code(), Code::CredentialsInvalid);
+    assert!(error.message().contains("another user") && error.message().contains("chown"));
+    assert_eq!(setup.server.all_requests(), 0);
+}

@@ -1,0 +1,204 @@
+//! Who may read and write what holds tokens, and tricks with links.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+
+use qwen_base::{Code, EventKind};
+
+use crate::support::fleet::{Fleet, who_answers};
+use crate::support::home::{document, in_seconds};
+use crate::support::setup::{Setup, chat};
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn widen(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[tokio::test]
+async fn tokens_that_were_open_to_others_are_closed_and_told_of_once() {
+    let fleet = Fleet::of(2).await;
+    let home = &fleet.setup.home;
+    let (store, credentials) = (home.store(), home.credentials());
+    for (path, wide) in [(&store, 0o644), (&credentials, 0o664), (&home.qwen_dir(), 0o777)] {
+        widen(path, wide);
+    }
+    let before = home.bytes();
+    let client = fleet.client();
+    for _ in 0..2 {
+        assert_eq!(client.accounts().await.unwrap().len(), 2);
+        assert_eq!((mode(&store), mode(&credentials), mode(&home.qwen_dir())), (0o600, 0o600, 0o700));
+        // The qwen CLI of old leaves its file open each time.
+        home.write(&home.document());
+        widen(&credentials, 0o644);
+    }
+    assert_eq!(who_answers(&client).await, "ann");
+    assert_eq!(home.bytes(), before);
+    let told: Vec<_> =
+        fleet.setup.events.all().into_iter().filter(|event| event.kind == EventKind::StoreRepaired).collect();
+    assert_eq!(told.len(), 3);
+    for (event, path) in told.iter().zip([&home.qwen_dir(), &credentials, &store]) {
+        assert!(event.message.starts_with(path.to_str().unwrap()), "{}", event.message);
+    }
+}
+
+#[tokio::test]
+async fn where_no_token_was_open_nobody_is_alarmed() {
+    let setup = Setup::fresh().await;
+    widen(&setup.home.qwen_dir(), 0o755);
+    assert_eq!(setup.client().fetch(chat(false)).await.unwrap().status, 200);
+    assert_eq!(mode(&setup.home.qwen_dir()), 0o700);
+    assert_eq!(setup.events.count(EventKind::StoreRepaired), 0);
+}
+
+#[tokio::test]
+async fn everything_that_is_made_is_private() {
+    let setup = Setup::expired().await;
+    let client = setup.client();
+    client.access_token(None).await.unwrap();
+    client.fetch(chat(false)).await.unwrap();
+    for name in setup.home.files() {
+        assert_eq!(mode(&setup.home.qwen_dir().join(&name)), 0o600, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_link_in_the_place_of_a_lock_is_not_followed_to_somebody_elses_file() {
+    for name in ["oauth_creds.lock", "oauth_creds.flock"] {
+        let setup = Setup::expired().await;
+        let victim = setup.home.path().join("precious.txt");
+        fs::write(&victim, "precious").unwrap();
+        symlink(&victim, setup.home.qwen_dir().join(name)).unwrap();
+        let outcome =
+            tokio::time::timeout(std::time::Duration::from_secs(3), setup.client().access_token(None)).await;
+        if let Ok(outcome) = outcome {
+            assert!(outcome.is_ok() || outcome.unwrap_err().code() == Code::Io, "{name}");
+        }
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious", "{name}");
+        assert_eq!(setup.server.redeemed_again(), 0);
+    }
+}
+
+/// Root, in a container or by sudo, in a user's directory: nothing becomes root's, and what root has left before is given back.
+#[tokio::test]
+async fn what_root_writes_in_a_users_directory_is_that_users() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    const USER: u32 = 54_321;
+    if !rustix::process::geteuid().is_root() {
+        return crate::support::skipped("another user's files take root");
+    }
+    let setup = Setup::expired().await;
+    let flock = setup.home.qwen_dir().join("oauth_creds.flock");
+    fs::write(&flock, "").unwrap();
+    widen(&flock, 0o600);
+    for path in [setup.home.qwen_dir(), setup.home.credentials()] {
+        chown(path, Some(USER), Some(USER)).unwrap();
+    }
+    let client = setup.client();
+    client.access_token(None).await.unwrap();
+    client.fetch(chat(false)).await.unwrap();
+    client.flush();
+    client.note_host_login().await.unwrap();
+    let files = setup.home.files();
+    assert!(files.len() >= 4, "{files:?}");
+    for name in files {
+        let found = fs::metadata(setup.home.qwen_dir().join(&name)).unwrap();
+        assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (USER, USER, 0o600), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_hard_link_to_the_credentials_keeps_its_old_contents_and_gets_no_new_token() {
+    let setup = Setup::expired().await;
+    let copy = setup.home.path().join("copy.json");
+    fs::hard_link(setup.home.credentials(), &copy).unwrap();
+    let before = setup.home.bytes();
+    setup.client().access_token(None).await.unwrap();
+    assert_eq!(fs::read(&copy).unwrap(), before);
+    assert!(setup.home.document()["refresh_token"] == "refresh-1");
+}
+
+#[tokio::test]
+async fn a_linked_credentials_file_stays_a_link_and_its_target_is_private() {
+    let setup = Setup::logged_out().await;
+    setup.server.know("access-0", "refresh-0");
+    let real = setup.home.path().join("dotfiles-creds.json");
+    let held = document("access-0", "refresh-0", in_seconds(-60), &setup.server.url());
+    fs::write(&real, held.to_string()).unwrap();
+    symlink(&real, setup.home.credentials()).unwrap();
+    assert_eq!(setup.client().access_token(None).await.unwrap().access_token.expose(), "access-1");
+    assert!(fs::symlink_metadata(setup.home.credentials()).unwrap().is_symlink());
+    assert_eq!(mode(&real), 0o600);
+    assert!(fs::read_to_string(&real).unwrap().contains("refresh-1"));
+}
+
+#[tokio::test]
+async fn a_circle_or_a_device_in_the_place_of_the_credentials_is_an_error() {
+    for target in ["oauth_creds.json", "/dev/zero", "/dev/stdin", "/"] {
+        let setup = Setup::logged_out().await;
+        symlink(target, setup.home.credentials()).unwrap();
+        let error = setup.client().access_token(None).await.unwrap_err();
+        assert!(
+            [Code::Io, Code::CredentialsInvalid].contains(&error.code()),
+            "{target}: {}",
+            error.message()
+        );
+        assert_eq!(setup.server.all_requests(), 0);
+    }
+}
+
+/// What others put into the files can add nothing to a request's head.
+#[tokio::test]
+async fn line_ends_in_a_file_are_never_sent() {
+    let evil = "a\r\nx-evil: 1";
+    let setup = Setup::fresh().await;
+    for (access, refresh) in [(evil, "refresh-0"), ("access-0", evil)] {
+        setup.home.write(&document(access, refresh, in_seconds(-60), &setup.server.url()));
+        setup.server.on_every_token(crate::support::reply::Reply::oauth_error(400, "invalid_grant"));
+        setup.client().fetch(chat(false)).await.unwrap_err();
+    }
+    setup.home.write(&document(
+        "access-0",
+        "refresh-0",
+        in_seconds(3600),
+        &format!("{}\r\nx-evil: 1", setup.server.url()),
+    ));
+    assert!(setup.client().fetch(chat(false)).await.is_err());
+    assert!(setup.server.api_requests().is_empty());
+
+    let fleet = Fleet::of(2).await;
+    fleet.edit_store(|store| {
+        store["accounts"][0]["id"] = serde_json::json!(evil);
+        store["accounts"][0]["label"] = serde_json::json!(evil);
+        store["activeAccountId"] = serde_json::json!(evil);
+    });
+    let answer = fleet.client().fetch(chat(false)).await.unwrap();
+    assert_eq!(answer.status, 200);
+    assert!(!answer.headers.contains_key("x-evil") && !answer.headers.contains_key("x-qwen-account"));
+    for host in &fleet.hosts {
+        assert!(host.api_requests().iter().all(|seen| !seen.headers.contains_key("x-evil")));
+    }
+    let events = fleet.setup.events.all();
+    assert!(events.iter().all(|event| !event.message.contains('\r')), "{events:?}");
+}
+
+/// The search that every test's home ends with, and every list of events.
+#[test]
+fn a_token_in_a_log_would_be_found() {
+    use crate::support::home::holds_token;
+    for text in ["Bearer access-1", "{\"t\":\"refresh.ann.12\"}", "access.cyd.0\n", "x=refresh-0&y"] {
+        assert!(holds_token(text), "{text}");
+    }
+    for text in ["access-control-allow-origin", "the refresh.", "refresh-token: ***", "access_token"] {
+        assert!(!holds_token(text), "{text}");
+    }
+    let home = crate::support::home::Home::new();
+    let logs = home.path().join(".opencode/logs");
+    fs::create_dir_all(&logs).unwrap();
+    fs::write(logs.join("request.json"), "{\"authorization\":\"Bearer access-1\"}").unwrap();
+    let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(home)));
+    assert!(dropped.unwrap_err().downcast::<String>().unwrap().contains("request.json"));
+}

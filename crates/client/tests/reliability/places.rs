@@ -1,0 +1,154 @@
+//! Places where a refreshed login can't be kept as usual: mounts, links, full disks, another login in between.
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use qwen_base::Clock;
+
+use super::scene::read;
+use crate::support::child::Child;
+use crate::support::home::{document, in_seconds};
+use crate::support::setup::Setup;
+use crate::support::skipped;
+
+/// Mounts the credentials file on itself, as a container does that is given this one file.
+const FILE_MOUNT: &str = r#"mount --bind "$0/oauth_creds.json" "$0/oauth_creds.json" && exec "$@""#;
+/// Makes the directory that the link leads to read-only, as a Nix store is.
+const READ_ONLY_TARGET: &str =
+    r#"mount --bind "$0/../nix" "$0/../nix" && mount -o remount,bind,ro "$0/../nix" && exec "$@""#;
+/// A disk in place of the directory, on which next to nothing is free.
+const FULL_DISK: &str = r#"
+    copy=$(mktemp -d) && cp -a "$0/." "$copy" && mount -t tmpfs -o size=64k,mode=700 small "$0" && cp -a "$copy/." "$0" &&
+    rm -r "$copy" && exec "$@"
+"#;
+
+fn may_mount() -> bool {
+    let tried = Command::new("unshare").args(["-m", "mount", "-t", "tmpfs", "try", "/mnt"]).output();
+    let may = tried.is_ok_and(|output| output.status.success());
+    if !may {
+        skipped("mounts take root, unshare and mount");
+    }
+    may
+}
+
+async fn behind(setup: &Setup, mount: &str, omitted: &str) -> Child {
+    let directory = setup.home.qwen_dir();
+    let launcher = ["unshare", "-m", "sh", "-c", mount, directory.to_str().unwrap()];
+    Child::start_under(setup, &launcher, omitted).await
+}
+
+fn refresh_token(path: &Path) -> String {
+    read(path).unwrap()["refresh_token"].as_str().unwrap().to_owned()
+}
+
+/// A refresh of a file that is a mount: the refresh token that the CLI then finds, and the one that the store holds.
+async fn refreshed_on_a_mount(omitted: &str) -> (String, String) {
+    let setup = Setup::expired().await;
+    let mut child = behind(&setup, FILE_MOUNT, omitted).await;
+    assert_eq!(child.token().await, "access-1");
+    assert!(!child.told().await.contains("needs-attention"));
+    child.kill().await;
+    let store = read(&setup.home.store()).unwrap();
+    assert_eq!(setup.client().access_token(None).await.unwrap().access_token.expose(), "access-1");
+    let kept = store["accounts"][0]["token"]["refresh_token"].as_str().unwrap().to_owned();
+    assert_eq!((setup.server.redemptions(), setup.server.redeemed_again()), (1, 0));
+    (refresh_token(&setup.home.credentials()), kept)
+}
+
+#[tokio::test]
+async fn a_mounted_file_is_written_in_place_once_the_store_has_the_login() {
+    if !may_mount() {
+        return;
+    }
+    assert_eq!(refreshed_on_a_mount("").await, ("refresh-1".to_owned(), "refresh-1".to_owned()));
+}
+
+/// What the qwen CLI finds in a file that is a mount, while the process lives.
+async fn clis_token_on_a_mount(omitted: &str) -> String {
+    let setup = Setup::expired().await;
+    let mut child = behind(&setup, FILE_MOUNT, omitted).await;
+    assert_eq!(child.token().await, "access-1");
+    refresh_token(&child.path(&setup.home.credentials()))
+}
+
+#[tokio::test]
+async fn the_cli_goes_on_behind_a_mount_thanks_to_writing_in_place() {
+    if !may_mount() {
+        return;
+    }
+    assert_eq!(clis_token_on_a_mount("").await, "refresh-1");
+    assert_eq!(clis_token_on_a_mount("omit InPlace").await, "refresh-0");
+}
+
+#[tokio::test]
+async fn a_file_that_can_not_be_written_to_at_all_needs_attention_and_loses_no_login() {
+    if !may_mount() {
+        return;
+    }
+    let setup = Setup::expired().await;
+    let nix = setup.home.path().join("nix");
+    fs::create_dir(&nix).unwrap();
+    fs::rename(setup.home.credentials(), nix.join("creds.json")).unwrap();
+    std::os::unix::fs::symlink(nix.join("creds.json"), setup.home.credentials()).unwrap();
+    let mut child = behind(&setup, READ_ONLY_TARGET, "").await;
+    assert_eq!(child.token().await, "access-1");
+    assert!(child.chat().await.starts_with("200 "));
+    assert_eq!(child.told().await.matches("needs-attention").count(), 1);
+    child.kill().await;
+    assert_eq!(refresh_token(&nix.join("creds.json")), "refresh-0");
+    // The next process finds it in the store, and puts the file right where it can.
+    assert_eq!(setup.client().access_token(None).await.unwrap().access_token.expose(), "access-1");
+    assert_eq!((setup.server.redemptions(), setup.server.redeemed_again()), (1, 0));
+}
+
+/// A disk that is full by the time the answer is there: is the login gone with the process?
+async fn is_lost_on_a_full_disk(omitted: &str) -> bool {
+    let setup = Setup::expired().await;
+    let mut child = behind(&setup, FULL_DISK, omitted).await;
+    let directory = child.path(&setup.home.qwen_dir());
+    setup.server.hold();
+    child.ask().await;
+    setup.server.until_token_requests(1).await;
+    let mut filler = fs::File::create(directory.join("filler")).unwrap();
+    while std::io::Write::write(&mut filler, &[b'x'; 512]).is_ok_and(|written| written > 0) {}
+    setup.server.release();
+    assert_eq!(child.answer().await, "access-1");
+    refresh_token(&directory.join("oauth_creds.json")) != "refresh-1"
+}
+
+#[tokio::test]
+async fn a_disk_that_fills_up_loses_no_login_thanks_to_making_room_before() {
+    if !may_mount() {
+        return;
+    }
+    assert!(!is_lost_on_a_full_disk("").await);
+    assert!(is_lost_on_a_full_disk("omit Preparation").await);
+}
+
+/// Somebody else logs in with the CLI while a token is redeemed, and there is no store: is what it was redeemed for lost?
+async fn is_lost_to_another_login(omitted: &str) -> bool {
+    let setup = Setup::expired().await;
+    setup.server.hold();
+    let mut client = Child::start_with(&setup, omitted).await;
+    client.ask().await;
+    setup.server.until_token_requests(1).await;
+    setup.server.know("access-login", "refresh-login");
+    let login = document("access-login", "refresh-login", in_seconds(3600), &setup.server.url());
+    setup.home.write(&login);
+    setup.server.release();
+    assert_eq!(client.answer().await, "access-1");
+    assert_eq!(setup.home.document(), login);
+    let accounts = setup.client().accounts().await.unwrap();
+    let Some(kept) = accounts.iter().find(|account| !account.active) else { return true };
+    let token = setup.client().access_token(Some(&kept.id)).await.unwrap();
+    assert!(token.expires_at > Clock::system().now_ms());
+    token.access_token.expose() != "access-1"
+}
+
+#[tokio::test]
+async fn a_login_that_is_replaced_while_it_is_refreshed_is_kept_beside_the_other() {
+    assert!(!is_lost_to_another_login("").await);
+    assert!(is_lost_to_another_login("omit KeepingBeside").await);
+}

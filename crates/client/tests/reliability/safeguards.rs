@@ -1,0 +1,367 @@
+//! For each promise: kept with its safeguard, broken without.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use qwen_accounts::lock::TOUCH_INTERVAL;
+use qwen_base::Clock;
+use tokio::time::sleep;
+
+use super::scene::read;
+use super::sleep::cli_refreshes;
+use crate::support::child::Child;
+use crate::support::faults::PLAN;
+use crate::support::fleet::Fleet;
+use crate::support::home::{document, in_seconds};
+use crate::support::qwen_cli::{CliLock, NEW_STALE, age};
+use crate::support::reply::Reply;
+use crate::support::server::Server;
+use crate::support::setup::Setup;
+use crate::support::skipped;
+use crate::support::time::until;
+
+/// User id of nobody on this machine.
+const OTHER_USER: u32 = 54_321;
+
+/// Nothing is left out, or what is named.
+type Omitted = &'static str;
+const NOTHING: Omitted = "";
+
+fn foreign_login(setup: &Setup) -> serde_json::Value {
+    setup.server.know("access-login", "refresh-login");
+    document("access-login", "refresh-login", in_seconds(3600), &setup.server.url())
+}
+
+/// How many of six processes redeem a token that they all find expired, and what they answer.
+async fn redeemers(omitted: Omitted) -> (usize, Vec<String>) {
+    let setup = Setup::expired().await;
+    setup.server.hold();
+    let mut clients = join_all((0..6).map(|_| Child::start_with(&setup, omitted))).await;
+    for client in &mut clients {
+        client.ask().await;
+    }
+    setup.server.until_token_requests(1).await;
+    sleep(Duration::from_millis(500)).await;
+    setup.server.release();
+    let answers = join_all(clients.iter_mut().map(Child::answer)).await;
+    (setup.server.token_requests(), answers)
+}
+
+#[tokio::test]
+async fn one_of_many_processes_redeems_thanks_to_the_kernel_lock() {
+    let (redemptions, answers) = redeemers(NOTHING).await;
+    assert_eq!((redemptions, answers), (1, vec!["access-1".to_owned(); 6]));
+    // Processes can miss each other by chance, but not again and again.
+    let mut most = 0;
+    for _ in 0..5 {
+        most = most.max(redeemers("omit KernelLock").await.0);
+        if most > 1 {
+            return;
+        }
+    }
+    panic!("{most} redemption without the lock");
+}
+
+/// A process decides to refresh, and gets the locks only after another has refreshed: is the spent token offered again?
+async fn offers_a_spent_token(omitted: Omitted) -> bool {
+    let setup = Setup::expired().await;
+    let mut late = Child::start_with(&setup, &format!("stop LockFileOpened {omitted}")).await;
+    late.ask().await;
+    late.stopped().await;
+    let mut early = Child::start(&setup).await;
+    assert_eq!(early.token().await, "access-1");
+    late.signal("CONT").await;
+    let _ = late.answer().await;
+    setup.server.redeemed_again() > 0
+}
+
+#[tokio::test]
+async fn a_process_that_comes_late_redeems_nothing_thanks_to_reading_again() {
+    assert!(!offers_a_spent_token(NOTHING).await);
+    // The last look before sending would notice, too.
+    assert!(!offers_a_spent_token("omit ReadAgain").await);
+    assert!(offers_a_spent_token("omit ReadAgain omit LastLook").await);
+}
+
+/// A process sleeps in the moment before it sends, and the CLI takes its lock and refreshes: is the spent token sent?
+async fn sends_what_the_cli_has_redeemed(omitted: Omitted) -> bool {
+    let setup = Setup::expired().await;
+    let mut sleeper = Child::start_with(&setup, &format!("stop Sending {omitted}")).await;
+    sleeper.ask().await;
+    sleeper.stopped().await;
+    std::fs::remove_file(setup.home.cli_lock()).unwrap();
+    let cli = CliLock::new(setup.home.cli_lock(), NEW_STALE);
+    assert!(cli.try_acquire());
+    cli_refreshes(&setup).await;
+    cli.release();
+    sleeper.signal("CONT").await;
+    let _ = sleeper.answer().await;
+    setup.server.redeemed_again() > 0
+}
+
+#[tokio::test]
+async fn a_sleeper_sends_nothing_that_is_spent_thanks_to_its_last_look() {
+    assert!(!sends_what_the_cli_has_redeemed(NOTHING).await);
+    assert!(sends_what_the_cli_has_redeemed("omit LastLook").await);
+}
+
+/// A process sleeps before it writes, and somebody logs in meanwhile: is the login overwritten?
+async fn overwrites_a_login(point: &str, omitted: Omitted) -> bool {
+    let setup = Setup::expired().await;
+    let mut sleeper = Child::start_with(&setup, &format!("stop {point} {omitted}")).await;
+    sleeper.ask().await;
+    sleeper.stopped().await;
+    let login = foreign_login(&setup);
+    setup.home.write(&login);
+    sleeper.signal("CONT").await;
+    assert_eq!(sleeper.answer().await, "access-1");
+    setup.home.document() != login
+}
+
+#[tokio::test]
+async fn a_login_is_never_overwritten_thanks_to_comparing() {
+    for point in ["Redeemed", "TemporaryCreated", "DataSynced"] {
+        assert!(!overwrites_a_login(point, NOTHING).await, "{point}");
+        assert!(overwrites_a_login(point, "omit Comparison").await, "{point}");
+    }
+}
+
+/// A process dies in the middle of writing: is the file torn?
+async fn tears_the_file(omitted: Omitted) -> bool {
+    let setup = Setup::expired().await;
+    let mut client = Child::start_with(&setup, &format!("kill HalfWritten {omitted}")).await;
+    client.ask().await;
+    client.died().await;
+    read(&setup.home.credentials()).is_none()
+}
+
+#[tokio::test]
+async fn no_file_is_torn_thanks_to_replacing_it_whole() {
+    assert!(!tears_the_file(NOTHING).await);
+    assert!(tears_the_file("omit Replacement").await);
+}
+
+/// A process dies between writing and renaming: what does the next one get?
+async fn token_after_a_death_before_the_renaming(omitted: Omitted) -> String {
+    let setup = Setup::expired().await;
+    let mut client = Child::start_with(&setup, "kill DataSynced").await;
+    client.ask().await;
+    client.died().await;
+    Child::start_with(&setup, omitted).await.token().await
+}
+
+#[tokio::test]
+async fn an_interrupted_write_loses_no_token_thanks_to_its_completion() {
+    assert_eq!(token_after_a_death_before_the_renaming(NOTHING).await, "access-1");
+    let lost = token_after_a_death_before_the_renaming("omit Completion").await;
+    assert_eq!(lost, "ERR_QWEN_REFRESH_TOKEN_INVALID");
+}
+
+/// A process exits while a refresh token is on its way: is the login lost?
+async fn is_lost_at_the_end(omitted: Omitted) -> bool {
+    let setup = Setup::expired().await;
+    setup.server.hold();
+    let mut client = Child::start_with(&setup, omitted).await;
+    client.ask_and_exit().await;
+    setup.server.until_token_requests(1).await;
+    let end = tokio::spawn(client.exit());
+    sleep(Duration::from_millis(500)).await;
+    setup.server.release();
+    end.await.unwrap();
+    setup.home.access_token() != "access-1"
+}
+
+#[tokio::test]
+async fn an_exit_loses_no_login_thanks_to_holding_the_end_up() {
+    assert!(!is_lost_at_the_end(NOTHING).await);
+    assert!(is_lost_at_the_end("omit HeldEnd").await);
+}
+
+/// A process whose request is under way, with its lock.
+async fn redeeming(setup: &Setup, omitted: Omitted) -> Child {
+    setup.server.hold();
+    let mut client = Child::start_with(setup, omitted).await;
+    client.ask().await;
+    setup.server.until_token_requests(1).await;
+    until("the lock", || age(&setup.home.cli_lock()).is_some()).await;
+    client
+}
+
+#[tokio::test]
+async fn an_exiting_cli_lets_no_other_in_thanks_to_taking_the_lock_again_at_once() {
+    let setup = Setup::expired().await;
+    let mut client = redeeming(&setup, NOTHING).await;
+    let cli = CliLock::new(setup.home.cli_lock(), NEW_STALE);
+    for _ in 0..20 {
+        cli.release();
+        until("the lock that was removed", || cli.path.exists()).await;
+        assert!(!cli.try_acquire());
+    }
+    setup.server.release();
+    assert_eq!(client.answer().await, "access-1");
+
+    let setup = Setup::expired().await;
+    let _client = redeeming(&setup, "omit Retake").await;
+    let cli = CliLock::new(setup.home.cli_lock(), NEW_STALE);
+    cli.release();
+    sleep(Duration::from_millis(100)).await;
+    assert!(cli.try_acquire(), "another CLI would get in");
+}
+
+/// A CLI redeems, and the exit of another removes its lock: do we redeem the same token?
+async fn redeems_beside_a_cli(omitted: Omitted) -> bool {
+    let setup = Setup::expired().await;
+    let cli = CliLock::new(setup.home.cli_lock(), NEW_STALE);
+    assert!(cli.try_acquire());
+    let mut client = Child::start_with(&setup, omitted).await;
+    client.ask().await;
+    sleep(Duration::from_millis(300)).await;
+    cli.release();
+    sleep(Duration::from_millis(500)).await;
+    let redeems = setup.server.token_requests() > 0;
+    if !redeems {
+        let theirs = cli_refreshes(&setup).await;
+        // It removes whatever lock is there.
+        cli.release();
+        assert_eq!(client.answer().await, theirs["access_token"].as_str().unwrap());
+        assert_eq!((setup.server.token_requests(), setup.server.redeemed_again()), (1, 0));
+    }
+    redeems
+}
+
+#[tokio::test]
+async fn a_cli_whose_lock_was_removed_is_left_to_its_work_thanks_to_patience() {
+    assert!(!redeems_beside_a_cli(NOTHING).await);
+    assert!(redeems_beside_a_cli("omit Patience").await);
+}
+
+/// A CLI gets hold of the lock while we redeem, is refused the token that we have redeemed, and removes the file: are
+/// both logged out?
+async fn both_are_logged_out(omitted: Omitted) -> bool {
+    let setup = Setup::expired().await;
+    let mut client = redeeming(&setup, omitted).await;
+    let cli = CliLock::new(setup.home.cli_lock(), NEW_STALE);
+    // Both are faster than the watch, as a CLI may be on a bad day.
+    while !cli.try_acquire() {
+        cli.release();
+    }
+    sleep(Duration::from_millis(50)).await;
+    setup.server.release();
+    until("our new token", || setup.home.access_token() == "access-1").await;
+    std::fs::remove_file(setup.home.credentials()).unwrap();
+    cli.release();
+    assert_eq!(client.answer().await, "access-1");
+    !setup.home.credentials().exists()
+}
+
+#[tokio::test]
+async fn a_cli_that_is_refused_logs_nobody_out_thanks_to_outlasting_it() {
+    assert!(!both_are_logged_out(NOTHING).await);
+    assert!(both_are_logged_out("omit Outlasting").await);
+}
+
+/// Whether the lock of a slow refresh is touched before an old CLI would take it for abandoned.
+async fn keeps_its_lock_fresh(omitted: Omitted) -> bool {
+    let setup = Setup::expired().await;
+    let _client = redeeming(&setup, omitted).await;
+    let lock = setup.home.cli_lock();
+    let modified = || std::fs::metadata(&lock).unwrap().modified().unwrap();
+    let first = modified();
+    let started = Clock::system().now_ms();
+    // Twice the interval, so that a slow machine has its chance.
+    while Clock::system().now_ms() - started < 2 * u64::try_from(TOUCH_INTERVAL.as_millis()).unwrap() {
+        if modified() > first {
+            return true;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    false
+}
+
+#[tokio::test]
+async fn a_slow_refresh_keeps_its_lock_thanks_to_touching_it() {
+    let (with, without) = tokio::join!(keeps_its_lock_fresh(NOTHING), keeps_its_lock_fresh("omit Touch"));
+    assert!(with && !without);
+}
+
+/// A later process is told of another server: does the refresh token go there?
+async fn goes_to_another_server(omitted: Omitted) -> bool {
+    let mut setup = Setup::expired().await;
+    let mut first = Child::start(&setup).await;
+    assert_eq!(first.token().await, "access-1");
+    first.end().await;
+    let mut held = setup.home.document();
+    held["expiry_date"] = in_seconds(-60).into();
+    setup.home.write(&held);
+    let _own = std::mem::replace(&mut setup.server, Server::start().await);
+    let mut later = Child::start_with(&setup, omitted).await;
+    later.token().await;
+    setup.server.token_requests() > 0
+}
+
+#[tokio::test]
+async fn a_refresh_token_goes_to_its_own_server_thanks_to_its_binding() {
+    assert!(!goes_to_another_server(NOTHING).await);
+    assert!(goes_to_another_server("omit Binding").await);
+}
+
+/// The user chooses a login that the server refuses: is it written over the good one?
+async fn replaces_a_good_login(omitted: Omitted) -> bool {
+    let fleet = Fleet::expiring_in(&[3600, -60]).await;
+    fleet.setup.server.on_every_token(Reply::oauth_error(400, "invalid_grant"));
+    let before = fleet.setup.home.document();
+    Child::start_with(&fleet.setup, omitted).await.choose("bob").await;
+    fleet.setup.home.document() != before
+}
+
+#[tokio::test]
+async fn a_dead_login_replaces_no_good_one_thanks_to_its_proof() {
+    assert!(!replaces_a_good_login(NOTHING).await);
+    assert!(replaces_a_good_login("omit Proof").await);
+}
+
+/// Two Qwen directories, one of which links to the other's file: how often is its token sent?
+async fn sent_by_two_directories(omitted: Omitted) -> usize {
+    let setup = Setup::expired().await;
+    let linked = setup.home.path().join("linked");
+    std::fs::create_dir(&linked).unwrap();
+    std::os::unix::fs::symlink(setup.home.credentials(), linked.join("oauth_creds.json")).unwrap();
+    setup.server.hold();
+    let variables = [(PLAN, omitted), ("QWEN_HOME", linked.to_str().unwrap())];
+    let mut children =
+        [Child::start_with(&setup, omitted).await, Child::start_by(&setup, &[], &variables).await];
+    for child in &mut children {
+        child.ask().await;
+    }
+    setup.server.until_token_requests(1).await;
+    sleep(Duration::from_secs(1)).await;
+    setup.server.release();
+    join_all(children.iter_mut().map(Child::answer)).await;
+    setup.server.token_requests()
+}
+
+#[tokio::test]
+async fn two_directories_send_one_token_once_thanks_to_a_shared_lock() {
+    assert_eq!(sent_by_two_directories(NOTHING).await, 1);
+    assert_eq!(sent_by_two_directories("omit SharedLock").await, 2);
+}
+
+/// Root refreshes a user's login: is the user locked out of it?
+async fn locks_its_user_out(omitted: Omitted) -> bool {
+    let setup = Setup::expired().await;
+    for path in [setup.home.qwen_dir(), setup.home.credentials()] {
+        std::os::unix::fs::chown(path, Some(OTHER_USER), Some(OTHER_USER)).unwrap();
+    }
+    assert_eq!(Child::start_with(&setup, omitted).await.token().await, "access-1");
+    std::fs::metadata(setup.home.credentials()).unwrap().uid() != OTHER_USER
+}
+
+#[tokio::test]
+async fn root_locks_no_user_out_thanks_to_keeping_owners() {
+    if !rustix::process::geteuid().is_root() {
+        return skipped("another user's files take root");
+    }
+    assert!(!locks_its_user_out(NOTHING).await);
+    assert!(locks_its_user_out("omit Ownership").await);
+}

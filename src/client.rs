@@ -1,0 +1,394 @@
+//! A client as JavaScript holds it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Method;
+use napi::bindgen_prelude::{Either, Utf16String};
+use napi_derive::napi;
+use qwen_base::{Busy, Clock, Error, Events, Result, Secret};
+use qwen_client::{
+    Answer, Client, Context, GatewaySettings, Received, Redirect, Request, headers, off_thread, receive,
+};
+use serde_json::{Value, json};
+
+use super::body::ResponseBody;
+use super::bridge::{Bridge, Outcome, Shared};
+use super::gateway::{Gateways, listener};
+use super::process_end;
+use super::runtime::runtime;
+use super::types::{
+    AccountUpdate, Authorization, ClientSettings, Content, FetchResponse, HostTokens, KeySettings,
+    LoginSettings, RequestBody, SEPARATOR, Variables, access_token_value, account_value, error_value,
+    event_value, found_value, imported_value, model_value, usage_value,
+};
+
+/// A client.
+#[napi]
+pub struct NativeClient {
+    client: Arc<Client>,
+    shared: Arc<Shared>,
+    busy: Busy,
+    gateways: Gateways,
+    for_host: bool,
+}
+
+/// A client, or why there is none.
+#[napi(object, object_from_js = false)]
+pub struct Created {
+    pub client: Option<NativeClient>,
+    pub error: Option<Value>,
+}
+
+/// Makes a client. Its events come as messages with its id.
+#[napi(catch_unwind)]
+pub fn create_client(bridge: &Bridge, id: u32, options: ClientSettings, variables: Variables) -> Created {
+    let shared = Arc::clone(bridge.shared());
+    let listener = Arc::downgrade(&shared);
+    let events = Events::new(move |event| {
+        if let Some(shared) = listener.upgrade() {
+            shared.send_value(id, "event", event_value(&event));
+        }
+    });
+    let for_host = options.for_host;
+    let context = Context { for_host, clock: Clock::system(), events, busy: bridge.busy().clone() };
+    match Client::new(&options.into(), variables.into_iter().collect(), context) {
+        Ok(client) => {
+            let client = Arc::new(client);
+            process_end::flush_at_end(client.usage_book());
+            Created {
+                client: Some(NativeClient {
+                    client,
+                    shared,
+                    busy: bridge.busy().clone(),
+                    gateways: Gateways::default(),
+                    for_host,
+                }),
+                error: None,
+            }
+        }
+        Err(error) => Created { client: None, error: Some(error_value(&error)) },
+    }
+}
+
+#[napi]
+impl NativeClient {
+    /// What callers build their URLs from.
+    #[napi(getter, catch_unwind)]
+    pub fn base_url(&self) -> String {
+        self.client.base_url()
+    }
+
+    /// Files whose changes mean other accounts or models: absolute paths, whether or not the files exist.
+    #[napi(getter, catch_unwind)]
+    pub fn account_files(&self) -> Vec<String> {
+        self.client.account_files().iter().map(|path| path.to_string_lossy().into_owned()).collect()
+    }
+
+    /// Closes its gateways, and the connections that are at rest.
+    #[napi(catch_unwind)]
+    pub fn close(&self) {
+        self.gateways.close_all();
+        self.client.close();
+    }
+
+    /// Sends a request. The body of its response gets the id of the call. `head` is the method, what is done about redirects,
+    /// and the names and values of the headers, one after the other. `utf8Body` is a string in the place of `body`, where the
+    /// runtime makes UTF-8 of it as fast. The caller's clock is so many minutes ahead of UTC.
+    #[napi(catch_unwind)]
+    pub fn fetch(
+        &self,
+        id: u32,
+        url: String,
+        head: String,
+        utc_offset_minutes: i32,
+        body: Option<RequestBody>,
+        utf8_body: Option<String>,
+    ) {
+        let (client, shared) = (Arc::clone(&self.client), Arc::clone(&self.shared));
+        let (text, bytes) = match body {
+            Some(Either::A(text)) => (Some(text), None),
+            Some(Either::B(bytes)) => (None, Some(Bytes::copy_from_slice(&bytes))),
+            None => (None, utf8_body.map(Bytes::from)),
+        };
+        self.shared.run(id, async move {
+            let mut request = read_request(url, &head, utc_offset_minutes)?;
+            request.body = bytes;
+            if let Some(text) = text {
+                request.body = Some(utf8(text).await?);
+            }
+            let answer = client.fetch(request).await?;
+            Ok(Outcome::Response(Box::new(response(id, answer, shared).await)))
+        });
+    }
+
+    /// Opens a gateway on a port, or on one that the system chooses (0). Its requests are told to the listener `entries`. The
+    /// caller's clock is so many minutes ahead of UTC.
+    #[napi(catch_unwind)]
+    pub fn serve(
+        &self,
+        id: u32,
+        port: u16,
+        key: Option<String>,
+        entries: Option<u32>,
+        utc_offset_minutes: i32,
+    ) {
+        let (client, gateways) = (Arc::clone(&self.client), self.gateways.clone());
+        let settings = GatewaySettings {
+            port,
+            key: key.map(Secret::new),
+            for_host: self.for_host,
+            utc_offset_minutes,
+            listener: entries.map(|entries| listener(entries, &self.shared)),
+        };
+        self.shared.run(id, async move { Ok(Outcome::Value(gateways.open(id, client, settings).await?)) });
+    }
+
+    /// Closes a gateway. Resolves within 3 s.
+    #[napi(catch_unwind)]
+    pub fn close_gateway(&self, id: u32, gateway: u32) {
+        let gateways = self.gateways.clone();
+        self.shared.run(id, async move {
+            gateways.close(gateway).await;
+            Ok(Outcome::Value(Value::Null))
+        });
+    }
+
+    /// Logs in. The authorization comes as progress.
+    #[napi(catch_unwind)]
+    pub fn login(&self, id: u32, options: LoginSettings) {
+        let (client, shared) = (Arc::clone(&self.client), Arc::clone(&self.shared));
+        self.shared.run(id, async move {
+            let account = client
+                .login(options.into(), |authorization| {
+                    shared.send_value(id, "progress", Authorization::from(authorization).into_value());
+                })
+                .await?;
+            Ok(Outcome::Value(account_value(&account)))
+        });
+    }
+
+    /// Keeps a key as an account.
+    #[napi(catch_unwind)]
+    pub fn add_api_key(&self, id: u32, options: KeySettings) {
+        let client = Arc::clone(&self.client);
+        let options = options.into();
+        self.shared.run(id, async move {
+            let account = client.add_api_key(options).await?;
+            Ok(Outcome::Value(account_value(&account)))
+        });
+    }
+
+    /// The models that the enabled accounts can be asked for, with what a host needs of them.
+    #[napi(catch_unwind)]
+    pub fn models(&self, id: u32, refresh: bool) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            let models = client.models(refresh).await?;
+            Ok(Outcome::Value(models.iter().map(model_value).collect()))
+        });
+    }
+
+    /// Takes tokens over that a host kept, if there is no credentials file.
+    #[napi(catch_unwind)]
+    pub fn adopt(&self, id: u32, tokens: HostTokens) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move { Ok(Outcome::Value(client.adopt(tokens.into()).await?.into())) });
+    }
+
+    /// Adds the accounts in another tool's file.
+    #[napi(catch_unwind)]
+    pub fn import_accounts(&self, id: u32, path: String) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            let accounts = client.import_accounts(&path).await?;
+            Ok(Outcome::Value(accounts.iter().map(account_value).collect()))
+        });
+    }
+
+    /// The accounts and keys in a file that `import_accounts` would find. Changes nothing.
+    #[napi(catch_unwind)]
+    pub fn preview_import(&self, id: u32, path: String) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            let found = client.preview_import(&path).await?;
+            Ok(Outcome::Value(found.iter().map(found_value).collect()))
+        });
+    }
+
+    /// The keys that other tools keep.
+    #[napi(catch_unwind)]
+    pub fn find_credentials(&self, id: u32, working_directory: Option<String>) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            let found = client.find_credentials(working_directory.map(Into::into)).await?;
+            Ok(Outcome::Value(found.iter().map(found_value).collect()))
+        });
+    }
+
+    /// Keeps found keys as accounts: the chosen ones, or all that are new.
+    #[napi(catch_unwind)]
+    pub fn import_found(&self, id: u32, working_directory: Option<String>, chosen: Option<Vec<String>>) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            let imported = client.import_found(working_directory.map(Into::into), chosen.as_deref()).await?;
+            Ok(Outcome::Value(imported.iter().map(imported_value).collect()))
+        });
+    }
+
+    /// All accounts.
+    #[napi(catch_unwind)]
+    pub fn accounts(&self, id: u32) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            let accounts = client.accounts().await?;
+            Ok(Outcome::Value(accounts.iter().map(account_value).collect()))
+        });
+    }
+
+    /// What each account has given. The caller's clock is so many minutes ahead of UTC.
+    #[napi(catch_unwind)]
+    pub fn usage(&self, id: u32, utc_offset_minutes: i32) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            let usage = client.usage(utc_offset_minutes).await?;
+            Ok(Outcome::Value(usage.iter().map(usage_value).collect()))
+        });
+    }
+
+    /// Writes what was counted and is not written yet. Where the caller can't be held up, the process is kept alive
+    /// instead.
+    #[napi(catch_unwind)]
+    pub fn flush(&self, may_block: bool) {
+        if may_block {
+            return self.client.flush();
+        }
+        if let Ok(runtime) = runtime() {
+            let (client, busy) = (Arc::clone(&self.client), self.busy.enter());
+            runtime.spawn_blocking(move || {
+                client.flush();
+                drop(busy);
+            });
+        }
+    }
+
+    /// Makes an account the user's choice.
+    #[napi(catch_unwind)]
+    pub fn set_active_account(&self, id: u32, account_id: String) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            let account = client.set_active_account(&account_id).await?;
+            Ok(Outcome::Value(account_value(&account)))
+        });
+    }
+
+    /// Renames, enables or disables an account.
+    #[napi(catch_unwind)]
+    pub fn update_account(&self, id: u32, account_id: String, changes: AccountUpdate) {
+        let client = Arc::clone(&self.client);
+        let changes = changes.into();
+        self.shared.run(id, async move {
+            let account = client.update_account(&account_id, changes).await?;
+            Ok(Outcome::Value(account_value(&account)))
+        });
+    }
+
+    /// Removes an account for good.
+    #[napi(catch_unwind)]
+    pub fn remove_account(&self, id: u32, account_id: String, revoke: bool) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            let left_behind = client.remove_account(&account_id, revoke).await?;
+            let left_behind: Vec<_> = left_behind.iter().map(|path| path.display().to_string()).collect();
+            Ok(Outcome::Value(json!({ "leftBehind": left_behind })))
+        });
+    }
+
+    /// Notes that `OpenCode` has an entry of ours.
+    #[napi(catch_unwind)]
+    pub fn note_host_login(&self, id: u32) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            client.note_host_login().await?;
+            Ok(Outcome::Value(Value::Null))
+        });
+    }
+
+    /// Whether `OpenCode` has had an entry of ours.
+    #[napi(catch_unwind)]
+    pub fn had_host_login(&self, id: u32) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move { Ok(Outcome::Value(client.had_host_login().await?.into())) });
+    }
+
+    /// A fresh token.
+    #[napi(catch_unwind)]
+    pub fn access_token(&self, id: u32, account_id: Option<String>) {
+        let client = Arc::clone(&self.client);
+        self.shared.run(id, async move {
+            let token = client.access_token(account_id.as_deref()).await?;
+            Ok(Outcome::Value(access_token_value(&token)))
+        });
+    }
+}
+
+/// A request without its body.
+fn read_request(url: String, head: &str, utc_offset_minutes: i32) -> Result<Request> {
+    let mut fields = head.split(SEPARATOR);
+    let method = Method::from_bytes(fields.next().unwrap_or_default().as_bytes());
+    let redirect = match fields.next() {
+        Some("error") => Redirect::Error,
+        Some("manual") => Redirect::Manual,
+        _ => Redirect::Follow,
+    };
+    let pairs = std::iter::from_fn(|| Some((fields.next()?, fields.next()?)));
+    Ok(Request {
+        url,
+        method: method.map_err(|_| Error::invalid_argument("method", "is no HTTP method"))?,
+        headers: headers::read(pairs)?,
+        body: None,
+        redirect,
+        utc_offset_minutes,
+    })
+}
+
+/// As fetch has it: half a surrogate pair becomes U+FFFD.
+async fn utf8(text: Utf16String) -> Result<Bytes> {
+    off_thread(text.len() * 2, move || {
+        let mut bytes = Vec::with_capacity(text.len());
+        let mut rest = &text[..];
+        while !rest.is_empty() {
+            // As much room as the rest may take at the least; what is no ASCII takes another turn.
+            let start = bytes.len();
+            bytes.resize(start + rest.len().max(4), 0);
+            let (read, written) = encoding_rs::mem::convert_utf16_to_utf8_partial(rest, &mut bytes[start..]);
+            bytes.truncate(start + written);
+            rest = &rest[read..];
+        }
+        Bytes::from(bytes)
+    })
+    .await
+}
+
+async fn response(id: u32, answer: Answer, shared: Arc<Shared>) -> FetchResponse {
+    let streams = shared.streams().clone();
+    let mut headers = String::new();
+    for (name, value) in &answer.headers {
+        headers.push_str(name.as_str());
+        headers.push(SEPARATOR);
+        // One character a byte, as fetch has it.
+        headers.extend(value.as_bytes().iter().copied().map(char::from));
+        headers.push(SEPARATOR);
+    }
+    let content = match receive(answer.body, streams, move || shared.send_readable(id)).await {
+        Received::Whole(bytes) => Content::Whole(bytes),
+        Received::Stream(stream) => Content::Stream(ResponseBody::new(id, stream)),
+    };
+    FetchResponse {
+        status: answer.status.as_u16(),
+        status_text: answer.status.canonical_reason().unwrap_or_default(),
+        url: answer.url.into(),
+        headers,
+        content,
+    }
+}
