@@ -1,4 +1,4 @@
-//! Opening the user's browser, where there is one.
+//! Opens the user's browser.
 
 use std::ffi::OsString;
 use std::process::Stdio;
@@ -7,7 +7,7 @@ use qwen_base::Environment;
 
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// Whether a browser on this machine would be seen by the user.
+/// True if the user would see a browser that opens on this machine.
 #[must_use]
 pub fn has_display(environment: &Environment) -> bool {
     let remote = environment.first(&["SSH_CONNECTION", "SSH_TTY"]).is_some();
@@ -16,10 +16,10 @@ pub fn has_display(environment: &Environment) -> bool {
     graphical && !remote
 }
 
-/// Hands a web address to the desktop, through no shell. Failing to is no error: the user has the address to open.
+/// Opens a web address in the desktop's browser, without a shell. Failures are ignored: the user also sees the address.
 ///
-/// The programs that do it are looked for in absolute directories of `PATH` alone, and so are those that they start: a
-/// relative one would find what lies in the directory that is worked on.
+/// Only absolute directories of `PATH` are searched, by this program and by those it starts. A relative directory could run
+/// a program from the project that the user works on.
 pub fn open(environment: &Environment, address: &str) {
     let path = absolute_path(environment.get("PATH").unwrap_or(DEFAULT_PATH));
     for mut command in open::commands(address) {
@@ -27,7 +27,7 @@ pub fn open(environment: &Environment, address: &str) {
         if cfg!(unix) {
             command.env("PATH", &path).current_dir("/");
         }
-        // Ctrl-C in the terminal is not for the browser.
+        // Ctrl-C in the terminal must not reach the browser.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         if let Ok(mut child) = command.spawn() {
@@ -37,7 +37,6 @@ pub fn open(environment: &Environment, address: &str) {
     }
 }
 
-/// The absolute directories of a `PATH`.
 fn absolute_path(path: &str) -> OsString {
     let directories = std::env::split_paths(path).filter(|directory| directory.is_absolute());
     std::env::join_paths(directories).unwrap_or_else(|_| DEFAULT_PATH.into())
@@ -75,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn no_browser_over_ssh() {
+    fn no_browser_opens_over_ssh() {
         let display = |pairs: &[(&str, &str)]| has_display(&pairs.iter().copied().collect());
         assert!(!display(&[("DISPLAY", ":0"), ("SSH_CONNECTION", "10.0.0.1 1 10.0.0.2 22")]));
         assert!(display(&[("DISPLAY", ":0")]));

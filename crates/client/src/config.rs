@@ -1,4 +1,4 @@
-//! Options and environment variables, made into values that are known to be usable.
+//! Reads and checks options and environment variables.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,11 +9,10 @@ use qwen_base::{
 };
 use url::Url;
 
-/// Qwen's OAuth server.
 pub const DEFAULT_OAUTH_BASE_URL: &str = "https://chat.qwen.ai";
-/// Every variable of ours that has this prefix.
+/// Prefix of this package's own variables.
 pub const VARIABLE_PREFIX: &str = "OPENCODE_QWEN_";
-/// What may follow [`VARIABLE_PREFIX`].
+/// Names of the variables, without [`VARIABLE_PREFIX`].
 pub const VARIABLES: [&str; 8] = [
     "ACCOUNTS_PATH",
     "ALLOW_PAID_FALLBACK",
@@ -31,24 +30,24 @@ const DEFAULT_SCOPE: &str = "openid profile email model.completion";
 const DEFAULT_OAUTH_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_QUOTA_COOLDOWN_MS: u64 = 1_800_000;
-/// The longest time that a number in the environment may stand for, as for options: what JavaScript's timers can wait.
+/// Largest number of milliseconds that a setting may have. JavaScript's timers can't wait longer.
 const LONGEST_MS: u64 = i32::MAX as u64;
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How requests are spread over the accounts.
+/// Rule that spreads requests over the accounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Rotation {
-    /// The active account until it is exhausted.
+    /// Use the active account until its quota is used up.
     #[default]
     Sequential,
-    /// A turn for each request.
+    /// Use the next account for each request.
     RoundRobin,
-    /// Like sequential, with each process starting at another account.
+    /// Like sequential, but each process starts with a different account.
     Hybrid,
 }
 
 impl Rotation {
-    /// Reads its name.
+    /// Parses the name that options and `OPENCODE_QWEN_ROTATION` use.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
@@ -60,93 +59,93 @@ impl Rotation {
     }
 }
 
-/// OAuth settings as a caller gives them.
+/// OAuth settings from the caller. Each may be left out.
 #[derive(Debug, Clone, Default)]
 pub struct OAuthOptions {
-    /// Where the endpoints are, unless they are given themselves.
+    /// Base URL of the OAuth server, from which the endpoints follow if they are not given.
     pub base_url: Option<String>,
-    /// RFC 8628 section 3.1.
+    /// Device authorization endpoint (RFC 8628 section 3.1).
     pub device_authorization_endpoint: Option<String>,
-    /// RFC 6749 section 3.2.
+    /// Token endpoint (RFC 6749 section 3.2).
     pub token_endpoint: Option<String>,
-    /// A public client's id.
+    /// Id of the public OAuth client.
     pub client_id: Option<String>,
     /// Scopes, separated by spaces.
     pub scope: Option<String>,
-    /// Limit of one HTTP request.
+    /// Time limit for one HTTP request. Default: 30 s.
     pub timeout: Option<Duration>,
 }
 
-/// Client settings as a caller gives them.
+/// Client settings from the caller. Each may be left out, and then comes from the environment or has its default.
 #[derive(Debug, Clone, Default)]
 pub struct ClientOptions {
     /// OAuth settings.
     pub oauth: OAuthOptions,
-    /// API base URL for OAuth accounts.
+    /// API base URL for OAuth accounts, instead of the one that belongs to their token.
     pub base_url: Option<String>,
-    /// The account store.
+    /// Path of the account store.
     pub accounts_path: Option<String>,
-    /// How long an exhausted account is left alone.
+    /// Time for which an account without quota is not asked. Default: 30 min.
     pub quota_cooldown: Option<Duration>,
-    /// How requests are spread over the accounts.
+    /// Rule that spreads requests over the accounts.
     pub rotation: Option<Rotation>,
-    /// Whether a smaller payload is tried when every account is out of quota.
+    /// True to ask for a shorter answer when all accounts are out of quota. Default: true.
     pub degrade: Option<bool>,
-    /// Whether the qwen CLI is asked when every account is out of quota.
+    /// True to ask the qwen CLI when all accounts are out of quota. Default: false.
     pub cli_fallback: Option<bool>,
-    /// Whether a request may move on to a dearer kind of account.
+    /// True to let a request move on to a more expensive kind of account. Default: false.
     pub allow_paid_fallback: Option<bool>,
-    /// Whether bodies are shaped as the official CLI shapes them.
+    /// True to shape request bodies as the qwen CLI does. Default: true.
     pub qwen_mode: Option<bool>,
-    /// Limit of making a connection.
+    /// Time limit for connecting. Default: 10 s.
     pub connect_timeout: Option<Duration>,
-    /// How long a request may stay silent.
+    /// Longest time without a byte from the server. Default: 300 s.
     pub idle_timeout: Option<Duration>,
 }
 
-/// Everything a client needs to know, checked.
+/// Checked settings of a client.
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the user's")]
 pub struct ClientConfig {
-    /// Where the files are.
+    /// Locations of the files.
     pub paths: Paths,
     /// The OAuth server.
     pub oauth: OAuthConfig,
     /// Proxies and certificates.
     pub http: HttpConfig,
-    /// The base URL that callers address, for the client's life.
+    /// Base URL that callers send requests to. It never changes during the client's life.
     pub base_url: Url,
-    /// Where OAuth accounts are sent instead of their own host.
+    /// Base URL for OAuth accounts, instead of the one that belongs to their token.
     pub base_url_override: Option<BaseUrlOverride>,
-    /// The account store, and whether it is where it is by default.
+    /// Path of the account store, and true if that is the default path.
     pub accounts_path: (PathBuf, bool),
-    /// How long an exhausted account is left alone.
+    /// Time for which an account without quota is not asked.
     pub quota_cooldown: Duration,
-    /// How requests are spread over the accounts.
+    /// Rule that spreads requests over the accounts.
     pub rotation: Rotation,
-    /// Whether a smaller payload is tried when every account is out of quota.
+    /// True to ask for a shorter answer when all accounts are out of quota.
     pub degrade: bool,
-    /// Whether the qwen CLI is asked when every account is out of quota.
+    /// True to ask the qwen CLI when all accounts are out of quota.
     pub cli_fallback: bool,
-    /// Whether a request may move on to a dearer kind of account.
+    /// True to let a request move on to a more expensive kind of account.
     pub allow_paid_fallback: bool,
-    /// Whether bodies are shaped as the official CLI shapes them.
+    /// True to shape request bodies as the qwen CLI does.
     pub qwen_mode: bool,
-    /// How long a request may stay silent.
+    /// Longest time without a byte from the server.
     pub idle_timeout: Duration,
-    /// Whether a debug log is written (`DEBUG_QWEN_PLUGIN`; off by default).
+    /// True to write a debug log (`DEBUG_QWEN_PLUGIN`).
     pub debug_log: bool,
-    /// Whether each request is logged to a file of its own (`ENABLE_PLUGIN_REQUEST_LOGGING`; off by default).
+    /// True to log each request to its own file (`ENABLE_PLUGIN_REQUEST_LOGGING`).
     pub request_log: bool,
-    /// Settings that could not be read and were replaced by their default, for a person to see.
+    /// Messages about settings that can't be read. Their defaults are used.
     pub warnings: Vec<String>,
 }
 
 impl ClientConfig {
-    /// Reads options and environment; an option wins over the environment, the environment over the default.
+    /// Reads options and environment. An option wins over a variable, and a variable over the default.
     ///
     /// # Errors
-    /// `ERR_QWEN_INVALID_ARGUMENT` for an option, `ERR_QWEN_INVALID_CONFIG` for a variable that is not usable.
+    /// `ERR_QWEN_INVALID_ARGUMENT` for an option that can't be used, `ERR_QWEN_INVALID_CONFIG` for such a variable.
     pub fn read(options: &ClientOptions, environment: &Environment) -> Result<Self> {
         let mut warnings = Vec::new();
         let oauth = oauth_config(&options.oauth, environment, "oauth.")?;
@@ -194,10 +193,6 @@ impl ClientConfig {
     }
 }
 
-/// Where OAuth accounts are sent instead of their own host.
-///
-/// # Errors
-/// As [`ClientConfig::read`].
 pub fn base_url_override(
     options: &ClientOptions,
     environment: &Environment,
@@ -210,7 +205,7 @@ pub fn base_url_override(
     Ok(Some(BaseUrlOverride { url, named_by: source.name, issuer: Issuer::of(oauth) }))
 }
 
-/// The settings of an OAuth client. `prefix` is what the options' names begin with for the caller.
+/// Reads the settings of an OAuth client. Errors name an option with `prefix` in front.
 ///
 /// # Errors
 /// As [`ClientConfig::read`].
@@ -248,7 +243,7 @@ pub fn oauth_config(options: &OAuthOptions, environment: &Environment, prefix: &
     })
 }
 
-/// A setting and where it came from, so that an error can name it.
+/// A URL setting and the name that errors give it.
 struct Source<'a> {
     name: String,
     value: &'a str,
@@ -294,11 +289,7 @@ fn secure_url(source: &Source) -> Result<Url> {
     host_url(text).map_err(|reason| source.unusable(reason))
 }
 
-/// Where the account store is, and whether that is its default place: options and variables that name it must name a place
-/// that is safe to write.
-///
-/// # Errors
-/// As [`ClientConfig::read`].
+/// Returns the path of the account store, and true if it is the default path. Fails if the path is not safe to write.
 pub fn accounts_path(
     option: Option<&str>,
     environment: &Environment,
@@ -368,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_wins_over_the_environment_and_that_over_the_default() {
+    fn options_win_over_variables_and_variables_over_defaults() {
         let config = read(&ClientOptions::default(), &[]).unwrap();
         assert_eq!(config.base_url.as_str(), DEFAULT_API_BASE_URL);
         assert_eq!(config.base_url_override, None);
@@ -401,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_is_not_usable_is_named() {
+    fn errors_name_the_unusable_variable() {
         for (name, value) in [
             ("OPENCODE_QWEN_BASE_URL", "http://portal.qwen.ai"),
             ("OPENCODE_QWEN_BASE_URL", "https://user:secret@portal.qwen.ai"),
@@ -421,14 +412,14 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_that_cannot_be_read_is_told_and_its_default_used() {
+    fn an_unreadable_switch_gives_a_warning_and_its_default() {
         let config = read(&ClientOptions::default(), &[("QWEN_MODE", "maybe")]).unwrap();
         assert!(config.qwen_mode);
         assert!(config.warnings[0].contains("QWEN_MODE"));
     }
 
     #[test]
-    fn every_variable_of_the_readme_is_known() {
+    fn all_variables_in_the_readme_are_known() {
         let readme = include_str!("../../../README.md");
         let names = readme.split(VARIABLE_PREFIX).skip(1);
         let names =
@@ -438,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn logs_are_off_unless_they_are_turned_on() {
+    fn logs_are_off_by_default() {
         let config = read(&ClientOptions::default(), &[]).unwrap();
         assert!(!config.debug_log && !config.request_log);
         let variables = [("DEBUG_QWEN_PLUGIN", "1"), ("ENABLE_PLUGIN_REQUEST_LOGGING", "loud")];

@@ -1,6 +1,6 @@
-//! Reading `.env` files as the qwen CLI does. Pure: nothing of the process's own environment is put in.
+//! Parses `.env` files as the qwen CLI does. The process's environment is not changed.
 
-/// Returns the variables of a `.env` file in its order. Lines that assign nothing are left out.
+/// Returns the variables in the file's order. Skips lines that assign nothing.
 pub fn variables(file: &str) -> impl Iterator<Item = (String, String)> {
     file.trim_start_matches('\u{feff}').lines().filter_map(|line| {
         let line = line.trim();
@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_line_assigns() {
+    fn variables_are_parsed() {
         let file =
             "\u{feff}A=1\r\nexport B = 'x y' # c\n# C=2\nD=\"d\" tail\nE= e # c\nnonsense\nF G=1\nH=\nI=a=b";
         let found: Vec<_> = variables(file).collect();

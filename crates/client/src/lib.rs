@@ -1,4 +1,4 @@
-//! The client: the way of a request, keys, models, usage, the gateway, and the checks of `doctor`.
+//! The client: requests, keys, models, usage, the gateway, `doctor` and the fallback to the qwen CLI.
 
 #![forbid(unsafe_code)]
 

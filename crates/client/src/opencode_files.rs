@@ -1,4 +1,4 @@
-//! Where `OpenCode` keeps its configuration, its logins and what it has installed.
+//! Locations of `OpenCode`'s configuration, logins and installed plugins.
 
 use std::collections::HashSet;
 use std::fs;
@@ -10,10 +10,7 @@ use serde_json::Value;
 /// Largest configuration file that is read, in bytes.
 pub const MAX_SIZE: u64 = 1024 * 1024;
 
-/// A configuration file, which may have comments and trailing commas.
-///
-/// # Errors
-/// Why it can't be read, to complete "… can't be read: ".
+/// Reads a configuration file. `None` if there is no such file. The error completes "… can't be read: ".
 pub fn read_configuration(path: &Path) -> Result<Option<Value>, String> {
     let Ok(metadata) = fs::metadata(path) else { return Ok(None) };
     if !metadata.is_file() || metadata.len() > MAX_SIZE {
@@ -23,10 +20,7 @@ pub fn read_configuration(path: &Path) -> Result<Option<Value>, String> {
     parse_configuration(text).map(Some)
 }
 
-/// Reads a configuration, which may have comments and trailing commas.
-///
-/// # Errors
-/// Why it can't be read, to complete "… can't be read: ".
+/// Parses a configuration, which may have comments and trailing commas.
 pub fn parse_configuration(mut text: String) -> Result<Value, String> {
     json_strip_comments::strip(&mut text).map_err(|error| error.to_string())?;
     match serde_json::from_str(&text) {
@@ -36,23 +30,22 @@ pub fn parse_configuration(mut text: String) -> Result<Value, String> {
     }
 }
 
-/// Where `OpenCode` keeps its things.
 #[derive(Debug)]
 pub struct OpenCodeFiles {
-    /// Directories of configuration and plugins; the user's own is the first.
+    /// Directories with configuration and plugins. The user's own comes first.
     pub configuration_directories: Vec<PathBuf>,
-    /// Directories and files that are the user's and not a project's.
+    /// Directories and files that belong to the user and not to a project.
     of_user: Vec<PathBuf>,
     named: Option<PathBuf>,
     projects: Vec<PathBuf>,
-    /// The installed handlers.
+    /// Directory of the installed plugins.
     pub cache: PathBuf,
-    /// Logins and sessions.
+    /// Directory of logins and sessions.
     pub data: PathBuf,
 }
 
 impl OpenCodeFiles {
-    /// Finds the directories. Projects are looked for from the working directory upward.
+    /// Searches projects from the working directory upward.
     #[must_use]
     pub fn new(environment: &Environment, home: &Path, working_directory: Option<&Path>) -> Self {
         let base = |name: &str, otherwise: &str| {
@@ -83,7 +76,7 @@ impl OpenCodeFiles {
         }
     }
 
-    /// The files that may be there, those of projects last.
+    /// Returns the paths of possible configuration files, projects last.
     #[must_use]
     pub fn configurations(&self) -> Vec<PathBuf> {
         const NAMES: [&str; 2] = ["opencode.json", "opencode.jsonc"];
@@ -98,14 +91,13 @@ impl OpenCodeFiles {
         paths
     }
 
-    /// True for a configuration file that the user keeps, false for one of a project.
+    /// True for a configuration file of the user, false for one of a project.
     #[must_use]
     pub fn is_of_user(&self, configuration: &Path) -> bool {
         let is_own = |path: &Path| self.of_user.iter().any(|own| own == path);
         is_own(configuration) || configuration.parent().is_some_and(is_own)
     }
 
-    /// Where `OpenCode` keeps logins and keys.
     #[must_use]
     pub fn auth(&self) -> PathBuf {
         self.data.join("auth.json")

@@ -1,23 +1,22 @@
-//! The CLI's answer as a chat completion: whole, or as events (SSE). Pure.
+//! Formats the CLI's answer as a chat completion, whole or as server-sent events.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::output::{Finish, Usage};
 
-/// What a caller asked for, and what all parts of the answer share.
+/// The parts of a chat completion that follow from the request.
 #[derive(Debug, Clone)]
 pub struct Completion {
     id: String,
     created: u64,
     model: String,
-    /// Whether the caller streams.
     pub stream: bool,
     include_usage: bool,
 }
 
 impl Completion {
-    /// Reads from a request how it is to be answered.
+    /// Reads the request.
     #[must_use]
     pub fn new(body: &[u8], id: &str, now_ms: u64) -> Self {
         let request: Value = serde_json::from_slice(body).unwrap_or_default();
@@ -30,36 +29,31 @@ impl Completion {
         }
     }
 
-    /// Names the model that answers, which is the CLI's choice.
+    /// Sets the model's name, because the CLI chooses the model.
     pub fn set_model(&mut self, model: &str) {
         model.clone_into(&mut self.model);
     }
 
-    /// What the answer is, for its header.
     #[must_use]
     pub fn content_type(&self) -> &'static str {
         if self.stream { "text/event-stream; charset=utf-8" } else { "application/json" }
     }
 
-    /// The first event.
     #[must_use]
     pub fn head(&self) -> Bytes {
         self.chunk(&json!({"role": "assistant", "content": ""}), None)
     }
 
-    /// An event with a piece of the answer.
     #[must_use]
     pub fn text(&self, text: &str) -> Bytes {
         self.chunk(&json!({"content": text}), None)
     }
 
-    /// An event with a piece of the model's thoughts.
     #[must_use]
     pub fn thought(&self, thought: &str) -> Bytes {
         self.chunk(&json!({"reasoning_content": thought}), None)
     }
 
-    /// The last events.
     #[must_use]
     pub fn tail(&self, finish: &Finish) -> Bytes {
         let mut tail = self.chunk(&json!({}), Some(reason(finish))).to_vec();
@@ -72,7 +66,6 @@ impl Completion {
         Bytes::from(tail)
     }
 
-    /// The whole answer.
     #[must_use]
     pub fn whole(&self, text: &str, thoughts: &str, finish: &Finish) -> Bytes {
         let mut message = json!({"role": "assistant", "content": text});
@@ -134,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_answer() {
+    fn a_whole_answer_is_one_completion() {
         let completion = Completion::new(br#"{"model":"coder-model","messages":[]}"#, "1", 5_999);
         let usage = Some(Usage { input: 7, output: 2, cached: 3 });
         let answer = completion.whole("hi", "hm", &Finish { usage, is_cut: true });
@@ -148,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_gives_usage_where_it_was_asked_for() {
+    fn a_stream_has_usage_if_requested() {
         for (options, expected) in [(json!({"include_usage": true}), 3), (json!(null), 2)] {
             let body = json!({"stream": true, "stream_options": options}).to_string();
             let mut completion = Completion::new(body.as_bytes(), "1", 0);
@@ -166,7 +159,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_arrives_as_it_was_said(pieces in proptest::collection::vec(".{0,20}", 0..6)) {
+        fn the_text_arrives_unchanged(pieces in proptest::collection::vec(".{0,20}", 0..6)) {
             let completion = Completion::new(br#"{"stream":true}"#, "1", 0);
             let mut stream = completion.head().to_vec();
             for piece in &pieces {

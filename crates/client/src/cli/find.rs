@@ -1,4 +1,4 @@
-//! Finds the qwen CLI, and how it is started without a shell.
+//! Finds the qwen CLI and the way to start it without a shell.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -8,24 +8,21 @@ use qwen_base::{Code, Environment, Error, Paths, Result, expand_home, safe_open}
 /// Largest batch file that is read, in bytes.
 const MAX_SHIM_SIZE: u64 = 64 * 1024;
 
-/// Names that npm and other installers give the command, best first.
+/// Names of the command, best first.
 const NAMES: &[&str] = if cfg!(windows) { &["qwen.exe", "qwen.cmd"] } else { &["qwen"] };
 const NODE: &str = if cfg!(windows) { "node.exe" } else { "node" };
 
-/// The CLI as it is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
-    /// What was found: the command, its shim or its script.
+    /// The command, shim or script that was found.
     pub cli: PathBuf,
-    /// What is run: the command itself, or Node.
+    /// The executable to start: the command itself, or Node.
     pub executable: PathBuf,
     /// The script that Node runs.
     pub script: Option<PathBuf>,
 }
 
-/// Finds the CLI by `QWEN_CLI_PATH`, else on `PATH`, else where npm and others put commands.
-///
-/// # Errors
+/// Finds the CLI by `QWEN_CLI_PATH`, then on `PATH`, then in the directories of npm and other installers. Fails with
 /// `ERR_QWEN_CLI_NOT_FOUND`.
 pub fn find(environment: &Environment, paths: &Paths) -> Result<Program> {
     if let Some(value) = environment.get("QWEN_CLI_PATH") {
@@ -50,18 +47,18 @@ fn not_found(what: impl std::fmt::Display) -> Error {
     Error::new(Code::CliNotFound, format!("{what}. {advice}"))
 }
 
-/// Beside the script for a Unix shell, npm puts one for Windows.
+/// npm puts a `.cmd` file for Windows beside the script for Unix shells.
 fn shim_beside(path: PathBuf) -> PathBuf {
     let shim = path.with_extension("cmd");
     if shim.is_file() { shim } else { path }
 }
 
 fn directories_of_path(environment: &Environment) -> impl Iterator<Item = PathBuf> {
-    // Relative entries would find what lies in the directory that is worked on.
+    // A relative entry could find a program in the project that the user works on.
     std::env::split_paths(environment.get("PATH").unwrap_or("")).filter(|directory| directory.is_absolute())
 }
 
-/// Where global packages put their commands, for hosts that were started without a login shell's `PATH`.
+/// Returns the directories of globally installed commands, for hosts without a login shell's `PATH`.
 fn global_directories(environment: &Environment, home: &Path) -> Vec<PathBuf> {
     let prefix = environment.first(&["npm_config_prefix", "NPM_CONFIG_PREFIX"]).map(|(_, value)| value);
     let mut directories: Vec<PathBuf> = Vec::new();
@@ -98,7 +95,7 @@ fn start(cli: PathBuf, environment: &Environment) -> Result<Program> {
     let script = match extension.to_ascii_lowercase().as_str() {
         "js" | "mjs" | "cjs" => cli.clone(),
         "cmd" | "bat" => {
-            // A batch file needs cmd.exe, which can't be given arguments safely.
+            // A batch file needs cmd.exe, which doesn't take arguments safely.
             let shim = safe_open::read_text(&cli, MAX_SHIM_SIZE).unwrap_or_default();
             let script = script_of_shim(&shim, cli.parent().unwrap_or(Path::new("")));
             script.filter(|script| script.is_file()).ok_or_else(|| {
@@ -119,7 +116,7 @@ fn start(cli: PathBuf, environment: &Environment) -> Result<Program> {
     Ok(Program { cli, executable: node, script: Some(script) })
 }
 
-/// The script that a `.cmd` file of npm, pnpm or yarn hands to Node. Pure.
+/// Returns the script that a `.cmd` file of npm, pnpm or yarn passes to Node.
 fn script_of_shim(shim: &str, directory: &Path) -> Option<PathBuf> {
     let command = shim.lines().filter(|line| line.contains("%*"));
     let quoted = command.flat_map(|line| line.split('"').skip(1).step_by(2));
@@ -141,7 +138,7 @@ fn script_of_shim(shim: &str, directory: &Path) -> Option<PathBuf> {
     Some(path)
 }
 
-/// `PATH` for the CLI: the user's, and where the CLI is, since Node lives there as a rule.
+/// Returns `PATH` for the CLI: the user's, plus the CLI's directory, where Node usually is.
 #[must_use]
 pub fn path_variable(environment: &Environment, program: &Program) -> OsString {
     let own = program.cli.parent().map(Path::to_owned);
@@ -158,7 +155,7 @@ mod tests {
     const NPM: &str = "@ECHO off\r\nGOTO start\r\n:find_dp0\r\nSET dp0=%~dp0\r\nEXIT /b\r\n:start\r\nSETLOCAL\r\nCALL :find_dp0\r\n\r\nIF EXIST \"%dp0%\\node.exe\" (\r\n  SET \"_prog=%dp0%\\node.exe\"\r\n) ELSE (\r\n  SET \"_prog=node\"\r\n  SET PATHEXT=%PATHEXT:;.JS;=;%\r\n)\r\n\r\nendLocal & goto #_undefined_# 2>NUL || title %COMSPEC% & \"%_prog%\"  \"%dp0%\\node_modules\\@qwen-code\\qwen-code\\cli.js\" %*\r\n";
 
     #[test]
-    fn the_script_of_a_shim() {
+    fn the_script_is_read_from_a_shim() {
         let directory = Path::new("npm");
         let script = Path::new("npm/node_modules/@qwen-code/qwen-code/cli.js");
         assert_eq!(script_of_shim(NPM, directory).as_deref(), Some(script));
@@ -181,7 +178,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_shim_is_read_without_a_panic(shim in ".{0,200}") {
+        fn any_shim_is_handled(shim in ".{0,200}") {
             let _ = script_of_shim(&shim, Path::new("d"));
         }
     }
@@ -209,7 +206,7 @@ mod tests {
         }
 
         #[test]
-        fn path_is_the_maps_and_the_variable_wins() {
+        fn qwen_cli_path_wins_over_path() {
             let temporary = tempfile::tempdir().unwrap();
             let home = temporary.path().to_str().unwrap();
             let (on_path, named) = (temporary.path().join("bin/qwen"), temporary.path().join("x/my qwen"));
@@ -224,7 +221,7 @@ mod tests {
         }
 
         #[test]
-        fn npms_global_directory_is_looked_at_and_a_script_is_run_by_node() {
+        fn a_script_in_npms_global_directory_is_run_by_node() {
             let temporary = tempfile::tempdir().unwrap();
             let home = temporary.path().to_str().unwrap();
             executable(&temporary.path().join("prefix/bin/qwen"));
@@ -245,7 +242,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_not_there_is_named() {
+        fn the_error_names_the_missing_file() {
             let temporary = tempfile::tempdir().unwrap();
             let home = temporary.path().to_str().unwrap();
             let error = find_in(&[("HOME", home), ("QWEN_CLI_PATH", "/no/such/qwen")]).unwrap_err();

@@ -1,4 +1,4 @@
-//! The private directories that the CLI runs in, and the settings it finds there.
+//! The private directories and the settings of a CLI run.
 
 use std::fs;
 use std::io::Write as _;
@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::login::Login;
 use super::prompt::SYSTEM_PROMPT;
 
-/// Where the CLI looks for settings that an administrator made.
+/// Directory where the CLI looks for an administrator's settings.
 const SYSTEM_DIRECTORY: &str = if cfg!(target_os = "macos") {
     "/Library/Application Support/QwenCode"
 } else if cfg!(windows) {
@@ -20,32 +20,27 @@ const SYSTEM_DIRECTORY: &str = if cfg!(target_os = "macos") {
 } else {
     "/etc/qwen-code"
 };
-/// A CLI whose host was killed ends by itself, at the latest after this: 0.24.4 counts the whole run, both a request.
+/// Limit for a CLI whose host was killed, in seconds. 0.24.4 applies it to the run, other versions to each request.
 const MAX_LIFE_S: u64 = 150;
-/// What directories are called.
 const PREFIX: &str = "qwen-fallback-";
-/// Tells our directories from those that others called the same.
+/// File that marks directories as made by this package.
 const MARK: (&str, &str) = (".opencode-qwen-cli-auth", "made by opencode-qwen-cli-auth\n");
-/// A directory this old belongs to nobody who lives.
+/// Age after which a directory is no longer in use.
 const FORGOTTEN: Duration = Duration::from_secs(3_600);
-/// No settings file is anywhere near this large.
+/// Largest settings file that is read, in bytes.
 const MAX_SETTINGS: u64 = 4 * 1024 * 1024;
-/// With its marker the CLI leaves the file as it is; 0.15.10 would ask for the language of the system otherwise.
+/// With this marker the CLI keeps the file. Without it, 0.15.10 asks for the system's language.
 const OUTPUT_LANGUAGE: &str = "# Output language preference: auto\n<!-- qwen-code:llm-output-language: auto -->\n\n\
     Write in the language of the conversation.\n";
 
-/// Directories of one run. Dropping it removes them.
+/// The directories of one run. Dropping it removes them.
 #[derive(Debug)]
 pub struct Workspace {
     root: tempfile::TempDir,
 }
 
 impl Workspace {
-    /// Makes an empty working directory, and beside it the home of a CLI without memory, hooks, servers, skills and
-    /// statistics.
-    ///
-    /// # Errors
-    /// `ERR_QWEN_IO`.
+    /// Creates an empty working directory and a home without memory, hooks, servers, skills and statistics.
     pub fn create(environment: &Environment, login: &Login) -> Result<Self> {
         let base = environment.first(&["TMPDIR", "TEMP", "TMP"]);
         let base = base.map_or_else(std::env::temp_dir, |(_, value)| PathBuf::from(value));
@@ -63,7 +58,7 @@ impl Workspace {
         }
         let settings = settings(login).to_string();
         for (name, contents) in [
-            // The CLI looks for one from the working directory up, and others may write where temporary files are.
+            // The CLI searches for this file upward, and other users may write to the temporary directory.
             (".env", ""),
             MARK,
             ("home/settings.json", settings.as_str()),
@@ -76,7 +71,7 @@ impl Workspace {
         Ok(workspace)
     }
 
-    /// The working directory, which stays empty.
+    /// Returns the working directory, which stays empty.
     #[must_use]
     pub fn work(&self) -> PathBuf {
         self.root.path().join("work")
@@ -86,12 +81,12 @@ impl Workspace {
         self.root.path().join("home")
     }
 
-    /// What leads the CLI here.
+    /// Returns the variables that point the CLI to this home.
     #[must_use]
     pub fn variables(&self) -> Vec<(&'static str, PathBuf)> {
         let home = self.home();
         vec![
-            // An administrator's settings would win over a user's, so ours are given as those.
+            // An administrator's settings would win over a user's, so these are passed as an administrator's.
             ("QWEN_CODE_SYSTEM_SETTINGS_PATH", home.join("settings.json")),
             ("QWEN_CODE_SYSTEM_DEFAULTS_PATH", home.join("defaults.json")),
             ("QWEN_SYSTEM_MD", home.join("system.md")),
@@ -101,8 +96,8 @@ impl Workspace {
     }
 }
 
-/// Removes what a host left behind that was killed. Another user's is left alone, and so is a link. `new` has just been
-/// made: it says what time it is, and who we are.
+/// Removes directories of killed hosts, but no links and no other user's directories. `new` was just created and so tells
+/// the time and the owner.
 fn remove_forgotten(base: &Path, new: &Path) {
     let (Ok(entries), Ok(new)) = (fs::read_dir(base), fs::symlink_metadata(new)) else { return };
     let is_ours = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX));
@@ -127,7 +122,7 @@ fn same_owner(one: &fs::Metadata, other: &fs::Metadata) -> bool {
     one.uid() == other.uid()
 }
 
-/// Windows gives each user a directory for temporary files.
+/// On Windows each user has a temporary directory.
 #[cfg(not(unix))]
 fn same_owner(_one: &fs::Metadata, _other: &fs::Metadata) -> bool {
     true
@@ -142,8 +137,8 @@ fn write(path: &Path, contents: &str) -> Result<()> {
     written.map_err(|error| Error::io("write", path, &error))
 }
 
-/// The settings: the login, and everything else off. Names of several versions stand side by side; the CLI skips those
-/// that it does not know.
+/// Returns the login settings, with everything else turned off. Names of several versions are set; the CLI ignores unknown
+/// ones.
 fn settings(login: &Login) -> Value {
     let mut settings = json!({
         "$version": 4,
@@ -160,7 +155,7 @@ fn settings(login: &Login) -> Value {
         "ide": {"enabled": false},
         "ui": {"disableWorkflowKeywordTrigger": true, "enableFollowupSuggestions": false},
         "tools": {"approvalMode": "default", "autoAccept": false, "codeModeOnly": false, "sandbox": false},
-        // Files of this name are read into the prompt, from the working directory up.
+        // Files with this name become part of the prompt.
         "context": {"fileName": "no-memory-for-the-fallback.md"},
     });
     for (name, value) in &login.settings {
@@ -177,7 +172,7 @@ fn settings(login: &Login) -> Value {
     settings
 }
 
-/// Reads what the user, and the system around, have set the CLI up with.
+/// Reads the CLI settings of the user and the system.
 #[must_use]
 pub fn login(environment: &Environment, paths: &Paths) -> Login {
     let system = environment
@@ -194,7 +189,7 @@ pub fn login(environment: &Environment, paths: &Paths) -> Login {
     Login::new(environment, &documents, &env_files)
 }
 
-/// A settings file, which may have comments; nothing where there is none that can be read.
+/// Reads a settings file, which may have comments. Null if it can't be read.
 fn document(path: &Path) -> Value {
     let parsed = read(path).and_then(|mut text| {
         json_strip_comments::strip(&mut text).ok()?;
@@ -216,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_settings_hold_the_login_and_turn_the_rest_off() {
+    fn the_settings_keep_the_login_and_turn_off_the_rest() {
         let user = json!({"security": {"auth": {"selectedType": "openai"}}, "model": {"name": "m"}, "modelProviders": {"openai": []}});
         let settings = settings(&Login::new(&Environment::default(), &[user], &[]));
         assert_eq!(
@@ -276,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_in_settings_are_no_matter() {
+    fn settings_may_have_comments() {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("settings.json");
         write(&path, "{ // mine\n \"a\": \"//b\" /* c */ }").unwrap();

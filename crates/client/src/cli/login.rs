@@ -1,19 +1,20 @@
-//! What the CLI logs in with, taken out of the user's settings; nothing else of them is carried over. Pure.
+//! Takes the CLI's login from the user's settings, and nothing else.
 //!
-//! Keys go to the CLI in its environment, and its settings file holds references to them: no crash leaves a key behind
-//! in a temporary directory. OAuth tokens are not handed over at all: a copy that is redeemed logs the user out.
+//! Keys go to the CLI in its environment, and its settings refer to them, so that a crash leaves no key in a temporary
+//! directory. OAuth tokens are never passed on: if a copy were redeemed, the user would be logged out.
 
 use qwen_base::{Environment, opaque_debug};
 use serde_json::{Map, Value};
 
 use crate::dotenv;
 
-/// Our names for keys that the user's settings hold as text.
+/// Prefix of the variables for keys that the user's settings contain as text.
 const SECRET_VARIABLE: &str = "CLI_FALLBACK_SECRET_";
-/// Variables of the CLI that say how to log in. All others of its own stay behind: they steer tools, hooks, telemetry.
+/// Variables of the CLI that configure the login. Its other variables are left out: they control tools, hooks and
+/// telemetry.
 const OWN_VARIABLES: [&str; 5] =
     ["QWEN_API_KEY", "QWEN_BASE_URL", "QWEN_MODEL", "QWEN_DEFAULT_AUTH_TYPE", "QWEN_TLS_INSECURE"];
-/// Prefixes of variables that are not handed on.
+/// Prefixes of variables that are not passed on.
 const WITHHELD: [&str; 8] = [
     "QWEN_",
     "OPENCODE",
@@ -25,21 +26,19 @@ const WITHHELD: [&str; 8] = [
     "NODE_UNIQUE_ID",
 ];
 
-/// A login, as the CLI is given it.
 #[derive(Clone, Default)]
 pub struct Login {
-    /// The part of a settings file that says how to log in, and with which model.
+    /// Login and model settings.
     pub settings: Map<String, Value>,
-    /// The environment of the CLI, as far as it comes from the user.
+    /// Variables that come from the user.
     pub variables: Vec<(String, String)>,
 }
 
 opaque_debug!(Login);
 
 impl Login {
-    /// Reads the settings files of the system's defaults, the user and the system, in this order: later ones win, as in
-    /// the CLI. `env_files` are the user's `.env` files; a variable that is set already wins over them, and they over
-    /// the settings' own `env`.
+    /// Reads the settings files of the system's defaults, the user and the system, in this order. Later ones win, as in the
+    /// CLI. Variables of the process win over the user's `.env` files, and those over the settings' `env`.
     #[must_use]
     pub fn new(environment: &Environment, documents: &[Value], env_files: &[String]) -> Self {
         let mut settings = Map::new();
@@ -63,14 +62,14 @@ impl Login {
         Self { settings, variables }
     }
 
-    /// Whether the CLI is set to log in by OAuth, which it refuses since the free tier ended.
+    /// True if the CLI uses OAuth, which it refuses since the free tier ended.
     #[must_use]
     pub fn is_oauth(&self) -> bool {
         let auth = self.settings.get("security").map(|security| &security["auth"]);
         auth.and_then(|auth| auth["selectedType"].as_str()) == Some("qwen-oauth")
     }
 
-    /// The texts that must not be shown.
+    /// Returns the texts that must not be shown.
     #[must_use]
     pub fn secrets(&self) -> Vec<String> {
         let secret = self.variables.iter().filter(|(name, _)| is_secret(name));
@@ -78,7 +77,7 @@ impl Login {
     }
 }
 
-/// Copies what says how to log in, older spellings of it included.
+/// Copies the login settings, including their older names.
 fn overlay(settings: &mut Map<String, Value>, document: &Value) {
     let mut auth = document["security"]["auth"].as_object().cloned().unwrap_or_default();
     if let Some(old) = document.get("selectedAuthType") {
@@ -115,7 +114,7 @@ fn merge(target: &mut Value, fields: Map<String, Value>) {
     }
 }
 
-/// Moves keys into variables. A value that refers to a variable already stays as it is.
+/// Moves keys into variables. A reference to a variable stays.
 fn hide_secrets(fields: &mut Map<String, Value>, are_secret: bool, variables: &mut Vec<(String, String)>) {
     for (name, value) in fields {
         let is_secret = name != "envKey" && (is_secret(name) || name == "proxy" || name == "customHeaders");
@@ -136,7 +135,7 @@ fn hide_secret(value: &mut Value, is_secret: bool, variables: &mut Vec<(String, 
     }
 }
 
-/// Whether what has this name is a secret.
+/// True for the name of a secret.
 #[must_use]
 pub fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
@@ -148,7 +147,7 @@ fn is_handed_on(name: &str) -> bool {
     OWN_VARIABLES.contains(&name.as_str()) || !WITHHELD.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Whether a variable from a file says how to log in: a key, where it is for, or the way there.
+/// True for a variable that configures the login: a key, a model or a base URL.
 fn logs_in(name: &str, providers: &Value) -> bool {
     let is_plain = is_handed_on(name)
         && ["_API_KEY", "_AUTH_TOKEN", "_BASE_URL", "_MODEL", "_PROXY", "_proxy", "EXTRA_CA_CERTS"]
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_login_is_taken_and_keys_are_no_text() {
+    fn only_the_login_is_copied_and_keys_become_variables() {
         let user = json!({
             "$version": 4, "mcpServers": {"a": {"command": "x"}}, "hooks": {"Stop": []}, "tools": {"approvalMode": "yolo"},
             "permissions": {"allow": ["run_shell_command"]}, "proxy": "http://u:p@proxy:1",
@@ -208,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn the_process_wins_over_env_files_and_they_over_settings() {
+    fn variables_win_over_env_files_and_env_files_over_settings() {
         let environment =
             [("OPENAI_API_KEY", "a"), ("QWEN_SANDBOX", "docker"), ("QWEN_MODEL", "m"), ("EMPTY", "")]
                 .into_iter()
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_systems_settings_win_and_old_spellings_count() {
+    fn the_systems_settings_win_and_old_names_are_read() {
         let user = json!({"selectedAuthType": "qwen-oauth", "model": "old"});
         assert!(Login::new(&Environment::default(), std::slice::from_ref(&user), &[]).is_oauth());
         let system = json!({"security": {"auth": {"selectedType": "openai"}}, "model": {"name": "new"}});
@@ -242,7 +241,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_settings_make_it_panic_or_keep_a_key_as_text(text in "[a-z]{12}", shape in 0..4_usize, file in ".{0,80}") {
+        fn any_settings_are_handled_and_keep_no_key_as_text(text in "[a-z]{12}", shape in 0..4_usize, file in ".{0,80}") {
             let document = match shape {
                 0 => json!({"security": {"auth": {"apiKey": text}}}),
                 1 => json!({"security": text, "model": [text], "modelProviders": text, "env": [text]}),

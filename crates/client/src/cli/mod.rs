@@ -1,7 +1,7 @@
-//! The fallback: a chat request answered by the qwen CLI, with whatever it is logged in with.
+//! Answers chat requests with the qwen CLI, as a fallback.
 //!
-//! The CLI is an agent. Here it is kept from acting as one: it gets a home of its own without hooks, servers and memory,
-//! an empty directory, no tools, and a text in which nothing is a command or a path.
+//! The CLI is an agent, but must not act as one here. It gets its own home without hooks, servers and memory, an empty
+//! directory, no tools, and a prompt without commands and paths.
 
 pub mod completion;
 pub mod find;
@@ -27,7 +27,7 @@ use self::output::Event;
 use self::run::{Job, Limits, Request, Run};
 use self::source::{Source, TURN_OFF, broken_off, oauth_ended};
 
-/// Each is a Node process of 150 MB and more.
+/// Each run is a Node process of at least 150 MB.
 const MAX_RUNS: usize = 2;
 
 /// Answers chat requests by running the qwen CLI.
@@ -39,42 +39,39 @@ pub struct CliFallback {
     limits: Limits,
     busy: Busy,
     runs: Arc<Semaphore>,
-    /// Tools that a version has which we did not know of.
+    /// Tools that newer versions have.
     more_tools: Mutex<Vec<String>>,
 }
 
-/// An answer that has begun.
+/// An answer of the CLI that has begun.
 #[derive(Debug)]
 pub struct CliAnswer {
-    /// For the response's header.
+    /// Value of the `Content-Type` header.
     pub content_type: &'static str,
-    /// What is still to be read.
+    /// The body, which is still being written.
     pub body: CliBody,
 }
 
-/// A chat completion, as it comes. Dropping it stops the CLI.
+/// The body of a chat completion. Dropping it stops the CLI.
 #[derive(Debug)]
 pub struct CliBody {
     ready: VecDeque<Bytes>,
-    /// `None` once nothing is left of the CLI.
+    /// `None` after the CLI has been stopped.
     source: Option<Source>,
     completion: Completion,
     has_text: bool,
     is_whole: bool,
 }
 
-/// What the CLI is logged in with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CliLogin {
-    /// Qwen's OAuth, with which it refuses to answer since the free tier ended.
+    /// Qwen's OAuth, which the CLI refuses since the free tier ended.
     OAuth,
-    /// A key.
     Key,
-    /// Nothing that can be seen.
     None,
 }
 
-/// What the CLI is logged in with, by its settings and the environment.
+/// Reads the CLI's settings and the environment.
 #[must_use]
 pub fn logged_in_with(environment: &Environment, paths: &Paths) -> CliLogin {
     let login = home::login(environment, paths);
@@ -90,7 +87,7 @@ pub fn logged_in_with(environment: &Environment, paths: &Paths) -> CliLogin {
 }
 
 impl CliFallback {
-    /// Looks for nothing yet. The environment is what the CLI gets, less what would lead it astray.
+    /// Creates the fallback without looking for the CLI. The CLI gets `environment` without unsafe variables.
     #[must_use]
     pub fn new(environment: Environment, paths: Paths, clock: Clock) -> Self {
         Self {
@@ -104,21 +101,21 @@ impl CliFallback {
         }
     }
 
-    /// Other limits than the usual ones.
+    /// Sets other limits than the default.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Lets the host wait for the moment it takes to stop a CLI and to remove its directories.
+    /// Makes the host wait while a CLI is stopped and its directories are removed.
     #[must_use]
     pub fn with_busy(mut self, busy: Busy) -> Self {
         self.busy = busy;
         self
     }
 
-    /// Where the CLI is.
+    /// Finds the CLI.
     ///
     /// # Errors
     /// `ERR_QWEN_CLI_NOT_FOUND`.
@@ -126,12 +123,12 @@ impl CliFallback {
         find::find(&self.environment, &self.paths)
     }
 
-    /// Answers a chat request: a JSON object, or events where the request asks for a stream. It returns once the model
-    /// has begun to answer, so that what goes wrong before is an error and not a broken answer.
+    /// Answers a chat request with a JSON object, or with events if the request asks for a stream. Returns when the answer
+    /// has begun, so that earlier failures are errors and not cut answers.
     ///
     /// # Errors
-    /// `ERR_QWEN_CLI_NOT_FOUND`; `ERR_QWEN_CLI_FAILED` for all that keeps the CLI from answering; `ERR_QWEN_IO` where no
-    /// temporary files can be made; `ERR_QWEN_INVALID_ARGUMENT` where the body is no chat request.
+    /// `ERR_QWEN_CLI_NOT_FOUND`; `ERR_QWEN_CLI_FAILED` if the CLI can't answer; `ERR_QWEN_IO` if temporary files can't be
+    /// created; `ERR_QWEN_INVALID_ARGUMENT` if the body is not a chat request.
     pub async fn complete(&self, body: &Bytes) -> Result<CliAnswer> {
         let request = self.prepare(body.clone()).await?;
         let id = uuid::Uuid::new_v4().simple().to_string();
@@ -162,7 +159,7 @@ impl CliFallback {
         }
     }
 
-    /// Finds the CLI and its login, and writes the prompt: work on files and much text, so not on the async thread.
+    /// Finds the CLI and its login and writes the prompt, on a thread that may block.
     async fn prepare(&self, body: Bytes) -> Result<Arc<Request>> {
         let (environment, paths) = (Arc::clone(&self.environment), self.paths.clone());
         let preparing = move || {
@@ -177,7 +174,7 @@ impl CliFallback {
         spawn_blocking(preparing).await.map_err(Error::internal)?
     }
 
-    /// Starts the CLI, again if it turns out to have tools that are not turned off yet.
+    /// Starts the CLI, and again if it offers tools that were not turned off.
     async fn ask(&self, request: &Arc<Request>) -> Result<(Source, Option<String>)> {
         for is_last in [false, true] {
             let permit = Arc::clone(&self.runs).acquire_owned().await.map_err(Error::internal)?;
@@ -221,17 +218,17 @@ impl CliFallback {
     }
 }
 
-/// An error, once nothing is left of the CLI.
+/// Stops the CLI and returns the error.
 async fn stopped<T>(source: Source, error: Error) -> Result<T> {
     source.stop().await;
     Err(error)
 }
 
 impl CliBody {
-    /// The next bytes, or `None` at the end.
+    /// Returns the next bytes, or `None` at the end.
     ///
     /// # Errors
-    /// `ERR_QWEN_CLI_FAILED` where the answer breaks off.
+    /// `ERR_QWEN_CLI_FAILED` if the answer breaks off.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
             if let Some(bytes) = self.ready.pop_front() {
@@ -274,7 +271,7 @@ impl CliBody {
         }
     }
 
-    /// Reads to the end.
+    /// Reads the whole body.
     ///
     /// # Errors
     /// As [`CliBody::next`].

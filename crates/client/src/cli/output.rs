@@ -1,66 +1,63 @@
-//! What the CLI prints with `--output-format json` (one array) or `stream-json` (an object a line). Pure.
+//! Parses the CLI's output: `--output-format json` (one array) or `stream-json` (one object per line).
 //!
-//! Its errors can look like answers: 0.15.10 reports success with the text `[API Error: …]`, and both it and 0.24.4 send
-//! that text as the last delta of a stream. Such a text is held back until the result says what it was.
+//! Errors can look like answers. 0.15.10 reports success with the text `[API Error: …]`, and both it and 0.24.4 send that
+//! text as the last delta of a stream. Such a text is held back until the result shows if it is an error.
 
 use serde_json::Value;
 
-/// A longer line is skipped.
+/// Longest line, in bytes. Longer ones are skipped.
 const MAX_LINE: usize = 8 * 1024 * 1024;
 const ERROR_START: &str = "[API Error: ";
 
-/// Something the CLI said.
+/// An event in the CLI's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// It has read its settings and is about to ask the model.
+    /// The settings were read, and the model will be asked.
     Started {
-        /// The model it asks.
+        /// Name of the model.
         model: Option<String>,
-        /// The tools it offers.
+        /// Names of the tools that are turned on.
         tools: Vec<String>,
     },
     /// A piece of the answer.
     Text(String),
-    /// A piece of what the model thinks.
+    /// A piece of the model's thoughts.
     Thought(String),
-    /// It asks the model again: what came of this answer so far will come once more.
+    /// The model is asked again, and the answer starts over.
     Restarted,
-    /// The answer is whole.
+    /// The answer is complete.
     Finished(Finish),
-    /// There will be no answer.
+    /// There is no answer, for this reason.
     Failed(String),
 }
 
-/// How an answer ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Finish {
-    /// What it took.
     pub usage: Option<Usage>,
-    /// Whether the model was cut off.
+    /// True if the model reached its output limit.
     pub is_cut: bool,
 }
 
-/// Counts of tokens.
+/// Token counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// What was sent, cached tokens included.
+    /// Input, including cached tokens.
     pub input: u64,
-    /// What was written.
     pub output: u64,
-    /// What of the input came from a cache.
+    /// Input that came from a cache.
     pub cached: u64,
 }
 
-/// Reads the output as it comes.
+/// Parses output piece by piece.
 #[derive(Debug)]
 pub struct Parser {
-    /// What there is of a line; `None` where it is too long, and its rest is skipped.
+    /// Start of an unfinished line; `None` while the rest of a line that is too long is skipped.
     line: Option<Vec<u8>>,
-    /// The text of the current message has come in pieces.
+    /// True if the current message came in pieces.
     has_deltas: bool,
     has_text: bool,
     stop_reason: Option<String>,
-    /// A text that looks like an error.
+    /// Text that looks like an error.
     held: Option<String>,
     is_done: bool,
 }
@@ -73,7 +70,7 @@ impl Default for Parser {
 }
 
 impl Parser {
-    /// Takes output in and gives what it says. After the result nothing more is said.
+    /// Parses bytes. Returns nothing more after the result.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<Event> {
         let mut events = Vec::new();
         let mut rest = bytes;
@@ -86,7 +83,7 @@ impl Parser {
         events
     }
 
-    /// The output has ended.
+    /// Parses the rest at the end of the output.
     pub fn end(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         self.end_line(&mut events);
@@ -109,13 +106,13 @@ impl Parser {
         match serde_json::from_slice(&line) {
             Ok(Value::Array(items)) => items.iter().for_each(|item| self.read(item, events)),
             Ok(item) => self.read(&item, events),
-            // Warnings and the like.
+            // A warning or other text.
             Err(_) => {}
         }
     }
 
     fn read(&mut self, item: &Value, events: &mut Vec<Event>) {
-        // What a subagent says is not the answer.
+        // A subagent's text is not part of the answer.
         if self.is_done || item["parent_tool_use_id"].is_string() {
             return;
         }
@@ -154,7 +151,7 @@ impl Parser {
         }
     }
 
-    /// A whole message: news only if it has not come in pieces.
+    /// Reads a whole message, which repeats the pieces if there were any.
     fn read_message(&mut self, message: &Value, events: &mut Vec<Event>) {
         self.note_stop(&message["stop_reason"]);
         if std::mem::take(&mut self.has_deltas) {
@@ -171,7 +168,7 @@ impl Parser {
         }
     }
 
-    /// In a whole text an error stands at the end, behind what had come before it.
+    /// In a whole text, an error is at the end.
     fn whole_text(&mut self, text: &str, usage: &Value, events: &mut Vec<Event>) {
         let error =
             text.rfind(ERROR_START).filter(|_| text.ends_with(']') && count(usage, "output_tokens") == 0);
@@ -184,7 +181,7 @@ impl Parser {
         if text.is_empty() {
             return;
         }
-        // What is followed by more was no error.
+        // More text follows, so the held text was not an error.
         if let Some(held) = self.held.take() {
             self.say(held, events);
         }
@@ -222,7 +219,7 @@ impl Parser {
             events.push(Event::Failed(message.to_owned()));
             return;
         }
-        // A model that writes such a text has written tokens; one that comes behind its answer is not the model's.
+        // If the model wrote the text, tokens were counted. An error after the answer is not the model's.
         let is_error = |text: &str| text.starts_with(ERROR_START) && (usage.output == 0 || self.has_text);
         match held {
             Some(held) if is_error(&held) => return events.push(Event::Failed(held)),
@@ -295,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_comes_in_pieces_and_only_once() {
+    fn a_stream_gives_each_piece_once() {
         let init =
             json!({"type": "system", "subtype": "init", "model": "m", "tools": ["a"], "slash_commands": []});
         let output = lines(&[
@@ -319,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn an_array_or_whole_messages_say_the_same() {
+    fn arrays_and_whole_messages_give_the_same_events() {
         let items = [
             json!({"type": "system", "subtype": "init", "tools": []}),
             assistant("You said", 2),
@@ -337,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_that_look_like_answers() {
+    fn errors_that_look_like_answers_are_failures() {
         let error = "[API Error: 401 invalid access token]";
         let failed = |said: &[Event]| [said, &[Event::Failed(error.to_owned())]].concat();
         assert_eq!(all(&lines(&[start(), delta(error), assistant(error, 0), result(error, 0)])), failed(&[]));
@@ -349,7 +346,7 @@ mod tests {
             failed(&[])
         );
         assert_eq!(all(&lines(&[result(error, 0)])), failed(&[]));
-        // Cut in the middle: 0.15.10 calls it a success.
+        // 0.15.10 reports a cut answer as a success.
         let both = format!("You {error}");
         assert_eq!(
             all(&lines(&[start(), delta("You "), delta(error), assistant(&both, 0), result(&both, 0)])),
@@ -360,15 +357,15 @@ mod tests {
             all(&lines(&[start(), delta("You "), delta(error), result(&both, 9)])),
             failed(&[text("You ")])
         );
-        // 0.24.4 says so.
+        // 0.24.4 reports an error.
         let honest = json!({"type": "result", "subtype": "error_during_execution", "is_error": true, "usage": {"output_tokens": 4}, "error": {"message": error}});
         assert_eq!(all(&lines(&[start(), delta(error), honest])), failed(&[]));
-        // A process that dies behind it.
+        // The process ends without a result.
         assert_eq!(all(&lines(&[start(), delta(error)])), failed(&[]));
     }
 
     #[test]
-    fn a_model_may_write_about_errors() {
+    fn text_about_errors_is_not_a_failure() {
         let quoted = "[API Error: x]";
         assert_eq!(
             all(&lines(&[start(), delta(quoted), delta(" is"), result("", 2)])),
@@ -382,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_and_a_cut_answer_are_told() {
+    fn retries_and_cut_answers_are_reported() {
         let retry =
             json!({"type": "system", "subtype": "retry", "data": {"reason": "retry", "preserveText": true}});
         let stop = json!({"type": "stream_event", "event": {"type": "message_delta", "delta": {"stop_reason": "max_tokens"}}});
@@ -392,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_subagents_say_and_what_follows_the_result_is_no_answer() {
+    fn text_of_subagents_and_after_the_result_is_ignored() {
         let mut sub = delta("sub");
         sub["parent_tool_use_id"] = "t".into();
         assert_eq!(all(&lines(&[sub, result("", 0), delta("late"), result("", 3)])), [finished(0)]);
@@ -400,7 +397,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_size_of_the_pieces_does_not_matter(texts in proptest::collection::vec("[a-z\\[\\]é ]{0,8}", 0..5), rubbish in "[^\\[{\"0-9tfn\n]{0,20}", size in 1..40_usize) {
+        fn any_piece_size_gives_the_same_events(texts in proptest::collection::vec("[a-z\\[\\]é ]{0,8}", 0..5), rubbish in "[^\\[{\"0-9tfn\n]{0,20}", size in 1..40_usize) {
             let mut items: Vec<Value> = texts.iter().map(|text| delta(text)).collect();
             items.push(result("", 2));
             let output = format!("{rubbish}\n{}", lines(&items));
@@ -413,7 +410,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_are_handled(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut parser = Parser::default();
             parser.push(&bytes);
             parser.end();

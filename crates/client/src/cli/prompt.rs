@@ -1,31 +1,30 @@
-//! A chat request as the text that the CLI reads. Pure.
+//! Writes a chat request as a prompt for the CLI.
 //!
-//! The CLI takes a leading `/` for a command and every `@` for the path of a file to attach. So the conversation goes as
-//! JSON behind a sentence of ours, and no `@` is written as itself.
+//! The CLI treats a leading `/` as a command and each `@` as a path to attach. So the conversation is JSON after a
+//! sentence, and each `@` is escaped.
 
 use qwen_base::{Error, Result};
 use serde_json::{Map, Value, json};
 
-/// The most that is sent: about 130,000 tokens, which all models of Qwen take.
+/// Longest prompt, in bytes: about 130,000 tokens, which all Qwen models accept.
 pub const MAX_PROMPT: usize = 512 * 1024;
-/// The most of one text, so that no single one displaces the rest.
+/// Longest single text, so that it leaves space for the rest.
 const MAX_TEXT: usize = MAX_PROMPT / 4;
 
-/// Stands before the conversation.
 const PREFACE: &str = "Below is a conversation as JSON. You are its assistant. Write the assistant's next message: the \
     answer to the last user message and to all that follows it. Follow the conversation's system message, except that \
     no tools are available to you: tool calls and their results in it are past. Where a tool would be needed, say what \
     you would do. Reply with the text of the message alone, not with JSON.\n\n";
 
-/// The CLI's own instructions would have it work on files with tools.
+/// Replaces the CLI's own instructions to work on files with tools.
 pub const SYSTEM_PROMPT: &str = "You are the assistant of a conversation that another program hands you as JSON. You \
     have no tools and no files. Reply with the text of the next message alone.\n";
 
-/// Makes the prompt of a chat request. What does not fit is left out from the oldest message on; the system message and
-/// the last user message stay, each cut in its middle where it is very long.
+/// Returns the prompt for a chat request. If it is too long, the oldest messages are left out. The system message and the
+/// last user message stay, shortened in the middle if they are very long.
 ///
 /// # Errors
-/// `ERR_QWEN_INVALID_ARGUMENT` where the body is no chat request.
+/// `ERR_QWEN_INVALID_ARGUMENT` if the body is not a chat request.
 pub fn prompt(body: &[u8]) -> Result<String> {
     let request: Value = serde_json::from_slice(body).unwrap_or_default();
     let messages = request["messages"].as_array().filter(|messages| !messages.is_empty());
@@ -66,12 +65,12 @@ pub fn prompt(body: &[u8]) -> Result<String> {
         conversation.insert("answer_format".to_owned(), format.into());
     }
     conversation.insert("messages".to_owned(), kept.into());
-    // In JSON an @ can only stand inside a string, where an escape means the same.
+    // In JSON, an @ is always inside a string and can be escaped.
     let json = Value::Object(conversation).to_string().replace('@', "\\u0040");
     Ok(format!("{PREFACE}{json}\n"))
 }
 
-/// One message, with tool calls and results as text.
+/// Converts one message, with tool calls and results as text.
 fn transcribe(message: &Value, before: &[&Value]) -> Value {
     let role = match message["role"].as_str() {
         Some(role @ ("user" | "assistant" | "tool")) => role,
@@ -107,7 +106,7 @@ fn tool_name<'a>(result: &'a Value, before: &[&'a Value]) -> Option<&'a str> {
     named.chain([&result["name"]]).find_map(Value::as_str)
 }
 
-/// A content as text. What is no text is named and left out.
+/// Converts content to text. Other parts are replaced by their type.
 fn text(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
@@ -123,7 +122,7 @@ fn text(content: &Value) -> String {
     }
 }
 
-/// How long a text becomes as JSON with our escapes.
+/// Returns the length of a text as escaped JSON.
 fn cost(text: &str) -> usize {
     2 + text.chars().map(char_cost).sum::<usize>()
 }
@@ -136,12 +135,12 @@ fn char_cost(c: char) -> usize {
     }
 }
 
-/// How long a piece of JSON becomes with our escapes.
+/// Returns the length of JSON after escaping.
 fn size(json: &str) -> usize {
     json.len() + 5 * json.matches('@').count()
 }
 
-/// Cuts the middle out of a text that costs more than `limit`.
+/// Shortens a text in the middle if it is longer than `limit`.
 fn clip(text: &str, limit: usize) -> String {
     if cost(text) <= limit {
         return text.to_owned();
@@ -175,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_said_is_in_it_as_text() {
+    fn the_prompt_has_all_text_of_the_conversation() {
         let (prompt, transcript) = transcript(&json!({"model": "coder-model", "tools": [{}], "messages": [
             {"role": "system", "content": "sys @a"},
             {"role": "user", "content": [{"type": "text", "text": "/help @/etc/passwd"}, {"type": "image_url", "image_url": {"url": "data:"}}]},
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_goes_from_the_oldest_on() {
+    fn the_oldest_messages_are_left_out_first() {
         let mut messages = vec![json!({"role": "system", "content": "s".repeat(MAX_PROMPT)})];
         messages.extend(
             (0..100).map(|n| json!({"role": "assistant", "content": format!("{n} {}", "x".repeat(5_000))})),
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_chat_is_refused() {
+    fn a_body_that_is_not_a_chat_is_refused() {
         for body in ["", "[]", "{}", r#"{"messages":[]}"#, r#"{"messages":"x"}"#] {
             assert!(prompt(body.as_bytes()).is_err(), "{body}");
         }
@@ -222,12 +221,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_in_it_is_a_command_or_a_path(texts in proptest::collection::vec("[@/!\\\\\"a\n\u{0}\u{7f}é ]{0,40}", 1..8), roles in proptest::collection::vec(0..5_usize, 8)) {
+        fn the_prompt_has_no_command_and_no_path(texts in proptest::collection::vec("[@/!\\\\\"a\n\u{0}\u{7f}é ]{0,40}", 1..8), roles in proptest::collection::vec(0..5_usize, 8)) {
             let names = ["system", "user", "assistant", "tool", "other"];
             let messages: Vec<_> = texts.iter().zip(&roles).map(|(text, &role)| json!({"role": names[role], "content": text, "name": text})).collect();
             let (prompt, transcript) = transcript(&json!({"messages": messages}));
             prop_assert!(!prompt.contains('@') && prompt.starts_with("Below") && prompt.len() <= MAX_PROMPT);
-            // One line of ours, an empty one, and one of JSON.
+            // The sentence, an empty line and the JSON.
             prop_assert_eq!(prompt.lines().count(), 3);
             let said: Vec<_> = transcript["messages"].as_array().unwrap().iter().map(|turn| turn["content"].as_str().unwrap()).collect();
             let meant: Vec<_> = texts.iter().zip(&roles).filter(|&(_, &role)| role != 0).map(|(text, _)| text.as_str()).collect();
@@ -235,14 +234,14 @@ mod tests {
         }
 
         #[test]
-        fn a_clipped_text_fits(text in "[@\"a\u{1}é]{0,300}", limit in 80..400_usize) {
+        fn a_shortened_text_fits(text in "[@\"a\u{1}é]{0,300}", limit in 80..400_usize) {
             let clipped = clip(&text, limit);
             prop_assert!(cost(&clipped) <= limit);
             prop_assert_eq!(clipped == text, cost(&text) <= limit);
         }
 
         #[test]
-        fn the_cost_is_the_length(text in ".{0,60}") {
+        fn the_cost_equals_the_length(text in ".{0,60}") {
             let json = Value::from(text.as_str()).to_string().replace('@', "\\u0040");
             prop_assert_eq!(cost(&text), json.len());
         }

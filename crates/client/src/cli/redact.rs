@@ -1,14 +1,14 @@
-//! Takes secrets out of what another program printed. Pure.
+//! Removes secrets from another program's output.
 
-/// Shorter values would take ordinary words out of a message.
+/// Length of the shortest secret. Shorter ones could be ordinary words.
 const MIN_SECRET: usize = 6;
 const HIDDEN: &str = "[secret]";
 
-/// One line for a person: no secret, no control characters, at most `limit` characters.
+/// Returns one line without secrets and control characters, of at most `limit` characters.
 #[must_use]
 pub fn line(text: &str, secrets: &[String], limit: usize) -> String {
     let mut text = text.to_owned();
-    // Longer ones first: one may be the beginning of another.
+    // One secret may be the beginning of another, so longer ones go first.
     let mut secrets: Vec<&String> =
         secrets.iter().filter(|secret| secret.trim().len() >= MIN_SECRET).collect();
     secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
@@ -31,7 +31,7 @@ pub fn line(text: &str, secrets: &[String], limit: usize) -> String {
     }
 }
 
-/// What keys look like, for those that came to the CLI in ways we don't know.
+/// True for a word that looks like a key. The CLI may have keys from unknown sources.
 fn looks_secret(word: &str) -> bool {
     word.match_indices("sk-").any(|(start, _)| {
         let key = word[start + 3..]
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_hidden_and_words_stay() {
+    fn keys_are_removed_and_words_stay() {
         let secrets =
             ["hunter2-long".to_owned(), "hunter2-long-er".to_owned(), "us".to_owned(), String::new()];
         assert_eq!(
@@ -64,7 +64,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_secret_is_left(before in ".{0,20}", secret in "[A-Za-z0-9]{6,20}", after in ".{0,20}", limit in 0..60_usize) {
+        fn secrets_are_removed(before in ".{0,20}", secret in "[A-Za-z0-9]{6,20}", after in ".{0,20}", limit in 0..60_usize) {
             let text = line(&format!("{before}{secret}{after}"), std::slice::from_ref(&secret), limit);
             prop_assert!(!text.contains(&secret));
             prop_assert!(text.chars().count() <= limit + 1 && !text.chars().any(char::is_control));

@@ -1,4 +1,4 @@
-//! One process of the CLI with all its children, from its start to the last of them.
+//! Runs the CLI and its child processes until all have ended.
 
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -17,16 +17,16 @@ use super::find::{Program, path_variable};
 use super::home::Workspace;
 use super::login::Login;
 
-/// So much of the end of what it complains is kept.
+/// Number of bytes kept from the end of standard error.
 const MAX_COMPLAINT: usize = 4 * 1024;
-/// More than this is not read of its output.
+/// Largest output, in bytes.
 const MAX_OUTPUT: usize = 32 * 1024 * 1024;
-/// What is left in pipes when a process has ended is there at once.
+/// Time for reading the pipe after the process has ended.
 const DRAIN: Duration = Duration::from_millis(300);
-/// A killed process is gone long before.
+/// Time for a killed process to end.
 const REAP: Duration = Duration::from_secs(5);
 
-/// Tools of all versions known, 0.15.10 to 0.24.4. There is no switch for all of them.
+/// Tools of 0.15.10 to 0.24.4. The CLI has no switch that turns off all tools.
 pub const TOOLS: &str = "agent,artifact,ask_user_question,create_sub_session,cron_create,cron_delete,cron_list,\
     display_image,edit,enter_plan_mode,enter_worktree,exec,exit_plan_mode,exit_worktree,get_goal,glob,grep_search,\
     image_gen,list_agents,list_directory,loop_wakeup,lsp,monitor,notebook_edit,propose_goal,read_file,\
@@ -35,14 +35,14 @@ pub const TOOLS: &str = "agent,artifact,ask_user_question,create_sub_session,cro
     team_plan_approval,todo_write,tool_call,tool_search,update_goal,web_fetch,web_search,workflow,write_file,\
     zoom_image";
 
-/// How long a run may take.
+/// Time limits of a CLI run.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// All of it.
+    /// Limit for the whole run.
     pub total: Duration,
-    /// Until the first word. Both versions try a refused request again in silence, for minutes.
+    /// Limit for the first text. The CLI retries refused requests silently, for minutes.
     pub first_word: Duration,
-    /// Between being asked to end and being killed.
+    /// Time between the request to end and the kill.
     pub grace: Duration,
 }
 
@@ -56,53 +56,41 @@ impl Default for Limits {
     }
 }
 
-/// What a run is given.
 #[derive(Debug)]
 pub struct Job {
-    /// The CLI, what it logs in with, and what it reads from its standard input.
     pub request: Arc<Request>,
-    /// The caller's environment.
+    /// Environment of the caller.
     pub environment: Arc<Environment>,
-    /// Tools to turn off besides those that are known.
+    /// Tools to turn off, in addition to [`TOOLS`].
     pub more_tools: Vec<String>,
-    /// How long it may take.
     pub limits: Limits,
-    /// Held while it runs.
     pub permit: OwnedSemaphorePermit,
-    /// Keeps the host waiting while the CLI is stopped and its directories are removed.
+    /// Makes the host wait while the CLI is stopped and its directories are removed.
     pub busy: Busy,
 }
 
-/// What stays the same if the CLI has to be started again.
+/// The parts of a job that stay the same for another start.
 #[derive(Debug)]
 pub struct Request {
-    /// The CLI.
     pub program: Program,
-    /// What it logs in with.
     pub login: Login,
-    /// What it reads.
     pub prompt: String,
 }
 
-/// How a process ended.
 #[derive(Debug, Clone, Default)]
 pub struct Ended {
-    /// Its status, if it ended by itself.
+    /// Exit status, if the process ended on its own.
     pub status: Option<ExitStatus>,
-    /// It took too long.
     pub timed_out: bool,
-    /// The end of its standard error.
+    /// End of standard error.
     pub complaint: String,
 }
 
-/// What comes of reading.
 #[derive(Debug)]
 pub enum Output {
-    /// A piece of standard output.
     Bytes(Bytes),
-    /// It printed more than any answer is long.
+    /// The output is larger than [`MAX_OUTPUT`].
     TooMuch,
-    /// There is no more.
     Ended(Ended),
 }
 
@@ -112,7 +100,7 @@ pub struct Run {
     stdout: ChildStdout,
     has_read: usize,
     ended: oneshot::Receiver<Ended>,
-    /// How the process ended, while there may still be output in the pipe.
+    /// Set when the process has ended; the pipe may still contain output.
     end: Option<Ended>,
     cancel: Option<oneshot::Sender<BusyGuard>>,
     keeper: Option<JoinHandle<()>>,
@@ -120,11 +108,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Starts the CLI. No shell is between, and the prompt is not on its command line. It works on files, and needs the
-    /// async runtime around it.
-    ///
-    /// # Errors
-    /// `ERR_QWEN_CLI_FAILED` where it can't be started, `ERR_QWEN_IO` where it has no place to run.
+    /// Starts the CLI without a shell, with the prompt on standard input. Blocks, and needs a runtime.
     pub fn start(job: Job) -> Result<Self> {
         let Request { program, login, .. } = &*job.request;
         let workspace = Workspace::create(&job.environment, login)?;
@@ -169,7 +153,7 @@ impl Run {
         Ok(Self { stdout, has_read: 0, ended, end: None, cancel, keeper, busy: job.busy })
     }
 
-    /// Stops the CLI, and waits until nothing is left of it.
+    /// Stops the CLI and waits until all its processes have ended.
     pub async fn stop(mut self) {
         let keeper = self.keeper.take();
         drop(self);
@@ -178,12 +162,12 @@ impl Run {
         }
     }
 
-    /// The next output. It may be dropped while it waits: nothing is lost.
+    /// Returns the next output. Cancel-safe.
     pub async fn next(&mut self) -> Output {
         let mut buffer = BytesMut::with_capacity(16 * 1024);
         loop {
             if let Some(end) = &self.end {
-                // A child that left the group could hold the pipe open for ever.
+                // A child outside of the group could keep the pipe open forever.
                 return match timeout(DRAIN, self.stdout.read_buf(&mut buffer)).await {
                     Ok(Ok(read)) if read > 0 => self.output(buffer),
                     _ => Output::Ended(end.clone()),
@@ -193,7 +177,7 @@ impl Run {
                 biased;
                 read = self.stdout.read_buf(&mut buffer) => match read {
                     Ok(read) if read > 0 => return self.output(buffer),
-                    // What the host does with SIGCHLD can hide that the process is gone.
+                    // The host's SIGCHLD handler may hide the end of the process.
                     _ => {
                         let end = timeout(REAP, &mut self.ended).await;
                         self.end = Some(end.ok().and_then(Result::ok).unwrap_or_default());
@@ -213,13 +197,13 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         if let Some(cancel) = self.cancel.take() {
-            // A keeper that has come to its end needs no guard.
+            // A finished keeper needs no guard.
             let _ = cancel.send(self.busy.enter());
         }
     }
 }
 
-/// The process and what it leads: a group of its own on Unix, a job on Windows.
+/// The process and its children: a process group on Unix, a job on Windows.
 #[derive(Debug)]
 struct Group {
     child: Box<dyn ChildWrapper>,
@@ -227,15 +211,14 @@ struct Group {
 }
 
 impl Group {
-    /// Kills all that is left of it.
     async fn kill(&mut self) {
-        // It fails where nothing is left.
+        // This fails if the process has ended.
         let _ = self.child.start_kill();
         let _ = timeout(REAP, self.child.wait()).await;
         self.is_gone = true;
     }
 
-    /// Asks all of it to end.
+    /// Asks the processes to end, and kills them after `grace`.
     async fn end(&mut self, grace: Duration) {
         #[cfg(unix)]
         if self.child.signal(SIGTERM).is_ok() {
@@ -258,8 +241,8 @@ impl Drop for Group {
     }
 }
 
-/// Sees a process to its end, whoever still listens. Its parts are dropped in this order: the directories are removed
-/// when nobody is left who writes there.
+/// Waits for the end of a process, even if its answer is no longer needed. Fields are dropped in order: the directories go
+/// after the processes that write there.
 struct Keeper {
     group: Group,
     workspace: Option<Workspace>,
@@ -280,7 +263,7 @@ impl Keeper {
         let mut tail = Vec::new();
         let feed = async {
             if let Some(mut stdin) = stdin {
-                // A CLI that ends without reading has said why.
+                // If the CLI ends early, its output has the reason.
                 let _ = stdin.write_all(request.prompt.as_bytes()).await;
             }
         };
@@ -324,7 +307,7 @@ enum Cause {
     Cancelled(Option<BusyGuard>),
 }
 
-/// Reads to the end and keeps the last of it.
+/// Reads to the end and keeps the last bytes.
 async fn read_tail(stderr: &mut Option<ChildStderr>, tail: &mut Vec<u8>) {
     let Some(stderr) = stderr else { return };
     let mut buffer = [0; 4 * 1024];

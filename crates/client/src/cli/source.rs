@@ -1,4 +1,4 @@
-//! A running CLI as a source of events, and what is said where it fails.
+//! Reads a running CLI's events and makes its failures into errors.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,12 +12,11 @@ use super::output::{Event, Parser};
 use super::redact;
 use super::run::{Ended, Limits, Output, Run};
 
-/// The most that is quoted of what the CLI says.
+/// Longest quote of the CLI's output, in characters.
 const MAX_QUOTE: usize = 300;
-/// The other way out, at the end of each message.
+/// Alternative advice at the end of each message.
 pub const TURN_OFF: &str = "or turn the CLI fallback off";
 
-/// A CLI that is asked.
 pub struct Source {
     run: Run,
     parser: Parser,
@@ -30,32 +29,28 @@ pub struct Source {
 opaque_debug!(Source);
 
 impl Source {
-    /// Takes a CLI over that has just been started.
     pub fn new(run: Run, secrets: Vec<String>, limits: Limits) -> Self {
         let first_word_by = Instant::now() + limits.first_word;
         let (parser, events) = (Parser::default(), VecDeque::new());
         Self { run, parser, events, secrets, limits, first_word_by }
     }
 
-    /// Makes an event the next one.
+    /// Makes this event the next one.
     pub fn put_back(&mut self, event: Event) {
         self.events.push_front(event);
     }
 
-    /// Stops the CLI, and waits until nothing is left of it.
+    /// Stops the CLI and waits until all its processes have ended.
     pub async fn stop(self) {
         self.run.stop().await;
     }
 
-    /// What the CLI says, for a message.
+    /// Quotes the CLI's message without secrets.
     pub fn quote(&self, message: &str) -> String {
         redact::line(message, &self.secrets, MAX_QUOTE)
     }
 
-    /// The next event.
-    ///
-    /// # Errors
-    /// Where the CLI ends without a result, or takes too long.
+    /// Returns the next event. Fails if the CLI ends without a result or takes too long.
     pub async fn next(&mut self) -> Result<Event> {
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -74,10 +69,7 @@ impl Source {
         }
     }
 
-    /// The next event, or an error where the first word is overdue.
-    ///
-    /// # Errors
-    /// As [`Source::next`].
+    /// Returns the next event. Fails if the first text takes too long.
     pub async fn next_in_time(&mut self) -> Result<Event> {
         let limit = self.limits.first_word;
         timeout_at(self.first_word_by, self.next())
@@ -85,10 +77,7 @@ impl Source {
             .unwrap_or_else(|_| Err(too_slow("said nothing for", limit)))
     }
 
-    /// The first event that has something of the answer. Nothing of it has been passed on before.
-    ///
-    /// # Errors
-    /// Where there is no answer.
+    /// Returns the first event with a piece of the answer. Fails if there is none.
     pub async fn first(&mut self) -> Result<Event> {
         loop {
             match self.next_in_time().await? {
@@ -100,10 +89,7 @@ impl Source {
         }
     }
 
-    /// The whole answer, read to its end.
-    ///
-    /// # Errors
-    /// Where it breaks off.
+    /// Reads the whole answer. Fails if it breaks off.
     pub async fn whole(&mut self, first: Event, completion: &Completion) -> Result<Bytes> {
         let (mut text, mut thoughts) = (String::new(), String::new());
         let mut event = first;
@@ -123,7 +109,7 @@ impl Source {
         }
     }
 
-    /// What the CLI says is wrong, and what to do about it.
+    /// Returns the error for the CLI's message, with advice.
     pub fn failed(&self, message: &str) -> Error {
         if is_oauth_refusal(message) {
             return oauth_ended();
@@ -146,7 +132,7 @@ impl Source {
         Error::new(Code::CliFailed, text)
     }
 
-    /// What to say of a process that ended without a result.
+    /// Returns the error for a process that ended without a result.
     fn died(&self, ended: &Ended) -> Error {
         if ended.timed_out {
             return too_slow("was not done after", self.limits.total);
@@ -165,7 +151,7 @@ impl Source {
     }
 }
 
-/// The line that says most: an error if there is one, else the last.
+/// Returns the line with an error, otherwise the last line.
 fn complaint(stderr: &str) -> Option<&str> {
     let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("at "));
     lines().find(|line| line.to_ascii_lowercase().contains("error:")).or_else(|| lines().next_back())
@@ -175,7 +161,7 @@ fn is_oauth_refusal(message: &str) -> bool {
     message.contains("OAuth") && message.contains("discontinued")
 }
 
-/// The most common case: no key, and OAuth is over.
+/// The most common case: no key, and OAuth no longer works.
 pub fn oauth_ended() -> Error {
     Error::new(
         Code::CliFailed,
@@ -197,7 +183,7 @@ fn too_slow(what: &str, limit: Duration) -> Error {
     .retryable()
 }
 
-/// What to say of an answer that was passed on in part.
+/// Returns the error for an answer of which a part was already passed on.
 pub fn broken_off(why: &str) -> Error {
     let why = why.trim_end_matches('.');
     Error::new(Code::CliFailed, format!("The qwen CLI's answer broke off: {why}. Send the message again."))
@@ -209,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_stack_trace_the_error_is_told() {
+    fn the_error_line_of_a_stack_trace_is_shown() {
         let trace = "Ripgrep not available\nAn unexpected critical error occurred:\nError: ENOENT: no such file\n    at x (y:1:2)\n\n";
         assert_eq!(complaint(trace), Some("Error: ENOENT: no such file"));
         assert_eq!(complaint("one\ntwo\n    at x\n"), Some("two"));

@@ -1,4 +1,4 @@
-//! Keys that other tools keep, as a client shows and imports them.
+//! Finds and imports the keys and logins of other tools.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,57 +12,56 @@ use qwen_base::{Code, Error, Event, EventKind, Price, Result, api_base_url, disp
 use super::{AccountInfo, Client};
 use crate::discovery::{Discovered, Discovery, FoundKey, is_known, last_four};
 
-/// Provider of the logins in another tool's file.
+/// Provider name shown for a login in another tool's file.
 const LOGIN_PROVIDER: &str = "qwen-code";
 
-/// A key or a login of another tool's, as a person sees it: the secret is not in it.
+/// A key or login of another tool, without its secret.
 #[derive(Debug, Clone)]
 pub struct FoundCredential {
-    /// Tells it from the others.
+    /// Stable id of this entry.
     pub id: String,
-    /// The file or the variable that it is in.
+    /// The file or variable that holds it.
     pub source: String,
-    /// Further files and variables that it is in.
+    /// Other files and variables that hold it.
     pub also_in: Vec<String>,
-    /// What the tool calls its provider.
+    /// The tool's name for the provider.
     pub provider: String,
-    /// A login, or a key with its plan, where that is known.
+    /// Login, or key with its plan if that is known.
     pub kind: Kind,
-    /// The region of the plan, where that is known.
+    /// Region of the plan, if known.
     pub region: Option<String>,
-    /// Where its requests go, where that is known.
+    /// Base URL of its requests, if known.
     pub base_url: Option<String>,
-    /// The key's last four characters.
+    /// Last four characters of the key.
     pub last_four: String,
-    /// True where an account has it.
+    /// True if an account already has it.
     pub known: bool,
-    /// True where its requests go to a server that is not Alibaba's.
+    /// True if its requests go to a server that is not Alibaba's.
     pub foreign: bool,
-    /// False for one that a project's file sends to a server of its own: it is only taken if it is chosen by itself.
+    /// False if a project's file sends the key to a server of its own. It is then imported only if the user selects it.
     pub taken_with_all: bool,
 }
 
-/// Result of the import of a key.
+/// Result of importing one key.
 #[derive(Debug)]
 pub struct ImportedKey {
     /// The key.
     pub found: FoundCredential,
-    /// Its account, or why it has none.
+    /// The new account, or the reason why there is none.
     pub outcome: Result<AccountInfo>,
 }
 
-/// Logins and keys in a file of another tool.
 struct FileContents {
     path: PathBuf,
     logins: Logins,
     keys: Vec<FoundKey>,
-    /// The accounts at the time of reading.
+    /// The accounts when the file was read.
     view: Arc<View>,
 }
 
 impl Client {
-    /// Finds the keys that other tools on this machine keep. Nothing is copied, and no server is asked. A project's files
-    /// are looked for from the working directory upward.
+    /// Finds the keys that other tools on this machine keep. Copies nothing and asks no server. Project files are searched
+    /// from the working directory upward.
     ///
     /// # Errors
     /// Those of [`Registry::view`](qwen_accounts::Registry::view).
@@ -75,8 +74,8 @@ impl Client {
         Ok(keys.iter().map(|key| shown(key, &view)).collect())
     }
 
-    /// Keeps the chosen ones of the found keys as accounts, each once its place has said that it works. Without a choice
-    /// all are taken that no account has, but for those that a project's file sends to a server of its own.
+    /// Imports the found keys with these ids. Each is checked at its server first. Without ids, imports all keys that no
+    /// account has, except those that a project's file sends to a server of its own.
     ///
     /// # Errors
     /// Those of [`Client::find_credentials`].
@@ -99,12 +98,12 @@ impl Client {
         Ok(imported)
     }
 
-    /// Adds the accounts in a file of another tool: the qwen CLI's `oauth_creds.json`, the files of other Qwen plugins, and
-    /// `OpenCode`'s `auth.json`. Returns those that are new, in the file's order. The file is only read.
+    /// Imports the accounts in another tool's file: the qwen CLI's `oauth_creds.json`, the files of other Qwen plugins, and
+    /// `OpenCode`'s `auth.json`. Returns the new accounts in the file's order. The file is not changed.
     ///
     /// # Errors
-    /// `ERR_QWEN_IO` where it can't be read, `ERR_QWEN_CREDENTIALS_INVALID` where it holds no account that can be used;
-    /// those of [`Registry::import`](qwen_accounts::Registry::import).
+    /// `ERR_QWEN_IO` if the file can't be read, `ERR_QWEN_CREDENTIALS_INVALID` if it has no usable account; those of
+    /// [`Registry::import`](qwen_accounts::Registry::import).
     pub async fn import_accounts(&self, path: &str) -> Result<Vec<AccountInfo>> {
         let file = self.read_file(path).await?;
         let logins = file.logins.usable.clone();
@@ -133,8 +132,8 @@ impl Client {
         }
     }
 
-    /// Returns what [`Client::import_accounts`] would find in a file, logins first. Nothing is changed, and no server is
-    /// asked.
+    /// Returns the accounts that [`Client::import_accounts`] would import, logins first. Changes nothing and asks no
+    /// server.
     ///
     /// # Errors
     /// As [`Client::import_accounts`].
@@ -152,7 +151,6 @@ impl Client {
         Ok(found)
     }
 
-    /// Reads the logins and keys in a file of another tool.
     async fn read_file(&self, path: &str) -> Result<FileContents> {
         let path = self.paths.named(path)?;
         let (now, discovery) = (self.clock.now_ms(), self.discovery(None));
@@ -176,8 +174,8 @@ impl Client {
         }
     }
 
-    /// Keeps keys as accounts. One that fails does not stop the others. Keys of subscriptions go first, so that none that is
-    /// billed by use becomes the active account beside them.
+    /// Adds keys as accounts. A failed key does not stop the others. Subscription keys go first: the first added account
+    /// may become the active one, and it must not be billed by use.
     pub(super) async fn import_keys(&self, mut keys: Vec<FoundKey>, view: &View) -> Vec<ImportedKey> {
         keys.sort_by_key(|key| match key.plan {
             Some(plan) => (plan.price() == Price::Metered, 0),
@@ -191,7 +189,7 @@ impl Client {
         imported
     }
 
-    /// Tells which keys were not imported, and why.
+    /// Reports the keys that were not imported, and why.
     pub(super) fn tell_failures(&self, imported: &[ImportedKey]) {
         for ImportedKey { found, outcome } in imported {
             let Err(error) = outcome else { continue };

@@ -1,60 +1,59 @@
-//! What a client shows of an account.
+//! Describes accounts for people.
 
 use qwen_accounts::{Availability, Kind, LastError, QuotaWindow, Record, View, availability};
 use qwen_base::{KeyPlan, Result, Secret, Tier, display};
 
 use super::Client;
 
-/// An account as a person sees it: no secret is in it.
+/// An account without its secrets.
 #[derive(Debug, Clone)]
 pub struct AccountInfo {
-    /// A stable id.
+    /// Stable id.
     pub id: String,
-    /// A name for a person.
+    /// Display name.
     pub label: String,
-    /// How it authenticates.
+    /// Login, or key with its plan.
     pub kind: Kind,
-    /// The plan of a key; `None` for a login, and for a key of another server.
+    /// Plan of the key; `None` for a login and for a key of another server.
     pub plan: Option<KeyPlan>,
-    /// The region of the plan, where it is known.
+    /// Region of the plan, if known.
     pub region: Option<String>,
-    /// The tier of the plan, where the user named it.
+    /// Tier of the plan, if the user named it.
     pub tier: Option<Tier>,
-    /// The window of its quota that is spent, while it cools.
+    /// Quota window that is used up, while the account cools down.
     pub quota_window: Option<QuotaWindow>,
-    /// Whether it is the user's choice.
+    /// True if it is the active account.
     pub active: bool,
-    /// False where the user has disabled it.
+    /// False if the user has disabled it.
     pub enabled: bool,
-    /// Whether requests can be sent with it.
+    /// Tells if requests can be sent with it.
     pub availability: Availability,
-    /// Where they go.
+    /// Base URL of its requests.
     pub base_url: String,
-    /// When the access token expires, in epoch milliseconds.
+    /// Expiry of the access token, in epoch milliseconds.
     pub expires_at: Option<u64>,
-    /// In epoch milliseconds.
+    /// Creation time, in epoch milliseconds.
     pub created_at: u64,
-    /// In epoch milliseconds.
+    /// Time of the last change, in epoch milliseconds.
     pub updated_at: u64,
-    /// What went wrong last.
+    /// Last error of the account.
     pub last_error: Option<LastError>,
 }
 
-/// A token for someone who sends requests without us.
+/// A token for callers that send their own requests.
 #[derive(Debug, Clone)]
 pub struct AccessToken {
     /// The token.
     pub access_token: Secret,
-    /// The only host it may be sent to.
+    /// The only base URL that the token may be sent to.
     pub base_url: String,
-    /// Whose it is.
+    /// Id of the account that the token belongs to.
     pub account_id: String,
-    /// When it expires, in epoch milliseconds.
+    /// Expiry, in epoch milliseconds.
     pub expires_at: u64,
 }
 
 impl Client {
-    /// What a person may see of an account.
     pub(super) fn describe(&self, view: &View, record: &Record) -> AccountInfo {
         let account = view.account(record);
         let token = record.token();

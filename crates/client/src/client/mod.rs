@@ -1,4 +1,4 @@
-//! A client: one set of settings, and all that is done with them.
+//! A client: one set of settings and all operations on them.
 
 mod credentials;
 mod info;
@@ -38,34 +38,34 @@ use crate::request_log::RequestLog;
 use crate::usage::UsageBook;
 use crate::usage::file::UsageFile;
 
-/// Longest time that the head of a stream which has said nothing is kept from a plain client.
+/// Longest time for which the head of a silent stream is held back, outside of `OpenCode`.
 const LONGEST_HOLD: Duration = Duration::from_secs(1);
 
-/// What a client is given by whoever runs it.
+/// Things that the host hands to a client.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// Whether errors are made final for `OpenCode`.
+    /// True to make errors final, so that `OpenCode` doesn't retry them.
     pub for_host: bool,
-    /// The time.
+    /// Source of the time.
     pub clock: Clock,
-    /// Who is told what happens.
+    /// Listener for events.
     pub events: Events,
-    /// Counts the work that must reach its end.
+    /// Counts the work that must finish before the process ends.
     pub busy: Busy,
 }
 
-/// What a login is to do.
+/// Settings of a login.
 #[derive(Debug, Clone, Default)]
 pub struct LoginOptions {
-    /// The account's name.
+    /// Name for the account.
     pub label: Option<String>,
-    /// The account to renew.
+    /// Id of the account to renew.
     pub replace: Option<String>,
-    /// Whether to open the user's browser; by default where there is a display.
+    /// True to open the browser. Default: true if there is a display.
     pub open_browser: Option<bool>,
 }
 
-/// One client.
+/// Sends requests and manages accounts, with one set of settings.
 #[derive(Debug)]
 pub struct Client {
     http: Arc<Http>,
@@ -84,7 +84,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Reads the settings; opens nothing.
+    /// Reads the settings. Opens no file and no connection.
     ///
     /// # Errors
     /// As [`ClientConfig::read`].
@@ -157,7 +157,7 @@ impl Client {
             http: Arc::clone(&http),
             base_url_override: config.base_url_override.clone(),
             idle_timeout: config.idle_timeout,
-            // A plain client gets the head of a slow stream; OpenCode waits for content anyway.
+            // OpenCode waits for content anyway. Other callers get the head of a slow stream.
             hold: if for_host { config.idle_timeout } else { config.idle_timeout.min(LONGEST_HOLD) },
             clock: clock.clone(),
             last_base_url: Mutex::default(),
@@ -192,18 +192,18 @@ impl Client {
         })
     }
 
-    /// Closes the connections that are at rest.
+    /// Closes idle connections.
     pub fn close(&self) {
         self.http.close();
     }
 
-    /// What callers build their URLs from.
+    /// Returns the base URL that callers build their URLs from.
     #[must_use]
     pub fn base_url(&self) -> String {
         display(&self.base_url)
     }
 
-    /// Files whose changes mean other accounts or models, whether or not they exist.
+    /// Returns the files whose changes mean other accounts or models. They need not exist.
     #[must_use]
     pub fn account_files(&self) -> &[PathBuf] {
         &self.account_files
@@ -214,7 +214,7 @@ impl Client {
         self.tokens.keep_secret(secret);
     }
 
-    /// The ids of the models that the accounts can be asked for.
+    /// Returns the ids of the models that the accounts can be asked for.
     ///
     /// # Errors
     /// Those of [`Registry::view`].
@@ -232,11 +232,12 @@ impl Client {
         self.pipeline.fetch(request).await
     }
 
-    /// Logs in: starts a device authorization, hands it to `on_authorization`, waits for the user, and keeps the tokens.
+    /// Logs in with the device flow: gets a code, passes it to `on_authorization`, waits for the user's approval, and
+    /// stores the tokens.
     ///
     /// # Errors
-    /// `ERR_QWEN_INVALID_ARGUMENT` where `replace` is no account; those of
-    /// [`OAuthClient::request_device_authorization`], [`OAuthClient::poll_device_token`] and [`Registry::add_login`].
+    /// `ERR_QWEN_INVALID_ARGUMENT` if `replace` is not an account; those of [`OAuthClient::request_device_authorization`],
+    /// [`OAuthClient::poll_device_token`] and [`Registry::add_login`].
     pub async fn login(
         &self,
         options: LoginOptions,
@@ -251,14 +252,14 @@ impl Client {
         on_authorization(&authorization);
         if open_browser.unwrap_or_else(|| browser::has_display(&self.environment)) {
             let address = authorization.verification_uri_complete.clone();
-            // Starting a program can take a while, and the user may be faster by hand.
+            // Starting a program can be slow, and the user may open the address by hand before.
             let environment = self.environment.clone();
             drop(std::thread::Builder::new().name("qwen-browser".to_owned()).spawn(move || {
                 browser::open(&environment, &address);
             }));
         }
         let token = self.oauth.poll_device_token(&authorization).await?;
-        // Nor is the end of the process to lose what the user has just approved.
+        // The process must not end between the user's approval and the write of the tokens.
         let section = self.tokens.hold_end();
         let binding = self.tokens.binding_for(&token);
         let added = move |registry: &Registry| {
@@ -274,7 +275,7 @@ impl Client {
         self.account(&id).await
     }
 
-    /// Keeps a key as an account, once its place has said that it works, and asks for the list of its models.
+    /// Adds a key as an account after its server has accepted it, and reads the list of its models.
     ///
     /// # Errors
     /// Those of [`keys::recognise`] and [`Registry::add_key`].
@@ -303,7 +304,7 @@ impl Client {
         Ok(account)
     }
 
-    /// Tells that an account which is billed by use became the active one.
+    /// Reports that an account that is billed by use became active.
     fn tell_price(&self, account: &AccountInfo, from_account_id: Option<String>) {
         let price = account.kind.price();
         if price != Price::Metered {
@@ -316,7 +317,7 @@ impl Client {
         self.events.emit(Event { from_account_id, ..event });
     }
 
-    /// Takes tokens over that a host kept, if there is no account yet. Says whether it did.
+    /// Takes over tokens that a host has kept, if there is no account yet. Returns true if it did.
     ///
     /// # Errors
     /// Those of [`Registry::add_login`].
@@ -334,7 +335,7 @@ impl Client {
         self.tokens.with_registry(take_over).await
     }
 
-    /// Notes that `OpenCode` has an entry of ours.
+    /// Records that `OpenCode` has an entry for this provider.
     ///
     /// # Errors
     /// Those of [`Registry::with_store`].
@@ -346,7 +347,7 @@ impl Client {
         self.tokens.with_registry(Registry::note_host_login).await
     }
 
-    /// Whether `OpenCode` has had an entry of ours.
+    /// True if `OpenCode` has ever had an entry for this provider.
     ///
     /// # Errors
     /// Those of [`Registry::view`].
@@ -354,10 +355,11 @@ impl Client {
         Ok(self.tokens.view().await?.document.had_host_login())
     }
 
-    /// All accounts.
+    /// Returns all accounts.
     ///
     /// # Errors
-    /// `ERR_QWEN_CREDENTIALS_INVALID` where there is none but a broken credentials file; those of [`Registry::view`].
+    /// `ERR_QWEN_CREDENTIALS_INVALID` if there is no account and the credentials file is damaged; those of
+    /// [`Registry::view`].
     pub async fn accounts(&self) -> Result<Vec<AccountInfo>> {
         let view = self.tokens.view().await?;
         match &view.problem {
@@ -366,12 +368,12 @@ impl Client {
         }
     }
 
-    /// Makes an account the user's choice, and the qwen CLI's. A login that may be dead is refreshed first (see
-    /// [`TokenManager::prove`]); where the server can't say, it is chosen all the same, and an event tells so.
+    /// Makes an account the active one, here and for the qwen CLI. A login that may be dead is refreshed first (see
+    /// [`TokenManager::prove`]). If the server gives no verdict, the account is still chosen, and an event says so.
     ///
     /// # Errors
-    /// Those of [`Registry::activate`]; `ERR_QWEN_REFRESH_TOKEN_INVALID` and the other errors of [`TokenManager::prove`] for
-    /// a login that no longer works. Nothing is changed then.
+    /// Those of [`Registry::activate`]; those of [`TokenManager::prove`], such as `ERR_QWEN_REFRESH_TOKEN_INVALID`, for a
+    /// login that no longer works. Nothing is changed then.
     pub async fn set_active_account(&self, id: &str) -> Result<AccountInfo> {
         let chosen = id.to_owned();
         self.tokens.with_registry(move |registry| registry.expect_choice(&chosen)).await?;
@@ -391,13 +393,13 @@ impl Client {
             registry.forget_host_login()
         };
         self.tokens.with_registry(choose).await?;
-        // The qwen CLI should find a token that works. If none can be had now, it will refresh this one itself.
+        // The qwen CLI should find a working token. If this fails, the CLI refreshes the token itself.
         let _ = self.tokens.token(id, None).await;
         self.account(id).await
     }
 
-    /// Renames, enables or disables an account. Where the active account is a disabled one afterwards, the cheapest enabled
-    /// one becomes active, and an event says so.
+    /// Renames, enables or disables an account. If this disables the active account, the cheapest enabled one becomes
+    /// active, and an event says so.
     ///
     /// # Errors
     /// Those of [`Registry::update`].
@@ -419,8 +421,8 @@ impl Client {
         self.account(id).await
     }
 
-    /// Removes an account for good. With `revoke`, the server that issued a login is told, if it offers that; what came of it
-    /// is an event. Returns the files that still hold a token of the account.
+    /// Removes an account. With `revoke`, its login is also revoked at the server, if the server offers that; an event has
+    /// the result. Returns the files that still contain a token of the account.
     ///
     /// # Errors
     /// Those of [`Registry::remove`].
@@ -449,7 +451,7 @@ impl Client {
         Ok(left_behind)
     }
 
-    /// Says what came of it.
+    /// Revokes a login's token and describes the result.
     async fn revoke(&self, account: &Account, token: Option<Token>) -> String {
         if account.kind != Kind::OAuth {
             return "A key can't be revoked from here: delete it in Alibaba's console.".to_owned();
@@ -467,10 +469,10 @@ impl Client {
         }
     }
 
-    /// A token that is fresh for 30 s at the least; see [`TokenManager::token`].
+    /// Returns a token that stays valid for at least 30 s; see [`TokenManager::token`].
     ///
     /// # Errors
-    /// `ERR_QWEN_NOT_LOGGED_IN` and those of [`TokenManager::token`].
+    /// `ERR_QWEN_NOT_LOGGED_IN`; those of [`TokenManager::token`].
     pub async fn access_token(&self, account_id: Option<&str>) -> Result<AccessToken> {
         let view = self.tokens.view().await?;
         let Some(id) = account_id.or(view.document.active_id()) else {
@@ -502,7 +504,6 @@ impl Client {
     }
 }
 
-/// Opens the logs that the user has turned on.
 fn open_logs(config: &ClientConfig, clock: &Clock, secrets: &KnownSecrets) -> (Logger, RequestLog) {
     let logs = config.paths.logs();
     let logger = if config.debug_log {
@@ -518,7 +519,7 @@ fn open_logs(config: &ClientConfig, clock: &Clock, secrets: &KnownSecrets) -> (L
     (logger, request_log)
 }
 
-/// What happens is told to the listener, and to the debug log.
+/// Sends events to the debug log too.
 fn logged(events: Events, logger: Logger) -> Events {
     if !logger.is_on() {
         return events;

@@ -1,4 +1,4 @@
-//! The models that a client's accounts can be asked for, and the servers' lists of them.
+//! The models that can be asked for, and the servers' lists of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,14 +19,14 @@ use crate::models::lists::{ServerList, read_list};
 use crate::models::offer::{OfferedModel, Offering, offered};
 use crate::request::headers;
 
-/// Limit of one request for a list. A user may be waiting for it.
+/// Time limit for reading one list. A user may be waiting.
 const LIMIT: Duration = Duration::from_secs(5);
-/// A larger answer is not read.
+/// Largest list that is read, in bytes.
 const MAX_BODY: usize = 4 * 1024 * 1024;
-/// How often requests look if a list is old, in milliseconds.
+/// Time between two checks for old lists, in milliseconds.
 const LOOK_MS: u64 = 10 * 60_000;
 
-/// Asks servers for their lists of models. Clones share the state.
+/// Reads the servers' lists of models. Clones share state.
 #[derive(Debug, Clone)]
 pub(super) struct ListReader {
     pub(super) http: Arc<Http>,
@@ -35,11 +35,10 @@ pub(super) struct ListReader {
     pub(super) clock: Clock,
     pub(super) events: Events,
     pub(super) logger: Logger,
-    /// When requests look next, in epoch milliseconds; 0 before the first one.
+    /// Time of the next check, in epoch milliseconds; 0 before the first request.
     pub(super) look_at: Arc<AtomicU64>,
 }
 
-/// A server that can be asked.
 struct Server {
     source: ListSource,
     account: Account,
@@ -47,7 +46,7 @@ struct Server {
 }
 
 impl Server {
-    /// Returns the server of an enabled key.
+    /// Returns `None` for a login and for a disabled key.
     fn of(view: &View, record: &Record) -> Option<Self> {
         let source = ListSource::of(record).filter(|_| record.is_enabled())?;
         Some(Self { source, account: view.account(record), token: record.token()? })
@@ -55,11 +54,11 @@ impl Server {
 }
 
 impl Client {
-    /// Returns the models that the enabled accounts can be asked for, by id. With `refresh` the servers are asked for
-    /// their lists first; without it, lists that are older than a day are refreshed in the background.
+    /// Returns the models of the enabled accounts. With `refresh`, the servers' lists are read first. Otherwise, lists
+    /// older than a day are refreshed in the background.
     ///
     /// # Errors
-    /// Those of [`Registry::view`](qwen_accounts::Registry::view). A list that can't be had is an event.
+    /// Those of [`Registry::view`](qwen_accounts::Registry::view). A list that can't be read is reported as an event.
     pub async fn models(&self, refresh: bool) -> Result<Vec<OfferedModel>> {
         if refresh {
             let view = self.tokens.view().await?;
@@ -76,7 +75,7 @@ impl Client {
         spawn_blocking(move || offers(&view, Some(&book), now)).await.map_err(Error::internal)
     }
 
-    /// Asks for the list of a key that was just added.
+    /// Reads the model list of a new key.
     pub(super) async fn learn_models(&self, id: &str) {
         let Ok(view) = self.tokens.view().await else { return };
         let server = view.record(id).and_then(|record| Server::of(&view, record));
@@ -84,8 +83,8 @@ impl Client {
     }
 }
 
-/// Returns the models of the enabled accounts: those of the active one first, then of the cheapest. Logins need no book:
-/// nothing is noted about their models, and no file is read for them.
+/// Returns the models of the active account, then those of the cheapest. Logins need no book, so that no file is read for
+/// them.
 fn offers(view: &View, book: Option<&ModelBook>, now_ms: u64) -> Vec<OfferedModel> {
     let mut records: Vec<_> = view.listed(now_ms).filter(|record| record.is_enabled()).collect();
     records.sort_by_key(|record| (view.document.active_id() != Some(record.id()), record.kind().price()));
@@ -103,8 +102,7 @@ fn offers(view: &View, book: Option<&ModelBook>, now_ms: u64) -> Vec<OfferedMode
 }
 
 impl ListReader {
-    /// Refreshes the lists that are older than a day. `since_asked` leaves out the servers that were never asked. Must be
-    /// called on the runtime.
+    /// Refreshes lists older than a day. With `since_asked`, skips servers that were never asked. Needs the runtime.
     fn refresh_in_background(&self, since_asked: bool) {
         let reader = self.clone();
         tokio::spawn(async move {
@@ -131,7 +129,7 @@ impl ListReader {
         });
     }
 
-    /// Refreshes old lists while requests are sent: a process may run for months.
+    /// Refreshes old lists now and then, since a process may run for months.
     pub(super) fn look_now_and_then(&self) {
         let now = self.clock.now_ms();
         let look_at = self.look_at.load(Ordering::Relaxed);
@@ -141,13 +139,12 @@ impl ListReader {
         let next = now + LOOK_MS;
         let is_mine =
             self.look_at.compare_exchange(look_at, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        // The first request only starts the clock: its process has most likely listed the models just now.
+        // The first request only starts the timer: a new process has usually just listed the models.
         if is_mine && look_at > 0 {
             self.refresh_in_background(true);
         }
     }
 
-    /// Asks all servers at the same time.
     async fn ask_all(&self, servers: Vec<Server>) {
         let asked = servers.iter().map(|server| self.ask(server));
         let answers = join_all(asked).await;
@@ -175,7 +172,7 @@ impl ListReader {
                 let was_reached = answer.as_ref().is_ok() || answer.as_ref().is_err_and(was_reached);
                 book.keep(&source, answer.as_ref().ok(), was_reached);
             };
-            // The list is in memory in any case.
+            // The list is in memory even if this fails.
             let _ = spawn_blocking(keep).await;
         }
     }
@@ -208,7 +205,7 @@ fn unusable(host: &str, what: &str) -> Error {
     Error::new(Code::InvalidResponse, format!("{host} {what}."))
 }
 
-/// True if the server has answered, whatever it said.
+/// True if the server answered, even if the answer is not usable.
 fn was_reached(error: &Error) -> bool {
     error.code() == Code::InvalidResponse
 }

@@ -1,4 +1,4 @@
-//! What a client shows of what accounts have given.
+//! Usage of the accounts, as a client reports it.
 
 use qwen_base::{Error, Result};
 
@@ -7,22 +7,22 @@ use crate::usage::WeakUsageBook;
 use crate::usage::estimate::{Estimate, estimates};
 use crate::usage::ledger::{Moment, Summary};
 
-/// What an account has given.
+/// Usage of one account.
 #[derive(Debug, Clone)]
 pub struct AccountUsage {
-    /// Its id.
+    /// Id of the account.
     pub account_id: String,
-    /// Its name.
+    /// Name of the account.
     pub label: String,
-    /// The figures.
+    /// Requests and tokens by time.
     pub summary: Summary,
-    /// How much of its plan's limits it has used; empty where those are not known.
+    /// Estimated shares of the plan's limits; empty if the limits are not known.
     pub estimates: Vec<Estimate>,
 }
 
 impl Client {
-    /// What each account has given, for a user whose clock is so many minutes ahead of UTC: requests that any process has
-    /// sent with it, by hour and by day.
+    /// Returns the usage of each account, counted by all processes, by hour and by day. `utc_offset_minutes` is the local
+    /// time minus UTC.
     ///
     /// # Errors
     /// Those of [`Client::accounts`] and [`UsageBook::read`](crate::usage::UsageBook::read).
@@ -40,13 +40,13 @@ impl Client {
         Ok(accounts.into_iter().map(usage_of).collect())
     }
 
-    /// Lets the end of the process write what was counted, even if the client is gone by then.
+    /// Returns a weak handle that the end of the process uses to write pending usage.
     #[must_use]
     pub fn usage_book(&self) -> WeakUsageBook {
         self.usage.downgrade()
     }
 
-    /// Writes what was counted and is not written yet. Blocks, for a few milliseconds as a rule.
+    /// Writes pending usage. Blocks, usually for a few milliseconds.
     pub fn flush(&self) {
         self.usage.flush();
     }

@@ -1,4 +1,4 @@
-//! Entries of other tools, brought together as keys. Pure.
+//! Merges the entries of other tools into keys.
 
 use std::path::Path;
 
@@ -9,62 +9,58 @@ use url::Url;
 use crate::keys::KeyOptions;
 use crate::keys::paste::read_key;
 
-/// Words in the names that users and Alibaba's own pages give to providers, models and variables of these plans.
+/// Words in provider, model and variable names of Alibaba's plans.
 const NAMES: [&str; 7] = ["alibaba", "aliyun", "bailian", "dashscope", "modelstudio", "qwen", "token-plan"];
-/// Where Alibaba Cloud's own hosts end.
+/// Suffix of Alibaba Cloud's hosts.
 const ALIBABA_SUFFIX: &str = ".aliyuncs.com";
-/// Where Alibaba serves Anthropic's protocol on the hosts of its plans.
+/// Path of Anthropic's protocol on Alibaba's hosts.
 const ANTHROPIC_PATH: &str = "/apps/anthropic";
-/// Characters of a key that are shown.
+/// Number of a key's last characters that are shown.
 const SHOWN: usize = 4;
-/// Shorter texts are not shown at all.
+/// Length of the shortest key of which characters are shown.
 const SHORTEST_SHOWN: usize = 12;
 
-/// A key as one tool has it.
+/// One tool's entry for a key.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// The key, as it is written.
+    /// The key as written.
     pub key: Secret,
-    /// The file or the variable.
+    /// The file or variable.
     pub source: String,
-    /// What the tool calls its provider.
+    /// The tool's name for the provider.
     pub provider: String,
-    /// The plan, where the entry's name tells it.
+    /// Plan, if the entry's name tells it.
     pub plan: Option<KeyPlan>,
-    /// The region, where the entry's name tells it.
+    /// Region, if the entry's name tells it.
     pub region: Option<&'static str>,
-    /// The base URL, where the entry has one.
+    /// Base URL, if the entry has one.
     pub base_url: Option<String>,
-    /// True where it stands in a file of a project, which somebody else may have written.
+    /// True if it is in a project's file, which someone else may have written.
     pub is_of_project: bool,
-    /// True where a name in the entry is one of Alibaba's.
+    /// True if a name in the entry is one of Alibaba's.
     pub is_named: bool,
 }
 
-/// A key that another tool keeps.
 #[derive(Debug, Clone)]
 pub struct FoundKey {
-    /// The key.
     pub secret: Secret,
-    /// The file or the variable that it is in.
+    /// The file or variable that holds it.
     pub source: String,
-    /// Further files and variables that it is in.
+    /// Other files and variables that hold it.
     pub also_in: Vec<String>,
-    /// What the tool calls its provider.
+    /// The tool's name for the provider.
     pub provider: String,
-    /// Its plan, where that is known.
     pub plan: Option<KeyPlan>,
-    /// The region of the plan, where that is known.
     pub region: Option<String>,
-    /// Where its requests go, where that is known.
+    /// Base URL of its requests, if known.
     pub base_url: Option<Url>,
-    /// True where its requests go to a server that is not Alibaba's.
+    /// True if its requests go to a server that is not Alibaba's.
     pub is_foreign: bool,
-    /// True where a file of a project names it, which somebody else may have written.
+    /// True if it is in a project's file, which someone else may have written.
     pub is_of_project: bool,
 }
 
-/// Returns the last four characters of a secret; empty for one that is too short to be told from them.
+/// Returns the last four characters of a secret; empty if it is too short to show a part of it.
 #[must_use]
 pub fn last_four(secret: &Secret) -> &str {
     let secret = secret.expose();
@@ -72,27 +68,25 @@ pub fn last_four(secret: &Secret) -> &str {
 }
 
 impl FoundKey {
-    /// Tells it from the others, without telling the key.
+    /// Returns an id that doesn't reveal the key.
     #[must_use]
     pub fn id(&self) -> String {
         let server = self.base_url.as_ref().filter(|_| self.is_foreign).map(display).unwrap_or_default();
         fingerprint(&Secret::new(format!("{}\n{server}", self.secret.expose())))
     }
 
-    /// Its last four characters; empty for one that is too short to be told from them.
     #[must_use]
     pub fn last_four(&self) -> &str {
         last_four(&self.secret)
     }
 
-    /// True where it may be taken without being chosen by itself. A project's file that names a server of its own may be
-    /// there to catch the user's key.
+    /// True if it is imported without being selected. A project's file with its own server could be a trap for the key.
     #[must_use]
     pub const fn is_taken_with_all(&self) -> bool {
         !(self.is_foreign && self.is_of_project)
     }
 
-    /// What it is, such as "A Token Plan key".
+    /// Returns a description such as "A Token Plan key".
     #[must_use]
     pub fn title(&self) -> String {
         match (self.plan, &self.base_url) {
@@ -102,7 +96,7 @@ impl FoundKey {
         }
     }
 
-    /// Where it lies, such as "A Token Plan key lies in /home/ann/.qwen/settings.json".
+    /// Returns a sentence such as "A Token Plan key is in /home/ann/.qwen/settings.json."
     #[must_use]
     pub fn sentence(&self) -> String {
         let is_variable = !self.source.contains(['/', '\\']);
@@ -110,10 +104,10 @@ impl FoundKey {
         format!("{} lies in {kind}{}", self.title(), self.source)
     }
 
-    /// As it is given to be checked and kept. An entry that names a place is believed.
+    /// Returns the input for adding the key. The entry's plan and server are trusted.
     #[must_use]
     pub fn options(&self) -> KeyOptions {
-        // A plan and a region stand for one of the listed places; a workspace needs its base URL.
+        // A plan and a region select a listed server. A workspace needs its own base URL.
         let is_listed = |url: &&Url| PLACES.iter().any(|place| place.base_url == display(url));
         KeyOptions {
             key: self.secret.clone(),
@@ -127,7 +121,7 @@ impl FoundKey {
     }
 }
 
-/// True where a name is one of Alibaba's, or of its models.
+/// True if a name belongs to Alibaba or its models.
 pub(super) fn is_named(names: &[&str]) -> bool {
     names.iter().any(|name| {
         let name = name.to_ascii_lowercase().replace('_', "-");
@@ -135,19 +129,18 @@ pub(super) fn is_named(names: &[&str]) -> bool {
     })
 }
 
-/// True for a base URL on a host of Alibaba Cloud's.
+/// True for a base URL on a host of Alibaba Cloud.
 pub(super) fn is_alibaba(base_url: &str) -> bool {
     api_base_url(base_url.trim())
         .is_ok_and(|url| url.host_str().is_some_and(|host| host.ends_with(ALIBABA_SUFFIX)))
 }
 
-/// A path as it is shown.
 pub(super) fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// The keys of all entries, in their order. An entry that names its place adds to one that does not; one that names
-/// another server stands by itself.
+/// Merges entries into keys, in their order. An entry with a server completes one without. An entry with a different server
+/// stays separate.
 pub(super) fn collect(entries: Vec<Entry>, notes: &mut Vec<String>) -> Vec<FoundKey> {
     let mut keys: Vec<FoundKey> = Vec::new();
     for found in entries.into_iter().filter_map(|entry| read_entry(entry, notes)) {
@@ -194,7 +187,7 @@ fn read_entry(entry: Entry, notes: &mut Vec<String>) -> Option<FoundKey> {
     is_wanted.then_some(found)
 }
 
-/// Notes the server that a base URL leads to. False where it is none that keys are sent to.
+/// Sets the server of a key from a base URL. False for a URL that keys are not sent to.
 fn locate(found: &mut FoundKey, base_url: &str, is_named: bool) -> bool {
     let Ok(mut url) = api_base_url(base_url.trim()) else { return false };
     let host = url.host_str().unwrap_or_default().to_owned();
@@ -222,7 +215,7 @@ fn merge(known: &mut FoundKey, found: FoundKey) {
     {
         (known.plan, known.region, known.base_url) = (found.plan, found.region, found.base_url);
     } else if found.region.is_some() && (found.plan, &found.region) != (known.plan, &known.region) {
-        // Two entries that contradict each other: the servers are asked.
+        // The entries disagree, so the servers are asked.
         known.plan = known.plan.filter(|plan| found.plan == Some(*plan));
         (known.region, known.base_url) = (None, None);
     } else if known.plan.is_none() && known.base_url.is_none() {

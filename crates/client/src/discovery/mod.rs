@@ -1,7 +1,6 @@
-//! Keys that other tools on this machine keep: the qwen CLI, `OpenCode`, and the environment.
+//! Finds the keys of the qwen CLI, `OpenCode` and the environment.
 //!
-//! Files are only read, nothing is copied and no server is asked. Nothing that stands in the place of a file can stop or
-//! fail the search: it becomes a note.
+//! It only reads files and asks no server. Unreadable files become notes and never stop the search.
 
 mod found;
 mod opencode;
@@ -21,36 +20,32 @@ use self::opencode::Configuration;
 use self::variables::{EnvFile, Variables};
 use crate::opencode_files::{OpenCodeFiles, parse_configuration, read_configuration};
 
-/// Largest file that is read, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
-/// Largest file that a configuration names as the place of a key, in bytes.
+/// Largest key file that a configuration refers to, in bytes.
 const MAX_KEY_FILE: u64 = 64 * 1024;
 
-/// Variable that holds a configuration of `OpenCode`'s. Its paths are relative to the working directory.
+/// Variable with a configuration for `OpenCode`. Its paths are relative to the working directory.
 const INLINE_CONFIGURATION: &str = "OPENCODE_CONFIG_CONTENT";
 
-/// Where keys are looked for.
+/// Places that are searched for keys.
 #[derive(Debug, Clone)]
 pub struct Discovery {
-    /// The client's environment.
     pub environment: Environment,
-    /// The home and the Qwen directory.
     pub paths: Paths,
-    /// From where a project's files are looked for, upward. Without it no project's file is read.
+    /// Directory where the search for project files starts. `None` reads no project files.
     pub working_directory: Option<PathBuf>,
 }
 
-/// What was found.
 #[derive(Debug, Default)]
 pub struct Discovered {
-    /// The keys, each once for each server that it is for.
+    /// Keys, one for each server that they are for.
     pub keys: Vec<FoundKey>,
-    /// Files and entries that could not be read, a sentence each.
+    /// Sentences about files and entries that can't be read.
     pub notes: Vec<String>,
 }
 
 impl Discovery {
-    /// Looks at all places. It blocks, for a few milliseconds on a disk.
+    /// Searches all places. Blocks, usually for a few milliseconds.
     #[must_use]
     pub fn look(&self) -> Discovered {
         let mut notes = Vec::new();
@@ -65,7 +60,7 @@ impl Discovery {
         Discovered { keys, notes }
     }
 
-    /// Adds to an error that leaves a user without a working account where keys lie that no account has.
+    /// Adds a hint about unused keys to an error that says that no account works.
     pub async fn explain(&self, error: Error, accounts: &Document) -> Error {
         let is_of_user = match error.code() {
             Code::NotLoggedIn => true,
@@ -85,8 +80,8 @@ impl Discovery {
         }
     }
 
-    /// Returns the keys in one file that the user names: `OpenCode`'s `auth.json` or configuration, the qwen CLI's settings, or
-    /// a `.env` file.
+    /// Returns the keys in a file that the user names: `OpenCode`'s `auth.json` or configuration, the qwen CLI's settings,
+    /// or a `.env` file.
     #[must_use]
     pub fn in_file(&self, path: &Path) -> Vec<FoundKey> {
         let notes = &mut Vec::new();
@@ -131,7 +126,7 @@ impl Discovery {
         })
     }
 
-    /// The first `.env` file from the working directory upward, and those of the user.
+    /// Returns the first `.env` file from the working directory upward, and those of the user.
     fn env_files(&self, notes: &mut Vec<String>) -> Vec<EnvFile> {
         const IN_DIRECTORY: [&str; 2] = [".qwen/.env", ".env"];
         let home = self.paths.home();
@@ -193,7 +188,7 @@ impl Discovery {
         entries
     }
 
-    /// Puts the values of `{env:NAME}` and `{file:path}` in, as `OpenCode` does. `None` where one is missing.
+    /// Replaces `{env:NAME}` and `{file:path}` as `OpenCode` does. `None` if a value is missing.
     fn resolve(&self, text: &str, configuration: &Path) -> Option<Secret> {
         let mut resolved = String::new();
         let mut rest = text;
@@ -215,14 +210,14 @@ impl Discovery {
     }
 }
 
-/// True where an account has a key.
+/// True if an account has the key.
 #[must_use]
 pub fn is_known(key: &FoundKey, accounts: &Document) -> bool {
     let has_key = |token: Token| token.access_token == key.secret;
     accounts.keys.iter().any(|record| record.token().is_some_and(has_key))
 }
 
-/// Reads a text file. `None` where there is none; a note says why where it is there and can't be read.
+/// Reads a text file. `None` if there is none. A note gives the reason if the file can't be read.
 fn read(path: &Path, limit: u64, notes: &mut Vec<String>) -> Option<String> {
     let shown = path.display();
     match safe_open::read(path, limit) {
@@ -232,7 +227,7 @@ fn read(path: &Path, limit: u64, notes: &mut Vec<String>) -> Option<String> {
             None
         }
         Err(error) if error.kind() == ErrorKind::NotFound => None,
-        // A file in the place of a directory on the way.
+        // A parent of the path is a file.
         Err(error) if error.kind() == ErrorKind::NotADirectory && path.symlink_metadata().is_err() => None,
         Err(error) => {
             notes.push(format!("{shown} was left out: {error}."));
@@ -254,7 +249,7 @@ mod tests {
 
     const TOKEN_PLAN: &str = "https://token-plan.ap-southeast-1.maas.aliyuncs.com/compatible-mode/v1";
 
-    /// A home directory with a project in it.
+    /// A home directory with a project.
     struct Home {
         directory: tempfile::TempDir,
         variables: Vec<(String, String)>,
@@ -290,7 +285,7 @@ mod tests {
             Discovery { environment, paths, working_directory }.look()
         }
 
-        /// The source below the home directory, the place, and the last four characters of each key.
+        /// Returns source, server and last four characters of each key.
         fn found(&self) -> Vec<String> {
             let home = format!("{}/", self.directory.path().display());
             let describe = |key: &FoundKey| {
@@ -311,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_in_the_environment_counts() {
+    fn the_configuration_in_the_environment_is_searched() {
         let mut home = Home::new();
         home.write("code/project/src/key.txt", &key("bbbb"));
         let provider = |key: &str| json!({"options": {"apiKey": key, "baseURL": TOKEN_PLAN}});
@@ -329,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_qwen_clis_settings_name_the_place_of_a_key() {
+    fn qwen_cli_settings_give_a_keys_server() {
         let home = Home::new();
         let settings = json!({
             "env": {"BAILIAN_TOKEN_PLAN_API_KEY": key("aaaa"), "BAILIAN_CODING_PLAN_API_KEY": key("bbbb"), "MINE": key("cccc"), "OTHER": "sk-other-0123456789dddd"},
@@ -355,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_and_env_files_are_found_upward_and_the_first_of_a_key_counts() {
+    fn variables_and_env_files_are_searched_upward_and_the_first_wins() {
         let mut home = Home::new();
         home.set("ALIBABA_TOKEN_PLAN_API_KEY", &key("aaaa"));
         home.set("DASHSCOPE_API_KEY", &key("bbbb"));
@@ -375,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn opencodes_entries_name_plan_and_region() {
+    fn opencode_entries_give_plan_and_region() {
         let mut home = Home::new();
         home.set("MY_KEY", &key("dddd"));
         home.write("keys/mine", &format!("{}\n", key("eeee")));
@@ -408,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_projects_file_leads_no_key_elsewhere_unseen() {
+    fn a_project_file_cannot_silently_redirect_a_key() {
         let mut home = Home::new();
         home.set("DASHSCOPE_API_KEY", &key("aaaa"));
         let auth = json!({"alibaba-token-plan": {"type": "api", "key": key("bbbb")}});
@@ -429,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_contradict_each_other_leave_the_place_open() {
+    fn entries_that_disagree_leave_the_server_open() {
         let home = Home::new();
         let auth = json!({
             "alibaba-token-plan": {"type": "api", "key": key("aaaa")},
@@ -441,7 +436,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_stands_in_the_place_of_a_file_is_a_note() {
+    fn a_path_that_is_not_a_file_gives_a_note() {
         let home = Home::new();
         for name in [".env", ".qwen/settings.json", ".local/share/opencode/auth.json"] {
             let path = home.path(name);
@@ -456,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn one_file_is_read_by_its_form() {
+    fn the_format_of_a_named_file_is_detected() {
         let home = Home::new();
         let environment: Environment = home.variables.iter().cloned().collect();
         let paths = Paths::from_environment(&environment).unwrap();
@@ -495,7 +490,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn no_shape_makes_it_fail(settings in any_json(), auth in any_json(), configuration in any_json(), env_file in ".{0,60}") {
+        fn any_json_is_handled(settings in any_json(), auth in any_json(), configuration in any_json(), env_file in ".{0,60}") {
             let home = Home::new();
             home.write(".qwen/settings.json", &settings.to_string());
             home.write(".local/share/opencode/auth.json", &auth.to_string());

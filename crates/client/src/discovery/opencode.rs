@@ -1,4 +1,4 @@
-//! Keys in `OpenCode`'s `auth.json` and configuration. Pure but for what `resolve` reads.
+//! Reads keys in `OpenCode`'s `auth.json` and configuration.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::found::{Entry, is_named, shown};
 
-/// The providers that `OpenCode` has for these plans.
+/// `OpenCode`'s own providers for these plans.
 const PROVIDERS: [(&str, KeyPlan, &str); 6] = [
     ("alibaba-token-plan", KeyPlan::TokenPlan, "intl"),
     ("alibaba-token-plan-cn", KeyPlan::TokenPlan, "cn"),
@@ -16,14 +16,13 @@ const PROVIDERS: [(&str, KeyPlan, &str); 6] = [
     ("alibaba", KeyPlan::DashScope, "intl"),
     ("alibaba-cn", KeyPlan::DashScope, "cn"),
 ];
-/// Names that Alibaba's own pages have users give to providers, which tell no region.
+/// Provider names in Alibaba's documentation. They don't tell the region.
 const NAMED_BY_PAGES: [(&str, KeyPlan); 3] = [
     ("bailian-token-plan", KeyPlan::TokenPlan),
     ("bailian-token-plan-personal", KeyPlan::TokenPlan),
     ("bailian-coding-plan", KeyPlan::CodingPlan),
 ];
 
-/// A configuration file.
 pub(super) struct Configuration {
     pub path: PathBuf,
     pub contents: Value,
@@ -38,7 +37,7 @@ impl Configuration {
     }
 }
 
-/// The key entries of `auth.json`. The base URL of a provider that the user has made is in a configuration.
+/// Reads `auth.json`. The base URL of a custom provider comes from a configuration.
 pub(super) fn of_auth(auth: &Value, path: &Path, configurations: &[Configuration]) -> Vec<Entry> {
     let entries = auth.as_object().into_iter().flatten();
     let keys = entries.filter(|(_, entry)| entry.get("type").and_then(Value::as_str) == Some("api"));
@@ -49,7 +48,7 @@ pub(super) fn of_auth(auth: &Value, path: &Path, configurations: &[Configuration
     keys.filter_map(entry).collect()
 }
 
-/// The keys in a configuration. `resolve` puts in what a text refers to.
+/// Reads a configuration. `resolve` replaces references in texts.
 pub(super) fn of_configuration(
     configuration: &Configuration,
     configurations: &[Configuration],
@@ -66,8 +65,8 @@ pub(super) fn of_configuration(
     providers.filter_map(entry).collect()
 }
 
-/// An entry of a provider. Its base URL is the entry's own, else the one that the provider's name tells, else the one of a
-/// configuration. A project's configuration never leads a key elsewhere that `OpenCode` has a provider for.
+/// Makes an entry. Its base URL is its own, then that of a known provider, then that of a configuration. A project's
+/// configuration can't redirect the key of a known provider.
 fn of_provider(
     provider: &str,
     key: Secret,
@@ -89,7 +88,7 @@ fn of_provider(
         is_of_project,
     };
     if entry.base_url.is_none() && known.is_none() {
-        // The user's own first: a project's word counts only where the user has none.
+        // The user's own configurations come first. A project's is only used if they have none.
         let mut named: Vec<_> = configurations.iter().collect();
         named.sort_by_key(|configuration| configuration.is_of_project);
         let found = named.into_iter().find_map(|configuration| {

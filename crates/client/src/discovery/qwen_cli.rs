@@ -1,4 +1,4 @@
-//! Keys in the qwen CLI's settings. Pure.
+//! Reads keys in the qwen CLI's settings.
 
 use std::path::Path;
 
@@ -10,7 +10,6 @@ use super::variables::{Found, Variables, named};
 
 const PROVIDER: &str = "qwen-cli";
 
-/// The keys of a settings file of any shape.
 pub(super) fn entries(settings: &Value, path: &Path, variables: &Variables) -> Vec<Entry> {
     let source = shown(path);
     let own = |name: &str| settings.get("env")?.get(name)?.as_str().filter(|text| !text.trim().is_empty());
@@ -42,7 +41,7 @@ pub(super) fn entries(settings: &Value, path: &Path, variables: &Variables) -> V
     entries
 }
 
-/// The key and URL that a user typed at the CLI's own login. Either may refer to a variable.
+/// Reads the key and base URL from the CLI's own login. Either may refer to a variable.
 fn of_login<'a>(settings: &Value, source: &str, lookup: impl Fn(&str) -> Option<Found<'a>>) -> Option<Entry> {
     let auth = settings.get("security")?.get("auth")?;
     let value = |name: &str| {

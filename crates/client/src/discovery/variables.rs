@@ -1,4 +1,4 @@
-//! Keys in variables: of the process, and of `.env` files. Pure.
+//! Reads keys in variables of the process and of `.env` files.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use qwen_base::{Environment, KeyPlan, Secret, opaque_debug};
 
 use super::found::{Entry, is_alibaba, shown};
 
-/// Variables that hold a key, and the plan that their names tell.
+/// Variables with a key, and the plan that their name tells.
 const KEYS: [(&str, KeyPlan); 5] = [
     ("BAILIAN_TOKEN_PLAN_API_KEY", KeyPlan::TokenPlan),
     ("BAILIAN_CODING_PLAN_API_KEY", KeyPlan::CodingPlan),
@@ -14,12 +14,11 @@ const KEYS: [(&str, KeyPlan); 5] = [
     ("ALIBABA_CODING_PLAN_API_KEY", KeyPlan::CodingPlan),
     ("DASHSCOPE_API_KEY", KeyPlan::DashScope),
 ];
-/// What any OpenAI-compatible server is set up with; of interest where the URL is Alibaba's.
+/// General `OpenAI` variables, used if the URL is Alibaba's.
 const OPENAI: (&str, &str) = ("OPENAI_API_KEY", "OPENAI_BASE_URL");
-/// How a subscription's key begins, whatever variable it is in.
+/// Prefix of a subscription key, in any variable.
 const SUBSCRIPTION_PREFIX: &str = "sk-sp-";
 
-/// A `.env` file.
 pub(super) struct EnvFile {
     pub path: PathBuf,
     pub variables: Vec<(String, String)>,
@@ -28,14 +27,13 @@ pub(super) struct EnvFile {
 
 opaque_debug!(EnvFile);
 
-/// Variables as the qwen CLI finds them: the process's first, then those of `.env` files.
+/// Variables in the qwen CLI's order: the process first, then `.env` files.
 #[derive(Debug)]
 pub(super) struct Variables<'a> {
     pub environment: &'a Environment,
     pub env_files: &'a [EnvFile],
 }
 
-/// A variable's value, and where it was found.
 pub(super) struct Found<'a> {
     pub value: &'a str,
     pub source: String,
@@ -43,7 +41,6 @@ pub(super) struct Found<'a> {
 }
 
 impl Variables<'_> {
-    /// The value of a variable.
     pub fn get(&self, name: &str) -> Option<Found<'_>> {
         if let Some(value) = self.environment.get(name) {
             return Some(Found { value, source: name.to_owned(), is_of_project: false });
@@ -55,7 +52,7 @@ impl Variables<'_> {
         })
     }
 
-    /// The keys in variables that are known by name.
+    /// Returns the keys in variables with known names.
     pub fn entries(&self) -> Vec<Entry> {
         let of_process = |name: &str| self.environment.get(name).map(str::to_owned);
         let mut entries = named(of_process, None, "environment", false);
@@ -69,7 +66,7 @@ impl Variables<'_> {
     }
 }
 
-/// The keys in one set of variables. Without a `source`, the variable itself is the source.
+/// Returns the keys in one set of variables. Without `source`, the variable is the source.
 pub(super) fn named(
     get: impl Fn(&str) -> Option<String>,
     source: Option<&str>,

@@ -1,4 +1,4 @@
-//! Who can read and write the files, by the rules of Unix.
+//! Checks owners and permissions of files on Unix.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -10,7 +10,7 @@ use super::files::MODES;
 use super::finding::{Finding, quoted};
 use super::settings::Settings;
 
-/// Files that hold, or may hold, a secret.
+/// Returns files that may contain a secret.
 fn secret_files(paths: &Paths, settings: &Settings) -> Vec<PathBuf> {
     let store = settings.store.as_ref().map(|(path, _)| path.clone());
     let stores = [paths.qwen_dir().to_owned()]
@@ -41,7 +41,7 @@ fn entries(directory: &Path, is_wanted: impl Fn(&str) -> bool) -> impl Iterator<
 
 pub(super) fn access(paths: &Paths, settings: &Settings) -> Vec<Finding> {
     let user = rustix::process::geteuid();
-    // Root, in a container or by sudo, works for the directory's owner.
+    // Root works for the directory's owner, in a container or with sudo.
     let owner = match fs::metadata(paths.qwen_dir()) {
         Ok(directory) if user.is_root() => directory.uid(),
         _ => user.as_raw(),
@@ -56,7 +56,7 @@ pub(super) fn access(paths: &Paths, settings: &Settings) -> Vec<Finding> {
             let sudo = if user.is_root() { "" } else { "sudo " };
             findings.push(Finding::broken(MODES, message, format!("{sudo}chown {owner} {}", quoted(path))));
         }
-        // Locks hold no secret.
+        // Lock files contain no secret.
         if path.extension().is_none_or(|extension| extension != "flock") {
             findings.extend(mode(path, &metadata));
         }

@@ -1,4 +1,4 @@
-//! How each account stands.
+//! Checks the accounts.
 
 use qwen_accounts::{
     Account, Availability, CoolingReason, Issuer, Kind, LegacyFile, Record, Registry, View, availability,
@@ -23,7 +23,7 @@ pub fn check(doctor: &Doctor, settings: &Settings, local: &mut Local) {
     };
     let legacy = LegacyFile::new(paths.legacy_token());
     let registry = Registry::new(credentials, store, legacy, doctor.clock.clone(), Events::none());
-    // A file that can't be read has its own finding.
+    // Another check reports a file that can't be read.
     let Ok(view) = registry.peek() else { return };
     local.had_host_login = view.document.had_host_login();
     let now = doctor.clock.now_ms();
@@ -103,7 +103,7 @@ fn judge(view: &View, record: &Record, settings: &Settings, now_ms: u64) -> Find
     }
 }
 
-/// A setting that names another server than the one that the account's tokens belong to: nothing is sent with it.
+/// Reports a setting that points to a different server than the account's tokens. Nothing is sent then.
 fn elsewhere(account: &Account, record: &Record, settings: &Settings) -> Option<Finding> {
     if !record.is_enabled() || account.kind != Kind::OAuth {
         return None;
@@ -122,20 +122,20 @@ fn elsewhere(account: &Account, record: &Record, settings: &Settings) -> Option<
     Some(Finding::broken(ID, error.message(), unset(&set.named_by)))
 }
 
-/// Whether the last that was heard of a login is the end of the free tier.
+/// True if the server's last answer said that the free tier ended.
 fn has_lost_its_tier(record: &Record) -> bool {
     let is_last = |code: Code| record.last_error().is_some_and(|error| error.code == code.as_str());
     record.kind() == Kind::OAuth && is_last(Code::FreeTierDiscontinued)
 }
 
-/// True for an account that a request may be answered with, now or once its quota is back.
+/// True if the account can answer requests, now or after a cooldown.
 fn works(record: &Record, settings: &Settings, now_ms: u64) -> bool {
     let is_available = matches!(availability(record, now_ms), Availability::Ready | Availability::Cooling(_));
     let is_refused = record.is_refused() || record.rejected_at().is_some() || has_lost_its_tier(record);
     is_available && !is_refused && !is_of_ended_tier(record, settings, now_ms)
 }
 
-/// True for a login of Qwen's own server, since Qwen has ended the free tier. Other issuers' logins may work.
+/// True for a login of Qwen's own server after the end of the free tier. Logins of other servers may still work.
 fn is_of_ended_tier(record: &Record, settings: &Settings, now_ms: u64) -> bool {
     let bound = record.binding().map(|binding| binding.token_endpoint);
     let endpoint = bound.or_else(|| settings.oauth.as_ref().map(|oauth| oauth.token_endpoint.clone()));
@@ -143,13 +143,13 @@ fn is_of_ended_tier(record: &Record, settings: &Settings, now_ms: u64) -> bool {
     record.kind() == Kind::OAuth && now_ms >= FREE_TIER_END_MS && endpoint.is_some_and(is_qwen)
 }
 
-/// What its host can be asked without spending anything.
+/// Returns the account for a network check that costs nothing.
 fn asked(view: &View, record: &Record, settings: &Settings, now_ms: u64) -> Option<AskedAccount> {
     if !record.is_enabled() {
         return None;
     }
     let account = view.account(record);
-    // It would be refused again.
+    // The server would refuse the token again.
     let token = record.token().filter(|_| !has_lost_its_tier(record))?;
     let base_url = account.base_url(&token, settings.base_url_override.as_ref()).ok()?;
     let access_token = token.is_fresh(now_ms).then(|| token.access_token.clone());
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_of_qwens_own_is_told_of_the_end_before_any_request() {
+    fn a_qwen_login_warns_about_the_ended_free_tier() {
         let mut view = View::default();
         view.document.records.push(Record::new("login", None, &token("a", u64::MAX), 1));
         let own = settings(&[]);
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_key_is_to_be_removed_once_another_account_works() {
+    fn remove_is_advised_for_a_refused_key_if_another_account_works() {
         let mut view = View::default();
         view.document.keys.push(key("dead"));
         let secret = view.document.keys[0].token().unwrap().access_token;

@@ -1,4 +1,4 @@
-//! Files of certificates that the environment names.
+//! Checks certificate files that the environment names.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ pub fn check(environment: &Environment) -> Vec<Finding> {
         let count = file.certificates.len();
         match file.problem {
             None => named.push(format!("{variable} names {count}")),
-            // The system's certificates are trusted all the same, and so are those that can be read.
+            // The system's certificates and the readable ones in the file are still trusted.
             Some(problem) if count > 0 || variable == "NODE_EXTRA_CA_CERTS" => {
                 findings.push(Finding::warning(ID, problem.message(), unset(variable)));
             }

@@ -1,4 +1,4 @@
-//! Who can read and write the files, and whether the place is one where they can be kept.
+//! Checks access to the files, and if the directory can hold them.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -40,13 +40,13 @@ pub fn check(paths: &Paths, settings: &Settings) -> Vec<Finding> {
     findings
 }
 
-/// Windows keeps a user's directory from others by itself.
+/// Windows protects a user's directory on its own.
 #[cfg(not(unix))]
 fn access(paths: &Paths, _settings: &Settings) -> Vec<Finding> {
     vec![Finding::ok(MODES, format!("{} is there.", paths.qwen_dir().display()))]
 }
 
-/// Tries a file that has no name, and is gone when it is closed.
+/// Creates an unnamed file, which is gone when it is closed.
 fn place(directory: &Path) -> Finding {
     let written = tempfile::tempfile_in(directory).and_then(|mut file| {
         file.write_all(&[0; 4096])?;
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_system_without_locks_is_a_warning() {
+    fn a_file_system_without_locks_gives_a_warning() {
         let directory = Path::new("/net/home/.qwen");
         let unsupported = std::io::Error::from(std::io::ErrorKind::Unsupported);
         let finding = locking(directory, Err(unsupported));

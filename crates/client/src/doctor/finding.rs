@@ -1,22 +1,22 @@
-//! What a check found, and how a command line is quoted in it.
+//! Results of checks, and shell quoting for their advice.
 
 use std::path::Path;
 
 use qwen_base::shorten;
 
-/// How bad it is.
+/// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
-    /// As it should be.
+    /// No problem.
     Ok,
-    /// Requests work, and something should be known or put right.
+    /// Requests work, but something needs attention.
     Warning,
-    /// Something does not work, or is not safe.
+    /// Something doesn't work or isn't safe.
     Broken,
 }
 
 impl State {
-    /// The state as callers see it.
+    /// Returns the name that callers see.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -27,40 +27,37 @@ impl State {
     }
 }
 
-/// What a check found. It never holds a secret.
+/// Result of one check. It never contains a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// The check; one may have several findings.
+    /// Name of the check. A check may have several findings.
     pub id: &'static str,
-    /// How bad it is.
+    /// Severity.
     pub state: State,
-    /// One line that says what is.
+    /// One line that describes the state.
     pub message: String,
-    /// A command that mends it, or what to do.
+    /// A command or an action that fixes the problem.
     pub fix: Option<String>,
 }
 
 impl Finding {
-    /// All is well.
     #[must_use]
-    pub fn ok(id: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn ok(id: &'static str, message: impl Into<String>) -> Self {
         Self { id, state: State::Ok, message: shorten(message.into()), fix: None }
     }
 
-    /// Worth knowing.
     #[must_use]
-    pub fn warning(id: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(crate) fn warning(id: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { id, state: State::Warning, message: shorten(message.into()), fix: Some(shorten(fix.into())) }
     }
 
-    /// To be mended.
     #[must_use]
-    pub fn broken(id: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(crate) fn broken(id: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { id, state: State::Broken, message: shorten(message.into()), fix: Some(shorten(fix.into())) }
     }
 }
 
-/// A path as a shell takes it.
+/// Quotes a path for a shell.
 #[must_use]
 pub fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
@@ -71,7 +68,7 @@ pub fn quoted(path: &Path) -> String {
     if cfg!(windows) { format!("\"{text}\"") } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
-/// The command that removes a file or a directory. Of a link it removes the link alone.
+/// Returns a command that removes a file or directory. For a link, it removes only the link.
 #[must_use]
 pub fn remove(path: &Path) -> String {
     let is_directory = path.symlink_metadata().is_ok_and(|found| found.is_dir());
@@ -84,13 +81,13 @@ pub fn remove(path: &Path) -> String {
     format!("{program} {}", quoted(path))
 }
 
-/// The command that unsets a variable.
+/// Returns a command that unsets a variable.
 #[must_use]
 pub fn unset(name: &str) -> String {
     if cfg!(windows) { format!("set {name}=") } else { format!("unset {name}") }
 }
 
-/// A command of ours.
+/// Returns a command of this package.
 #[must_use]
 pub fn ours(arguments: &str) -> String {
     format!("npx opencode-qwen-cli-auth {arguments}")
@@ -102,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_quoted_where_a_shell_would_split_it() {
+    fn paths_are_quoted_for_a_shell() {
         assert_eq!(remove(Path::new("/home/u/.qwen/a.lock")), "rm /home/u/.qwen/a.lock");
         assert_eq!(remove(Path::new("/home/my user/it's")), "rm '/home/my user/it'\\''s'");
         assert_eq!(quoted(Path::new("$(x)")), "'$(x)'");

@@ -1,4 +1,4 @@
-//! Lock files that were left behind.
+//! Checks for lock files left behind.
 
 use qwen_accounts::lock::{Found, LockPaths};
 use qwen_base::{Clock, safe_open::InPlace};
@@ -20,7 +20,7 @@ pub fn check(settings: &Settings, clock: &Clock) -> Vec<Finding> {
 }
 
 fn judge(paths: &LockPaths, clock: &Clock) -> Option<Finding> {
-    // Another check names it.
+    // Another check reports it.
     if InPlace::at_own(&paths.cli).is_some() {
         return None;
     }

@@ -1,7 +1,7 @@
-//! What keeps requests from working, and what mends it.
+//! Finds problems that keep requests from working, and tells how to fix them.
 //!
-//! It only looks: no file is changed or moved, no token is refreshed. A login's server is asked for its list of
-//! models; a key is proved by a chat of one token, since such a list may be open to everyone. Each check is a module of its own.
+//! The checks only read: they change no file and refresh no token. A login's server is asked for its list of models. A key
+//! is checked with a chat of one token, because the list may be public.
 
 pub mod finding;
 
@@ -30,24 +30,24 @@ use finding::Finding;
 use qwen_base::{Clock, Environment, Error, Result, Secret};
 use settings::Settings;
 
-/// No single question to a server or a program takes longer.
+/// Time limit for one question to a server or a program.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is examined.
+/// Settings that `doctor` checks.
 #[derive(Debug, Clone)]
 pub struct Doctor {
-    /// The client's options.
+    /// Options of the client.
     pub options: ClientOptions,
-    /// The client's environment.
+    /// Environment of the client.
     pub environment: Environment,
-    /// From where `OpenCode`'s project configuration is looked for.
+    /// Directory where the search for `OpenCode`'s project configuration starts.
     pub working_directory: PathBuf,
-    /// The time.
+    /// Source of the time.
     pub clock: Clock,
 }
 
 impl Doctor {
-    /// Runs all checks, in about 10 s at the most, whatever the network does.
+    /// Runs all checks. Takes about 10 s at most, even if the network doesn't answer.
     ///
     /// # Errors
     /// `ERR_QWEN_INTERNAL`.
@@ -87,13 +87,13 @@ impl Doctor {
     }
 }
 
-/// What was found without a network.
+/// Results that need no network.
 #[derive(Debug, Default)]
 struct Local {
     findings: Vec<Finding>,
     accounts: Vec<network::AskedAccount>,
     had_host_login: bool,
-    /// The keys that accounts have.
+    /// Keys of the accounts.
     keys: Vec<Secret>,
     has_working_account: bool,
 }

@@ -1,4 +1,4 @@
-//! Proxies, the OAuth server, each account's API host, and the clock, by what a server says of the time.
+//! Checks proxies, the OAuth server, the API hosts of the accounts, and the clock against the server's time.
 
 use std::time::Duration;
 
@@ -26,23 +26,22 @@ const OAUTH: &str = "oauth-server";
 const API: &str = "api";
 const CLOCK: &str = "clock";
 
-/// By so much a clock may be off.
+/// Largest allowed difference to the server's time.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(5 * 60);
-/// The most that is read of an answer.
+/// Largest part of an answer that is read, in bytes.
 const MAX_BODY: usize = 64 * 1024;
 
-/// An account whose host is asked.
 #[derive(Debug)]
 pub struct AskedAccount {
     pub id: String,
     pub label: String,
     pub kind: Kind,
     pub base_url: Url,
-    /// Its token, if that can be used as it is.
+    /// Token, if it is valid now.
     pub access_token: Option<Secret>,
-    /// True for a key that a chat of one token can prove: it is neither cooling nor known to be refused.
+    /// True for a key that can be checked with a chat of one token: it is not cooling down and not known to be refused.
     pub is_to_be_proved: bool,
-    /// True where another account works.
+    /// True if another account works.
     pub has_alternative: bool,
 }
 
@@ -151,7 +150,7 @@ async fn ask_api(http: &Http, account: &AskedAccount, proxies: &Proxies) -> (Fin
     (finding, time)
 }
 
-/// Proves a key by a chat of one token: a list of models may be open to everyone.
+/// Checks a key with a chat of one token, because a list of models may be public.
 async fn prove(http: &Http, account: &AskedAccount, key: &Secret, name: &str, proxies: &Proxies) -> Finding {
     let plan = match account.kind {
         Kind::Key(plan) => plan,
@@ -217,7 +216,7 @@ async fn send(http: &Http, method: http::Method, url: Url, mut headers: HeaderMa
     }
 }
 
-/// The proxy is the first suspect, then a certificate that is not trusted, then the network.
+/// Suspects the proxy first, then a certificate, then the network.
 fn unreachable(id: &'static str, error: &Error, url: &Url, proxies: &Proxies) -> Finding {
     let is_about = |word: &str| error.message().to_ascii_lowercase().contains(word);
     let proxy = proxies.for_url(url).ok().flatten().map(|proxy| proxy.variable);
@@ -266,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_may_be_off_by_five_minutes() {
+    fn the_clock_may_differ_by_five_minutes() {
         const NOW: u64 = 1_800_000_000_000;
         assert_eq!(compare_clocks(Some(NOW), NOW + 300_000).state, State::Ok);
         assert_eq!(compare_clocks(Some(NOW), NOW - 300_000).state, State::Ok);

@@ -1,4 +1,4 @@
-//! `OpenCode`: its configuration files, what it has installed of this plugin, and its own file of logins.
+//! Checks `OpenCode`: its configuration, its copies of this plugin, and its logins.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ pub async fn check(doctor: &Doctor, settings: &Settings, had_host_login: bool) -
     findings
 }
 
-/// Plugins that are files of the user's own and load this one.
+/// Returns plugin files of the user that load this plugin.
 fn copies(places: &OpenCodeFiles) -> Vec<PathBuf> {
     let directories = places
         .configuration_directories
@@ -65,7 +65,7 @@ fn copies(places: &OpenCodeFiles) -> Vec<PathBuf> {
     copies
 }
 
-/// Versions that `OpenCode` has installed, and does not update by itself.
+/// Reports installed versions, which `OpenCode` doesn't update on its own.
 fn installed(places: &OpenCodeFiles, files: &[File]) -> Vec<Finding> {
     let is_by_name =
         files.iter().flat_map(File::plugins).any(|plugin| package_of(plugin.spec) == Some(PACKAGE));
@@ -88,7 +88,7 @@ fn installed(places: &OpenCodeFiles, files: &[File]) -> Vec<Finding> {
     .collect()
 }
 
-/// A user who has logged out in `OpenCode` is not served there, whatever other files hold.
+/// Reports a logout in `OpenCode`: it sends no requests then, even if other files hold a login.
 fn logins(places: &OpenCodeFiles, had_host_login: bool) -> Option<Finding> {
     let path = places.auth();
     let entries = safe_open::read(&path, MAX_SIZE).ok().flatten();

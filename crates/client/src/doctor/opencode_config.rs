@@ -1,5 +1,4 @@
-//! What is wrong with `OpenCode`'s configuration, as far as this plugin is concerned. Pure, but for the names of packages
-//! that lie on the disk.
+//! Checks the parts of `OpenCode`'s configuration that concern this plugin. Reads nothing but package names.
 
 use std::path::{Path, PathBuf};
 
@@ -13,14 +12,14 @@ use super::programs::{MAX_MANIFEST_SIZE, numbers};
 
 pub const PACKAGE: &str = "opencode-qwen-cli-auth";
 pub const PROVIDER: &str = "qwen-code";
-/// Plugins that use the same logins, and whether they would be harmless beside this one.
+/// Plugins that use the same logins, and true for those that are harmless beside this one.
 const OTHERS: [(&str, bool); 3] =
     [("opencode-qwencode-auth", false), ("opencode-qwen-oauth", false), ("opencode-qwen-auth", true)];
-/// The last version known to refuse `["name", {…}]`.
+/// Last version that refuses `["name", {…}]`.
 const LAST_WITHOUT_OPTIONS: [u64; 3] = [1, 3, 2];
 const SDK: &str = "@ai-sdk/openai-compatible";
 
-/// The options that the plugin takes from `OpenCode`'s configuration.
+/// Options that the plugin takes from `OpenCode`'s configuration.
 const PLUGIN_OPTIONS: [&str; 7] = [
     "quotaCooldownMs",
     "rotation",
@@ -31,14 +30,12 @@ const PLUGIN_OPTIONS: [&str; 7] = [
     "idleTimeoutMs",
 ];
 
-/// A configuration file.
 #[derive(Debug)]
 pub struct File {
     pub path: PathBuf,
     pub contents: Value,
 }
 
-/// An entry of `plugin`.
 #[derive(Debug, Clone, Copy)]
 pub struct Plugin<'a> {
     pub spec: &'a str,
@@ -63,12 +60,12 @@ impl File {
     }
 }
 
-/// Whether this plugin is given options there.
+/// True if the file gives options to this plugin.
 pub fn takes_options(file: &File) -> bool {
     file.plugins().any(|plugin| plugin.options.is_some() && is_ours(plugin.spec, file))
 }
 
-/// The package that a plugin is installed from by name; `None` for a path.
+/// Returns the package name in a plugin entry; `None` for a path.
 pub fn package_of(spec: &str) -> Option<&str> {
     if spec.contains("://") || spec.starts_with(['.', '/', '\\', '~']) || spec.get(1..3) == Some(":\\") {
         return None;
@@ -93,7 +90,7 @@ fn path_of(spec: &str, file: &File) -> Option<PathBuf> {
     Some(file.path.parent()?.join(spec))
 }
 
-/// Whether a file or directory is part of a package.
+/// True if a path is part of a package.
 fn belongs_to(path: &Path, name: &str) -> bool {
     path.ancestors().take(4).any(|directory| {
         let manifest = safe_open::read_text(&directory.join("package.json"), MAX_MANIFEST_SIZE).ok();
@@ -102,7 +99,7 @@ fn belongs_to(path: &Path, name: &str) -> bool {
     })
 }
 
-/// All that is wrong. `copies` are plugins that are files and load this one.
+/// Returns all findings. `copies` are plugin files that load this one.
 pub fn judge(files: &[File], copies: &[PathBuf], version: Option<&str>, own_hosts: &[Url]) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(listed(files, copies));
@@ -121,7 +118,7 @@ fn listed(files: &[File], copies: &[PathBuf]) -> Option<Finding> {
     let mut places: Vec<(String, String)> = Vec::new();
     for file in files {
         for plugin in file.plugins().filter(|plugin| is_ours(plugin.spec, file)) {
-            // OpenCode itself loads the same text once.
+            // OpenCode loads an identical entry only once.
             if places.iter().all(|(spec, _)| spec != plugin.spec) {
                 places.push((plugin.spec.to_owned(), file.shown()));
             }
@@ -172,7 +169,7 @@ fn options(file: &File, version: Option<&str>) -> Option<Finding> {
     Some(Finding::broken(ID, message, without))
 }
 
-/// Options that `OpenCode`'s configuration can't give: a project could choose a server, a file or a program with them.
+/// Reports options that only work in code. Through a configuration, a project could choose a server, a file or a program.
 fn ignored_options(file: &File) -> Option<Finding> {
     const SHOWN: usize = 10;
     let plugin = file.plugins().find(|plugin| plugin.options.is_some() && is_ours(plugin.spec, file))?;
@@ -213,7 +210,7 @@ fn others(file: &File) -> Vec<Finding> {
     file.plugins().filter_map(finding).collect()
 }
 
-/// The user's own settings of the provider win over the plugin's.
+/// Reports provider settings, because they win over the plugin's.
 fn provider(file: &File, own_hosts: &[Url]) -> Vec<Finding> {
     let settings = &file.contents["provider"][PROVIDER];
     let (shown, at) = (file.shown(), quoted(&file.path));
@@ -268,7 +265,7 @@ fn turned_off(file: &File) -> Option<Finding> {
     None
 }
 
-/// Other plugins named the provider otherwise.
+/// Reports provider names of other plugins.
 fn model(file: &File) -> Option<Finding> {
     let model = file.contents["model"].as_str()?;
     let has_provider = file.contents["provider"]["qwen"].is_object();
@@ -306,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_package_is_told_from_a_path() {
+    fn package_names_are_told_from_paths() {
         for (spec, expected) in [
             (PACKAGE, Some(PACKAGE)),
             ("opencode-qwen-cli-auth@0.1.0", Some(PACKAGE)),
@@ -321,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn the_plugin_is_listed_once_and_alone() {
+    fn two_entries_of_the_plugin_give_a_warning() {
         assert!(states(json!({"plugin": ["opencode-qwen-cli-auth@latest"]}), None).is_empty());
         assert!(states(json!({"plugin": [[PACKAGE, {"degrade": false}]]}), Some("1.18.33")).is_empty());
         let (state, message) = only(json!({"plugin": [PACKAGE, "opencode-qwen-cli-auth@0.1.0"]}), None);
@@ -335,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn options_need_a_version_that_takes_them() {
+    fn options_need_a_supporting_version() {
         let (state, message) = only(json!({"plugin": [[PACKAGE, {}]]}), Some("1.3.2"));
         assert_eq!(state, State::Broken);
         assert!(message.contains("1.3.2"));
@@ -343,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn options_that_are_ignored_are_named() {
+    fn ignored_options_are_reported() {
         let options =
             json!({"baseUrl": "https://x.example", "env": {"HOME": "/x"}, "degrade": false, "\u{1b}[2J": 1});
         let (state, message) = only(json!({"plugin": [[PACKAGE, options]]}), Some("1.18.33"));
@@ -355,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn other_plugins_and_settings_that_get_in_the_way() {
+    fn conflicting_plugins_and_settings_are_reported() {
         for (contents, expected) in [
             (json!({"plugin": [PACKAGE, "opencode-qwencode-auth@1.3.0"]}), State::Broken),
             (json!({"plugin": [PACKAGE, "opencode-qwen-auth"]}), State::Warning),
@@ -390,7 +387,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_configuration_makes_it_panic(text in ".{0,30}", shape in 0..4_usize) {
+        fn any_configuration_is_handled(text in ".{0,30}", shape in 0..4_usize) {
             let contents = match shape {
                 0 => json!({"plugin": [text, [text], [[text]], 7]}),
                 1 => json!({"plugin": text, "provider": [text]}),

@@ -1,4 +1,4 @@
-//! Keys that other tools keep, and that could be imported.
+//! Looks for keys of other tools that could be imported.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,7 @@ use crate::discovery::Discovery;
 
 const ID: &str = "other-keys";
 
-/// Names the first key that no account has. It is worth knowing where no account works.
+/// Returns the first key that no account has. It is only a warning if no account works.
 pub fn check(doctor: &Doctor, settings: &Settings, local: &Local) -> Option<Finding> {
     let discovery = Discovery {
         environment: doctor.environment.clone(),

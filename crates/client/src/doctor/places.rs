@@ -1,4 +1,4 @@
-//! What stands in the place of a file of ours, and files that can be read but not replaced.
+//! Checks for wrong file types at the paths of this package's files, and for files that can't be replaced.
 
 use std::path::{Path, PathBuf};
 
@@ -37,7 +37,7 @@ fn in_place(path: &Path, at: fn(&Path) -> Option<InPlace>) -> Option<Finding> {
     Some(Finding::broken(IN_PLACE, message, remove(path)))
 }
 
-/// Looks if refreshed tokens can take a file's place.
+/// Checks if a write can replace the file.
 fn replaceable(path: &Path) -> Option<Finding> {
     if !path.is_file() {
         return None;
@@ -46,7 +46,7 @@ fn replaceable(path: &Path) -> Option<Finding> {
     fixed(&target).or_else(|| beside(path, &target))
 }
 
-/// Tries a file that has no name, and is gone when it is closed, in the directory that a link leads to.
+/// Creates an unnamed file in the directory of the link's target. It is gone when it is closed.
 fn beside(path: &Path, target: &Path) -> Option<Finding> {
     let directory = target.parent().filter(|_| target != path)?;
     let error = tempfile::tempfile_in(directory).err()?;

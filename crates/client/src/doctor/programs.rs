@@ -1,4 +1,4 @@
-//! Other programs' versions.
+//! Finds the versions of other programs.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -13,7 +13,7 @@ use super::PATIENCE;
 /// Largest `package.json` that is read, in bytes.
 pub const MAX_MANIFEST_SIZE: u64 = 1024 * 1024;
 
-/// The version in the `package.json` that a program belongs to, where that is the package `name`.
+/// Returns the version in the `package.json` above a program, if the package has this name.
 pub fn packaged(program: &Path, name: &str) -> Option<String> {
     const DEPTH: usize = 4;
     let program = program.canonicalize().ok()?;
@@ -24,7 +24,7 @@ pub fn packaged(program: &Path, name: &str) -> Option<String> {
     })
 }
 
-/// What a program says of its version.
+/// Returns the version that a program prints.
 pub async fn told(
     program: &Path,
     arguments: &[&std::ffi::OsStr],
@@ -43,13 +43,12 @@ pub async fn told(
     version_in(&String::from_utf8_lossy(&output.stdout)).map(str::to_owned)
 }
 
-/// The first word that begins like a version. Pure.
+/// Returns the first word that looks like a version.
 fn version_in(text: &str) -> Option<&str> {
     let words = text.split_whitespace().map(|word| word.strip_prefix('v').unwrap_or(word));
     words.into_iter().find(|word| numbers(word).is_some() && word.len() < 40)
 }
 
-/// The three numbers of a version.
 pub fn numbers(version: &str) -> Option<[u64; 3]> {
     let mut parts = version.split(['.', '-', '+']).map(|part| part.parse().ok());
     let mut next = || parts.next().flatten();
@@ -61,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_found_in_what_a_program_prints() {
+    fn the_version_is_found_in_a_programs_output() {
         assert_eq!(version_in("0.24.4\n"), Some("0.24.4"));
         assert_eq!(version_in("opencode v1.18.33 (linux)"), Some("1.18.33"));
         assert_eq!(version_in("1.3.0-beta.2"), Some("1.3.0-beta.2"));

@@ -1,4 +1,4 @@
-//! The qwen CLI: whether it is there, and could answer as a fallback.
+//! Checks if the qwen CLI is installed and can serve as the fallback.
 
 use std::ffi::OsStr;
 

@@ -1,4 +1,4 @@
-//! Options and environment variables. All that can't be used is found at once, not the first alone.
+//! Checks options and environment variables. Reports all problems at once.
 
 use std::path::PathBuf;
 
@@ -10,11 +10,11 @@ use super::{Doctor, PATIENCE};
 use crate::config::{self, ClientConfig, ClientOptions};
 
 const ID: &str = "settings";
-/// What may keep a client from being made; all else has a default.
+/// Variables without a default for unusable values. They keep a client from starting.
 const FATAL: [&str; 4] =
     ["QWEN_HOME", "OPENCODE_QWEN_ACCOUNTS_PATH", "OPENCODE_QWEN_BASE_URL", "OPENCODE_QWEN_OAUTH_BASE_URL"];
 
-/// What of the settings can be used.
+/// The usable settings.
 #[derive(Debug, Default)]
 pub struct Settings {
     pub paths: Option<Paths>,
@@ -72,9 +72,9 @@ pub fn check(doctor: &Doctor) -> (Settings, Vec<Finding>) {
     (settings, findings)
 }
 
-/// The configuration without what may be fatal to it, for what else is in it.
+/// Reads the configuration without the fatal settings.
 fn lenient(options: &ClientOptions, environment: &Environment) -> Option<ClientConfig> {
-    // Proxies are looked at before.
+    // `HttpConfig` already reported the proxies.
     let is_fatal = |name: &str| FATAL.contains(&name) || name.to_ascii_lowercase().ends_with("_proxy");
     let rest: Environment = environment.iter().filter(|(name, _)| !is_fatal(name)).collect();
     let options = ClientOptions {
@@ -86,7 +86,7 @@ fn lenient(options: &ClientOptions, environment: &Environment) -> Option<ClientC
     ClientConfig::read(&options, &rest).ok()
 }
 
-/// Messages begin with the name of the setting they are about.
+/// Messages begin with the name of the setting.
 fn unusable(error: &Error, environment: &Environment) -> Finding {
     let name = first_word(error.message());
     let fix = if environment.get(name).is_some() {
@@ -97,7 +97,7 @@ fn unusable(error: &Error, environment: &Environment) -> Finding {
     Finding::broken(ID, error.message(), fix)
 }
 
-/// A name that is misspelt does nothing, and nobody else would say so.
+/// Reports a misspelled variable, which would have no effect.
 fn unknown(name: &str) -> Option<Finding> {
     let rest = name.strip_prefix(config::VARIABLE_PREFIX)?;
     (!config::VARIABLES.contains(&rest)).then(|| {

@@ -1,4 +1,4 @@
-//! What is in the credentials file and the account store, and what was set aside.
+//! Checks the contents of the credentials file and the account store, and reports damaged files that were kept.
 
 use std::fs;
 use std::path::PathBuf;
@@ -89,7 +89,7 @@ fn look_at_credentials(settings: &Settings, clock: &Clock) -> Option<Finding> {
     })
 }
 
-/// Files that could not be read, and were kept.
+/// Reports damaged files that were moved aside.
 fn set_aside(settings: &Settings) -> Vec<Finding> {
     let directories = [
         settings.paths.as_ref().map(|paths| paths.qwen_dir().to_owned()),

@@ -1,4 +1,4 @@
-//! Drives one connection of a client.
+//! Serves one connection.
 
 use std::convert::Infallible;
 use std::future::{Future as _, poll_fn};
@@ -17,15 +17,15 @@ use super::exchange::{Exchange, MAX_HEAD};
 use super::refusal::Refusal;
 use super::socket::{Progress, Socket};
 
-/// Read and written at once.
+/// Largest read and write, in bytes.
 const BUFFER: usize = 128 * 1024;
-/// How long a client that still sends is listened to when its last answer is out: a connection that is closed with unread
-/// bytes is reset, and the answer may be lost.
+/// Time for reading further bytes after the last answer. Closing a connection with unread bytes resets it, and the client
+/// may lose the answer.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Serves a connection to its end, or until `closing` changes: then a request that is under way is the last one.
+/// Serves a connection until it ends. If `closing` changes, the current request is the last one.
 pub(super) async fn serve(exchange: Arc<Exchange>, stream: TcpStream, mut closing: watch::Receiver<bool>) {
-    // A small answer must not wait for the next one.
+    // Small answers are sent at once.
     let _ = stream.set_nodelay(true);
     let progress = Progress::default();
     let service = {
@@ -57,7 +57,7 @@ pub(super) async fn serve(exchange: Arc<Exchange>, stream: TcpStream, mut closin
     finish(socket, refusal).await;
 }
 
-/// Answer to a head that can't be read.
+/// Returns the answer to a head that can't be parsed.
 fn refusal(error: &hyper::Error, socket: &Socket) -> Option<Refusal> {
     let is_slow = std::error::Error::source(error)
         .and_then(|cause| cause.downcast_ref::<std::io::Error>())
@@ -71,7 +71,7 @@ fn refusal(error: &hyper::Error, socket: &Socket) -> Option<Refusal> {
     }
 }
 
-/// Sends the last words, and lets the client read them.
+/// Sends the last answer and lets the client read it.
 async fn finish(socket: Socket, refusal: Option<Refusal>) {
     let is_at_end = socket.is_at_end();
     let mut stream = socket.into_inner();
@@ -84,6 +84,6 @@ async fn finish(socket: Socket, refusal: Option<Refusal>) {
         while !is_at_end && stream.read(&mut rest).await? > 0 {}
         Ok::<(), std::io::Error>(())
     };
-    // The client may be gone.
+    // The client may have disconnected.
     let _ = tokio::time::timeout(LINGER, farewell).await;
 }

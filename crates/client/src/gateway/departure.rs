@@ -1,5 +1,5 @@
-//! Tells a client that is gone from one that has only closed its sending half. TCP says the same of both until something is
-//! sent, so the system's table of connections is asked, where there is one: both ends are on this machine.
+//! Distinguishes a client that is gone from one that only closed its sending half. TCP shows no difference until something
+//! is sent. Both ends are on this machine, so the system's table of connections tells, if there is one.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -11,13 +11,13 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Sent to a client where no table can be read: the system of one that is gone answers with a reset. It is the one
-/// interim response that every HTTP client skips.
+/// Sent if no table can be read: if the client is gone, its system answers with a reset. All HTTP clients ignore this
+/// interim response.
 const PROBE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The system's knowledge of a client that sends no more.
+/// State of the client's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Peer {
     Gone,
@@ -25,7 +25,7 @@ enum Peer {
     Unknown,
 }
 
-/// Watches a client that sends no more.
+/// Watches a client that has closed its sending half.
 #[derive(Debug)]
 pub(super) struct Departure {
     own: SocketAddr,
@@ -42,7 +42,7 @@ impl Departure {
         Self { own, peer, look: None, pause: FIRST_PAUSE, rest, has_probed: false }
     }
 
-    /// Resolves when the client is gone. With `may_probe` nothing of the answer was sent yet.
+    /// Resolves when the client is gone. `may_probe` is true until a part of the answer was sent.
     pub(super) fn poll(
         &mut self,
         context: &mut Context<'_>,
@@ -66,7 +66,7 @@ impl Departure {
             }
             if found == Peer::Unknown && may_probe && !self.has_probed {
                 self.has_probed = true;
-                // It fits into a buffer that is empty; a failure shows as the connection's error.
+                // The send buffer is empty. A failure becomes the connection's error.
                 let _ = stream.try_write(PROBE);
             }
             self.rest.as_mut().reset(Instant::now() + self.pause);
@@ -75,7 +75,7 @@ impl Departure {
     }
 }
 
-/// State of the client's end in the system's tables.
+/// Reads the system's tables.
 fn look_up(own: SocketAddr, peer: SocketAddr) -> Peer {
     let tables: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
@@ -84,7 +84,7 @@ fn look_up(own: SocketAddr, peer: SocketAddr) -> Peer {
     judge(tables.iter().flat_map(|table| table.lines()), own, peer)
 }
 
-/// A row for the client's end that belongs to a process is one that still waits. A table without our own end says nothing.
+/// The client waits if its row has an owner. Without a row for this end, the table tells nothing.
 fn judge<'a>(rows: impl Iterator<Item = &'a str>, own: SocketAddr, peer: SocketAddr) -> Peer {
     let (own, peer) = (names(own), names(peer));
     let mut found = Peer::Unknown;
@@ -103,7 +103,7 @@ fn judge<'a>(rows: impl Iterator<Item = &'a str>, own: SocketAddr, peer: SocketA
     found
 }
 
-/// How the tables write an address: an IPv4 one may stand in the table of IPv6 as well.
+/// Returns an address as the tables write it. An IPv4 address may be in the IPv6 table.
 fn names(address: SocketAddr) -> Vec<String> {
     let words = |octets: &[u8]| {
         let mut text = String::new();
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_without_an_owner_is_gone() {
+    fn a_client_without_an_owner_is_gone() {
         let own = row(OWN, PEER, "08", 77);
         assert_eq!(judged(&[own.clone(), row(PEER, OWN, "05", 78)]), Peer::Waiting);
         assert_eq!(judged(&[own.clone(), row(PEER, OWN, "05", 0)]), Peer::Gone);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_shows_nothing_says_nothing() {
+    fn an_empty_table_tells_nothing() {
         assert_eq!(judged(&[]), Peer::Unknown);
         assert_eq!(judged(&["  sl  local_address rem_address   st".to_owned()]), Peer::Unknown);
     }

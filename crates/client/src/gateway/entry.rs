@@ -1,4 +1,4 @@
-//! One line for each request, for whoever runs the gateway.
+//! Log lines of the gateway, one for each request.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,31 +10,31 @@ use serde::Deserialize;
 
 use crate::usage::scan::{Form, Scanner, Tokens};
 
-/// Takes the line of each request when the request is over.
+/// Called with the entry of each request when it has ended.
 pub type Listener = Arc<dyn Fn(Entry) + Send + Sync>;
 
-/// What came of a request. Never holds a key or a query.
+/// Log entry of one request, without keys and query.
 #[derive(Debug, Clone, Default)]
 pub struct Entry {
-    /// When it came, in epoch milliseconds.
+    /// Time of arrival, in epoch milliseconds.
     pub at: u64,
-    /// Its method.
+    /// HTTP method.
     pub method: String,
-    /// Its path without the query.
+    /// Path without the query.
     pub path: String,
-    /// The model that it names.
+    /// Model that the request names.
     pub model: Option<String>,
-    /// The id of the account that answered.
+    /// Id of the account that answered.
     pub account: Option<String>,
-    /// The answer's status; `None` if the client left before there was one.
+    /// Status of the answer; `None` if the client disconnected before.
     pub status: Option<u16>,
-    /// From its head to the last byte of the answer, in milliseconds.
+    /// Time from the head to the last byte of the answer, in milliseconds.
     pub duration_ms: u64,
     /// Usage that the answer reports.
     pub tokens: Option<Tokens>,
 }
 
-/// Gathers an entry, and tells it when it is dropped.
+/// Collects an entry and reports it on drop.
 pub(super) struct Recorder(Option<Box<Recording>>);
 
 struct Recording {
@@ -57,7 +57,6 @@ impl Recorder {
         }))
     }
 
-    /// The request's body.
     pub(super) fn body(&mut self, bytes: &[u8]) {
         #[derive(Deserialize)]
         struct Named {
@@ -68,7 +67,6 @@ impl Recorder {
         }
     }
 
-    /// The answer's head.
     pub(super) fn head(&mut self, status: u16, headers: &HeaderMap) {
         if let Some(recording) = &mut self.0 {
             let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
@@ -79,7 +77,6 @@ impl Recorder {
         }
     }
 
-    /// Bytes of the answer's body.
     pub(super) fn chunk(&mut self, bytes: &[u8]) {
         if let Some(scanner) = self.0.as_mut().and_then(|recording| recording.scanner.as_mut()) {
             scanner.pass(bytes);

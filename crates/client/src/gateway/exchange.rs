@@ -1,4 +1,4 @@
-//! One request and its answer.
+//! Handles one request.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -23,25 +23,23 @@ use crate::client::Client;
 use crate::request::answer::Answer;
 use crate::request::prepare::{Redirect, Request};
 
-/// Largest head of a request.
+/// Largest head of a request, in bytes.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
 /// Tells `OpenCode` 2 that an error is final.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const ERROR_HEADER: HeaderName = HeaderName::from_static("x-qwen-error");
 
-/// State that all requests of a gateway share.
 pub(super) struct Exchange {
     pub(super) client: Arc<Client>,
     pub(super) gate: Gate,
     pub(super) uploads: Uploads,
     pub(super) listener: Option<Listener>,
     pub(super) clock: Clock,
-    /// Whether errors are marked as final for a host.
+    /// True to mark final errors for `OpenCode`.
     pub(super) for_host: bool,
     pub(super) utc_offset_minutes: i32,
 }
 
-/// Result of an exchange.
 enum Outcome {
     Answer(Box<Answer>),
     Json(String),
@@ -120,14 +118,14 @@ impl Exchange {
     }
 }
 
-/// The size of a head as it came, or nearly.
+/// Returns the approximate size of a head.
 fn head_size(head: &http::request::Parts) -> usize {
     let target = head.uri.path_and_query().map_or(1, |target| target.as_str().len());
     let fields: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     head.method.as_str().len() + target + fields
 }
 
-/// A client's headers without those that are for the gateway.
+/// Removes the headers that are for the gateway.
 fn brought_in(mut headers: HeaderMap) -> HeaderMap {
     drop_hop_headers(&mut headers);
     headers.remove(AUTHORIZATION);
@@ -135,8 +133,7 @@ fn brought_in(mut headers: HeaderMap) -> HeaderMap {
     headers
 }
 
-/// A server's headers without those that were for the connection to it. A stream of events has no length: it may be cut
-/// short by an error.
+/// Removes headers of the server's connection. A stream of events also loses its length, because an error may end it early.
 fn passed_on(mut headers: HeaderMap) -> HeaderMap {
     drop_hop_headers(&mut headers);
     if is_stream(&headers) {
@@ -164,7 +161,7 @@ fn drop_hop_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// An error of ours that the same request would meet again.
+/// True for an error of this package that a retry would meet again.
 fn is_final(status: StatusCode, headers: &HeaderMap) -> bool {
     status.is_client_error()
         && status != StatusCode::TOO_MANY_REQUESTS

@@ -1,4 +1,4 @@
-//! Decides if a request may come in: by `Host`, `Origin` and key. Pure.
+//! Decides if a request is allowed, by `Host`, `Origin` and key.
 
 use std::net::IpAddr;
 
@@ -10,13 +10,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::refusal::Refusal;
 
-/// Carries the key where `Authorization` is taken: `OpenCode` 2 puts a credential of its own there.
+/// Header for the key if `Authorization` is already used, as in `OpenCode` 2.
 pub const KEY_HEADER: HeaderName = HeaderName::from_static("x-qwen-gateway-key");
 
-/// The rules of one gateway.
 pub(super) struct Gate {
     port: u16,
-    /// Of the key: two hashes can be compared in a time that says nothing.
+    /// SHA-256 of the key. Comparing hashes reveals nothing through timing.
     digest: [u8; 32],
 }
 
@@ -27,7 +26,7 @@ impl Gate {
         Self { port, digest: Sha256::digest(key.expose()).into() }
     }
 
-    /// Refuses a request that does not come from a program of the user's.
+    /// Refuses a request that is not from a program of the user.
     pub(super) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
         if !self.is_addressed(uri, headers) {
             return Err(Refusal::foreign_host(self.port));
@@ -38,7 +37,7 @@ impl Gate {
         if self.has_key(headers) { Ok(()) } else { Err(Refusal::wrong_key()) }
     }
 
-    /// A page that had its own name resolved to this machine (DNS rebinding) sends that name.
+    /// Checks the host, because a web page may resolve its own name to this machine (DNS rebinding).
     fn is_addressed(&self, uri: &Uri, headers: &HeaderMap) -> bool {
         let mut hosts = headers.get_all(HOST).iter();
         let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
@@ -92,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_with_our_port_and_the_key_comes_in() {
+    fn a_loopback_host_with_the_key_is_allowed() {
         let key = format!("Bearer {KEY}");
         for host in ["127.0.0.1:4141", "localhost:4141", "LOCALHOST:4141", "[::1]:4141"] {
             assert_eq!(status("/v1/models", &[("host", host), ("authorization", &key)]), None, "{host}");
@@ -105,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn every_other_host_and_any_origin_is_refused() {
+    fn other_hosts_and_all_origins_are_refused() {
         let key = format!("Bearer {KEY}");
         for host in [
             "evil.example:4141",
@@ -132,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_the_key_is_the_key() {
+    fn other_keys_are_refused() {
         let own = ("host", "127.0.0.1:4141");
         let right = format!("Bearer {KEY}");
         let longer = format!("{right}0");

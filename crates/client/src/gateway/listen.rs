@@ -1,5 +1,5 @@
-//! Listens on loopback alone, with one port for IPv4 and IPv6: `localhost` may mean either to a client, and must not lead it
-//! and its key to another program.
+//! Listens on loopback, on one port for IPv4 and IPv6. `localhost` may mean either, and must not lead a client with its key
+//! to another program.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,10 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use qwen_base::{Code, Error, Result};
 use tokio::net::TcpListener;
 
-/// How often a port that the system has chosen for IPv4 may be taken for IPv6.
+/// Number of tries to get the system's IPv4 port for IPv6 too.
 const MAX_TRIES: usize = 20;
 
-/// The sockets of a gateway.
 pub(super) struct Listeners {
     pub(super) port: u16,
     pub(super) v4: TcpListener,
@@ -18,7 +17,7 @@ pub(super) struct Listeners {
     pub(super) v6: Option<TcpListener>,
 }
 
-/// Listens on a port, or on one that the system chooses (0).
+/// Binds a port, or one that the system chooses (0).
 pub(super) async fn bind(port: u16) -> Result<Listeners> {
     let mut tries_left = MAX_TRIES;
     loop {

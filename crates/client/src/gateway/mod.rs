@@ -1,6 +1,6 @@
-//! A local HTTP server over a client, for programs that speak the `OpenAI` API and can't load this package.
+//! A local HTTP server for programs that use the `OpenAI` API but can't load this package.
 //!
-//! It listens on loopback, lets in only who has its key, and sends each request through the client's pipeline.
+//! It listens on loopback, requires its key, and sends each request through the client's pipeline.
 
 mod connection;
 mod departure;
@@ -31,31 +31,31 @@ use self::listen::Listeners;
 use self::upload::Uploads;
 use crate::client::Client;
 
-/// Fewest characters of a key.
+/// Minimum length of a key, in bytes.
 pub const MIN_KEY_LENGTH: usize = 32;
-/// Most connections; further ones wait to be accepted.
+/// Maximum number of connections. Further ones wait.
 const MAX_CONNECTIONS: usize = 2_048;
-/// How long answers may go on once the gateway is closing.
+/// Time for open answers to finish when the gateway closes.
 const GRACE: Duration = Duration::from_secs(2);
-/// Rest after a connection that could not be accepted, such as for want of file descriptors.
+/// Pause after a failed accept, for example if file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Settings of a gateway.
 #[derive(Clone, Default)]
 pub struct GatewaySettings {
-    /// The port, or 0 for one that the system chooses.
+    /// Port, or 0 to let the system choose.
     pub port: u16,
-    /// The key, or `None` for a random one.
+    /// Key, or `None` for a random one.
     pub key: Option<Secret>,
-    /// Whether final errors are marked for `OpenCode` 2.
+    /// True to mark final errors for `OpenCode` 2.
     pub for_host: bool,
-    /// The user's clock, in minutes ahead of UTC: errors name times of day by it.
+    /// The user's local time minus UTC, in minutes. Errors name times of day.
     pub utc_offset_minutes: i32,
-    /// Takes the line of each request.
+    /// Called after each request.
     pub listener: Option<Listener>,
 }
 
-/// A gateway that is open. Dropping it closes it at once, with all its connections.
+/// An open gateway. Dropping it closes it and all its connections.
 pub struct Gateway {
     port: u16,
     key: Secret,
@@ -65,10 +65,10 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Opens a gateway to a client. Needs a runtime.
+    /// Opens a gateway. Needs a runtime.
     ///
     /// # Errors
-    /// `ERR_QWEN_PORT_IN_USE`; `ERR_QWEN_INVALID_ARGUMENT` for a key that is too short or no header value.
+    /// `ERR_QWEN_PORT_IN_USE`; `ERR_QWEN_INVALID_ARGUMENT` for a key that is too short or not valid in a header.
     pub async fn open(client: Arc<Client>, clock: Clock, settings: GatewaySettings) -> Result<Self> {
         let key = match settings.key {
             Some(key) => checked(key)?,
@@ -95,24 +95,24 @@ impl Gateway {
         Ok(Self { port, key, closing, is_closed, task: task.abort_handle() })
     }
 
-    /// Base URL for an `OpenAI` client.
+    /// Returns the base URL for an `OpenAI` client.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}/v1", self.port)
     }
 
-    /// The key that clients send.
+    /// Returns the key that clients send.
     #[must_use]
     pub fn key(&self) -> &Secret {
         &self.key
     }
 
-    /// Takes no more connections, lets answers end for 2 s, then cuts them off. Gives a future that does not borrow.
+    /// Accepts no more connections, lets answers finish for 2 s, then cuts them off. The future borrows nothing.
     pub fn close(&self) -> impl Future<Output = ()> + Send + use<> {
         let _ = self.closing.send(true);
         let mut is_closed = self.is_closed.clone();
         async move {
-            // An error means that the task is gone.
+            // An error means that the task has ended.
             let _ = is_closed.wait_for(|closed| *closed).await;
         }
     }
@@ -130,7 +130,6 @@ impl std::fmt::Debug for Gateway {
     }
 }
 
-/// Accepts connections until the gateway is closed.
 async fn run(exchange: Arc<Exchange>, listeners: Listeners, mut is_closing: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     let closing = is_closing.clone();
@@ -162,7 +161,7 @@ async fn accept(listener: Option<&TcpListener>) -> std::io::Result<TcpStream> {
     }
 }
 
-/// 256 bits.
+/// Returns a key of 256 random bits.
 fn random_key() -> Result<Secret> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(Error::internal)?;

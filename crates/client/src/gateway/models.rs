@@ -1,11 +1,10 @@
-//! `GET /v1/models`: what the accounts have, in the API's form.
+//! Answers `GET /v1/models`.
 
 use qwen_base::Result;
 use serde_json::{Value, json};
 
 use crate::client::Client;
 
-/// The list as JSON.
 pub(super) async fn list(client: &Client) -> Result<String> {
     let models: Vec<Value> = client
         .model_ids()

@@ -1,4 +1,4 @@
-//! The gateway's own answers: errors in the API's form.
+//! Errors of the gateway, in the API's format.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -6,13 +6,12 @@ use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENT
 use qwen_base::{Code, Error};
 use serde_json::json;
 
-/// An error of the gateway's own, or of its client.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
     code: Code,
     message: String,
-    /// Whether the rest of the connection is of no use.
+    /// True to close the connection.
     is_last: bool,
 }
 
@@ -69,12 +68,11 @@ impl Refusal {
         Self::last(StatusCode::BAD_REQUEST, Code::InvalidArgument, message)
     }
 
-    /// What the client could not do.
     pub(super) fn of_error(error: &Error) -> Self {
         let status = match error.code() {
             Code::NotLoggedIn | Code::RefreshTokenInvalid => StatusCode::UNAUTHORIZED,
             Code::InvalidArgument => StatusCode::BAD_REQUEST,
-            // Final: a client that sends it again gets the same.
+            // Final: a retry would meet the same error.
             Code::PaymentRequired => StatusCode::PAYMENT_REQUIRED,
             Code::ModelUnavailable => StatusCode::NOT_FOUND,
             Code::Network => StatusCode::BAD_GATEWAY,
@@ -84,7 +82,7 @@ impl Refusal {
         Self::new(status, error.code(), error.message())
     }
 
-    /// A panic of ours.
+    /// Answer after a panic.
     pub(super) fn internal() -> Self {
         Self::of_error(&Error::internal("a request panicked"))
     }
@@ -108,7 +106,7 @@ impl Refusal {
         json!({"error": error}).to_string().into()
     }
 
-    /// The whole answer as bytes, for a connection whose HTTP can't be read.
+    /// Returns the whole answer, for a connection whose HTTP can't be parsed.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let body = self.body();
         let mut bytes =

@@ -1,4 +1,4 @@
-//! The body of an answer on its way to the client: read from the account's server as fast as the client takes it.
+//! Streams the body of an answer. The server is read as fast as the client reads.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -15,19 +15,19 @@ use super::socket::{Phase, Progress};
 use crate::request::answer;
 use crate::request::stream::turn;
 
-/// Pieces of a body that come at once. They are written at once, too: a call to the system costs more than a piece.
+/// Pieces that arrive together. They are written together, because a system call costs more than a piece.
 type Batch = VecDeque<Bytes>;
 type Batches = Pin<Box<dyn Stream<Item = Result<Batch>> + Send>>;
 
-/// Most bytes of a batch, give or take a piece.
+/// Approximate limit of a batch, in bytes.
 const MAX_BATCH: usize = 256 * 1024;
 
-/// The body of an answer. Dropping it cancels what is still to come.
+/// The body of an answer. Dropping it cancels the rest.
 pub(super) struct Reply {
     source: Source,
     recorder: Recorder,
     progress: Progress,
-    /// Error that broke the answer off, kept until the bytes before it are written.
+    /// The error that ends the body, kept until the bytes before it are written.
     failure: Option<Error>,
     tells_failure: bool,
 }
@@ -43,7 +43,7 @@ impl Reply {
         Self { source: Source::Whole(bytes), recorder, progress, failure: None, tells_failure: false }
     }
 
-    /// With `tells_failure` a stream of events that breaks off ends with an event that says why.
+    /// With `tells_failure`, an interrupted event stream ends with an event that gives the reason.
     pub(super) fn live(
         body: answer::Body,
         recorder: Recorder,
@@ -63,7 +63,6 @@ impl Reply {
 }
 
 impl Reply {
-    /// As `poll_frame`.
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if self.failure.is_some() {
             return self.poll_failure(context);
@@ -95,27 +94,26 @@ impl Reply {
         Poll::Ready(next.map(|next| next.map(Frame::data)))
     }
 
-    /// The HTTP library drops what it has not written when a body fails.
+    /// Waits for the write, because hyper drops unwritten bytes when a body fails.
     fn poll_failure(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         ready!(self.progress.poll_written(context));
         Poll::Ready(self.failure.take().map(Err))
     }
 }
 
-/// An event that says why a stream broke off: a host that finds it cut would ask again.
+/// Returns an event with the reason. A host that sees a cut stream would retry.
 fn failure_event(error: &Error) -> Bytes {
     let error = json!({"message": error.message(), "type": "qwen_error", "code": error.code().as_str()});
     format!("\n\ndata: {}\n\n", json!({"error": error})).into()
 }
 
-/// The rest of a body.
 enum Rest {
     Body(Box<answer::Body>),
     Failed(Error),
     Ended,
 }
 
-/// The next pieces. A connection hands over one piece at a time, so it gets a turn in between.
+/// Returns the next pieces. A connection delivers one piece at a time, so it gets a turn in between.
 async fn next_batch(mut body: Box<answer::Body>) -> Option<(Result<Batch>, Rest)> {
     let first = match body.next().await {
         Ok(first) => first?,

@@ -1,5 +1,4 @@
-//! A client's connection as the HTTP library sees it: with limits on the time that a head may take, and with a closed
-//! connection told from a half-closed one.
+//! A connection for hyper, with time limits for heads, which distinguishes closed and half-closed clients.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -16,35 +15,35 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::departure::Departure;
 
-/// Longest time for a request's head. On a new connection it starts at once, later with the head's first byte.
+/// Time limit for a request's head. It starts with the connection, later with the head's first byte.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest rest between two requests.
+/// Longest pause between two requests.
 const REST_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How far the request of a connection has come.
+/// Phase of the current request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {
-    /// No request is under way.
+    /// No request is active.
     Head,
-    /// The head is here, the body is being read.
+    /// The body is being read.
     Body,
-    /// The body is here, the answer is not complete.
+    /// The answer is not complete.
     Answer,
-    /// The answer is complete, and may wait in the HTTP library to be written.
+    /// The answer is complete, but hyper may not have written it.
     Flush,
 }
 
-/// Shares the phase between a connection and its service.
+/// The phase, shared by a connection and its service.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Progress(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
     phase: AtomicU8,
-    /// Whether the HTTP library may hold bytes of an answer.
+    /// True if hyper may hold unwritten bytes.
     has_unwritten: AtomicBool,
-    /// Whether the answer's next bytes are still to come.
+    /// True while hyper waits for more of the answer's body.
     awaits_body: AtomicBool,
     waits_for_write: AtomicWaker,
 }
@@ -63,12 +62,11 @@ impl Progress {
         }
     }
 
-    /// Says that the HTTP library was given bytes to write.
+    /// Records that hyper has bytes to write.
     pub(super) fn note_unwritten(&self) {
         self.0.has_unwritten.store(true, Ordering::Release);
     }
 
-    /// Says whether the answer's body was asked for bytes that are still to come.
     pub(super) fn note_awaits_body(&self, awaits_body: bool) {
         self.0.awaits_body.store(awaits_body, Ordering::Release);
     }
@@ -77,7 +75,7 @@ impl Progress {
         self.0.awaits_body.load(Ordering::Acquire)
     }
 
-    /// Resolves when the HTTP library has written all that it was given.
+    /// Resolves when hyper has written everything.
     pub(super) fn poll_written(&self, context: &mut Context<'_>) -> Poll<()> {
         self.0.waits_for_write.register(context.waker());
         if self.0.has_unwritten.load(Ordering::Acquire) { Poll::Pending } else { Poll::Ready(()) }
@@ -90,7 +88,6 @@ impl Progress {
     }
 }
 
-/// A client's connection.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the connection")]
 pub(super) struct Socket {
@@ -98,12 +95,12 @@ pub(super) struct Socket {
     progress: Progress,
     deadline: Pin<Box<Sleep>>,
     awaits_head: bool,
-    /// Whether the limit for the head runs.
+    /// True while the time limit for the head runs.
     has_head_begun: bool,
     has_head_bytes: bool,
-    /// Whether the answer under way has reached the client in part.
+    /// True if the client has received a part of the answer.
     has_answered: bool,
-    /// Set once the client has said that it sends no more.
+    /// Set when the client has closed its sending half.
     departure: Option<Departure>,
     is_at_end: bool,
     has_refused: bool,
@@ -125,22 +122,21 @@ impl Socket {
         }
     }
 
-    /// Whether the HTTP library wanted to refuse a head that it could not read. Its words are left out: ours come instead.
+    /// True if hyper refused a head. Its answer is suppressed in favor of the gateway's.
     pub(super) fn has_refused(&self) -> bool {
         self.has_refused
     }
 
-    /// Whether the client has said that it sends no more.
+    /// True if the client has closed its sending half.
     pub(super) fn is_at_end(&self) -> bool {
         self.is_at_end
     }
 
-    /// Whether a part of a head has come.
+    /// True if a part of a head has arrived.
     pub(super) fn has_begun_head(&self) -> bool {
         self.has_head_bytes
     }
 
-    /// The connection itself.
     pub(super) fn into_inner(self) -> TcpStream {
         self.stream
     }
@@ -171,8 +167,8 @@ impl Socket {
         Poll::Ready(Ok(()))
     }
 
-    /// While a request is being answered, the end is only reported once the client is gone: one that has closed its half
-    /// still waits for its answer.
+    /// Reports the end of the input during an answer only if the client is gone. A client that closed only its sending half
+    /// still waits.
     fn poll_departure(
         &mut self,
         context: &mut Context<'_>,
@@ -193,7 +189,7 @@ impl Socket {
         }
     }
 
-    /// What is written before a service has seen a request is a refusal of the HTTP library's own.
+    /// True for bytes written before the service has seen a request: hyper's own refusal.
     fn leaves_out(&mut self) -> bool {
         let is_refusal = self.progress.phase() == Phase::Head;
         self.has_refused |= is_refusal;
@@ -246,7 +242,7 @@ impl AsyncWrite for Socket {
         self.stream.is_write_vectored()
     }
 
-    /// The HTTP library flushes when it has written all that it holds: then the request is over.
+    /// hyper flushes when it has written everything. Then the request is over.
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let socket = self.get_mut();
         ready!(Pin::new(&mut socket.stream).poll_flush(context))?;
@@ -254,8 +250,8 @@ impl AsyncWrite for Socket {
         if socket.progress.phase() == Phase::Flush {
             socket.progress.set(Phase::Head);
         }
-        // A body that is pending wakes the connection. After a flush that is ready, the HTTP library would ask the body again
-        // at once, up to 16 times: no other task would get a turn, and chunks that come together would be written one by one.
+        // A pending body wakes the connection. If the flush were ready, hyper would poll the body again up to 16 times, so
+        // that no other task gets a turn and pieces are written one by one.
         if socket.progress.awaits_body() { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 

@@ -1,4 +1,4 @@
-//! Reads the body of a request. It is read whole, since a refused token or a used-up quota means that it is sent again.
+//! Reads whole request bodies, because a refused token or a used-up quota means that the body is sent again.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -11,20 +11,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::refusal::Refusal;
 
-/// Largest body.
+/// Largest body, in bytes.
 pub(super) const MAX_BODY: u64 = 64 * 1024 * 1024;
-/// Longest time without a byte of a body.
+/// Longest pause between two pieces of a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
-/// All bodies together; further ones are read when there is room again.
+/// Limit for all bodies together, in bytes. Further ones wait for space.
 const MAX_BODIES: u32 = 256 * 1024 * 1024;
-/// A body up to this size needs no room of its own.
+/// Bodies up to this size, in bytes, don't count.
 const SMALL: u64 = 256 * 1024;
 
-/// The memory that bodies share.
+/// Memory shared by all bodies.
 #[derive(Debug, Clone)]
 pub(super) struct Uploads(Arc<Semaphore>);
 
-/// A body, and the room that it takes.
+/// A body and its share of the memory.
 #[derive(Debug)]
 pub(super) struct Upload {
     pub(super) bytes: Bytes,
@@ -38,7 +38,6 @@ impl Default for Uploads {
 }
 
 impl Uploads {
-    /// Reads a body to its end.
     pub(super) async fn read(&self, mut body: Incoming) -> Result<Upload, Refusal> {
         let length = body.size_hint().exact();
         if length.is_some_and(|length| length > MAX_BODY) {
@@ -59,7 +58,7 @@ impl Uploads {
             }
             all.extend_from_slice(&bytes);
         }
-        // A body that did not say its length took the most that one may.
+        // A body without a length reserved the maximum.
         if let Some(room) = &mut room {
             drop(room.split(room.num_permits().saturating_sub(all.len())));
         }
@@ -72,14 +71,14 @@ impl Uploads {
     }
 }
 
-/// The next bytes of a body, or `None` at its end.
+/// Returns the next bytes, or `None` at the end.
 async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
     loop {
         let frame = poll_fn(|context| Pin::new(&mut *body).poll_frame(context));
         match tokio::time::timeout(BODY_TIMEOUT, frame).await {
             Ok(None) => return Ok(None),
             Ok(Some(Ok(frame))) => {
-                // Trailers mean nothing to the API.
+                // The API has no trailers.
                 if let Ok(bytes) = frame.into_data() {
                     return Ok(Some(bytes));
                 }

@@ -1,7 +1,7 @@
-//! Asks places about a key, one after another, with one cheap request each.
+//! Asks servers about a key, one after another, with one cheap request each.
 //!
-//! The request is a chat of one token: every place has that endpoint, it looks at the key first, and it tells a key that
-//! is refused from one that is good and has no quota left. A list of models may be open to everyone.
+//! The request is a chat of one token. Every server has that endpoint and checks the key first, and its error shows if the
+//! key is wrong or only has no quota. A list of models may be public.
 
 use std::time::Duration;
 
@@ -18,29 +18,29 @@ use crate::request::headers;
 use crate::verdict::dialect::ServerError;
 use crate::verdict::{Asked, Reading, Verdict};
 
-/// Limit of one place: a silent one must not keep the others from being asked.
+/// Time limit for one server, so that a silent one doesn't use up the time of the others.
 const PLACE_LIMIT: Duration = Duration::from_secs(5);
-/// Limit of all places together.
+/// Time limit for all servers.
 const TOTAL_LIMIT: Duration = Duration::from_secs(20);
-/// Error bodies are looked at up to this size.
+/// Largest error body that is read, in bytes.
 const MAX_ERROR_BODY: usize = 64 * 1024;
 
-/// The answer of a place to a key.
+/// A server's answer about a key.
 #[derive(Debug, Clone)]
 pub enum PlaceAnswer {
-    /// It is a key of this place, even if it has no quota left, or not this model.
+    /// The key belongs to this server, even if it has no quota or not this model.
     Yes,
-    /// Nothing speaks against the key, but the place refuses this program and may not have looked at the key.
+    /// The server refuses this program and may not have checked the key.
     Likely,
-    /// It is not a key of this place.
+    /// The key does not belong to this server.
     No,
-    /// The address leads to no API that takes keys.
+    /// The address is not an API that takes keys. Contains the status.
     NoApi(u16),
-    /// Nothing was learnt.
+    /// The server gave no usable answer.
     Unknown(Error),
 }
 
-/// Asks about one key within one time limit.
+/// Questions about one key with a common time limit.
 #[derive(Debug)]
 pub struct Inquiry<'a> {
     http: &'a Http,
@@ -49,16 +49,14 @@ pub struct Inquiry<'a> {
 }
 
 impl<'a> Inquiry<'a> {
-    /// Starts the clock of [`TOTAL_LIMIT`].
+    /// Starts the time limit.
     #[must_use]
     pub fn new(http: &'a Http, key: &'a Secret) -> Self {
         Self { http, key, ends_at: Instant::now() + TOTAL_LIMIT }
     }
 
-    /// Asks places in turn. The first yes ends it; without one, the first "likely" counts.
-    ///
-    /// # Errors
-    /// The answers, one for each place.
+    /// Asks the servers in turn. The first `Yes` ends it; without one, the first `Likely` is used. Otherwise returns the
+    /// answers of all.
     pub async fn first_yes(&self, places: &[Candidate]) -> Result<usize, Vec<PlaceAnswer>> {
         let mut answers = Vec::with_capacity(places.len());
         for (at, place) in places.iter().enumerate() {
@@ -114,7 +112,7 @@ fn meaning(status: u16, body: &[u8], host: &str) -> PlaceAnswer {
         _ if reading.verdict == Verdict::KeyRejected => PlaceAnswer::No,
         405 if text.contains("coding agents") => PlaceAnswer::Likely,
         200..300 | 400 | 402 | 403 | 422 if is_json => PlaceAnswer::Yes,
-        // A place that lacks the model says so; where there is no such endpoint, nothing is said of a model.
+        // A server without the model names it in its error. A server without the endpoint doesn't.
         404 if is_json && text.contains("model") => PlaceAnswer::Yes,
         429 => PlaceAnswer::Yes,
         500.. => {
@@ -130,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_refused_by_its_own_error_alone() {
+    fn only_an_error_about_the_key_refuses_it() {
         let answer = |status: u16, body: &str| match meaning(status, body.as_bytes(), "host") {
             PlaceAnswer::Yes => "yes",
             PlaceAnswer::Likely => "likely",

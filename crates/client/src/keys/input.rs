@@ -1,4 +1,4 @@
-//! Finds the places that a key may belong to, from the key and from the user's words. Pure.
+//! Finds the servers that a key may belong to, from the key and the user's options.
 
 use std::borrow::Cow;
 
@@ -10,39 +10,38 @@ use url::Url;
 
 use crate::keys::paste::expect_alibaba_form;
 
-/// Where a key may belong.
+/// A server that a key may belong to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// Its plan; `None` for a server that is not known.
+    /// Plan; `None` for an unknown server.
     pub plan: Option<KeyPlan>,
-    /// Its region, where that is known.
+    /// Region, if known.
     pub region: Option<String>,
-    /// Where its requests go.
     pub base_url: Url,
 }
 
 impl From<&Place> for Candidate {
     fn from(place: &Place) -> Self {
-        // The table's URLs are checked by its tests, and a workspace's host comes out of a URL.
+        // Tests check the table's URLs, and a workspace's host comes from a URL.
         let base_url = Url::parse(&place.base_url).unwrap_or_else(|_| unreachable!("{}", place.base_url));
         Self { plan: Some(place.plan), region: Some(place.region.to_string()), base_url }
     }
 }
 
-/// Where a key may belong, and what else could be asked.
+/// Servers for a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// The places that the user's words leave, the likeliest first.
+    /// Servers that match the user's options, most likely first.
     pub places: Vec<Candidate>,
-    /// Places that are asked only after all of `places` have refused the key, to name the right one.
+    /// Servers that are asked after all of `places` have refused the key, so that an error can name the right one.
     pub others: Vec<Candidate>,
 }
 
-/// Finds the places that a key may belong to. A plan, a region or a base URL that the user names is believed.
+/// Finds the servers that a key may belong to. The user's plan, region and base URL are trusted.
 ///
 /// # Errors
-/// `ERR_QWEN_INVALID_ARGUMENT` for a form that is not Alibaba's at one of its places, for an unknown region or base URL,
-/// and for a plan, region and base URL that contradict each other.
+/// `ERR_QWEN_INVALID_ARGUMENT` for a key that can't be Alibaba's, for an unknown region or base URL, and for a plan, region
+/// and base URL that contradict each other.
 pub fn choose(
     key: &Secret,
     plan: Option<KeyPlan>,
@@ -85,7 +84,7 @@ fn no_such_region(plan: Option<KeyPlan>) -> Error {
     Error::invalid_argument("region", &expected)
 }
 
-/// The regions of a plan, for a person.
+/// Lists the regions of a plan.
 fn regions(plan: KeyPlan) -> String {
     plan.places().map(|place| place.region.as_ref()).collect::<Vec<_>>().join(", ")
 }
@@ -94,7 +93,6 @@ fn read_region(name: &str) -> Result<Cow<'static, str>> {
     region_from_name(name).ok_or_else(|| Error::invalid_argument("region", "must be one of cn, hk, intl, us"))
 }
 
-/// Reads a base URL of the user's.
 fn at_base_url(
     plan: Option<KeyPlan>,
     region: Option<Cow<'static, str>>,
@@ -113,7 +111,7 @@ fn at_base_url(
         return Err(unusable("holds a space or a control character"));
     }
     let mut base_url = api_base_url(given).map_err(unusable)?;
-    // The host alone names the place, so a path such as that of the Anthropic API leads to the same one.
+    // The host determines the server. Other paths, such as Anthropic's API, lead to the same one.
     let place = base_url.host_str().and_then(place_on);
     if let Some(place) = &place {
         base_url = Candidate::from(place).base_url;
@@ -152,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_and_a_choice_lead_to_places() {
+    fn key_and_options_determine_the_servers() {
         assert_eq!(choose_places("sk-sp-1", None, None, None).unwrap().len(), 4);
         assert_eq!(choose_places("sk-1", None, None, None).unwrap().len(), PLACES.len());
         for (key, plan, region, hosts) in [
@@ -165,7 +163,7 @@ mod tests {
                 Some("singapore"),
                 vec!["token-plan.ap-southeast-1.maas.aliyuncs.com", "coding-intl.dashscope.aliyuncs.com"],
             ),
-            // The prefix doesn't tell the plan, and the user's word is believed.
+            // The prefix doesn't determine the plan, so the user's option is trusted.
             ("sk-sp-1", Some(KeyPlan::DashScope), Some("cn"), vec!["dashscope.aliyuncs.com"]),
             ("sk-sp-1", None, Some("us"), vec!["dashscope-us.aliyuncs.com"]),
             ("sk-1", Some(KeyPlan::CodingPlan), Some("cn"), vec!["coding.dashscope.aliyuncs.com"]),
@@ -196,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_kept_to_name_the_right_place() {
+    fn other_servers_are_kept_for_the_error() {
         let key = Secret::new("sk-sp-1");
         let choice = choose(&key, Some(KeyPlan::TokenPlan), Some("cn"), None, &mut Vec::new()).unwrap();
         assert_eq!((choice.places.len(), choice.others.len()), (1, 3));
@@ -205,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_url_is_put_right_where_it_is_plain_what_was_meant() {
+    fn an_obvious_mistake_in_a_base_url_is_corrected() {
         for (text, expected) in [
             ("http://127.0.0.1:1/v1", "http://127.0.0.1:1/v1"),
             ("http://127.0.0.1:1/v1/", "http://127.0.0.1:1/v1"),
@@ -247,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_url_tells_the_plan_or_it_is_not_known() {
+    fn a_base_url_determines_the_plan_if_it_is_known() {
         let at = |key: &str, plan, region, base_url| {
             choose(&Secret::new(key), plan, region, Some(base_url), &mut Vec::new())
                 .map(|mut choice| choice.places.remove(0))
@@ -260,7 +258,7 @@ mod tests {
             ("sk-sp-1", None, None, token_plan, (Some(KeyPlan::TokenPlan), Some("cn"))),
             ("sk-1", None, None, workspace, (Some(KeyPlan::DashScope), Some("eu-central-1"))),
             ("sk-1", None, Some("eu-central-1"), workspace, (Some(KeyPlan::DashScope), Some("eu-central-1"))),
-            // Another server's keys may look like anything, and their plan is what the user says.
+            // Keys of other servers may have any form, and the user's plan is trusted.
             ("sk-sp-1", None, None, host, (None, None)),
             ("AIza1", Some(KeyPlan::CodingPlan), Some("cn"), host, (Some(KeyPlan::CodingPlan), Some("cn"))),
         ] {

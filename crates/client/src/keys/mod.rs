@@ -1,4 +1,4 @@
-//! Keys of plans as accounts: recognised, checked, kept.
+//! Checks keys before they become accounts.
 
 pub mod check;
 pub mod input;
@@ -11,40 +11,39 @@ use self::check::{Inquiry, PlaceAnswer};
 use self::input::{Candidate, Choice, choose};
 use self::paste::read_key;
 
-/// What a user says of a key.
+/// A key and the user's options for it.
 #[derive(Debug, Clone)]
 pub struct KeyOptions {
-    /// The key, as it was given.
+    /// The key as given.
     pub key: Secret,
-    /// Its plan; found out where it is not given.
+    /// Plan, or `None` to detect it.
     pub plan: Option<KeyPlan>,
-    /// Its region; found out where it is not given.
+    /// Region, or `None` to detect it.
     pub region: Option<String>,
-    /// A base URL of its own.
+    /// Base URL of another server.
     pub base_url: Option<String>,
-    /// The account's name.
+    /// Name for the account.
     pub label: Option<String>,
-    /// The tier of its subscription, for estimates of usage.
+    /// Tier of the subscription, for estimates of usage.
     pub tier: Option<Tier>,
-    /// Whether its place is asked about it before it is kept.
+    /// True to ask the server before the key is kept.
     pub check: bool,
 }
 
-/// A key that may be kept, and what was mended or assumed on the way.
+/// A checked key.
 #[derive(Debug)]
 pub struct Recognised {
-    /// The key and where it belongs.
     pub key: Key,
-    /// What the user should know, a sentence each.
+    /// Sentences for the user about corrections and assumptions.
     pub notes: Vec<String>,
 }
 
-/// Finds out where a key belongs.
+/// Finds the server of a key.
 ///
 /// # Errors
-/// `ERR_QWEN_INVALID_ARGUMENT` for a key, plan, region or base URL that can't be read, for a tier that the plan does not
-/// have, and for a key of another plan or region, which is then named; `ERR_QWEN_TOKEN_REJECTED` for a key that is refused everywhere; `ERR_QWEN_NETWORK` and
-/// `ERR_QWEN_TIMEOUT`, retryable, where a place could not be asked.
+/// `ERR_QWEN_INVALID_ARGUMENT` for a key, plan, region or base URL that can't be used, for a tier that the plan doesn't
+/// have, and for a key of another plan or region, which the error names; `ERR_QWEN_TOKEN_REJECTED` if all servers refuse
+/// the key; `ERR_QWEN_NETWORK` and `ERR_QWEN_TIMEOUT` (retryable) if a server can't be asked.
 pub async fn recognise(http: &Http, options: &KeyOptions) -> Result<Recognised> {
     let mut notes = Vec::new();
     let secret = read_key(options.key.expose(), &mut notes)?;
@@ -63,10 +62,7 @@ pub async fn recognise(http: &Http, options: &KeyOptions) -> Result<Recognised> 
     Ok(Recognised { key: Key { secret, plan, region, base_url, tier: options.tier }, notes })
 }
 
-/// Checks that one of the places has a plan with this tier.
-///
-/// # Errors
-/// `ERR_QWEN_INVALID_ARGUMENT`, naming `tier`.
+/// Checks that one of the plans has this tier.
 fn expect_tier(tier: Option<Tier>, places: &[Candidate]) -> Result<()> {
     let Some(tier) = tier else { return Ok(()) };
     let mut plans = places.iter().map(|place| place.plan);
@@ -82,7 +78,7 @@ fn expect_tier(tier: Option<Tier>, places: &[Candidate]) -> Result<()> {
     Err(Error::invalid_argument("tier", &expected))
 }
 
-/// Finds the place that takes the key.
+/// Returns the index of the server that accepts the key.
 async fn find(http: &Http, key: &Secret, choice: &Choice) -> Result<usize> {
     let inquiry = Inquiry::new(http, key);
     let answers = match inquiry.first_yes(&choice.places).await {
@@ -106,7 +102,7 @@ async fn find(http: &Http, key: &Secret, choice: &Choice) -> Result<usize> {
     }
 }
 
-/// Names places: `Token Plan (cn, intl), Coding Plan (cn)`.
+/// Formats servers as `Token Plan (cn, intl), Coding Plan (cn)`.
 fn summary(places: &[Candidate]) -> String {
     let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
     for place in places {
@@ -126,7 +122,7 @@ fn summary(places: &[Candidate]) -> String {
     groups.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
-/// Names the pages that show the keys of places.
+/// Lists the web pages where the keys are shown.
 fn key_pages(places: &[Candidate]) -> String {
     let mut pages = Vec::new();
     for place in places.iter().filter(|place| place_of(&place.base_url).is_some()) {
@@ -181,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tier_is_one_of_the_plans() {
+    fn a_tier_must_belong_to_the_plan() {
         let places = |key| places_of_key(key).into_iter().map(Candidate::from).collect::<Vec<_>>();
         let of_plan = |plan| {
             let places = places("sk-1").into_iter().filter(|place| place.plan == Some(plan));
@@ -207,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_places_and_their_key_pages() {
+    fn a_refusal_names_the_servers_and_key_pages() {
         let asked: Vec<_> = places_of_key("sk-sp-1").into_iter().map(Candidate::from).collect();
         let error = refused(&asked);
         let message = error.message();

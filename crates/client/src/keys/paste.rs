@@ -1,30 +1,29 @@
-//! Reads a key as people paste it. Wrappings are left out and named; everything else is refused. Pure.
+//! Reads a pasted key. Known wrappings are removed and reported; everything else is refused.
 
 use qwen_base::{Error, Result, Secret};
 
-/// Longest key that is read, in bytes. Real ones have fewer than 100.
+/// Longest key, in bytes. Real keys have fewer than 100.
 const MAX_KEY: usize = 1024;
-/// Longest text that a key is looked for in, in bytes. Reading takes time by the square of the text's length.
+/// Longest text that is searched for a key, in bytes. The time grows with the square of the length.
 const MAX_TEXT: usize = 16 * 1024;
 const TOO_LONG: &str = "is too long to be a key; copy the key alone";
-/// Longest name of a variable that a note repeats.
+/// Longest variable name that a note repeats, in bytes.
 const MAX_NAME: usize = 40;
 
-/// Marks that word processors, web pages and shells put around a word.
+/// Quotation marks of programs, web pages and shells.
 const QUOTES: [char; 20] = [
     '"', '\'', '`', '<', '>', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201c}', '\u{201d}', '\u{201e}',
     '\u{ab}', '\u{bb}', '\u{2039}', '\u{203a}', '\u{300c}', '\u{300d}', '\u{300e}', '\u{300f}', '\u{ff02}',
 ];
-/// Marks that end an entry of a list or a statement.
+/// Punctuation after an entry or a statement.
 const ENDS: [char; 6] = [',', ';', '\u{ff0c}', '\u{ff1b}', '\u{3001}', '\u{3002}'];
-/// Sequences that terminals put around a pasted text.
+/// Sequences that terminals put around a paste.
 const PASTE_MARKS: [&str; 2] = ["\u{1b}[200~", "\u{1b}[201~"];
-/// Headers that carry a key.
 const HEADERS: [&str; 5] = ["authorization:", "x-api-key:", "api-key:", "api_key:", "apikey:"];
-/// Words in front of an assignment.
+/// Words before an assignment.
 const EXPORTS: [&str; 4] = ["export", "set", "setx", "env"];
 
-/// Beginnings of secrets that others issue, and who they are.
+/// Prefixes of other companies' secrets.
 const OTHERS: [(&str, &str); 33] = [
     ("sk-ant-", "Anthropic"),
     ("sk-proj-", "OpenAI"),
@@ -60,13 +59,12 @@ const OTHERS: [(&str, &str); 33] = [
     ("nvapi-", "NVIDIA"),
     ("xai-", "xAI"),
 ];
-/// Where keys are shown, for those whose plan is not known yet.
 const CONSOLES: &str = "Keys are at https://bailian.console.aliyun.com (China) and https://modelstudio.console.alibabacloud.com (international)";
 
-/// Reads a key. `notes` gets a sentence that says what was left out.
+/// Reads a key. Adds a sentence to `notes` about removed text.
 ///
 /// # Errors
-/// `ERR_QWEN_INVALID_ARGUMENT`, naming `key`. The key is not repeated.
+/// `ERR_QWEN_INVALID_ARGUMENT` for `key`. The message does not contain the key.
 pub fn read_key(text: &str, notes: &mut Vec<String>) -> Result<Secret> {
     if text.trim().len() > MAX_TEXT {
         return Err(Error::invalid_argument("key", TOO_LONG));
@@ -86,10 +84,8 @@ pub fn read_key(text: &str, notes: &mut Vec<String>) -> Result<Secret> {
     Ok(Secret::new(key))
 }
 
-/// Checks that a key may be one of Alibaba's, before it is sent to any of its places.
-///
-/// # Errors
-/// `ERR_QWEN_INVALID_ARGUMENT`, naming `key`. Of the key, at most the prefix that names its maker is repeated.
+/// Checks that a key may be Alibaba's before it is sent to a server. The error contains at most the prefix that names its
+/// issuer.
 pub fn expect_alibaba_form(key: &Secret) -> Result<()> {
     let key = key.expose();
     let refuse = |what: &str| {
@@ -122,12 +118,12 @@ pub fn expect_alibaba_form(key: &Secret) -> Result<()> {
     Ok(())
 }
 
-/// Three parts between dots, the first of which is a JSON object in base64.
+/// A web token has three parts, the first of which is base64 of a JSON object.
 fn is_web_token(key: &str) -> bool {
     key.starts_with("eyJ") && key.split('.').count() >= 3
 }
 
-/// Why this can't be a key of any server, to complete "key …".
+/// Returns the reason why no server has such a key, to complete "key …".
 fn unreadable(key: &str) -> Option<&'static str> {
     let is_masked = key.contains(['\u{2022}', '\u{2026}', '\u{25cf}', '\u{b7}', '\u{2217}', '\u{ff0a}'])
         || key.contains("**")
@@ -165,7 +161,7 @@ fn unreadable(key: &str) -> Option<&'static str> {
     None
 }
 
-/// `sk-xxxx`, `sk-sp-xxxx`, `YOUR_API_KEY`, `$DASHSCOPE_API_KEY` and the like.
+/// True for `sk-xxxx`, `sk-sp-xxxx`, `YOUR_API_KEY`, `$DASHSCOPE_API_KEY` and the like.
 fn is_placeholder(key: &str) -> bool {
     let bare = key.trim_start_matches("sk-").trim_start_matches("sp-");
     let lower = key.to_ascii_lowercase();
@@ -177,12 +173,12 @@ fn is_placeholder(key: &str) -> bool {
         || key.starts_with("{env:")
 }
 
-/// A text on its way to a key.
+/// A pasted text on its way to a key.
 struct Peeled {
     key: String,
-    /// Left-out entries, in the order in which they were found.
+    /// Removed parts, in order.
     left_out: Vec<&'static str>,
-    /// The variable that the key was assigned to, as a note says it.
+    /// Text of the note about the variable of an assignment.
     variable: Option<String>,
 }
 
@@ -221,7 +217,7 @@ impl Peeled {
         }
     }
 
-    /// Characters without width come along from web pages and chats, the marks of a paste from terminals.
+    /// Web pages and chats add invisible characters, and terminals add paste marks.
     fn remove_invisible(&mut self) {
         let mut key = self.key.clone();
         for mark in PASTE_MARKS {
@@ -259,7 +255,7 @@ impl Peeled {
         }
     }
 
-    /// `NAME=key`, `export NAME='key'`, `$env:NAME = "key"`, `NAME: key`.
+    /// Handles `NAME=key`, `export NAME='key'`, `$env:NAME = "key"` and `NAME: key`.
     fn strip_assignment(&mut self) {
         let exported =
             EXPORTS.into_iter().find_map(|word| without_word(&self.key, word)).map(str::trim_start);
@@ -280,7 +276,7 @@ impl Peeled {
         self.key = value.to_owned();
     }
 
-    /// An unseen prompt is often pasted into twice.
+    /// Users often paste twice at a hidden prompt.
     fn halve(&mut self) {
         let (first, second) = self.key.as_bytes().split_at(self.key.len() / 2);
         if first == second && first.starts_with(b"sk-") {
@@ -298,7 +294,7 @@ const fn is_invisible(character: char) -> bool {
     )
 }
 
-/// What stands behind a word, in upper or lower case.
+/// Returns the text after a word, ignoring case.
 fn without_word<'a>(text: &'a str, word: &str) -> Option<&'a str> {
     let (head, rest) = (text.get(..word.len())?, text.get(word.len()..)?);
     let is_apart = word.ends_with(':') || rest.is_empty() || rest.starts_with(char::is_whitespace);
@@ -322,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_taken_out_of_what_it_is_copied_with() {
+    fn text_around_a_key_is_removed() {
         assert_eq!(read(PLAIN).unwrap(), (PLAIN.to_owned(), vec![]));
         for (given, key) in [
             ("  KEY\r\n", OF_PLAN),
@@ -355,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn an_assignment_is_taken_apart_and_its_variable_is_named() {
+    fn an_assignment_is_parsed_and_its_variable_is_named() {
         for (given, name) in [
             ("DASHSCOPE_API_KEY=@", " to DASHSCOPE_API_KEY"),
             ("export OPENAI_API_KEY='@'", " to OPENAI_API_KEY"),
@@ -377,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_a_key_is_refused_and_not_repeated() {
+    fn text_that_is_not_a_key_is_refused_and_not_repeated() {
         for (text, reason) in [
             ("", "no key was given"),
             ("  ", "no key was given"),
@@ -416,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn forms_of_other_makers_are_known() {
+    fn keys_of_other_companies_are_recognised() {
         let web_token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl";
         let others = OTHERS.iter().map(|(prefix, _)| format!("{prefix}0123456789abcdef"));
         for text in others.chain([web_token.to_owned(), "LTAI5t0123456789".to_owned(), "hunter2".to_owned()])
@@ -437,7 +433,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_key_that_is_taken_fits_into_a_header_and_reads_as_itself(text in "([sk:=_A-Z\"'<*. -]|.){0,40}") {
+        fn an_accepted_key_fits_into_a_header_and_reads_the_same(text in "([sk:=_A-Z\"'<*. -]|.){0,40}") {
             if let Ok((key, _)) = read(&text) {
                 prop_assert!(key.bytes().all(|byte| byte.is_ascii_graphic()));
                 prop_assert_eq!(read(&key).unwrap(), (key, vec![]));
@@ -445,7 +441,7 @@ mod tests {
         }
 
         #[test]
-        fn no_part_of_a_key_is_in_an_error_or_a_note(
+        fn errors_and_notes_contain_no_part_of_the_key(
             before in "[ \"'<\u{200b}]{0,3}|Bearer |export A_KEY=", after in "[ \"'>,;*\u{2026}\n]{0,3}", secret in "[0-9a-f]{32}"
         ) {
             let mut notes = Vec::new();

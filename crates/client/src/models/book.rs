@@ -1,6 +1,6 @@
-//! Which models each account serves, as far as the catalog and the servers' lists tell.
+//! Knows which models each account serves, from the catalog and the servers' lists.
 //!
-//! Look-ups read memory, and the file of lists at most once a second. Nothing here asks a server.
+//! Look-ups read memory, and the file of lists at most once a second. They ask no server.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,18 +14,18 @@ use super::is_of_login;
 use super::lists::{AccountModels, ModelLists, ServerList, UNAVAILABLE_MS};
 use super::lists_file::{Kept, ListsFile};
 
-/// How often the file is looked at.
+/// Time between two checks of the file.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// A look that takes longer is made on a thread that may block, from then on: the file may be on a network mount.
+/// After a slower check, further ones run on a thread that may block: the file may be on a network mount.
 const SLOW_LOOK: Duration = Duration::from_millis(20);
-/// How often a server is asked for its list, in milliseconds.
+/// Time between two requests for a server's list, in milliseconds.
 pub const REFRESH_MS: u64 = UNAVAILABLE_MS;
-/// A server that could not be reached is asked again after this long, in milliseconds.
+/// Time until an unreachable server is asked again, in milliseconds.
 const UNREACHED_MS: u64 = 60 * 60 * 1000;
-/// So long a process may take to ask, in milliseconds. One that ended before the answer came has asked nothing.
+/// Time that a process has for asking, in milliseconds. After that, another process may ask.
 const CLAIM_MS: u64 = 60_000;
 
-/// The models of all accounts. Clones share one state.
+/// The models of all accounts. Clones share state.
 #[derive(Clone)]
 pub struct ModelBook {
     shared: Arc<Shared>,
@@ -45,21 +45,19 @@ struct State {
     stamp: Option<Stamp>,
     looked_at: Option<Instant>,
     is_slow: bool,
-    /// True once the user was told that the file can't be used.
+    /// True if the user was told that the file can't be used.
     has_told: bool,
 }
 
-/// An account whose server may be asked for its list.
+/// An account whose server has a list of models.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListSource {
-    /// The account's id.
     pub account: String,
-    /// Where its requests go.
     pub base_url: String,
 }
 
 impl ListSource {
-    /// Returns the source of a key's list. A login has none.
+    /// Returns `None` for a login, which has no list.
     #[must_use]
     pub fn of(record: &Record) -> Option<Self> {
         let base_url = record.key_base_url()?.to_owned();
@@ -68,14 +66,13 @@ impl ListSource {
 }
 
 impl ModelBook {
-    /// Opens nothing.
     #[must_use]
     pub fn new(path: std::path::PathBuf, clock: Clock, events: Events, logger: Logger) -> Self {
         let (file, state) = (ListsFile::new(path), Mutex::default());
         Self { shared: Arc::new(Shared { file, clock, events, logger, state }) }
     }
 
-    /// Tells if an account serves a model. A model without a name may be served by any.
+    /// Tells if an account serves a model. Any account may serve a model without a name.
     #[must_use]
     pub fn serving(&self, record: &Record, model: &str) -> Serving {
         let Some(base_url) = record.key_base_url() else {
@@ -99,28 +96,28 @@ impl ModelBook {
         }
     }
 
-    /// Leaves a model of an account out for a day, in all processes: the account turned out not to have it.
+    /// Hides a missing model of an account for a day, in all processes.
     pub fn note_unavailable(&self, account_id: &str, model: &str) {
         let (account, model) = (account_id.to_owned(), model.to_owned());
         let now = self.shared.clock.now_ms();
         self.shared.change_in_background(move |lists| lists.note_unavailable(&account, &model, now));
     }
 
-    /// Returns the last good list of the server of a key.
+    /// Returns the last good list of a key's server.
     #[must_use]
     pub fn list_of(&self, record: &Record) -> Option<Vec<String>> {
         let lists = self.lists();
         lists.0.get(record.id())?.list_of(record.key_base_url()?).map(<[_]>::to_vec)
     }
 
-    /// True if an account turned out not to have a model, less than a day ago.
+    /// True if the account was without the model within the last day.
     #[must_use]
     pub fn is_unavailable(&self, account_id: &str, model: &str) -> bool {
         let now = self.shared.clock.now_ms();
         self.lists().0.get(account_id).is_some_and(|known| known.is_unavailable(model, now))
     }
 
-    /// True if the server of a key may be asked for its list. `since_asked` is whether it has to have been asked before.
+    /// True if the server should be asked for its list. With `since_asked`, false for a server that was never asked.
     #[must_use]
     pub fn is_due(&self, source: &ListSource, since_asked: bool) -> bool {
         let lists = self.lists();
@@ -131,8 +128,8 @@ impl ModelBook {
         known.is_none_or(|known| is_due(known, &source.base_url, self.shared.clock.now_ms()))
     }
 
-    /// Takes the asking of these servers upon this process, so that others don't ask too. Returns those that are still
-    /// due. Blocks.
+    /// Reserves servers for this process, so that no other process asks them too. Returns those that should still be asked.
+    /// Blocks.
     #[must_use]
     pub fn claim(&self, sources: &[ListSource]) -> Vec<ListSource> {
         let now = self.shared.clock.now_ms();
@@ -150,8 +147,7 @@ impl ModelBook {
         claimed
     }
 
-    /// Keeps what a server said: a good list replaces the last one, anything else leaves it. `was_reached` is whether the
-    /// server answered at all. Blocks.
+    /// Stores an answer. A good list replaces the last one. `was_reached` is false if there was no answer. Blocks.
     pub fn keep(&self, source: &ListSource, list: Option<&ServerList>, was_reached: bool) {
         let now = self.shared.clock.now_ms();
         self.shared.change(|lists| {
@@ -159,7 +155,7 @@ impl ModelBook {
             let known = note_asked(lists, source, asked_at);
             if let Some(list) = list {
                 let is_listed = |model: &String| contains(&list.models, model);
-                // The server lists it again.
+                // The server lists the model again.
                 known.unavailable.retain(|model, _| !is_listed(model) || known.models.contains(model));
                 known.models.clone_from(&list.models);
                 known.listed_at = now;
@@ -168,7 +164,7 @@ impl ModelBook {
         });
     }
 
-    /// Forgets what is known of an account. Blocks.
+    /// Removes an account. Blocks.
     pub fn forget(&self, account_id: &str) {
         if self.lists().0.contains_key(account_id) {
             self.shared.change(|lists| lists.0.remove(account_id).is_some());
@@ -180,7 +176,7 @@ impl ModelBook {
     }
 }
 
-/// Remembers when a server was asked. A key that has moved to another server starts anew.
+/// Records when a server was asked. A key on a different server starts anew.
 fn note_asked<'a>(lists: &'a mut ModelLists, source: &ListSource, now_ms: u64) -> &'a mut AccountModels {
     let known = lists.0.entry(source.account.clone()).or_default();
     if known.base_url != source.base_url {
@@ -190,7 +186,7 @@ fn note_asked<'a>(lists: &'a mut ModelLists, source: &ListSource, now_ms: u64) -
     known
 }
 
-/// Returns the time of asking that makes a server due after a while.
+/// Returns a value for `asked_at` with which the server is due after `wait_ms`.
 fn due_after(now_ms: u64, wait_ms: u64) -> u64 {
     now_ms.saturating_sub(REFRESH_MS - wait_ms).max(1)
 }
@@ -199,12 +195,12 @@ fn is_due(known: &AccountModels, base_url: &str, now_ms: u64) -> bool {
     known.base_url != base_url || known.asked_at.abs_diff(now_ms) >= REFRESH_MS
 }
 
-/// The lists are sorted.
+/// Searches a sorted list.
 fn contains(list: &[String], model: &str) -> bool {
     list.binary_search_by(|known| known.as_str().cmp(model)).is_ok()
 }
 
-/// Returns the catalog's list of a key at a place of Alibaba's own; `None` for one of another server.
+/// Returns the catalog's list for a key of Alibaba's; `None` for a key of another server.
 #[must_use]
 pub fn catalog_list(record: &Record) -> Option<CatalogList> {
     let Kind::Key(Some(plan)) = record.kind() else { return None };
@@ -229,7 +225,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lists as they are in memory, after a look at the file if the last one is old.
+    /// Returns the lists in memory, after a check of the file if the last one is old.
     fn lists(self: &Arc<Self>) -> Arc<ModelLists> {
         let is_slow = {
             let mut state = self.state();
@@ -249,7 +245,6 @@ impl Shared {
         Arc::clone(&self.state().lists)
     }
 
-    /// Reads the file if it has changed.
     fn look(&self) {
         let started = Instant::now();
         let stamp = self.file.stamp();
@@ -279,7 +274,7 @@ impl Shared {
     }
 
     fn change_in_background(self: &Arc<Self>, change: impl Fn(&mut ModelLists) + Send + 'static) {
-        // The next request of this process knows it, whatever becomes of the file.
+        // This process knows it at once, even if the file can't be written.
         self.change_memory(&change);
         let shared = Arc::clone(self);
         let write = move || {
@@ -300,7 +295,7 @@ impl Shared {
         self.state().lists = Arc::new(lists);
     }
 
-    /// Changes the file, and what is in memory with it. If the file can't be changed, memory is.
+    /// Changes the file and the memory. If the file can't be changed, only the memory changes.
     fn change(&self, mut change: impl FnMut(&mut ModelLists) -> bool) {
         match self.file.change(&self.clock, &mut change) {
             Ok(lists) => {
@@ -317,7 +312,7 @@ impl Shared {
         }
     }
 
-    /// Says once what is wrong with the file.
+    /// Reports a problem with the file once.
     fn tell(&self, error: &Error) {
         self.logger.warn("model-lists", &[("error", error)]);
         if !std::mem::replace(&mut self.state().has_told, true) {

@@ -45,7 +45,7 @@ fn list(ids: &[&str]) -> ServerList {
 }
 
 #[test]
-fn the_catalog_tells_until_the_server_does() {
+fn the_catalog_is_used_until_the_server_has_answered() {
     let directory = tempfile::tempdir().unwrap();
     let book = open(directory.path());
     let plan = key(Some(KeyPlan::TokenPlan), TOKEN_PLAN);
@@ -74,17 +74,17 @@ fn the_catalog_tells_until_the_server_does() {
     book.keep(&ListSource::of(&plan).unwrap(), Some(&list(&["qwen3-coder-plus"])), true);
     assert_eq!(book.serving(&plan, "qwen3.7-plus"), No);
     assert_eq!(book.serving(&plan, "coder-model"), No);
-    // A list that could not be read, and a server that did not answer.
+    // A list that can't be read, and a server that doesn't answer.
     for was_reached in [true, false] {
         book.keep(&ListSource::of(&plan).unwrap(), None, was_reached);
         assert_eq!(book.list_of(&plan).unwrap(), ["qwen3-coder-plus"]);
     }
-    // The key belongs to another server now.
+    // The key now belongs to another server.
     assert_eq!(book.list_of(&key(Some(KeyPlan::TokenPlan), "https://models.example/v1")), None);
 }
 
 #[test]
-fn an_unavailable_model_is_known_to_other_processes_for_a_day() {
+fn other_processes_know_an_unavailable_model_for_a_day() {
     let directory = tempfile::tempdir().unwrap();
     let plan = key(Some(KeyPlan::TokenPlan), TOKEN_PLAN);
     let book = open(directory.path());
@@ -102,7 +102,7 @@ fn an_unavailable_model_is_known_to_other_processes_for_a_day() {
 }
 
 #[test]
-fn one_of_many_processes_asks_a_server_once_a_day() {
+fn one_process_asks_a_server_once_a_day() {
     let directory = tempfile::tempdir().unwrap();
     let source = ListSource::of(&key(None, "https://models.example/v1")).unwrap();
     let claimed: usize = std::thread::scope(|scope| {
@@ -113,19 +113,19 @@ fn one_of_many_processes_asks_a_server_once_a_day() {
     });
     assert_eq!(claimed, 1);
     let due_at = |now| open_at(directory.path(), now).is_due(&source, false);
-    // It may have ended before the answer came.
+    // The process may have ended before the answer.
     assert!(!due_at(NOW) && due_at(NOW + CLAIM_MS));
     open(directory.path()).keep(&source, None, true);
     assert!(!due_at(NOW + REFRESH_MS - 1) && due_at(NOW + REFRESH_MS));
     open(directory.path()).keep(&source, None, false);
     assert!(!due_at(NOW) && due_at(NOW + UNREACHED_MS));
-    // An account that was never asked is not asked by a request.
+    // A request doesn't ask a server that was never asked.
     let other = ListSource { account: "acct_new".into(), ..source };
     assert!(!open(directory.path()).is_due(&other, true) && open(directory.path()).is_due(&other, false));
 }
 
 #[test]
-fn a_file_that_cannot_be_used_is_left_out_and_kept() {
+fn an_unusable_file_is_ignored_and_kept() {
     let source = ListSource::of(&key(None, "https://models.example/v1")).unwrap();
     for contents in ["", "{ no", "[]", r#"{"version":1,"accounts":{"acct_key":{"models":7}}}"#] {
         let directory = tempfile::tempdir().unwrap();
@@ -143,7 +143,7 @@ fn a_file_that_cannot_be_used_is_left_out_and_kept() {
 }
 
 #[test]
-fn a_file_of_a_later_version_stays_and_memory_serves() {
+fn a_file_of_a_later_version_stays_and_memory_is_used() {
     let directory = tempfile::tempdir().unwrap();
     let contents = r#"{"version":2,"accounts":[]}"#;
     fs::write(directory.path().join("models.json"), contents).unwrap();

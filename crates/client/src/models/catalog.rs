@@ -1,6 +1,6 @@
-//! The embedded catalog: which models each plan has, and what they take. Pure.
+//! The embedded catalog of models and their properties.
 //!
-//! `npm run catalog` makes the data. A list is parsed at the first look-up in it, never at start-up.
+//! `npm run catalog` creates the data. A list is parsed when it is first used, not at start-up.
 
 use std::collections::BTreeMap;
 use std::sync::{LazyLock, OnceLock};
@@ -13,39 +13,33 @@ const DATA: &str = include_str!("../../../../catalog/catalog.json");
 
 static CATALOG: LazyLock<Catalog> = LazyLock::new(|| serde_json::from_str(DATA).unwrap_or_default());
 
-/// The models of one list, by id.
 pub type Listed = BTreeMap<&'static str, ModelFacts>;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(bound(deserialize = "'de: 'static"))]
 struct Catalog {
-    /// Each list is parsed by itself: a user with a login alone needs two models of all.
+    /// Each list is parsed separately: a user with only a login needs two of the models.
     lists: BTreeMap<&'static str, &'static RawValue>,
     not_chat: Vec<&'static str>,
     not_chat_patterns: Vec<&'static str>,
 }
 
-/// A list of the catalog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CatalogList {
-    /// The models of a Qwen login.
     Login,
     /// Token Plan, in all regions.
     TokenPlan,
     /// Coding Plan, in all regions.
     CodingPlan,
-    /// `DashScope` in Beijing.
     DashScopeChina,
-    /// `DashScope` everywhere else.
     DashScopeInternational,
 }
 
 impl CatalogList {
-    /// All lists. The first one that has a model describes it where no account is known.
+    /// All lists. For an unknown account, the first list with the model describes it.
     pub const ALL: [Self; 5] =
         [Self::Login, Self::TokenPlan, Self::CodingPlan, Self::DashScopeInternational, Self::DashScopeChina];
 
-    /// Returns the list of a plan in a region.
     #[must_use]
     pub fn of_plan(plan: KeyPlan, region: Option<&str>) -> Self {
         match plan {
@@ -66,7 +60,6 @@ impl CatalogList {
         }
     }
 
-    /// Returns its models.
     #[must_use]
     pub fn models(self) -> &'static Listed {
         static LISTS: [OnceLock<Listed>; CatalogList::ALL.len()] =
@@ -79,36 +72,35 @@ impl CatalogList {
     }
 }
 
-/// Facts about a model.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct ModelFacts {
-    /// Name for a person.
+    /// Display name.
     pub name: &'static str,
-    /// Tokens of input and output together.
+    /// Context window, in tokens.
     pub context: u64,
     /// Largest output, in tokens.
     pub output: u64,
-    /// Kinds of input that a message may hold, text first.
+    /// Kinds of input that the model takes, text first.
     pub input: Vec<Input>,
-    /// True if it can think before it answers.
+    /// True if the model can think before it answers.
     #[serde(default)]
     pub reasoning: bool,
-    /// How its thinking is controlled.
+    /// Controls for thinking.
     #[serde(default)]
     pub thinking: Thinking,
-    /// The field of an assistant message in which its thoughts go back.
+    /// Field of an assistant message that returns its thoughts.
     #[serde(default)]
     pub interleaved: Option<&'static str>,
-    /// True if it refuses a `temperature`.
+    /// True if the model refuses a `temperature`.
     #[serde(default)]
     pub fixed_temperature: bool,
-    /// "deprecated", if so.
+    /// "deprecated" or `None`.
     #[serde(default)]
     pub status: Option<&'static str>,
-    /// Release date, as `YYYY-MM-DD` or `YYYY-MM`.
+    /// Release date, `YYYY-MM-DD` or `YYYY-MM`.
     #[serde(default)]
     pub released: Option<&'static str>,
-    /// US dollars per million tokens, where use is metered.
+    /// US dollars per million tokens, for metered use.
     #[serde(default)]
     pub prices: Option<Prices>,
     /// True if the qwen CLI sends `enable_thinking: true` with each request.
@@ -116,7 +108,7 @@ pub struct ModelFacts {
     pub enable_thinking_sent: bool,
 }
 
-/// A kind of input.
+/// A kind of input that a model takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Input {
@@ -131,7 +123,7 @@ pub enum Input {
 }
 
 impl Input {
-    /// Returns its name, as callers see it.
+    /// Returns the name that callers see.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -143,32 +135,32 @@ impl Input {
     }
 }
 
-/// How a model's thinking is controlled. Empty for a model that has no control.
+/// Controls for a model's thinking. Empty if there are none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, bound(deserialize = "'de: 'static"))]
 pub struct Thinking {
-    /// True if `enable_thinking` turns it on and off.
+    /// True if `enable_thinking` turns thinking on and off.
     pub toggle: bool,
-    /// The values that `reasoning_effort` takes, from little to much.
+    /// Values of `reasoning_effort`, lowest first.
     pub efforts: Vec<&'static str>,
     /// Largest `thinking_budget`, in tokens.
     pub budget: Option<u64>,
-    /// True if it can't be turned off.
+    /// True if thinking can't be turned off.
     pub mandatory: bool,
 }
 
 impl Thinking {
-    /// True if there is nothing to control.
+    /// True if there are no controls.
     #[must_use]
     pub fn is_fixed(&self) -> bool {
         !self.toggle && self.efforts.is_empty() && self.budget.is_none()
     }
 }
 
-/// US dollars per million tokens.
+/// Prices in US dollars per million tokens.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Prices {
-    /// Input that is not cached.
+    /// Input that isn't cached.
     pub input: f64,
     /// Output.
     pub output: f64,
@@ -176,27 +168,27 @@ pub struct Prices {
     pub cache_read: Option<f64>,
     /// Input written to the cache.
     pub cache_write: Option<f64>,
-    /// Prices of requests with more than 200,000 tokens.
+    /// Prices for requests of more than 200,000 tokens.
     pub context_over_200k: Option<Box<Prices>>,
 }
 
-/// Returns what the first list that has a model says of it.
+/// Returns the first list's description of a model.
 #[must_use]
 pub fn find(model: &str) -> Option<&'static ModelFacts> {
     CatalogList::ALL.into_iter().find_map(|list| list.models().get(model))
 }
 
-/// True for a model that makes images, speech and the like, or that translates: it is not offered for chats.
+/// True for models of images, speech and the like, and for translators. They are not offered.
 #[must_use]
 pub fn is_not_chat(model: &str) -> bool {
     let id = model.to_ascii_lowercase();
-    // Some lists name the maker first.
+    // Some lists have the maker's name in front.
     let name = id.rsplit('/').next().unwrap_or(&id);
     CATALOG.not_chat.iter().any(|known| known.eq_ignore_ascii_case(name))
         || CATALOG.not_chat_patterns.iter().any(|pattern| matches_pattern(name, pattern))
 }
 
-/// Matches a name with a pattern in which `*` stands for any text at the start or the end.
+/// Matches a pattern with `*` at its start or end.
 fn matches_pattern(name: &str, pattern: &str) -> bool {
     match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
         (Some(rest), Some(_)) => name.contains(rest.trim_end_matches('*')),
@@ -211,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_data_is_readable_and_every_list_has_models() {
+    fn every_list_can_be_read_and_has_models() {
         let catalog: Catalog = serde_json::from_str(DATA).unwrap();
         assert_eq!(catalog.lists.len(), CatalogList::ALL.len());
         for list in CatalogList::ALL {
@@ -222,13 +214,13 @@ mod tests {
     }
 
     #[test]
-    fn the_lists_of_the_sources_are_joined() {
+    fn the_lists_of_all_sources_are_merged() {
         let of = |list: CatalogList, id: &str| &list.models()[id];
         let plus = of(CatalogList::TokenPlan, "qwen3.7-plus");
         assert_eq!((plus.context, plus.output), (1_000_000, 65_536));
         assert!(plus.input.contains(&Input::Image) && plus.enable_thinking_sent);
         assert_eq!((plus.thinking.toggle, plus.thinking.budget), (true, Some(262_144)));
-        // One list has a toggle, the other says that it always thinks.
+        // One list has a toggle; the other says that the model always thinks.
         assert!(of(CatalogList::TokenPlan, "qwen3.8-max").thinking.mandatory);
         let flash = of(CatalogList::TokenPlan, "deepseek-v4-flash-0731");
         assert_eq!(flash.thinking.efforts, ["low", "high", "max"]);
@@ -238,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn makers_of_other_things_are_told_from_chat_models() {
+    fn other_models_are_told_from_chat_models() {
         for id in [
             "wan2.7-image",
             "qwen-image-2.0",

@@ -1,4 +1,4 @@
-//! The servers' lists of models, as they come and as they are kept. Pure.
+//! The servers' lists of models.
 
 use std::collections::BTreeMap;
 
@@ -8,57 +8,56 @@ use super::catalog::is_not_chat;
 
 /// Longest id of a model, in bytes.
 pub const MAX_ID: usize = 256;
-/// Most ids that are kept of one list.
+/// Largest number of ids kept from one list.
 pub const MAX_IDS: usize = 5_000;
-/// Most models of an account that are remembered as unavailable.
+/// Largest number of unavailable models kept per account.
 const MAX_UNAVAILABLE: usize = 100;
-/// How long a model that an account does not have is left out, in milliseconds.
+/// Time for which a missing model is hidden, in milliseconds.
 pub const UNAVAILABLE_MS: u64 = 24 * 60 * 60 * 1000;
-/// Accounts that were not asked for this long are forgotten, in milliseconds.
+/// Age of the last request after which an account is removed, in milliseconds.
 const FORGET_MS: u64 = 60 * UNAVAILABLE_MS;
 
-/// Facts about each account, by its id.
+/// The lists by account id.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ModelLists(pub BTreeMap<String, AccountModels>);
 
-/// Facts about the models of one account.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct AccountModels {
-    /// Where the list comes from. A key that moves to another server has no list.
+    /// Base URL that the list comes from. A list of another server is not used.
     pub base_url: String,
-    /// When the server was asked last, whatever came of it, in epoch milliseconds.
+    /// Time of the last request for the list, in epoch milliseconds.
     pub asked_at: u64,
-    /// When the list came, in epoch milliseconds; 0 before the first one.
+    /// Time of the last good list, in epoch milliseconds; 0 if there was none.
     pub listed_at: u64,
-    /// The ids of its last good list, sorted.
+    /// Sorted ids of the last good list.
     pub models: Vec<String>,
-    /// Models that it turned out not to have, and until when they are left out, in epoch milliseconds.
+    /// Missing models, and the time until which they are hidden, in epoch milliseconds.
     pub unavailable: BTreeMap<String, u64>,
 }
 
 impl AccountModels {
-    /// Returns the last good list of this server.
+    /// Returns the last good list if it comes from this server.
     #[must_use]
     pub fn list_of(&self, base_url: &str) -> Option<&[String]> {
         (self.base_url == base_url && !self.models.is_empty()).then_some(&self.models)
     }
 
-    /// True if a model is left out at a time.
+    /// True if the model is hidden now.
     #[must_use]
     pub fn is_unavailable(&self, model: &str, now_ms: u64) -> bool {
         self.unavailable.get(model).is_some_and(|until| is_ahead(*until, now_ms))
     }
 }
 
-/// True while an instant lies ahead, and by no more than a day: a clock that was wrong must not hide a model for years.
+/// True for a time within the next day. A wrong clock must not hide a model for years.
 fn is_ahead(until: u64, now_ms: u64) -> bool {
     until > now_ms && until - now_ms <= UNAVAILABLE_MS
 }
 
 impl ModelLists {
-    /// Leaves a model of an account out for a day. Names that no server can have are ignored.
+    /// Hides a model of an account for a day. Ignores impossible names.
     pub fn note_unavailable(&mut self, account: &str, model: &str, now_ms: u64) {
         if !is_usable_id(model) {
             return;
@@ -70,7 +69,7 @@ impl ModelLists {
         }
     }
 
-    /// Drops what nothing asks for any more.
+    /// Removes entries that are no longer used.
     pub fn prune(&mut self, now_ms: u64) {
         for account in self.0.values_mut() {
             account.unavailable.retain(|_, until| is_ahead(*until, now_ms));
@@ -84,9 +83,10 @@ impl ModelLists {
 /// A server's list of models.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerList {
-    /// The ids, sorted, each once.
+    /// Sorted unique ids.
     pub models: Vec<String>,
-    /// Entries that can't be used: no id, control characters, too long, or too many.
+    /// Number of entries that can't be used, because their id is missing, too long, or has control characters, or the list
+    /// is too long.
     pub left_out: usize,
 }
 
@@ -101,7 +101,7 @@ struct Entry {
     id: String,
 }
 
-/// Reads the answer to `GET /models`. `None` for a body without a single chat model: it is broken, or says nothing.
+/// Parses the answer to `GET /models`. `None` if it has no chat model.
 #[must_use]
 pub fn read_list(body: &[u8]) -> Option<ServerList> {
     let Answer { data } = serde_json::from_slice(body).ok()?;
@@ -117,12 +117,12 @@ pub fn read_list(body: &[u8]) -> Option<ServerList> {
     has_chat.then_some(ServerList { models, left_out: entries - usable + surplus })
 }
 
-/// True for an id that can be shown and sent.
+/// True for an id that can be displayed and sent.
 fn is_usable_id(id: &str) -> bool {
     !id.is_empty() && id.len() <= MAX_ID && id.trim() == id && !id.chars().any(is_unfit)
 }
 
-/// Control characters, and those that change how a line is shown.
+/// True for control characters, and for those that change the direction of text.
 fn is_unfit(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_sorted_and_each_is_there_once() {
+    fn ids_are_sorted_and_unique() {
         let body = json!({"object": "list", "data": [
             {"id": "b", "object": "model"}, {"id": "a"}, {"id": "b"}, {"id": "x\u{1b}[2J"}, {"id": 7}, {"id": ""}, "text", null,
             {"id": "wan2.7-image"}, {"id": "m".repeat(MAX_ID + 1)}, {"id": "right\u{202e}left"},
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_chat_model_is_no_list() {
+    fn an_answer_without_a_chat_model_is_not_a_list() {
         for body in [
             json!({"data": []}),
             json!([]),
@@ -170,14 +170,14 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_bounded() {
+    fn the_length_of_a_list_is_limited() {
         let data: Vec<_> = (0..MAX_IDS + 10).map(|at| json!({"id": format!("m{at:05}")})).collect();
         let list = read(&json!({"data": data})).unwrap();
         assert_eq!((list.models.len(), list.left_out), (MAX_IDS, 10));
     }
 
     #[test]
-    fn an_unavailable_model_is_left_out_for_a_day() {
+    fn an_unavailable_model_is_hidden_for_a_day() {
         let mut lists = ModelLists::default();
         lists.note_unavailable("acct", "m", NOW);
         lists.note_unavailable("acct", "bad\nname", NOW);
@@ -185,7 +185,7 @@ mod tests {
         assert!(account.is_unavailable("m", NOW) && !account.is_unavailable("n", NOW));
         assert!(account.is_unavailable("m", NOW + UNAVAILABLE_MS - 1));
         assert!(!account.is_unavailable("m", NOW + UNAVAILABLE_MS));
-        // The clock was a year ahead when it was noted.
+        // The clock was a year ahead then.
         assert!(!account.is_unavailable("m", NOW - 365 * UNAVAILABLE_MS));
         assert_eq!(account.unavailable.len(), 1);
         lists.prune(NOW + UNAVAILABLE_MS);

@@ -1,4 +1,4 @@
-//! The file in which all processes keep what the servers say of models.
+//! The file of model lists, shared by all processes.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,12 +14,11 @@ use serde::{Deserialize, Serialize};
 use super::lists::ModelLists;
 
 const VERSION: u64 = 1;
-/// The bounds of what is kept stay far below, for any number of accounts that a person has.
+/// Largest file that is read, in bytes. Real files are far smaller.
 const MAX_SIZE: u64 = 8 * 1024 * 1024;
-/// Longest wait for another process. What can't be written stays in memory.
+/// Longest wait for the lock. After that, changes stay in memory.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
-/// The file of model lists.
 #[derive(Debug, Clone)]
 pub(super) struct ListsFile {
     path: PathBuf,
@@ -37,16 +36,14 @@ struct Versioned {
     version: u64,
 }
 
-/// Contents of the file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Kept {
     Lists(ModelLists),
-    /// Not a file of lists. The next change sets it aside.
+    /// The file holds no lists. The next change moves it aside.
     Damaged,
 }
 
 impl ListsFile {
-    /// Opens nothing.
     pub(super) fn new(path: PathBuf) -> Self {
         let locks = LockPaths { kernel: path.with_extension("flock"), cli: path.with_extension("lock") };
         Self { path, locks }
@@ -56,15 +53,12 @@ impl ListsFile {
         &self.path
     }
 
-    /// Tells two versions of the file apart.
+    /// Returns a value that changes with the file.
     pub(super) fn stamp(&self) -> Option<Stamp> {
         file::stamp(&self.path).ok().flatten()
     }
 
-    /// Reads the file.
-    ///
-    /// # Errors
-    /// `ERR_QWEN_IO`, and `ERR_QWEN_STORE_UNSUPPORTED` for a file of another version.
+    /// Fails with `ERR_QWEN_IO`, or with `ERR_QWEN_STORE_UNSUPPORTED` for a file of another version.
     pub(super) fn read(&self) -> Result<Kept> {
         let bytes = match file::read(&self.path, MAX_SIZE)? {
             Contents::Missing => return Ok(Kept::Lists(ModelLists::default())),
@@ -84,11 +78,8 @@ impl ListsFile {
         }
     }
 
-    /// Changes the file under its lock, and returns what it holds then. `change` returns false if there is nothing to
-    /// write. Where the directory is gone, with the accounts, nothing is written.
-    ///
-    /// # Errors
-    /// As [`ListsFile::read`], and `ERR_QWEN_LOCK_TIMEOUT`; the file is then as it was.
+    /// Changes the file under its lock and returns the new lists. If `change` returns false or the directory is gone,
+    /// nothing is written. On an error, including `ERR_QWEN_LOCK_TIMEOUT`, the file is unchanged.
     pub(super) fn change(
         &self,
         clock: &Clock,

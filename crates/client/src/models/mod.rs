@@ -1,4 +1,4 @@
-//! Qwen's models: the embedded catalog, and what the server says that each account has.
+//! Qwen's models, from the embedded catalog and the servers' lists.
 
 pub mod book;
 pub mod catalog;
@@ -11,21 +11,19 @@ use qwen_base::KeyPlan;
 
 use self::catalog::{CatalogList, Input};
 
-/// The models of the Qwen Code login, as they are offered to `OpenCode`.
+/// The models of a Qwen Code login, as offered to `OpenCode`.
 pub const CODER_MODEL: &str = "coder-model";
-/// The one that takes images.
 pub const VISION_MODEL: &str = "vision-model";
 
 /// A model that every plan has.
 pub const COMMON_MODEL: &str = "qwen3.7-plus";
 
-/// Whether this is a model of the Qwen Code login.
 #[must_use]
 pub fn is_of_login(model: &str) -> bool {
     matches!(model, CODER_MODEL | VISION_MODEL)
 }
 
-/// Returns the lists of the catalog that describe the models of a kind of account.
+/// Returns the catalog's lists for a kind of account.
 fn lists_of(kind: Kind) -> &'static [CatalogList] {
     match kind {
         Kind::OAuth => &[CatalogList::Login],
@@ -38,12 +36,12 @@ fn lists_of(kind: Kind) -> &'static [CatalogList] {
     }
 }
 
-/// Returns the largest output the API takes for a model, in tokens; `None` for a name that is not known.
+/// Returns the largest output of a model, in tokens; `None` if unknown.
 #[must_use]
 pub fn output_cap(kind: Kind, model: &str) -> Option<u64> {
     match model {
         "" => None,
-        // Nothing is parsed for the models of a login.
+        // Avoids parsing the catalog for a login.
         CODER_MODEL => Some(65_536),
         VISION_MODEL => Some(8_192),
         _ => {
@@ -68,30 +66,30 @@ fn minor_version(model: &str) -> Option<u32> {
     rest[..end].parse().ok()
 }
 
-/// True if the qwen CLI sends `enable_thinking: true` with each request to this model of this kind of account.
+/// True if the qwen CLI sends `enable_thinking: true` with requests to this model.
 #[must_use]
 pub fn enables_thinking(kind: Kind, model: &str) -> bool {
     let of_kind = || lists_of(kind).iter().filter_map(|list| list.models().get(model));
     !model.is_empty() && !is_of_login(model) && of_kind().any(|facts| facts.enable_thinking_sent)
 }
 
-/// True if a model takes the CLI's `metadata`. The models of other makers refuse it.
+/// True if the model accepts the CLI's `metadata`. Models of other makers refuse it.
 #[must_use]
 pub fn takes_metadata(model: &str) -> bool {
     is_of_login(model) || model.starts_with("qwen")
 }
 
-/// True if a model's server drops texts that are arrays, unless there are tools.
+/// True if the model's server drops text arrays, unless there are tools.
 #[must_use]
 pub fn takes_plain_texts(model: &str) -> bool {
     model.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("glm"))
 }
 
-/// True if a model looks at images, and may be asked to look closely.
+/// True if the model takes images in high resolution.
 #[must_use]
 pub fn takes_close_looks(model: &str) -> bool {
     const SERIES: [&str; 3] = ["qwen3.5-plus", "qwen3.6-plus", "qwen3.7-plus"];
-    // The first version for which the catalog tells it, instead of a list of names.
+    // From this version on the catalog decides, not a list of names.
     const BY_CATALOG: u32 = 8;
     let sees = || catalog::find(model).is_some_and(|facts| facts.input.contains(&Input::Image));
     is_of_login(model)
@@ -109,7 +107,7 @@ mod tests {
     const CODING_PLAN: Kind = Kind::Key(Some(KeyPlan::CodingPlan));
 
     #[test]
-    fn caps_are_those_of_the_plan_then_of_any_then_of_the_name() {
+    fn output_caps_come_from_the_plan_then_any_list_then_the_name() {
         for (kind, model, cap) in [
             (Kind::OAuth, "coder-model", Some(65_536)),
             (Kind::OAuth, "vision-model", Some(8_192)),
@@ -132,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn thinking_is_turned_on_as_the_preset_of_the_plan_says() {
+    fn thinking_follows_the_preset_of_the_plan() {
         for (kind, model, is_sent) in [
             (TOKEN_PLAN, "qwen3.7-plus", true),
             (CODING_PLAN, "MiniMax-M2.5", true),
@@ -147,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn models_that_look_closely() {
+    fn models_with_high_resolution_images() {
         for model in [
             "coder-model",
             "vision-model",

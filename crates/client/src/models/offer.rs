@@ -1,4 +1,4 @@
-//! The models that accounts can be asked for, as they are offered to a user. Pure.
+//! Lists the models that the accounts can be asked for.
 
 use std::collections::BTreeMap;
 
@@ -7,55 +7,53 @@ use qwen_accounts::{Kind, Record};
 use super::catalog::{self, CatalogList, Input, ModelFacts, Prices, Thinking};
 use super::output_cap_by_name;
 
-/// Defaults for a model that the catalog does not know, in tokens.
+/// Defaults for a model without facts, in tokens.
 const UNKNOWN_CONTEXT: u64 = 131_072;
 const UNKNOWN_OUTPUT: u64 = 8_192;
 
 /// Thinking budgets of the levels low, medium and high, in tokens.
 const BUDGETS: [u64; 3] = [4_096, 16_384, 32_768];
-/// Largest thinking budget that every Qwen 3 model takes, in tokens. It stands for one that is not known.
+/// Thinking budget that every Qwen 3 model accepts, in tokens. Used if a model's own is unknown.
 const COMMON_BUDGET: u64 = 38_912;
 
-/// A model that some of the accounts can be asked for.
+/// A model that at least one account can be asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OfferedModel {
-    /// Id on the wire.
+    /// Id in requests.
     pub id: String,
-    /// Name for a person.
+    /// Display name.
     pub name: String,
-    /// Tokens of input and output together.
+    /// Context window, in tokens.
     pub context: u64,
     /// Largest output, in tokens.
     pub output: u64,
-    /// Kinds of input that a message may hold, text first.
+    /// Kinds of input that the model takes, text first.
     pub input: Vec<Input>,
-    /// True if it can think before it answers.
+    /// True if the model can think before it answers.
     pub reasoning: bool,
-    /// How its thinking is controlled.
+    /// Controls for thinking.
     pub thinking: Thinking,
-    /// The field of an assistant message in which its thoughts go back.
+    /// Field of an assistant message that returns its thoughts.
     pub interleaved: Option<&'static str>,
-    /// True if it takes a `temperature`.
+    /// True if the model accepts a `temperature`.
     pub temperature: bool,
-    /// Release date, as `YYYY-MM-DD` or `YYYY-MM`.
+    /// Release date, `YYYY-MM-DD` or `YYYY-MM`.
     pub released: Option<&'static str>,
-    /// Prices, if the account that is asked first is billed by use.
+    /// Prices, if the first account is billed by use.
     pub prices: Option<Prices>,
-    /// Ids of the accounts that have it, the one that is asked first before the others.
+    /// Ids of the accounts with the model, in the order in which they are asked.
     pub accounts: Vec<String>,
 }
 
-/// An account and the ids that its server lists; `None` where the catalog has to do.
+/// An account and its server's list, or `None` if the catalog is used.
 #[derive(Debug)]
 pub struct Offering<'a> {
-    /// The account.
     pub record: &'a Record,
-    /// The server's list.
     pub listed: Option<Vec<String>>,
 }
 
-/// Returns the models of these accounts, by id. The first account that has a model describes it. Without any account they
-/// are those of a login.
+/// Returns the models of these accounts by id. The first account with a model describes it. Without accounts, returns those
+/// of a login.
 #[must_use]
 pub fn offered(accounts: &[Offering]) -> Vec<OfferedModel> {
     let mut models: BTreeMap<String, OfferedModel> = BTreeMap::new();
@@ -79,7 +77,7 @@ pub fn offered(accounts: &[Offering]) -> Vec<OfferedModel> {
     models.into_values().collect()
 }
 
-/// Returns the list of the catalog that describes an account's models, wherever its server is.
+/// Returns the catalog's list for the account's plan, for any server.
 fn list_of(record: &Record) -> Option<CatalogList> {
     match record.kind() {
         Kind::OAuth => Some(CatalogList::Login),
@@ -95,7 +93,7 @@ fn describe(id: &str, list: Option<CatalogList>) -> OfferedModel {
     }
 }
 
-/// Describes a model by the catalog. Prices of another plan say nothing.
+/// Describes a model from the catalog. Another plan's prices are left out.
 fn known(id: &str, facts: &ModelFacts, is_own: bool) -> OfferedModel {
     OfferedModel {
         id: id.to_owned(),
@@ -113,7 +111,7 @@ fn known(id: &str, facts: &ModelFacts, is_own: bool) -> OfferedModel {
     }
 }
 
-/// Assumes little of a model that only the server knows: requests that keep to it work anywhere.
+/// Describes a model without facts by careful defaults that work anywhere.
 fn unknown(id: &str) -> OfferedModel {
     let sees = id.contains("-vl") || id.contains("-omni");
     OfferedModel {
@@ -135,18 +133,18 @@ fn unknown(id: &str) -> OfferedModel {
 /// A choice of how much a model thinks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ThinkingLevel {
-    /// Its name.
+    /// Name of the level.
     pub name: &'static str,
-    /// The value of `enable_thinking`, if it is sent.
+    /// Value of `enable_thinking`, if sent.
     pub enable: Option<bool>,
-    /// The value of `thinking_budget`, in tokens, if it is sent.
+    /// Value of `thinking_budget` in tokens, if sent.
     pub budget: Option<u64>,
-    /// The value of `reasoning_effort`, if it is sent.
+    /// Value of `reasoning_effort`, if sent.
     pub effort: Option<&'static str>,
 }
 
 impl OfferedModel {
-    /// Returns the choices of how much it thinks, from little to much; none for a model without control.
+    /// Returns the levels, lowest first; none for a model without controls.
     #[must_use]
     pub fn thinking_levels(&self) -> Vec<ThinkingLevel> {
         let Thinking { toggle, efforts, budget, mandatory } = &self.thinking;
@@ -208,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_account_the_models_are_those_of_a_login() {
+    fn without_accounts_the_models_of_a_login_are_offered() {
         let models = offered(&[]);
         assert_eq!(
             models.iter().map(|model| model.id.as_str()).collect::<Vec<_>>(),
@@ -218,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_account_that_is_asked_first_describes_a_model_of_several() {
+    fn the_first_account_describes_a_shared_model() {
         let (plan, metered) =
             (key("plan", KeyPlan::CodingPlan, "intl"), key("metered", KeyPlan::DashScope, "intl"));
         let of = |records: [&Record; 2]| offered(&records.map(|record| Offering { record, listed: None }));
@@ -237,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_the_server_is_offered_with_careful_defaults() {
+    fn unknown_models_of_a_server_get_careful_defaults() {
         let record = key("plan", KeyPlan::TokenPlan, "cn");
         let listed = ["qwen9-max", "new-vl", "wan2.7-image", "qwen3-coder-plus", "qwen3.8-max-preview"];
         let listed = Some(listed.map(str::to_owned).to_vec());
@@ -246,7 +244,7 @@ mod tests {
         let new = model(&models, "qwen9-max");
         assert_eq!((new.context, new.output, new.input), (131_072, 32_768, vec![Input::Text]));
         assert_eq!(model(&models, "new-vl").input, [Input::Text, Input::Image]);
-        // The catalog knows it for another plan, which may have a price for it.
+        // The catalog has the model for another plan, possibly with a price.
         let coder = model(&models, "qwen3-coder-plus");
         assert_eq!((coder.context, coder.prices), (1_000_000, None));
     }
@@ -261,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_of_thinking_are_those_of_the_model() {
+    fn thinking_levels_follow_the_model() {
         assert_eq!(names("qwen3.7-plus"), ["none", "low", "medium", "high", "max"]);
         assert_eq!(names("qwen3.8-flash"), ["none", "low", "medium", "xhigh"]);
         assert_eq!(names("qwen3.8-max"), ["low", "medium", "xhigh"]);
@@ -283,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn no_budget_is_larger_than_the_models() {
+    fn no_budget_exceeds_the_limit_of_the_model() {
         for list in CatalogList::ALL {
             for (id, facts) in list.models() {
                 let levels = describe(id, Some(list)).thinking_levels();

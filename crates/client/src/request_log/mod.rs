@@ -1,8 +1,7 @@
-//! The request log of `ENABLE_PLUGIN_REQUEST_LOGGING`: one JSON file a request, without secrets.
+//! The request log (`ENABLE_PLUGIN_REQUEST_LOGGING`): one JSON file per request, without secrets.
 //!
-//! A [`RequestRecord`] goes with a request and is told what happens; what it costs is keeping the body until the end.
-//! Redacting and writing are done by a thread of their own. Files are bounded in number and size: the oldest go first,
-//! by whichever process writes next.
+//! A [`RequestRecord`] collects what happens to a request. A separate thread redacts and writes it. The number and size of
+//! files are limited; the process that writes next removes the oldest.
 
 mod writer;
 
@@ -20,14 +19,14 @@ use qwen_base::{Background, Clock, Code, KnownSecrets, Logger, Redactor, Secret,
 use writer::Writer;
 pub use writer::{MAX_FILES, MAX_TOTAL_BYTES};
 
-/// How much of a response's body is kept, in bytes.
+/// Largest part of a response body that is kept, in bytes.
 pub const MAX_RESPONSE_BODY: usize = 64 * 1024;
-/// How much of a request's body is kept, in bytes, once its strings have been cut.
+/// Largest part of a request body that is kept, in bytes, after its strings were cut.
 pub const MAX_REQUEST_BODY: usize = 512 * 1024;
-/// How many records wait for the disk at most; each may hold a large body.
+/// Largest number of records that wait for the disk; each may have a large body.
 const CAPACITY: usize = 16;
 
-/// A log of requests that may be off, which costs a look. Clones write to the same directory.
+/// A log of requests, which may be off. Clones write to the same directory.
 #[derive(Clone, Default)]
 pub struct RequestLog(Option<Arc<Open>>);
 
@@ -36,27 +35,27 @@ struct Open {
     background: Background<Record>,
 }
 
-/// What a request is, for [`RequestLog::start`].
+/// A request, for [`RequestLog::start`].
 #[derive(Debug, Clone, Copy)]
 pub struct Start<'a> {
-    /// As the caller gave it.
+    /// URL from the caller.
     pub url: &'a str,
-    /// As the caller gave it.
+    /// Method from the caller.
     pub method: &'a Method,
-    /// As they are sent, or as the caller gave them.
+    /// Headers as sent, or from the caller.
     pub headers: &'a HeaderMap,
-    /// As it is sent.
+    /// Body as sent.
     pub body: Option<&'a Bytes>,
-    /// Whether the answer is asked for as a stream.
+    /// True if the caller asks for a stream.
     pub stream: bool,
 }
 
-/// How a request ended.
+/// The end of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The answer was read to its end.
+    /// The answer was read completely.
     Completed,
-    /// The caller gave up.
+    /// The caller cancelled the request.
     Cancelled,
     /// There was no answer, or it broke off.
     Failed(Code),
@@ -73,14 +72,14 @@ impl Outcome {
 }
 
 impl RequestLog {
-    /// Writes nothing.
+    /// Returns a log that is off.
     #[must_use]
     pub fn off() -> Self {
         Self(None)
     }
 
-    /// Writes to `directory`, which is created with the first file. `secrets` never get into it. A file that can't be
-    /// written is told to `logger`, and to nobody else.
+    /// Logs to `directory`, which is created with the first file. The log never contains `secrets`. Failed writes are only
+    /// reported to `logger`.
     #[must_use]
     pub fn in_directory(directory: &Path, clock: Clock, secrets: KnownSecrets, logger: Logger) -> Self {
         let mut writer = Writer::new(directory.to_owned(), secrets, logger);
@@ -88,7 +87,7 @@ impl RequestLog {
         Self(Some(Arc::new(Open { clock, background })))
     }
 
-    /// Begins the record of a request. It is written when it is dropped.
+    /// Starts a record, which is written when it is dropped.
     #[must_use]
     pub fn start(&self, start: &Start) -> RequestRecord {
         let Some(open) = &self.0 else { return RequestRecord(None) };
@@ -111,8 +110,8 @@ impl RequestLog {
         RequestRecord(Some(Box::new(Active { record: Some(record), open: Arc::clone(open) })))
     }
 
-    /// Waits until all records that have ended are written, for at most `limit`. Says whether they are. Dropping the
-    /// last clone waits as well, for at most 2 s.
+    /// Waits up to `limit` until all ended records are written. Returns true if they are. Dropping the last clone also
+    /// waits, up to 2 s.
     #[expect(clippy::must_use_candidate, reason = "waiting is what it is called for")]
     pub fn flush(&self, limit: Duration) -> bool {
         self.0.as_ref().is_none_or(|open| open.background.flush(limit))
@@ -125,18 +124,18 @@ impl fmt::Debug for RequestLog {
     }
 }
 
-/// The record of one request. Dropping it ends it: where [`RequestRecord::finish`] was not called, as cancelled.
+/// The record of one request. Without [`RequestRecord::finish`], it ends as cancelled when it is dropped.
 #[derive(Default)]
 pub struct RequestRecord(Option<Box<Active>>);
 
 struct Active {
-    /// There until it is dropped.
+    /// `None` only after the drop.
     record: Option<Record>,
     open: Arc<Open>,
 }
 
 impl RequestRecord {
-    /// The request is sent with an account. Its token or key is kept out of the record, wherever it comes up.
+    /// Records an attempt. The token or key is removed from the whole record.
     pub fn attempt_started(&mut self, account: &str, base_url: &Url, secret: &Secret) {
         let Some(record) = self.record() else { return };
         record.end_attempt();
@@ -153,7 +152,7 @@ impl RequestRecord {
         });
     }
 
-    /// How the attempt went: the status of its answer, if there was one, and what became of it, in a word.
+    /// Records the attempt's status, if there was an answer, and its verdict.
     pub fn attempt_ended(&mut self, status: Option<u16>, verdict: &'static str) {
         let Some(record) = self.record() else { return };
         if let Some(attempt) = record.attempts.last_mut() {
@@ -162,21 +161,21 @@ impl RequestRecord {
         record.end_attempt();
     }
 
-    /// Something out of the ordinary, in a word, such as `degraded`.
+    /// Adds a keyword for an unusual event, such as `degraded`.
     pub fn note(&mut self, note: &'static str) {
         if let Some(record) = self.record() {
             record.notes.push(note);
         }
     }
 
-    /// The head of the answer that the caller gets. Of several the last one counts.
+    /// Records the head of the answer for the caller. The last one is kept.
     pub fn response(&mut self, status: u16, headers: &HeaderMap) {
         if let Some(record) = self.record() {
             record.response = Some(Response { status, headers: headers.clone(), body: Vec::new(), bytes: 0 });
         }
     }
 
-    /// Bytes of the answer's body, as they go to the caller.
+    /// Records bytes of the body for the caller.
     pub fn chunk(&mut self, bytes: &[u8]) {
         let Some(record) = self.record() else { return };
         let Some(response) = &mut record.response else { return };
@@ -188,7 +187,7 @@ impl RequestRecord {
         response.body.extend_from_slice(&bytes[..room.min(bytes.len())]);
     }
 
-    /// The end. Of several the first one counts.
+    /// Ends the record. Further calls do nothing.
     pub fn finish(&mut self, outcome: Outcome) {
         if let Some(record) = self.record() {
             record.outcome = outcome;
@@ -217,7 +216,6 @@ impl Drop for Active {
     }
 }
 
-/// What is known of a request.
 struct Record {
     at: u64,
     started: Instant,
@@ -230,7 +228,7 @@ struct Record {
     body: Option<Bytes>,
     attempts: Vec<Attempt>,
     notes: Vec<&'static str>,
-    /// Those of the attempts.
+    /// Secrets of the attempts.
     secrets: Vec<Secret>,
     response: Option<Response>,
     outcome: Outcome,
@@ -248,7 +246,7 @@ struct Attempt {
 struct Response {
     status: u16,
     headers: HeaderMap,
-    /// As far as it is kept.
+    /// The beginning of the body.
     body: Vec<u8>,
     bytes: u64,
 }
@@ -306,7 +304,7 @@ impl Record {
     }
 }
 
-/// The model that a request names, and its body.
+/// Returns the model that a request names, and its redacted body.
 fn request_body(body: &[u8], redactor: &Redactor) -> (Value, Value) {
     let Ok(value) = serde_json::from_slice::<Value>(body) else {
         let start = &body[..body.len().min(MAX_REQUEST_BODY)];
@@ -318,7 +316,7 @@ fn request_body(body: &[u8], redactor: &Redactor) -> (Value, Value) {
     if text.len() <= MAX_REQUEST_BODY {
         return (model, value);
     }
-    // Redacting goes on where a cut may have made something look like a secret.
+    // A cut may expose text that looks like a secret, so it is redacted again.
     (model, redactor.text(&format!("{}[cut]", cut(&text, MAX_REQUEST_BODY))).into())
 }
 

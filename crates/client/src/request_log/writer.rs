@@ -1,4 +1,4 @@
-//! The files of the request log: written, and bounded in number and size.
+//! Writes the files of the request log and limits their number and size.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -9,12 +9,11 @@ use qwen_base::{KnownSecrets, Logger, files, iso_time};
 
 use super::Record;
 
-/// How many files there are at most.
+/// Largest number of files.
 pub const MAX_FILES: usize = 200;
-/// How many bytes they have together at most.
+/// Largest size of all files together, in bytes.
 pub const MAX_TOTAL_BYTES: u64 = 50 * 1024 * 1024;
 
-/// Writes records, and keeps the directory within its bounds.
 pub(super) struct Writer {
     directory: PathBuf,
     secrets: KnownSecrets,
@@ -46,7 +45,7 @@ impl Writer {
             let path = self.directory.join(file_name(record.at, std::process::id(), self.count));
             self.count += 1;
             match files::create(&path, contents.as_bytes()) {
-                // Another client in this process.
+                // Another client in this process has created the file.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 done => return done,
             }
@@ -54,7 +53,7 @@ impl Writer {
     }
 }
 
-/// Sorts by time, and belongs to one process.
+/// The name sorts by time and is unique per process.
 fn file_name(at: u64, process: u32, number: u64) -> String {
     let time: String = iso_time(at).chars().filter(|c| !matches!(c, '-' | ':' | '.')).collect();
     format!("request-{time}-{process}-{number:06}.json")
@@ -71,7 +70,7 @@ fn is_file_name(name: &str) -> bool {
     parts().is_some()
 }
 
-/// Removes the oldest files of the log until those that are left are within its bounds.
+/// Removes the oldest files until the limits are met.
 fn prune(directory: &Path) -> io::Result<()> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -80,7 +79,7 @@ fn prune(directory: &Path) -> io::Result<()> {
         else {
             continue;
         };
-        // One that is gone was removed by another process.
+        // Another process may have removed the file.
         if let Ok(metadata) = entry.metadata()
             && metadata.is_file()
         {
@@ -108,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_sort_by_time_and_no_other_file_is_taken_for_one() {
+    fn names_sort_by_time_and_other_files_are_ignored() {
         let name = file_name(1_744_705_800_123, 4321, 7);
         assert_eq!(name, "request-20250415T083000123Z-4321-000007.json");
         assert!(name < file_name(1_744_705_800_124, 1, 0) && name < file_name(1_744_705_800_123, 4321, 8));

@@ -1,41 +1,42 @@
-//! How much of a plan's known limits an account has used, as far as this machine knows. Pure.
+//! Estimates the used share of a plan's limits, from the requests of this machine.
 //!
-//! Only a Coding Plan's limits count requests. A Token Plan counts credits, and nothing tells what a request costs.
+//! Only the limits of a Coding Plan count requests. A Token Plan counts credits, and the price of a request in credits is
+//! unknown.
 
 use qwen_accounts::QuotaWindow;
 use qwen_base::{KeyPlan, Tier};
 
 use super::ledger::{Ledger, Moment};
 
-/// Hours that China is ahead of UTC, by whose clock a week begins.
+/// China's time minus UTC, in hours. Weeks begin by that clock.
 const CHINA_OFFSET_HOURS: u64 = 8;
 const DAY_HOURS: u64 = 24;
 const WEEK_HOURS: u64 = 7 * DAY_HOURS;
-/// Hours from a Monday 00:00 to 1970-01-01 00:00, a Thursday.
+/// Hours from Monday 00:00 to 1970-01-01 00:00, a Thursday.
 const EPOCH_HOURS_INTO_WEEK: u64 = 3 * DAY_HOURS;
 const FIVE_HOURS: u64 = 5;
 const MONTH_DAYS: u64 = 30;
 
-/// Use of one limit.
+/// Estimated use of one limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estimate {
-    /// The window that the limit is for.
+    /// Window of the limit.
     pub window: QuotaWindow,
-    /// Requests that this machine has sent in it.
+    /// Requests sent by this machine in the window.
     pub requests: u64,
-    /// Requests that the plan allows in it.
+    /// Requests that the plan allows in the window.
     pub limit: u64,
 }
 
 impl Estimate {
-    /// The used share in percent, rounded down; more than 100 where the limit is exceeded.
+    /// Returns the used share in percent, rounded down. It may exceed 100.
     #[must_use]
     pub const fn percent(&self) -> u64 {
         self.requests.saturating_mul(100) / self.limit
     }
 }
 
-/// Requests that a tier of a plan allows in five hours, in a week and in a month.
+/// Returns the allowed requests in five hours, in a week and in a month.
 const fn limits(plan: KeyPlan, tier: Tier) -> Option<[u64; 3]> {
     match (plan, tier) {
         (KeyPlan::CodingPlan, Tier::Lite) => Some([1_200, 9_000, 18_000]),
@@ -44,8 +45,8 @@ const fn limits(plan: KeyPlan, tier: Tier) -> Option<[u64; 3]> {
     }
 }
 
-/// Estimates what an account has used of its limits; nothing where those are not known. The day on which a month begins
-/// is not known, so the last 30 days stand for it.
+/// Returns estimates for an account; none if its limits are unknown. The start of its month is unknown, so the last 30 days
+/// are counted.
 #[must_use]
 pub fn estimates(
     ledger: &Ledger,
@@ -74,7 +75,7 @@ mod tests {
     use super::*;
 
     const HOUR_MS: u64 = 3_600_000;
-    /// Sunday 2026-11-29 15:30 UTC: half an hour before the week ends in China.
+    /// Sunday 2026-11-29 15:30 UTC, half an hour before China's week ends.
     const SUNDAY: u64 = 1_795_966_200_000;
 
     fn ledger(requests: &[(u64, u64)]) -> Ledger {
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_week_begins_on_monday_in_china() {
+    fn a_week_begins_on_monday_by_chinas_clock() {
         let ledger = ledger(&[(0, 744), (4, 1), (5, 10), (167, 100), (168, 1_000)]);
         let at = |ms| {
             let plan = Some(KeyPlan::CodingPlan);
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_estimated_without_known_limits() {
+    fn there_is_no_estimate_without_known_limits() {
         let ledger = ledger(&[(0, 1)]);
         for (plan, tier) in [
             (None, Some(Tier::Pro)),

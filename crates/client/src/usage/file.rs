@@ -1,4 +1,4 @@
-//! The file that all processes add to.
+//! The usage file, to which all processes add.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,18 +14,17 @@ use serde::{Deserialize, Serialize};
 use super::ledger::{Ledger, Moment};
 
 const VERSION: u64 = 1;
-/// Its bounds keep it far below.
+/// Largest file that is read, in bytes. Real files are far smaller.
 const MAX_SIZE: u64 = 4 * 1024 * 1024;
-/// Figures are not worth a longer wait: what can't be written now is written with what comes next.
+/// Longest wait for the lock. After that, the next write includes the figures.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
-/// Where the figures are.
 #[derive(Debug, Clone)]
 pub struct UsageFile {
     path: PathBuf,
 }
 
-/// What the file holds: ids of accounts, times and numbers.
+/// Contents of the file: account ids, times and numbers.
 #[derive(Debug, Serialize, Deserialize)]
 struct Document {
     version: u64,
@@ -37,14 +36,14 @@ struct Versioned {
     version: u64,
 }
 
-/// How an addition ended.
+/// Result of [`UsageFile::add`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Added {
-    /// It is in the file, or there is no place for it.
+    /// Written, or the directory is gone.
     Written,
-    /// It is, and a file that could not be read is kept under this name.
+    /// Written. The damaged file was moved to this path.
     Repaired(PathBuf),
-    /// Another process held the lock all the time.
+    /// Another process held the lock.
     Busy,
 }
 
@@ -54,28 +53,23 @@ enum Found {
 }
 
 impl UsageFile {
-    /// Opens nothing.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
         Self { path }
     }
 
-    /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The locks that guard it.
     #[must_use]
     pub fn locks(&self) -> LockPaths {
         LockPaths::beside(&self.path, Path::with_extension)
     }
 
-    /// What all processes have written. A damaged file reads as empty: the next addition sets it aside.
-    ///
-    /// # Errors
-    /// `ERR_QWEN_IO`, and `ERR_QWEN_STORE_UNSUPPORTED` for a file of another version.
+    /// Reads the sums of all processes. A damaged file reads as empty, and the next addition moves it aside. Fails with
+    /// `ERR_QWEN_IO`, or with `ERR_QWEN_STORE_UNSUPPORTED` for a file of another version.
     pub fn read(&self) -> Result<Ledger> {
         Ok(match self.find()? {
             Found::Ledger(ledger) => ledger,
@@ -83,10 +77,7 @@ impl UsageFile {
         })
     }
 
-    /// Adds to what is there, under the lock. Where the directory is gone, with the accounts, so are the figures.
-    ///
-    /// # Errors
-    /// As [`UsageFile::read`]; the file is then as it was.
+    /// Adds to the file under the lock. Writes nothing if the directory is gone. On an error the file is unchanged.
     pub fn add(&self, more: &Ledger, now: Moment, clock: &Clock) -> Result<Added> {
         if self.path.parent().is_some_and(|directory| !directory.exists()) {
             return Ok(Added::Written);
@@ -157,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn additions_add_up_and_leave_no_lock_behind() {
+    fn additions_are_summed_and_leave_no_lock() {
         let (directory, file) = open();
         for _ in 0..3 {
             assert_eq!(file.add(&one_request(), NOW, &Clock::system()).unwrap(), Added::Written);
@@ -170,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_kept_aside() {
+    fn a_damaged_file_is_moved_aside() {
         for contents in ["", "{ no", "[]", r#"{"version":1,"accounts":{"acct_1":{"hours":{"x":{}}}}}"#] {
             let (_directory, file) = open();
             fs::write(file.path(), contents).unwrap();
@@ -188,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_another_version_is_left_alone() {
+    fn a_file_of_another_version_is_unchanged() {
         let (_directory, file) = open();
         let contents = r#"{"version":2,"accounts":[]}"#;
         fs::write(file.path(), contents).unwrap();
@@ -198,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_held_is_not_waited_for_long() {
+    fn the_wait_for_a_held_lock_is_short() {
         let (_directory, file) = open();
         let added = lock::exclusively(
             &file.locks(),

@@ -1,4 +1,4 @@
-//! What each account has given, by hour and by day. Pure.
+//! Usage of each account, by hour and by day.
 
 use std::collections::BTreeMap;
 
@@ -7,39 +7,39 @@ use serde::{Deserialize, Serialize};
 
 use super::scan::{MAX_COUNT, Tokens};
 
-/// Hours kept per account: a week and the current hour, since a Coding Plan's week is counted by the hour.
+/// Hours kept per account: a week and the current hour, because a Coding Plan's week is counted in hours.
 const MAX_HOURS: usize = 7 * 24 + 1;
-/// Hours that a summary lists.
+/// Number of hours in a summary.
 const LISTED_HOURS: u64 = 48;
-/// So many days are kept of an account.
+/// Number of days kept per account.
 const MAX_DAYS: usize = 35;
-/// So many accounts are kept.
+/// Number of accounts kept.
 const MAX_ACCOUNTS: usize = 64;
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 86_400_000;
-/// The window that subscription plans count requests by, in hours.
+/// Window of subscription quotas, in hours.
 const PLAN_HOURS: u64 = 5;
 const WEEK_DAYS: u64 = 7;
 const MONTH_DAYS: u64 = 30;
 
-/// What was given in a span of time.
+/// Usage in a span of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Counts {
-    /// Answers with a success status.
+    /// Number of answers with a success status.
     pub requests: u64,
-    /// Of those, the ones that did not say what they cost.
+    /// Number of these answers without reported usage.
     pub without_usage: u64,
-    /// Of the prompts, cached ones included.
+    /// Input tokens, including cached ones.
     pub input_tokens: u64,
-    /// Of those, read from the server's cache.
+    /// Input tokens from the server's cache.
     pub cached_tokens: u64,
-    /// Of the answers.
+    /// Output tokens.
     pub output_tokens: u64,
 }
 
 impl Counts {
-    /// One answer, and what it reported.
+    /// Returns the counts of one answer.
     #[must_use]
     pub fn of_answer(reported: Option<Tokens>) -> Self {
         let Tokens { input, cached, output } = reported.unwrap_or_default();
@@ -52,7 +52,7 @@ impl Counts {
         }
     }
 
-    /// Adds; a sum ends at the largest number that JavaScript counts exactly to.
+    /// Adds counts. Sums stop at JavaScript's largest exact integer.
     pub fn add(&mut self, other: &Self) {
         for (sum, more) in [
             (&mut self.requests, other.requests),
@@ -73,17 +73,17 @@ impl Counts {
     }
 }
 
-/// An instant, as the ledger's rows are named by it.
+/// A time as the ledger's rows name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     /// Hours since 1970, in UTC.
     pub hour: u64,
-    /// Days since 1970, of the calendar on the user's wall.
+    /// Days since 1970, in the user's time zone.
     pub day: u64,
 }
 
 impl Moment {
-    /// The user's clock is so many minutes ahead of UTC.
+    /// `utc_offset_minutes` is the user's time minus UTC.
     #[must_use]
     pub fn new(now_ms: u64, utc_offset_minutes: i32) -> Self {
         let local_ms = now_ms.saturating_add_signed(i64::from(utc_offset_minutes) * 60_000);
@@ -91,7 +91,6 @@ impl Moment {
     }
 }
 
-/// The rows of one account.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Rows {
@@ -99,45 +98,42 @@ struct Rows {
     days: BTreeMap<u64, Counts>,
 }
 
-/// The rows of all accounts, by the accounts' ids.
+/// The rows of all accounts, by account id.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Ledger(BTreeMap<String, Rows>);
 
-/// What an account has given lately.
+/// Usage of an account by time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// In the current hour of the clock.
+    /// Current clock hour.
     pub hour: Counts,
-    /// In that and the four hours before it.
+    /// Current hour and the four before.
     pub five_hours: Counts,
-    /// Since the user's midnight.
+    /// Today, in the user's time zone.
     pub today: Counts,
-    /// Today and in the six days before.
+    /// Today and the six days before.
     pub week: Counts,
-    /// Today and in the 29 days before.
+    /// Today and the 29 days before.
     pub month: Counts,
-    /// By the hour's beginning in epoch milliseconds, for the last 48; without those in which there was nothing.
+    /// Usage by start of the hour in epoch milliseconds, for the last 48 hours. Empty hours are left out.
     pub hours: Vec<(u64, Counts)>,
-    /// By the date, for the last 35; without those on which there was nothing.
+    /// Usage by date, for the last 35 days. Empty days are left out.
     pub days: Vec<(String, Counts)>,
 }
 
 impl Ledger {
-    /// Whether there is nothing in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Adds what an account gave at a moment.
     pub fn add(&mut self, account: &str, at: Moment, counts: &Counts) {
         let rows = self.0.entry(account.to_owned()).or_default();
         rows.hours.entry(at.hour).or_default().add(counts);
         rows.days.entry(at.day).or_default().add(counts);
     }
 
-    /// Adds all that is in another one.
     pub fn merge(&mut self, other: &Self) {
         for (account, theirs) in &other.0 {
             let rows = self.0.entry(account.clone()).or_default();
@@ -150,8 +146,8 @@ impl Ledger {
         }
     }
 
-    /// Drops what there is no room for, farthest from `now` first: a clock that is wrong for a moment then costs one row,
-    /// not all of them.
+    /// Removes the rows farthest from `now` until the limits are met. A clock that is briefly wrong then costs only one
+    /// row.
     pub fn prune(&mut self, now: Moment) {
         for rows in self.0.values_mut() {
             keep_nearest(&mut rows.hours, now.hour, MAX_HOURS);
@@ -166,7 +162,7 @@ impl Ledger {
         }
     }
 
-    /// Requests that an account has answered in the current hour and in those before it, `count` in all.
+    /// Returns the number of requests in the last `count` hours, including the current one.
     #[must_use]
     pub fn requests_in_hours(&self, account: &str, count: u64, now: Moment) -> u64 {
         let hours = now.hour.saturating_sub(count.saturating_sub(1))..=now.hour;
@@ -175,7 +171,7 @@ impl Ledger {
             .map_or(0, |rows| Counts::sum(rows.hours.range(hours).map(|(_, counts)| counts)).requests)
     }
 
-    /// Requests that an account has answered today and on the days before, `count` in all.
+    /// Returns the number of requests in the last `count` days, including today.
     #[must_use]
     pub fn requests_in_days(&self, account: &str, count: u64, now: Moment) -> u64 {
         let days = now.day.saturating_sub(count.saturating_sub(1))..=now.day;
@@ -184,7 +180,6 @@ impl Ledger {
             .map_or(0, |rows| Counts::sum(rows.days.range(days).map(|(_, counts)| counts)).requests)
     }
 
-    /// What an account has given, as seen at `now`.
     #[must_use]
     pub fn summary(&self, account: &str, now: Moment) -> Summary {
         let none = Rows::default();
@@ -233,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_end_now_and_reach_back_by_whole_hours_and_days() {
+    fn windows_count_whole_hours_and_days_until_now() {
         let mut ledger = Ledger::default();
         for (hours_ago, requests) in [(0, 1), (1, 10), (4, 100), (5, 1_000), (24, 10_000), (24 * 7, 100_000)]
         {
@@ -255,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_begins_at_the_users_midnight() {
+    fn a_day_begins_at_midnight_in_the_users_time_zone() {
         let evening = NOON + 11 * HOUR_MS + 1;
         assert_eq!(Moment::new(evening, 60).day, Moment::new(evening, 0).day + 1);
         assert_eq!(Moment::new(NOON, -13 * 60).day, Moment::new(NOON, 0).day - 1);
@@ -265,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_wrong_for_a_moment_costs_one_row() {
+    fn a_briefly_wrong_clock_costs_one_row() {
         let mut ledger = Ledger::default();
         for hour in 0..200 {
             ledger.add("a", at(NOON + hour * HOUR_MS), &counts(1));
@@ -284,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn accounts_that_are_long_gone_make_room() {
+    fn the_oldest_accounts_are_removed_first() {
         let mut ledger = Ledger::default();
         for account in 0..100_u64 {
             ledger.add(&account.to_string(), at(NOON + account * DAY_MS), &counts(1));
@@ -295,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_end_where_javascript_stops_counting() {
+    fn sums_stop_at_javascripts_largest_exact_integer() {
         let mut sum = counts(MAX_COUNT);
         sum.add(&counts(MAX_COUNT));
         assert_eq!((sum.requests, sum.input_tokens), (MAX_COUNT, MAX_COUNT));
@@ -303,7 +298,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_order_of_additions_makes_no_difference(
+        fn additions_commute(
             answers in proptest::collection::vec((0_u64..3, 0_u64..40, 0_u64..1_000), 0..60), split in any::<usize>(),
         ) {
             let mut whole = Ledger::default();
@@ -321,7 +316,7 @@ mod tests {
         }
 
         #[test]
-        fn a_ledger_stays_within_its_bounds(
+        fn a_ledger_stays_within_its_limits(
             answers in proptest::collection::vec((any::<u8>(), any::<u64>()), 0..300), now in any::<u64>(),
         ) {
             let mut ledger = Ledger::default();

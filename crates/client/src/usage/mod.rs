@@ -1,8 +1,7 @@
-//! What each account has given: metered in the answers that pass, added up in one file for all processes.
+//! Usage of each account: read from answers, and added up in one file for all processes.
 //!
-//! Counting is adding to sums in memory. They go to the file [`DELAY`] after the first of them, or when a client is closed
-//! or the process ends. So nothing waits for a request to be counted, and a process that is killed loses what ended in its
-//! last moment.
+//! Sums are kept in memory and written [`DELAY`] after the first one, or when a client is closed or the process ends. So no
+//! request waits for the file, and a killed process loses only the last seconds.
 
 pub mod estimate;
 pub mod file;
@@ -21,10 +20,10 @@ use ledger::{Counts, Ledger, Moment};
 use qwen_base::{Clock, Event, EventKind, Events, Logger, Result};
 use scan::{Form, Scanner};
 
-/// How long what was counted waits for more.
+/// Time between counting and writing.
 pub const DELAY: Duration = Duration::from_secs(5);
 
-/// The sums of a client. Clones share them.
+/// The sums of a client. Clones share state.
 #[derive(Clone)]
 pub struct UsageBook {
     shared: Arc<Shared>,
@@ -36,15 +35,15 @@ struct Shared {
     events: Events,
     logger: Logger,
     pending: Mutex<Pending>,
-    /// Held while sums are on their way to the file, and so in neither place.
+    /// Held during a write, because the sums are then neither in memory nor in the file.
     writing: Mutex<()>,
 }
 
-/// What is not in the file yet.
+/// Usage that is not in the file yet.
 #[derive(Default)]
 struct Pending {
     ledger: Ledger,
-    /// Whether a write is on its way.
+    /// True if a write is scheduled.
     is_awaited: bool,
 }
 
@@ -53,15 +52,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl UsageBook {
-    /// Opens nothing.
     #[must_use]
     pub fn new(file: UsageFile, clock: Clock, events: Events, logger: Logger) -> Self {
         let (pending, writing) = (Mutex::default(), Mutex::default());
         Self { shared: Arc::new(Shared { file, clock, events, logger, pending, writing }) }
     }
 
-    /// Meters an answer that an account has begun to give, with a success status. `utc_offset_minutes` says what day it
-    /// is for the user.
+    /// Meters a successful answer of an account. `utc_offset_minutes` is the user's time minus UTC.
     #[must_use]
     pub fn meter(&self, account: &str, utc_offset_minutes: i32, headers: &HeaderMap) -> Meter {
         let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
@@ -78,7 +75,7 @@ impl UsageBook {
         let mut pending = lock(&self.shared.pending);
         pending.ledger.add(account, now, counts);
         pending.ledger.prune(now);
-        // Where there is no runtime, whoever counts has to flush.
+        // Without a runtime, the caller has to flush.
         if !pending.is_awaited
             && let Ok(runtime) = Handle::try_current()
         {
@@ -91,42 +88,39 @@ impl UsageBook {
         }
     }
 
-    /// What all processes have counted. Blocks.
-    ///
-    /// # Errors
-    /// As [`UsageFile::read`].
+    /// Returns the sums of all processes. Blocks. Errors as in [`UsageFile::read`].
     pub fn read(&self) -> Result<Ledger> {
         self.flush();
         let mut ledger = self.shared.file.read()?;
-        // What could not be written is told all the same.
+        // Includes usage that can't be written.
         ledger.merge(&lock(&self.shared.pending).ledger);
         Ok(ledger)
     }
 
-    /// Writes what is pending. Blocks, for a few milliseconds as a rule.
+    /// Writes pending usage. Blocks, usually for a few milliseconds.
     pub fn flush(&self) {
         self.shared.flush();
     }
 
-    /// Returns a handle that keeps nothing alive. What is pending keeps itself alive until it is written.
+    /// Returns a weak handle. Pending usage stays alive until it is written.
     #[must_use]
     pub fn downgrade(&self) -> WeakUsageBook {
         WeakUsageBook(Arc::downgrade(&self.shared))
     }
 }
 
-/// A [`UsageBook`] that may be gone.
+/// A weak handle of the usage of a client.
 #[derive(Debug, Clone)]
 pub struct WeakUsageBook(Weak<Shared>);
 
 impl WeakUsageBook {
-    /// True if the book is gone.
+    /// True if there is nothing left to write.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.0.strong_count() == 0
     }
 
-    /// Writes what is pending. Blocks, for a few milliseconds as a rule.
+    /// Writes pending usage. Blocks, usually for a few milliseconds.
     pub fn flush(&self) {
         if let Some(shared) = self.0.upgrade() {
             shared.flush();
@@ -135,7 +129,7 @@ impl WeakUsageBook {
 }
 
 impl Shared {
-    /// Writes what is pending. What can't be written is kept, and written with what comes next.
+    /// Writes pending usage. If that fails, it is kept for the next write.
     fn flush(&self) {
         let _writing = lock(&self.writing);
         let Pending { ledger, .. } = std::mem::take(&mut *lock(&self.pending));
@@ -174,7 +168,7 @@ impl std::fmt::Debug for UsageBook {
     }
 }
 
-/// Watches one answer. It is counted at its end, or when this is dropped.
+/// Watches one answer. The usage is counted at the end of the answer or on drop.
 #[derive(Debug, Default)]
 pub struct Meter(Option<Box<Metering>>);
 
@@ -187,20 +181,20 @@ struct Metering {
 }
 
 impl Meter {
-    /// Bytes of the answer's body, as the server sent them.
+    /// Takes bytes of the body as the server sent them.
     pub fn chunk(&mut self, bytes: &[u8]) {
         if let Some(metering) = &mut self.0 {
             metering.scanner.pass(bytes);
         }
     }
 
-    /// True once the last event of a stream has passed.
+    /// True if a stream's last event has passed.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.0.as_ref().is_some_and(|metering| metering.scanner.is_done())
     }
 
-    /// The end. Of several the first one counts.
+    /// Ends the answer. Further calls do nothing.
     pub fn finish(&mut self) {
         self.0 = None;
     }
@@ -243,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn many_books_and_one_file_lose_nothing() {
+    fn many_books_share_a_file_without_loss() {
         let directory = tempfile::tempdir().unwrap();
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -263,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_counted_is_written_though_its_book_is_gone() {
+    async fn pending_usage_is_written_after_its_book_is_dropped() {
         let directory = tempfile::tempdir().unwrap();
         let book = open(directory.path());
         for _ in 0..20 {
@@ -280,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_kept_and_told_all_the_same() {
+    fn usage_that_cannot_be_written_is_still_reported() {
         let directory = tempfile::tempdir().unwrap();
         let place = directory.path().join("qwen");
         fs::create_dir(&place).unwrap();
@@ -295,7 +289,7 @@ mod tests {
         assert!(lock(&book.shared.pending).ledger.is_empty());
     }
     #[test]
-    fn a_directory_that_is_gone_stays_gone() {
+    fn a_removed_directory_is_not_created_again() {
         let directory = tempfile::tempdir().unwrap();
         let book = open(&directory.path().join("removed"));
         answer(&book, b"");

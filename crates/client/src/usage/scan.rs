@@ -1,6 +1,6 @@
-//! Finds the `usage` that an answer reports, in the bytes that pass. Pure.
+//! Finds the `usage` object in the bytes of an answer.
 //!
-//! Nothing is held back and nothing is kept but the `usage` object itself. How the bytes are cut makes no difference.
+//! Bytes pass through unchanged, and only the `usage` object is kept. The size of the pieces makes no difference.
 
 use std::sync::LazyLock;
 
@@ -12,38 +12,35 @@ use crate::sse::{LineReader, data_of};
 
 const KEY: &[u8] = b"usage";
 const QUOTED_KEY: &[u8] = b"\"usage\"";
-/// Made once: that takes longer than it takes to look through an event.
+/// Built once, because that takes longer than a search in one event.
 static REPORT: LazyLock<Finder> = LazyLock::new(|| Finder::new(QUOTED_KEY));
 const DONE: &[u8] = b"[DONE]";
-/// A longer object is none that reports usage.
+/// Largest `usage` object, in bytes.
 const MAX_OBJECT: usize = 8 * 1024;
-/// The largest number that JavaScript counts exactly to.
+/// Largest integer that is exact in JavaScript.
 pub const MAX_COUNT: u64 = (1 << 53) - 1;
 
-/// What an answer says that it cost.
+/// Token counts that an answer reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tokens {
-    /// Of the prompt, cached ones included.
+    /// Input, including cached tokens.
     pub input: u64,
-    /// Of those, read from the server's cache.
+    /// Input from the server's cache.
     pub cached: u64,
-    /// Of the answer, thoughts included.
+    /// Output, including thoughts.
     pub output: u64,
 }
 
-/// What an answer's body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// One JSON document.
     Json,
-    /// Server-sent events, each a JSON document on one line.
+    /// Server-sent events, with one JSON document per line.
     Events,
-    /// Neither: nothing is looked for.
+    /// Any other body, which is not searched.
     Other,
 }
 
 impl Form {
-    /// By the `Content-Type` of the answer.
     #[must_use]
     pub fn of_content_type(content_type: &str) -> Self {
         let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -56,7 +53,7 @@ impl Form {
     }
 }
 
-/// Looks through the body of one answer.
+/// Searches the body of one answer.
 #[derive(Debug)]
 pub struct Scanner {
     form: Form,
@@ -67,25 +64,23 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// Nothing has passed yet.
     #[must_use]
     pub fn new(form: Form) -> Self {
         Self { form, lines: LineReader::default(), json: Json::default(), found: None, is_done: false }
     }
 
-    /// What was reported so far. Of several reports the last one counts, since each includes those before.
+    /// Returns the last reported usage, which includes earlier reports.
     #[must_use]
     pub fn found(&self) -> Option<Tokens> {
         self.found
     }
 
-    /// True once the last event (`[DONE]`) has passed.
+    /// True if the last event (`[DONE]`) has passed.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.is_done
     }
 
-    /// Looks at bytes that pass.
     pub fn pass(&mut self, bytes: &[u8]) {
         match self.form {
             Form::Json => self.json.pass(bytes, &mut self.found),
@@ -94,14 +89,14 @@ impl Scanner {
         }
     }
 
-    /// Looks at the last line if nothing has ended it.
+    /// Reads an unfinished last line.
     pub fn end(&mut self) {
         let Self { lines, found, .. } = self;
         lines.end(|line| report(line.text, found));
     }
 
     fn pass_events(&mut self, bytes: &[u8]) {
-        // Nearly all events report nothing, which is told without cutting them into lines.
+        // Nearly all events report nothing, and skipping them avoids splitting them into lines.
         let skipped = if self.lines.is_at_start() { uninteresting(bytes) } else { 0 };
         let Self { lines, found, is_done, .. } = self;
         lines.read(&bytes[skipped..], |line| {
@@ -111,14 +106,14 @@ impl Scanner {
     }
 }
 
-/// Reads what a line of an event stream reports.
+/// Reads the usage in a line of an event stream.
 fn report(line: &[u8], found: &mut Option<Tokens>) {
     if let Some(data) = data_of(line).filter(|data| REPORT.find(data).is_some()) {
         Json::default().pass(data, found);
     }
 }
 
-/// How many bytes at the beginning of a line, whole lines all, report nothing.
+/// Returns the length of the whole lines at the start that report nothing.
 fn uninteresting(bytes: &[u8]) -> usize {
     let Some(end) = memrchr(b'\n', bytes) else { return 0 };
     let whole = &bytes[..=end];
@@ -127,31 +122,31 @@ fn uninteresting(bytes: &[u8]) -> usize {
         !(after.next() == Some(&b':') && after.next() == Some(&b'n'))
     };
     let at = REPORT.find_iter(whole).find(reports);
-    // The last event stands at the end.
+    // The last event is at the end.
     let end = whole.trim_ascii_end();
     let at = at.or_else(|| end.ends_with(DONE).then(|| end.len() - DONE.len()));
     at.map_or(whole.len(), |at| memrchr(b'\n', &whole[..at]).map_or(0, |newline| newline + 1))
 }
 
-/// Follows one JSON document by its structure alone.
+/// Tracks the structure of one JSON document.
 #[derive(Debug, Default)]
 struct Json {
     depth: usize,
-    /// Whether the outermost value is an object.
+    /// True if the outermost value is an object.
     is_object: bool,
     in_string: bool,
     is_escaped: bool,
     place: Place,
-    /// The object that is the value of `usage`, as far as it has passed.
+    /// The part of the `usage` object that has passed.
     object: Option<Vec<u8>>,
 }
 
-/// Where in the outermost object the next byte is.
+/// Position in the outermost object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Place {
     #[default]
     BeforeKey,
-    /// In a key that has been as `usage` so far, up to here; or in another one.
+    /// The number of bytes that match `usage`; `None` in another key.
     InKey(Option<usize>),
     AfterKey {
         is_usage: bool,
@@ -180,7 +175,7 @@ impl Json {
                     self.end_string();
                 } else {
                     self.is_escaped = true;
-                    // An escaped key is not told from others.
+                    // Keys with escapes are not compared.
                     self.differ();
                 }
                 rest = &rest[end + 1..];
@@ -188,7 +183,6 @@ impl Json {
         }
     }
 
-    /// Bytes inside a string.
     fn text(&mut self, bytes: &[u8]) {
         self.keep(bytes);
         if let Place::InKey(Some(seen)) = self.place {
@@ -210,7 +204,7 @@ impl Json {
         }
     }
 
-    /// A byte outside of strings.
+    /// Handles a byte outside of strings.
     fn structure(&mut self, byte: u8, found: &mut Option<Tokens>) {
         self.keep(&[byte]);
         let is_top = self.depth == 1 && self.is_object;
@@ -257,7 +251,7 @@ impl Json {
     }
 }
 
-/// The numbers of a `usage` object; `None` where it has neither input nor output.
+/// Reads a `usage` object. `None` if it has neither input nor output.
 fn read(object: &[u8]) -> Option<Tokens> {
     let object: Value = serde_json::from_slice(object).ok()?;
     let count = |value: Option<&Value>| value?.as_u64().filter(|count| *count <= MAX_COUNT);
@@ -290,7 +284,7 @@ mod tests {
         scanner.found()
     }
 
-    /// All bytes at once, and each by itself.
+    /// Scans all bytes at once and one by one.
     fn scan_both(form: Form, body: &str) -> Option<Tokens> {
         let whole = scan(form, body.as_bytes(), &[]);
         let single = scan(form, body.as_bytes(), &(0..body.len()).collect::<Vec<_>>());
@@ -307,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_reports_its_usage_wherever_it_stands() {
+    fn usage_is_found_anywhere_in_a_document() {
         let usage = json!({"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15,
             "prompt_tokens_details": {"cached_tokens": 8}});
         for document in [
@@ -322,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_a_report_is_none() {
+    fn similar_text_is_not_a_report() {
         for document in [
             json!([{"usage": {"prompt_tokens": 9}}]),
             json!({"Usage": {"prompt_tokens": 9}, "usages": {"prompt_tokens": 9}, "usag": {"prompt_tokens": 9}}),
@@ -341,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_event_that_reports_counts() {
+    fn the_last_report_is_used() {
         let stream = [
             json!({"choices": [{"delta": {"content": "one"}}], "usage": null}),
             json!({"choices": [{"delta": {"content": "two"}}], "usage": {"prompt_tokens": 5, "completion_tokens": 1}}),
@@ -356,20 +350,20 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_breaks_off_does_not_spoil_the_next() {
+    fn a_cut_line_does_not_hide_the_next_one() {
         let stream =
             "data: {\"choices\":[{\"delta\":{\"content\":\"bro\n\ndata:{\"usage\":{\"prompt_tokens\":1}}\n\n";
         assert_eq!(scan_both(Form::Events, stream), Some(tokens(1, 0, 0)));
     }
 
     #[test]
-    fn more_cached_than_sent_is_all() {
+    fn cached_tokens_do_not_exceed_the_input() {
         let usage = json!({"usage": {"prompt_tokens": 4, "prompt_tokens_details": {"cached_tokens": 9}}});
         assert_eq!(scan_both(Form::Json, &usage.to_string()), Some(tokens(4, 4, 0)));
     }
 
     #[test]
-    fn a_long_answer_takes_no_memory() {
+    fn a_long_answer_needs_little_memory() {
         let mut scanner = Scanner::new(Form::Json);
         scanner.pass(b"{\"usage\":{\"x\":\"");
         for _ in 0..1_000 {
@@ -380,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn the_form_is_the_content_types() {
+    fn the_content_type_determines_the_form() {
         for (content_type, form) in [
             ("text/event-stream; charset=utf-8", Form::Events),
             ("Application/JSON", Form::Json),
@@ -392,7 +386,7 @@ mod tests {
         }
     }
 
-    /// The scanner's word against a parser's.
+    /// The result of a JSON parser.
     fn parsed(document: &Value) -> Option<Tokens> {
         document.as_object()?.get("usage").filter(|usage| usage.is_object())?;
         read(document["usage"].to_string().as_bytes())
@@ -423,7 +417,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_scan_finds_what_a_parser_finds(documents in proptest::collection::vec(any_json(), 1..5), cuts in proptest::collection::vec(any::<usize>(), 0..8)) {
+        fn a_scan_agrees_with_a_parser(documents in proptest::collection::vec(any_json(), 1..5), cuts in proptest::collection::vec(any::<usize>(), 0..8)) {
             let mut cuts = cuts;
             let stream: String = documents.iter().map(event).collect();
             let expected = documents.iter().filter_map(parsed).next_back();
@@ -435,7 +429,7 @@ mod tests {
         }
 
         #[test]
-        fn cuts_make_no_difference_whatever_passes(
+        fn any_piece_sizes_give_the_same_result(
             pieces in proptest::collection::vec(prop_oneof![
                 Just("\"usage\":".to_owned()), Just("\"usage\":{\"prompt_tokens\":1}".to_owned()), Just("data:".to_owned()),
                 Just("data: {".to_owned()), Just("\n".to_owned()), Just("\r\n".to_owned()), Just("null".to_owned()),
