@@ -11,7 +11,7 @@ const posix = process.platform === "win32" ? "links and modes are POSIX" : false
 const accountOf = (response) => response.headers.get("x-qwen-account");
 const copy = (value) => structuredClone(value);
 
-/** A home directory as the original left it, and a server that knows its tokens. */
+/** A home directory of the original plugin, and a server that knows its tokens. */
 async function setUpOriginal(t, store = STORE, credentials = CREDENTIALS) {
   const server = await startServer(t);
   for (const { token } of STORE.accounts) server.issueToken({ account: token.access_token, ...token });
@@ -24,7 +24,7 @@ async function setUpOriginal(t, store = STORE, credentials = CREDENTIALS) {
   return { server, home, store: file, settings, ...startClient(t, settings) };
 }
 
-test("after a refresh no refresh token is left anywhere but in its token", async (t) => {
+test("a refreshed token's predecessor is left in no file", async (t) => {
   const store = copy(STORE);
   for (const { token } of store.accounts) token.expiry_date = 1;
   const { server, home, client, store: file } = await setUpOriginal(t, store, store.accounts[0].token);
@@ -41,7 +41,7 @@ test("after a refresh no refresh token is left anywhere but in its token", async
   assert.deepEqual({ redemptions, doubleRedemptions }, { redemptions: 3, doubleRedemptions: 0 });
 });
 
-test("accounts without usable tokens stay in the store and are passed over", async (t) => {
+test("accounts without usable tokens stay in the store and are skipped", async (t) => {
   const store = copy(STORE);
   store.accounts[0].token = { access_token: 5 };
   delete store.accounts[1].token;
@@ -77,7 +77,7 @@ const UNREADABLE = {
   ENABLE_PLUGIN_REQUEST_LOGGING: ["please"],
 };
 
-test("a number, name or switch that can't be read is told once, and its default used", async (t) => {
+test("an invalid number, name or switch is reported once, and its default is used", async (t) => {
   for (const [name, values] of Object.entries(UNREADABLE)) {
     for (const value of values) {
       const { servers, client, events, home } = await setUpAccounts(t, { env: { [name]: value } });
@@ -95,7 +95,7 @@ test("a number, name or switch that can't be read is told once, and its default 
   }
 });
 
-test("what an empty variable or a spelling of a switch means is not told", async (t) => {
+test("empty variables and other spellings of a switch cause no report", async (t) => {
   for (const value of ["", "1", "true", "YES", "on", "0", "false", "No", "OFF"]) {
     const { events, client } = await setUpAccounts(t, {
       env: {
@@ -110,7 +110,7 @@ test("what an empty variable or a spelling of a switch means is not told", async
   }
 });
 
-test("a credentials file that is gone is not written again by quota, nor by being looked at", async (t) => {
+test("a missing credentials file is not restored by a quota error or by a look at the accounts", async (t) => {
   const { servers, home, client } = await setUpAccounts(t);
   await client.accounts();
   const { unlinkSync } = await import("node:fs");
@@ -120,7 +120,7 @@ test("a credentials file that is gone is not written again by quota, nor by bein
   assert.ok(!existsSync(home.path));
 });
 
-/** Does something in a process of its own, at the moment when it is told. */
+/** Runs `body` in its own process, once that is told to go on. */
 const inStep = (t, settings, data) =>
   startChild(
     t,
@@ -169,7 +169,7 @@ test("processes that refresh different accounts at once lose no token", async (t
   );
 });
 
-test("a login in one process is an account in another, and a removal too", async (t) => {
+test("another process sees a login and a removal", async (t) => {
   const { client, settings, servers } = await setUpAccounts(t, {
     server: { interval: 0.05, autoApprove: true },
   });

@@ -10,7 +10,7 @@ const errorOf = async (response) => (await response.json()).error;
 const accountOf = (response) => response.headers.get("x-qwen-account");
 const states = async (client) =>
   Object.fromEntries((await client.accounts()).map(({ label, state }) => [label, state]));
-/** An instant that lies so many ms after one of two that it was set between. */
+/** Checks that a time is `ms` after a moment between `before` and `after`. */
 function assertInstant(instant, since, ms, until = Date.now()) {
   assert.ok(instant >= since + ms && instant <= until + ms, `${instant - since} ms instead of ${ms}`);
 }
@@ -40,7 +40,7 @@ const LONG = {
 /** The same without tools: a smaller request with tools is sent only if its answer is not cut. */
 const TALK = { ...LONG, tools: undefined };
 
-/** A server for OAuth, one for the API of each account, and a client that has logged in to all of them. */
+/** A server for OAuth, one for each account's API, and a client that is logged in to all of them. */
 async function logInThrice(t) {
   const oauth = await startServer(t, { interval: 0.05, autoApprove: true });
   const home = temporaryHome(t);
@@ -111,7 +111,7 @@ test("a token goes to its own account's host alone, whatever URL the caller uses
   assertNothingStrayed(Object.values(servers));
 });
 
-test("a first request that is switched is told as a switch", async (t) => {
+test("a switch during the first request is reported as a switch", async (t) => {
   const { servers, client, events } = await setUpAccounts(t);
   servers.one.setQuota("one", 0);
   assert.equal(accountOf(await chat(client, "hi")), "id-two");
@@ -120,7 +120,7 @@ test("a first request that is switched is told as a switch", async (t) => {
   ]);
 });
 
-test("many requests at once that find an account out of quota are all answered, and it is told once", async (t) => {
+test("many requests at once survive an account without quota, and it is reported once", async (t) => {
   const { servers, all, client, events } = await setUpAccounts(t);
   servers.one.setQuota("one", 0);
   const responses = await Promise.all(Array.from({ length: 10 }, () => chat(client, "hi")));
@@ -132,7 +132,7 @@ test("many requests at once that find an account out of quota are all answered, 
   assertNothingStrayed(all);
 });
 
-test("a 403 for the quota switches too, a stream as well, and not only a chat", async (t) => {
+test("a 403 for the quota switches the account for chats, streams and other requests", async (t) => {
   const { servers, all, client } = await setUpAccounts(t);
   servers.one.setQuota("one", 0, { as403: true, code: "quota_exceeded" });
   const stream = await chat(client, "SAY 3", { stream: true });
@@ -216,7 +216,7 @@ test("hybrid stays with an account, and begins at another one in another process
   assertNothingStrayed(Object.values(servers));
 });
 
-test("when nothing is left the answer is a 429 that says until when", async (t) => {
+test("with all accounts out of quota the answer is a 429 with the time of the next one", async (t) => {
   const { servers, all, client, total } = await setUpAccounts(t);
   for (const [name, retryAfter] of Object.entries({ one: 9000, two: 4000, three: 7000 })) {
     servers[name].setQuota(name, 0, { retryAfter, code: "quota_exceeded" });
@@ -241,7 +241,7 @@ test("when nothing is left the answer is a 429 that says until when", async (t) 
   assertNothingStrayed(all);
 });
 
-test("another process knows of a login that has ended, and does not ask again", async (t) => {
+test("another process knows that a login has ended, and does not ask again", async (t) => {
   const { servers, client, settings, tokens } = await setUpAccounts(t, { tokens: { one: EXPIRED } });
   servers.one.revokeRefresh(tokens.one.refresh_token);
   await chat(client, "hi");
@@ -261,7 +261,7 @@ test("another process knows of a login that has ended, and does not ask again", 
   assert.equal(servers.one.stats.refreshes, 1);
 });
 
-test("a refresh without a verdict is no reason to use another account", async (t) => {
+test("a refresh without a verdict does not switch the account", async (t) => {
   const { servers, client, total } = await setUpAccounts(t, { tokens: { one: EXPIRED } });
   servers.one.script("token", [{ do: "html", times: Infinity }]);
   const error = await rejection(chat(client, "hi"), "ERR_QWEN_REFRESH_UNAVAILABLE", { retryable: true });
@@ -269,9 +269,9 @@ test("a refresh without a verdict is no reason to use another account", async (t
   assert.equal(total(), 0);
 });
 
-test("setActiveAccount writes that account's token to the credentials file, once the other is safe", async (t) => {
+test("setActiveAccount saves the old login, then writes the chosen one to the credentials file", async (t) => {
   const { home, store, client, tokens, all } = await setUpAccounts(t);
-  // The CLI has refreshed its token: no other place has it.
+  // Only the CLI's file has the token that it refreshed.
   const rotated = all[0].issueToken({ account: "one", refresh_token: tokens.one.refresh_token });
   rotated.expiry_date = tokens.one.expiry_date + 1000;
   home.write({ ...rotated, note: "the CLI's own" });
@@ -291,7 +291,7 @@ test("setActiveAccount writes that account's token to the credentials file, once
   assertNothingStrayed(all);
 });
 
-test("setActiveAccount hands the qwen CLI a token that works", async (t) => {
+test("setActiveAccount gives the qwen CLI a working token", async (t) => {
   const { home, client, tokens, servers } = await setUpAccounts(t, {
     shared: true,
     tokens: { two: EXPIRED },
@@ -302,7 +302,7 @@ test("setActiveAccount hands the qwen CLI a token that works", async (t) => {
   assert.equal(servers.one.stats.redemptions, 1);
 });
 
-test("an id that no account has changes nothing", async (t) => {
+test("an unknown account id changes nothing", async (t) => {
   const { home, store, client } = await setUpAccounts(t);
   const before = [home.bytes(), store.bytes(), home.files()];
   for (const id of ["nobody", "one", "id-one ", "__proto__"]) {
@@ -342,7 +342,7 @@ test("a login with replace renews an account: same id, name and age, another tok
   );
 });
 
-test("names: given, numbered, shared, of any script, and none that is no name", async (t) => {
+test("names of accounts: given, numbered, shared, in any script, and invalid ones", async (t) => {
   const server = await startServer(t, { interval: 0.05, autoApprove: true });
   const home = temporaryHome(t);
   const { client } = startClient(t, { env: home.env, oauth: { baseUrl: server.url } });

@@ -1,4 +1,4 @@
-// Adding a key on the command line: unseen, and from nowhere but a prompt or standard input.
+// Adding a key on the command line: hidden input, from a prompt or standard input only.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
@@ -41,7 +41,7 @@ async function setUp(t) {
   return { server, home, store: storeOf(home), start, pipe };
 }
 
-test("a key from standard input is checked, kept and shown as an account", async (t) => {
+test("a key from standard input is checked, stored and shown as an account", async (t) => {
   const { server, store, pipe } = await setUp(t);
   const key = server.addKey({ plan: "coding-plan" });
   const first = await pipe(
@@ -85,7 +85,7 @@ test("a key from standard input is checked, kept and shown as an account", async
   assert.equal(server.seen("chat").length, 1);
 });
 
-test("what is no key, or no choice, is a failure that keeps nothing", async (t) => {
+test("an invalid key or choice fails and stores nothing", async (t) => {
   const { server, home, pipe } = await setUp(t);
   for (const [input, args, message] of [
     ["", [], /^No key was given\. Paste it at the prompt, or pass it by standard input\.\n$/],
@@ -112,7 +112,7 @@ test("what is no key, or no choice, is a failure that keeps nothing", async (t) 
   assert.equal(existsSync(home.directory), false);
 });
 
-test("a key among the arguments is neither taken nor repeated", async (t) => {
+test("a key among the arguments is neither used nor repeated", async (t) => {
   const { server, home, pipe } = await setUp(t);
   const key = server.addKey();
   for (const args of [[key], ["--key", key], [`--key=${key}`], ["--label", key]]) {

@@ -5,7 +5,7 @@ import { startRecorder } from "./support/recorder.mjs";
 
 const errorOf = async (response) => (await response.json()).error;
 
-/** A client whose account lives on a server that answers as it is told. */
+/** A client whose account lives on a server with scripted answers. */
 async function answering(t, answer) {
   const { url, requests } = await startRecorder(t, (_, res) => answer(res));
   const home = temporaryHome(t);
@@ -14,7 +14,7 @@ async function answering(t, answer) {
   return { client, requests, get: (init) => client.fetch(`${client.baseUrl}/models`, init) };
 }
 
-test("a 401 of any shape is told apart and explained", async (t) => {
+test("a 401 of any shape is recognised and explained", async (t) => {
   for (const step of [
     { status: 401, body: "" },
     { status: 401, body: "<html>" },
@@ -31,7 +31,7 @@ test("a 401 of any shape is told apart and explained", async (t) => {
   }
 });
 
-test("a response is a Response in every way that clients look at", async (t) => {
+test("a response behaves as a Response", async (t) => {
   const { server, client } = await setUp(t);
   const response = await chat(client, "hi");
   assert.ok(response instanceof Response);
@@ -85,7 +85,7 @@ test("statuses without a body, HEAD and empty bodies", async (t) => {
 test("header values come back byte for byte", async (t) => {
   const { get } = await answering(t, (res) => {
     res.setHeader("x-latin", "caf\u00e9");
-    // Together with a text, Node would send the headers as UTF-8.
+    // If they were sent together with a text, Node would encode the headers as UTF-8.
     res.end(Buffer.from("{}"));
   });
   assert.equal((await get()).headers.get("x-latin"), "caf\u00e9");
@@ -110,7 +110,7 @@ test("an abort before, during and after the wait for the headers gives its reaso
   await assert.rejects(client.fetch(aborted), { name: "AbortError" });
 });
 
-test("a client that was closed takes no more calls and ends those under way", async (t) => {
+test("a closed client refuses calls and ends open ones", async (t) => {
   const { server, client } = await setUp(t, { token: EXPIRED });
   server.script("chat", ["hang"]);
   const asked = chat(client, "hi");

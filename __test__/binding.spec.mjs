@@ -1,4 +1,4 @@
-// How the addon of this platform is found, and what is said where there is none.
+// Finding this platform's addon, and the error without one.
 import assert from "node:assert/strict";
 import { cpSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -19,7 +19,7 @@ function folder(t) {
   return path;
 }
 
-/** Lets this process say for the length of a test that it is another one. */
+/** Makes this process look like another one during the test. */
 function pretend(t, values) {
   for (const [name, value] of Object.entries(values)) {
     const own = Object.getOwnPropertyDescriptor(process, name);
@@ -38,7 +38,7 @@ function executable(t, loader) {
   bytes.writeUInt16LE(loader === undefined ? 1 : 2, 56);
   bytes.writeUInt32LE(6, headerBytes);
   if (loader !== undefined) {
-    // Where tools that change executables put it: behind all else.
+    // At the end of the file, where tools that change executables put it.
     const at = 6000;
     bytes.writeUInt32LE(3, headerBytes + entryBytes);
     bytes.writeBigUInt64LE(BigInt(at), headerBytes + entryBytes + 8);
@@ -55,7 +55,7 @@ function systemOf(t, { os, cpu, libc: library }) {
   return { platform: os, arch: cpu, execPath: executable(t, loader) };
 }
 
-/** The package as it is installed, without an addon but what `install` puts beside it. */
+/** The installed package, with only the addon that `install` adds. */
 function installed(t) {
   const base = folder(t);
   const copy = join(base, "node_modules", NAME);
@@ -97,7 +97,7 @@ test("a program without a loader, and a loader that was given the program", (t) 
   assert.equal(libc(), "musl");
 });
 
-test("behind a script, and without a program, the kernel is asked", (t) => {
+test("with a script, or without a program, the kernel is asked", (t) => {
   const own = libc();
   const script = join(folder(t), "run-on-ld-musl-x86_64");
   writeFileSync(script, "#!/bin/sh\nexec node\n".padEnd(100, " "));
@@ -115,7 +115,7 @@ for (const target of TARGETS) {
     assert.equal(load().name, target.name);
   });
 
-  test(`${target.name} without its package is told what was looked for and what to do`, (t) => {
+  test(`${target.name} without its package gets an error with the searched names and the fix`, (t) => {
     const { load } = installed(t);
     pretend(t, systemOf(t, target));
     assert.throws(load, (error) => {
@@ -132,7 +132,7 @@ for (const target of TARGETS) {
   });
 }
 
-test("a system that there is no build for is named", (t) => {
+test("a system without a build is named", (t) => {
   const { load } = installed(t);
   pretend(t, { platform: "freebsd", arch: "riscv64" });
   assert.throws(load, {

@@ -9,7 +9,7 @@ import { chat, qwen, until } from "./support/harness.mjs";
 
 const skip = process.platform === "linux" ? false : "processes are looked at in /proc";
 
-/** Says hello as the CLI says it, in pieces. */
+/** Says hello in pieces, as the CLI does. */
 const sayHello = ({ say }) =>
   say(
     { type: "system", subtype: "init", session_id: "s", model: "a-model", tools: [], slash_commands: [] },
@@ -58,7 +58,7 @@ async function setUp(
   const temporary = join(set.home.home, "tmp");
   mkdirSync(temporary);
   if (quota) for (const name of names) set.servers[name].setQuota(name, 0);
-  // The environment is read when a client is made.
+  // A client reads its environment when it is made.
   const events = [];
   const settings = {
     ...set.settings,
@@ -76,7 +76,7 @@ const nothingLeft = async ({ temporary, fake }) => {
   for (const { pid } of fake.runs()) assert.ok(!isRunning(pid), `${pid} still runs`);
 };
 
-/** The 429 that comes when the CLI did not help; its message says why. */
+/** The 429 after a failed fallback; its message has the reason. */
 async function refusal(set, why, fields) {
   const response = await chat(set.client, "hi", fields);
   assert.equal(response.status, 429);
@@ -95,7 +95,7 @@ async function refusal(set, why, fields) {
 }
 
 describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
-  test("its answer is a chat completion, with usage, and says where it is from", async (t) => {
+  test("its answer is a chat completion with usage, marked as a fallback", async (t) => {
     const set = await setUp(t);
     const response = await chat(set.client, "hi");
     assert.deepEqual([response.status, response.headers.get("x-qwen-cli-fallback")], [200, "1"]);
@@ -120,7 +120,7 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
     await nothingLeft(set);
   });
 
-  test("to a streaming caller it streams, and the openai SDK reads it", async (t) => {
+  test("it streams to a streaming caller, and the openai SDK reads it", async (t) => {
     const set = await setUp(t);
     const openai = new OpenAI({
       apiKey: "unused",
@@ -149,7 +149,7 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
     await nothingLeft(set);
   });
 
-  test("a stream comes while the CLI is at work", async (t) => {
+  test("a stream arrives while the CLI works", async (t) => {
     const act = async ({ say, notes }) => {
       const delta = (text) => ({
         type: "stream_event",
@@ -225,7 +225,7 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
     });
   }
 
-  test("thoughts are thoughts, not the answer", async (t) => {
+  test("thoughts are not part of the answer", async (t) => {
     const set = await setUp(t, ({ say }) =>
       say(
         { type: "assistant", message: { content: [{ type: "thinking", thinking: "let me see" }] } },
@@ -237,7 +237,7 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
     assert.deepEqual([message.content, message.reasoning_content], ["42", "let me see"]);
   });
 
-  test("it is given the conversation by standard input alone, and nothing in it is a command or a path", async (t) => {
+  test("it gets the conversation on standard input, and no text in it acts as a command or a path", async (t) => {
     const set = await setUp(t);
     const secret = "--yolo @/etc/passwd /init !ls $(touch x) `id` zebra";
     const messages = [
@@ -265,7 +265,7 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
     await nothingLeft(set);
   });
 
-  test("it gets a home of its own, none of our tokens, and the user's key", async (t) => {
+  test("it gets its own home, the user's key, and no token of the package", async (t) => {
     const env = {
       OPENAI_API_KEY: "sk-a-key-of-the-user",
       OPENAI_BASE_URL: "http://127.0.0.1:9/v1",
@@ -287,7 +287,7 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
     }
   });
 
-  test("a script that ends without reading is no crash", async (t) => {
+  test("a script that ends without reading causes no crash", async (t) => {
     const set = await setUp(t);
     writeFileSync(
       set.fake.path,
@@ -298,7 +298,7 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
     assert.equal((await response.json()).choices[0].message.content, "blind");
   });
 
-  test("a long conversation arrives, as far as it fits", async (t) => {
+  test("a long conversation is shortened to fit", async (t) => {
     const set = await setUp(t);
     const messages = Array.from({ length: 400 }, (_, index) => ({
       role: index % 2 ? "assistant" : "user",
@@ -374,7 +374,7 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
   };
   for (const [what, [act, why]] of Object.entries(FAILURES)) {
     for (const stream of [false, true]) {
-      test(`${what} is told in the 429${stream ? " of a streaming caller" : ""}`, async (t) => {
+      test(`${what} is reported in the 429${stream ? " of a streaming caller" : ""}`, async (t) => {
         await refusal(await setUp(t, act), why, { stream });
       });
     }
@@ -409,7 +409,7 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
     assert.ok(process.memoryUsage().rss - before < 150_000_000);
   });
 
-  /** Leaves a child behind, says where it is, and does not end. */
+  /** Leaves a child behind, reports its pid, and does not end. */
   const hang = ({ note, say, data }) => {
     const { spawn } = require("node:child_process");
     if (data.ignores) for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"]) process.on(signal, () => {});
@@ -460,7 +460,7 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
     }
   });
 
-  test("a child that is left behind by a CLI that ends is ended too", async (t) => {
+  test("a child of a CLI that has ended is killed too", async (t) => {
     const act = ({ note, say }) => {
       const { spawn } = require("node:child_process");
       const child = spawn("/bin/sh", ["-c", "while :; do sleep 1; done"], { stdio: "inherit" });
@@ -478,7 +478,7 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
     await nothingLeft(set);
   });
 
-  test("an answer that breaks off is an error of the stream, and no whole answer", async (t) => {
+  test("a broken answer is an error of the stream, not a whole answer", async (t) => {
     const act = ({ say }) => {
       say({
         type: "stream_event",
@@ -493,7 +493,7 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
     await refusal({ ...set, events: [] }, /qwen CLI/);
   });
 
-  test("QWEN_CLI_PATH wins over PATH, and is told where it is no file", async (t) => {
+  test("QWEN_CLI_PATH wins over PATH, and is reported if it is not a file", async (t) => {
     const set = await setUp(t);
     const named = makeFakeCli(set.home, sayHello, { directory: "else where" });
     const make = (env) => {
@@ -517,7 +517,7 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
   });
 
   test(
-    "a CLI that is not there is told, with how to get one",
+    "a missing CLI is reported, with the way to install it",
     { skip: existsSync("/usr/local/bin/qwen") && "a qwen CLI is installed here" },
     async (t) => {
       const set = await setUp(t, sayHello, { env: { PATH: "/usr/bin:/bin:relative" } });
@@ -525,7 +525,7 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
     },
   );
 
-  test("it is off unless it is turned on", async (t) => {
+  test("it is off by default", async (t) => {
     for (const [client, env, runs] of [
       [{ cliFallback: undefined }, {}, 0],
       [{ cliFallback: undefined }, { OPENCODE_QWEN_ENABLE_CLI_FALLBACK: "0" }, 0],
@@ -540,7 +540,7 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
     }
   });
 
-  test("it is the last resort: not before each account and the degraded try, and not for what is no chat", async (t) => {
+  test("it comes after all accounts and the degraded try, and serves only chats", async (t) => {
     const set = await setUp(t, sayHello, { names: NAMES, client: { degrade: true }, quota: false });
     assert.equal((await chat(set.client, "hi")).headers.get("x-qwen-cli-fallback"), null);
     for (const server of set.all) server.script("chat", [{ do: "quota", times: 1 }]);
@@ -556,7 +556,7 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
     assert.equal(set.all.flatMap((server) => server.seen("chat")).length, length);
   });
 
-  test("many requests at once are all answered, and leave nothing", async (t) => {
+  test("many requests at once are all answered, and leave no process", async (t) => {
     const set = await setUp(t);
     const responses = await Promise.all(Array.from({ length: 6 }, () => chat(set.client, "hi")));
     for (const response of responses) {

@@ -28,7 +28,6 @@ const { width, clip, json } = createRequire(import.meta.url)("../lib/cli/text.js
 const HOUR = 3_600_000;
 const APPROVED = { autoApprove: true };
 
-/** A server, a home directory, and the program with both. */
 async function setUp(t, { server: serverOptions, accounts, env } = {}) {
   const server = await startServer(t, serverOptions);
   const home = temporaryHome(t);
@@ -50,7 +49,7 @@ async function setUp(t, { server: serverOptions, accounts, env } = {}) {
   return { ...context, start, run: (...args) => start(args).ended };
 }
 
-/** Puts logins in the store, the first one as the active one and that of the qwen CLI. */
+/** Writes logins into the store. The first is the active one, and the qwen CLI's. */
 function writeAccounts({ server, home, storePath }, accounts) {
   const records = accounts.map(({ expiresIn, canRefresh = true, ...record }, index) => {
     const token = server.issueToken({ account: `user-${index}`, expiresIn });
@@ -70,7 +69,7 @@ function writeAccounts({ server, home, storePath }, accounts) {
   renameSync(next, storePath);
 }
 
-/** @returns what was printed so far, and how it ends */
+/** @returns the output so far, and the exit */
 function startProgram(t, { server, env }, args, { terminal } = {}) {
   const words = [process.execPath, PROGRAM, ...args];
   const [command, ...rest] = terminal === undefined ? words : inTerminal(words, terminal);
@@ -95,17 +94,15 @@ function startProgram(t, { server, env }, args, { terminal } = {}) {
     child,
     ended,
     output,
-    /** Waits until this has been printed. */
     printed: (pattern, stream = "stdout") =>
       until(() => pattern.exec(output[stream]), `${pattern} in ${stream}`, 30_000),
-    /** Presses a key, in a terminal. */
     press: (key) => child.stdin.write(key),
   };
 }
 
 const CTRL_C = "\x03";
 
-/** Two different times that are left. */
+/** Two different remaining times. */
 const TICKED = /(\d\d:\d\d)[^]*(?!\1)\d\d:\d\d/;
 
 function assertFailed({ code, stdout, stderr }, pattern) {
@@ -115,7 +112,7 @@ function assertFailed({ code, stdout, stderr }, pattern) {
   assert.match(stderr, /^[^\n]+\n$/, "one line");
 }
 
-/** With --json, a failure is JSON as well as a line. */
+/** With --json, a failure is printed as JSON and as a line. */
 function failureOf({ code, stdout, stderr }) {
   assert.equal(code, 1, stderr);
   const { error, ...rest } = JSON.parse(stdout);
@@ -132,7 +129,7 @@ const done = ({ code, stdout, stderr }) => {
 const linesOf = (text) => text.replace(/\n$/, "").split("\n");
 
 describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
-  test("help and version need nothing", async (t) => {
+  test("help and version need no account and no network", async (t) => {
     const { run, home } = await setUp(t, { env: { OPENCODE_QWEN_BASE_URL: "nonsense" } });
     for (const args of [["--version"], ["-v"], ["status", "--version"]]) {
       assert.equal(done(await run(...args)), `${version}\n`);
@@ -152,7 +149,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     assert.equal(existsSync(home.directory), false);
   });
 
-  test("wrong arguments are said, with the usage, and nothing is done", async (t) => {
+  test("wrong arguments are reported with the usage, and nothing is done", async (t) => {
     const { run, home, server } = await setUp(t);
     const cases = [
       [[], /A command is missing/, / <command> /],
@@ -188,7 +185,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     assert.deepEqual([server.requests.length, existsSync(home.directory)], [0, false]);
   });
 
-  test("a login shows address and code, once, and adds the account", async (t) => {
+  test("a login shows address and code once, and adds the account", async (t) => {
     const { run, server, home } = await setUp(t, { server: APPROVED });
     const lines = linesOf(done(await run("login", "--label", "work", "--no-browser")));
     const [, userCode] = /user_code=(\S+?)&/.exec(lines[2]);
@@ -211,7 +208,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     assert.deepEqual([server.stats.logins, server.violations], [2, []]);
   });
 
-  test("a login as JSON keeps address and code out of the JSON", async (t) => {
+  test("a login with --json prints address and code outside of the JSON", async (t) => {
     const { run } = await setUp(t, { server: APPROVED });
     const { code, stdout, stderr } = await run("login", "--json", "--label", "work");
     assert.equal(code, 0);
@@ -222,7 +219,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     assert.deepEqual([listed, usage.today.requests, rest], [account, 0, []]);
   });
 
-  test("a login can renew an account, by its label too", async (t) => {
+  test("a login renews an account by its id or label", async (t) => {
     const accounts = [{ label: "work" }, { label: "old" }];
     const { run, server } = await setUp(t, { server: APPROVED, accounts });
     const renewed = JSON.parse((await run("login", "--replace", "old", "--json")).stdout);
@@ -233,7 +230,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     assert.equal(server.requests.length, before, "no login was started");
   });
 
-  test("a login that is refused, expires, or can't be started fails with one line", async (t) => {
+  test("a login that is refused, expires or can't start fails with one line", async (t) => {
     const { run, start, server, env } = await setUp(t, { server: { deviceExpiresIn: 600 } });
     const cases = [
       ["denied", /denied|refused/i, "ERR_QWEN_ACCESS_DENIED"],
@@ -260,7 +257,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
   });
 
   for (const signal of ["SIGINT", "SIGTERM"]) {
-    test(`${signal} ends a login, and no file is left`, async (t) => {
+    test(`${signal} ends a login, and leaves no file`, async (t) => {
       const { start, home, server } = await setUp(t);
       const login = start(["login"]);
       await login.printed(/The code is/);
@@ -288,7 +285,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     ];
     const { run } = await setUp(t, { accounts });
     const lines = linesOf(done(await run("accounts")));
-    // Where there is no room for all, columns without a word go first.
+    // Columns without a label are left out first in a narrow terminal.
     assert.deepEqual(lines[0].trim().split(/ {2,}/), ["ACCOUNT", "STATE", "LAST ERROR"]);
     assert.equal(lines.length, 5);
     assert.match(lines[1], /^\* {2}work +ready$/);
@@ -317,7 +314,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     assert.equal(listed[2].label, "evil\ufffd[2J root\ufffd31m\ufffd\ufffd");
   });
 
-  test("what each account has given is in the table, with a bar", async (t) => {
+  test("the table shows each account's usage with a bar", async (t) => {
     const { run, home } = await setUp(t, { accounts: [{ label: "work" }, { label: "other" }, {}] });
     const [hour, day] = [Math.floor(Date.now() / HOUR), Math.floor(Date.now() / (24 * HOUR))];
     const row = (requests, inputTokens, cachedTokens, outputTokens) => {
@@ -343,14 +340,14 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     const status = JSON.parse(done(await run("status", "--json")));
     assert.equal(status.activeAccount.usage.week.requests, 1234);
 
-    // Figures that can't be had are said, beside the accounts.
+    // Missing figures are reported beside the accounts.
     writeFileSync(usagePath, JSON.stringify({ version: 2 }));
     const without = await run("accounts");
     assert.deepEqual([without.code, /^\* {2}work +ready$/m.test(without.stdout)], [0, true]);
     assert.match(without.stderr, /^Note: .*opencode_qwen_usage\.json.*another version.*\n$/);
   });
 
-  test("without an account there is none, and that is no failure", async (t) => {
+  test("an empty list of accounts is not a failure", async (t) => {
     const { run, home } = await setUp(t);
     assert.equal(
       done(await run("accounts")),
@@ -379,7 +376,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     assert.match(done(await run("accounts")), /^\* {2}work/m);
   });
 
-  test("a label that nobody or more than one has is not guessed at", async (t) => {
+  test("an unknown or ambiguous label is refused", async (t) => {
     const accounts = [{ label: "work" }, { label: "twin" }, { label: "twin" }, { label: "acct_1" }];
     const { run, storePath } = await setUp(t, { accounts });
     await run("accounts");
@@ -395,7 +392,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     assert.match(done(await run("use", "twin")), /acct_2/);
   });
 
-  test("an argument that may be a secret is not repeated", async (t) => {
+  test("an argument that looks like a secret is not repeated", async (t) => {
     const { run } = await setUp(t, { accounts: [{ label: "work" }] });
     const secret = "Zx9Qw7er5Ty3ui1Op2As4Df6";
     for (const args of [
@@ -414,7 +411,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     }
   });
 
-  test("choosing an account whose login has ended says so, and changes nothing", async (t) => {
+  test("choosing an account whose login has ended fails and changes nothing", async (t) => {
     const { run, server, home } = await setUp(t, {
       accounts: [{ label: "work" }, { label: "old", expiresIn: -60 }],
     });
@@ -424,7 +421,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     assert.deepEqual(home.bytes(), before);
   });
 
-  test("a removed account stays removed, and the qwen CLI's login goes with its account alone", async (t) => {
+  test("a removed account stays removed, and the qwen CLI's login is removed only with its account", async (t) => {
     const { run, home, storePath } = await setUp(t, {
       accounts: [{ label: "work" }, { label: "other" }, { label: "third" }],
     });
@@ -444,7 +441,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     assert.equal(done(await run("accounts", "--json")), "[]\n");
   });
 
-  test("the status sums up", async (t) => {
+  test("the status is a summary", async (t) => {
     const accounts = [
       {
         label: "work",
@@ -471,7 +468,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     assert.deepEqual(status.versions, { package: version, node: process.versions.node });
     assert.match(status.notes[0], /QWEN_MODE/);
 
-    // What was overlooked is said by the other commands too, beside their answer.
+    // Other commands also report ignored settings, beside their answer.
     const other = await run("accounts", "--json");
     assert.deepEqual([other.code, JSON.parse(other.stdout).length], [0, 3]);
     assert.match(other.stderr, /^Note: QWEN_MODE is neither .*\n$/);
@@ -480,13 +477,13 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     assert.ok(done(await run("status")).includes(`Files     ${join(home.home, "elsewhere")}\n`));
   });
 
-  test("an expired token is no alarm", async (t) => {
+  test("an expired token is not reported as a problem", async (t) => {
     const { run } = await setUp(t, { accounts: [{ label: "work", expiresIn: -300 }] });
     assert.match(done(await run("status")), /^Token +expired 5 min ago; the next request refreshes it$/m);
     assert.equal(JSON.parse(done(await run("status", "--json"))).token.valid, false);
   });
 
-  test("a damaged store is told of; a damaged login is a failure", async (t) => {
+  test("a damaged store is reported; a damaged login is a failure", async (t) => {
     const { run, home, storePath } = await setUp(t);
     mkdirSync(home.directory, { recursive: true });
     writeFileSync(storePath, "{ not json");
@@ -502,7 +499,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     assert.deepEqual([error.code, error.path], ["ERR_QWEN_CREDENTIALS_INVALID", home.path]);
   });
 
-  test("a store that can't be read is a failure", async (t) => {
+  test("an unreadable store is a failure", async (t) => {
     const { run, env, home } = await setUp(t);
     writeFileSync(home.directory, "no directory");
     assertFailed(await run("accounts"), /\.qwen/);
@@ -548,7 +545,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     assert.deepEqual([lines[0].length, lines.at(-1).length], [1, 2]);
   });
 
-  test("a reader that goes away ends it quietly", async (t) => {
+  test("it ends quietly when its reader closes the pipe", async (t) => {
     const context = await setUp(t, { accounts: [{ label: "work" }] });
     const watch = context.start(["accounts", "--watch"]);
     await watch.printed(/work/);
@@ -558,7 +555,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     assert.deepEqual([stderr, signal], ["", null]);
   });
 
-  test("output that can't be written is a failure", { skip: !existsSync("/dev/full") }, async (t) => {
+  test("unwritable output is a failure", { skip: !existsSync("/dev/full") }, async (t) => {
     const { env } = await setUp(t, { accounts: [{ label: "work" }] });
     for (const args of [["--help"], ["accounts"], ["accounts", "--watch"]]) {
       const stdio = ["ignore", openSync("/dev/full", "w"), "pipe"];
@@ -576,7 +573,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     "on a terminal",
     { concurrency: 4, skip: !hasTerminal && "there is no `script` of util-linux" },
     () => {
-      test("a login counts down on one line, and takes it away", async (t) => {
+      test("a login counts down on one line, and clears it", async (t) => {
         const { start, server } = await setUp(t);
         const login = start(["login", "--no-browser", "--label", "work"], { terminal: {} });
         await login.printed(TICKED);
@@ -595,7 +592,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
         );
       });
 
-      test("Ctrl-C ends a login there, and takes the countdown away", async (t) => {
+      test("Ctrl-C ends a login in a terminal, and clears the countdown", async (t) => {
         const { start, home } = await setUp(t);
         const login = start(["login", "--no-browser"], { terminal: {} });
         await login.printed(/left/);
@@ -611,7 +608,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
         assert.deepEqual(home.files(), []);
       });
 
-      test("a narrow terminal is kept to, and a dumb one gets plain lines", async (t) => {
+      test("lines fit a narrow terminal, and a dumb one gets plain lines", async (t) => {
         const { start, env } = await setUp(t);
         for (const [columns, form] of [
           [30, /^Waiting, 1\d:\d\d left\.$/],
@@ -633,7 +630,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
         assert.doesNotMatch(stdout, /\p{Cc}(?<![\r\n])|left/u);
       });
 
-      test("watching draws the table anew in its place", async (t) => {
+      test("watching redraws the table in place", async (t) => {
         const context = await setUp(t, { accounts: [{ label: "work" }], env: { QWEN_MODE: "perhaps" } });
         const watch = context.start(["accounts", "--watch"], { terminal: {} });
         await watch.printed(/work/);
@@ -650,7 +647,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
         assert.equal(screen.join("\n").trimEnd().split("\n").length, 4, screen.join("\n"));
       });
 
-      test("colours are for terminals that have them, unless the user wants none", async (t) => {
+      test("colours appear only in terminals that have them, unless the user disables them", async (t) => {
         const { start, env } = await setUp(t, { accounts: [{ label: "work" }] });
         // oxlint-disable-next-line no-control-regex
         const sgr = /\x1b\[\d+m/;
@@ -669,7 +666,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
         }
       });
 
-      test("watching hides the cursor, and gives it back at the end", async (t) => {
+      test("watching hides the cursor, and shows it again at the end", async (t) => {
         const { start } = await setUp(t, { accounts: [{ label: "work" }] });
         const watch = start(["accounts", "--watch"], { terminal: {} });
         await watch.printed(/work/);
@@ -702,7 +699,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     },
   );
 
-  test("the width of a text is that of its cells", () => {
+  test("the width of a text counts its cells", () => {
     const cases = [
       ["abc", 3],
       ["é", 1],
@@ -725,7 +722,7 @@ describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
     assert.equal(json("\u009b\u202e\x1b"), String.raw`"\u009b\u202e\u001b"`);
   });
 
-  test("the entry is what package.json names, and can be run", () => {
+  test("the program that package.json names can be run", () => {
     const { bin, files } = createRequire(import.meta.url)("../package.json");
     assert.equal(fileURLToPath(new URL(`../${bin["opencode-qwen-cli-auth"]}`, import.meta.url)), PROGRAM);
     assert.ok(files.includes("bin"));

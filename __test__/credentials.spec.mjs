@@ -43,7 +43,7 @@ test("a login writes the file as the qwen CLI does, and nothing else", async (t)
   assert.ok(!told.includes(access_token) && !told.includes(refresh_token));
 });
 
-test("a login that fails leaves everything as it was", async (t) => {
+test("a failed login changes nothing", async (t) => {
   const { server, home, client } = await setUp(t, { server: { interval: 0.1 } });
   const before = home.bytes();
   server.script("token", ["denied"]);
@@ -77,7 +77,7 @@ test("QWEN_HOME names the directory, ~ included", async (t) => {
   }
 });
 
-test("a file in the place of the directory is told", async (t) => {
+test("a file in the place of the directory is reported", async (t) => {
   const { home, client } = await setUp(t, { token: null });
   writeFileSync(home.directory, "in the way");
   const error = await rejection(client.getAccessToken(), "ERR_QWEN_IO");

@@ -34,14 +34,14 @@ const NAME = "opencode-qwen-cli-auth";
 const isUnix = process.platform !== "win32";
 const isRoot = process.getuid?.() === 0;
 
-/** A home in good order: logged in, and OpenCode configured. */
+/** A healthy home: logged in, and OpenCode configured. */
 async function setUp(t, { server: serverOptions, token = {} } = {}) {
   const server = await startServer(t, { autoApprove: true, ...serverOptions });
   const home = temporaryHome(t);
   if (token !== null) home.write(server.issueToken(token));
   const bin = join(home.home, "path");
   mkdirSync(bin);
-  // What is said to be run with npx is this checkout.
+  // Fixes that call npx run this checkout.
   writeFileSync(join(bin, "npx"), `#!/bin/sh\nshift\nexec "${process.execPath}" "${PROGRAM}" "$@"\n`, {
     mode: 0o755,
   });
@@ -77,7 +77,7 @@ async function examine({ env, project, server }, options) {
     ["doctor", "--json"],
     options,
   );
-  // Node has a word of its own to say about such a file.
+  // Node prints its own warning about such a file.
   assert.equal(stderr.replace(/^Warning: Ignoring extra certs .*\n/, ""), "");
   const findings = JSON.parse(stdout);
   for (const { id, state, message, fix } of findings) {
@@ -93,7 +93,7 @@ async function examine({ env, project, server }, options) {
 const inState = (findings, wanted) => findings.filter(({ state }) => state === wanted);
 const idsOf = (findings) => [...new Set(findings.map(({ id }) => id))];
 
-/** Does what a finding says, if it is a command. */
+/** Runs a finding's fix, if it is a command. */
 async function mend({ env, project }, { fix }) {
   const unset = /^unset (\w+)$/.exec(fix)?.[1];
   if (unset !== undefined) {
@@ -105,11 +105,11 @@ async function mend({ env, project }, { fix }) {
 }
 
 /**
- * Something is broken, doctor names it and nothing else, and what it says mends it.
+ * Breaks something. Doctor must report that and nothing else, and its fix must repair it.
  *
  * @param {(context: object) => unknown} breakIt
- * @param {(context: object, finding: object) => unknown} [options.repair] for what no command can mend
- * @param {string[]} [options.also] checks that find it too
+ * @param {(context: object, finding: object) => unknown} [options.repair] repairs what no command can
+ * @param {string[]} [options.also] checks that report it too
  */
 function mends(name, id, breakIt, { repair = mend, says = /./, also = [], setup, skip } = {}) {
   test(name, { skip }, async (t) => {
@@ -123,7 +123,7 @@ function mends(name, id, breakIt, { repair = mend, says = /./, also = [], setup,
     );
     const first = broken.find((finding) => finding.id === id);
     assert.match(first.message, says);
-    // A command may bring to light what comes next.
+    // A fix may reveal the next problem.
     for (let step = 0; step < 4 && broken.length > 0; step += 1) {
       await repair(context, broken.find((finding) => finding.id === id) ?? broken[0]);
       broken = inState(await examine(context), "broken");
@@ -132,7 +132,7 @@ function mends(name, id, breakIt, { repair = mend, says = /./, also = [], setup,
   });
 }
 
-/** All files below a directory, with what could change about them. */
+/** All files below a directory, with their contents and attributes. */
 function snapshot(directory) {
   return readdirSync(directory, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
@@ -149,7 +149,7 @@ function leaveLock(context, contents, ageMs) {
   utimesSync(lockPath(context), time, time);
 }
 
-/** A store with one account, which is that of the qwen CLI. */
+/** A store with one account, the qwen CLI's. */
 function writeStore({ store }, record) {
   const id = "acct_1";
   const accounts = [{ id, ...record }];
@@ -157,7 +157,7 @@ function writeStore({ store }, record) {
   writeFileSync(store, JSON.stringify(document), { mode: 0o600 });
 }
 
-/** A server of the OAuth kind, with a clock of its own. */
+/** An OAuth server with its own clock. */
 async function startWithDate(t, offsetMs) {
   const state = { offsetMs };
   const server = http.createServer((_req, res) => {
@@ -170,7 +170,7 @@ async function startWithDate(t, offsetMs) {
   return { state, url: `http://127.0.0.1:${server.address().port}` };
 }
 
-/** A server that takes connections and says nothing. */
+/** A server that accepts connections and sends nothing. */
 async function startSilence(t) {
   const sockets = new Set();
   const server = net.createServer((socket) => sockets.add(socket.on("error", () => {})));
@@ -183,7 +183,7 @@ async function startSilence(t) {
 }
 
 describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
-  test("a home in good order is well, and looking changes and spends nothing", async (t) => {
+  test("a healthy home has no findings, and the check changes and spends nothing", async (t) => {
     const context = await setUp(t, { token: { expiresIn: -60 } });
     const before = snapshot(context.home.home);
     const findings = await examine(context);
@@ -210,7 +210,7 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     assert.deepEqual(context.server.violations, []);
   });
 
-  test("each check is one line, with what mends it", async (t) => {
+  test("each check is one line, with its fix", async (t) => {
     const context = await setUp(t);
     chmodSync(context.home.path, 0o644);
     const { code, stdout, stderr } = await runProgram({ ...context, cwd: context.project }, ["doctor"]);
@@ -232,7 +232,7 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     await rejection(client.doctor(), "ERR_QWEN_INVALID_ARGUMENT");
   });
 
-  test("no account is worth knowing, and not broken", async (t) => {
+  test("a missing account is information, not a fault", async (t) => {
     const context = await setUp(t, { token: null });
     const findings = await examine(context);
     assert.deepEqual(inState(findings, "broken"), []);
@@ -243,7 +243,7 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     assert.deepEqual(inState(await examine(context), "warning"), []);
   });
 
-  test("a key that lies elsewhere is named, and how to import it", async (t) => {
+  test("a key in another tool's file is named, with the command that imports it", async (t) => {
     const context = await setUp(t, { token: null });
     const path = join(context.home.directory, "settings.json");
     mkdirSync(context.home.directory, { mode: 0o700 });
@@ -257,7 +257,7 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     assert.deepEqual([known.state, known.fix], ["ok", undefined]);
   });
 
-  test("a bad QWEN_CLI_PATH is no fault while the fallback is off", async (t) => {
+  test("a bad QWEN_CLI_PATH is not a fault while the fallback is off", async (t) => {
     const context = await setUp(t);
     context.env.QWEN_CLI_PATH = join(context.home.home, "gone");
     const [found, ...more] = inState(await examine(context), "warning");
@@ -269,7 +269,7 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
   mends("a file that others can read", "files", ({ home }) => chmodSync(home.path, 0o644));
   mends("a directory that others can write to", "files", ({ home }) => chmodSync(home.directory, 0o777));
   mends("a file of another user's", "files", ({ home }) => chownSync(home.path, 12345, 12345), {
-    // Files below a directory of another user's are not used.
+    // Files below another user's directory are not used.
     also: ["credentials"],
     skip: !isRoot && "only root can give files away",
   });
@@ -279,7 +279,7 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     leaveLock(context, `${randomUUID()}\n${NAME} ${DEAD}\n`, 0),
   );
   mends("a stale lock of the qwen CLI's", "locks", (context) => leaveLock(context, randomUUID(), 60_000));
-  test("a lock that is held is none of these", async (t) => {
+  test("a held lock is not a fault", async (t) => {
     const context = await setUp(t);
     leaveLock(context, randomUUID(), 0);
     assert.deepEqual(inState(await examine(context), "broken"), []);
@@ -291,7 +291,7 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
   ]) {
     mends(name, "store", ({ store }) => writeFileSync(store, contents, { mode: 0o600 }));
   }
-  test("a store that was moved aside is told until it is removed", async (t) => {
+  test("a store that was set aside is reported until it is removed", async (t) => {
     const context = await setUp(t);
     writeFileSync(context.store, "{", { mode: 0o600 });
     const before = snapshot(context.home.directory);
@@ -334,11 +334,11 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     ({ server, home }) => server.revokeAccess(home.read().access_token),
     { says: /refuses/ },
   );
-  /** Adds a key as a person would, who pastes it. */
+  /** Pastes a key at the prompt. */
   const addKey = ({ env, project }, key, ...args) =>
     runProgram({ env, cwd: project, input: `${key}\n` }, ["add-key", ...args]);
 
-  test("a key of the wrong region", { skip: withoutOpenssl }, async (t) => {
+  test("a key of the wrong region is reported", { skip: withoutOpenssl }, async (t) => {
     const context = await setUp(t, { token: null });
     const { server, env } = await startPlaces(t);
     Object.assign(context, { server });
@@ -362,7 +362,7 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     assert.deepEqual(inState(await examine(context), "broken"), []);
   });
 
-  test("a key that was deleted is to be removed once another works", async (t) => {
+  test("a deleted key's fix is its removal, once another key works", async (t) => {
     const context = await setUp(t, { token: null });
     const { server } = context;
     const keys = ["dead", "good"].map(() => server.addKey({ plan: "coding-plan", region: "intl" }));
@@ -382,7 +382,7 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     assert.deepEqual(inState(await examine(context), "warning"), []);
   });
 
-  test("a login that the free tier ended for is told so, until there is a key", async (t) => {
+  test("a login without a free tier is reported until there is a key", async (t) => {
     const context = await setUp(t);
     const token = context.home.read();
     context.server.revokeAccess(token.access_token);
@@ -400,7 +400,7 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     assert.deepEqual(inState(await examine(context), "warning"), []);
   });
 
-  test("an account that cools is no fault", async (t) => {
+  test("a cooling account is not a fault", async (t) => {
     const context = await setUp(t);
     const token = context.home.read();
     const until = Date.now() + 600_000;
@@ -467,7 +467,7 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     env.SSL_CERT_FILE = join(home.home, "ca.pem");
     writeFileSync(env.SSL_CERT_FILE, "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n");
   });
-  test("a server that nobody vouches for", { skip: withoutOpenssl }, async (t) => {
+  test("a server with an untrusted certificate is reported", { skip: withoutOpenssl }, async (t) => {
     const { tls, caPath } = makeCertificates(t);
     const context = await setUp(t, { server: { tls } });
     const broken = inState(await examine(context), "broken");
@@ -480,7 +480,7 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     assert.deepEqual(inState(await examine(context), "broken"), []);
   });
 
-  test("a network that says nothing is given up on", async (t) => {
+  test("the check of a silent network times out", async (t) => {
     const context = await setUp(t);
     const silence = await startSilence(t);
     Object.assign(context.env, { OPENCODE_QWEN_OAUTH_BASE_URL: silence, OPENCODE_QWEN_BASE_URL: silence });
@@ -500,7 +500,7 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
       says: new RegExp(name),
     });
   }
-  test("a setting that is misspelt is told", async (t) => {
+  test("a misspelt setting is reported", async (t) => {
     const context = await setUp(t);
     context.env.OPENCODE_QWEN_ROTATON = "hybrid";
     const [finding, ...more] = inState(await examine(context), "warning");
@@ -508,7 +508,7 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     await mend(context, finding);
     assert.deepEqual(inState(await examine(context), "warning"), []);
   });
-  test("all settings that can't be read are found at once", async (t) => {
+  test("all invalid settings are found at once", async (t) => {
     const context = await setUp(t);
     Object.assign(context.env, {
       OPENCODE_QWEN_BASE_URL: "x y",
@@ -595,7 +595,7 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     },
     { says: /OpenCode 1\.3\.2 does not take options/, repair: reconfigure },
   );
-  test("a version that OpenCode keeps is told", async (t) => {
+  test("a version that OpenCode keeps is reported", async (t) => {
     const context = await setUp(t);
     const kept = join(context.home.home, ".cache/opencode/packages", `${NAME}@latest`);
     const manifest = join(kept, "node_modules", NAME, "package.json");
@@ -608,7 +608,7 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     assert.ok(!existsSync(kept));
   });
 
-  test("a native part for another system is told by a package without one", async (t) => {
+  test("a package without a native part reports parts for other systems", async (t) => {
     const context = await setUp(t);
     const copy = join(context.home.home, "node_modules", NAME);
     cpSync(ROOT, copy, {

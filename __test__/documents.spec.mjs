@@ -1,4 +1,4 @@
-// What the documents say of the tests.
+// The tests that documents name must exist.
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
-/** Every `file`: `test`, `another test` of a document. */
+/** Finds each `file`: `test`, `another test` in a document. */
 function* named(text) {
   for (const [, path, names] of text.matchAll(
     /`((?:src|crates|fuzz|__test__)\/[\w./-]+\.\w+)`(?:: ((?:`[^`]+`(?:, )?)+))?/g,
@@ -17,7 +17,7 @@ function* named(text) {
 }
 
 for (const document of ["SECURITY.md", "RELIABILITY.md"]) {
-  test(`${document} names tests that there are`, () => {
+  test(`${document} names only existing tests`, () => {
     let count = 0;
     for (const [path, names] of named(readFileSync(join(ROOT, document), "utf8"))) {
       assert.ok(existsSync(join(ROOT, path)), path);

@@ -1,4 +1,4 @@
-// Keys that other tools keep: found, listed, and imported after the user's word.
+// Keys in other tools' files: found, listed, and imported after the user agrees.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
@@ -24,7 +24,7 @@ const writer = (home) => (name, contents) => {
   return path;
 };
 
-/** A Coding Plan key in the qwen CLI's settings, a Token Plan key in OpenCode's file. */
+/** A Coding Plan key in the qwen CLI's settings, and a Token Plan key in OpenCode's file. */
 async function setUp(t) {
   const { server, home, env: places } = await startPlaces(t);
   const env = { ...places, PATH: process.env.PATH, TERM: "xterm" };
@@ -51,7 +51,7 @@ async function setUp(t) {
 const ends = (keys) => keys.map((key) => key.slice(-4));
 
 describe("keys that other tools keep", { concurrency: 2, timeout: 240_000, skip: withoutOpenssl }, () => {
-  test("they are found without being copied, and imported with plan and region", async (t) => {
+  test("keys are found without being copied, and imported with plan and region", async (t) => {
     const { server, home, env, keys, paths } = await setUp(t);
     const { client } = startClient(t, { env });
     const found = await client.findCredentials();
@@ -82,7 +82,7 @@ describe("keys that other tools keep", { concurrency: 2, timeout: 240_000, skip:
     assert.deepEqual(await client.importAccounts(), []);
   });
 
-  test("a request without an account names what lies there", async (t) => {
+  test("a request without an account names the found keys", async (t) => {
     const { env, paths } = await setUp(t);
     const { client } = startClient(t, { env });
     for (const ask of [() => chat(client, "hi"), () => client.getAccessToken()]) {
@@ -91,7 +91,7 @@ describe("keys that other tools keep", { concurrency: 2, timeout: 240_000, skip:
     }
   });
 
-  test("without a terminal and a flag they are listed, and nothing is copied", async (t) => {
+  test("without a terminal and a flag keys are listed, and nothing is copied", async (t) => {
     const { keys, paths, run, store } = await setUp(t);
     const list = [
       "Keys that other tools keep:",
@@ -120,7 +120,7 @@ describe("keys that other tools keep", { concurrency: 2, timeout: 240_000, skip:
     assert.throws(() => store.bytes(), { code: "ENOENT" });
   });
 
-  test("one that is refused does not stop the others", async (t) => {
+  test("a refused key does not stop the others", async (t) => {
     const { keys, write, run, store } = await setUp(t);
     write("work/.env", "ALIBABA_TOKEN_PLAN_API_KEY=sk-sp-ffffffffffffffffffffffffffffffff");
     const { code, stdout } = await run("import", "--yes");
@@ -134,7 +134,7 @@ describe("keys that other tools keep", { concurrency: 2, timeout: 240_000, skip:
     );
   });
 
-  test("a project's file that names a server of its own gets nothing with all the others", async (t) => {
+  test("a project's file that names its own server is never imported with the others", async (t) => {
     const { server, write, context, store } = await setUp(t);
     const key = server.addKey({ plan: "dashscope", region: "intl" });
     const evil = "https://evil.example/v1";
@@ -173,7 +173,7 @@ describe("keys that other tools keep", { concurrency: 2, timeout: 240_000, skip:
     assert.equal(store.read().apiKeys[0].region, "cn");
   });
 
-  test("on a terminal a person chooses", { skip: !hasTerminal && "needs util-linux" }, async (t) => {
+  test("on a terminal the user chooses", { skip: !hasTerminal && "needs util-linux" }, async (t) => {
     const { keys, context, store } = await setUp(t);
     const answer = async (text) => {
       const [command, ...args] = inTerminal([process.execPath, PROGRAM, "import"]);
@@ -201,7 +201,7 @@ describe("keys that other tools keep", { concurrency: 2, timeout: 240_000, skip:
   });
 });
 
-test("what stands in the place of a file is told, and fails nothing", async (t) => {
+test("anything else in the place of a file is reported and stops nothing", async (t) => {
   const home = temporaryHome(t);
   const write = writer(home);
   for (const contents of [

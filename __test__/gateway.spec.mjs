@@ -1,4 +1,4 @@
-// Tests of the gateway that need Node: its handle, its command, and clients of several kinds.
+// The gateway in Node: its handle, its command, and several kinds of clients.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -34,7 +34,7 @@ function ask({ url, key }, fields = {}, init = {}) {
   });
 }
 
-/** Runs a program that is not ours. Gives `undefined` where there is no such program. */
+/** Runs an external program. Returns `undefined` if it is not installed. */
 async function runTool(command, args, { input, env } = {}) {
   const child = spawn(command, args, { env: { ...process.env, ...env }, stdio: ["pipe", "pipe", "inherit"] });
   const closed = once(child, "close").catch(() => undefined);
@@ -44,7 +44,7 @@ async function runTool(command, args, { input, env } = {}) {
   return (await closed) && output;
 }
 
-test("an answer is the one that client.fetch gives, streamed and whole", async (t) => {
+test("answers are the same as those of client.fetch, streamed and whole", async (t) => {
   const { server, client, gateway } = await openGateway(t);
   for (const stream of [false, true]) {
     const through = await ask(gateway, { stream });
@@ -64,7 +64,7 @@ test("an answer is the one that client.fetch gives, streamed and whole", async (
   assert.equal(server.seen("models").length, 0, client.baseUrl);
 });
 
-test("bytes of any kind pass as they are, through clients in three languages", async (t) => {
+test("bytes of any kind pass unchanged, through clients in three languages", async (t) => {
   const { server, gateway } = await openGateway(t);
   const expected = Buffer.from({ length: 300_000 }, (_, index) => (index * 151 + 128) % 256);
   const base64 = expected.toString("base64");
@@ -115,7 +115,7 @@ test("two hundred streams at once, and five hundred connections", async (t) => {
   assert.deepEqual([...new Set(await Promise.all(statuses))], [200]);
 });
 
-test("a used-up quota and a missing login are said in the API's form", async (t) => {
+test("a used-up quota and a missing login are reported in the API's form", async (t) => {
   const { server, gateway } = await openGateway(t);
   server.script(
     "chat",
@@ -133,7 +133,7 @@ test("a used-up quota and a missing login are said in the API's form", async (t)
   assert.equal((await answer.json()).error.code, "ERR_QWEN_NOT_LOGGED_IN");
 });
 
-test("a server that is not there is 502", async (t) => {
+test("an unreachable server is a 502", async (t) => {
   const { client } = await setUp(t);
   void client;
   const home = temporaryHome(t);
@@ -155,7 +155,7 @@ test("a server that is not there is 502", async (t) => {
   await gateway.close();
 });
 
-test("wrong arguments, and a port that is taken", async (t) => {
+test("wrong arguments and a used port are refused", async (t) => {
   const { client, gateway } = await openGateway(t);
   for (const options of [
     { port: -1 },
@@ -188,7 +188,7 @@ test("an open gateway keeps the process alive, and a closed one does not", async
   assert.equal(output, "closed\n");
 });
 
-/** The command, once it has said its first line. */
+/** Starts the command, and waits for its first line. */
 async function serveCommand(t, env, args) {
   const child = spawn(process.execPath, [PROGRAM, "serve", ...args], {
     env,
@@ -203,7 +203,7 @@ async function serveCommand(t, env, args) {
   return { child, lines, errors };
 }
 
-test("serve --json: a line for the start, and one for each request", async (t) => {
+test("serve --json prints a line at the start, and one for each request", async (t) => {
   const { server, settings, home } = await setUp(t);
   const env = { ...settings.env, PATH: process.env.PATH, OPENCODE_QWEN_OAUTH_BASE_URL: server.url };
   const { child, lines, errors } = await serveCommand(t, env, ["--json"]);
@@ -234,7 +234,7 @@ test("serve --json: a line for the start, and one for each request", async (t) =
   assert.ok([0, 143].includes(code), `${code} ${errors} ${home.home}`);
 });
 
-test("serve --print-env with a key file, and a stream that is cut by Ctrl-C", async (t) => {
+test("serve --print-env works with a key file, and Ctrl-C cuts an open stream", async (t) => {
   const { server, settings, home } = await setUp(t);
   const file = join(home.home, "gateway.key");
   const env = { ...settings.env, PATH: process.env.PATH, OPENCODE_QWEN_OAUTH_BASE_URL: server.url };
@@ -261,7 +261,7 @@ test("serve --print-env with a key file, and a stream that is cut by Ctrl-C", as
   assert.equal(again.lines[1], `OPENAI_API_KEY=${key}`);
 });
 
-test("serve refuses key files that may be known to others, and ports that are none", async (t) => {
+test("serve refuses key files that others can read, and invalid ports", async (t) => {
   const home = temporaryHome(t);
   const file = (name, content, mode) => {
     const path = join(home.home, name);

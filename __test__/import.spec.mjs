@@ -19,7 +19,7 @@ async function setUp(t) {
   return { server, home, env, write, run };
 }
 
-/** What each tool writes for a login. */
+/** The login files of each tool. */
 const FORMS = {
   ...OTHER_PLUGINS,
   "the first versions": (token) => ({
@@ -51,7 +51,7 @@ const FORMS = {
 
 describe("import", { concurrency: 4, timeout: 240_000 }, () => {
   for (const [tool, form] of Object.entries(FORMS)) {
-    test(`what ${tool} wrote serves a chat`, async (t) => {
+    test(`a login of ${tool} serves a chat`, async (t) => {
       const { server, home, env, write } = await setUp(t);
       const path = write("theirs.json", form(server.issueToken({ account: "alice" })));
       const before = readFileSync(path);
@@ -67,7 +67,7 @@ describe("import", { concurrency: 4, timeout: 240_000 }, () => {
     });
   }
 
-  test("the command says what came of it, once", async (t) => {
+  test("the command reports the result once", async (t) => {
     const { server, home, write, run } = await setUp(t);
     const tokens = [server.issueToken({ account: "alice" }), server.issueToken({ account: "bob" })];
     write("theirs.json", FORMS["opencode-qwen-auth"](...tokens));
@@ -102,7 +102,7 @@ describe("import", { concurrency: 4, timeout: 240_000 }, () => {
     );
   });
 
-  test("a bad file is one line, with a code, and nothing is written", async (t) => {
+  test("a bad file gives one line with a code, and nothing is written", async (t) => {
     const { home, write, run } = await setUp(t);
     write("package.json", { name: "x" });
     for (const [file, code, says] of [
@@ -120,7 +120,7 @@ describe("import", { concurrency: 4, timeout: 240_000 }, () => {
     assert.throws(() => home.files(), { code: "ENOENT" });
   });
 
-  test("a path that is none is the caller's mistake", async (t) => {
+  test("an invalid path is a caller's error", async (t) => {
     const { client } = startClient(t, { env: temporaryHome(t).env });
     for (const path of [null, "", 7, {}]) {
       await rejection(client.importAccounts(path), "ERR_QWEN_INVALID_ARGUMENT");

@@ -1,4 +1,4 @@
-// Keys of plans as accounts: recognised, checked, kept, used.
+// Keys of plans as accounts: recognised, checked, stored, used.
 import assert from "node:assert/strict";
 import { existsSync, readFileSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
@@ -7,7 +7,7 @@ import { recordOf, storeOf } from "./support/accounts.mjs";
 import { chat, rejection, setUp as setUpClient, until } from "./support/harness.mjs";
 
 const PLAN_MODEL = { model: "qwen3.7-plus" };
-/** Asks as a program that Coding Plan serves. */
+/** Sends a request as a program that Coding Plan serves. */
 const ask = (client) =>
   chat(client, "hi", PLAN_MODEL, {
     headers: { "content-type": "application/json", "user-agent": "opencode/1.18.33 runtime/bun/1.3" },
@@ -18,7 +18,7 @@ async function setUp(t, options) {
   return { ...context, store: storeOf(context.home) };
 }
 
-test("a key is checked with one cheap request, kept by itself, and used", async (t) => {
+test("a key is checked with one cheap request, stored, and used", async (t) => {
   const { server, client, home, store } = await setUp(t);
   const key = server.addKey({ plan: "coding-plan", region: "intl" });
   const account = await client.addApiKey({
@@ -56,7 +56,7 @@ test("a key is checked with one cheap request, kept by itself, and used", async 
   assert.equal(new Date(expiresAt).getTime(), 8_640_000_000_000_000);
 });
 
-test("the same key again renews its account", async (t) => {
+test("adding the same key again renews its account", async (t) => {
   const { server, client, store } = await setUp(t);
   const key = server.addKey({ plan: "token-plan" });
   const options = { key, plan: "token-plan", baseUrl: server.apiBaseUrl };
@@ -70,7 +70,7 @@ test("the same key again renews its account", async (t) => {
   assert.ok(!store.bytes().includes(key));
 });
 
-test("a key beside a login: choosing it leaves the qwen CLI's file alone", async (t) => {
+test("choosing a key beside a login keeps the qwen CLI's file unchanged", async (t) => {
   const { server, client, home, store } = await setUp(t, { token: {} });
   const credentials = home.bytes();
   const [login] = await client.accounts();
@@ -95,7 +95,7 @@ test("a key beside a login: choosing it leaves the qwen CLI's file alone", async
   assert.equal(store.read().apiKeys, undefined);
 });
 
-test("keys and what is not ours survive each other", async (t) => {
+test("keys and unknown fields of the store survive each other's changes", async (t) => {
   const { server, client, home, store } = await setUp(t, { token: {} });
   const token = home.read();
   store.write({
@@ -109,7 +109,7 @@ test("keys and what is not ours survive each other", async (t) => {
   assert.deepEqual([written.more, written.accounts[0].theirs, written.apiKeys.length], [[1], 1, 1]);
 });
 
-test("what is plain is mended and told, and no secret is told with it", async (t) => {
+test("small mistakes in a key are fixed and reported, without the secret", async (t) => {
   const { server, client, events, store } = await setUp(t);
   const key = server.addKey({ plan: "coding-plan" });
   for (const given of [` ${key}\n`, `"${key}"`, `Bearer ${key}`, `'Bearer ${key}'\r\n`]) {
@@ -126,7 +126,7 @@ test("what is plain is mended and told, and no secret is told with it", async (t
   assert.equal(store.read().apiKeys.length, 1);
 });
 
-test("what is not plain is refused, and nothing is sent or kept", async (t) => {
+test("a text that is not clearly a key is refused, and nothing is sent or stored", async (t) => {
   const { server, client, home } = await setUp(t);
   const good = { key: "sk-sp-1", baseUrl: server.apiBaseUrl };
   for (const wrong of [
@@ -160,7 +160,7 @@ test("what is not plain is refused, and nothing is sent or kept", async (t) => {
   assert.throws(() => home.files(), { code: "ENOENT" });
 });
 
-test("a key that is refused, or can't be checked, is not kept", async (t) => {
+test("a key that is refused or can't be checked is not stored", async (t) => {
   const { server, client, home } = await setUp(t);
   const key = server.addKey({ plan: "coding-plan" });
   const add = (options) => client.addApiKey({ key, baseUrl: server.apiBaseUrl, ...options });
@@ -177,7 +177,7 @@ test("a key that is refused, or can't be checked, is not kept", async (t) => {
 test("no log holds a key", async (t) => {
   const env = { DEBUG_QWEN_PLUGIN: "1", ENABLE_PLUGIN_REQUEST_LOGGING: "1" };
   const { server, client, home, events } = await setUp(t, { env });
-  // A key without any sign of being one.
+  // A key without any typical mark.
   const key = server.addKey({ key: "nothingtellsthatthisisakey1234567890", plan: "token-plan" });
   const { label } = await client.addApiKey({ key, plan: "token-plan", baseUrl: server.apiBaseUrl });
   assert.equal((await chat(client, `my key is ${key}`, PLAN_MODEL)).status, 200);

@@ -1,4 +1,4 @@
-// The search for secrets that every other spec ends with.
+// The search for secrets that ends every other spec.
 import assert from "node:assert/strict";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { leaksBelow } from "./support/leaks.mjs";
 import { SECRET_PREFIX } from "./support/qwen-server.mjs";
 
-test("a secret is found wherever it was written, in whatever form", (t) => {
+test("a secret is found in any file and in any form", (t) => {
   const directory = mkdtempSync(join(tmpdir(), "qwen-auth-leaks-"));
   t.after(() => rmSync(directory, { recursive: true }));
   mkdirSync(join(directory, "logs"));

@@ -10,14 +10,14 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const WORKER = fileURLToPath(new URL("support/worker-program.mjs", import.meta.url));
 const withoutProc = process.platform === "linux" ? false : "threads and files are counted in /proc";
 
-/** Matches a chat by what it says. */
+/** Matches a chat by its last message. */
 const saying = (word) => (entry) => JSON.stringify(entry.body.messages).includes(word);
 
 for (const runtime of Object.keys(RUNTIMES)) {
   const workers = runtime === "node" ? 50 : 10;
 
   test(
-    `${runtime}: ${workers} workers that end in the middle of calls leave nothing behind`,
+    `${runtime}: ${workers} workers that end during calls leave nothing behind`,
     { skip: withoutProc },
     async (t) => {
       const set = await setUp(t);
@@ -51,12 +51,12 @@ for (const runtime of Object.keys(RUNTIMES)) {
               read(readFileSync, `/proc/self/task/${id}/comm`),
             );
             const links = readdirSync("/proc/self/fd").map((id) => read(readlinkSync, `/proc/self/fd/${id}`));
-            // JavaScriptCore starts and ends helpers when it likes.
+            // JavaScriptCore starts and ends helper threads at any time.
             const isEngines = (name) => /^(?:HeapHelper|JITWorker|Bun Pool.*|.*Signal Sender)$/.test(name);
             return {
               ours: names.filter((name) => name.startsWith("qwen-auth")).length,
               threads: names.filter((name) => !name.startsWith("qwen-auth") && !isEngines(name)).length,
-              // Bun keeps the event loops of its workers, whatever they did.
+              // Bun keeps the event loops of its workers in any case.
               files: links.filter((link) => link && !link.startsWith("anon_inode:")).length,
             };
           };
@@ -80,7 +80,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
         { data: { client: set.settings, program: WORKER, workers } },
       );
       const { before, after } = await child.report(0, 60_000);
-      // One for the network, and the pool that waits for files.
+      // One thread for the network, and the pool for files.
       assert.ok(after.ours <= 65, `${after.ours} threads of ours`);
       assert.ok(after.threads <= before.threads, `threads: ${before.threads} before, ${after.threads} after`);
       assert.ok(after.files <= before.files, `files: ${before.files} before, ${after.files} after`);
@@ -90,7 +90,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
     },
   );
 
-  test(`${runtime}: a worker that is terminated in the middle of a refresh loses no token`, async (t) => {
+  test(`${runtime}: a worker that is terminated during a refresh loses no token`, async (t) => {
     const set = await setUp(t, { token: EXPIRED });
     const old = set.home.read();
     const { open, step } = gate();
@@ -118,7 +118,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
     await child.end();
   });
 
-  test(`${runtime}: a process that has nothing left to do ends`, async (t) => {
+  test(`${runtime}: a process without open work ends`, async (t) => {
     const set = await setUp(t);
     const endings = {
       "an unread response": async (client, chat) => void (await chat()),
@@ -171,7 +171,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
     }
   });
 
-  test(`${runtime}: no result is lost, however close they come to each other`, async (t) => {
+  test(`${runtime}: no result is lost if many arrive together`, async (t) => {
     const { settings } = await setUp(t);
     const child = startChild(
       t,
@@ -193,7 +193,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
     assert.equal(await child.report(0, 60_000), "all are here");
   });
 
-  test(`${runtime}: a process waits for the call that it has started`, async (t) => {
+  test(`${runtime}: a process waits for its open call`, async (t) => {
     const set = await setUp(t);
     set.server.script("chat", [{ do: "delay", ms: 500 }]);
     const result = await inChild(
@@ -249,7 +249,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
     },
   );
 
-  test(`${runtime}: the package is found by its names, and has one export of its own`, async (t) => {
+  test(`${runtime}: the package is found by its names, and exports one function`, async (t) => {
     const found = await inChild(t, runtime, async ({ report }) => {
       const { createRequire } = await import("node:module");
       const { join } = await import("node:path");
@@ -278,7 +278,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
   });
 }
 
-test("without its native part the package loads, and every call says what to do", async (t) => {
+test("without its native part the package loads, and every call says how to fix it", async (t) => {
   const { home } = temporaryHome(t);
   const copy = join(home, "node_modules", "opencode-qwen-cli-auth");
   mkdirSync(copy, { recursive: true });
@@ -310,7 +310,7 @@ test("without its native part the package loads, and every call says what to do"
   }
 });
 
-test("the fetch of the package is that of one client, made at the first call", async (t) => {
+test("the package's fetch uses one client, made at the first call", async (t) => {
   const set = await setUp(t);
   const answers = await inChild(
     t,
@@ -332,7 +332,7 @@ test("the fetch of the package is that of one client, made at the first call", a
   assert.equal(set.server.stats.connections, 1);
 });
 
-test("a client that is closed closes its connections", async (t) => {
+test("closing a client closes its connections", async (t) => {
   const { server, client } = await setUp(t);
   await (await chat(client, "hi")).text();
   const stream = await chat(client, "SAY 100000", { stream: true });

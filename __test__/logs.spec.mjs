@@ -29,7 +29,7 @@ function logsOf({ home }) {
   const directory = join(home, ".opencode/logs/qwen-plugin");
   const isThere = () => existsSync(directory) && statSync(directory).isDirectory();
   const names = () => (isThere() ? readdirSync(directory).sort() : []);
-  /** Older ones may go at any moment. */
+  /** Old files may be removed at any moment. */
   const read = (name) => {
     try {
       return readFileSync(join(directory, name), "utf8");
@@ -45,7 +45,7 @@ function logsOf({ home }) {
     records,
     text: () => names().map(read).join("\n"),
     debug: () => (names().includes("debug.log") ? read("debug.log") : ""),
-    /** The records, once there are so many of them, oldest first. */
+    /** Returns the records once there are `count`, oldest first. */
     async requests(count) {
       await until(() => records().length >= count, `${count} requests are logged`);
       const parse = () => records().map((name) => JSON.parse(read(name)));
@@ -75,7 +75,7 @@ async function written({ directory, names }) {
   }, "nothing is written any more");
 }
 
-/** No secret is anywhere in the logs. */
+/** Checks that the logs hold no secret. */
 function assertNoSecret(logs, ...secrets) {
   const text = logs.text();
   assert.ok(text.length > 0, "there are logs");
@@ -88,7 +88,7 @@ function assertNoSecret(logs, ...secrets) {
   }
 }
 
-test("nothing is written unless it is turned on", async (t) => {
+test("no log is written by default", async (t) => {
   for (const value of [undefined, "", "0", "off", "false"]) {
     const env = { DEBUG_QWEN_PLUGIN: value, ENABLE_PLUGIN_REQUEST_LOGGING: value };
     const { home, client, server } = await setUp(t, { env, token: EXPIRED });
@@ -119,7 +119,7 @@ test("a client opens nothing before its first call", async (t) => {
   assert.ok(!existsSync(join(home.home, ".opencode")));
 });
 
-test("a request is logged with what was sent, what came back, and how long it took", async (t) => {
+test("a request is logged with its bodies and its duration", async (t) => {
   const { home, client, server } = await setUp(t, { env: BOTH });
   const before = Date.now();
   const headers = {
@@ -170,7 +170,7 @@ test("a request is logged with what was sent, what came back, and how long it to
   );
 });
 
-test("logs are for their owner alone, whatever was there before", { skip: posix }, async (t) => {
+test("logs are private to their owner, whatever was there before", { skip: posix }, async (t) => {
   const umask = process.umask(0);
   t.after(() => process.umask(umask));
   const { home, client } = await setUp(t, { env: BOTH });
@@ -186,7 +186,7 @@ test("logs are for their owner alone, whatever was there before", { skip: posix 
   assert.ok(logs.debug().startsWith("older\n"));
 });
 
-test("attempts of several accounts, a refresh, a switch and a degraded try are told apart", async (t) => {
+test("the log distinguishes attempts of several accounts, a refresh, a switch and a degraded try", async (t) => {
   const { servers, client, home, all, tokens } = await setUpAccounts(t, {
     shared: true,
     env: BOTH,
@@ -226,7 +226,7 @@ test("attempts of several accounts, a refresh, a switch and a degraded try are t
   );
 });
 
-test("streams, failures and requests that were given up are logged with their end", async (t) => {
+test("streams, failures and aborted requests are logged with their end", async (t) => {
   const { home, client, server } = await setUp(t, { env: BOTH, client: { idleTimeoutMs: 400 } });
   const logs = logsOf(home);
   const record = async (count) => (await logs.requests(count)).at(-1);
@@ -275,7 +275,7 @@ test("streams, failures and requests that were given up are logged with their en
   assertNoSecret(logs, server.issued);
 });
 
-test("what no JSON is, and what is huge, is logged in part", async (t) => {
+test("invalid JSON and huge bodies are logged in part", async (t) => {
   const { home, client, server } = await setUp(t, { env: BOTH });
   const logs = logsOf(home);
   server.script("models", [{ do: "huge", bytes: 3_000_000 }, "binary"]);
@@ -291,7 +291,7 @@ test("what no JSON is, and what is huge, is logged in part", async (t) => {
   for (const name of logs.records()) assert.ok(statSync(join(logs.directory, name)).size < 1_000_000, name);
 });
 
-test("secrets in bodies, URLs and answers are taken out", async (t) => {
+test("secrets in bodies, URLs and answers are removed", async (t) => {
   const { home, client, server } = await setUp(t, { env: BOTH });
   const { access_token, refresh_token } = home.read();
   const logs = logsOf(home);
@@ -373,11 +373,11 @@ test("there are never more than 200 records, and the newest stay", async (t) => 
     most = Math.max(most, logs.records().length);
   }
   assert.equal(server.stats.models, 260);
-  // What there was no time for may be missing; what comes after it is not.
+  // A record may be missing for lack of time; later ones are not.
   await written(logs);
   await (await client.fetch(`${client.baseUrl}/models?n=last`)).text();
   await until(() => logs.text().includes("n=last"), "the last one is written");
-  // One may be there that is just being written, before the oldest goes; the other file is not ours.
+  // A new record may be there before the oldest is removed; the other file is not a record.
   assert.ok(most <= 202, `${most} files`);
   await until(() => logs.records().length <= 201, "the bound holds");
   assert.ok(logs.records().length >= 150, "most are kept");
@@ -396,7 +396,7 @@ test("the debug log is bounded", async (t) => {
   assert.ok(statSync(join(logs.directory, "debug.log")).size < 10_000);
 });
 
-/** What may be in the way of a log. Each gets the path of the home directory. */
+/** Obstacles for a log. Each gets the path of the home directory. */
 const BLOCKED = {
   "a file in the place of .opencode": (home) => writeFileSync(join(home, ".opencode"), "in the way"),
   "a file in the place of the directory": (home) => {
@@ -434,7 +434,7 @@ for (const [what, block] of Object.entries(BLOCKED)) {
   });
 }
 
-test("nothing is printed, whatever goes wrong, and a process that ends has written its logs", async (t) => {
+test("nothing is printed, and a process writes its logs before it ends", async (t) => {
   const { home, server, settings } = await setUp(t, { env: BOTH, token: EXPIRED });
   server.script("chat", ["ok", { do: "quota" }, "reset", "token_rejected"]);
   const program = async (settings) => {
@@ -473,7 +473,7 @@ test("nothing is printed, whatever goes wrong, and a process that ends has writt
   assertNoSecret(logs, server.issued);
 });
 
-test("two processes log side by side, and lose nothing", async (t) => {
+test("two processes log at the same time and lose nothing", async (t) => {
   const { home, settings } = await setUp(t, { env: BOTH });
   const children = ["a", "b"].map((name) =>
     startChild(

@@ -1,5 +1,5 @@
-// A session of 200 streams at once in one process, with everything that can happen to a stream. `npm run test:stress`
-// makes it last for minutes.
+// A session of 200 streams at once in one process, with every possible end of a stream. `npm run test:stress`
+// runs it for minutes.
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import test from "node:test";
@@ -12,7 +12,7 @@ const SECONDS = process.env.TEST_STRESS ? 180 : 5;
 const STREAMS = 200;
 const MIB = 1024 * 1024;
 
-/** Runs in a process of its own: the server's memory must not be taken for the client's. */
+/** Runs in its own process, so that the server's memory doesn't count. */
 async function session({ load, report, data }) {
   const { readdirSync } = await import("node:fs");
   const { baseUrl, home, seconds, streams, seed } = data;
@@ -24,7 +24,7 @@ async function session({ load, report, data }) {
     degrade: false,
   });
   let state = seed;
-  /** A number from 0 to below `limit`, the same ones in every run. */
+  /** A pseudo-random number from 0 to below `limit`, the same in every run. */
   const random = (limit) => {
     state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
     return Math.floor((state / 2 ** 32) * limit);
@@ -49,7 +49,7 @@ async function session({ load, report, data }) {
     if (last !== "data: [DONE]") throw new Error(`ends with ${last?.slice(0, 80)}`);
     return events.map((event) => JSON.parse(event.slice(6)).choices[0]?.delta.content ?? "").join("");
   };
-  /** Text of a good answer, or undefined for one that says that every account is out of quota. */
+  /** Text of a good answer, or undefined if every account is out of quota. */
   const good = async (response) => {
     const text = await response.text();
     if (response.status === 429) return undefined;
@@ -181,7 +181,7 @@ async function session({ load, report, data }) {
 
 const median = (numbers) => numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)];
 
-/** The middle of what was measured in the first and the last third, once all is warm. */
+/** Medians of the first and the last third, after the warm-up. */
 function trend(samples, name) {
   const values = samples.slice(Math.floor(samples.length / 4)).map((sample) => sample[name]);
   const third = Math.ceil(values.length / 3);
@@ -205,8 +205,8 @@ for (const runtime of Object.keys(RUNTIMES)) {
       const refused = new Set();
       let spoilt;
       let calmAt = 0;
-      // A call bears one refusal. The token that was refused is spoilt for all, and they share its renewal; the next is
-      // spoilt only once they are done with that.
+      // A call survives one refusal. The refused token is spoilt for all calls, which share its renewal. The next is
+      // spoilt only after that.
       const isFirstRefusal = (entry) => {
         if (!asks("REFUSE")(entry)) return false;
         const id = /#\d+/.exec(texts.get(entry))[0];
@@ -249,12 +249,12 @@ for (const runtime of Object.keys(RUNTIMES)) {
       const most = (name) => Math.max(...samples.map((sample) => sample[name]));
       assert.ok(most("handles") <= before.handles + STREAMS + 40, `${most("handles")} handles`);
       assert.ok(most("rss") <= before.rss + 200 * MIB, `${most("rss") / MIB} MiB`);
-      // What is warm after a minute must not grow from then on.
+      // Memory that is warm after a minute must not grow further.
       for (const name of SECONDS >= 60 ? ["rss", "handles", "threads"] : []) {
         const { early, late } = trend(samples, name);
         assert.ok(late <= early * 1.1 + 16, `${name} grow from ${early} to ${late}`);
       }
-      // Six of the async runtime, two of the pipe that signals go through, and what is about to close.
+      // Six threads of the async runtime, two ends of the signal pipe, and sockets that are about to close.
       assert.ok(after.handles <= before.handles + 12, `${before.handles} handles became ${after.handles}`);
       await until(() => server.stats.openSockets === 0, "the end of every connection");
       for (const name of home

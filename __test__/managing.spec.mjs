@@ -19,7 +19,7 @@ const chat = (client) =>
 const account = (accounts, id) => accounts.find((one) => one.id === id);
 
 describe("managing accounts", { concurrency: 4, timeout: 120_000 }, () => {
-  test("a disabled account is kept, and not asked", async (t) => {
+  test("a disabled account is kept but not used", async (t) => {
     const { client, events, asked, home, store } = await setUpAccounts(t);
     const creds = home.read();
     const disabled = await client.updateAccount("id-one", { enabled: false });
@@ -37,7 +37,7 @@ describe("managing accounts", { concurrency: 4, timeout: 120_000 }, () => {
     assert.deepEqual(asked(), { one: 1, two: 3 });
   });
 
-  test("with every account disabled, requests say how to go on", async (t) => {
+  test("with every account disabled, requests say how to enable one", async (t) => {
     const { client, total } = await setUpAccounts(t, { names: ["one", "two"] });
     for (const id of ["id-one", "id-two"]) await client.updateAccount(id, { enabled: false });
     for (const send of [() => chat(client), () => client.getAccessToken()]) {
@@ -57,7 +57,7 @@ describe("managing accounts", { concurrency: 4, timeout: 120_000 }, () => {
     assert.equal((await chat(client)).status, 200);
   });
 
-  test("what can't be changed is refused, and nothing is written", async (t) => {
+  test("a forbidden change is refused, and nothing is written", async (t) => {
     const { client, store } = await setUpAccounts(t);
     const before = store.bytes();
     for (const [id, changes] of [
@@ -77,7 +77,7 @@ describe("managing accounts", { concurrency: 4, timeout: 120_000 }, () => {
     assert.equal(account(store.read().accounts, "id-one").label, "Work");
   });
 
-  test("the commands say what comes of it", async (t) => {
+  test("the commands report their result", async (t) => {
     const { settings, home, servers } = await setUpAccounts(t, { names: ["one", "two"] });
     const env = { ...settings.env, PATH: process.env.PATH, OPENCODE_QWEN_OAUTH_BASE_URL: servers.one.url };
     const run = (...args) => runProgram({ env, cwd: home.home }, args);

@@ -7,7 +7,7 @@ import { NAME, startHttpProxy, startSocksProxy } from "./support/proxies.mjs";
 const DEAD = "http://127.0.0.1:9";
 const answers = async (client) => (await (await chat(client, "hi")).json()).choices[0].message.content;
 
-test("the process's own variables don't count where a map is given", async (t) => {
+test("an environment map replaces the process's own variables", async (t) => {
   const names = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"];
   t.after(() => names.forEach((name) => delete process.env[name]));
   for (const name of names) process.env[name] = DEAD;
@@ -15,7 +15,7 @@ test("the process's own variables don't count where a map is given", async (t) =
   assert.equal(await answers(client), "You said: hi");
 });
 
-/** A client of a server that only a proxy can find, by its name. */
+/** A client of a server whose name only a proxy can resolve. */
 async function behind(t, variables) {
   const { caPath, tls } = makeCertificates(t, [NAME]);
   const { server, home } = await setUp(t, { server: { tls } });
@@ -29,7 +29,7 @@ async function behind(t, variables) {
   return { server, target: `${NAME}:${server.port}`, ...startClient(t, { env, oauth: { baseUrl: base } }) };
 }
 
-test("a proxy that refuses the way once is asked once more", { skip: withoutOpenssl }, async (t) => {
+test("a proxy that refuses a tunnel once is asked once more", { skip: withoutOpenssl }, async (t) => {
   const flaky = await startHttpProxy(t, { refusals: 1 });
   const { client, events } = await behind(t, { HTTPS_PROXY: flaky.url });
   assert.equal(await answers(client), "You said: hi");
@@ -43,7 +43,7 @@ test("a proxy that refuses the way once is asked once more", { skip: withoutOpen
   assert.equal(broken.seen.length, 2);
 });
 
-test("https with roots of the environment, HTTP/2 included", { skip: withoutOpenssl }, async (t) => {
+test("https works with roots from the environment, and with HTTP/2", { skip: withoutOpenssl }, async (t) => {
   const { caPath, tls } = makeCertificates(t);
   for (const [variable, options, version] of [
     ["NODE_EXTRA_CA_CERTS", {}, "1.1"],
@@ -75,12 +75,12 @@ test("parallel requests share one HTTP/2 connection", { skip: withoutOpenssl }, 
   assert.equal(server.stats.connections, 1);
 });
 
-test("https through a proxy and through SOCKS5 is end to end", { skip: withoutOpenssl }, async (t) => {
+test("https through an HTTP proxy and through SOCKS5 is end to end", { skip: withoutOpenssl }, async (t) => {
   const socks = await startSocksProxy(t);
   const proxies = [
     ["HTTPS_PROXY", await startHttpProxy(t), "CONNECT"],
     ["https_proxy", await startHttpProxy(t, { credentials: "u:p" }), "CONNECT"],
-    // As GNOME exports it.
+    // In the form that GNOME exports.
     ["all_proxy", { ...socks, url: socks.url.replace("socks5:", "socks:") }, "SOCKS5"],
   ];
   for (const [variable, proxy, method] of proxies) {
@@ -91,24 +91,20 @@ test("https through a proxy and through SOCKS5 is end to end", { skip: withoutOp
   }
 });
 
-test(
-  "a certificate that nobody vouches for is refused, and nothing is sent",
-  { skip: withoutOpenssl },
-  async (t) => {
-    const { caPath, tls } = makeCertificates(t);
-    const { caPath: anotherCa } = makeCertificates(t);
-    t.after(() => delete process.env.NODE_EXTRA_CA_CERTS);
-    process.env.NODE_EXTRA_CA_CERTS = caPath;
-    for (const env of [{}, { SSL_CERT_FILE: anotherCa }]) {
-      const { server, client } = await setUp(t, { server: { tls }, env });
-      const error = await rejection(chat(client, "hi"), "ERR_QWEN_NETWORK");
-      assert.match(error.message, /certificate/);
-      assert.equal(server.stats.requests, 0);
-    }
-  },
-);
+test("an untrusted certificate is refused, and nothing is sent", { skip: withoutOpenssl }, async (t) => {
+  const { caPath, tls } = makeCertificates(t);
+  const { caPath: anotherCa } = makeCertificates(t);
+  t.after(() => delete process.env.NODE_EXTRA_CA_CERTS);
+  process.env.NODE_EXTRA_CA_CERTS = caPath;
+  for (const env of [{}, { SSL_CERT_FILE: anotherCa }]) {
+    const { server, client } = await setUp(t, { server: { tls }, env });
+    const error = await rejection(chat(client, "hi"), "ERR_QWEN_NETWORK");
+    assert.match(error.message, /certificate/);
+    assert.equal(server.stats.requests, 0);
+  }
+});
 
-test("a server that can't be reached is told, and tried twice", async (t) => {
+test("an unreachable server is tried twice, and reported", async (t) => {
   const { server, client, events } = await setUp(t);
   await server.close();
   const error = await rejection(chat(client, "hi"), "ERR_QWEN_NETWORK", { retryable: true });
@@ -119,7 +115,7 @@ test("a server that can't be reached is told, and tried twice", async (t) => {
   );
 });
 
-test("a broken exchange is told, and never repeated", async (t) => {
+test("a broken exchange is reported, and never repeated", async (t) => {
   const { server, client } = await setUp(t);
   for (const step of ["reset", "close", "garbage"]) {
     server.script("chat", [step]);

@@ -6,7 +6,7 @@ import { endOf, qwen, rejection, sleep, startServer } from "./support/harness.mj
 const { pollDeviceToken, requestDeviceAuthorization } = qwen;
 const QUICK = { interval: 0.1 };
 
-/** A server, and a login on it that waits for its approval. */
+/** A server, and a login that waits for approval. */
 async function login(t, { server: options, polls = [], authorization: changes } = {}) {
   const server = await startServer(t, { ...QUICK, ...options });
   server.script("token", polls);
@@ -18,9 +18,9 @@ async function login(t, { server: options, polls = [], authorization: changes } 
   };
 }
 
-// Most of them wait for a timer or a retry, so they wait together.
+// Most of them wait for a timer or a retry, so they run together.
 describe("device authorization", { concurrency: true }, () => {
-  test("a device authorization request is what RFC 8628, RFC 7636 and Qwen expect", async (t) => {
+  test("a device authorization request follows RFC 8628, RFC 7636 and Qwen", async (t) => {
     const server = await startServer(t, { interval: 2, deviceExpiresIn: 600 });
     const authorization = await requestDeviceAuthorization({ baseUrl: server.url });
     const [entry] = server.seen("device");
@@ -56,7 +56,7 @@ describe("device authorization", { concurrency: true }, () => {
     assert.notEqual(server.seen("device")[1].headers["x-request-id"], entry.headers["x-request-id"]);
   });
 
-  test("what a device authorization answer leaves out is filled in", async (t) => {
+  test("missing fields of a device authorization answer get defaults", async (t) => {
     const server = await startServer(t, { interval: null, clientId: null });
     const ask = (step, options) => {
       server.script("device", [step]);
@@ -81,7 +81,7 @@ describe("device authorization", { concurrency: true }, () => {
     assert.equal(server.seen("device").at(-1).body.client_id, "mine");
   });
 
-  test("polling outlasts everything that is no answer, and gets the token", async (t) => {
+  test("polling survives every temporary failure, and gets the token", async (t) => {
     const polls = [
       "pending",
       "status_pending",
@@ -113,7 +113,7 @@ describe("device authorization", { concurrency: true }, () => {
     assert.equal(entry.headers["x-request-id"], undefined);
   });
 
-  test("the decisions of the user and the server's clock arrive", async (t) => {
+  test("a denial and an expiry end the polling with their codes", async (t) => {
     const denied = await login(t);
     denied.server.deny(denied.authorization.userCode);
     await rejection(pollDeviceToken(denied.authorization, denied.options), "ERR_QWEN_ACCESS_DENIED");
@@ -152,7 +152,7 @@ describe("device authorization", { concurrency: true }, () => {
     await assert.rejects(request, { name: "AbortError" });
   });
 
-  test("each endpoint can be named by itself, and the environment names the base", async (t) => {
+  test("each endpoint has its own option, and the environment sets the base", async (t) => {
     const [devices, tokens] = [await startServer(t, QUICK), await startServer(t, { clientId: "mine" })];
     const named = {
       baseUrl: "https://nobody.invalid",

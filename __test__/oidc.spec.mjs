@@ -5,7 +5,7 @@ import { decideInBrowser, startOidcProvider } from "./support/oidc.mjs";
 
 const { pollDeviceToken, refreshAccessToken, requestDeviceAuthorization } = qwen;
 
-test("a certified OpenID provider takes the device flow and the refresh, by options alone", async (t) => {
+test("a certified OpenID provider accepts the device flow and the refresh, with options alone", async (t) => {
   const { url, options } = await startOidcProvider(t);
   const authorization = await requestDeviceAuthorization(options);
   assert.equal(authorization.verificationUri, `${url}/device`);
@@ -28,7 +28,7 @@ test("a certified OpenID provider takes the device flow and the refresh, by opti
   await rejection(spent, "ERR_QWEN_REFRESH_TOKEN_INVALID", { status: 400, oauthError: "invalid_grant" });
 });
 
-test("a person who says no on the provider's page ends the polling", async (t) => {
+test("a denial on the provider's page ends the polling", async (t) => {
   const { options } = await startOidcProvider(t);
   const authorization = await requestDeviceAuthorization(options);
   const polling = pollDeviceToken({ ...authorization, interval: 0.2 }, { ...options, signal: endOf(t) });
@@ -37,7 +37,7 @@ test("a person who says no on the provider's page ends the polling", async (t) =
   await rejection(polling, "ERR_QWEN_ACCESS_DENIED", { oauthError: "access_denied" });
 });
 
-test("what the provider refuses is told with its own error code", async (t) => {
+test("the provider's own error code is reported", async (t) => {
   const { options } = await startOidcProvider(t);
   const unknown = { ...options, clientId: "nobody" };
   const code = "ERR_QWEN_DEVICE_AUTHORIZATION_FAILED";

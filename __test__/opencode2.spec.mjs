@@ -9,7 +9,7 @@ import { startPlaces } from "./support/places.mjs";
 
 await testCases("OpenCode 2's stand-in", "opencode2-cases.mjs");
 
-/** Logs in with a key where there was no account and no Qwen directory, and chats with a model of its plan. */
+/** Logs in with a key, without any account or Qwen directory, and chats with a model of its plan. */
 async function logInWithKey({ report, data }) {
   const { Host } = await import(data.hostModule);
   const host = await Host.load(data.checkout);

@@ -1,4 +1,4 @@
-// Finding the place of a key: all of Qwen's hosts, played by one server behind a proxy.
+// Finding the endpoint of a key: one server behind a proxy plays all of Qwen's hosts.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { chat, rejection, startClient } from "./support/harness.mjs";
@@ -21,7 +21,7 @@ const AGENT = { "content-type": "application/json", "user-agent": "opencode/1.18
 const HEX = "0123456789abcdef0123456789abcdef";
 
 const hostsOf = (names) => names.map((name) => HOSTS[name]);
-/** In this order a key of a subscription's form is asked about, and a plain one. */
+/** The order in which endpoints are asked about a subscription key, and about a plain one. */
 const SUBSCRIPTIONS = hostsOf(["token-plan cn", "token-plan intl", "coding-plan cn", "coding-plan intl"]);
 const PLAIN = hostsOf([
   "dashscope cn",
@@ -37,21 +37,20 @@ const PLAIN = hostsOf([
 async function setUp(t) {
   const places = await startPlaces(t);
   const { client, events } = startClient(t, { env: places.env });
-  /** The hosts that chats were sent to, in order. */
   const chats = () => places.server.seen("chat").map(({ headers }) => headers.host ?? headers[":authority"]);
   return { ...places, client, events, chats };
 }
 
 describe("the place of a key", { skip: withoutOpenssl }, () => {
   for (const [name, host] of Object.entries(HOSTS)) {
-    test(`a key of ${name} is found, used, and nobody is asked after the first yes`, async (t) => {
+    test(`a key of ${name} is found and used, and no endpoint is asked after the first success`, async (t) => {
       const { server, client, events, chats } = await setUp(t);
       const [plan, region] = name.split(" ");
       for (const prefix of plan === "dashscope" ? ["sk-"] : ["sk-sp-", "sk-"]) {
         server.reset();
         const key = server.addKey({ plan, region, key: `${prefix}${plan.length}${region}${HEX}` });
         const order = prefix === "sk-" ? PLAIN : SUBSCRIPTIONS;
-        // Coding Plan does not tell programs that it does not serve if a key is good, so the others are asked, too.
+        // Coding Plan doesn't tell unknown programs whether a key is good, so the others are asked too.
         const asked = plan === "coding-plan" ? order : order.slice(0, order.indexOf(host) + 1);
         const account = await client.addApiKey({ key });
         assert.deepEqual([account.plan, account.region], [plan, region]);
@@ -69,7 +68,7 @@ describe("the place of a key", { skip: withoutOpenssl }, () => {
     });
   }
 
-  test("a plan, a region and a base URL are believed", async (t) => {
+  test("a given plan, region or base URL is used without a search", async (t) => {
     const { server, client, chats } = await setUp(t);
     for (const [options, hosts] of [
       [{ plan: "dashscope", region: "cn" }, hostsOf(["dashscope cn"])],
@@ -83,13 +82,13 @@ describe("the place of a key", { skip: withoutOpenssl }, () => {
       await rejection(client.addApiKey({ key: `sk-sp-${HEX}`, ...options }), "ERR_QWEN_TOKEN_REJECTED");
       const asked = chats();
       assert.deepEqual(asked.slice(0, hosts.length), hosts, JSON.stringify(options));
-      // The others are asked to name the right place, unless a base URL says it.
+      // The others are asked for the right endpoint, unless a base URL names it.
       assert.equal(asked.length > hosts.length, options.baseUrl === undefined);
     }
     assert.deepEqual(await client.accounts(), []);
   });
 
-  test("a key of another plan or region is told where it belongs", async (t) => {
+  test("a key of another plan or region is refused with the right one", async (t) => {
     const { server, client } = await setUp(t);
     const subscription = server.addKey({ plan: "token-plan", region: "intl", key: `sk-sp-${HEX}` });
     const metered = server.addKey({ plan: "dashscope", region: "hk" });
@@ -107,7 +106,7 @@ describe("the place of a key", { skip: withoutOpenssl }, () => {
       assert.match(refused.message, page);
   });
 
-  test("a workspace is a DashScope key's place, by its base URL", async (t) => {
+  test("a base URL can name a DashScope workspace", async (t) => {
     const { server, client } = await setUp(t);
     const key = server.addKey({ plan: "dashscope", region: "eu-central-1" });
     const account = await client.addApiKey({ key, baseUrl: `https://${WORKSPACE}` });
@@ -123,14 +122,14 @@ describe("the place of a key", { skip: withoutOpenssl }, () => {
     assert.ok(JSON.stringify(body).includes("cache_control"));
   });
 
-  test("a silent place does not keep the others from being asked", async (t) => {
+  test("a silent endpoint does not stop the search", async (t) => {
     const { server, client, chats } = await setUp(t);
     const key = server.addKey({ plan: "token-plan", region: "intl", key: `sk-sp-${HEX}` });
     const isSilent = ({ headers }) => headers.host === HOSTS["token-plan cn"];
     server.script("chat", [{ do: "hang", match: isSilent, anyone: true, times: Infinity }]);
     assert.equal((await client.addApiKey({ key })).region, "intl");
     assert.deepEqual(chats(), SUBSCRIPTIONS.slice(0, 2));
-    // Where none says yes, the silent one may be the right one.
+    // If no endpoint accepts it, the silent one may be the right one.
     const error = await rejection(client.addApiKey({ key: `sk-sp-1${HEX}` }), "ERR_QWEN_TIMEOUT", {
       retryable: true,
     });
@@ -138,7 +137,7 @@ describe("the place of a key", { skip: withoutOpenssl }, () => {
     assert.deepEqual(chats().slice(2), SUBSCRIPTIONS);
   });
 
-  test("a good key is known by what is refused", async (t) => {
+  test("other errors than a refused key prove the key", async (t) => {
     const { server, client } = await setUp(t);
     const replies = [
       {
@@ -162,7 +161,7 @@ describe("the place of a key", { skip: withoutOpenssl }, () => {
     }
   });
 
-  test("forms of others, and what is no key, are sent nowhere", async (t) => {
+  test("other makers' keys and invalid texts are sent nowhere", async (t) => {
     const { client, asked, home } = await setUp(t);
     const jwt = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl";
     const forms = [
@@ -195,7 +194,7 @@ describe("the place of a key", { skip: withoutOpenssl }, () => {
     assert.throws(() => home.files(), { code: "ENOENT" });
   });
 
-  test("no command repeats a key in its arguments, or takes it", async (t) => {
+  test("no command uses or repeats a key in its arguments", async (t) => {
     const { asked, home, env } = await setUp(t);
     for (const key of [`sk-sp-${HEX}`, `github_pat_${HEX}`, `xoxb-${HEX}`]) {
       const commands = [

@@ -1,4 +1,4 @@
-// The options that a project's configuration may change, and those that it may not.
+// Plugin options that a project's configuration may and may not change.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { QwenAuthPlugin } from "opencode-qwen-cli-auth";
@@ -31,7 +31,7 @@ async function load(t, server, options) {
   return { home, logged, ask };
 }
 
-test("options of a project change no server, file or program, and are named once", async (t) => {
+test("options of a project change no server, file or program, and are reported once", async (t) => {
   const [own, projects] = [await startServer(t), await startServer(t)];
   const { home, logged, ask } = await load(t, own, {
     baseUrl: projects.url,
@@ -44,7 +44,7 @@ test("options of a project change no server, file or program, and are named once
   assert.equal((await ask()).status, 200);
   assert.deepEqual(projects.requests, []);
   assert.equal(own.seen("token").length, 1);
-  // The option that is left has worked.
+  // The remaining option works.
   assert.equal(own.seen("chat")[0].body.metadata, undefined);
   assert.ok(!home.files().includes("elsewhere.json"));
   const told = logged.filter(({ message }) => message.startsWith("Ignored in opencode.json"));
@@ -53,7 +53,7 @@ test("options of a project change no server, file or program, and are named once
   assert.ok(!told[0].message.includes(projects.url));
 });
 
-test("a project can forbid what costs money, and not allow it", async (t) => {
+test("a project can forbid paid requests, but not allow them", async (t) => {
   assert.deepEqual(validate.pluginOptions({ allowPaidFallback: false }), {
     settings: { allowPaidFallback: false },
     ignored: [],

@@ -1,11 +1,11 @@
-// A process that is told to end while a refresh token is on its way: the login is kept.
+// A process that is told to end during a refresh keeps the login.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { RUNTIMES, startChild } from "./support/child.mjs";
 import { EXPIRED, midway, setUp } from "./support/harness.mjs";
 
-/** A program that refreshes its token, in its main thread or in a worker, and ends as it is told. */
+/** A program that refreshes its token, in its main thread or in a worker, and ends as told. */
 async function program({ load, report, told, data }) {
   const { inWorker, ending, settings } = data;
   const { createClient } = await load();
@@ -54,7 +54,7 @@ const ENDINGS = [
 ];
 const skip = process.platform === "win32" && "Windows has no signals";
 
-/** Ends a process in the middle of a refresh that the server answers afterwards. */
+/** Ends a process during a refresh that the server answers afterwards. */
 async function endMidway(t, runtime, { inWorker, ending, signals = [] }) {
   const set = await midway(t);
   const { server, home, open } = set;
@@ -75,7 +75,7 @@ async function endMidway(t, runtime, { inWorker, ending, signals = [] }) {
 
 for (const runtime of Object.keys(RUNTIMES)) {
   for (const { name, ended: expected, ...ending } of ENDINGS) {
-    test(`${runtime}: ${name} in the middle of a refresh loses no login`, { skip }, async (t) => {
+    test(`${runtime}: ${name} during a refresh loses no login`, { skip }, async (t) => {
       const { ended, server, before, after } = await endMidway(t, runtime, ending);
       assert.notEqual(after, before);
       assert.ok(server.issued.includes(after));
@@ -98,7 +98,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
     assert.notEqual(set.home.read().refresh_token, before);
   });
 
-  test(`${runtime}: a server that never answers holds no process up for ever`, { skip }, async (t) => {
+  test(`${runtime}: a silent server does not keep a process alive forever`, { skip }, async (t) => {
     const set = await midway(t);
     const data = { settings: set.settings };
     const child = startChild(t, runtime, program, { data });
@@ -108,7 +108,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
     set.open();
   });
 
-  test(`${runtime}: figures of a worker that has ended are written`, { skip }, async (t) => {
+  test(`${runtime}: usage of an ended worker is written`, { skip }, async (t) => {
     const set = await setUp(t);
     const child = startChild(
       t,
@@ -138,7 +138,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
   });
 }
 
-test("what a signal that can't be held does, to see that the others are", { skip }, async (t) => {
+test("SIGKILL, which can't be delayed, loses the login", { skip }, async (t) => {
   const { after, before, ended } = await endMidway(t, "node", { signals: ["SIGKILL"] });
   assert.equal(after, before);
   assert.deepEqual(ended, { code: null, signal: "SIGKILL" });

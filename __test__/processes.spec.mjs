@@ -6,7 +6,7 @@ import { RUNTIMES, startChild } from "./support/child.mjs";
 import { EXPIRED, midway, setUp, until } from "./support/harness.mjs";
 
 for (const runtime of Object.keys(RUNTIMES)) {
-  test(`${runtime}: a process whose caller gave up ends only when the token is written`, async (t) => {
+  test(`${runtime}: a process ends only when the token is written, even if its caller gave up`, async (t) => {
     const set = await midway(t);
     const { server, home, open } = set;
     const old = home.read();
@@ -35,7 +35,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
     assert.deepEqual(home.files(), ["oauth_creds.flock", "oauth_creds.json"]);
   });
 
-  test(`${runtime}: a process that is killed in the middle of a refresh blocks nobody`, async (t) => {
+  test(`${runtime}: a process that is killed during a refresh blocks no other`, async (t) => {
     const set = await setUp(t, { server: { replay: "accept" }, token: EXPIRED });
     const { server, home, client } = set;
     server.script("token", ["hang"]);

@@ -307,7 +307,7 @@ qwenTest("quota of an account", {}, async (server, client) => {
   assert.equal((await embedded.json()).data[1].embedding.length, 8);
 });
 
-test("close ends what is open, and those who wait", async () => {
+test("close ends open connections and waiters", async () => {
   const server = await startQwenServer();
   const client = clientOf(server);
   server.script("chat", ["hang"]);
@@ -320,7 +320,7 @@ test("close ends what is open, and those who wait", async () => {
   assert.equal(server.requests[0].closedByClient, false);
 });
 
-test("https, and HTTP/2 where it is asked for", async (t) => {
+test("https works, and HTTP/2 on request", async (t) => {
   const tls = selfSigned();
   if (!tls) return t.skip("needs openssl");
   const server = await startQwenServer({ tls, http2: true, strict: false });
@@ -366,7 +366,7 @@ function selfSigned() {
   }
 }
 
-test("the program: control, redacted log, clean end", async (t) => {
+test("the program has a control endpoint, a redacted log and a clean end", async (t) => {
   const child = spawn(process.execPath, [PROGRAM, "--auto-approve", "--expires-in", "60"]);
   t.after(() => child.kill("SIGKILL"));
   let output = "";

@@ -1,4 +1,4 @@
-/** The real qwen CLI and we, on the same credentials. */
+/** The real qwen CLI and the package, with the same credentials. */
 
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
@@ -17,7 +17,7 @@ async function setUpBoth(t, options) {
   return { ...set, lock: join(set.home.directory, "oauth_creds.lock") };
 }
 
-/** Keeps back the answers to token requests, until it is opened. Tokens are spent already then. */
+/** Holds the answers to token requests until it is opened. The tokens are already spent. */
 function holdAnswers(t, server) {
   const { open, step } = gate();
   server.script("token", [{ ...step, times: Infinity }]);
@@ -34,7 +34,7 @@ function expire(home) {
   home.write({ ...home.read(), expiry_date: Date.now() - 60_000 });
 }
 
-/** Nobody was ever refused, so nobody is logged out. */
+/** Checks that no token was refused, which would log the user out. */
 function assertNobodyLost({ server, home, events }, redemptions) {
   const { refreshes, redemptions: granted, doubleRedemptions } = server.stats;
   assert.deepEqual(
@@ -53,7 +53,7 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
   const skip = !LONG && !isOld && "done with the older version; npm run test:stress does it with both";
 
   describe(`qwen ${version} next door`, { skip: skipReason(cli), concurrency: 1 }, () => {
-    test("whoever holds the lock, the other waits and takes its token", async (t) => {
+    test("the second process waits for the lock's holder and takes its token", async (t) => {
       const set = await setUpBoth(t);
       const { server, home, client, lock } = set;
 
@@ -70,7 +70,7 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
       assert.equal(await first.session, "ready");
       assertNobodyLost(set, 1);
 
-      // We are first, a second CLI waits for us, and the first one's exit removes our lock.
+      // Our process is first, a second CLI waits for it, and the first CLI's exit removes our lock.
       expire(home);
       open = holdAnswers(t, server);
       const again = client.getAccessToken();
@@ -93,7 +93,7 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
       assert.ok(!existsSync(lock));
     });
 
-    /** A CLI redeems, and the exit of another removes its lock. */
+    /** A CLI redeems, and the exit of another CLI removes its lock. */
     async function unguardedCli(t) {
       const set = await setUpBoth(t, { token: {} });
       const { server, home } = set;
@@ -106,7 +106,7 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
       return { ...set, exiting, redeeming, open };
     }
 
-    test("a CLI whose lock another CLI's exit removed is not disturbed by us", { skip }, async (t) => {
+    test("a CLI whose lock another CLI's exit removed is not disturbed", { skip }, async (t) => {
       const set = await unguardedCli(t);
       const asked = set.client.getAccessToken();
       await sleep(300);
@@ -119,61 +119,57 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
       assertNobodyLost(set, 1);
     });
 
-    test("without us, another CLI in our place loses the login", { skip }, async (t) => {
+    test("a CLI in place of the package loses the login", { skip }, async (t) => {
       const set = await unguardedCli(t);
       await set.exiting.exit();
       startCli(t, cli, set);
-      // It redeems what is being redeemed, is refused, and removes the file.
+      // It offers the token that is being redeemed, is refused, and removes the file.
       await requestOf(set.server, 2);
       set.open();
       await until(() => set.server.stats.doubleRedemptions > 0, "a token is redeemed twice", START_MS);
     });
 
-    test(
-      "both refresh again and again",
-      { skip: !LONG && "takes minutes; npm run test:stress" },
-      async (t) => {
-        const set = await setUpBoth(t, { server: { expiresIn: 31 } });
-        const { server, home, settings } = set;
-        server.script("token", [{ do: "delay", ms: () => 100 + Math.random() * 400, times: Infinity }]);
-        const end = Date.now() + 120_000;
-        const ours = ["node", "node", "bun"].map((runtime) =>
-          startChild(
-            t,
-            runtime,
-            async ({ load, report, data: { end, settings } }) => {
-              const client = (await load()).createClient(settings);
-              let answers = 0;
-              while (Date.now() < end) {
-                await client.getAccessToken();
-                answers += 1;
-                // Rarely enough that the CLI finds expired tokens too.
-                await new Promise((resolve) => setTimeout(resolve, Math.random() * 6000));
-              }
-              report(answers);
-            },
-            { data: { end, settings } },
-          ),
-        );
-        const exits = ["end of input", "SIGTERM", "SIGINT"];
-        let starts = 0;
-        while (Date.now() < end) {
-          const cliAtWork = startCli(t, cli, set);
-          await Promise.race([cliAtWork.session, sleep(START_MS)]);
-          await cliAtWork.exit(exits[starts % exits.length]);
-          assert.ok(existsSync(home.path), `the login is gone after start ${starts}`);
-          starts += 1;
-        }
-        const answers = await Promise.all(ours.map(async (child) => (await child.end(START_MS))[0]));
-        const requests = server.seen("token");
-        const theirs = requests.filter(isFromCli).length;
-        assertNobodyLost(set, requests.length);
-        assert.ok(theirs > 0 && theirs < requests.length, `${theirs} of ${requests.length} are the CLI's`);
-        const total = answers.reduce((sum, count) => sum + count, 0);
-        t.diagnostic(
-          `${starts} starts of the CLI and ${theirs} redemptions; ${requests.length - theirs} redemptions of ours, ${total} answers`,
-        );
-      },
-    );
+    test("both refresh repeatedly", { skip: !LONG && "takes minutes; npm run test:stress" }, async (t) => {
+      const set = await setUpBoth(t, { server: { expiresIn: 31 } });
+      const { server, home, settings } = set;
+      server.script("token", [{ do: "delay", ms: () => 100 + Math.random() * 400, times: Infinity }]);
+      const end = Date.now() + 120_000;
+      const ours = ["node", "node", "bun"].map((runtime) =>
+        startChild(
+          t,
+          runtime,
+          async ({ load, report, data: { end, settings } }) => {
+            const client = (await load()).createClient(settings);
+            let answers = 0;
+            while (Date.now() < end) {
+              await client.getAccessToken();
+              answers += 1;
+              // With pauses, so that the CLI also finds expired tokens.
+              await new Promise((resolve) => setTimeout(resolve, Math.random() * 6000));
+            }
+            report(answers);
+          },
+          { data: { end, settings } },
+        ),
+      );
+      const exits = ["end of input", "SIGTERM", "SIGINT"];
+      let starts = 0;
+      while (Date.now() < end) {
+        const cliAtWork = startCli(t, cli, set);
+        await Promise.race([cliAtWork.session, sleep(START_MS)]);
+        await cliAtWork.exit(exits[starts % exits.length]);
+        assert.ok(existsSync(home.path), `the login is gone after start ${starts}`);
+        starts += 1;
+      }
+      const answers = await Promise.all(ours.map(async (child) => (await child.end(START_MS))[0]));
+      const requests = server.seen("token");
+      const theirs = requests.filter(isFromCli).length;
+      assertNobodyLost(set, requests.length);
+      assert.ok(theirs > 0 && theirs < requests.length, `${theirs} of ${requests.length} are the CLI's`);
+      const total = answers.reduce((sum, count) => sum + count, 0);
+      t.diagnostic(
+        `${starts} starts of the CLI and ${theirs} redemptions; ${requests.length - theirs} redemptions of ours, ${total} answers`,
+      );
+    });
   });
 }

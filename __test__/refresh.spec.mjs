@@ -4,7 +4,7 @@ import { qwen, rejection, startServer } from "./support/harness.mjs";
 
 const { refreshAccessToken } = qwen;
 
-/** A server that answers the refreshes of one login as scripted. */
+/** A server with scripted answers to the refreshes of one login. */
 async function scripted(t, steps, options) {
   const server = await startServer(t, options);
   const { refresh_token } = server.issueToken();
@@ -13,10 +13,10 @@ async function scripted(t, steps, options) {
   return { server, refresh, refreshToken: refresh_token };
 }
 
-/** Runs a case for each entry at once: most of them wait for retries. */
+/** Runs all cases at once: most of them wait for retries. */
 const forEach = (cases, run) => Promise.all(cases.map((entry) => run(...[entry].flat(1))));
 
-// Most of them wait for a timer or a retry, so they wait together.
+// Most of them wait for a timer or a retry, so they run together.
 describe("the refresh grant", { concurrency: true }, () => {
   test("a refresh redeems the token once, with the form of RFC 6749", async (t) => {
     const { server, refresh, refreshToken } = await scripted(t, []);
@@ -38,7 +38,7 @@ describe("the refresh grant", { concurrency: true }, () => {
     assert.notEqual(next.accessToken, token.accessToken);
   });
 
-  test("a token with every kind of character reaches the server as it is", async (t) => {
+  test("a token with every kind of character reaches the server unchanged", async (t) => {
     const server = await startServer(t);
     const strange = "a+b&c=d%20 ü/\u{1f680}?#;\"'\\";
     server.issueToken({ refresh_token: strange });
@@ -67,7 +67,7 @@ describe("the refresh grant", { concurrency: true }, () => {
     await rejection(refreshAccessToken(refreshToken, options), "ERR_QWEN_REFRESH_TOKEN_INVALID");
   });
 
-  test("a refused token's error says nothing that a server could smuggle into a terminal", async (t) => {
+  test("a refused token's error has no control characters from the server", async (t) => {
     const { refresh } = await scripted(t, [{ status: 400, body: { error: "invalid_grant" } }]);
     await rejection(refresh(), "ERR_QWEN_REFRESH_TOKEN_INVALID");
     const nasty = { status: 401, body: { error: "\u001b[2J\n<script>", error_description: "\u001b[31m" } };
@@ -77,7 +77,7 @@ describe("the refresh grant", { concurrency: true }, () => {
     assert.doesNotMatch(`${error.message}${error.oauthError}`, /[\u0000-\u001f]/);
   });
 
-  test("an abort ends a refresh at once, between its tries too", async (t) => {
+  test("an abort ends a refresh at once, even between tries", async (t) => {
     for (const step of ["hang", "html"]) {
       const { server, refresh } = await scripted(t, [{ do: step, times: Infinity }]);
       const controller = new AbortController();

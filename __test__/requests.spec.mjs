@@ -7,7 +7,7 @@ import { startRecorder } from "./support/recorder.mjs";
 const CACHED = { type: "ephemeral" };
 const sha256 = (bytes) => createHash("sha256").update(bytes).digest("hex");
 
-/** A client whose account lives on a server that keeps every byte. */
+/** A client whose account lives on a server that records every byte. */
 async function recorded(t, { answer, ...options } = {}) {
   const recorder = await startRecorder(t, answer);
   const home = temporaryHome(t);
@@ -46,7 +46,7 @@ test("requests below the base URL go to the account's own host", async (t) => {
   assert.deepEqual([server.violations, server.stats.models], [[], inputs.length + 1]);
 });
 
-test("an option or a variable names the base URL, in any of its forms", async (t) => {
+test("an option or a variable sets the base URL, in any of its forms", async (t) => {
   const { server, settings } = await setUp(t);
   for (const value of [server.url, `${server.url}/`, `${server.apiBaseUrl}//`]) {
     const env = { ...settings.env, OPENCODE_QWEN_BASE_URL: value };
@@ -58,7 +58,7 @@ test("an option or a variable names the base URL, in any of its forms", async (t
   }
 });
 
-test("a token never leaves for another host", async (t) => {
+test("a token is never sent to another host", async (t) => {
   const { server, client } = await setUp(t, { client: { baseUrl: undefined } });
   const base = client.baseUrl;
   for (const input of [
@@ -85,7 +85,7 @@ test("a token never leaves for another host", async (t) => {
   assert.equal(server.stats.requests, 0);
 });
 
-test("a resource_url that no token may be sent to stops the request", async (t) => {
+test("a forbidden resource_url stops the request", async (t) => {
   const { server, home, client } = await setUp(t);
   for (const resource_url of [
     "http://portal.qwen.ai",
@@ -101,7 +101,7 @@ test("a resource_url that no token may be sent to stops the request", async (t) 
   assert.equal(server.stats.requests, 0);
 });
 
-test("our headers win, others stay, and those of a connection are not passed on", async (t) => {
+test("the package's headers win, others stay, and connection headers are dropped", async (t) => {
   const { recorder, client } = await recorded(t);
   const sent = {
     Authorization: "Bearer mine",
@@ -142,7 +142,7 @@ test("our headers win, others stay, and those of a connection are not passed on"
   assert.equal(recorder.requests.at(-1).headers["x-many"], "a, b");
 });
 
-test("a header that would break out of its line is refused", async (t) => {
+test("a header with a line break is refused", async (t) => {
   const { recorder, client } = await recorded(t);
   for (const headers of [
     { "x-bad": "a\r\nx-injected: 1" },
@@ -166,7 +166,7 @@ test("a header that would break out of its line is refused", async (t) => {
   assert.equal(recorder.requests.length, 0);
 });
 
-test("a header that fetch would not take is not mended in silence", async (t) => {
+test("a header that fetch rejects is rejected", async (t) => {
   const { recorder, client } = await recorded(t);
   for (const headers of [{ "x-bad\r\n": "a" }, [["x-bad"]], [["x-bad", "a", "b"]]]) {
     await rejection(client.fetch(`${client.baseUrl}/models`, { headers }), "ERR_QWEN_INVALID_ARGUMENT");
@@ -192,7 +192,7 @@ const REQUEST = {
   seed: 12345678901234567890n.toString(),
 };
 
-test("a chat goes out as the portal wants it", async (t) => {
+test("a chat is sent in the portal's form", async (t) => {
   const { server, client } = await setUp(t);
   await (await chat(client, "", REQUEST)).text();
   await (await chat(client, "", { ...REQUEST, stream: false })).text();
@@ -246,7 +246,7 @@ test("output limits are lowered to the model's cap, and never raised or invented
   assert.deepEqual(await sent({ max_tokens: null, max_completion_tokens: "many" }), [null, "many"]);
 });
 
-test("without QWEN_MODE a chat goes out as it came, caps apart", async (t) => {
+test("without QWEN_MODE only the limits of a chat are changed", async (t) => {
   const body =
     ' { "model":"coder-model",\n "messages":[{"role":"developer","content":"\\u00e9"}], "big":1e400 }';
   const post = async (client) => client.fetch(`${client.baseUrl}/chat/completions`, { method: "POST", body });
@@ -272,7 +272,7 @@ test("without QWEN_MODE a chat goes out as it came, caps apart", async (t) => {
   assert.equal(server.seen("chat")[0].rawBody, capped.replace("70000", "65536"));
 });
 
-test("a switch that can't be read is told once, and its default used", async (t) => {
+test("an invalid switch is reported once, and its default is used", async (t) => {
   const { client, events } = await setUp(t, { env: { QWEN_MODE: "perhaps" } });
   await (await chat(client, "hi")).text();
   assert.deepEqual(
@@ -282,7 +282,7 @@ test("a switch that can't be read is told once, and its default used", async (t)
   assert.match(events[0].message, /QWEN_MODE/);
 });
 
-test("what is no chat is not shaped", async (t) => {
+test("only chats are shaped", async (t) => {
   const { recorder, client } = await recorded(t);
   const body = ' {"model": "coder-model", "max_tokens": 1e9, "input": "x"} ';
   for (const path of [
@@ -348,7 +348,7 @@ test("bodies of every kind arrive byte for byte", async (t) => {
   for (const empty of [undefined, null]) assert.equal((await post(empty)).body.length, 0);
 });
 
-test("a body is what it was when fetch was called", async (t) => {
+test("a body is copied when fetch is called", async (t) => {
   const { client, recorder } = await recorded(t);
   const body = new Uint8Array(8).fill(1);
   const sent = client.fetch(`${client.baseUrl}/files`, { method: "POST", body });
@@ -357,7 +357,7 @@ test("a body is what it was when fetch was called", async (t) => {
   assert.deepEqual([...recorder.requests[0].body], [1, 1, 1, 1, 1, 1, 1, 1]);
 });
 
-test("thirty megabytes go out whole, shaped or not", async (t) => {
+test("thirty megabytes are sent whole, shaped or not", async (t) => {
   const { client, recorder, post } = await recorded(t);
   const bytes = Buffer.alloc(30_000_000, "abcdefg");
   assert.equal(sha256((await post(bytes)).body), sha256(bytes));

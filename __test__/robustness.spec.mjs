@@ -8,7 +8,7 @@ const INVALID = "ERR_QWEN_INVALID_ARGUMENT";
 const boom = () => {
   throw new Error("the caller's own");
 };
-/** An object of which nothing can be done without an error. */
+/** An object that throws at any use. */
 const hostile = () =>
   new Proxy(
     function () {},
@@ -52,7 +52,7 @@ const NO_URLS = [
 const NO_BOOLEANS = [null, 0, 1, "", "true", {}, Symbol("s")];
 const NO_FUNCTIONS = [null, 0, "", "text", {}, [], true];
 
-/** Each call with a bad value rejects, and names the field. */
+/** Checks that each bad value is rejected with the field's name. */
 async function refuses(call, field, values) {
   for (const value of values) {
     const error = await rejection(call(value), INVALID, { retryable: false });
@@ -86,7 +86,7 @@ const freeFunctions = {
 };
 
 for (const [name, call] of Object.entries(freeFunctions)) {
-  test(`${name} refuses options that are none, by name`, async () => {
+  test(`${name} refuses invalid options, and names them`, async () => {
     await refuses(call, "options", NO_OBJECTS);
     for (const [field, values] of Object.entries(oauthFields)) {
       await refuses((value) => call({ [field]: value }), field, values);
@@ -97,7 +97,7 @@ for (const [name, call] of Object.entries(freeFunctions)) {
   });
 }
 
-test("pollDeviceToken and refreshAccessToken refuse a first argument that is none", async () => {
+test("pollDeviceToken and refreshAccessToken refuse an invalid first argument", async () => {
   await refuses((value) => pollDeviceToken(value), "authorization", [
     undefined,
     ...NO_OBJECTS,
@@ -163,7 +163,7 @@ test("createClient throws, and names the field", () => {
   refused(hostile(), "env");
 });
 
-test("a URL of oauth that is refused is named with its place", () => {
+test("a refused URL of oauth is named with its path", () => {
   for (const field of ["baseUrl", "tokenEndpoint", "deviceAuthorizationEndpoint"]) {
     assert.throws(
       () => createClient({ oauth: { [field]: "nowhere" } }),
@@ -172,7 +172,7 @@ test("a URL of oauth that is refused is named with its place", () => {
   }
 });
 
-test("the methods of a client refuse what they can't take", async (t) => {
+test("the methods of a client refuse invalid arguments", async (t) => {
   const { server, client } = await setUp(t);
   for (const method of ["login", "getAccessToken"]) {
     await refuses((value) => client[method](value), "options", NO_OBJECTS);
@@ -186,7 +186,7 @@ test("the methods of a client refuse what they can't take", async (t) => {
   assert.equal(server.stats.requests, 0);
 });
 
-test("fetch refuses an input or an init that is none", async (t) => {
+test("fetch refuses an invalid input or init", async (t) => {
   const { server, client } = await setUp(t);
   const url = `${client.baseUrl}/models`;
   const inputs = [undefined, null, 0, {}, [], Symbol("s"), 10n, () => {}, throwing("url")];
@@ -202,12 +202,12 @@ test("fetch refuses an input or an init that is none", async (t) => {
   assert.equal(server.stats.requests, 0);
 });
 
-test("fetch refuses an input that throws at every touch", async (t) => {
+test("fetch refuses an input that throws at every access", async (t) => {
   const { client } = await setUp(t);
   await refuses((input) => client.fetch(input), "input", [hostile(), revoked()]);
 });
 
-test("fetch refuses methods, redirects, signals and headers that are none", async (t) => {
+test("fetch refuses invalid methods, redirects, signals and headers", async (t) => {
   const { server, client } = await setUp(t);
   const post = (init) => client.fetch(`${client.baseUrl}/models`, { method: "POST", ...init });
   const methods = [0, {}, [], "", "A B", "A\r\nB", "A\u0000B", "\u00e9", "CONNECT", Symbol("s"), hostile()];
@@ -241,7 +241,7 @@ test("fetch refuses methods, redirects, signals and headers that are none", asyn
   assert.equal(server.stats.requests, 0);
 });
 
-test("half a signal is refused, and what it came with does not keep the process alive", async (t) => {
+test("half a signal is refused, and its call does not keep the process alive", async (t) => {
   const { server, home } = await setUp(t);
   const errors = await inChild(
     t,
@@ -304,7 +304,7 @@ test("fetch refuses bodies that it can't read", async (t) => {
   assert.equal(server.stats.requests, 0);
 });
 
-test("odd but lawful arguments are taken", async (t) => {
+test("unusual but valid arguments are accepted", async (t) => {
   const { client } = await setUp(t);
   const url = `${client.baseUrl}/models`;
   for (const init of [
@@ -321,7 +321,7 @@ test("odd but lawful arguments are taken", async (t) => {
   createClient({ env: { HOME: "/x", EMPTY: "", NOTHING: undefined }, oauth: {}, onEvent: undefined }).close();
 });
 
-test("a signal that can't be left again hurts nobody", async (t) => {
+test("a signal whose listener can't be removed causes no error", async (t) => {
   const { client } = await setUp(t);
   const signal = {
     aborted: false,
@@ -337,7 +337,7 @@ test("a signal that can't be left again hurts nobody", async (t) => {
   assert.ok(await response.json());
 });
 
-test("a listener that throws hurts nobody", async (t) => {
+test("a listener that throws affects no call", async (t) => {
   const { server, settings } = await setUp(t, { token: { expiresIn: -60 } });
   const client = createClient({ ...settings, onEvent: boom });
   t.after(() => client.close());

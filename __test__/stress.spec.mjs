@@ -1,6 +1,6 @@
 /**
- * Many real processes on one user's files. `npm test` runs a short form; `npm run test:stress` (TEST_STRESS=1) the long
- * one, whose figures are in RELIABILITY.md.
+ * Many real processes with one user's files. `npm test` runs a short form, and `npm run test:stress` (TEST_STRESS=1) the
+ * long one, whose figures are in RELIABILITY.md.
  */
 
 import assert from "node:assert/strict";
@@ -12,15 +12,15 @@ import { RUNTIMES, startChild } from "./support/child.mjs";
 import { EXPIRED, setUp } from "./support/harness.mjs";
 
 const LONG = Boolean(process.env.TEST_STRESS);
-/** How long the processes of the last test ask. */
+/** Duration of the last test's load. */
 const LOAD_MS = LONG ? 180_000 : 7000;
-/** For processes to start, and to end. */
+/** Time limit for the start and the end of the processes. */
 const WAIT_MS = LOAD_MS + (LONG ? 120_000 : 60_000);
 
-/** Every fifth process runs in Bun, where there is one. */
+/** Every fifth process runs in Bun, if it is installed. */
 const runtimeOf = (index) => (index % 5 === 0 && RUNTIMES.bun ? "bun" : "node");
 
-/** Processes that have read the files, and do the rest of `body` all at once. Gives each one's second report. */
+/** Starts processes that read the files, and then run the rest of `body` all at once. Returns each one's second report. */
 async function atOnce(t, count, body, dataOf) {
   const children = Array.from({ length: count }, (_, index) =>
     startChild(t, runtimeOf(index), body, { data: dataOf(index) }),
@@ -114,7 +114,7 @@ test(`tokens that live for 32 s, under load for ${LOAD_MS / 1000} s: a redemptio
     reports.reduce((sum, { expired }) => sum + expired, 0),
     0,
   );
-  // Nothing was redeemed that nobody used, and nothing before the one before it had at most 30 s left.
+  // Each redemption was needed: the token before it had at most 30 s left.
   const expiries = Object.values(Object.assign({}, ...reports.map(({ tokens }) => tokens)));
   expiries.sort((one, other) => one - other);
   assert.equal(expiries.length, redemptions);

@@ -6,7 +6,7 @@ import { chat, EXPIRED, midway, rejection, setUp, until } from "./support/harnes
 
 const LEFT_BEHIND = ["oauth_creds.flock", "oauth_creds.json"];
 
-// Most of them wait for a timer or a retry, so they wait together.
+// Most of them wait for a timer or a retry, so they run together.
 describe("the token of a file", { concurrency: true }, () => {
   test("a token is refreshed thirty seconds before it expires, and once for all callers", async (t) => {
     const { server, home, client, events } = await setUp(t, { token: { expiresIn: 45 } });
@@ -29,7 +29,7 @@ describe("the token of a file", { concurrency: true }, () => {
     assert.equal(statSync(join(home.directory, "oauth_creds.flock")).size, 0);
   });
 
-  test("an account that needs a login says why", async (t) => {
+  test("an account that needs a login reports the reason", async (t) => {
     const { server, home, client } = await setUp(t, { token: EXPIRED });
     server.revokeRefresh(home.read().refresh_token);
     const error = await rejection(client.getAccessToken(), "ERR_QWEN_REFRESH_TOKEN_INVALID");
@@ -37,7 +37,7 @@ describe("the token of a file", { concurrency: true }, () => {
     assert.deepEqual([lastError?.code, lastError?.message], [error.code, error.message]);
   });
 
-  test("a caller who gives up does not lose the token", async (t) => {
+  test("an aborted call does not lose the token", async (t) => {
     const { server, home, client, open } = await midway(t);
     const before = home.bytes();
     const controllers = [new AbortController(), new AbortController()];
@@ -57,7 +57,7 @@ describe("the token of a file", { concurrency: true }, () => {
     assert.deepEqual([server.stats.redemptions, server.stats.chats, server.stats.closedByClient], [1, 0, 0]);
   });
 
-  test("a client that is closed in the middle of a refresh still writes the token", async (t) => {
+  test("a client that is closed during a refresh still writes the token", async (t) => {
     const { server, home, client, open } = await midway(t);
     const before = home.bytes();
     const asked = client.getAccessToken();

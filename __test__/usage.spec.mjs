@@ -12,7 +12,7 @@ const FILE = "opencode_qwen_usage.json";
 const STREAMED = { stream: true, stream_options: { include_usage: true } };
 const NOTHING = { requests: 0, withoutUsage: 0, inputTokens: 0, cachedTokens: 0, outputTokens: 0 };
 
-/** What the answers themselves say that they cost, streamed or not. */
+/** The usage that the answers report, streamed or not. */
 async function reported(responses) {
   const sum = { ...NOTHING };
   for (const response of responses) {
@@ -30,7 +30,7 @@ async function reported(responses) {
   return sum;
 }
 
-test("usage is what the answers say, by hour and by day", async (t) => {
+test("usage is counted from the answers, by hour and by day", async (t) => {
   const { client, home, events, settings } = await setUp(t);
   const [before] = await client.usage();
   assert.deepEqual(before.today, NOTHING);
@@ -51,7 +51,7 @@ test("usage is what the answers say, by hour and by day", async (t) => {
   assert.deepEqual([accountId, label], [account.id, account.label]);
   const names = ["hour", "fiveHours", "today", "week", "month"];
   assert.deepEqual(Object.keys(windows), names);
-  // The hour or the day may end in the middle of a test.
+  // The hour or the day may change during a test.
   const summed = (rows) => {
     const sums = { ...NOTHING };
     for (const row of rows) for (const name of Object.keys(sums)) sums[name] += row[name];
@@ -80,7 +80,7 @@ test("usage is what the answers say, by hour and by day", async (t) => {
   await rejection(other.usage(), "ERR_QWEN_INVALID_ARGUMENT");
 });
 
-test("ten processes at once, in Node and in Bun: the sums are exact", async (t) => {
+test("the sums of ten processes at once, in Node and in Bun, are exact", async (t) => {
   const set = await setUp(t);
   const { server, home, client } = set;
   const runtimes = Object.keys(RUNTIMES);
@@ -111,7 +111,7 @@ test("ten processes at once, in Node and in Bun: the sums are exact", async (t) 
         const all = (await Promise.all(Array.from({ length: 15 }, (_, number) => one(number)))).flat();
         const sum = (column) => all.reduce((total, row) => total + row[column], 0);
         report({ requests: all.length, inputTokens: sum(0), outputTokens: sum(1) });
-        // However they end, they have written what they counted.
+        // They write their counts before they end.
         if (index % 3 === 0) client.close();
         if (index % 3 === 1) process.exit();
       },
@@ -134,7 +134,7 @@ test("ten processes at once, in Node and in Bun: the sums are exact", async (t) 
   assert.ok(readFileSync(join(home.directory, FILE)).length < 2_000);
 });
 
-test("each account has its own figures; the qwen CLI's answers are nobody's", async (t) => {
+test("each account has its own usage; answers of the qwen CLI count for none", async (t) => {
   const set = await setUpAccounts(t, {
     names: ["one", "two"],
     client: { degrade: false, cliFallback: true },
@@ -164,7 +164,7 @@ test("each account has its own figures; the qwen CLI's answers are nobody's", as
   );
 });
 
-test("a file that can't be used costs figures, and no answer", async (t) => {
+test("an unusable file loses usage, but no answer", async (t) => {
   const { client, home, events } = await setUp(t);
   const path = join(home.directory, FILE);
   writeFileSync(path, '{"version":2}');

@@ -1,5 +1,5 @@
-//! What must hold for any input from outside: bytes in, and a panic where it does not hold. Fuzzed, and run over the
-//! corpus by the crate's own tests.
+//! Properties of any input from outside. A property takes bytes, and panics if it does not hold. They are fuzzed, and a
+//! test of the crate runs them over the corpus.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use url::Url;
 
-/// A property, under the name of its fuzz target and its corpus.
+/// A property under the name of its fuzz target and its corpus.
 pub type Property = (&'static str, fn(&[u8]));
 
 pub const PROPERTIES: [Property; 12] = [
@@ -36,7 +36,7 @@ pub const PROPERTIES: [Property; 12] = [
 
 const NOW: u64 = 1_795_531_990_000;
 
-/// The first byte chooses among a few, the rest is the input.
+/// Splits the input: the first byte chooses an option, the rest is the text.
 fn choice<'a, T: Copy>(of: &[T], data: &'a [u8]) -> (T, &'a [u8]) {
     match data.split_first() {
         Some((first, rest)) => (of[usize::from(*first) % of.len()], rest),
@@ -51,8 +51,8 @@ fn assert_usable(token: &Token) {
     assert!(token.expires_at <= 8_640_000_000_000_000);
 }
 
-/// Only a JSON object with an `error` is a verdict, and only a usable token a success; no text of the server's gets into
-/// a message as it is.
+/// Only a JSON object with an `error` is a verdict, and only a usable token is a success. Messages hold no raw text of
+/// the server.
 pub fn token_answer(data: &[u8]) {
     let (status, bytes) = choice(&[200, 400, 401, 403, 404, 429, 500, 503, 204, 302], data);
     let answer = Answer { status, retry_after_ms: None, body: Body::read(Some(bytes)) };
@@ -83,8 +83,8 @@ pub fn token_answer(data: &[u8]) {
     }
 }
 
-/// A store that reads is written as it was; one that does not is never taken for an empty one, and what can be recovered
-/// is whole. Bringing it up to date is settled after one go, and loses no account.
+/// A readable store is written back unchanged. An unreadable one is never taken as empty, and recovered accounts are
+/// whole. Migration is idempotent and loses no account.
 pub fn store(data: &[u8]) {
     let recovered = recover(data);
     assert!(recovered.records.iter().all(|record| record.token().is_some()));
@@ -124,7 +124,7 @@ pub fn store(data: &[u8]) {
     assert!(findings.adopted.is_empty() && twice == once, "bringing it up to date is never settled");
 }
 
-/// However the output is cut into pieces, it says the same; and nothing comes after its end.
+/// Output means the same however it is cut into pieces, and nothing follows its end.
 pub fn cli_output(data: &[u8]) {
     let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
         let mut parser = Parser::default();
@@ -140,12 +140,12 @@ pub fn cli_output(data: &[u8]) {
     let ends = whole.iter().filter(|event| is_end(event)).count();
     assert!(ends <= 1 && (ends == 0 || whole.last().is_some_and(is_end)));
     if let Ok(text) = prompt(data) {
-        // Either would be obeyed by the CLI.
+        // The CLI would obey either of them.
         assert!(!text.contains('@') && !text.trim_start().starts_with('/'));
     }
 }
 
-/// Whatever a server asks for is a time, and one of whole seconds is read as it stands.
+/// Any `retry-after` is a time, and whole seconds are read exactly.
 pub fn retry_after(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let read = retry_after_ms(&text, NOW);
@@ -156,7 +156,7 @@ pub fn retry_after(data: &[u8]) {
     }
 }
 
-/// No text leads a token to a place that is not its own.
+/// No text sends a token to a host that is not its own.
 pub fn urls(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     if let Ok(base) = api_base_url(&text) {
@@ -184,12 +184,12 @@ fn parsed(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).unwrap()
 }
 
-/// Whether it is JSON with numbers that no number type holds, which are passed on as they stand.
+/// True for JSON with numbers that no number type holds. They are passed on unchanged.
 fn has_huge_numbers(data: &[u8]) -> bool {
     serde_json::from_slice::<&RawValue>(data).is_ok() && serde_json::from_slice::<Value>(data).is_err()
 }
 
-/// A body stays JSON, shaping and degrading are settled after one go, and what is not ours to change stays.
+/// A body stays JSON, shaping and degrading are idempotent, and other fields stay unchanged.
 pub fn body(data: &[u8]) {
     let ids = Ids { session_id: "session".to_owned(), prompt_id: "prompt".to_owned() };
     let plan = Kind::Key(Some(KeyPlan::TokenPlan));
@@ -227,10 +227,10 @@ pub fn body(data: &[u8]) {
     }
 }
 
-/// Starts of secrets that other makers issue.
+/// Prefixes of other makers' secrets.
 const OTHER_MAKERS: [&str; 8] =
     ["sk-ant-", "sk-proj-", "sk-or-", "ghp_", "github_pat_", "AKIA", "AIza", "eyJ"];
-/// Texts that a key is copied with, before and after it.
+/// Texts around a copied key.
 const AROUND: [(&str, &str); 8] = [
     (" ", "\r\n"),
     ("Bearer ", ""),
@@ -242,8 +242,8 @@ const AROUND: [(&str, &str); 8] = [
     ("<", ">;"),
 ];
 
-/// No text makes reading a key fail but with a refusal; what is taken is a part of the text, and only Alibaba's form goes to
-/// Alibaba's places. A key comes out of what it is copied with, and another maker's secret never does.
+/// Reading a key either succeeds or refuses. The key is a part of the text, and only Alibaba's form goes to Alibaba's
+/// endpoints. A key is found inside the text it was copied with, and another maker's secret never passes.
 pub fn key(data: &[u8]) {
     let ((before, after), data) = choice(&AROUND, data);
     let (maker, data) = choice(&OTHER_MAKERS, data);
@@ -266,7 +266,7 @@ pub fn key(data: &[u8]) {
     assert_eq!(places(&format!("{before}{foreign}{after}")), None);
 }
 
-/// A list of models holds what can be shown and sent, each once; reading one never fails.
+/// A model list holds valid ids, each once. Reading one never fails.
 pub fn model_list(data: &[u8]) {
     let Some(list) = read_list(data) else { return };
     assert!(!list.models.is_empty() && list.models.len() <= MAX_IDS);
@@ -276,7 +276,7 @@ pub fn model_list(data: &[u8]) {
     assert_eq!(read_list(body.to_string().as_bytes()).unwrap().models, list.models);
 }
 
-/// A secret that is known is in nothing that is written.
+/// No output holds a known secret.
 pub fn redaction(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let secret = Secret::new("plum-tree-in-april");
@@ -294,7 +294,7 @@ pub fn redaction(data: &[u8]) {
     }
 }
 
-/// However a stream is cut into pieces, the same is passed on, and its end is the same. Only whole events are passed on.
+/// A stream passes on the same events and the same end however it is cut into pieces. Only whole events pass.
 pub fn stream_guard(data: &[u8]) {
     let pass = |size: usize| {
         let mut guard = Guard::default();
@@ -314,7 +314,7 @@ pub fn stream_guard(data: &[u8]) {
     assert!(pass(1) == whole && pass(13) == whole, "the pieces make a difference");
 }
 
-/// However an answer is cut into pieces, it means the same; and what it means is about the account only if it was refused.
+/// An answer means the same however it is cut into pieces, and only a refusal is about the account.
 pub fn answer(data: &[u8]) {
     let (status, body) = choice(&[200, 400, 401, 402, 403, 404, 405, 413, 429, 500, 503, 302], data);
     for asked in [true, false].map(|is_key| Asked { is_key, model: "qwen3-coder-plus", now_ms: NOW }) {
@@ -341,7 +341,7 @@ pub fn answer(data: &[u8]) {
     }
 }
 
-/// However a stream is cut into pieces, its events are the same.
+/// A stream has the same events however it is cut into pieces.
 pub fn sse(data: &[u8]) {
     let read = |size: usize| {
         let (mut reader, mut events) = (EventReader::default(), Vec::new());

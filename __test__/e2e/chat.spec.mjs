@@ -1,4 +1,4 @@
-// What goes over the wire, and what the user gets to see of it.
+// Requests on the wire, and the answers that the user sees.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { assertAnswer, assertClean, exchanges } from "./support/checks.mjs";
@@ -53,7 +53,7 @@ describe("chat", suite(), () => {
     assertClean(host.server);
   });
 
-  test("calls tools, and goes on when the token is refused in between", async (t) => {
+  test("calls tools, and continues if the token is refused in between", async (t) => {
     const host = await openHost(t);
     host.sandbox.write("work/notes.txt", "the secret word is plum\n");
     host.server.script("chat", ["ok", "token_rejected"]);
@@ -68,9 +68,9 @@ describe("chat", suite(), () => {
     assertClean(host.server);
   });
 
-  test("started twice with a token that has expired refreshes it once", async (t) => {
+  test("two starts with an expired token refresh it once", async (t) => {
     const host = await openHost(t, { login: { expiresIn: -60 } });
-    // OpenCode's own database takes one writer at a time, and starts with writing.
+    // OpenCode's database takes one writer at a time, and each start writes.
     const env = { XDG_DATA_HOME: host.sandbox.path("second-data") };
     const results = await Promise.all([host.chat("one"), host.chat("two", { env })]);
     assertAnswer(results[0], "You said: one");
@@ -95,11 +95,11 @@ describe("chat", suite(), () => {
     assertClean(host.server);
   });
 
-  test("streams, keeps its session over turns, and lets go when the user stops it", async (t) => {
+  test("streams, keeps its session over turns, and closes the stream when the user stops it", async (t) => {
     const host = await openHost(t, { server: { pace: 50 } });
     const service = await host.serve();
     await service.listen();
-    // Long enough for an OpenCode that has just started and a machine that is busy.
+    // Long enough for an OpenCode that has just started on a busy machine.
     const { session, answer } = await service.prompt("SAY 100");
     await answer;
     await service.waitForIdle(session);

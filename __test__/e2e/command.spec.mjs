@@ -1,11 +1,11 @@
-// The command /qwen: the accounts on the screen, and nothing for a model.
+// The command /qwen shows the accounts and sends nothing to a model.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { CURRENT, openHost, suite } from "./support/opencode.mjs";
 
 const INVOCATION = { command: "qwen", arguments: "", model: "qwen-code/coder-model", agent: "build" };
 
-/** Has a conversation, gives the command in it, and says how often the model was asked for that. */
+/** Runs the command in a conversation. Returns the screen, and the number of model requests for it. */
 async function command(host) {
   const service = await host.serve();
   await service.listen();
@@ -19,7 +19,7 @@ async function command(host) {
 
 for (const version of [CURRENT, "1.1.65", "1.3.2"]) {
   describe(`/qwen in OpenCode ${version}`, suite(version), () => {
-    test("shows each account and what it has given, and asks no model", async (t) => {
+    test("shows each account and its usage, and asks no model", async (t) => {
       const host = await openHost(t, { version });
       const { service, asked } = await command(host);
       const { properties } = await service.waitForToast(/^\* Account 1: ready\n/);
@@ -34,7 +34,7 @@ for (const version of [CURRENT, "1.1.65", "1.3.2"]) {
 }
 
 describe("/qwen", suite(), () => {
-  test("says how to log in where there is no account", async (t) => {
+  test("says how to log in if there is no account", async (t) => {
     const host = await openHost(t, { login: false });
     const service = await host.serve();
     await service.listen();
@@ -44,7 +44,7 @@ describe("/qwen", suite(), () => {
     assert.deepEqual(host.server.requests, []);
   });
 
-  test("is the user's own where there is one", async (t) => {
+  test("gives way to the user's own command", async (t) => {
     const own = { template: "SAY 3", description: "mine" };
     const host = await openHost(t, { config: { command: { qwen: own } } });
     const { asked } = await command(host);

@@ -1,4 +1,4 @@
-// The models that are offered, and what users configure over them.
+// The offered models, and the user's changes to them.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { assertAnswer, assertClean, assertFailure } from "./support/checks.mjs";
@@ -73,7 +73,7 @@ describe("configuration", suite(), () => {
     assertClean(host.server);
   });
 
-  test("sends no token to a host that is not the account's", async (t) => {
+  test("sends no token to a foreign host", async (t) => {
     const options = { baseURL: "https://elsewhere.example/v1", apiKey: "mine" };
     const host = await openHost(t, { config: { provider: { "qwen-code": { options } } } });
     const result = await host.chat("hello");
@@ -81,7 +81,7 @@ describe("configuration", suite(), () => {
     assert.deepEqual(host.server.requests, []);
   });
 
-  test("takes options of the plugin, and names one that is wrong", async (t) => {
+  test("takes options of the plugin, and names a wrong one", async (t) => {
     const host = await openHost(t, { plugin: [CHECKOUT, { qwenMode: false }], server: { strict: false } });
     assertAnswer(await host.chat("hello"), "You said: hello");
     assert.equal(host.server.seen("chat")[0].body.metadata, undefined);

@@ -1,4 +1,4 @@
-// OpenCode is told to end while a refresh token is on its way: the login is kept.
+// OpenCode is told to end during a refresh, and the login is kept.
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { describe, test } from "node:test";
@@ -8,7 +8,7 @@ import { CREDENTIALS, openHost, suite } from "./support/opencode.mjs";
 
 const withoutTmux = spawnSync("tmux", ["-V"]).status !== 0 && "tmux is not installed";
 
-/** OpenCode with a login that has expired, and a server that answers its refresh once `open` is called. */
+/** OpenCode with an expired login, and a server that answers its refresh once `open` is called. */
 async function midway(t) {
   const host = await openHost(t, { login: { expiresIn: -60 } });
   const { open, step } = gate();
@@ -17,7 +17,7 @@ async function midway(t) {
   return { host, open, read, before: read() };
 }
 
-/** False for a process that has ended, whether its parent has noticed or not. */
+/** False for a process that has ended, even if its parent has not reaped it. */
 function isAlive(pid) {
   const state = spawnSync("ps", ["-o", "stat=", "-p", String(pid)], { encoding: "utf8" }).stdout.trim();
   return state !== "" && !state.startsWith("Z");
@@ -31,7 +31,7 @@ async function assertKept({ host, open, read, before }) {
   assert.equal(host.server.stats.redemptions, 1);
 }
 
-describe("the end of OpenCode in the middle of a refresh", suite(), () => {
+describe("the end of OpenCode during a refresh", suite(), () => {
   for (const signals of [["SIGINT"], ["SIGINT", "SIGINT"], ["SIGTERM"], ["SIGHUP"]]) {
     test(`run, ${signals.join(" and ")}`, async (t) => {
       const set = await midway(t);

@@ -1,4 +1,4 @@
-// What goes wrong is said once, in words, and OpenCode does not try again what can't succeed.
+// Failures are shown once, in words, and OpenCode retries only temporary ones.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { pathToFileURL } from "node:url";
@@ -7,7 +7,7 @@ import { CHECKOUT, CREDENTIALS, openHost, suite } from "./support/opencode.mjs";
 import { Package } from "./support/package.mjs";
 
 describe("errors", suite(), () => {
-  test("a quota that is used up ends the run at once, and is remembered", async (t) => {
+  test("a used-up quota ends the run at once, and is remembered", async (t) => {
     const host = await openHost(t);
     host.server.setQuota("alice", 0, { retryAfter: 3600 });
     const said =
@@ -15,7 +15,7 @@ describe("errors", suite(), () => {
     const result = await host.chat("hello");
     assert.equal(result.code, 1);
     assertFailure(result, said);
-    // A shorter answer could cut a tool call, so none is asked for.
+    // A shorter answer could cut a tool call, so none is requested.
     const limits = host.server.seen("chat").map(({ body }) => body.max_tokens);
     assert.deepEqual(limits, [65_536]);
     assertFailure(await host.chat("hello"), said);
@@ -23,7 +23,7 @@ describe("errors", suite(), () => {
     assertClean(host.server);
   });
 
-  test("a quota that is used up moves the session to another account", async (t) => {
+  test("a used-up quota moves the session to another account", async (t) => {
     const host = await openHost(t, { login: false });
     const service = await host.serve();
     await service.listen();
@@ -54,7 +54,7 @@ describe("errors", suite(), () => {
     assert.deepEqual(host.server.requests, []);
   });
 
-  test("each failure of a request is told once and not tried again", async (t) => {
+  test("each failed request is reported once and not retried", async (t) => {
     const host = await openHost(t, { plugin: [CHECKOUT, { idleTimeoutMs: 2_000 }] });
     const service = await host.serve();
     await service.listen();
@@ -75,7 +75,7 @@ describe("errors", suite(), () => {
         const { session, answer } = await service.prompt("SAY 20");
         const { info } = (await answer).body;
         assert.match(info.error.data.message, message);
-        // A token that is refused is refreshed, and refused once more.
+        // A refused token is refreshed, and refused once more.
         assert.equal(host.server.seen("chat").length, step === "forbidden" ? 2 : 1);
         await service.waitForIdle(session);
         const statuses = service.events.filter(
@@ -87,7 +87,7 @@ describe("errors", suite(), () => {
     }
   });
 
-  test("trouble that may pass is left to OpenCode's retries", async (t) => {
+  test("OpenCode retries temporary failures", async (t) => {
     const host = await openHost(t);
     const service = await host.serve();
     host.server.script("chat", [{ do: "rate_limit", retryAfter: 1 }, "server_error"]);
@@ -98,7 +98,7 @@ describe("errors", suite(), () => {
     assert.deepEqual(statuses, [429, 503, 200]);
   });
 
-  test("a login that is over is told on the screen, and its file is kept", async (t) => {
+  test("an ended login is reported on the screen, and its file is kept", async (t) => {
     const host = await openHost(t, { login: { expiresIn: -60 } });
     const credentials = host.sandbox.read(CREDENTIALS);
     host.server.script("token", [{ do: "invalid_request", times: Infinity }]);
@@ -112,7 +112,7 @@ describe("errors", suite(), () => {
     assert.equal(host.sandbox.read(CREDENTIALS), credentials);
     assert.deepEqual(exchanges(host.server, "chat"), []);
 
-    // A login elsewhere is found without a restart.
+    // A login in another program is found without a restart.
     host.server.clearScripts();
     host.sandbox.write(CREDENTIALS, host.server.issueToken({ account: "bob" }));
     const { info } = (await (await service.prompt("hello")).answer).body;
@@ -137,7 +137,7 @@ describe("without its native part", suite(), () => {
     return host;
   }
 
-  test("OpenCode starts, and a login says why it can't be", async (t) => {
+  test("OpenCode starts, and a login reports the reason", async (t) => {
     const host = await openCrippled(t, { login: false });
     const models = await host.run(["models", "qwen-code"]);
     assertAnswer(models, "qwen-code/coder-model\nqwen-code/vision-model");
@@ -146,7 +146,7 @@ describe("without its native part", suite(), () => {
     assert.match(result.error, reason);
   });
 
-  test("requests say why, and so does the screen", async (t) => {
+  test("requests and the screen report the reason", async (t) => {
     const host = await openCrippled(t);
     const service = await host.serve();
     await service.listen();

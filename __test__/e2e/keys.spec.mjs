@@ -11,7 +11,7 @@ const MODEL = { model: "qwen3-coder-plus" };
 
 const pick = (object, names) => Object.fromEntries(names.map((name) => [name, object[name]]));
 
-/** A key of a place that is this server, in the user's account store. */
+/** Adds a key for this server to the user's account store. */
 function addKey(host, { plan = "coding-plan", ...fields } = {}) {
   const key = host.server.addKey({ plan, account: fields.id ?? "planned" });
   const before = host.sandbox.has(STORE) ? host.sandbox.readJson(STORE) : { version: 1, accounts: [] };
@@ -22,7 +22,7 @@ function addKey(host, { plan = "coding-plan", ...fields } = {}) {
 }
 
 describe("keys", suite(), () => {
-  test("a key is pasted like a login code, kept by the plugin alone, and enough to chat", async (t) => {
+  test("a key is pasted like a login code, stored by the plugin alone, and enough to chat", async (t) => {
     const { server, env } = await startPlaces(t);
     const host = new Host({ server, login: false, env: pick(env, ["HTTPS_PROXY", "NODE_EXTRA_CA_CERTS"]) });
     t.after(() => host.close());
@@ -68,7 +68,7 @@ describe("keys", suite(), () => {
     assertClean(host.server);
   });
 
-  test("a plan that is used up for the hour ends the run with one line", async (t) => {
+  test("a plan with a used-up hour ends the run with one line", async (t) => {
     const host = await openHost(t, { login: false });
     addKey(host);
     addKey(host, { id: "billed", plan: "dashscope", label: "Billed" });
@@ -81,13 +81,13 @@ describe("keys", suite(), () => {
       host.server.seen("chat").map(({ account }) => account),
       ["planned"],
     );
-    // With leave it goes on.
+    // With permission it continues.
     const env = { OPENCODE_QWEN_ALLOW_PAID_FALLBACK: "1" };
     assertAnswer(await host.chat("hello", { ...MODEL, env }), "You said: hello");
     assert.equal(host.server.seen("chat").at(-1).account, "billed");
   });
 
-  test("the end of the free tier is said in one line, each time, without a loop", async (t) => {
+  test("the end of the free tier is one line at each request, without a loop", async (t) => {
     const host = await openHost(t, { server: { freeTier: false } });
     for (let turn = 0; turn < 2; turn += 1) {
       assertFailure(
@@ -97,7 +97,7 @@ describe("keys", suite(), () => {
     }
     assert.equal(host.server.stats.redemptions, 1);
     assert.equal(host.server.seen("chat").length, 3);
-    // A server that answers again is believed at once.
+    // One success from the server restores the account at once.
     host.server.set({ freeTier: true });
     assertAnswer(await host.chat("hello"), "You said: hello");
     assert.ok(host.sandbox.has(CREDENTIALS));

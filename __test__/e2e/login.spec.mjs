@@ -1,4 +1,4 @@
-// Logging in and what it leaves behind.
+// Logging in, and the files that it leaves.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -7,7 +7,7 @@ import { AUTH, CREDENTIALS, openHost, suite } from "./support/opencode.mjs";
 
 const DISPLAY = { DISPLAY: ":99" };
 
-/** A browser opener that notes what it was asked to open. */
+/** A browser opener that records the address. */
 function fakeBrowser(host) {
   const folder = host.sandbox.makeDirectory("bin");
   host.sandbox.write(
@@ -44,7 +44,7 @@ describe("login", suite(), () => {
     assert.deepEqual(host.sandbox.readJson(CREDENTIALS), credentials);
     assertClean(host.server);
 
-    // Logged out of OpenCode is logged out, though the file is still there for the qwen CLI.
+    // A logout in OpenCode counts, even if the qwen CLI's file is still there.
     host.sandbox.write(AUTH, {});
     assertFailure(
       await host.chat("hello"),
@@ -54,7 +54,7 @@ describe("login", suite(), () => {
     assert.deepEqual(host.sandbox.readJson(CREDENTIALS), credentials);
   });
 
-  test("opens the browser where there is a display", { skip: process.platform !== "linux" }, async (t) => {
+  test("opens the browser if there is a display", { skip: process.platform !== "linux" }, async (t) => {
     const host = await openHost(t, { login: false, env: DISPLAY });
     const opened = fakeBrowser(host);
     const { stdout } = await host.login();
@@ -63,7 +63,7 @@ describe("login", suite(), () => {
     assert.deepEqual(opened(), [address]);
   });
 
-  test("says why it was refused", async (t) => {
+  test("reports the reason of a refusal", async (t) => {
     const host = await openHost(t, { login: false });
     host.server.script("token", ["denied"]);
     const result = await host.login();
@@ -74,7 +74,7 @@ describe("login", suite(), () => {
     assert.equal(host.server.stats.polls, 1);
   });
 
-  test("can name an account, and renew one by its name", async (t) => {
+  test("names a new account, and renews one by its name", async (t) => {
     const host = await openHost(t, { login: false });
     const service = await host.serve();
     const step = (name, inputs) =>
@@ -102,7 +102,7 @@ describe("login", suite(), () => {
     assert.equal(host.server.stats.deviceRequests, 3);
   });
 
-  test("started anew ends the one before, and a failed one is told on the screen", async (t) => {
+  test("ends when a new one starts, and a failure is shown on the screen", async (t) => {
     const host = await openHost(t, { login: false, server: { autoApprove: false } });
     const service = await host.serve();
     await service.listen();
@@ -130,7 +130,7 @@ describe("login", suite(), () => {
     assert.equal(host.server.seen("chat")[0].account, "bob");
   });
 
-  test("that another plugin left in OpenCode's file is taken over", async (t) => {
+  test("adopts another plugin's entry in OpenCode's file", async (t) => {
     const host = await openHost(t, { login: false });
     const { access_token, refresh_token, expiry_date } = host.server.issueToken({
       account: "bob",
@@ -147,7 +147,7 @@ describe("login", suite(), () => {
     );
     assert.equal(host.server.stats.redemptions, 1);
     assert.notEqual(host.sandbox.readJson(CREDENTIALS).refresh_token, refresh_token);
-    // A second start has nothing to take over, and leaves the newer tokens alone.
+    // A second start adopts nothing, and keeps the newer tokens.
     const credentials = host.sandbox.read(CREDENTIALS);
     assertAnswer(await host.chat("again"), "You said: again");
     assert.equal(host.sandbox.read(CREDENTIALS), credentials);

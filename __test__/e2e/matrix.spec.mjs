@@ -1,5 +1,5 @@
-// The short form of the tests, in one version of each line of OpenCode 1 that versions.spec.mjs leaves out: the plugin is
-// loaded once, lists its models, chats, and says a final error once. Asked by `serve`: `run` of 1.14 and 1.15 prints no
+// Short tests in one version of each line of OpenCode 1 that versions.spec.mjs leaves out: the plugin is
+// loaded once, lists its models, chats, and shows a final error once. They use `serve`: `run` of 1.14 and 1.15 prints no
 // answer, with any provider.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
@@ -9,7 +9,7 @@ import { Package } from "./support/package.mjs";
 
 const textOf = ({ body }) => body.parts.filter(({ type }) => type === "text").map(({ text }) => text);
 
-// Two versions at a time: an OpenCode waits more than it works.
+// Two versions at a time: OpenCode mostly waits.
 describe("OpenCode's other versions", suite(MATRIX[0]), () => {
   let packed;
   before(() => {
@@ -18,8 +18,8 @@ describe("OpenCode's other versions", suite(MATRIX[0]), () => {
   after(() => packed.remove());
 
   for (const version of MATRIX) {
-    test(`${version} loads the plugin once, lists models, chats, says a final error once`, async (t) => {
-      // Each plugin function that is called says what is wrong with this variable.
+    test(`${version} loads the plugin once, lists models, chats, shows a final error once`, async (t) => {
+      // Each plugin function reports this invalid variable when it is called.
       const host = await openHost(t, { version, env: { QWEN_MODE: "maybe" } });
       host.configure({ plugin: [`file://${packed.install(host.sandbox.path("plugins/node_modules"))}`] });
       const service = await host.serve({ args: ["--print-logs"] });
@@ -40,7 +40,7 @@ describe("OpenCode's other versions", suite(MATRIX[0]), () => {
       const before = host.server.seen("chat").length;
       const refused = await (await service.prompt("again")).answer;
       assert.match(JSON.stringify(refused.body), /used up|out of quota/i);
-      // One full request, and one that is shortened.
+      // One full request, and one shortened one.
       assert.ok(host.server.seen("chat").length - before <= 2);
       assert.equal(service.output().match(/QWEN_MODE is neither/g)?.length, 1, service.output());
       assertClean(host.server);

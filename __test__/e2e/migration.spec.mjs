@@ -18,7 +18,7 @@ const readme = ["README.md", "docs/accounts.md"]
 function command(host, args, options) {
   const text = `npx ${NAME} ${args.join(" ")}`;
   assert.ok(readme.includes(text), `the README does not say: ${text}`);
-  // The shell's part of it.
+  // The shell expands this part.
   const expanded = args.map((arg) => arg.replace(/^~/, host.sandbox.home));
   return runProgram({ env: host.env, cwd: host.work, secrets: host.server.issued, ...options }, expanded);
 }
@@ -30,7 +30,7 @@ async function doctor(host) {
   return JSON.parse(stdout).filter(({ id, state }) => id === "opencode" && state !== "ok");
 }
 
-/** Where the other plugins put a login, and how they are listed. */
+/** The other plugins' places for a login, and their names in lists. */
 const PLUGINS = {
   "opencode-qwen-auth": {
     file: ".config/opencode/qwen-auth-accounts.json",
@@ -70,7 +70,7 @@ const PLACES = [
   ["dashscope", "us"],
 ];
 
-describe("the way from another plugin", suite(), () => {
+describe("migration from another plugin", suite(), () => {
   for (const [plan, region] of PLACES) {
     test(`three steps with a key of ${plan} (${region})`, async (t) => {
       const { server, env } = await startPlaces(t);
@@ -80,7 +80,7 @@ describe("the way from another plugin", suite(), () => {
       host.configure({ plugin: ["opencode-qwencode-auth"], model: "qwen-code/coder-model" });
       const [finding] = await doctor(host);
       assert.ok(finding, "the other plugin was not found");
-      // Step 1. A name would be fetched from the network, so the checkout stands for it.
+      // Step 1. The package's name would be fetched from the network, so the checkout replaces it.
       assert.ok(readme.includes(`{ "plugin": ["${NAME}"] }`));
       host.configure({ plugin: [CHECKOUT] });
       // Step 2.

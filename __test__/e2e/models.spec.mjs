@@ -1,5 +1,5 @@
-// Models in OpenCode: what is offered for a key, beside what OpenCode's own provider offers for the same key; and what of
-// it reaches the wire.
+// Models in OpenCode: the models offered for a key, compared with those of OpenCode's own provider, and their settings
+// on the wire.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { PNG } from "../support/png.mjs";
@@ -13,14 +13,14 @@ function writeKey(host, fields) {
   host.sandbox.write(STORE, { version: 1, accounts: [], activeAccountId: record.id, apiKeys: [record] });
 }
 
-/** What `opencode models --verbose` prints: a line with the name, then JSON, for each model. */
+/** Parses `opencode models --verbose`: a line with the name, then JSON, for each model. */
 async function modelsOf(host, provider) {
   const { stdout } = await host.run(["models", provider, "--verbose"]);
   const entries = stdout.matchAll(/^[\w-]+\/(\S+)\n(\{[^]*?^\})/gm);
   return Object.fromEntries([...entries].map(([, id, json]) => [id, JSON.parse(json)]));
 }
 
-/** OpenCode's own provider lists models that make images and videos, too. */
+/** OpenCode's own provider also lists models that make images and videos. */
 const chats = ({ id }) => !/image|happyhorse/.test(id);
 
 /** The fields of a body that control thinking. */
@@ -31,7 +31,7 @@ const thinking = ({ enable_thinking, thinking_budget, reasoning_effort, preserve
   preserve_thinking,
 ];
 
-/** Each kind of thinking, and what its variants send: `enable_thinking`, `thinking_budget`, `reasoning_effort`. */
+/** Each kind of thinking, and the fields of its variants: `enable_thinking`, `thinking_budget`, `reasoning_effort`. */
 const KINDS = {
   "a toggle and budgets": {
     model: "qwen3.7-plus",
@@ -91,7 +91,7 @@ const KINDS = {
 };
 
 describe("models", suite(), () => {
-  test("nothing is worse than in OpenCode's own provider for the same key", async (t) => {
+  test("models are at least as good as in OpenCode's own provider for the same key", async (t) => {
     const host = await openHost(t, { login: false, env: { ALIBABA_TOKEN_PLAN_API_KEY: "sk-sp-of-a-plan" } });
     writeKey(host, { key: "sk-sp-of-a-plan", baseUrl: TOKEN_PLAN });
     const ours = await modelsOf(host, "qwen-code");

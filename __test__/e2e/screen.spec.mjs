@@ -1,4 +1,4 @@
-// OpenCode's screen: an answer, and news that does not paint over it.
+// OpenCode's screen: an answer, and toasts that don't cover it.
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { test } from "node:test";
@@ -7,20 +7,20 @@ import { openHost, suite } from "./support/opencode.mjs";
 
 const skip = suite().skip || (spawnSync("tmux", ["-V"]).status !== 0 && "tmux is not installed");
 
-/** A toast hangs in the upper right corner, in a frame of its own. */
+/** A toast is in the upper right corner, in its own frame. */
 const toast = (message) => new RegExp(`┃  Qwen {3,}┃[^]*┃ +${message}`);
 
 async function connect(screen) {
   await screen.enter("/connect");
   await screen.waitFor(/Connect a provider/);
-  // The list is narrowed down to what was typed.
+  // Typing narrows the list.
   await screen.enter("qwen code", /Connect a provider(?![^]*OpenCode Zen)[^]*Qwen Code/);
   await screen.waitFor(/Select auth method[^]*Qwen Code \(qwen\.ai OAuth\)/);
   screen.press("Enter");
   await screen.waitFor(/The code is[^]*Waiting for authorization/);
 }
 
-test("the screen logs in, chats, and shows as a toast what went wrong", { skip }, async (t) => {
+test("the screen logs in, chats, and shows errors as toasts", { skip }, async (t) => {
   const host = await openHost(t, { login: false, server: { autoApprove: false } });
   const screen = host.openScreen();
   await screen.waitFor(/Ask anything[^]*Build · Qwen Coder Qwen Code/);
@@ -44,7 +44,7 @@ test("the screen logs in, chats, and shows as a toast what went wrong", { skip }
     text = await screen.waitFor(toast("Qwen refused this login"), 12_000).catch(() => undefined);
   }
   assert.ok(text, `no toast:\n${screen.text()}`);
-  // Nothing was painted over the rest.
+  // Nothing has covered the rest.
   const lines = text.split("\n");
   assert.ok(
     lines.some((line) => /^ +You said: hello/.test(line)),

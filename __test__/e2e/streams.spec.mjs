@@ -1,4 +1,4 @@
-// Each end of a stream in OpenCode: the number of requests, the text that is kept, the words, the account's state.
+// Each end of a stream in OpenCode: number of requests, kept text, message, and the account's state.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { DONE, event } from "../support/qwen-server/answer.mjs";
@@ -15,7 +15,7 @@ const choice = (delta, finish_reason = null) =>
 const role = choice({ role: "assistant", content: "" });
 const said = (text) => choice({ content: text });
 const ended = (reason) => choice({}, reason);
-// An error drops what a reader has not come to: it must not overtake the text.
+// An error drops unread text, so it must not overtake the text.
 const spoken = [role, ...HALF.split(/(?<= )/).map(said)];
 const ending = (reason) => [...spoken, ended(reason), DONE];
 const block = (status, code, message) =>
@@ -24,8 +24,8 @@ const limited = block(429, "Throttling", "Requests rate limit exceeded");
 const weekly = block(429, "insufficient_quota", "week allocated quota exceeded");
 
 /**
- * Each row has the server's `events`, and OpenCode's answer: `text`, `finish` and `error`. `state` is the account's reason to
- * cool afterwards. Each is asked for once.
+ * Each row has the server's `events`, and OpenCode's answer: `text`, `finish` and `error`. `state` is the reason for
+ * which the account cools afterwards. Each row sends one request.
  */
 const ONE_ACCOUNT = {
   stop: { events: ending("stop"), finish: "stop" },
@@ -187,7 +187,7 @@ describe("ends of streams", { ...suite(), concurrency: 1 }, () => {
   let service;
   let end;
 
-  /** One host for all: each row begins with fresh accounts. */
+  /** One host for all; each row begins with fresh accounts. */
   function begin(names) {
     host.server.reset();
     const accounts = names.map((name) =>
@@ -208,12 +208,12 @@ describe("ends of streams", { ...suite(), concurrency: 1 }, () => {
         properties.status.type === "retry",
     );
     assert.deepEqual(retries, []);
-    // OpenCode adds words of its own to an answer that was filtered.
+    // OpenCode adds its own words to a filtered answer.
     const error = info.finish === undefined ? info.error?.data.message : undefined;
     return { text: texts.join(""), finish: info.finish, error: error?.replaceAll("\u2060", "") };
   }
 
-  /** Why the first account cools. */
+  /** The reason for which the first account cools. */
   function coolingReason() {
     const { coolingReason: reason, exhaustedUntil } = host.sandbox.readJson(STORE).accounts[0];
     return exhaustedUntil > Date.now() ? reason : undefined;
@@ -230,11 +230,11 @@ describe("ends of streams", { ...suite(), concurrency: 1 }, () => {
     test(name, async () => {
       begin(["alice"]);
       const { events, end, contentType, text = HALF, finish, error, state } = row;
-      // In one piece, so that an end comes together with the text before it.
+      // In one piece, so that the end comes together with the text before it.
       host.server.script("chat", [{ events: [events.join("")], end, contentType, times: Infinity }]);
       assert.deepEqual(await ask(), { text, finish, error });
       assert.deepEqual(exchanges(host.server, "chat"), ["200 alice"]);
-      // An error at the end is noted behind the answer.
+      // An error at the end is noted after the answer.
       if (state) await until(() => coolingReason() === state, `the account cools: ${state}`);
       else assert.equal(coolingReason(), undefined);
     });
@@ -250,7 +250,7 @@ describe("ends of streams", { ...suite(), concurrency: 1 }, () => {
     });
   }
 
-  test("a limit in the text of an answer keeps the next request from that account", async () => {
+  test("a limit in the text of an answer makes the next request skip that account", async () => {
     begin(["alice", "bob"]);
     const { events } = ONE_ACCOUNT["error_finish with a limit"];
     host.server.script("chat", [{ events, account: "alice", times: Infinity }]);

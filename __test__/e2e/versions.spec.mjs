@@ -1,4 +1,4 @@
-// In each version of OpenCode, and in each way to name the plugin: it is registered once, and chats.
+// In each version of OpenCode, and with each way to name the plugin: it is registered once, and chats.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { pathToFileURL } from "node:url";
@@ -12,7 +12,7 @@ before(() => {
 });
 after(() => packed.remove());
 
-/** How a configuration may name the plugin, and what has to be where. */
+/** Forms of the plugin's entry in a configuration, and the files that they need. */
 const FORMS = {
   path: () => CHECKOUT,
   directory: ({ sandbox }) => pathToFileURL(packed.install(sandbox.path("plugins/node_modules"))).href,
@@ -34,7 +34,7 @@ for (const version of [CURRENT, ...OLDER]) {
   describe(`OpenCode ${version}`, suite(version), () => {
     for (const [form, install] of Object.entries(FORMS)) {
       test(`registers the plugin once by ${form}, and chats`, async (t) => {
-        // Each plugin function that is called says what is wrong with this variable.
+        // Each plugin function reports this invalid variable when it is called.
         const host = await openHost(t, { version, env: { QWEN_MODE: "maybe" } });
         host.configure({ plugin: [await install(host)] });
         const result = await host.chat("hello", { args: ["--print-logs"] });
@@ -50,9 +50,9 @@ for (const version of [CURRENT, ...OLDER]) {
       });
     }
 
-    // What the current version does is in login.spec.mjs.
+    // login.spec.mjs tests the current version.
     if (version === CURRENT) {
-      // It has an early form of OpenCode 2 inside, which reads both names and calls `setup`.
+      // It contains an early form of OpenCode 2, which reads both names and calls `setup`.
       test("registers the plugin once by both names of OpenCode 1 and 2", async (t) => {
         const host = await openHost(t, { version, env: { QWEN_MODE: "maybe" } });
         const file = new URL("server.js", CHECKOUT).href;

@@ -1,8 +1,4 @@
-/**
- * Several accounts, each at home on a server of its own: what a token is sent to can be seen at once.
- *
- * @module
- */
+// Several accounts, each with its own server, so that each server shows which tokens it received.
 
 import assert from "node:assert/strict";
 import { readFileSync, renameSync, writeFileSync } from "node:fs";
@@ -11,14 +7,13 @@ import { startClient, startServer, temporaryHome } from "./harness.mjs";
 
 export const NAMES = ["one", "two", "three"];
 
-/** Refuses every chat request but the degraded ones. */
 export const QUOTA_BUT_DEGRADED = {
   do: "quota",
   times: Infinity,
   match: ({ body }) => !(body?.max_tokens <= 1024),
 };
 
-/** How the account store in a home directory is read and written. */
+/** Reads and writes the account store in a home directory. */
 export function storeOf(home, name = "oauth_accounts.json") {
   const path = join(home.directory, name);
   return {
@@ -35,7 +30,7 @@ export function storeOf(home, name = "oauth_accounts.json") {
   };
 }
 
-/** A record of the store, as the original plugin wrote it. */
+/** A record of the store, as the original plugin writes it. */
 export const recordOf = (id, token, fields = {}) => ({
   id,
   token,
@@ -47,12 +42,12 @@ export const recordOf = (id, token, fields = {}) => ({
 });
 
 /**
- * Accounts that are there already: the first is the active one, and the qwen CLI's.
+ * Creates accounts that exist before the client starts. The first is the active one, and the qwen CLI's.
  *
  * @param {object} [options]
- * @param {string[]} [options.names] their labels, which are the accounts' names on the servers too
- * @param {boolean} [options.shared] all live on one server
- * @param {Record<string, object>} [options.tokens] what to ask `issueToken` for, by name
+ * @param {string[]} [options.names] labels, which are also the accounts' names on the servers
+ * @param {boolean} [options.shared] true: one server for all
+ * @param {Record<string, object>} [options.tokens] arguments of `issueToken`, by name
  * @param {object} [options.server] options of the servers
  * @param {object} [options.client] options of the client
  * @param {object} [options.env] further variables
@@ -92,7 +87,7 @@ export async function setUpAccounts(
     client,
     events,
     settings,
-    /** How many chat requests each account was asked. */
+    /** Counts the chat requests of each account. */
     asked: () => countBy(all.flatMap((server) => server.seen("chat").map(({ account }) => account))),
     total: () => all.reduce((sum, server) => sum + server.stats.chats, 0),
   };
@@ -104,7 +99,7 @@ function countBy(values) {
   return counts;
 }
 
-/** No server has been sent a secret that another one issued, in any part of any request. */
+/** Checks that no server has received a secret that another one issued, in any part of any request. */
 export function assertNothingStrayed(servers) {
   for (const server of servers) {
     const foreign = servers.filter((other) => other !== server).flatMap((other) => other.issued);
@@ -121,7 +116,7 @@ export function assertNothingStrayed(servers) {
   }
 }
 
-/** The events of these types, without what differs from run to run. */
+/** The events of these types, without fields that differ from run to run. */
 export function told(events, ...types) {
   const wanted = events.filter(({ type }) => types.length === 0 || types.includes(type));
   return wanted.map((event) => {

@@ -1,8 +1,4 @@
-/**
- * The `ai` package with `@ai-sdk/openai-compatible` on top of a client's fetch, for Node and Bun.
- *
- * @module
- */
+// The `ai` package with `@ai-sdk/openai-compatible` on top of a client's fetch, for Node and Bun.
 
 import assert from "node:assert/strict";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
@@ -85,7 +81,7 @@ export const cases = {
     await context.server.chat(-1, ({ closedByClient }) => closedByClient);
   },
 
-  async "errors are the SDK's own, with what the server said"(context) {
+  async "errors are the SDK's own, with the server's message"(context) {
     const ask = () =>
       generateText({ model: provider(context)("coder-model"), prompt: "hello", maxRetries: 0 });
     await context.server.script("chat", { do: "server_error", status: 500 });
@@ -120,7 +116,7 @@ export const cases = {
     assert.equal(limited.responseHeaders["retry-after"], "77");
   },
 
-  async "a final error is thrown once, in the server's words, inside a success too"(context) {
+  async "a final error is thrown once, in the server's words, even inside a success"(context) {
     const message = "Input data may contain inappropriate content.";
     const body = { error: { code: "data_inspection_failed", message } };
     for (const status of [400, 200]) {

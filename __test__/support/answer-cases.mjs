@@ -1,8 +1,4 @@
-/**
- * What a plain client gets of odd answers: the server's bytes, in bounded memory, and an account that is none the worse.
- *
- * @module
- */
+// Odd answers to a plain client: the server's bytes arrive, memory stays bounded, and the account stays usable.
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
@@ -38,7 +34,7 @@ async function assertReady({ client }) {
   assert.deepEqual([state, lastError?.code], ["ready", undefined]);
 }
 
-/** The same of a body as a caller reads it to its end. */
+/** Reads the whole body, as a caller does, and returns the same. */
 async function readsInBounds(context, step, read) {
   const before = process.memoryUsage().rss;
   const response = await answered(context, step);
@@ -55,7 +51,7 @@ async function lengthOf(response) {
 }
 
 export const cases = {
-  async "an error after text comes as the server sent it"(context) {
+  async "an error after text arrives unchanged"(context) {
     for (const end of [
       event({ error: QUOTA }),
       `event:error\n:HTTP_STATUS/429\ndata:${JSON.stringify(QUOTA)}\n\n`,
@@ -108,7 +104,7 @@ export const cases = {
     );
   },
 
-  async "headers that are ours to set are not the server's"(context) {
+  async "the package's own headers replace the server's"(context) {
     const names = ["account", "error", "degraded", "fallback", "anything"].map((name) => `x-qwen-${name}`);
     const headers = Object.fromEntries([...names, "x-request-id"].map((name) => [name, "theirs"]));
     for (const status of [200, 400]) {
@@ -121,21 +117,21 @@ export const cases = {
     }
   },
 
-  async "a contradiction is the answer that it holds"(context) {
+  async "an error beside an answer yields the answer"(context) {
     const body = { error: QUOTA, choices: [{ index: 0, message: { content: "hi" }, finish_reason: "stop" }] };
     const response = await answered(context, { status: 200, body }, false);
     assert.deepEqual([response.status, await response.json()], [200, body]);
     await assertReady(context);
   },
 
-  async "bytes that are no text, and nested ones, stay as they are"(context) {
+  async "invalid UTF-8 and deep nesting pass unchanged"(context) {
     const deep = `{"error":{"message":"no","x":${"[".repeat(200_000)}${"]".repeat(200_000)}}}`;
     const bodies = [Buffer.from('{"error":{"message":"a\xff\xfe"}}', "latin1"), Buffer.from(deep)];
     for (const status of [200, 400]) {
       for (const body of bodies) {
         const contentType = "application/json";
         const response = await answered(context, { status, contentType, events: [base64(body)] });
-        // An error inside a success gets a status of its own.
+        // An error inside a success gets its own status.
         const got = Buffer.from(await response.arrayBuffer());
         if (status === 400) assert.ok(got.equals(body));
         else assert.ok(response.status >= 400 || got.equals(body));
@@ -144,14 +140,14 @@ export const cases = {
     await assertReady(context);
   },
 
-  async "an error of 100 MB is passed on in bounded memory"(context) {
+  async "an error of 100 MB passes in bounded memory"(context) {
     const step = { do: "huge", bytes: 100e6, status: 400 };
     const { response, result } = await readsInBounds(context, step, lengthOf);
     assert.deepEqual([response.status, result], [400, 100e6]);
     await assertReady(context);
   },
 
-  async "an error without an end is passed on, and ends with its reader"(context) {
+  async "an endless error passes, and ends with its reader"(context) {
     for (const status of [400, 500, 429]) {
       // A limit is waited for once.
       const step = { do: "flood", bytes: 1e12, status, times: status === 429 ? 2 : 1 };
@@ -165,7 +161,7 @@ export const cases = {
     }
   },
 
-  async "compressed answers come in every form, and only what is asked for is unpacked"(context) {
+  async "every compression is offered as requested, and unrequested ones stay packed"(context) {
     for (const [encoding, bytes] of [
       ["gzip", gzipSync(GOOD)],
       ["deflate", deflateSync(GOOD)],
@@ -188,7 +184,7 @@ export const cases = {
     await assertReady(context);
   },
 
-  async "a compressed answer that is cut breaks"(context) {
+  async "a cut compressed answer is an error"(context) {
     const text = Array.from({ length: 2000 }, (_, index) =>
       createHash("md5").update(`${index}`).digest("hex"),
     );

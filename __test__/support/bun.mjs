@@ -1,13 +1,9 @@
-/**
- * Where Bun is: the one inside OpenCode, which is the one that counts, else BUN_BINARY.
- *
- * @module
- */
+// Finds Bun: the one inside OpenCode, else BUN_BINARY.
 
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
-/** OpenCode is a program of Bun's, and runs scripts where this variable says so. */
+/** OpenCode is built with Bun, and runs scripts if this variable is set. */
 const BECOME_BUN = { BUN_BE_BUN: "1" };
 
 /** @returns {{path: string, env: Record<string, string>} | undefined} */
@@ -22,10 +18,10 @@ const found = findBun();
 /** @type {string | undefined} */
 export const bun = found?.path;
 
-/** What a child that is to be Bun needs in its environment. */
+/** Environment of a child that runs in Bun. */
 export const bunEnvironment = found?.env ?? {};
 
-/** What a test that needs Bun is given as its `skip`. */
+/** Value of `skip` for tests that need Bun. */
 export const withoutBun = found
   ? false
   : "there is no Bun; install the packages of __test__/e2e, or set BUN_BINARY";

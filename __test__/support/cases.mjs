@@ -1,10 +1,7 @@
-/**
- * Runs a module of cases in Node and in Bun: one process a runtime, apart from the server, and a test a case.
- *
- * A case is a function of `{ client, makeClient, server, settings }`; it uses nothing that only one of the two has.
- *
- * @module
- */
+// Runs a module of cases in Node and in Bun: one process for each runtime, apart from the server, and one test for each
+// case.
+//
+// A case is a function of `{ client, makeClient, server, settings }`. It uses only APIs that both runtimes have.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -15,9 +12,9 @@ import { startServer, temporaryHome } from "./harness.mjs";
 const SUPPORT = new URL(".", import.meta.url).href;
 
 /**
- * @param {string} what the cases are about
+ * @param {string} what subject of the cases
  * @param {string} module its file name in this directory; its export `cases` maps names to functions
- * @param {number} [limitMs] for each of them
+ * @param {number} [limitMs] time limit of each case
  */
 export async function testCases(what, module, limitMs = 30_000) {
   const { cases } = await import(`${SUPPORT}${module}`);
@@ -25,7 +22,7 @@ export async function testCases(what, module, limitMs = 30_000) {
   for (const runtime of ["node", "bun"]) {
     test(`${what} in ${runtime}`, { skip: runtime === "bun" && withoutBun }, async (t) => {
       const server = await startServer(t);
-      // A login for each case, so that none has to live with what another did to it.
+      // A login for each case, so that cases don't affect each other.
       const clients = names.map(() => {
         const home = temporaryHome(t);
         home.write(server.issueToken());

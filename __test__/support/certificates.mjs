@@ -1,8 +1,4 @@
-/**
- * A certificate authority of one's own, and a certificate by it for this machine.
- *
- * @module
- */
+// A certificate authority, and its certificate for this machine.
 
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -21,7 +17,7 @@ function hasOpenssl() {
 }
 
 /**
- * @param {string[]} [hosts] further names that the certificate is for
+ * @param {string[]} [hosts] further host names of the certificate
  * @returns {{ caPath: string, tls: { key: string, cert: string } }} the files are removed when the test ends
  */
 export function makeCertificates(t, hosts = []) {

@@ -1,4 +1,4 @@
-// Runs a function of a spec in a process of its own: see child.mjs.
+// Runs a function of a spec in its own process: see child.mjs.
 
 const { source, data } = JSON.parse(process.env.SPEC_CHILD);
 delete process.env.SPEC_CHILD;
@@ -8,10 +8,10 @@ process.on("unhandledRejection", (error) => {
   process.exit(70);
 });
 
-/** The package is loaded when it is asked for: some want to see what that does. */
+/** Loads the package on demand, for tests of the loading. */
 const load = async () => (await import("opencode-qwen-cli-auth/api")).default;
 const report = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
-/** Resolves at the next line from the parent; the process waits for it. */
+/** Resolves at the next line from the parent, and keeps the process alive until then. */
 const told = () =>
   new Promise((resolve) => {
     process.stdin.ref?.();
@@ -23,7 +23,7 @@ const told = () =>
     });
   });
 
-/** A function from its text; it sees nothing of where it stood. */
+/** Makes a function from its text. It can't use variables around its original place. */
 // oxlint-disable-next-line no-eval -- that is what this program is for
 const revive = (text) => (0, eval)(`(${text})`);
 

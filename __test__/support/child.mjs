@@ -1,8 +1,4 @@
-/**
- * Processes of their own, in Node or in Bun, that run a function of the spec.
- *
- * @module
- */
+// Runs a function of the spec in its own process, in Node or in Bun.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -13,20 +9,19 @@ import { bun, bunEnvironment } from "./bun.mjs";
 const PROGRAM = fileURLToPath(new URL("child-program.mjs", import.meta.url));
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 
-/** The runtimes at hand. */
 export const RUNTIMES = { node: process.execPath, ...(bun && { bun }) };
 
 /**
- * Starts a process that runs `body`, which sees nothing of this module but `data`.
+ * Starts a process that runs `body`, which can use `data` but nothing else of its module.
  *
- * @param {object} t the test: what still runs when it ends is killed
+ * @param {object} t the test; its end kills the process
  * @param {"node" | "bun"} runtime
  * @param {(context: { load(): Promise<object>, report(value: unknown): void, told(): Promise<void>,
  *   revive(text: string): Function, data: any }) => Promise<void>} body
  * @param {object} [options]
  * @param {unknown} [options.data]
- * @param {Record<string, string>} [options.env] in place of this process's HOME
- * @param {string[]} [options.args] of the runtime
+ * @param {Record<string, string>} [options.env] replaces this process's HOME
+ * @param {string[]} [options.args] arguments of the runtime
  */
 export function startChild(t, runtime, body, { data, env = {}, args = [] } = {}) {
   const child = spawn(RUNTIMES[runtime], [...args, PROGRAM], {
@@ -70,7 +65,7 @@ export function startChild(t, runtime, body, { data, env = {}, args = [] } = {})
     kill: (signal) => child.kill(signal),
     tell: () => child.stdin.write("go\n"),
     reports,
-    /** The report with this index, once it is there. */
+    /** Waits for the report with this index. */
     report(index = 0, timeoutMs = 30_000) {
       return new Promise((resolve, reject) => {
         const settle = (act, value) => {
@@ -90,9 +85,9 @@ export function startChild(t, runtime, body, { data, env = {}, args = [] } = {})
         check();
       });
     },
-    /** How it ended: `{ code, signal }`. */
+    /** Waits for the end: `{ code, signal }`. */
     ended: closed,
-    /** Its reports, once it has ended well by itself. */
+    /** Waits until it has succeeded by itself, and returns its reports. */
     async end(timeoutMs = 30_000) {
       let timer;
       const late = new Promise((resolve) => (timer = setTimeout(resolve, timeoutMs, undefined)));
@@ -105,7 +100,7 @@ export function startChild(t, runtime, body, { data, env = {}, args = [] } = {})
   };
 }
 
-/** Runs `body` to its end, and gives its first report. */
+/** Runs `body` to its end, and returns its first report. */
 export async function inChild(t, runtime, body, options) {
   const [first] = await startChild(t, runtime, body, options).end();
   return first;

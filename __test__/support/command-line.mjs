@@ -1,8 +1,4 @@
-/**
- * The command line as a process, in a home directory of its own.
- *
- * @module
- */
+// Runs the command line as a process, in its own home directory.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -15,10 +11,10 @@ const PROGRAM = fileURLToPath(new URL("../../bin/opencode-qwen-cli-auth.js", imp
  * Runs the program to its end.
  *
  * @param {object} context
- * @param {Record<string, string>} context.env all that it knows
+ * @param {Record<string, string>} context.env the whole environment
  * @param {string} [context.cwd]
  * @param {string} [context.input] on standard input
- * @param {string[]} [context.secrets] what must not be printed
+ * @param {string[]} [context.secrets] texts that must not be printed
  */
 export async function runProgram({ env, cwd, input, secrets = [] }, args, { program = PROGRAM } = {}) {
   const child = spawn(process.execPath, [program, ...args], { env, cwd, stdio: ["pipe", "pipe", "pipe"] });

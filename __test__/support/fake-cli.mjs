@@ -1,20 +1,16 @@
-/**
- * A `qwen` that is none: a script that notes how it was started, and does as it is told.
- *
- * @module
- */
+// A script in place of `qwen` that notes how it was started, and runs a function of the test.
 
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 /**
  * @param {object} t the test
- * @param {{ home: string }} home where it is put: `bin/qwen` there
- * @param {(context: { say(...items: unknown[]): void, prompt: string, note: string }) => unknown} act what it does once it
- *   has read its standard input. It sees nothing of the spec; `say` prints an object a line.
+ * @param {{ home: string }} home gets the script as `bin/qwen`
+ * @param {(context: { say(...items: unknown[]): void, prompt: string, note: string }) => unknown} act runs after
+ *   standard input was read. It can't use variables of the spec; `say` prints each object as a line.
  * @param {object} [options]
  * @param {string} [options.directory]
- * @param {unknown} [options.data] given to `act`
+ * @param {unknown} [options.data] passed to `act`
  */
 export function makeFakeCli(home, act, { directory = "bin", data } = {}) {
   const bin = join(home.home, directory);
@@ -31,7 +27,7 @@ const qwenHome = process.env.QWEN_HOME;
 const say = (...items) => {
   for (const item of items) fs.writeSync(1, typeof item === "string" ? item : JSON.stringify(item) + "\\n");
 };
-// Whoever reads it finds all of it.
+// Renamed into place, so that readers find it whole.
 const note = (name, value) => {
   const written = join(notes, ".." , "note-" + process.pid);
   fs.writeFileSync(written, JSON.stringify(value));
@@ -57,7 +53,7 @@ Promise.resolve((${String(act)})({ say, prompt, note, notes, data: ${JSON.string
   return {
     path,
     bin,
-    /** How it was started, each time. */
+    /** Lists its starts. */
     runs: () =>
       files()
         .filter((name) => name.startsWith("run-"))
@@ -66,7 +62,7 @@ Promise.resolve((${String(act)})({ say, prompt, note, notes, data: ${JSON.string
   };
 }
 
-/** Whether a process is there, and no zombie. */
+/** True if the process exists and is not a zombie. */
 export function isRunning(pid) {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8");

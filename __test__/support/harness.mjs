@@ -1,9 +1,5 @@
-/**
- * What the specs share: a private home directory, a client that knows the local server, and what a rejection has to
- * look like. Nothing of the machine's own configuration takes part.
- *
- * @module
- */
+// Shared parts of the specs: a private home directory, a client of the local server, and checks of rejections. The
+// machine's own configuration plays no part.
 
 import assert from "node:assert/strict";
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -24,7 +20,7 @@ for (const name of Object.keys(process.env)) {
   }
 }
 
-/** A home directory of its own, removed when the test ends. */
+/** A home directory that is removed when the test ends. */
 export function temporaryHome(t) {
   const home = mkdtempSync(join(tmpdir(), "qwen-auth-spec-"));
   t.after(async () => {
@@ -37,7 +33,7 @@ export function temporaryHome(t) {
   return homeAt(home);
 }
 
-/** The paths in a home directory, and how its credentials are read and written. */
+/** The paths in a home directory, and access to its credentials. */
 export function homeAt(home) {
   const directory = join(home, ".qwen");
   const path = join(directory, "oauth_creds.json");
@@ -54,7 +50,7 @@ export function homeAt(home) {
     },
     bytes: () => readFileSync(path),
     read: () => JSON.parse(readFileSync(path, "utf8")),
-    /** The files that hold something of an account. A store that only notes where the one login belongs holds none. */
+    /** Lists the files with account data. A store that only notes the server of the one login holds none. */
     files() {
       const isNote = isEmptyStore(join(directory, "oauth_accounts.json"));
       const counts = (name) => !isNote || !/^oauth_accounts\.(?:json|flock)$/u.test(name);
@@ -72,14 +68,13 @@ function isEmptyStore(path) {
   }
 }
 
-/** A server that is closed when the test ends. */
 export async function startServer(t, options) {
   const server = await startQwenServer(options);
   t.after(() => server.close());
   return server;
 }
 
-/** A client that is closed when the test ends; `events` takes what it tells. */
+/** A client that is closed when the test ends; `events` collects its events. */
 export function startClient(t, { env, ...options } = {}) {
   const events = [];
   const client = qwen.createClient({ env, onEvent: (event) => events.push(event), ...options });
@@ -91,11 +86,11 @@ export function startClient(t, { env, ...options } = {}) {
 }
 
 /**
- * A server, a home directory and a client that belong together.
+ * Starts a server, and makes a home directory and a client for it.
  *
  * @param {object} [options]
  * @param {object} [options.server] options of the server
- * @param {object | null} [options.token] what to ask `issueToken` for; null: nobody is logged in
+ * @param {object | null} [options.token] argument of `issueToken`; null: no login
  * @param {object} [options.client] options of the client
  * @param {object} [options.oauth] its OAuth options
  * @param {object} [options.env] further variables of its environment
@@ -118,14 +113,14 @@ export async function setUp(
 
 export const EXPIRED = { expiresIn: -60 };
 
-/** A scripted step that is not taken before `open` is called. */
+/** A scripted step that waits until `open` is called. */
 export function gate() {
   let open;
   const opened = new Promise((resolve) => (open = resolve));
   return { open, step: { do: "delay", ms: () => opened } };
 }
 
-/** As `setUp`, with a login that has expired, and a server that answers its refresh once `open` is called. */
+/** Like `setUp`, with an expired login, and a server that answers its refresh once `open` is called. */
 export async function midway(t, options) {
   const { open, step } = gate();
   const set = await setUp(t, { token: EXPIRED, ...options });
@@ -133,7 +128,6 @@ export async function midway(t, options) {
   return { ...set, open };
 }
 
-/** A chat request, as an SDK would send it. */
 export function chat(client, text, fields = {}, init = {}) {
   return client.fetch(`${client.baseUrl}/chat/completions`, {
     method: "POST",
@@ -144,7 +138,7 @@ export function chat(client, text, fields = {}, init = {}) {
 }
 
 /**
- * Waits for a rejection with this code, and checks what every rejection promises.
+ * Waits for a rejection with this code, and checks the promises of every rejection.
  *
  * @returns {Promise<Error>}
  */
@@ -175,7 +169,7 @@ function describe(value) {
   return String(JSON.stringify(value) ?? value);
 }
 
-/** Waits until a condition holds that nobody tells us of. */
+/** Polls until a condition holds. */
 export async function until(condition, what, timeoutMs = 5000) {
   const end = Date.now() + timeoutMs;
   for (;;) {
@@ -188,7 +182,7 @@ export async function until(condition, what, timeoutMs = 5000) {
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** A signal for what must not outlive a test that fails. */
+/** A signal that aborts when the test ends, even if it fails. */
 export function endOf(t) {
   const controller = new AbortController();
   t.after(() => controller.abort());

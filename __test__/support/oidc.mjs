@@ -1,9 +1,5 @@
-/**
- * A certified OpenID provider with a public client that may use the device flow, and a person who approves or denies
- * in its pages.
- *
- * @module
- */
+// A certified OpenID provider with a public client for the device flow, and a user who approves or denies on its
+// pages.
 
 import assert from "node:assert/strict";
 import http from "node:http";
@@ -11,9 +7,9 @@ import http from "node:http";
 export const CLIENT_ID = "a-device";
 export const SCOPE = "openid offline_access";
 
-/** A provider that is closed when the test ends. @returns {Promise<{ url: string, options: object }>} */
+/** Starts a provider that is closed when the test ends. @returns {Promise<{ url: string, options: object }>} */
 export async function startOidcProvider(t) {
-  // It warns of development defaults that are just what a test wants.
+  // It warns of development defaults, which the test wants.
   const { warn, info } = console;
   Object.assign(console, { warn() {}, info() {} });
   t.after(() => Object.assign(console, { warn, info }));
@@ -52,7 +48,7 @@ export async function startOidcProvider(t) {
   return { url, options };
 }
 
-/** Goes through the provider's pages as a person with a browser would. */
+/** Goes through the provider's pages as a user's browser does. */
 export async function decideInBrowser(address, decision) {
   const browser = new Browser();
   let page = await browser.open(address);

@@ -1,8 +1,4 @@
-/**
- * The `openai` package on top of a client's fetch, for Node and Bun.
- *
- * @module
- */
+// The `openai` package on top of a client's fetch, for Node and Bun.
 
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
@@ -80,7 +76,7 @@ export const cases = {
     assert.equal((await helper.finalMessage()).content, "You said: hello");
   },
 
-  async "tools are called, and their results taken"(context) {
+  async "tools are called, and their results are used"(context) {
     const openai = sdk(context);
     const tools = [{ type: "function", function: { name: "weather", parameters: { type: "object" } } }];
     const messages = [{ role: "system", content: "Help." }, ...user('CALL weather {"city":"Xi\u2019an"}')];
@@ -139,7 +135,7 @@ export const cases = {
 
   async "its own time-out and retries work"(context) {
     const hasty = sdk(context, { timeout: 1000 });
-    // The first request opens what the next ones use; none of that is to count.
+    // The first request opens files and sockets that the next ones reuse, so it is not counted.
     await sdk(context).chat.completions.create(SAY_HELLO);
     await context.server.script("chat", "hang");
     const slow = await failure(hasty.chat.completions.create(SAY_HELLO));
@@ -150,7 +146,7 @@ export const cases = {
     assert.equal((await patient.chat.completions.create(SAY_HELLO)).choices[0].finish_reason, "stop");
   },
 
-  async "errors are the SDK's own, with what the server said"(context) {
+  async "errors are the SDK's own, with the server's message"(context) {
     const openai = sdk(context);
     await context.server.script("chat", {
       status: 400,
@@ -183,7 +179,7 @@ export const cases = {
     assert.equal(limited.headers.get("retry-after"), "77");
   },
 
-  async "a final error is thrown once, in the server's words, whatever it stands in"(context) {
+  async "a final error is thrown once, in the server's words, in any kind of answer"(context) {
     const message = "Input data may contain inappropriate content.";
     const error = { code: "data_inspection_failed", message, type: "invalid_request_error" };
     const patient = sdk(context, { maxRetries: 3 });
@@ -202,7 +198,7 @@ export const cases = {
     }
   },
 
-  async "a limit asks the next account"(context) {
+  async "a limit switches to the next account"(context) {
     await addAccount(context, "bob");
     const limit = { code: "Throttling", message: "Requests rate limit exceeded" };
     for (const [step, stream] of [

@@ -1,8 +1,4 @@
-/**
- * The plugin in the stand-in for OpenCode 2, for Node and Bun.
- *
- * @module
- */
+// Cases of the plugin in the stand-in for OpenCode 2, for Node and Bun.
 
 import assert from "node:assert/strict";
 import { existsSync, readFileSync, unlinkSync } from "node:fs";
@@ -16,7 +12,7 @@ const PLACEHOLDER = "opencode-qwen-cli-auth:acct_1";
 
 const credentialsOf = ({ settings }) => join(settings.env.HOME, ".qwen/oauth_creds.json");
 
-/** Runs `work` with a host whose process knows no home and no server but the case's. */
+/** Runs `work` with a host whose process knows only this case's home and server. */
 async function withHost({ settings, server }, work) {
   const variables = { ...settings.env, OPENCODE_QWEN_OAUTH_BASE_URL: server.url };
   Object.assign(process.env, variables);
@@ -81,7 +77,7 @@ export const cases = {
     });
   },
 
-  async "a login keeps a placeholder, and its gateway takes no other's key"(context) {
+  async "a login stores a placeholder, and its gateway accepts no other key"(context) {
     await withHost(context, async (host) => {
       const location = await host.open();
       const { status, value } = await logIn(location, context);
@@ -95,7 +91,7 @@ export const cases = {
     });
   },
 
-  async "a key that is refused says why"(context) {
+  async "a refused key is reported with the reason"(context) {
     await withHost(context, async (host) => {
       const location = await host.open();
       const refused = await location.login(PROVIDER, "key", { code: "nonsense" });
@@ -111,7 +107,7 @@ export const cases = {
     await withHost(context, async (host) => {
       const locations = [await host.open(), await host.open()];
       assert.ok(!ids(locations[0]).includes("qwen3-coder-next"));
-      // Its files are those that the command line writes.
+      // The command line writes the same files.
       const added = await context.client.addApiKey({ key, plan: "coding-plan", baseUrl });
       await until(() => locations.every((location) => ids(location).includes("qwen3-coder-next")));
       assert.equal((await locations[1].chat(PROVIDER, "qwen3-coder-next"))[0].status, 200);
@@ -120,7 +116,7 @@ export const cases = {
     });
   },
 
-  async "a final error is said once"(context) {
+  async "a final error is shown once"(context) {
     await withHost(context, async (host) => {
       const location = await host.open();
       await context.server.script("chat", ...Array.from({ length: 8 }, () => ({ do: "quota" })));
@@ -135,7 +131,7 @@ export const cases = {
     });
   },
 
-  async "a stream that is cut ends with the reason"(context) {
+  async "a cut stream ends with the reason"(context) {
     await withHost(context, async (host) => {
       const location = await host.open();
       await context.server.script("chat", { do: "cut", after: 2 });
@@ -154,7 +150,7 @@ export const cases = {
     });
   },
 
-  async "a context without a part loses that part alone"(context) {
+  async "a context without a domain loses only that part"(context) {
     await withHost(context, async (host) => {
       for (const without of [
         ["integration"],
@@ -170,7 +166,7 @@ export const cases = {
     });
   },
 
-  async "a login that is needed is reported of the connection, and taken back"(context) {
+  async "a needed login is reported on the connection, and cleared afterwards"(context) {
     await withHost(context, async (host) => {
       const path = credentialsOf(context);
       const token = JSON.parse(readFileSync(path, "utf8"));
@@ -197,7 +193,7 @@ export const cases = {
     });
   },
 
-  async "tokens that OpenCode 1 kept are adopted where there is no account"(context) {
+  async "tokens of OpenCode 1 are adopted if there is no account"(context) {
     const file = credentialsOf(context);
     unlinkSync(file);
     const token = await context.server.act("issueToken", {});
@@ -216,7 +212,7 @@ export const cases = {
     });
   },
 
-  async "an older context is left alone"(context) {
+  async "an older context is ignored"(context) {
     await withHost(context, async (host) => {
       for (const older of [undefined, {}, { catalog: { transform() {} }, provider: {} }]) {
         assert.equal(await host.plugin.setup(older), undefined);
@@ -224,7 +220,7 @@ export const cases = {
     });
   },
 
-  async "options that make no sense are told at login"(context) {
+  async "invalid options are reported at login"(context) {
     await withHost(context, async (host) => {
       const location = await host.open({ options: { rotation: "sideways" } });
       assert.equal(location.provider, undefined);

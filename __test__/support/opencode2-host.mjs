@@ -1,11 +1,7 @@
-/**
- * A stand-in for OpenCode 2, written from what its source says of plugins (2.0.26), and as strict. It runs in Node and in Bun.
- *
- * It loads the plugin as a directory, sets it up once for each location, clones provider metadata, freezes models, takes
- * nothing but JSON for settings, keeps credentials, and asks the provider over HTTP as OpenCode's native package does.
- *
- * @module
- */
+// A stand-in for OpenCode 2, written after its source (2.0.26), and as strict. It runs in Node and in Bun.
+//
+// It loads the plugin as a directory, sets it up once for each location, clones provider metadata, freezes models,
+// accepts only JSON settings, keeps credentials, and calls the provider over HTTP as OpenCode's native package does.
 
 import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
@@ -23,7 +19,7 @@ function deepFreeze(value) {
   return value;
 }
 
-/** Fails for what JSON can't hold, such as `undefined`. */
+/** Fails for values that JSON can't hold, such as `undefined`. */
 function asJson(value, name) {
   if (value === undefined) return undefined;
   const decoded = JSON.parse(JSON.stringify(value));
@@ -56,11 +52,11 @@ function checkModel(model, providerID) {
 
 export class Host {
   credentials = [];
-  /** What plugins have reported of connections. */
+  /** Connection updates that plugins reported. */
   statuses = [];
   locations = [];
 
-  /** Loads the plugin in a directory: by the name of the file, whatever package.json says. */
+  /** Loads the plugin in a directory by its file name, without package.json. */
   static async load(directory) {
     const host = new Host();
     const names = readdirSync(directory);
@@ -77,7 +73,7 @@ export class Host {
     return host;
   }
 
-  /** Sets the plugin up for a directory. `without` names domains that this version does not have. */
+  /** Sets the plugin up for a directory. `without` names domains that this version lacks. */
   async open({ options = {}, without = [] } = {}) {
     const location = new Location(this, options, without);
     this.locations.push(location);
@@ -146,7 +142,7 @@ class Location {
     this.context = context;
   }
 
-  /** Runs all transforms of a domain anew. One that throws disables the plugin. */
+  /** Runs all transforms of a domain again. One that throws disables the plugin. */
   #run(name) {
     const editor = { provider: () => this.#providerEditor(), integration: () => this.#integrationEditor() };
     this[name] = new Map();
@@ -200,7 +196,7 @@ class Location {
     this.command.set(name, { execute, description });
   }
 
-  /** A login to its end. `complete` gives the code. Gives how the attempt ended. */
+  /** Runs a login to its end; `complete` returns the code. Returns the outcome of the attempt. */
   async login(integrationID, methodID, { answer = {}, code, approve } = {}) {
     const { authorize, label } = this.integration.get(integrationID).methods.get(methodID);
     const started = await authorize(answer);
@@ -226,7 +222,7 @@ class Location {
     return { status: "complete", value };
   }
 
-  /** Asks a model as the native package does. Gives every answer that OpenCode got, the last one last. */
+  /** Calls a model as the native package does. Returns every answer that OpenCode got, the last one last. */
   async chat(providerID, modelID, { variant, fields = {}, signal, retries = 3 } = {}) {
     const { provider, models } = this.provider.get(providerID);
     assert.equal(provider.package, NATIVE, "OpenCode would install it from npm");
@@ -280,7 +276,7 @@ class Location {
   }
 }
 
-/** As OpenCode classifies an answer, without the waiting. */
+/** Classifies an answer as OpenCode does, without its pauses. */
 function isRetried({ status, headers, text }) {
   if (status < 400) return false;
   const told = headers.get("x-should-retry");

@@ -1,8 +1,4 @@
-/**
- * Files as the original plugin left them: three logins with made-up tokens, the second out of quota.
- *
- * @module
- */
+// Files as the original plugin left them: three logins with made-up tokens, the second out of quota.
 
 const EXPIRY = 1_893_456_000_000;
 
@@ -24,7 +20,7 @@ const account = (id, name, hours, rest) => ({
 
 export const IDS = ["acct_mwutdvyg_7078d7e9", "acct_mwutdvyi_60849c84", "acct_mwutdvyk_355ae76c"];
 
-/** `oauth_accounts.json`; the original's own order of fields. */
+/** `oauth_accounts.json`, with the original's order of fields. */
 export const STORE = {
   version: 1,
   activeAccountId: IDS[0],

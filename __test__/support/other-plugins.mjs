@@ -1,4 +1,4 @@
-/** What other Qwen plugins for OpenCode write for a login, in their own forms. */
+/** The files of other Qwen plugins for OpenCode, each in its own form. */
 export const OTHER_PLUGINS = {
   "opencode-qwen-auth": (...tokens) => ({
     version: 1,

@@ -1,8 +1,4 @@
-/**
- * Qwen's own places, played by one server: a proxy leads every host name to it, and it has a certificate for each.
- *
- * @module
- */
+// Qwen's own hosts, played by one server: a proxy sends every host name to it, and it has a certificate for each.
 
 import http from "node:http";
 import net from "node:net";
@@ -11,7 +7,7 @@ import { startServer, temporaryHome } from "./harness.mjs";
 import { PLACE_HOSTS } from "./qwen-server/places.mjs";
 
 /**
- * @returns a server, the environment in which programs take it for Qwen, and the hosts that were connected to, in order
+ * @returns a server, an environment in which it stands for Qwen, and the hosts of all connections, in order
  */
 export async function startPlaces(t, options) {
   const { caPath, tls } = makeCertificates(t, PLACE_HOSTS);

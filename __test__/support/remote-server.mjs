@@ -1,13 +1,9 @@
-/**
- * The local server as another process sees it, through its control endpoint. It needs nothing that Node and Bun do not
- * both have.
- *
- * @module
- */
+// The local server as seen from another process, through its control endpoint. It uses only APIs that both Node and Bun
+// have.
 
 import { request } from "node:http";
 
-/** Node's `fetch` can't connect in Wine, its `http` can. */
+/** Node's `fetch` can't connect in Wine; its `http` can. */
 function control(url, method = "GET", body) {
   return new Promise((resolve, reject) => {
     const headers = { "content-type": "application/json" };
@@ -35,7 +31,7 @@ export function remoteServer(url) {
     state,
     script: (endpoint, ...steps) => act("script", { endpoint, steps }),
     act,
-    /** The chat request with this place in the order of arrival, once it fits. */
+    /** Waits for the chat request with this index, in order of arrival. */
     async chat(index, fits = () => true, timeoutMs = 5000) {
       const end = Date.now() + timeoutMs;
       for (;;) {

@@ -4,8 +4,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 const TRIES = 40;
 
 /**
- * Removes a directory that something may still be written into in the background, such as a log, until that has come to
- * its end. (`maxRetries` of `rmSync` doesn't read the directory again, and keeps this process from finishing its own
+ * Removes a directory to which a background task, such as a log, may still write; repeats until that has
+ * ended. (`maxRetries` of `rmSync` doesn't read the directory again, and keeps this process from finishing its own
  * writes.)
  */
 export async function removeDirectory(path) {

@@ -4,11 +4,11 @@ import { dirname, join } from "node:path";
 import { removeDirectory } from "./remove.mjs";
 
 /**
- * A fresh home directory in a temporary folder, and an environment in which programs know no other. Paths given to its
+ * A fresh home directory in a temporary folder, and an environment that names no other. Paths given to its
  * methods are relative to the home directory.
  */
 export class Sandbox {
-  /** The paths of what a test has put there itself. */
+  /** Paths of the files that a test has written. */
   planted = new Set();
 
   constructor(name = "qwen-home-") {

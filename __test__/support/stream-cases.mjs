@@ -1,9 +1,5 @@
-/**
- * What is promised of response bodies, in a form that runs in Node and in Bun: each case is a function of a client, a
- * server in another process, and a way to make further clients.
- *
- * @module
- */
+// Promises of response bodies, for Node and Bun: each case is a function of a client, a server in
+// another process, and a factory of further clients.
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
@@ -18,7 +14,7 @@ const failure = (promise) =>
   );
 const collectGarbage = globalThis.gc ?? (() => globalThis.Bun?.gc(true));
 
-/** Asks for a stream that goes as scripted. */
+/** Requests a scripted stream. */
 async function streamed({ client, server }, step, init) {
   if (step) await server.script("chat", step);
   return ask(client, "hi", init);
@@ -44,7 +40,7 @@ async function readAll(reader) {
   }
 }
 
-/** Reads until the stream breaks; gives what came, and how it broke. */
+/** Reads until the stream breaks. Returns the text and the error. */
 async function readUntilError(reader) {
   const chunks = [];
   for (;;) {
@@ -119,7 +115,7 @@ export const cases = {
     await context.server.chat(-1, closedByClient);
   },
 
-  async "a slow reader is no idle server"(context) {
+  async "a slow reader is not an idle server"(context) {
     const slow = context.makeClient({ idleTimeoutMs: 800 });
     const response = await streamed({ ...context, client: slow }, { do: "flood", bytes: 20e6, size: 4096 });
     const reader = response.body.getReader();
@@ -128,7 +124,7 @@ export const cases = {
     assert.ok((await readAll(reader)).byteLength > 19e6);
   },
 
-  async "cancelling closes the socket, whoever does it"(context) {
+  async "cancelling closes the socket, by any method"(context) {
     const cancels = [
       (response) => response.body.cancel(),
       (response) => response.body.getReader().cancel("enough"),
@@ -151,7 +147,7 @@ export const cases = {
     }
   },
 
-  async "an abort while the headers are waited for closes the socket"(context) {
+  async "an abort before the headers closes the socket"(context) {
     const controller = new AbortController();
     const count = (await context.server.state()).stats.chats;
     const asked = failure(streamed(context, "hang", { signal: controller.signal }));
@@ -161,7 +157,7 @@ export const cases = {
     await context.server.chat(-1, closedByClient, 2000);
   },
 
-  async "an abort in mid-stream rejects with its reason and closes the socket"(context) {
+  async "an abort during a stream rejects with its reason and closes the socket"(context) {
     for (const step of [{ do: "stall", after: 2 }, "headers_then_stall", { do: "flood", bytes: 1e9 }]) {
       const controller = new AbortController();
       const response = await streamed(context, step, { signal: controller.signal });
@@ -176,7 +172,7 @@ export const cases = {
     }
   },
 
-  async "an abort of an unread body closes the socket, and text() says why"(context) {
+  async "an abort of an unread body closes the socket, and text() rejects with the reason"(context) {
     const controller = new AbortController();
     const response = await streamed(context, { do: "stall", after: 1 }, { signal: controller.signal });
     controller.abort();
@@ -193,10 +189,10 @@ export const cases = {
     assert.equal((await context.server.chat(-1)).closedByClient, false);
   },
 
-  async "a response that is dropped unread is closed once it is collected"(context) {
+  async "a dropped unread response is closed when it is collected"(context) {
     const controller = new AbortController();
     const inits = [undefined, { signal: controller.signal }];
-    // In a function of its own, so that no variable of this one keeps the response.
+    // In its own function, so that no variable here keeps the response alive.
     const drop = async (init) => void (await streamed(context, { do: "flood", bytes: 1e9 }, init));
     for (const init of inits) {
       await drop(init);
@@ -211,7 +207,7 @@ export const cases = {
     }
   },
 
-  async "silence is ended, before the headers and after"(context) {
+  async "silence ends a request, before the headers and after"(context) {
     const client = context.makeClient({ idleTimeoutMs: 600 });
     const impatient = { ...context, client };
     const unanswered = await failure(streamed(impatient, "hang"));
@@ -236,7 +232,7 @@ export const cases = {
     assert.equal(words(await (await ask(context.client, "SAY 20")).text()), words(whole));
   },
 
-  async "a stream that is cut breaks, after all that came"(context) {
+  async "a cut stream fails after all its bytes"(context) {
     for (const step of [
       { do: "cut", after: 2 },
       { do: "cut", after: 2, reset: true },
@@ -251,7 +247,7 @@ export const cases = {
     }
   },
 
-  async "a reader may bring its own buffers"(context) {
+  async "a reader may use its own buffers"(context) {
     const events = ["data: ", { wait: 5 }, "x".repeat(70_000), { wait: 5 }, "\n\n"];
     const response = await streamed(context, { events });
     const reader = response.body.getReader({ mode: "byob" });

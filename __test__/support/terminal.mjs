@@ -1,21 +1,17 @@
-/**
- * Programs as a person runs them: in a pseudo-terminal, of which this shows what is on the screen.
- *
- * @module
- */
+// Runs programs in a pseudo-terminal, and shows its screen.
 
 import { spawnSync } from "node:child_process";
 
-/** Whether there is a `script` (of util-linux) to get a pseudo-terminal from. */
+/** True if util-linux's `script`, which makes the pseudo-terminal, is installed. */
 export const hasTerminal = /util-linux/.test(spawnSync("script", ["--version"]).stdout ?? "");
 
-/** The command that runs another in a pseudo-terminal and passes its exit code on. */
+/** The command that runs another in a pseudo-terminal and returns its exit code. */
 export function inTerminal([program, ...args], { columns = 80, rows = 24 } = {}) {
   const quoted = [program, ...args].map((word) => `'${word.replaceAll("'", "'\\''")}'`).join(" ");
   return ["script", "-qfec", `stty cols ${columns} rows ${rows} -echo; exec ${quoted}`, "/dev/null"];
 }
 
-/** The lines that are on a terminal after all of `output`; trailing spaces are left out. */
+/** The lines on the screen after all of `output`, without trailing spaces. */
 export function screenAfter(output, columns = 80) {
   const cells = [[]];
   let row = 0;
@@ -24,7 +20,7 @@ export function screenAfter(output, columns = 80) {
     row = Math.max(0, newRow);
     while (cells.length <= row) cells.push([]);
   };
-  // Colours, and whether there is a cursor, are not to be seen here.
+  // Colours and the cursor's visibility are ignored.
   // oxlint-disable-next-line no-control-regex
   const text = output.replace(/\x1b\[(?:\d+m|\?25[hl])/g, "");
   // oxlint-disable-next-line no-control-regex

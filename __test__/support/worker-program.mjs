@@ -1,4 +1,4 @@
-// What a worker thread of lifecycle.spec.mjs does: starts calls of every kind, says so, and ends as it is told.
+// A worker thread of lifecycle.spec.mjs: starts calls of every kind, reports that, and ends as told.
 
 import { parentPort, workerData } from "node:worker_threads";
 import qwen from "opencode-qwen-cli-auth/api";

@@ -1,4 +1,4 @@
-// The same for users of `import`.
+// The same checks for users of `import`.
 import QwenAuthPlugin, {
   QwenAuthError,
   createClient,

@@ -1,4 +1,4 @@
-// What the type check promises to users of `require`: the examples of the README, and that wrong calls do not compile.
+// Type checks for users of `require`: the README's examples compile, and wrong calls do not.
 import qwen = require("opencode-qwen-cli-auth");
 import api = require("opencode-qwen-cli-auth/api");
 import server = require("opencode-qwen-cli-auth/server");

@@ -1,11 +1,11 @@
-/** What the tests check again and again. */
+/** Checks that several tests share. */
 import assert from "node:assert/strict";
 import { AUTH } from "./opencode.mjs";
 
-/** What stands for a token in OpenCode's own file: it names an account. */
+/** The placeholder in OpenCode's own file, which names an account instead of a token. */
 const PLACEHOLDER = /^opencode-qwen-cli-auth:[\w-]+$/;
 
-/** A run that went well said nothing but the answer. */
+/** Checks that a run succeeded and printed only the answer. */
 export function assertAnswer(result, answer) {
   assert.deepEqual(
     { code: result.code, stdout: result.stdout },
@@ -15,14 +15,14 @@ export function assertAnswer(result, answer) {
   assert.equal(result.error, undefined);
 }
 
-/** A run that failed said why in `error`, and nothing else. */
+/** Checks that a run failed, and printed only the reason. */
 export function assertFailure(result, error) {
   assert.equal(result.stdout, "", result.stderr);
   assert.match(result.error ?? "no error", error);
   assert.equal(result.stderr.match(/Error:/g).length, 1, result.stderr);
 }
 
-/** OpenCode's own file has an entry of ours, and no token. */
+/** Checks that OpenCode's own file has an entry of the plugin, and no token. */
 export function assertPlaceholder({ sandbox }) {
   const { type, access, refresh, expires } = sandbox.readJson(AUTH)["qwen-code"];
   assert.equal(type, "oauth");
@@ -31,7 +31,7 @@ export function assertPlaceholder({ sandbox }) {
   assert.ok(expires > Date.now());
 }
 
-/** Nothing that the portal would refuse, and nothing that is wrong with the server itself. */
+/** Checks that the portal has no objection and the server had no errors. */
 export function assertClean(server) {
   assert.deepEqual(server.violations, []);
   assert.deepEqual(server.failures, []);

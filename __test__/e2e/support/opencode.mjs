@@ -1,11 +1,11 @@
 /**
- * Real OpenCode, each time in a home of its own, with a Qwen server of its own:
+ * Real OpenCode, each time in a new home, with its own Qwen server:
  *
  *     const host = await openHost(t, { config: { … } });
  *     const { code, stdout, error } = await host.chat("hello");
  *     host.server.seen("chat");
  *
- * With a server, its requests to the world are sent to a proxy that is not there; only loopback is left.
+ * With a server, requests to other hosts go to a proxy that doesn't exist, so only loopback works.
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -29,7 +29,7 @@ export const AUTH = ".local/share/opencode/auth.json";
 
 const packages = join(dirname(dirname(fileURLToPath(import.meta.url))), "node_modules");
 export const root = join(packages, "../../..");
-/** The plugin as it is in this checkout, for OpenCode's configuration. */
+/** This checkout's plugin, for OpenCode's configuration. */
 export const CHECKOUT = pathToFileURL(join(root, "index.js")).href;
 
 const CONFIG = ".config/opencode";
@@ -37,17 +37,17 @@ const NO_SUCH_PROXY = "http://127.0.0.1:9";
 const QUIET = ["AUTOUPDATE", "MODELS_FETCH", "LSP_DOWNLOAD", "SHARE", "CLAUDE_CODE", "DEFAULT_PLUGINS"];
 
 const isInstalled = process.platform === "linux" && process.arch === "x64";
-/** The current version, for machines that the packages here are not for. */
+/** The current version, for machines without the packages here. */
 const { OPENCODE_BINARY } = process.env;
 
-/** Why a version can't be run on this machine, or false. */
+/** The reason why a version can't run on this machine, or false. */
 function skipReason(version) {
   if (isInstalled || (version === CURRENT && OPENCODE_BINARY)) return false;
   const advice = version === CURRENT ? "; set OPENCODE_BINARY to one that runs on this machine" : "";
   return `OpenCode ${version} is installed on Linux with x64 alone${advice}`;
 }
 
-/** For `describe`. */
+/** Options for `describe`. */
 export const suite = (version = CURRENT) => ({ concurrency: 2, skip: skipReason(version) });
 
 export function binary(version = CURRENT) {
@@ -61,11 +61,11 @@ export function binary(version = CURRENT) {
 
 /**
  * @param {import("node:test").TestContext} t
- * @param {object} [options] those of `Host`, and
+ * @param {object} [options] those of `Host`, and the following
  * @param {object} [options.server] options of the Qwen server
  */
 export async function openHost(t, { server: serverOptions, ...options } = {}) {
-  // A test run that is broken off leaves no OpenCode behind.
+  // An interrupted test run leaves no OpenCode behind.
   if (process.listenerCount("SIGTERM", exit) === 0)
     for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, exit);
   const server = await startQwenServer({ autoApprove: true, ...serverOptions });
@@ -88,9 +88,9 @@ export class Host {
    * @param {object} options
    * @param {object} [options.server] stands for Qwen
    * @param {string} [options.version] of OpenCode
-   * @param {unknown} [options.plugin] what its configuration names
+   * @param {unknown} [options.plugin] plugin entry of its configuration
    * @param {object} [options.config] the rest of its configuration
-   * @param {false | object} [options.login] what the qwen CLI has left: `issueToken`'s argument, or false for nothing
+   * @param {false | object} [options.login] the qwen CLI's login: `issueToken`'s argument, or false for none
    * @param {Record<string, string>} [options.env]
    */
   constructor({ server, version = CURRENT, plugin = CHECKOUT, config = {}, login = {}, env = {} }) {
@@ -114,12 +114,12 @@ export class Host {
     if (login) this.sandbox.write(CREDENTIALS, server.issueToken(login));
   }
 
-  /** Writes OpenCode's configuration, and what keeps it from installing packages beside it. */
+  /** Writes OpenCode's configuration, and the files that keep it from installing packages. */
   configure(config) {
     const manifest = { dependencies: { "@opencode-ai/plugin": this.version } };
     this.sandbox.write(`${CONFIG}/opencode.json`, {
       $schema: "https://opencode.ai/config.json",
-      // Older versions ask a model of their own for titles.
+      // Older versions ask another model for titles.
       small_model: "qwen-code/coder-model",
       ...config,
     });
@@ -137,10 +137,10 @@ export class Host {
   }
 
   /**
-   * Runs OpenCode to its end. `onText` gets what it says as it says it.
+   * Runs OpenCode to its end. `onText` gets the output as it comes.
    *
    * @returns {Promise<{ code: number | null, stdout: string, stderr: string, error?: string, ms: number }>} `stderr`
-   *   without colours; `error` is what stands after "Error: " in it
+   *   without colours; `error` is the text after "Error: " in it
    */
   async run(args, { env = {}, timeoutMs = 120_000, onText } = {}) {
     const startedAt = Date.now();
@@ -161,7 +161,7 @@ export class Host {
     return { code, stdout, stderr, error, ms: Date.now() - startedAt };
   }
 
-  /** One message in a new session. A title is given, so that OpenCode does not ask for one. */
+  /** Sends one message in a new session. The title is set, so OpenCode does not ask for one. */
   async chat(text, { model = "coder-model", args = [], ...options } = {}) {
     return this.run(["run", "--title", "a title", "-m", `qwen-code/${model}`, text, ...args], options);
   }
@@ -175,7 +175,7 @@ export class Host {
     return this.#spawn(args, {});
   }
 
-  /** Starts OpenCode's own server, with which one can do what its screen does. It ends with the host. */
+  /** Starts OpenCode's own server, which does the work of its screen. It ends with the host. */
   async serve({ args = [] } = {}) {
     const child = this.#spawn(["serve", "--port", "0", ...args], {});
     let output = "";
@@ -192,7 +192,7 @@ export class Host {
     return new Service(url, child, () => plain(output));
   }
 
-  /** Starts OpenCode's screen in a terminal of 110 by 35 characters, by tmux. */
+  /** Starts OpenCode's screen in a terminal of 110 by 35 characters, in tmux. */
   openScreen() {
     const screen = new Screen(binary(this.version), this);
     this.#screens.add(screen);

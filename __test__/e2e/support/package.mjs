@@ -1,4 +1,4 @@
-/** The plugin as npm installs it: what `npm pack` packs, and the package of this platform beside it. */
+/** The plugin as npm installs it: the output of `npm pack`, and the package of this platform. */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import {
@@ -17,7 +17,7 @@ import { root } from "./opencode.mjs";
 
 export const { name: NAME, version: VERSION } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
 
-/** A `node_modules` folder with the plugin. `remove()` it in the end. */
+/** A `node_modules` folder with the plugin. Call `remove()` at the end. */
 export class Package {
   #folder = mkdtempSync(join(tmpdir(), "qwen-package-"));
   #packed = join(this.#folder, "package");
@@ -32,7 +32,7 @@ export class Package {
   /**
    * Installs the plugin into a `node_modules` folder.
    *
-   * @param {boolean} withAddon false: as if npm had left the package of this platform out
+   * @param {boolean} withAddon false: without the package of this platform
    * @returns {string} its own folder
    */
   install(nodeModules, withAddon = true) {

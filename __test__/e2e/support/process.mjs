@@ -1,6 +1,6 @@
 import { stripVTControlCharacters } from "node:util";
 
-/** Ends a process that was started detached, and all that it has started. */
+/** Ends a detached process and all its children. */
 export function kill(child) {
   try {
     process.kill(process.platform === "win32" ? child.pid : -child.pid, "SIGKILL");
@@ -9,5 +9,5 @@ export function kill(child) {
   }
 }
 
-/** Text as a person reads it, without colours and cursor moves. */
+/** Text without colours and cursor moves. */
 export const plain = stripVTControlCharacters;

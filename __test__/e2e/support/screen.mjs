@@ -1,7 +1,7 @@
 import { execFileSync } from "node:child_process";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** OpenCode in a terminal of 110 by 35 characters, by tmux. */
+/** OpenCode in a terminal of 110 by 35 characters, in tmux. */
 export class Screen {
   #socket;
 
@@ -12,7 +12,7 @@ export class Screen {
     );
     const command = ["env", "-i", ...assignments, binary, "-m", "qwen-code/coder-model"];
     const size = ["-x", "110", "-y", "35"];
-    // What is left on the screen of an OpenCode that has ended says why.
+    // The last screen of an OpenCode that has ended shows the reason.
     const keep = ["set-option", "-g", "remain-on-exit", "on", ";"];
     this.#tmux(
       "-f",
@@ -29,7 +29,7 @@ export class Screen {
     );
   }
 
-  /** What is to be seen now, without empty lines. */
+  /** The screen's lines, without empty ones. */
   text() {
     const lines = this.#tmux("capture-pane", "-p").split("\n");
     return lines.filter((line) => line.trim() !== "").join("\n");
@@ -46,14 +46,13 @@ export class Screen {
     throw new Error(`no ${pattern} within ${timeoutMs} ms:\n${text}`);
   }
 
-  /** Types a text and, once it is to be seen, Enter. */
+  /** Types a text and, once it is shown, Enter. */
   async enter(text, seen = new RegExp(`┃  ${text}`)) {
     this.#tmux("send-keys", "-l", text);
     await this.waitFor(seen);
     this.press("Enter");
   }
 
-  /** The process in the terminal. */
   pid() {
     return Number(this.#tmux("display-message", "-p", "#{pane_pid}"));
   }

@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { kill } from "./process.mjs";
 
-/** Long enough for a first answer on a busy machine; OpenCode itself may try again for ever. */
+/** Enough for a first answer on a busy machine. OpenCode itself may retry for ever. */
 const TIMEOUT_MS = 60_000;
 
-/** OpenCode over HTTP, and the events that its screen would get. */
+/** OpenCode over HTTP, with the events that its screen gets. */
 export class Service {
   /** @type {{ type: string, properties: object }[]} */
   events = [];
@@ -13,7 +13,7 @@ export class Service {
 
   #child;
 
-  /** @param {() => string} output all that it has said */
+  /** @param {() => string} output all its output so far */
   constructor(url, child, output) {
     this.url = url;
     this.output = output;
@@ -60,7 +60,7 @@ export class Service {
     read().catch(() => {});
   }
 
-  /** The first event that fits, past ones too. */
+  /** The first matching event, past ones too. */
   async waitForEvent(fits, timeoutMs = TIMEOUT_MS) {
     const until = Date.now() + timeoutMs;
     while (Date.now() < until) {
@@ -72,7 +72,7 @@ export class Service {
     throw new Error(`no such event within ${timeoutMs} ms, but ${types.join(", ")}`);
   }
 
-  /** Resolves when a session has nothing more to say; until then, its events may be late. */
+  /** Resolves when a session is idle; until then, events may be late. */
   waitForIdle(session) {
     return this.waitForEvent(
       ({ type, properties }) => type === "session.idle" && properties.sessionID === session.id,
@@ -85,7 +85,7 @@ export class Service {
     );
   }
 
-  /** Sends a message in a new session, and does not wait for the answer. */
+  /** Sends a message in a new session without waiting for the answer. */
   async prompt(text, model = "coder-model", variant = undefined) {
     const { body: session } = await this.request("/session", { title: "a title" });
     const answer = this.request(`/session/${session.id}/message`, {

@@ -4,7 +4,7 @@ import { newSecret } from "./secrets.mjs";
 const SCOPE = "openid profile email model.completion";
 
 /**
- * Who may use the API: accounts with their quota, the tokens of each login (a family of tokens
+ * Access to the API: accounts with their quota, the tokens of each login (a family of tokens
  * that are refreshed from one another), and API keys.
  */
 export class Accounts {
@@ -44,7 +44,7 @@ export class Accounts {
     account.refusal = refusal;
   }
 
-  /** A new login: `given` may carry tokens that exist already, in a fixture for instance. */
+  /** Adds a login; `given` may hold existing tokens, such as a fixture's. */
   login(name, { expiresIn, given = {} } = {}) {
     const family = { account: this.get(name), revoked: false };
     return this.#issue(family, expiresIn ?? this.#options.expiresIn, given);
@@ -105,7 +105,7 @@ export class Accounts {
     return { tokens: this.#issue(record.family, expiresIn), record };
   }
 
-  /** @param {{ region?: string }} given without a region, it works in all of its plan's */
+  /** @param {{ region?: string }} given without a region, it works in all regions of its plan */
   addKey({ key, plan = "dashscope", region, account, models } = {}) {
     const made = key ?? `${keyPrefix(plan, region)}${newSecret("key")}`;
     const owner = this.get(account ?? `key-${this.#keys.size + 1}`);
@@ -115,7 +115,7 @@ export class Accounts {
   }
 
   /**
-   * @param {{ plan: string, region: string } | undefined} place where the request came in; keys are bound to theirs
+   * @param {{ plan: string, region: string } | undefined} place the addressed plan and region; keys are bound to theirs
    * @returns {{ account?: object, kind?: "oauth" | "api-key", plan?: string, region?: string, ok: boolean }}
    */
   authenticate(bearer, place) {

@@ -1,5 +1,5 @@
 /**
- * What a request is answered with, as data: endpoints make one, script steps change it, `deliver`
+ * An answer as data: endpoints make it, script steps change it, `deliver`
  * sends it. `body` goes out with a content-length, `parts` (strings, Buffers, and numbers: ms to
  * wait) chunk by chunk. `head: false` sends nothing at all. `end` says what follows the last byte.
  *

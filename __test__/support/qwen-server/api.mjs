@@ -7,7 +7,7 @@ import { refusesProgram } from "./places.mjs";
 import { chatFaults, headerFaults } from "./portal-rules.mjs";
 import { keyRejected, refusedForQuota, tokenRejected } from "./steps.mjs";
 
-/** The parts that all endpoints of the API share: who asks, and whether the portal would listen. */
+/** The common checks of all API endpoints: authentication and the portal's rules. */
 const base = {
   identify(ctx) {
     const bearer = /^Bearer (.+)$/i.exec(ctx.entry.headers.authorization ?? "")?.[1];
@@ -31,7 +31,7 @@ const base = {
 
 const badRequest = (message) => apiError(400, "invalid_parameter_error", message);
 
-/** Takes one request from the account's quota. @returns an answer where none is left */
+/** Takes one request from the account's quota. @returns an answer if none is left */
 function spend({ core, caller }) {
   const { account } = caller;
   if (account.left <= 0) {

@@ -2,7 +2,7 @@ const FILE_NAME =
   /(?<![\w@:/\\.])((?:[A-Za-z]:)?(?:\.{0,2}[\\/])?(?:[\w.~-]+[\\/])*[\w-][\w.-]*\.(?:txt|md|json|toml|ya?ml|js|mjs|ts|rs|py|log|csv|html))\b/;
 
 /**
- * What the model says: a pure function of the request, so that tests can foretell it.
+ * The model's answer: a pure function of the request, so that tests can predict it.
  *
  * @param {object} body a chat request
  * @returns {{ text?: string, words?: number, calls?: { name: string, arguments: string }[] }}
@@ -27,7 +27,7 @@ export function think(body) {
   return { text: `You said: ${said}${imageNotes(user?.content)}` };
 }
 
-/** The words of a `SAY n` answer, one by one, so that a long one needs no memory. */
+/** Yields the words of a `SAY n` answer, so that a long one needs no memory. */
 export function* countedWords(count) {
   for (let number = 1; number <= count; number += 1)
     yield number === count ? `word${number}` : `word${number} `;
@@ -55,9 +55,9 @@ function titleOf(text) {
   return words.slice(0, 5).join(" ") || "New session";
 }
 
-/** `CALL name {…}`, as many as there are. */
+/** Finds every `CALL name {…}`. */
 function directives(text) {
-  // A shell-like host hands a prompt over in quotes, and with its own quotes escaped.
+  // A shell-like host quotes the prompt, and escapes its quotes.
   const plain = /CALL \S+ *\{\s*\\"/.test(text) ? text.replaceAll('\\"', '"') : text;
   return [...plain.matchAll(/\bCALL ([\w.:-]+)/g)].map((match) => ({
     name: match[1],
@@ -81,7 +81,7 @@ function objectAt(text, from) {
 }
 
 function fileMentioned(texts) {
-  // Hosts add parts of their own to a user's turn: reminders, and files already read.
+  // Hosts add parts to a user's turn: reminders, and files that were read.
   const own = texts.filter((text) => !/^\s*(?:<|Called the )/.test(text) && text.length < 4000);
   return FILE_NAME.exec(own.join("\n"))?.[1];
 }

@@ -17,7 +17,7 @@ export function chunkOf({ id, created, model }) {
 }
 
 /**
- * The thought as an OpenAI-compatible answer, streamed if the request says so.
+ * Turns the model's answer into an OpenAI-compatible one, streamed if the request asks for it.
  *
  * @param {ReturnType<typeof import("./brain.mjs").think>} thought
  * @param {object} body
@@ -58,7 +58,7 @@ function usageOf({ prompt_tokens, cached_tokens }, completion_tokens) {
 
 function pieces({ text, words }) {
   if (words !== undefined) return countedWords(words);
-  // An echo of megabytes word by word would be nothing but overhead.
+  // Sending megabytes word by word would only cost time.
   return text.match(text.length > 20_000 ? /.{1,1000}/gsu : /\s*\S+\s*/g) ?? (text ? [text] : []);
 }
 
@@ -130,7 +130,7 @@ function* streamed({ head, limit, thought, body, prompt }, pace) {
   yield DONE;
 }
 
-/** The first delta of a call names it, the others carry its arguments in fragments. */
+/** The first delta of a call has its name, the others carry its arguments in fragments. */
 function* toolDeltas(thought) {
   for (const [index, call] of toolCalls(thought).entries()) {
     yield { index, id: call.id, type: "function", function: { name: call.function.name, arguments: "" } };

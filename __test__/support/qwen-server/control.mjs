@@ -8,7 +8,7 @@ export async function control(core, req, res) {
   const reply = (status, value) =>
     res.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(value));
   if (req.method === "GET") return reply(200, report(core));
-  // A web page can't send this type to another origin unasked.
+  // A web page can't send this type to another origin by itself.
   if (!/^application\/json\b/.test(req.headers["content-type"] ?? "")) {
     return reply(415, { error: "content-type must be application/json" });
   }

@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 
 /**
- * Sends an answer at the pace of the socket. Returns early, without an error, when the client goes.
+ * Sends an answer at the pace of the socket. Returns early, without an error, when the client leaves.
  *
  * @param {{ res: import("node:http").ServerResponse, entry: object, signal: AbortSignal,
  *   hangUp(how: "destroy" | "reset"): void, rawSocket(): import("node:net").Socket, core: object }} ctx
@@ -16,7 +16,7 @@ export async function deliver(ctx, answer) {
   }
 }
 
-/** @param {number | Promise<unknown> | (() => unknown) | undefined} delay ms, or what to wait for */
+/** @param {number | Promise<unknown> | (() => unknown) | undefined} delay ms, or a promise to wait for */
 export async function pause({ signal }, delay) {
   if (delay === undefined) return;
   if (typeof delay === "number") return sleep(delay, undefined, { signal });
@@ -66,7 +66,7 @@ async function sendParts(ctx, parts) {
   }
 }
 
-/** What was written before the socket is destroyed must still arrive, or a cut would cut too much. */
+/** Flushes the bytes before a cut, which must still arrive. */
 async function flushed({ res, rawSocket, signal }) {
   while (rawSocket().writableLength > 0) await sleep(1, undefined, { signal });
   if (res.headersSent) await sleep(5, undefined, { signal });

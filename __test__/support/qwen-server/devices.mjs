@@ -51,7 +51,7 @@ export class Devices {
     return [...this.#byCode.values()].filter((device) => device.state === "pending");
   }
 
-  /** Without a code: the newest that is pending. */
+  /** Without a code: the newest pending one. */
   find(userCode) {
     if (userCode === undefined) return this.pending().at(-1);
     const wanted = String(userCode).trim().toUpperCase();

@@ -2,9 +2,9 @@ import { readFileSync } from "node:fs";
 
 const catalog = JSON.parse(readFileSync(new URL("../../../catalog/catalog.json", import.meta.url), "utf8"));
 const { lists } = catalog;
-/** What the server's own list has beside models that chat. */
+/** Models in the server's list that don't chat. */
 const NOT_CHAT = ["qwen-image-2.0", "wan2.7-image", "qwen3-asr-flash", "text-embedding-v4"];
-/** The caps of models that no list has. */
+/** Output caps of models that no list has. */
 const CAPS = [
   [/^qwen3\.\d/, 65_536],
   [/^qwen/, 32_768],
@@ -15,12 +15,12 @@ function listOf({ kind, plan, region }) {
   return plan === "dashscope" ? lists[`dashscope-${region === "cn" ? "cn" : "intl"}`] : lists[plan];
 }
 
-/** The chat models of a caller: those that its key was made with, else those of its plan and region. */
+/** The chat models of a caller: its key's own, else those of its plan and region. */
 export function modelsOf(caller) {
   return caller.models ?? Object.keys(listOf(caller));
 }
 
-/** What `GET /models` lists: DashScope's models of other kinds, too. */
+/** The list of `GET /models`, with DashScope's models of other kinds. */
 export function listedFor(caller) {
   const isMixed = caller.plan === "dashscope" && caller.models === undefined;
   return isMixed ? [...modelsOf(caller), ...NOT_CHAT] : modelsOf(caller);
@@ -30,7 +30,7 @@ function factsOf(model) {
   return Object.values(lists).flatMap((list) => list[model] ?? []);
 }
 
-/** The most output tokens a model gives: `Infinity` where there is no cap. */
+/** The largest output of a model, in tokens; `Infinity` without a cap. */
 export function capOf(model) {
   const known = factsOf(model).map(({ output }) => output);
   if (known.length > 0) return Math.max(...known);

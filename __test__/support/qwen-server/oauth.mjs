@@ -109,7 +109,7 @@ function poll({ core, entry }) {
 
 function pollsEarly({ enforceInterval, interval }, { lastPollAt }) {
   if (!enforceInterval || lastPollAt === undefined) return false;
-  // A timer of the client's may fire a few ms early, and the network evens nothing out.
+  // The client's timer may fire a few ms early.
   return Date.now() - lastPollAt < (interval ?? 5) * 1000 - 50;
 }
 

@@ -7,7 +7,7 @@ const HOSTS = {
   "dashscope-intl.aliyuncs.com": { plan: "dashscope", region: "intl" },
   "dashscope-us.aliyuncs.com": { plan: "dashscope", region: "us" },
   "cn-hongkong.dashscope.aliyuncs.com": { plan: "dashscope", region: "hk" },
-  // Workspaces, one for each form of a region's name.
+  // Workspaces: one for each form of a region's name.
   "ws-1.ap-southeast-1.maas.aliyuncs.com": { plan: "dashscope", region: "intl" },
   "ws-1.eu-central-1.maas.aliyuncs.com": { plan: "dashscope", region: "eu-central-1" },
 };
@@ -15,14 +15,14 @@ const PREFIX = /^\/plans\/([\w-]+)\/([\w-]+)(?=\/)/;
 /** Programs that Coding Plan serves. */
 const CODING_AGENTS = /(?:^|\s)(?:opencode|QwenCode|qwen-code|claude-cli|Cline)\//i;
 
-/** Every host name that stands for a place. */
+/** Every host name of a plan and region. */
 export const PLACE_HOSTS = Object.keys(HOSTS);
 
 /**
- * Which plan and region a request is addressed to: by its host name, as behind a proxy, or by a path that begins with
- * `/plans/<plan>/<region>`. Neither: this server takes the keys of all.
+ * Finds the plan and region of a request: from its host name, behind a proxy, or from a path that begins with
+ * `/plans/<plan>/<region>`. With neither, this server takes all keys.
  *
- * @returns {{ place?: { plan: string, region: string }, path: string }} the path without what names the place
+ * @returns {{ place?: { plan: string, region: string }, path: string }} the path without the plan and region
  */
 export function placeOf(url, host = "") {
   const path = url.split("?")[0];
@@ -31,13 +31,13 @@ export function placeOf(url, host = "") {
   return { place: HOSTS[host.split(":")[0]], path };
 }
 
-/** Keys of a subscription begin with `sk-sp-`, but for the Token Plan's outside of China. */
+/** Subscription keys begin with `sk-sp-`, but for the Token Plan's outside of China. */
 export function keyPrefix(plan, region) {
   const isPlain = plan === "dashscope" || (plan === "token-plan" && region === "intl");
   return isPlain ? "sk-" : "sk-sp-";
 }
 
-/** True where a place serves only programs that it knows, and this is none of them. */
+/** True if the plan serves only known programs, and this is not one of them. */
 export function refusesProgram(place, userAgent = "") {
   return place?.plan === "coding-plan" && !CODING_AGENTS.test(userAgent);
 }

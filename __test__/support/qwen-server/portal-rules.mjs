@@ -1,10 +1,10 @@
 import { capOf, takesImages } from "./models.mjs";
 
-/** More than these are refused. */
+/** Largest number of cache markers. */
 const MOST_MARKERS = 4;
 const QWEN = /^(?:qwen|coder-model$|vision-model$)/;
 
-/** What the portal refuses in the headers of any request. @returns {string[]} */
+/** Lists the portal's objections to the headers of any request. @returns {string[]} */
 export function headerFaults({ method, headers }, kind) {
   const faults = [];
   const type = headers["content-type"] ?? "none";
@@ -21,7 +21,7 @@ export function headerFaults({ method, headers }, kind) {
   return faults;
 }
 
-/** What the portal refuses in a chat request. @returns {string[]} */
+/** Lists the portal's objections to a chat request. @returns {string[]} */
 export function chatFaults(body, kind) {
   if (!body || typeof body !== "object" || Array.isArray(body)) return ["the body must be a JSON object"];
   const { messages } = body;
@@ -70,7 +70,7 @@ function contentFaults(messages) {
   );
 }
 
-/** What models of other makers, forwarded by the same hosts, refuse. */
+/** Lists the objections of other makers' models on the same hosts. */
 function familyFaults({ model, messages, metadata, tools }) {
   const faults = [];
   if (metadata !== undefined && !QWEN.test(model)) faults.push("invalid request");

@@ -35,7 +35,7 @@ const OPTIONS = {
   help: { type: "boolean" },
 };
 
-/** The server as a program: listens until it gets SIGINT or SIGTERM. */
+/** The server as a program: listens until SIGINT or SIGTERM. */
 export async function main(args) {
   let settings;
   try {
@@ -46,7 +46,7 @@ export async function main(args) {
     return;
   }
   if (settings.help) return void process.stdout.write(HELP);
-  // Whoever started the server may stop reading it.
+  // The parent process may stop reading.
   process.stdout.on("error", () => {});
   let server;
   try {
@@ -77,7 +77,7 @@ function read(args) {
   return { help: values.help, options, port: number(values, "port"), write: logTo(values) };
 }
 
-/** `--auto-approve` stands alone or has a number. */
+/** `--auto-approve` takes an optional number. */
 function withOptionalValue(args) {
   return args.map((arg, index) =>
     arg === "--auto-approve" && !/^\d+$/.test(args[index + 1] ?? "") ? "--auto-approve=" : arg,

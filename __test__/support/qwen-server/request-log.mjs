@@ -1,6 +1,6 @@
 import { redact } from "./secrets.mjs";
 
-/** Every request, in the order of arrival, and those who wait for one. */
+/** Every request, in the order of arrival, and the waiters for one. */
 export class RequestLog {
   #waiting = new Set();
   #next = 1;
@@ -10,7 +10,7 @@ export class RequestLog {
 
   /**
    * @param {((line: string) => void) | undefined} write takes one redacted line per request
-   * @param {number} keep the newest entries that are kept in any case
+   * @param {number} keep number of newest entries that always stay
    */
   constructor(write, keep) {
     this.#write = write;
@@ -41,7 +41,7 @@ export class RequestLog {
       finishedAt: undefined,
     };
     this.entries.push(entry);
-    // In steps, since shifting a long array for each request of a benchmark would be felt.
+    // In steps: shifting a long array at each request would slow benchmarks.
     if (this.entries.length >= 2 * this.#keep) this.entries.splice(0, this.#keep);
     return entry;
   }
@@ -86,7 +86,7 @@ export class RequestLog {
     this.entries.length = 0;
   }
 
-  /** Nobody who still waits keeps the process alive. */
+  /** Unreferences the timers, so that waiters don't keep the process alive. */
   close() {
     for (const check of this.#waiting) check(new Error("the server was closed"));
   }

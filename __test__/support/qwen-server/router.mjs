@@ -24,7 +24,7 @@ export function requestListener(core) {
   return (req, res) => {
     const { place, path } = placeOf(req.url, req.headers.host ?? req.headers[":authority"]);
     const [, endpoint, handlers] = ROUTES.find(([pattern]) => pattern.test(path)) ?? [];
-    // What steers the server is not part of what it plays: it is neither logged nor counted.
+    // Control requests are neither logged nor counted.
     const work =
       path === "/_control" ? control(core, req, res) : handle(core, req, res, { endpoint, handlers, place });
     work.catch((error) => {
@@ -107,7 +107,7 @@ function contextOf(core, req, res, entry) {
     else ctx.rawSocket().destroy();
   };
   res.on("finish", () => {
-    // An HTTP/2 response also says so when its stream was cancelled.
+    // An HTTP/2 response also reports this when its stream was cancelled.
     sent = res.writableEnded && !res.stream?.rstCode;
     settle();
   });
@@ -122,7 +122,7 @@ function contextOf(core, req, res, entry) {
   return ctx;
 }
 
-/** @returns {Promise<boolean>} false: the client went away before the end of its request */
+/** @returns {Promise<boolean>} false: the client left before the end of its request */
 async function readInto(entry, req, signal) {
   const chunks = [];
   req.on("data", (chunk) => chunks.push(chunk));

@@ -2,7 +2,7 @@ import { stepNames } from "./steps.mjs";
 
 export const ENDPOINTS = ["device", "token", "models", "chat", "embeddings"];
 
-/** Steps queued per endpoint: the first that fits a request is taken. */
+/** Queued steps per endpoint: a request takes the first that fits it. */
 export class Scripts {
   #queues = new Map(ENDPOINTS.map((endpoint) => [endpoint, []]));
 
@@ -21,7 +21,7 @@ export class Scripts {
     else for (const queue of this.#queues.values()) queue.length = 0;
   }
 
-  /** Steps not yet used up. */
+  /** Steps that are left. */
   left(endpoint) {
     return this.#queue(endpoint).reduce((sum, step) => sum + step.times, 0);
   }

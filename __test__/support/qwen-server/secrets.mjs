@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 
-/** Every secret that the server makes up contains this, so a leak test needs one grep. */
+/** Part of every secret that the server makes, so a leak test needs one search. */
 export const SECRET_PREFIX = "QwenTestSecret";
 
 const SECRET_FIELDS = new Set([
@@ -18,7 +18,7 @@ export function newSecret(kind) {
   return `${SECRET_PREFIX}-${kind}-${randomBytes(24).toString("base64url")}`;
 }
 
-/** RFC 8628 section 6.1: no vowels, nothing that looks like something else. */
+/** RFC 8628 section 6.1: no vowels, and no characters that look alike. */
 export function newUserCode() {
   const alphabet = "BCDFGHJKLMNPQRSTVWXZ";
   const letters = [...randomBytes(8)].map((byte) => alphabet[byte % alphabet.length]);

@@ -48,14 +48,14 @@ const freshStats = () => ({
 });
 
 function httpServer({ tls, http2: wanted }, listener) {
-  // A request may take as long as a test wants it to.
-  // And a connection rests as long as with other servers: Node's own 5 s would often end just as it is used again.
+  // A request may take as long as a test needs.
+  // Idle connections stay open as on other servers: Node's default of 5 s would often end one just as it is reused.
   const options = { ...tls, requestTimeout: 0, headersTimeout: 0, keepAliveTimeout: 65_000 };
   if (wanted && tls) return http2.createSecureServer({ ...options, allowHTTP1: true }, listener);
   return tls ? https.createServer(options, listener) : http.createServer(options, listener);
 }
 
-/** See `startQwenServer`, which makes one and has it listen. */
+/** See `startQwenServer`, which makes one and starts it. */
 export class QwenServer {
   #http;
   #core;
@@ -89,7 +89,7 @@ export class QwenServer {
     this.#http = httpServer({ tls, http2 }, listener);
     this.#scheme = tls ? "https" : "http";
     this.#http.on("connection", (socket) => this.#track(socket));
-    // A client that resets its connection, or does not trust our certificate, is part of the game.
+    // Clients may reset connections or reject the certificate: that is no error.
     for (const name of ["clientError", "tlsClientError"]) {
       this.#http.on(name, (_, socket) => socket.destroy());
     }
@@ -127,7 +127,7 @@ export class QwenServer {
     return `${this.url}/v1`;
   }
 
-  /** The base URL of a plan's region here: other keys are refused there. */
+  /** The base URL of a plan's region here, which refuses other keys. */
   placeUrl(plan, region) {
     return `${this.url}/plans/${plan}/${region}/v1`;
   }

@@ -6,7 +6,7 @@ import { startQwenServer } from "../qwen-server.mjs";
 const CLIENT_ID = "f0304373b74a44d2b584a3fb70ca9e56";
 const DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code";
 
-/** A system message as the portal wants it. */
+/** A system message in the form that the portal requires. */
 export const SYSTEM = {
   role: "system",
   content: [{ type: "text", text: "You help.", cache_control: { type: "ephemeral" } }],
@@ -31,7 +31,7 @@ export function qwenTest(name, options, run) {
   });
 }
 
-/** The requests that a well-behaved client makes, in the name of alice. */
+/** Requests of a well-behaved client, as alice. */
 export function clientOf(server) {
   const form = async (path, fields, { headers, signal } = {}) => {
     const response = await fetch(`${server.url}/api/v1/oauth2/${path}`, {

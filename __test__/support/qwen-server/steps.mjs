@@ -2,7 +2,7 @@ import { apiError, DONE, event, html, json, sse } from "./answer.mjs";
 import { chunkOf } from "./completion.mjs";
 import { invalidRefreshToken, oauthError } from "./oauth.mjs";
 
-/** Steps that leave the endpoint's own work undone, and answer something else. */
+/** Steps that replace the endpoint's work with another answer. */
 const instead = {
   answer: ({ status = 200, body = "" }) =>
     typeof body === "string" || Buffer.isBuffer(body)
@@ -48,7 +48,7 @@ const instead = {
   events: ({ events }) => sse(events.map(bytesOf)),
 };
 
-/** Steps that let the endpoint do its work, and spoil the answer. */
+/** Steps that do the endpoint's work, and spoil the answer. */
 const spoil = {
   ok: (answer) => answer,
   delay: (answer) => answer,
@@ -94,7 +94,7 @@ function named(step) {
   return { ...answer, parts: undefined, body };
 }
 
-/** `override` and `omit` change the fields of a JSON answer, `override` may be a function. */
+/** `override` and `omit` change the fields of a JSON answer; `override` may be a function. */
 function overridden(answer, { override, omit = [] }) {
   if ((!override && omit.length === 0) || typeof answer.body !== "string") return answer;
   let value = JSON.parse(answer.body);
@@ -107,7 +107,7 @@ export function tokenRejected() {
   return apiError(401, "invalid_api_key", "invalid access token or token expired");
 }
 
-/** What a place says to a key that is not one of its own, or was deleted. */
+/** The answer to a key of another plan or region, or to a deleted one. */
 export function keyRejected({ plan }) {
   return plan === "coding-plan"
     ? apiError(403, "InvalidApiKey", "invalid api-key")
@@ -137,7 +137,7 @@ function htmlError(status) {
   return `<html>\n<head><title>${status} ${name}</title></head>\n<body><h1>${status} ${name}</h1></body>\n</html>\n`;
 }
 
-/** A body that is sent in pieces keeps the content-length of the whole. */
+/** A body that is sent in pieces has the content-length of the whole. */
 function declared({ body, headers }) {
   if (body === undefined) return {};
   return { headers: { ...headers, "content-length": String(Buffer.byteLength(body)) }, body: undefined };

@@ -1,4 +1,4 @@
-//! The CLI fallback against commands that stand in for the qwen CLI, most of them ill-behaved.
+//! The CLI fallback with commands in place of the qwen CLI, most of them faulty.
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
 
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 const INIT: &str = r#"echo '{"type":"system","subtype":"init","model":"m","tools":[]}'"#;
 
-/// A user's home, a command `qwen`, and a fallback that knows of nothing else.
+/// A home with a command `qwen`, and a fallback that finds no other.
 struct Scene {
     root: tempfile::TempDir,
 }
@@ -70,12 +70,12 @@ impl Scene {
         error
     }
 
-    /// The processes that the command has named in `pids`.
+    /// Returns the processes that the command listed in `pids`.
     fn pids(&self) -> Vec<String> {
         self.read("pids").split_whitespace().map(str::to_owned).collect()
     }
 
-    /// Waits until none of them is alive and no directory is left.
+    /// Waits until all of them have ended and no directory is left.
     async fn is_cleaned_up(&self, count: usize) {
         let started = Instant::now();
         loop {
@@ -91,7 +91,7 @@ impl Scene {
     }
 }
 
-/// A zombie waits for the system's first process, which may be slow to look.
+/// A zombie waits for the init process, which may be slow to reap it.
 fn is_alive(pid: &str) -> bool {
     let stat = std::fs::read_to_string(Path::new("/proc").join(pid).join("stat")).unwrap_or_default();
     !stat.is_empty() && !stat.contains(") Z ")
@@ -125,7 +125,7 @@ async fn events(answer: CliAnswer) -> Vec<Value> {
     data.map(|data| serde_json::from_str(data).unwrap_or_else(|_| data.into())).collect()
 }
 
-/// What 0.24.4 prints for "You said".
+/// The output of 0.24.4 for "You said".
 fn answer() -> String {
     let delta = |text: &str| {
         format!(
@@ -156,7 +156,7 @@ async fn an_answer_becomes_a_chat_completion() {
 }
 
 #[tokio::test]
-async fn what_the_cli_is_given() {
+async fn the_cli_gets_the_conversation_and_a_restricted_home() {
     let script = r#"cat > "$OUT/stdin"; env > "$OUT/env"; for a in "$@"; do echo "$a" >> "$OUT/args"; done
         ls -a > "$OUT/work"; pwd > "$OUT/pwd"; cat "$QWEN_HOME/settings.json" > "$OUT/settings"; touch "$QWEN_HOME/x" y"#;
     let scene = Scene::new(&format!("{script}\n{}", answer()));
@@ -214,7 +214,7 @@ async fn what_the_cli_is_given() {
 }
 
 #[tokio::test]
-async fn a_cli_that_fails_says_why_without_its_secrets() {
+async fn a_failed_cli_is_explained_without_secrets() {
     let scene = Scene::new("cat > /dev/null; echo 'Error: no luck with sk-from-the-environment' >&2; exit 3");
     let error = scene.error().await;
     assert_eq!(error.code(), Code::CliFailed);
@@ -249,7 +249,7 @@ async fn an_oauth_login_is_refused_without_a_process() {
 }
 
 #[tokio::test]
-async fn a_cli_that_is_not_there_or_can_not_run() {
+async fn a_missing_or_broken_cli_is_reported() {
     let scene = Scene::new("");
     std::fs::rename(scene.path("bin/qwen"), scene.path("bin/other")).unwrap();
     let on_system =
@@ -266,7 +266,7 @@ async fn a_cli_that_is_not_there_or_can_not_run() {
 
 #[tokio::test]
 async fn a_cli_that_hangs_is_stopped_with_its_children() {
-    // It ignores being asked to end, and so does its child.
+    // It ignores SIGTERM, and its child does too.
     let script =
         format!("trap '' TERM; {INIT}; sleep 600 & echo $$ $! > \"$OUT/pids\"; while :; do sleep 600; done");
     for limits in [
@@ -305,7 +305,7 @@ async fn an_abort_and_a_dropped_answer_kill_the_group() {
 }
 
 #[tokio::test]
-async fn nothing_is_left_when_the_answer_is_read_and_a_host_can_wait_for_an_abort() {
+async fn no_process_is_left_after_an_answer_and_a_host_can_wait_for_an_abort() {
     let left = |scene: &Scene| std::fs::read_dir(scene.path("tmp")).unwrap().count();
     let spawn = "trap '' TERM HUP; sleep 600 & echo $$ $! > \"$OUT/pids\"";
     for end in ["wait", "exit 1"] {
@@ -336,7 +336,7 @@ async fn nothing_is_left_when_the_answer_is_read_and_a_host_can_wait_for_an_abor
 }
 
 #[test]
-fn a_runtime_that_ends_takes_the_group_along() {
+fn the_end_of_the_runtime_kills_the_group() {
     let scene = Scene::new(&format!("trap '' TERM; sleep 600 & echo $$ $! > \"$OUT/pids\"\n{INIT}\nwait"));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let fallback = scene.fallback(quick());
@@ -355,7 +355,7 @@ async fn a_child_left_behind_is_killed_and_not_waited_for() {
     assert_eq!(whole(scene.ask(false).await.unwrap()).await["choices"][0]["message"]["content"], "You said");
     scene.is_cleaned_up(1).await;
 
-    // It holds the pipe open, and there is no result to end the answer.
+    // It holds the pipe open, and no result ends the answer.
     let scene = Scene::new("sleep 600 & echo $! > \"$OUT/pids\"; exit 1");
     assert!(scene.ask(true).await.unwrap_err().message().contains("exit status: 1"));
     assert!(started.elapsed() < Duration::from_secs(5));
@@ -363,7 +363,7 @@ async fn a_child_left_behind_is_killed_and_not_waited_for() {
 }
 
 #[tokio::test]
-async fn rubbish_is_skipped_and_too_much_of_it_is_an_error() {
+async fn invalid_lines_are_skipped_and_too_many_are_an_error() {
     let scene =
         Scene::new(&format!("cat > /dev/null\necho rubbish\nprintf '\\377\\n[{{'\necho\n{}", answer()));
     assert_eq!(whole(scene.ask(false).await.unwrap()).await["choices"][0]["message"]["content"], "You said");
@@ -377,14 +377,14 @@ async fn rubbish_is_skipped_and_too_much_of_it_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_long_complaint_is_cut_and_blocks_nothing() {
+async fn long_error_output_is_cut_and_blocks_nothing() {
     let scene = Scene::new("yes complaint | head -c 1000000 >&2; echo 'the last word' >&2; exit 1");
     let error = scene.ask(false).await.unwrap_err();
     assert!(error.message().contains("the last word") && error.message().len() < 500, "{error}");
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_is_an_error_in_its_place() {
+async fn a_broken_answer_ends_in_an_error() {
     let delta =
         r#"echo '{"type":"stream_event","event":{"type":"content_block_delta","delta":{"text":"You "}}}'"#;
     let retry = r#"echo '{"type":"system","subtype":"retry","data":{}}'"#;
@@ -403,7 +403,7 @@ async fn an_answer_that_breaks_off_is_an_error_in_its_place() {
         assert!(error.message().contains(expected), "{error}");
         assert_eq!(answer.body.next().await.unwrap(), None);
     }
-    // Who waits for the whole gets the second try alone.
+    // A caller that reads the whole answer gets the second try alone.
     let scene = Scene::new(&format!("cat > /dev/null\n{INIT}\n{delta}\n{retry}\n{}", answer()));
     assert_eq!(whole(scene.ask(false).await.unwrap()).await["choices"][0]["message"]["content"], "You said");
 }

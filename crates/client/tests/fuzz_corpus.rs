@@ -1,4 +1,4 @@
-//! The properties that are fuzzed, over the corpus and over random bytes.
+//! Runs the fuzzed properties over the corpus and over random bytes.
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 #[path = "../../../fuzz/properties.rs"]

@@ -1,4 +1,4 @@
-//! The debug log and the request log, with real files and several processes that write them at once.
+//! The debug log and the request log, with real files and several processes that write at once.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -18,7 +18,7 @@ const ACCESS_TOKEN: &str = "At.0123456789/abcdef+~=";
 const KEY: &str = "sk-sp-0123456789abcdef";
 const PASSWORD: &str = "proxy-pass-word";
 const LIMIT: Duration = Duration::from_secs(60);
-/// Tells a child process where to write.
+/// Names the directory of a child process.
 const DIRECTORY: &str = "QWEN_TEST_LOG_DIRECTORY";
 
 fn secrets() -> KnownSecrets {
@@ -70,7 +70,7 @@ fn read(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// Everything in the directory is its owner's alone, and holds no secret.
+/// Fails if anything in the directory is open to others, or holds a secret.
 fn check_files(directory: &Path) {
     for name in names(directory) {
         let path = directory.join(name);
@@ -107,7 +107,7 @@ fn directory_of_child() -> PathBuf {
 }
 
 #[test]
-fn each_entry_is_a_line_whoever_writes_it() {
+fn each_entry_is_one_line() {
     let temporary = tempfile::tempdir().unwrap();
     let directory = temporary.path().join(".opencode/logs/qwen-plugin");
     let logger = logger(&directory);
@@ -174,7 +174,7 @@ fn child_that_fills_the_debug_log() {
 }
 
 #[test]
-fn what_was_open_to_others_is_closed() {
+fn files_open_to_others_become_private() {
     let temporary = tempfile::tempdir().unwrap();
     let directory = temporary.path().join("logs");
     fs::create_dir(&directory).unwrap();
@@ -257,7 +257,7 @@ fn a_request_is_one_file_that_says_what_happened() {
 }
 
 #[test]
-fn every_end_is_told_and_bodies_are_bounded() {
+fn every_end_is_logged_and_bodies_are_bounded() {
     let temporary = tempfile::tempdir().unwrap();
     let directory = temporary.path().join("logs");
     let log = request_log(&directory);
@@ -321,7 +321,7 @@ fn the_newest_requests_stay_though_two_processes_write_them() {
     check_files(&directory);
 }
 
-/// A file as private as the log's own.
+/// Creates a file as private as the log's own.
 fn private_file(path: &Path) {
     let mut options = fs::OpenOptions::new();
     options.write(true).create_new(true);
@@ -334,7 +334,7 @@ fn private_file(path: &Path) {
 #[ignore = "run by another test as a process of its own"]
 fn child_that_logs_requests() {
     let directory = directory_of_child();
-    // Two clients in one process, whose files must not collide either.
+    // Two clients in one process, whose file names must differ too.
     let logs = [request_log(&directory), request_log(&directory)];
     std::thread::scope(|scope| {
         for log in &logs {
@@ -349,7 +349,7 @@ fn child_that_logs_requests() {
 }
 
 #[test]
-fn the_files_have_a_bounded_size_together() {
+fn all_log_files_together_have_a_bounded_size() {
     let temporary = tempfile::tempdir().unwrap();
     let directory = temporary.path().join("logs");
     fs::create_dir(&directory).unwrap();
@@ -367,7 +367,7 @@ fn the_files_have_a_bounded_size_together() {
 }
 
 #[test]
-fn a_log_that_is_off_or_cannot_be_written_disturbs_nobody() {
+fn a_disabled_or_unwritable_log_stops_no_request() {
     let temporary = tempfile::tempdir().unwrap();
     let directory = temporary.path().join("logs");
     let log = RequestLog::off();

@@ -1,4 +1,4 @@
-//! The account store beside `oauth_creds.json`: what is found, what is written, and what the user chooses.
+//! The account store beside `oauth_creds.json`: reading, writing, and the user's choice.
 
 use std::collections::HashSet;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -14,7 +14,7 @@ use crate::support::server::TOKEN_PATH;
 use crate::support::setup::{ONLY, Setup, chat};
 use crate::support::time::fast_forward;
 
-/// Every refresh token that was offered.
+/// Returns every refresh token that was offered.
 fn offered(setup: &Setup) -> Vec<String> {
     setup.server.requests(TOKEN_PATH).iter().map(|seen| seen.field("refresh_token")).collect()
 }
@@ -35,12 +35,12 @@ fn a_login(name: &str) -> Token {
 }
 
 #[tokio::test]
-async fn with_one_account_the_credentials_file_is_all_there_is() {
+async fn one_account_needs_only_the_credentials_file() {
     let setup = Setup::expired().await;
     let client = setup.client();
     assert_eq!(client.fetch(chat(false)).await.unwrap().status, 200);
     assert_eq!(client.accounts().await.unwrap()[0].id, ONLY);
-    // The file may change hands as it likes.
+    // The holder of the file may change.
     setup.server.know("access-cli", "refresh-cli");
     setup.home.write(&document("access-cli", "refresh-cli", in_seconds(3600), &setup.server.url()));
     assert_eq!(who(&client.fetch(chat(false)).await.unwrap()), ONLY);
@@ -161,7 +161,7 @@ async fn a_removed_account_stays_removed() {
     let store = fleet.store().to_string();
     assert!(!store.contains(&access("ann", 0)) && !store.contains(&refresh("ann", 0)), "{store}");
     assert_eq!(active(&client).await, "bob");
-    // A CLI that was running writes what it still knows; another client starts.
+    // A running CLI writes the login that it still knows; another client starts.
     home.write(&old);
     for client in [&client, &fleet.client()] {
         let ids: Vec<_> = client.accounts().await.unwrap().into_iter().map(|account| account.id).collect();
@@ -169,7 +169,7 @@ async fn a_removed_account_stays_removed() {
         assert_eq!(who_answers(client).await, "bob");
     }
     assert_eq!((home.document(), fleet.setup.events.count(EventKind::StoreRepaired)), (old, 0));
-    // A later login of the CLI's is another account, and told once.
+    // A later login with the CLI is another account, and is reported once.
     home.write(&token("ann.later", 3600, &fleet.hosts[0].url()));
     for client in [&client, &fleet.client()] {
         assert_eq!(client.accounts().await.unwrap().len(), 2);
@@ -228,7 +228,7 @@ async fn a_crash_between_the_writes_of_a_choice_loses_nothing() {
     assert_eq!(active(&client).await, "bob");
     assert_eq!(client.accounts().await.unwrap().len(), 2);
     assert_eq!(fleet.setup.home.bytes(), before);
-    // The credentials file was written, and the store does not know yet whose it is.
+    // The credentials file was written, and the store doesn't know its owner yet.
     fleet.setup.home.write(&token("bob", 30 * 24 * 3600, &fleet.hosts[1].url()));
     fleet.edit_store(|store| store["credentialsAccountId"] = json!("ann"));
     let client = fleet.client();
@@ -251,7 +251,7 @@ async fn an_unknown_newer_token_of_the_clis_is_used_and_the_older_kept_and_not_r
     assert_eq!((active(&client).await, fleet.setup.home.document()), (id.clone(), newer.clone()));
     assert_eq!(fleet.stored("ann")["token"]["refresh_token"], refresh("ann", 0));
 
-    // Both that are known to be good are out of quota: the older may still be used, as long as its token lasts.
+    // Both known good logins are out of quota. The older one is used until its token expires.
     fleet.hosts[0].on_api([quota()]);
     fleet.hosts[1].on_every_api(quota());
     assert_eq!(who_answers(&client).await, "ann");
@@ -306,7 +306,7 @@ async fn another_access_token_for_the_same_refresh_token() {
 }
 
 #[tokio::test]
-async fn without_a_usable_credentials_file_the_store_goes_on() {
+async fn the_store_works_without_a_usable_credentials_file() {
     for contents in [None, Some(""), Some("{broken"), Some("{}")] {
         let fleet = Fleet::expiring_in(&[-60, 3600]).await;
         let path = fleet.setup.home.credentials();
@@ -321,7 +321,7 @@ async fn without_a_usable_credentials_file_the_store_goes_on() {
         assert_eq!(fleet.stored("ann")["token"]["access_token"], access("ann", 1));
         assert_eq!(std::fs::read_to_string(&path).ok().as_deref(), contents);
         assert_eq!(fleet.setup.server.redeemed_again(), 0);
-        // What can't be read is set aside whole where the user chooses an account.
+        // A choice sets an unreadable file aside whole.
         client.set_active_account("bob").await.unwrap();
         assert_eq!(fleet.setup.home.access_token(), access("bob", 0));
         let aside =
@@ -332,7 +332,7 @@ async fn without_a_usable_credentials_file_the_store_goes_on() {
 }
 
 #[tokio::test]
-async fn what_is_not_ours_in_the_store_stays() {
+async fn unknown_fields_in_the_store_are_kept() {
     let fleet = Fleet::expiring_in(&[-60, 3600]).await;
     fleet.edit_store(|store| {
         store["theirs"] = json!({"deep": [1.5, null, "x"]});

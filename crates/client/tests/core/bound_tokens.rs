@@ -1,4 +1,4 @@
-//! Tokens belong to the server that issued them and to one API host, whatever a later environment says.
+//! Tokens stay with the server that issued them and with one API host, whatever a later environment says.
 
 use qwen_base::{Code, Error};
 use qwen_client::{Client, Doctor, LoginOptions, Request};
@@ -12,7 +12,7 @@ use crate::support::setup::{Setup, chat, text};
 const ISSUER: &str = "OPENCODE_QWEN_OAUTH_BASE_URL";
 const BASE_URL: &str = "OPENCODE_QWEN_BASE_URL";
 
-/// A login in the file alone, of a server that only the environment names.
+/// A login in the credentials file alone, of a server that only the environment names.
 async fn lone(seconds: i64) -> Setup {
     let mut setup = Setup::expiring_in(seconds).await;
     setup.options.oauth.base_url = None;
@@ -24,7 +24,7 @@ impl Setup {
         self.client_with(variables, false)
     }
 
-    /// Lets the token expire, and gives it no host of its own.
+    /// Lets the token expire, and removes its own host.
     fn expire(&self) {
         let mut held = self.home.document();
         held["expiry_date"] = in_seconds(-60).into();
@@ -66,12 +66,12 @@ async fn a_login_without_a_store_is_redeemed_where_it_was_first_used() {
         let fix = found.unwrap_or_else(|| panic!("{findings:?}")).fix.clone();
         assert_eq!(fix.as_deref(), Some("unset OPENCODE_QWEN_OAUTH_BASE_URL"));
 
-        // Without the variable it goes to its own server, and not to the default one.
+        // Without the variable it goes to its own server, not to the default one.
         let count = setup.server.token_requests();
         token(&setup.in_environment(&[])).await.unwrap();
         assert_eq!(setup.server.token_requests(), count + 1);
         setup.expire();
-        // The note followed the rotation.
+        // The note follows the rotation.
         token(&setup.in_environment(&[])).await.unwrap();
         assert_eq!(setup.server.token_requests(), count + 2);
         assert!(setup.home.store().exists());
@@ -92,7 +92,7 @@ async fn a_server_that_did_not_answer_binds_nothing() {
 async fn a_token_of_another_login_is_not_sent_to_a_server_that_is_named() {
     let setup = lone(3600).await;
     token(&setup.in_environment(&[(ISSUER, &setup.server.url())])).await.unwrap();
-    // The qwen CLI has rotated the token, or somebody else has logged in: it can't be told.
+    // The qwen CLI has rotated the token, or another user has logged in: the two look the same.
     setup.server.know("access-7", "refresh-7");
     setup.home.write(&document("access-7", "refresh-7", in_seconds(-60), &setup.server.url()));
     let other = Server::start().await;
@@ -160,7 +160,7 @@ async fn requests_go_to_the_host_of_the_first_use_unless_the_user_names_another(
     said(ask(&[(ISSUER, &issuer), (BASE_URL, &api.url())]).await.unwrap()).await;
     said(ask(&[]).await.unwrap()).await;
     assert_eq!(api.api_requests().len(), 2);
-    // The variable is the user's word for accounts of this issuer …
+    // The variable holds for accounts of this issuer …
     said(ask(&[(ISSUER, &issuer), (BASE_URL, &second.url())]).await.unwrap()).await;
     assert_eq!((api.api_requests().len(), second.api_requests().len()), (2, 1));
     // … and not for those of another.

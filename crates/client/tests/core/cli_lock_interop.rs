@@ -1,4 +1,4 @@
-//! Side by side with the qwen CLI, which knows nothing of our locks.
+//! Tests beside the qwen CLI, which ignores the kernel lock.
 
 use std::fs;
 use std::path::Path;
@@ -29,7 +29,7 @@ fn cli(setup: &Setup) -> CliLock {
 }
 
 #[test]
-fn the_cli_and_we_are_never_inside_at_once() {
+fn the_cli_and_we_never_hold_the_lock_together() {
     let home = crate::support::home::Home::new();
     let locks = CredentialsFile::new(home.credentials()).locks();
     assert_eq!(locks.cli, home.cli_lock());
@@ -96,7 +96,7 @@ async fn next_to_a_busy_cli_no_token_is_redeemed_twice() {
     assert!(!setup.home.cli_lock().exists());
 }
 
-/// A CLI that refreshes under its own lock, from its own reading of the file, over and over.
+/// Refreshes over and over like a CLI: under its own lock, from its own reading of the file.
 fn cli_at_work(setup: Arc<Setup>) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         let oauth = setup.oauth_client();
@@ -124,7 +124,7 @@ async fn a_lock_that_the_cli_holds_is_waited_for() {
     let setup = Setup::expired().await;
     let lock = cli(&setup);
     assert!(lock.try_acquire());
-    // Stale for an old CLI; a new one may be at work for longer.
+    // Stale for an old CLI; a new one may hold it for longer.
     make_older(&lock.path, Duration::from_secs(12));
     let manager = setup.manager();
     let caller = tokio::spawn(async move { manager.token(ONLY, None).await });
@@ -170,7 +170,7 @@ async fn a_slow_refresh_keeps_its_lock_fresh_and_takes_it_again_where_it_was_rem
     .await;
     assert!(oldest < Duration::from_secs(8), "{oldest:?}");
 
-    // A qwen process that exits removes the lock, whoever holds it.
+    // An exiting qwen process removes the lock, even if another program holds it.
     old_cli.release();
     until("the lock that was removed", || lock.exists()).await;
     assert!(!old_cli.try_acquire());
@@ -183,7 +183,7 @@ async fn a_slow_refresh_keeps_its_lock_fresh_and_takes_it_again_where_it_was_rem
 }
 
 #[tokio::test]
-async fn a_lock_that_was_stolen_is_left_to_the_thief_and_so_is_the_file() {
+async fn a_stolen_lock_and_its_file_are_left_to_the_thief() {
     let setup = Setup::expired().await;
     let thief = cli(&setup);
     let manager = setup.manager();
@@ -204,7 +204,7 @@ async fn a_lock_that_was_stolen_is_left_to_the_thief_and_so_is_the_file() {
 #[tokio::test]
 async fn a_lock_that_was_stolen_before_a_retry_is_noticed() {
     let setup = Setup::expired().await;
-    // The first answer brings no verdict; before the second try the CLI has refreshed.
+    // The first answer is no verdict; before the second try the CLI has refreshed.
     setup.server.on_token([Reply::html(502)]);
     setup.server.hold();
     let manager = setup.manager();
@@ -233,7 +233,7 @@ async fn a_retry_leaves_the_token_to_a_thief_who_is_at_work() {
         async move { manager.token(ONLY, None).await }
     });
     setup.server.until_token_requests(1).await;
-    // Another CLI's exit has removed our lock, and this one has taken it and is about to redeem the same token.
+    // Another CLI's exit has removed our lock. This CLI has taken it and is about to redeem the same token.
     let thief = cli(&setup);
     thief.release();
     assert!(thief.try_acquire());
@@ -243,7 +243,7 @@ async fn a_retry_leaves_the_token_to_a_thief_who_is_at_work() {
     let redeemed_under_it = setup.server.redemptions();
     setup.home.write(&document("from-the-cli", "refresh-cli", in_seconds(3600), &setup.server.url()));
     thief.release();
-    // Waiting for the thief and giving up for now are both good.
+    // It may wait for the thief, or give up for now.
     if let Err(error) = soon("the outcome", caller).await.unwrap() {
         assert!(error.is_retryable());
     }

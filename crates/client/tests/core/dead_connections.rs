@@ -1,4 +1,4 @@
-//! Connections that a sleeping laptop or a changed network leaves dead: found by themselves, long before the idle limit.
+//! Connections that a sleeping laptop or a changed network leaves dead are found long before the idle limit.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::support::setup::{Setup, chat, read};
 use crate::support::time::soon;
 use crate::support::tls::Authority;
 
-/// The first event of a stream that then says nothing for ever.
+/// Sends the first event of a stream, and then nothing for ever.
 const FIRST: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n";
 
 fn quiet_stream() -> Reply {
     Reply::events(vec![Part::text(FIRST), Part::Stall])
 }
 
-/// Probes that nobody answers find it on HTTP/2, where the other side's kernel may well be alive.
+/// HTTP/2 pings find it: the kernel on the other side may still be alive.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_behind_a_black_hole_ends_and_a_quiet_one_does_not() {
     let (setup, authority) = (Setup::fresh().await, Authority::new());
@@ -32,7 +32,7 @@ async fn a_stream_behind_a_black_hole_ends_and_a_quiet_one_does_not() {
     authority.write(&certificates);
     let variables = [("NODE_EXTRA_CA_CERTS", certificates.to_str().unwrap())];
     let gate = Gate::to(server.address()).await;
-    // Each on a connection of its own: one by the gate, one past it.
+    // Each on its own connection: one through the gate, one past it.
     setup.home.write(&document(
         "access-0",
         "refresh-0",
@@ -56,7 +56,7 @@ async fn a_stream_whose_network_is_gone_ends() {
     assert!(text.contains("the network is gone"), "{text}");
 }
 
-/// No test: what runs where the network is nobody else's.
+/// Not a test by itself: this part runs in a network of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_network_of_its_own() {
     if !is_apart().await {
@@ -67,11 +67,11 @@ async fn on_a_network_of_its_own() {
     let client = setup.client();
     let mut answer = client.fetch(chat(true)).await.unwrap();
     assert_eq!(answer.body.next().await.unwrap().unwrap(), FIRST);
-    // No byte and no reset gets anywhere from here on.
+    // From here on no byte and no reset gets through.
     assert!(succeeds("ip", &["link", "set", "lo", "down"]).await);
     writeln!(std::io::stdout(), "the network is gone").unwrap();
     let (bytes, end) = soon("the end of a dead connection", read(&mut answer.body)).await;
-    // The kernel gives up, or our probes do.
+    // The kernel gives up, or the HTTP/2 pings do.
     assert!(bytes.is_empty() && matches!(end, Err(Code::Network | Code::Timeout)), "{end:?}");
     assert!(succeeds("ip", &["link", "set", "lo", "up"]).await);
     setup.server.on_every_api(Reply::Real);

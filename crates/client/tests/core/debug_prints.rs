@@ -1,4 +1,4 @@
-//! What a panic, a log or a debugger could print of our types.
+//! Debug output of our types, as a panic, a log or a debugger prints it.
 
 use std::fmt::Debug;
 

@@ -1,4 +1,4 @@
-//! The device authorization grant: what is asked, how often, and what ends it.
+//! The device authorization grant: its requests, their pace, and the ends of a login.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn pending() -> Reply {
     Reply::oauth_error(400, "authorization_pending")
 }
 
-/// Seconds between the polls, to the nearest.
+/// Seconds between the polls, rounded.
 fn gaps(server: &Server) -> Vec<u64> {
     let polls = server.requests(TOKEN_PATH);
     polls.windows(2).map(|pair| (pair[1].at - pair[0].at + Duration::from_millis(500)).as_secs()).collect()
@@ -104,7 +104,7 @@ async fn a_rate_limit_without_a_name_slows_the_polling_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn trouble_that_passes_does_not_end_a_login() {
+async fn temporary_trouble_does_not_end_a_login() {
     let setup = Setup::logged_out().await.with_oauth_timeout(Duration::from_secs(3));
     setup.server.on_token([
         Reply::html(504),
@@ -126,7 +126,7 @@ async fn trouble_that_passes_does_not_end_a_login() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_code_that_nobody_approves_expires() {
+async fn an_unapproved_code_expires() {
     for (reply, has_cause) in [(pending(), false), (Reply::html(504), true)] {
         let setup = Setup::logged_out().await;
         setup.server.on_every_token(reply);
@@ -154,12 +154,12 @@ async fn a_poll_that_hangs_does_not_outlive_the_code() {
     })
     .await;
     assert_eq!(error.code(), Code::DeviceCodeExpired);
-    // One request may be on its way when the code expires, for the 30 s that it may take.
+    // A request may still be on its way when the code expires. It has 30 s.
     assert!(started_at.elapsed() < Duration::from_secs(45));
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_servers_last_word_ends_a_login_at_once() {
+async fn a_final_answer_ends_a_login_at_once() {
     for (status, error, code) in [
         (400, "access_denied", Code::AccessDenied),
         (403, "access_denied", Code::AccessDenied),

@@ -1,4 +1,4 @@
-//! Disks that are full, read-only or broken, and file systems without locks.
+//! Full, read-only and broken disks, and file systems without locks.
 #![cfg(target_os = "linux")]
 
 use std::fs;
@@ -14,13 +14,13 @@ use crate::support::setup::Setup;
 use crate::support::skipped;
 use crate::support::time::until;
 
-/// Starts the next program with a disk of 64 KiB in place of the directory in `$0`, and what was in it.
+/// Starts the next program with a disk of 64 KiB in place of the directory in `$0`, with its contents.
 const ON_SMALL_DISK: &str = r#"
     copy=$(mktemp -d) && cp -a "$0/." "$copy" && mount -t tmpfs -o size=64k,mode=700 small "$0" && cp -a "$copy/." "$0" &&
     rm -r "$copy" && exec "$@"
 "#;
 
-/// A client whose Qwen directory is a small disk that nobody else sees; `None` where nobody may mount one.
+/// Starts a client whose Qwen directory is a small private disk; `None` where mounting is not allowed.
 async fn on_small_disk(setup: &Setup) -> Option<Child> {
     let may_mount = Command::new("unshare").args(["-m", "mount", "-t", "tmpfs", "try", "/mnt"]).output();
     if !may_mount.is_ok_and(|output| output.status.success()) {
@@ -138,7 +138,7 @@ async fn on_a_read_only_disk_a_fresh_token_is_used_and_a_stale_one_waits() {
     }
 }
 
-/// Compiles a C program of the tests.
+/// Compiles one of the tests' C programs.
 fn compiled(setup: &Setup, name: &str, arguments: &[&str]) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/c").join(format!("{name}.c"));
     let program = setup.home.path().join(name);
@@ -147,7 +147,7 @@ fn compiled(setup: &Setup, name: &str, arguments: &[&str]) -> PathBuf {
     program
 }
 
-/// A process whose disk fails in the calls that are named in a file, as long as that is there; and the file's path.
+/// Starts a process whose disk fails in the calls that a file names, while that file exists. Returns its path too.
 async fn on_a_failing_disk(setup: &Setup) -> (Child, PathBuf) {
     let library = compiled(setup, "failing_calls", &["-shared", "-fPIC"]);
     let failing = setup.home.path().join("failing");
@@ -200,7 +200,7 @@ async fn a_disk_that_fails_before_a_refresh_stops_it() {
 }
 
 #[tokio::test]
-async fn a_directory_that_can_not_be_synced_stops_nothing_and_is_told_once() {
+async fn a_directory_that_can_not_be_synced_stops_nothing_and_is_reported_once() {
     let setup = Setup::expired().await;
     let (mut child, failing) = on_a_failing_disk(&setup).await;
     fs::write(&failing, "fsync of a directory").unwrap();
@@ -216,7 +216,7 @@ async fn a_directory_that_can_not_be_synced_stops_nothing_and_is_told_once() {
 }
 
 #[tokio::test]
-async fn a_file_system_that_keeps_no_modes_is_told_of_once_for_all_processes() {
+async fn a_file_system_without_modes_is_reported_once_for_all_processes() {
     use std::os::unix::fs::PermissionsExt as _;
     let setup = Setup::fresh().await;
     let open =

@@ -1,4 +1,4 @@
-//! What the doctor finds, and that it only looks. The Node tests mend what is found with what it says.
+//! Findings of the doctor, which only reads. The Node tests apply its fixes.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,7 +12,7 @@ use crate::support::reply::Reply;
 use crate::support::setup::Setup;
 use crate::support::time::soon;
 
-/// The files of a login as they should be: the tests' own writes have the modes of the machine.
+/// Gives a login's files the right modes: the tests write them with the machine's default.
 fn tidy(setup: &Setup) {
     let set =
         |path: &std::path::Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -53,7 +53,7 @@ fn only<'a>(findings: &'a [Finding], id: &str) -> &'a str {
 }
 
 #[tokio::test]
-async fn an_expired_login_is_well_and_is_not_refreshed() {
+async fn an_expired_login_is_healthy_and_is_not_refreshed() {
     let setup = Setup::expired().await;
     let before = (setup.home.bytes(), setup.home.files());
     let findings = examine(&setup).await;
@@ -91,7 +91,7 @@ async fn a_damaged_store_is_left_where_it_is() {
 }
 
 #[tokio::test]
-async fn a_token_that_the_api_refuses() {
+async fn a_token_that_the_api_refuses_is_found() {
     let setup = Setup::fresh().await;
     setup.server.revoke("access-0");
     assert!(only(&examine(&setup).await, "api").contains("refuses the account's token"));
@@ -99,7 +99,7 @@ async fn a_token_that_the_api_refuses() {
 }
 
 #[tokio::test]
-async fn a_server_in_trouble_or_without_a_list_of_models_is_not_our_fault() {
+async fn server_trouble_or_a_missing_model_list_is_not_a_finding_about_the_user() {
     let setup = Setup::fresh().await;
     for (status, state) in [(503, State::Warning), (404, State::Ok)] {
         setup.server.on_every_api(Reply::html(status));
@@ -111,7 +111,7 @@ async fn a_server_in_trouble_or_without_a_list_of_models_is_not_our_fault() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_off() {
+async fn a_wrong_clock_is_found() {
     let setup = Setup::fresh().await;
     let ahead = Clock::from_fn(|| Clock::system().now_ms() + 400_000);
     let findings = examine_with(&setup, &[], ahead).await;
@@ -119,7 +119,7 @@ async fn a_clock_that_is_off() {
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing_is_given_up_on() {
+async fn the_check_of_a_silent_server_times_out() {
     let mut setup = Setup::fresh().await;
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     setup.options.oauth.base_url = Some(format!("http://{}", silent.local_addr().unwrap()));
@@ -132,7 +132,7 @@ async fn a_server_that_says_nothing_is_given_up_on() {
 }
 
 #[tokio::test]
-async fn a_lock_is_judged_by_who_left_it() {
+async fn a_leftover_lock_is_judged_by_its_holder() {
     let setup = Setup::fresh().await;
     let lock = setup.home.cli_lock();
     let age = |seconds| {
@@ -145,7 +145,7 @@ async fn a_lock_is_judged_by_who_left_it() {
     assert!(only(&examine(&setup).await, "locks").contains("left behind"));
     fs::write(&lock, "some-uuid\nopencode-qwen-cli-auth 1\n").unwrap();
     assert!(only(&examine(&setup).await, "locks").contains("left behind"));
-    // Held by a process of ours that does not touch it any more.
+    // A process of ours holds it and no longer touches it.
     let kernel = File::create(setup.home.qwen_dir().join("oauth_creds.flock")).unwrap();
     let mut kernel = fd_lock::RwLock::new(kernel);
     let held = kernel.write().unwrap();
@@ -162,7 +162,7 @@ async fn a_lock_is_judged_by_who_left_it() {
 }
 
 #[tokio::test]
-async fn settings_are_all_found_at_once() {
+async fn all_bad_settings_are_found_at_once() {
     let setup = Setup::fresh().await;
     let variables = [
         ("HTTPS_PROXY", "gopher://u:hunter2@x"),
@@ -183,7 +183,7 @@ async fn settings_are_all_found_at_once() {
 async fn a_read_only_directory_is_found() {
     let setup = Setup::fresh().await;
     fs::remove_dir_all(setup.home.qwen_dir()).unwrap();
-    // What is in its place can't hold files.
+    // A file in place of the directory.
     fs::write(setup.home.qwen_dir(), json!({}).to_string()).unwrap();
     let doctor = Doctor {
         options: setup.options.clone(),

@@ -1,4 +1,4 @@
-//! A removed account leaves no token behind, or the files that hold one are named.
+//! Removing an account erases its tokens, or names the files that still hold one.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use crate::support::reply::Reply;
 use crate::support::setup::{ONLY, Setup};
 
 #[tokio::test]
-async fn damaged_copies_are_cleared_and_what_is_not_ours_is_named() {
+async fn damaged_copies_are_erased_and_foreign_copies_named() {
     let fleet = Fleet::of(2).await;
     let qwen = fleet.setup.home.qwen_dir();
     let store = fleet.store();
@@ -34,7 +34,7 @@ async fn damaged_copies_are_cleared_and_what_is_not_ours_is_named() {
         let text = fs::read_to_string(&path).unwrap();
         assert!(!text.contains("access.ann") && !text.contains("refresh.ann"), "{}: {text}", path.display());
     }
-    // Nothing of the other account is lost.
+    // The other account keeps everything.
     let copy = fs::read_to_string(qwen.join("oauth_accounts.json.corrupt-1")).unwrap();
     assert!(copy.contains("access.bob.0") && copy.contains("refresh.bob.0"));
 }
@@ -48,12 +48,12 @@ async fn the_target_of_a_linked_credentials_file_is_named() {
     let left = setup.client().remove_account(ONLY, false).await.unwrap();
     assert_eq!(left, [elsewhere.canonicalize().unwrap()]);
     assert!(setup.home.credentials().symlink_metadata().is_err());
-    // Nothing of the test's own is left to be found as a leak.
+    // The search for leaked tokens at the end must find nothing of this test's.
     fs::remove_file(elsewhere).unwrap();
 }
 
 #[tokio::test]
-async fn a_server_that_offers_revocation_is_told_and_no_other() {
+async fn only_a_server_that_offers_revocation_is_asked_to_revoke() {
     const METADATA: &str = "/.well-known/oauth-authorization-server";
     for (offered, revoked) in [(Some("/revoke"), true), (None, false)] {
         let setup = Setup::fresh().await;

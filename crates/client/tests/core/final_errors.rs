@@ -1,4 +1,4 @@
-//! Errors as `OpenCode` gets them: said once, in words that it does not take for a reason to try again.
+//! Errors in `OpenCode`: each is shown once, in words that cause no retry.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::support::reply::{Part, Reply};
 use crate::support::server::GOOD_STREAM;
 use crate::support::setup::{Setup, chat, get, text};
 
-/// What `OpenCode` takes for a reason to try again.
+/// The patterns that make `OpenCode` retry.
 const RETRY_WORDS: [&str; 13] = [
     "429",
     "500",
@@ -35,7 +35,7 @@ fn assert_no_retry_word(text: &str) {
     }
 }
 
-/// The code and message of an answer that is to be the last one.
+/// Returns the code and message of an answer that must not be retried.
 async fn last_word(answer: Answer, status: u16) -> (String, String) {
     assert_eq!(answer.status, status);
     assert!(!answer.headers.contains_key("retry-after"));
@@ -64,14 +64,14 @@ async fn a_used_up_quota_is_a_402() {
         let (code, message) = last_word(client.fetch(chat(true)).await.unwrap(), 402).await;
         assert_eq!(code, "ERR_QWEN_QUOTA_EXHAUSTED");
         assert!(message.contains("used up"), "{message}");
-        // The smaller chat that was tried last is no full one.
+        // The smaller chat is not counted as a full one.
         assert_eq!(setup.server.api_requests().iter().filter(|seen| !seen.is_degraded()).count(), 1);
         assert!(matches!(client.accounts().await.unwrap()[0].availability, Availability::Cooling(_)));
     }
 }
 
 #[tokio::test]
-async fn a_short_rate_limit_is_the_hosts_to_wait_for() {
+async fn the_host_waits_for_a_short_rate_limit() {
     let setup = Setup::fresh().await;
     let short = Reply::api_error(429, "Throttling.RateQuota", "Requests rate limit exceeded");
     setup.server.on_every_api(short.header("retry-after", "30"));
@@ -113,7 +113,7 @@ async fn a_login_that_is_gone_is_a_401() {
 }
 
 #[tokio::test]
-async fn a_mistake_is_a_400() {
+async fn a_bad_request_is_a_400() {
     let setup = Setup::fresh().await;
     let answer = setup.host_client().fetch(get("https://evil.example/v1/models")).await.unwrap();
     let (code, message) = last_word(answer, 400).await;
@@ -123,7 +123,7 @@ async fn a_mistake_is_a_400() {
 }
 
 #[tokio::test]
-async fn trouble_that_may_pass_is_the_hosts_to_try_again() {
+async fn the_host_retries_temporary_trouble() {
     let setup = Setup::expired().await.with_idle_timeout(Duration::from_millis(300));
     let client = setup.host_client();
     setup.server.on_token([Reply::html(503).header("retry-after", "60")]);
@@ -150,7 +150,7 @@ async fn a_good_stream_passes_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_stream_that_says_nothing_is_an_error() {
+async fn an_empty_stream_is_an_error() {
     let role = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n";
     let done = "data: [DONE]\n\n";
     for parts in [
@@ -171,7 +171,7 @@ async fn a_stream_that_says_nothing_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_stream_that_breaks_off_ends_in_an_error_that_is_shown_as_it_is() {
+async fn a_broken_stream_ends_in_an_error_that_is_shown_unchanged() {
     let start = &GOOD_STREAM[..GOOD_STREAM.find("data: [").unwrap()];
     let start = &start[..start.find("\n\n").unwrap() + 2];
     for end in [
@@ -201,7 +201,7 @@ async fn a_stream_that_breaks_off_ends_in_an_error_that_is_shown_as_it_is() {
 }
 
 #[tokio::test]
-async fn what_is_not_a_chat_stream_is_not_watched() {
+async fn other_answers_than_chat_streams_are_not_watched() {
     let setup = Setup::fresh().await;
     setup.server.on_every_api(Reply::events(vec![]));
     let client = setup.host_client();
@@ -210,7 +210,7 @@ async fn what_is_not_a_chat_stream_is_not_watched() {
 }
 
 #[tokio::test]
-async fn a_flood_that_says_nothing_is_not_kept_in_memory() {
+async fn a_flood_of_empty_events_is_not_kept_in_memory() {
     const BOUND: usize = 64 * 1024 * 1024;
     let setup = Setup::fresh().await;
     let comments = ": keep-alive\n\n".repeat(2048);

@@ -1,4 +1,4 @@
-//! The end of the free tier: a login that works, and whose requests are refused all the same.
+//! The end of the free tier: a valid login whose requests are refused.
 
 use qwen_accounts::Availability;
 use qwen_base::{Code, EventKind};
@@ -39,10 +39,10 @@ async fn a_login_that_just_succeeded_is_refused_at_once() {
     let logins = setup.server.token_requests();
     setup.server.on_every_api(refused());
     assert_ended(say(&client).await, 401).await;
-    // The second request had a token that was fresh for certain.
+    // The second request had a token that was certainly fresh.
     assert_eq!((setup.server.api_requests().len(), setup.server.token_requests() - logins), (2, 1));
 
-    // It is asked each time, and never refreshed again for it.
+    // The account is asked each time, without further refreshes.
     for _ in 0..3 {
         assert_ended(say(&client).await, 401).await;
         assert_ended(setup.host_client().fetch(chat(true)).await.unwrap(), 402).await;
@@ -53,7 +53,7 @@ async fn a_login_that_just_succeeded_is_refused_at_once() {
     assert_eq!(account.availability, Availability::Dead);
     assert_eq!(account.last_error.as_ref().unwrap().code, Code::FreeTierDiscontinued.as_str());
 
-    // A server that answers again is believed at once.
+    // One success from the server restores the account at once.
     setup.server.on_every_api(Reply::Real);
     assert_eq!(say(&client).await.status, 200);
     let account = &client.accounts().await.unwrap()[0];
@@ -61,7 +61,7 @@ async fn a_login_that_just_succeeded_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn a_key_that_lies_elsewhere_is_named_to_users_without_a_working_account() {
+async fn a_key_found_elsewhere_is_named_to_users_without_a_working_account() {
     const KEY: &str = "sk-sp-0123456789abcdef0123456789abcdef";
     let hint = "A Token Plan key lies in the variable BAILIAN_TOKEN_PLAN_API_KEY: run `npx opencode-qwen-cli-auth import`.";
     let variables = [("BAILIAN_TOKEN_PLAN_API_KEY", KEY)];
@@ -80,7 +80,7 @@ async fn a_key_that_lies_elsewhere_is_named_to_users_without_a_working_account()
 }
 
 #[tokio::test]
-async fn an_expired_or_revoked_token_is_not_the_end() {
+async fn an_expired_or_revoked_token_is_not_the_end_of_the_free_tier() {
     let setup = Setup::expired().await;
     assert_eq!(say(&setup.client()).await.status, 200);
     assert_eq!(setup.server.redemptions(), 1);
@@ -96,7 +96,7 @@ async fn an_expired_or_revoked_token_is_not_the_end() {
 }
 
 #[tokio::test]
-async fn a_wrong_clock_is_not_the_end() {
+async fn a_wrong_clock_is_not_the_end_of_the_free_tier() {
     let fleet = Fleet::of(1).await;
     fleet.pass_ms(2 * 3_600_000);
     fleet.on_every_host(&refused());
@@ -106,7 +106,7 @@ async fn a_wrong_clock_is_not_the_end() {
 }
 
 #[tokio::test]
-async fn a_cooldown_does_not_hide_it() {
+async fn a_cooldown_does_not_hide_the_end_of_the_free_tier() {
     let fleet = Fleet::of(2).await;
     fleet.on_every_host(&quota());
     let client = fleet.client();
@@ -114,7 +114,7 @@ async fn a_cooldown_does_not_hide_it() {
     fleet.on_every_host(&refused());
     fleet.pass_ms(61_000);
     assert_ended(ask(&client).await, 401).await;
-    // With a key beside them that is only out of quota, that is what is told.
+    // If a key beside them is only out of quota, the error says that.
     let plan = fleet.add_key("plan", "coding-plan").await;
     plan.on_every_api(quota());
     fleet.choose("plan");
@@ -125,7 +125,7 @@ async fn a_cooldown_does_not_hide_it() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_no_longer_new_is_refreshed_before_that_is_believed_of_it() {
+async fn an_older_token_is_refreshed_before_its_free_tier_counts_as_ended() {
     let fleet = Fleet::of(1).await;
     fleet.on_every_host(&refused());
     let client = fleet.client();

@@ -1,4 +1,4 @@
-//! The local gateway, over raw sockets: who gets in, what passes, and what ends when a client leaves.
+//! The local gateway over raw sockets: authorization, forwarding, and clients that leave.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -40,7 +40,7 @@ impl Scene {
         self.gateway.url().trim_start_matches("http://").trim_end_matches("/v1").to_owned()
     }
 
-    /// A request with the right key, and further header lines.
+    /// A request with the right key and further header lines.
     fn request(&self, line: &str, headers: &str, body: &str) -> String {
         let (address, key) = (self.address(), self.gateway.key().expose());
         format!("{line} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {key}\r\n{headers}\r\n{body}")
@@ -55,7 +55,7 @@ impl Scene {
         TcpStream::connect(self.address()).await.unwrap()
     }
 
-    /// All that comes on a connection that is closed after one request.
+    /// Returns all bytes of a connection that closes after one request.
     async fn exchange(&self, request: &str) -> String {
         let mut stream = self.connect().await;
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -71,7 +71,7 @@ async fn rest(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// All that comes while hours pass.
+/// Returns all bytes while hours pass.
 async fn wound_on(stream: &mut TcpStream) -> String {
     tokio::time::pause();
     let answer = fast_forward(rest(stream)).await;
@@ -79,7 +79,7 @@ async fn wound_on(stream: &mut TcpStream) -> String {
     answer
 }
 
-/// What comes until `text` is there.
+/// Reads until `text` has arrived.
 async fn read_until(stream: &mut TcpStream, text: &str) -> String {
     let mut found = String::new();
     while !found.contains(text) {
@@ -144,7 +144,7 @@ async fn a_client_that_leaves_before_the_head_cancels_its_request() {
 }
 
 #[tokio::test]
-async fn a_sender_that_is_too_slow_is_told_so() {
+async fn a_slow_sender_gets_a_timeout() {
     let scene = Scene::new().await;
     for (request, status) in [("GET /v1/models HT".to_owned(), "HTTP/1.1 408 "), (String::new(), "")] {
         let mut stream = scene.connect().await;
@@ -189,7 +189,7 @@ async fn a_wrong_key_is_refused_before_the_body_and_nothing_is_sent() {
 }
 
 #[tokio::test]
-async fn what_is_no_http_is_refused_in_the_form_of_the_api() {
+async fn invalid_http_is_refused_in_the_form_of_the_api() {
     let scene = Scene::new().await;
     let large = format!("x-large: {}\r\n", "a".repeat(17 * 1024));
     let many = "x-many: a\r\n".repeat(300);
@@ -219,7 +219,7 @@ async fn what_is_no_http_is_refused_in_the_form_of_the_api() {
 }
 
 #[tokio::test]
-async fn of_two_lengths_the_chunks_count_and_one_request_is_sent() {
+async fn with_two_lengths_the_chunks_count_and_one_request_is_sent() {
     let scene = Scene::new().await;
     let headers = "content-length: 4\r\ntransfer-encoding: chunked\r\ncontent-type: application/json\r\n";
     let body = format!("{:x}\r\n{BODY}\r\n0\r\n\r\n", BODY.len());
@@ -237,7 +237,7 @@ async fn a_body_of_unknown_length_is_read_up_to_the_limit() {
     let head = scene.request("POST /v1/x", "transfer-encoding: chunked\r\n", "4000001\r\n");
     let sending = tokio::spawn(async move {
         writer.write_all(head.as_bytes()).await.unwrap();
-        // The connection may be closed before all of it is sent.
+        // The connection may close before all of it is sent.
         let _ = writer.write_all(&vec![b' '; 64 * 1024 * 1024 + 1]).await;
         let _ = writer.write_all(b"\r\n0\r\n\r\n").await;
         writer
@@ -269,7 +269,7 @@ async fn a_connection_is_kept_for_further_requests() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_holds_the_server_up() {
+async fn a_slow_reader_slows_the_server() {
     let scene = Scene::new().await;
     let part = || Part::Bytes(Bytes::from(vec![b'a'; 1024 * 1024]));
     let parts = std::iter::repeat_with(part).take(64).collect();
@@ -285,7 +285,7 @@ async fn a_slow_reader_holds_the_server_up() {
 }
 
 #[tokio::test]
-async fn all_that_came_before_an_answer_broke_off_is_passed_on() {
+async fn all_bytes_before_a_broken_end_are_passed_on() {
     let scene = Scene::new().await;
     let bytes = Bytes::from(vec![b'a'; 700_000]);
     let parts = vec![Part::Bytes(bytes.clone()), Part::Bytes(bytes), Part::Cut];
@@ -324,7 +324,7 @@ async fn a_key_that_is_too_short_is_refused() {
 }
 
 #[tokio::test]
-async fn closing_cuts_off_what_goes_on_and_frees_the_port() {
+async fn closing_ends_open_requests_and_frees_the_port() {
     let scene = Scene::new().await;
     scene.setup.server.on_every_api(endless());
     let mut stream = scene.connect().await;

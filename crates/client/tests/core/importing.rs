@@ -15,7 +15,7 @@ fn write(setup: &Setup, name: &str, contents: &Value) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// The file of opencode-qwen-auth.
+/// A file of opencode-qwen-auth.
 fn accounts_file(setup: &Setup, names: &[&str], lifetime: i64) -> Value {
     let accounts: Vec<_> = names
         .iter()
@@ -63,7 +63,7 @@ async fn without_a_login_the_first_is_used_at_once() {
 }
 
 #[tokio::test]
-async fn twice_is_once_and_what_was_removed_stays_removed() {
+async fn importing_twice_adds_nothing_and_removed_accounts_stay_removed() {
     let setup = Setup::fresh().await;
     let path = write(&setup, "theirs.json", &accounts_file(&setup, &["a", "b"], 3600));
     let client = setup.client();
@@ -99,14 +99,14 @@ async fn a_credentials_file_in_another_plugins_form_is_read() {
     assert_eq!(client.accounts().await.unwrap_err().code(), Code::CredentialsInvalid);
     let added = client.import_accounts("~/.qwen/oauth_creds.json").await.unwrap();
     assert_eq!(ask(&client).await.status, 200);
-    // The user's choice puts the qwen CLI's file right, and keeps what was there.
+    // The user's choice writes the qwen CLI's file, and keeps the login that was there.
     client.set_active_account(&added[0].id).await.unwrap();
     assert_eq!(setup.home.access_token(), "access-0");
     assert!(setup.home.files().iter().any(|name| name.starts_with("oauth_creds.json.corrupt-")));
 }
 
 #[tokio::test]
-async fn a_bad_file_is_told_and_changes_nothing() {
+async fn a_bad_file_is_reported_and_changes_nothing() {
     let setup = Setup::fresh().await;
     let client = setup.client();
     let files = setup.home.files();
@@ -132,7 +132,7 @@ async fn a_bad_file_is_told_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn of_several_accounts_those_that_can_be_used_are_taken() {
+async fn only_usable_accounts_of_a_file_are_imported() {
     let setup = Setup::fresh().await;
     let mut contents = accounts_file(&setup, &["a"], 3600);
     contents["accounts"].as_array_mut().unwrap().push(json!({"addedAt": 1}));

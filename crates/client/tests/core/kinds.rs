@@ -1,4 +1,4 @@
-//! Logins and keys in one rotation: what serves a request, and what it may cost.
+//! Logins and keys in one rotation: the choice of the account, and its price.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -17,7 +17,7 @@ const ALLOWED: [(&str, &str); 1] = [("OPENCODE_QWEN_ALLOW_PAID_FALLBACK", "1")];
 const HOUR_MS: u64 = 3_600_000;
 const HALF_AN_HOUR_MS: u64 = 1_800_000;
 
-/// A window of a Token Plan whose end is so far away, as the server writes it.
+/// Returns a Token Plan window that ends in `hours`, as the server writes it.
 fn token_plan_window(left_ms: u64) -> Reply {
     let end = std::time::SystemTime::now() + std::time::Duration::from_millis(left_ms);
     let date = httpdate::fmt_http_date(end);
@@ -44,7 +44,7 @@ fn body() -> Value {
     })
 }
 
-/// One free login, one key of a subscription, one that is metered.
+/// One free login, one subscription key, one metered key.
 async fn one_of_each() -> (Fleet, Server, Server) {
     let fleet = Fleet::of(1).await;
     let plan = fleet.add_key("plan", "coding-plan").await;
@@ -85,7 +85,7 @@ async fn two_keys_of_a_plan_switch_like_two_logins() {
 }
 
 #[tokio::test]
-async fn what_is_dearer_takes_leave_and_each_crossing_is_told() {
+async fn more_expensive_accounts_need_permission_and_each_switch_is_reported() {
     let (fleet, plan, metered) = one_of_each().await;
     fleet.hosts[0].on_every_api(quota());
     let answer = ask(&fleet.client()).await;
@@ -114,7 +114,7 @@ async fn what_is_dearer_takes_leave_and_each_crossing_is_told() {
     assert!(told[0].2.contains("paid by subscription") && told[1].2.contains("billed by use"));
     assert_eq!((told[1].0.as_deref(), told[1].1.as_deref()), (Some("plan"), Some("metered")));
 
-    // A metered key gives way as soon as a cheaper account is back.
+    // A metered key is left as soon as a cheaper account is back.
     fleet.hosts[0].on_every_api(Reply::Real);
     fleet.pass_ms(HOUR_MS);
     let answer = ask(&client).await;
@@ -136,7 +136,7 @@ async fn a_metered_key_that_the_user_chose_is_used() {
 }
 
 #[tokio::test]
-async fn turns_stay_within_the_cheapest_kind() {
+async fn round_robin_stays_within_the_cheapest_kind() {
     for rotation in ["round-robin", "hybrid"] {
         let fleet = Fleet::of(2).await;
         let plan = fleet.add_key("plan", "token-plan").await;
@@ -157,7 +157,7 @@ async fn turns_stay_within_the_cheapest_kind() {
 }
 
 #[tokio::test]
-async fn across_kinds_only_what_qwens_servers_know_differs() {
+async fn only_fields_for_qwens_servers_differ_between_kinds() {
     let fleet = Fleet::of(1).await;
     let other = fleet.add_key("other", "").await;
     fleet.hosts[0].on_every_api(quota());
@@ -174,14 +174,14 @@ async fn across_kinds_only_what_qwens_servers_know_differs() {
     }
     let without_markers = ours.to_string().replace(r#","cache_control":{"type":"ephemeral"}"#, "");
     let mut without_markers: Value = serde_json::from_str(&without_markers).unwrap();
-    // A text that carries a marker is an array of one part.
+    // A text with a marker is an array of one part.
     assert_eq!(without_markers["messages"][1]["content"], json!([{"type": "text", "text": "hi"}]));
     without_markers["messages"][1]["content"] = json!("hi");
     assert_eq!(without_markers, plain);
 }
 
 #[tokio::test]
-async fn a_spent_window_cools_for_as_long_as_is_known() {
+async fn a_used_up_window_cools_until_its_known_end() {
     for (reply, least, named) in [
         (spent("hour"), HALF_AN_HOUR_MS, "5-hour"),
         (spent("hour").header("retry-after", "7200"), 2 * HOUR_MS, "5-hour"),
@@ -189,7 +189,7 @@ async fn a_spent_window_cools_for_as_long_as_is_known() {
         (spent("month"), 24 * HOUR_MS, "monthly"),
         (spent("month").header("retry-after", "172800"), 48 * HOUR_MS, "monthly"),
         (token_plan_window(5 * HOUR_MS - 600_000), 0, "5-hour"),
-        // An end that can't be is none.
+        // An impossible end is ignored.
         (token_plan_window(6 * HOUR_MS), HALF_AN_HOUR_MS, "5-hour"),
         (spent("week"), 0, "weekly"),
     ] {
@@ -205,7 +205,7 @@ async fn a_spent_window_cools_for_as_long_as_is_known() {
         let account = accounts.iter().find(|account| account.id == "plan").unwrap();
         let Availability::Cooling(until) = account.availability else { panic!("{:?}", account.availability) };
         match (named, least) {
-            // Monday 00:00 UTC+8; the first of all days was a Thursday.
+            // Monday 00:00 UTC+8; the epoch was a Thursday.
             ("weekly", _) => assert_eq!((until + 8 * HOUR_MS) % (7 * 24 * HOUR_MS), 4 * 24 * HOUR_MS),
             (_, 0) => assert!(until.abs_diff(before + 5 * HOUR_MS - 600_000) < 120_000, "{}", until - before),
             _ => assert!((before + least..=fleet.now_ms() + least).contains(&until), "{}", until - before),
@@ -222,7 +222,7 @@ async fn a_spent_window_cools_for_as_long_as_is_known() {
 }
 
 #[tokio::test]
-async fn only_those_who_serve_the_model_are_asked() {
+async fn only_accounts_that_serve_the_model_are_asked() {
     let setup = Setup::fresh().await;
     std::fs::write(
         setup.home.store(),
@@ -232,7 +232,7 @@ async fn only_those_who_serve_the_model_are_asked() {
         .to_string(),
     )
     .unwrap();
-    // The key's own place does not serve it, so the login is asked, though the key is the user's choice.
+    // The chosen key's endpoint doesn't serve it, so the login is asked.
     let client = setup.client();
     assert_eq!(client.fetch(chat(false)).await.unwrap().status, 200);
     std::fs::remove_file(setup.home.credentials()).unwrap();
@@ -245,7 +245,7 @@ async fn only_those_who_serve_the_model_are_asked() {
 }
 
 #[tokio::test]
-async fn a_model_that_only_a_metered_key_serves_is_no_leave_to_use_it() {
+async fn a_model_that_only_a_metered_key_serves_gives_no_permission_to_use_it() {
     let setup = Setup::fresh().await;
     std::fs::write(
         setup.home.store(),
@@ -264,12 +264,12 @@ async fn a_model_that_only_a_metered_key_serves_is_no_leave_to_use_it() {
     assert_eq!(error.code(), Code::PaymentRequired);
     assert!(error.message().contains("\"Billed\"") && error.message().contains("ALLOW_PAID_FALLBACK"));
     assert_eq!(setup.server.api_requests().len(), 0);
-    // What names no model goes to whoever is the user's choice.
+    // A request without a model goes to the user's choice.
     assert_eq!(client.fetch(get(&CHAT.replace("chat/completions", "models"))).await.unwrap().status, 200);
 }
 
 #[tokio::test]
-async fn a_refused_key_is_no_expired_login() {
+async fn a_refused_key_is_not_an_expired_login() {
     let fleet = Fleet::of(1).await;
     let plan = fleet.add_key("plan", "coding-plan").await;
     fleet.choose("plan");
@@ -282,7 +282,7 @@ async fn a_refused_key_is_no_expired_login() {
     assert_eq!(last.code, Code::TokenRejected.as_str());
     assert!(last.message.contains("add-key") && last.message.contains("plan"), "{}", last.message);
     assert!(!last.message.contains("sk-sp-"));
-    // Nobody else is left: it is asked again, and its own answer is what is told.
+    // No other account is left: it is asked again, and its own answer is returned.
     client.remove_account("ann", false).await.unwrap();
     let answer = ask(&client).await;
     assert_eq!((answer.status.as_u16(), answer.error_code()), (401, Some("ERR_QWEN_TOKEN_REJECTED")));
@@ -324,7 +324,7 @@ async fn ask_often(client: &Client, times: usize) {
 }
 
 #[test]
-fn no_order_of_failures_leads_to_a_metered_key_without_leave() {
+fn no_order_of_failures_leads_to_a_metered_key_without_permission() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let script = || proptest::collection::vec(trouble(), 8);
     let cases = (

@@ -1,4 +1,4 @@
-//! The models of keys: the servers' lists, and what a bad answer changes, which is nothing.
+//! Model lists of keys: they come from the servers, and a bad answer changes nothing.
 
 use bytes::Bytes;
 use qwen_base::EventKind;
@@ -20,7 +20,7 @@ fn ids(models: &[OfferedModel]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn the_servers_list_is_offered_and_a_bad_answer_leaves_it() {
+async fn the_servers_list_is_offered_and_a_bad_answer_keeps_it() {
     let fleet = Fleet::of(1).await;
     let listed = ["qwen3.7-plus", "qwen9-new", "wan2.7-image", "bad\u{7}id"];
     let plan = fleet.add_place("plan", "token-plan", &listed).await;
@@ -59,14 +59,14 @@ async fn a_silent_server_delays_nothing_and_is_asked_once() {
     while plan.requests(MODELS_PATH).is_empty() {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
-    // Another process finds it asked.
+    // Another process sees that it was asked.
     fleet.client().models(false).await.unwrap();
     client.models(false).await.unwrap();
     assert_eq!(plan.requests(MODELS_PATH).len(), 1);
 }
 
 #[tokio::test]
-async fn each_place_is_asked_for_its_own_models() {
+async fn each_endpoint_is_asked_for_its_own_models() {
     let fleet = Fleet::of(1).await;
     let one = fleet.add_place("one", "token-plan", &["qwen3.7-plus", "glm-5"]).await;
     let two = fleet.add_place("two", "coding-plan", &["qwen3.7-plus", "qwen3-coder-plus"]).await;
@@ -76,7 +76,7 @@ async fn each_place_is_asked_for_its_own_models() {
         let body = json!({"model": model, "messages": [{"role": "user", "content": "hi"}]});
         client.fetch(post(CHAT, &body)).await.map(|answer| (answer.status.as_u16(), who(&answer)))
     };
-    // Before the lists are known, a place that turns out not to have the model leaves it to the next.
+    // Before the lists are known, an endpoint without the model leaves it to the next.
     assert_eq!(ask("qwen3-coder-plus").await.unwrap(), (200, "two".to_owned()));
     let models = client.models(true).await.unwrap();
     let accounts = |id: &str| &models.iter().find(|model| model.id == id).unwrap().accounts;
@@ -85,13 +85,13 @@ async fn each_place_is_asked_for_its_own_models() {
     assert_eq!(ask("glm-5").await.unwrap(), (200, "one".to_owned()));
     let chats = |place: &Server| place.requests("/v1/chat/completions").len();
     assert_eq!((chats(&one), chats(&two)), (2, 1));
-    // A key that its place no longer takes leaves the model to the other.
+    // A refused key leaves the model to the other key.
     one.revoke(&secret("one"));
     assert_eq!(ask("qwen3.7-plus").await.unwrap(), (200, "two".to_owned()));
 }
 
 #[tokio::test]
-async fn a_silent_server_is_named_and_keeps_no_other_list_back() {
+async fn a_silent_server_is_named_and_delays_no_other_list() {
     let fleet = Fleet::of(1).await;
     let _plan = fleet.add_place("plan", "token-plan", &["qwen9-new"]).await;
     let silent = ["silent", "mute"];

@@ -1,4 +1,4 @@
-//! Many processes and one credentials file.
+//! Many processes with one credentials file.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::support::reply::Reply;
 use crate::support::setup::{ONLY, Setup};
 use crate::support::time::until;
 
-/// Far below what waiting for a stale lock would take.
+/// Far below the time of waiting for a stale lock.
 const QUICK: Duration = Duration::from_secs(8);
 
 #[tokio::test]
@@ -28,7 +28,7 @@ async fn many_processes_share_one_redemption() {
 #[tokio::test]
 async fn processes_that_refresh_all_the_time_never_redeem_a_token_twice() {
     let setup = Setup::expired().await;
-    // Too short to be fresh, so that each call redeems.
+    // Too short to count as fresh, so that each call redeems.
     setup.server.issue_with("expires_in", json!(1));
     let mut clients = join_all((0..4).map(|_| Child::start(&setup))).await;
     join_all(clients.iter_mut().map(|client| async {
@@ -66,7 +66,7 @@ async fn a_holder_that_is_stopped_for_a_while_keeps_its_lock() {
 async fn the_next_process_gets_through_where_the_holder_was_killed() {
     let setup = Setup::expired().await;
     let (mut holder, mut waiter) = (Child::start(&setup).await, Child::start(&setup).await);
-    // Killed before the server has acted: the refresh token is still good.
+    // It was killed before the server acted: the refresh token is still good.
     setup.server.on_token([Reply::Hang]);
     holder.ask().await;
     setup.server.until_token_requests(1).await;
@@ -113,7 +113,7 @@ async fn a_kill_at_any_moment_leaves_the_old_file_or_the_new_one() {
             assert_eq!(setup.home.access_token(), "access-1");
             assert_eq!(setup.home.document()["refresh_token"], "refresh-1");
         }
-        // Whatever is left over, another login gets through.
+        // The next login works, whatever was left behind.
         setup.server.know("access-cli", "refresh-cli");
         setup.home.write(&document("access-cli", "refresh-cli", in_seconds(-5), &setup.server.url()));
         let mut next = Child::start(&setup).await;

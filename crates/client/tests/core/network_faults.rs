@@ -1,4 +1,4 @@
-//! Every way a network can fail, on every endpoint: a clear error, files as they were, and no restart afterwards.
+//! Network faults on every endpoint: the error is clear, files stay unchanged, and the same client works afterwards.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -30,25 +30,25 @@ enum Endpoint {
     Api,
 }
 
-/// How the client gets to the server.
+/// The client's route to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Route {
     Direct,
     Tls,
     SocksProxy,
     TlsThroughProxy,
-    /// By a name.
+    /// By a host name.
     Named,
 }
 
-/// What the client is to find out.
+/// The expected error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Finding {
-    /// No connection, or one that broke.
+    /// No connection, or a broken one.
     Network,
-    /// Nothing came in time.
+    /// No answer in time.
     Timeout,
-    /// An answer with this status, which says nothing about a token.
+    /// An answer with this status, which says nothing about the token.
     Status(u16),
     /// Half an answer.
     Cut,
@@ -79,7 +79,7 @@ fn faults(stranger: SocketAddr) -> Vec<Fault> {
     let page = "<html><h1>Gateway</h1></html>";
     let informational =
         b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n".repeat(100);
-    // An account that is limited for longer rests, which is written down.
+    // A longer limit makes the account cool, which is written down.
     let at_once = |headers: &str| format!("{headers}retry-after: 0\r\n");
     let says = |status: &str, headers: &str, body: &str| Way::Says(http(status, headers, body));
     let fault = |name, route, way, finding| Fault { name, route, way, finding };
@@ -123,7 +123,7 @@ fn faults(stranger: SocketAddr) -> Vec<Fault> {
     ]
 }
 
-/// A client whose every connection goes through a gate, and what is at its end.
+/// A client whose connections all go through a gate, and the gate's target.
 struct World {
     setup: Setup,
     server: Server,
@@ -131,7 +131,7 @@ struct World {
     route: Route,
     client: Client,
     variables: Vec<(&'static str, String)>,
-    /// Where the gate leads in good times.
+    /// The gate's target while the network works.
     home_way: SocketAddr,
 }
 
@@ -154,7 +154,7 @@ impl World {
             Route::Direct => format!("http://{}", gate.address()),
             Route::Tls => format!("https://{}", gate.address()),
             Route::Named => format!("https://{NAME}:{}", gate.address().port()),
-            // Loopback is never proxied, so the proxies know a name.
+            // Loopback is never proxied, so the proxies resolve a name.
             Route::SocksProxy | Route::TlsThroughProxy => {
                 format!("https://{NAME}:{}", server.address().port())
             }
@@ -179,7 +179,7 @@ impl World {
         Self { setup, server, gate, route, client, variables, home_way }
     }
 
-    /// The client's own way to the OAuth server.
+    /// The client's route to the OAuth server.
     fn oauth(&self) -> OAuthClient {
         self.setup.oauth_client_with(&borrowed(&self.variables))
     }
@@ -202,7 +202,7 @@ impl World {
         }
     }
 
-    /// Everything in the Qwen directory but empty, permanent lock files.
+    /// Returns everything in the Qwen directory but the empty, permanent lock files.
     fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let names = self.setup.home.files().into_iter().filter(|name| !name.contains(".flock"));
         names
@@ -238,7 +238,7 @@ fn assert_clear(error: &Error, row: &str) {
     }
 }
 
-/// The code that a finding has where it is not the refresh that met it.
+/// Returns a finding's code for requests other than a refresh.
 fn code_of(finding: Finding, otherwise: Code) -> Code {
     match finding {
         Finding::Network | Finding::Cut => Code::Network,
@@ -280,7 +280,7 @@ async fn run(endpoint: Endpoint, fault: &Fault, authority: &Authority) {
                 until("a poll that fails", || world.gate.taken() > before_it).await;
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }
-            // Polls go on: no trouble on the way is an answer to the question.
+            // Polling goes on: network trouble is no verdict on the device code.
             world.mend().await;
             let approved = soon(row, polling).await.unwrap();
             let token = approved.unwrap_or_else(|error| panic!("{row}: {}", error.message()));
@@ -317,7 +317,7 @@ async fn run(endpoint: Endpoint, fault: &Fault, authority: &Authority) {
                     assert_eq!((bytes.as_slice(), end), (&b"{\"access_"[..], Err(Code::Network)), "{row}");
                 }
                 (Finding::Drip, Ok(mut answer)) => {
-                    // However slow it is, it is an answer, and the caller's to end.
+                    // A slow answer is still an answer. The caller may cancel it.
                     assert!(answer.body.next().await.unwrap().is_some(), "{row}");
                 }
                 (finding, Err(error)) => {
@@ -367,19 +367,19 @@ async fn a_chat_is_answered_after_every_broken_network() {
 }
 
 #[tokio::test]
-async fn names_that_cannot_be_resolved_are_got_over() {
+async fn a_client_recovers_from_names_that_cannot_be_resolved() {
     let Some(text) = run_apart("network_faults::on_a_network_without_names").await else { return };
     assert!(text.contains("every endpoint got over it"), "{text}");
 }
 
-/// The file of the hosts that this process knows by name.
+/// This process's copy of /etc/hosts.
 static HOSTS_PATH: OnceLock<PathBuf> = OnceLock::new();
 
 fn write_hosts(lines: &str) {
     std::fs::write(HOSTS_PATH.get().unwrap(), lines).unwrap();
 }
 
-/// No test: what runs where no server for names answers, and the names of hosts are nobody else's.
+/// Not a test by itself: this part runs in a network without name servers, with its own hosts file.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_network_without_names() {
     if !is_apart().await {
@@ -396,7 +396,7 @@ async fn on_a_network_without_names() {
             return;
         }
     }
-    // The file that lies over /etc/hosts, never the machine's own.
+    // The bind-mounted copy, never the machine's own file.
     HOSTS_PATH.set(directory.path().join("hosts")).unwrap();
     let authority = Authority::new();
     let fault = Fault {

@@ -1,4 +1,4 @@
-//! Clocks that jump, and times of expiry that can't be.
+//! Clocks that jump, and impossible expiry times.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -65,7 +65,7 @@ async fn a_refresh_that_fails_by_any_clock_leaves_the_file() {
 }
 
 #[tokio::test]
-async fn a_lock_of_a_dead_cli_is_got_over_whatever_the_clock_says() {
+async fn a_dead_clis_lock_is_removed_whatever_the_clock_says() {
     for day in [-1, 1] {
         let (setup, offset) = jumping(-60 - 24 * 3600).await;
         std::fs::write(setup.home.cli_lock(), "3b241101-e2bb-4255-8caf-4136c566a962").unwrap();
@@ -76,7 +76,7 @@ async fn a_lock_of_a_dead_cli_is_got_over_whatever_the_clock_says() {
 }
 
 #[tokio::test]
-async fn impossible_times_of_expiry_mean_a_refresh_and_nothing_worse() {
+async fn impossible_expiry_times_cause_only_a_refresh() {
     let url = |setup: &Setup| setup.server.url();
     for expiry in [
         json!(0),
@@ -98,7 +98,7 @@ async fn impossible_times_of_expiry_mean_a_refresh_and_nothing_worse() {
         assert_eq!((setup.server.redemptions(), setup.server.redeemed_again()), (1, 0), "{expiry}");
         assert_eq!(setup.home.document()["refresh_token"], "refresh-1", "{expiry}");
     }
-    // As far in the future as an instant can be: it is used until the server refuses it.
+    // The largest possible time: the token is used until the server refuses it.
     let setup = Setup::fresh().await;
     setup.home.write(&document("access-0", "refresh-0", 8_640_000_000_000_000, &url(&setup)));
     let client = setup.client();
@@ -109,7 +109,7 @@ async fn impossible_times_of_expiry_mean_a_refresh_and_nothing_worse() {
 }
 
 #[tokio::test]
-async fn impossible_lifetimes_from_the_server_are_used_as_far_as_they_go() {
+async fn impossible_lifetimes_from_the_server_are_limited() {
     for lifetime in [json!(0), json!(-5), json!(1e300), json!("soon"), json!(null), json!(1_e-9)] {
         let setup = Setup::expired().await;
         setup.server.issue_with("expires_in", lifetime.clone());

@@ -1,4 +1,4 @@
-//! Files as other programs and other machines leave them: in other encodings, as links, with something else in their place.
+//! Files as other programs leave them: other encodings, links, and other kinds of file in their place.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -125,7 +125,7 @@ async fn something_else_in_a_files_place_blocks_nothing_and_doctor_removes_it() 
         let findings = soon(name, doctor(&setup).examine()).await.unwrap();
         let shown = format!("{} ", path.display());
         let Some(found) = findings.iter().find(|found| found.message.starts_with(&shown)) else {
-            // A write has put it aside.
+            // A write has set it aside.
             assert!(name == "opencode_qwen_usage.json" && path.is_file(), "{name}: {findings:?}");
             continue;
         };
@@ -135,7 +135,7 @@ async fn something_else_in_a_files_place_blocks_nothing_and_doctor_removes_it() 
     }
 }
 
-/// A file or directory that can't be changed as long as this lives.
+/// A file or directory that can't be changed while this lives.
 struct Unchangeable(PathBuf, &'static str);
 
 impl Unchangeable {
@@ -199,7 +199,7 @@ async fn the_choice_of_a_dead_login_changes_nothing() {
         fleet.client().accounts().await.unwrap().iter().any(|account| account.id == "ann" && account.active)
     );
 
-    // Without a verdict it can't be tried, and the user's word counts.
+    // Without a verdict from the server, the user's choice counts.
     let fleet = Fleet::expiring_in(&[3600, -60]).await;
     fleet.setup.server.on_every_token(Reply::empty(503));
     let chosen = fleet.client().set_active_account("bob").await.unwrap();
@@ -240,7 +240,7 @@ async fn a_login_that_can_not_be_kept_is_not_begun() {
     }
 }
 
-/// Another user's file, which could hold any login and name any host.
+/// Another user's file could hold any login and name any host.
 #[tokio::test]
 async fn the_credentials_of_another_user_are_refused() {
     if !rustix::process::geteuid().is_root() {

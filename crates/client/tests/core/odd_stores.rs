@@ -1,4 +1,4 @@
-//! Stores of the original, of other versions, and damaged ones.
+//! Stores of the original plugin, of other versions, and damaged ones.
 
 use qwen_accounts::Availability;
 use qwen_base::{Clock, EventKind, Secret};
@@ -73,10 +73,10 @@ const ORIGINAL_CREDENTIALS: &str = r#"{
 }"#;
 const LEGACY: &str = r#"{ "access_token": "access-legacy-AAAA", "refresh_token": "refresh-legacy-BBBB", "expires": 1893456000000, "resource_url": "portal.qwen.ai" }"#;
 const LEGACY_STRING: &str = r#"{ "access_token": "access-legacy-AAAA", "refresh_token": "refresh-legacy-BBBB", "token_type": "Bearer", "expiry_date": "1893456000000" }"#;
-/// A moment after the original wrote its store.
+/// Just after the original wrote its store.
 const THEN: u64 = 1_795_531_990_000;
 
-/// A client that sends nothing to the host that the original's files name.
+/// A client that sends nothing to the host in the original's files.
 fn client_at(setup: &Setup) -> Client {
     setup.client_with(&[("OPENCODE_QWEN_BASE_URL", &setup.server.url())], false)
 }
@@ -124,7 +124,7 @@ async fn the_originals_store_is_taken_as_it_is() {
     for (field, value) in after["accounts"][0].as_object().unwrap() {
         assert_eq!(value, &before["accounts"][0][field], "{field}");
     }
-    // It has answered, so it is known where it belongs.
+    // It has answered, so its host is now known.
     after["accounts"][2].as_object_mut().unwrap().remove("binding");
     assert_eq!(after["accounts"][1], before["accounts"][1]);
     assert_eq!(after["accounts"][2], before["accounts"][2]);
@@ -167,7 +167,7 @@ async fn an_old_token_file_beside_a_login_is_not_redeemed() {
             .collect::<Vec<_>>(),
         [ONLY]
     );
-    // Its access token may be used, and is not known to the server.
+    // Its access token may be used, but the server doesn't know it.
     setup.server.revoke("access-0");
     setup.server.on_token([Reply::oauth_error(400, "invalid_grant")]);
     let client = client_at(&setup);
@@ -199,7 +199,7 @@ async fn an_old_token_file_is_still_known_after_many_rotations() {
     assert_eq!(setup.events.count(EventKind::StoreRepaired), 0);
 }
 
-/// What was moved out of the way, as it was.
+/// Returns the file that was set aside.
 fn set_aside(fleet: &Fleet) -> Vec<std::path::PathBuf> {
     let names =
         fleet.setup.home.files().into_iter().filter(|name| name.starts_with("oauth_accounts.json.corrupt-"));
@@ -235,7 +235,7 @@ async fn a_damaged_store_is_kept_whole_and_what_reads_as_an_account_is_used() {
         let shown = String::from_utf8_lossy(&contents[..contents.len().min(40)]).into_owned();
         let (first, second) = (fleet.client(), fleet.client());
         for client in [&first, &second, &first] {
-            // The account in the credentials file is there in any case.
+            // The credentials file's account is listed in any case.
             let accounts = client.accounts().await.unwrap();
             assert!(accounts.len() >= recovered.len().max(1), "{shown}");
             for id in recovered {
@@ -294,7 +294,7 @@ async fn accounts_with_the_same_id_or_none_get_ids_of_their_own() {
 }
 
 #[tokio::test]
-async fn times_in_the_far_future_lock_nobody_out() {
+async fn times_in_the_far_future_lock_no_account_out() {
     let fleet = Fleet::of(2).await;
     let never = 8_640_000_000_000_000_u64;
     fleet.edit_store(|store| {

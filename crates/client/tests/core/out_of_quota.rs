@@ -1,4 +1,4 @@
-//! Every account is out of quota: what is still tried, how often, and what is said.
+//! All accounts are out of quota: further tries, and the error.
 
 use futures_util::future::join_all;
 use qwen_accounts::Availability;
@@ -20,7 +20,7 @@ fn seconds(answer: &Answer) -> u64 {
 }
 
 #[tokio::test]
-async fn the_end_is_a_429_that_says_when_the_first_account_is_free() {
+async fn the_final_error_is_a_429_that_says_when_the_first_account_is_free() {
     let fleet = Fleet::of(3).await;
     let spent = |code: &str, after: &str| {
         Reply::api_error(429, code, "month allocated quota exceeded").header("retry-after", after)
@@ -37,7 +37,7 @@ async fn the_end_is_a_429_that_says_when_the_first_account_is_free() {
     let message = error["message"].as_str().unwrap();
     assert!(message.starts_with("All 3 accounts are out of quota"), "{message}");
     assert_eq!(fleet.full_requests(), [1, 1, 1]);
-    // The smaller one went to the account that is free first.
+    // The smaller chat went to the account that is free first.
     let degraded: Vec<_> = fleet.hosts.iter().map(|host| host.api_requests().len() - 1).collect();
     assert_eq!(degraded, [0, 1, 0]);
     fleet.assert_apart();
@@ -68,7 +68,7 @@ async fn a_call_that_finds_all_cooling_says_the_servers_code() {
 }
 
 #[tokio::test]
-async fn in_a_host_the_end_is_a_402() {
+async fn in_a_host_the_final_error_is_a_402() {
     let fleet = Fleet::of(2).await;
     fleet.on_every_host(&quota());
     let client = fleet.setup.host_client();
@@ -81,7 +81,7 @@ async fn in_a_host_the_end_is_a_402() {
 }
 
 #[tokio::test]
-async fn what_is_known_of_a_used_up_account_is_its_last_error() {
+async fn the_last_error_of_a_used_up_account_is_kept() {
     let fleet = Fleet::of(1).await;
     fleet.on_every_host(&quota());
     let client = fleet.client();
@@ -126,7 +126,7 @@ async fn of_many_calls_that_find_all_cooling_one_tries_a_smaller_chat() {
 }
 
 #[tokio::test]
-async fn a_smaller_chat_that_is_answered_says_so() {
+async fn an_answered_smaller_chat_is_marked() {
     let fleet = Fleet::of(1).await;
     for (stream, at) in [(true, 0), (false, 1)] {
         fleet.hosts[0].on_api([quota()]);
@@ -163,7 +163,7 @@ async fn a_smaller_chat_that_is_answered_says_so() {
 }
 
 #[tokio::test]
-async fn a_smaller_chat_keeps_its_tools_and_is_not_sent_where_a_cut_answer_does_harm() {
+async fn a_smaller_chat_keeps_its_tools_and_is_not_sent_if_a_cut_answer_does_harm() {
     let tools = json!([{"type": "function", "function": {"name": "look"}}]);
     for (limit, agent, is_sent) in [
         (json!(900), None, true),
@@ -192,7 +192,7 @@ async fn a_smaller_chat_keeps_its_tools_and_is_not_sent_where_a_cut_answer_does_
 }
 
 #[tokio::test]
-async fn a_key_or_a_limit_of_a_minute_is_asked_for_no_smaller_chat() {
+async fn keys_and_short_limits_get_no_smaller_chat() {
     let fleet = Fleet::of(1).await;
     fleet.hosts[0].on_every_api(rate_limit("60"));
     let plan = fleet.add_key("plan", "coding-plan").await;
@@ -209,7 +209,7 @@ async fn a_key_or_a_limit_of_a_minute_is_asked_for_no_smaller_chat() {
 }
 
 #[tokio::test]
-async fn degrading_can_be_left_out_and_is_for_chats_alone() {
+async fn degrading_can_be_disabled_and_applies_to_chats_only() {
     let fleet = Fleet::of(2).await;
     fleet.on_every_host(&quota());
     let client = fleet.setup.client_with(&[("OPENCODE_QWEN_DEGRADE", "off")], false);
@@ -241,7 +241,7 @@ async fn an_account_that_is_not_listed_is_not_counted() {
     assert!(!message.contains("2 accounts"), "{message}");
 }
 
-/// A store whose account cools until the end of time.
+/// A store whose account cools for ever.
 async fn cooling_for_ever() -> Fleet {
     let fleet = Fleet::of(1).await;
     fleet.edit_store(|store| store["accounts"][0]["exhaustedUntil"] = json!(8_640_000_000_000_000_u64));
@@ -249,7 +249,7 @@ async fn cooling_for_ever() -> Fleet {
 }
 
 #[tokio::test]
-async fn a_cooldown_that_is_too_far_off_to_be_true_is_none_and_told_once() {
+async fn an_impossibly_long_cooldown_is_ignored_and_reported_once() {
     let fleet = cooling_for_ever().await;
     let client = fleet.client();
     for _ in 0..3 {
@@ -263,7 +263,7 @@ async fn a_cooldown_that_is_too_far_off_to_be_true_is_none_and_told_once() {
 }
 
 #[tokio::test]
-async fn a_cooldown_that_is_too_far_off_gives_way_to_a_true_one() {
+async fn an_impossibly_long_cooldown_is_replaced_by_a_real_one() {
     let fleet = cooling_for_ever().await;
     let client = fleet.client();
     fleet.on_every_host(&quota());
@@ -276,7 +276,7 @@ async fn a_cooldown_that_is_too_far_off_gives_way_to_a_true_one() {
 }
 
 #[tokio::test]
-async fn a_login_that_does_not_work_beside_a_cooling_one() {
+async fn a_broken_login_is_reported_beside_a_cooling_one() {
     let fleet = Fleet::of(2).await;
     fleet.hosts[0].on_every_api(quota());
     fleet.hosts[1].on_every_api(Reply::html(401));

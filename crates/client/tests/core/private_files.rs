@@ -1,4 +1,4 @@
-//! Who may read and write what holds tokens, and tricks with links.
+//! Permissions of files with tokens, and attacks with links.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -19,7 +19,7 @@ fn widen(path: &Path, mode: u32) {
 }
 
 #[tokio::test]
-async fn tokens_that_were_open_to_others_are_closed_and_told_of_once() {
+async fn tokens_open_to_others_are_closed_and_reported_once() {
     let fleet = Fleet::of(2).await;
     let home = &fleet.setup.home;
     let (store, credentials) = (home.store(), home.credentials());
@@ -31,7 +31,7 @@ async fn tokens_that_were_open_to_others_are_closed_and_told_of_once() {
     for _ in 0..2 {
         assert_eq!(client.accounts().await.unwrap().len(), 2);
         assert_eq!((mode(&store), mode(&credentials), mode(&home.qwen_dir())), (0o600, 0o600, 0o700));
-        // The qwen CLI of old leaves its file open each time.
+        // The old qwen CLI leaves its file open each time.
         home.write(&home.document());
         widen(&credentials, 0o644);
     }
@@ -46,7 +46,7 @@ async fn tokens_that_were_open_to_others_are_closed_and_told_of_once() {
 }
 
 #[tokio::test]
-async fn where_no_token_was_open_nobody_is_alarmed() {
+async fn private_files_cause_no_warning() {
     let setup = Setup::fresh().await;
     widen(&setup.home.qwen_dir(), 0o755);
     assert_eq!(setup.client().fetch(chat(false)).await.unwrap().status, 200);
@@ -55,7 +55,7 @@ async fn where_no_token_was_open_nobody_is_alarmed() {
 }
 
 #[tokio::test]
-async fn everything_that_is_made_is_private() {
+async fn all_created_files_are_private() {
     let setup = Setup::expired().await;
     let client = setup.client();
     client.access_token(None).await.unwrap();
@@ -82,9 +82,9 @@ async fn a_link_in_the_place_of_a_lock_is_not_followed_to_somebody_elses_file() 
     }
 }
 
-/// Root, in a container or by sudo, in a user's directory: nothing becomes root's, and what root has left before is given back.
+/// Root in a user's directory, as in a container or with sudo: the user keeps all files, and gets root's back.
 #[tokio::test]
-async fn what_root_writes_in_a_users_directory_is_that_users() {
+async fn files_that_root_writes_in_a_users_directory_belong_to_that_user() {
     use std::os::unix::fs::{MetadataExt as _, chown};
     const USER: u32 = 54_321;
     if !rustix::process::geteuid().is_root() {
@@ -150,9 +150,9 @@ async fn a_circle_or_a_device_in_the_place_of_the_credentials_is_an_error() {
     }
 }
 
-/// What others put into the files can add nothing to a request's head.
+/// Line breaks in files add nothing to a request's head.
 #[tokio::test]
-async fn line_ends_in_a_file_are_never_sent() {
+async fn line_breaks_in_a_file_are_never_sent() {
     let evil = "a\r\nx-evil: 1";
     let setup = Setup::fresh().await;
     for (access, refresh) in [(evil, "refresh-0"), ("access-0", evil)] {
@@ -185,7 +185,7 @@ async fn line_ends_in_a_file_are_never_sent() {
     assert!(events.iter().all(|event| !event.message.contains('\r')), "{events:?}");
 }
 
-/// The search that every test's home ends with, and every list of events.
+/// Checks the search that ends every test's home and every list of events.
 #[test]
 fn a_token_in_a_log_would_be_found() {
     use crate::support::home::holds_token;

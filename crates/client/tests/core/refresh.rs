@@ -1,4 +1,4 @@
-//! How a token gets fresh: once, whoever asks, and without taking anything from the file.
+//! Refreshing a token: once for all callers, and without losing anything in the file.
 
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::support::reply::Reply;
 use crate::support::setup::{ONLY, Setup};
 use crate::support::time::{soon, until};
 
-/// The access token that a fresh manager gives.
+/// Returns the access token that a new manager gets.
 async fn token(setup: &Setup) -> String {
     access(&setup.manager().token(ONLY, None).await.unwrap())
 }
@@ -71,7 +71,7 @@ async fn a_token_is_refreshed_thirty_seconds_before_it_expires() {
 }
 
 #[tokio::test]
-async fn the_redemption_and_what_it_leaves_in_the_file() {
+async fn a_refresh_sends_the_token_once_and_updates_the_file() {
     let setup = Setup::expired().await;
     let before = in_seconds(0);
     token(&setup).await;
@@ -113,7 +113,7 @@ async fn a_token_that_appears_while_the_lock_is_waited_for_is_taken_at_once() {
     let waiting = tokio::spawn(async move { manager.token(ONLY, None).await });
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!waiting.is_finished());
-    // Short-lived as it is, it was obtained just now.
+    // Its lifetime is short, but it was obtained just now.
     setup.home.write(&document("from-the-cli", "refresh-cli", in_seconds(15), &setup.server.url()));
     let token = soon("the token from the file", waiting).await.unwrap().unwrap();
     assert_eq!(access(&token), "from-the-cli");
@@ -146,7 +146,7 @@ async fn a_rejected_token_that_was_replaced_in_the_file_costs_no_redemption() {
 }
 
 #[tokio::test]
-async fn a_server_that_issues_the_rejected_token_again_is_not_asked_for_ever() {
+async fn a_server_that_issues_the_rejected_token_again_is_not_asked_forever() {
     let setup = Setup::fresh().await;
     setup.server.issue_with("access_token", json!("access-0"));
     let manager = setup.manager();
@@ -168,7 +168,7 @@ async fn a_token_just_obtained_is_used_whatever_its_lifetime() {
 }
 
 #[tokio::test]
-async fn what_an_answer_leaves_out_stays_as_it_was() {
+async fn fields_missing_from_an_answer_stay_unchanged() {
     let setup = Setup::expired().await;
     setup.server.issue_with("refresh_token", Value::Null);
     setup.server.issue_with("resource_url", Value::Null);
@@ -180,7 +180,7 @@ async fn what_an_answer_leaves_out_stays_as_it_was() {
 }
 
 #[tokio::test]
-async fn fields_that_are_not_ours_and_links_stay() {
+async fn unknown_fields_and_links_are_kept() {
     let setup = Setup::expired().await;
     let mut original = setup.home.document();
     original["added_by_the_cli"] = json!({"kept": [1, 2.5, "x"]});
@@ -203,7 +203,7 @@ async fn fields_that_are_not_ours_and_links_stay() {
 }
 
 #[tokio::test]
-async fn a_refresh_that_nobody_waits_for_any_more_is_still_written() {
+async fn an_abandoned_refresh_is_still_written() {
     let setup = Setup::expired().await;
     let idle = Arc::new(tokio::sync::Notify::new());
     let on_idle = Arc::clone(&idle);
@@ -231,7 +231,7 @@ async fn a_refresh_that_nobody_waits_for_any_more_is_still_written() {
     assert_eq!(setup.home.document()["refresh_token"], "refresh-1");
 }
 
-/// Starts a refresh, runs `meanwhile` once the refresh token is redeemed, and gives the caller's token.
+/// Starts a refresh, runs `meanwhile` after the redemption, and returns the caller's token.
 async fn refreshed_while(setup: &Setup, meanwhile: impl FnOnce()) -> String {
     let manager = setup.manager();
     setup.server.hold();

@@ -1,4 +1,4 @@
-//! Refreshes that fail: what the caller is told, what the server is asked, and that nothing is lost.
+//! Failed refreshes: the caller's error, the server's requests, and no loss.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::time::Duration;
@@ -15,14 +15,14 @@ use crate::support::server::{Server, TOKEN_PATH};
 use crate::support::setup::{ONLY, Setup};
 use crate::support::time::until;
 
-/// Asks for a token that can't be had; nothing in the Qwen directory may be changed by it.
+/// Asks for a token and gets an error; the Qwen directory must stay unchanged.
 async fn failure(setup: &Setup) -> Error {
     let before = setup.home.bytes();
     let stamp = setup.home.credentials().metadata().unwrap().ino();
     let error = setup.manager().token(ONLY, None).await.unwrap_err();
     assert_eq!(setup.home.bytes(), before, "{}", error.message());
     assert_eq!(setup.home.credentials().metadata().unwrap().ino(), stamp);
-    // A verdict on the account is noted in the store; what may pass by itself leaves nothing behind.
+    // The store notes a verdict on the account. Temporary trouble leaves nothing behind.
     assert_eq!(setup.home.store().exists(), error.code() == Code::RefreshTokenInvalid);
     setup.home.assert_tidy();
     error
@@ -67,7 +67,7 @@ async fn a_refusal_ends_with_a_new_token_in_the_file() {
     assert_eq!(setup.server.requests(TOKEN_PATH)[1].field("refresh_token"), "refresh-cli");
 }
 
-/// The token that a caller gets while the CLI writes one of its own, and the server has not answered us yet.
+/// Returns the caller's token if the CLI writes its own before the server answers.
 async fn token_when_the_cli_is_quicker(setup: &Setup) -> String {
     setup.server.hold();
     let manager = setup.manager();
@@ -79,7 +79,7 @@ async fn token_when_the_cli_is_quicker(setup: &Setup) -> String {
 }
 
 #[tokio::test]
-async fn a_token_that_another_program_redeemed_first_is_no_refusal() {
+async fn a_token_that_another_program_redeemed_first_is_not_a_refusal() {
     let setup = Setup::expired().await;
     setup.server.on_token([Reply::oauth_error(400, "invalid_grant")]);
     assert_eq!(token_when_the_cli_is_quicker(&setup).await, "from-the-cli");
@@ -87,9 +87,9 @@ async fn a_token_that_another_program_redeemed_first_is_no_refusal() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trouble_without_a_verdict_leaves_everything_as_it_was() {
+async fn trouble_without_a_verdict_changes_nothing() {
     let cut = Reply::new(200, "application/json", vec![Part::text("{\"access_token\":"), Part::Cut]);
-    // How often each is asked: a request whose answer was lost is sent again once, any other twice.
+    // Requests for each reply: a lost answer is asked for once more, any other twice.
     let cases = [
         (Reply::json(429, &json!({"error": "slow_down"})), Code::OAuthError, 3),
         (Reply::html(429), Code::OAuthError, 3),
@@ -121,7 +121,7 @@ async fn trouble_without_a_verdict_leaves_everything_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_be_reached_is_no_verdict() {
+async fn an_unreachable_server_is_not_a_verdict() {
     let setup = Setup::expired().await;
     let mut unreachable = Setup::expired().await;
     let closed = ClosedPort::new();
@@ -134,7 +134,7 @@ async fn a_server_that_cannot_be_reached_is_no_verdict() {
 }
 
 #[tokio::test]
-async fn trouble_that_passes_is_got_over() {
+async fn a_refresh_recovers_from_temporary_trouble() {
     let setup = Setup::expired().await;
     setup.server.on_token([Reply::html(502), Reply::Close]);
     let token = setup.manager().token(ONLY, None).await.unwrap();
@@ -144,7 +144,7 @@ async fn trouble_that_passes_is_got_over() {
 }
 
 #[tokio::test]
-async fn a_long_retry_after_is_the_callers_to_wait_for() {
+async fn the_caller_waits_for_a_long_retry_after() {
     let setup = Setup::expired().await;
     setup.server.on_every_token(Reply::html(429).header("retry-after", "90"));
     let error = failure(&setup).await;
@@ -211,7 +211,7 @@ async fn no_error_repeats_a_token() {
     }
 }
 
-/// The free function has no file to protect, and asks as often.
+/// The free function has no file, and retries as often.
 #[tokio::test]
 async fn without_a_file_a_refresh_is_tried_three_times() {
     let setup = Setup::logged_out().await;
@@ -227,7 +227,7 @@ async fn without_a_file_a_refresh_is_tried_three_times() {
     assert!(setup.home.files().is_empty());
 }
 
-/// Makes the Qwen directory another user's where the tests run as root, whom no mode stops.
+/// Gives the Qwen directory to another user if the tests run as root, since modes don't stop root.
 fn for_a_user_whom_modes_stop(setup: &Setup) -> Option<u32> {
     const NOBODY: u32 = 65_534;
     let directory = setup.home.qwen_dir();
@@ -279,14 +279,14 @@ async fn a_short_lived_token_that_could_not_be_written_is_not_forgotten() {
     setup.server.release();
     assert_eq!(client.answer().await, "access-1");
     set_mode(&setup, 0o700);
-    // It is due again, and what is redeemed now must be the token that is not in the file.
+    // The next refresh must redeem the token in memory, which is not in the file.
     assert_eq!(client.token().await, "access-2");
     assert_eq!(setup.server.requests(TOKEN_PATH)[1].field("refresh_token"), "refresh-1");
     assert_eq!(setup.home.document()["refresh_token"], "refresh-2");
 }
 
 #[tokio::test]
-async fn a_directory_that_is_away_for_a_moment_costs_no_login() {
+async fn a_briefly_missing_directory_loses_no_login() {
     let setup = Setup::expired().await;
     let manager = setup.manager();
     let (directory, aside) = (setup.home.qwen_dir(), setup.home.path().join("aside"));
@@ -296,7 +296,7 @@ async fn a_directory_that_is_away_for_a_moment_costs_no_login() {
         async move { manager.token(ONLY, None).await }
     });
     setup.server.until_token_requests(1).await;
-    // A file in its place, so that reading fails: a directory that is gone is a logout.
+    // A file in its place makes reading fail: a missing directory would be a logout.
     std::fs::rename(&directory, &aside).unwrap();
     std::fs::write(&directory, "in the way").unwrap();
     setup.server.release();

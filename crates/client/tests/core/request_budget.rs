@@ -1,4 +1,4 @@
-//! What one call may cost, whatever goes wrong in whatever order.
+//! Largest number of requests of one call, whatever fails in whatever order.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -8,7 +8,7 @@ use crate::support::reply::{Part, Reply};
 use crate::support::server::Seen;
 use crate::support::setup::{Setup, chat};
 
-/// Twice for the one account, and two more.
+/// Two for the one account, and two more.
 const BUDGET: usize = 4;
 
 fn api_trouble() -> impl Strategy<Value = Reply> {
@@ -61,8 +61,8 @@ fn one_call_never_costs_more_than_its_budget() {
                 prop_assert!(requests.len() <= BUDGET, "{} requests", requests.len());
                 prop_assert!(setup.server.token_requests() <= 3);
                 prop_assert_eq!(setup.server.redeemed_again(), 0);
-                // Whatever happened, each try carried the same body, but for a degraded one at the end, which is sent
-                // again where its token was refused.
+                // Every try has the same body, but for a degraded one at the end. That is sent
+                // again if its token was refused.
                 let full = requests.iter().position(Seen::is_degraded).unwrap_or(requests.len());
                 prop_assert!(full + 2 >= requests.len());
                 let is_same =

@@ -1,4 +1,4 @@
-//! A request's way: where it goes, as whom, what is sent, and what comes back.
+//! The request path: host, credentials, body, and answer.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ async fn a_base_url_that_was_set_wins_over_the_accounts_own() {
 }
 
 #[tokio::test]
-async fn any_other_place_is_refused_before_anything_is_sent() {
+async fn a_foreign_host_is_refused_before_anything_is_sent() {
     let (setup, elsewhere) = (Setup::expired().await, Server::start().await);
     let client = setup.client();
     let (own, other) = (setup.server.url(), elsewhere.url());
@@ -158,7 +158,7 @@ async fn a_chat_is_shaped_and_capped() {
 }
 
 #[tokio::test]
-async fn what_is_not_to_be_shaped_goes_as_it_came() {
+async fn other_bodies_are_sent_unchanged() {
     let setup = Setup::fresh().await;
     let plain = setup.client_with(&[("QWEN_MODE", "0")], false);
     let body =
@@ -287,7 +287,7 @@ async fn a_refused_token_that_cannot_be_renewed() {
 }
 
 #[tokio::test]
-async fn what_is_not_about_the_token_comes_back_as_the_server_sent_it() {
+async fn other_errors_are_returned_unchanged() {
     for (reply, status) in [
         (Reply::api_error(403, "content_filter", "not here"), 403),
         (Reply::api_error(400, "invalid_parameter", "no"), 400),
@@ -329,14 +329,14 @@ async fn a_redirect_is_followed_on_the_same_origin_alone() {
             assert_eq!(answer.headers["location"], location.as_str());
         }
     }
-    // What would turn a POST into a GET is the caller's to follow.
+    // The caller follows redirects that turn a POST into a GET.
     setup.server.on_api([Reply::redirect(303, "/v1/other")]);
     assert_eq!(client.fetch(chat(false)).await.unwrap().status, 303);
     assert_eq!(elsewhere.all_requests(), 0);
 }
 
 #[tokio::test]
-async fn the_caller_says_how_redirects_are_treated() {
+async fn the_caller_chooses_how_redirects_are_handled() {
     let setup = Setup::fresh().await;
     setup.server.on_every_api(Reply::redirect(307, "/v1/again"));
     let client = setup.client();
@@ -346,13 +346,13 @@ async fn the_caller_says_how_redirects_are_treated() {
     request.redirect = Redirect::Error;
     assert_eq!(client.fetch(request).await.unwrap_err().code(), Code::Network);
     assert_eq!(setup.server.api_requests().len(), 2);
-    // A circle ends where the call may cost no more.
+    // A loop ends at the call's budget.
     assert_eq!(client.fetch(chat(false)).await.unwrap().status, 307);
     assert!(setup.server.api_requests().len() <= 2 + 4);
 }
 
 #[tokio::test]
-async fn a_switch_that_cannot_be_read_is_told_once() {
+async fn an_invalid_switch_is_reported_once() {
     let setup = Setup::fresh().await;
     setup.client_with(&[("QWEN_MODE", "perhaps")], false);
     assert_eq!(setup.events.count(EventKind::Config), 1);

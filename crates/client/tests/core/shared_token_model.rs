@@ -1,6 +1,6 @@
-//! A search through every interleaving of two processes of ours and the qwen CLI on one expired token: crashes at every
-//! step, a lock that an exiting CLI removes, a login in between. The decisions are the functions that the product calls;
-//! with any of its mechanisms left out, the search finds what that mechanism is there for.
+//! Searches every interleaving of two of our processes and the qwen CLI on one expired token, with crashes at every step,
+//! a lock that an exiting CLI removes, and a login in between. The decisions are the product's own functions. If one of
+//! its mechanisms is left out, the search finds the fault that it prevents.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,9 +9,9 @@ use qwen_base::Secret;
 
 /// Tokens are numbered as they are issued. Number 0 has expired.
 type Number = u8;
-/// The token of another login, which nobody may overwrite.
+/// The token of another login, which must not be overwritten.
 const LOGIN: Number = 100;
-/// In place of a token: the file was removed, by a CLI that was refused.
+/// In place of a token: a refused CLI has removed the file.
 const GONE: Number = 200;
 const NOW: u64 = 1_000_000_000;
 
@@ -26,34 +26,34 @@ fn token(number: Number) -> Token {
     }
 }
 
-/// What a process is about to do next.
+/// Next step of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Step {
     /// Look at the file without a lock.
     Look,
-    /// Try the kernel's lock.
+    /// Try the kernel lock.
     TakeKernelLock,
-    /// Try the CLI's lock file, under the kernel's lock.
+    /// Try the CLI's lock file, under the kernel lock.
     TakeLockFile,
     /// Read the file again, under both locks.
     ReadAgain,
     Redeem(Number),
-    /// Keep the lock file, and write if the file still holds what was redeemed.
+    /// Keep the lock file, and write if the file still holds the redeemed token.
     Write {
         spent: Number,
         redeemed: Number,
     },
-    /// Wait for a CLI that took the lock meanwhile, and put back what it has removed.
+    /// Wait for a CLI that took the lock meanwhile, and restore the file if it removed it.
     Outlast(Number),
     RemoveLockFile,
     FreeKernelLock,
     Done,
-    /// It was refused, or could not write: it asks again when there is something new.
+    /// It was refused, or could not write. It asks again when the file changes.
     Failed,
     Dead,
 }
 
-/// The qwen CLI, which knows nothing of the kernel's lock.
+/// The qwen CLI, which ignores the kernel lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum CliStep {
     Look,
@@ -89,29 +89,29 @@ struct World {
     /// Events that may still happen.
     crashes: u8,
     cli_exits: u8,
-    /// How often the CLI may be quicker than we are with a lock of ours that an exit has removed.
+    /// Times that the CLI may still take a removed lock of ours before we do.
     quick: u8,
     logins: u8,
-    /// Who has seen the CLI's lock.
+    /// The processes that have seen the CLI's lock.
     has_waited: [bool; 2],
-    /// Whose lock the CLI has taken.
+    /// The process whose lock the CLI has taken.
     is_stolen: [bool; 2],
-    /// A process died with tokens that nobody else has, or while it stood by to put them back: no program can do anything
-    /// about that.
+    /// A process died with tokens that only it had, or before it could restore them. No program can prevent
+    /// that.
     is_lost: bool,
-    /// The CLI is at work, and its lock is gone: whoever comes now can't know.
+    /// The CLI is at work and its lock is gone. Later processes can't know.
     is_unseen: bool,
-    /// The CLI may have been quicker than we are with a lock of ours.
+    /// The CLI may have taken our lock before we did.
     was_quick: bool,
-    /// What can't be helped came of that.
+    /// An unavoidable fault followed from that.
     is_unlucky: bool,
-    /// A token was offered that had been redeemed.
+    /// A redeemed token was offered again.
     redeemed_again: bool,
-    /// A login was overwritten, or an older token put over a newer one.
+    /// A login was overwritten, or a newer token was replaced by an older one.
     overwritten: bool,
 }
 
-/// What the product does to keep the token; each can be left out.
+/// The product's mechanisms; each can be left out.
 #[derive(Debug, Clone, Copy)]
 #[expect(clippy::struct_excessive_bools, reason = "each is there or left out")]
 struct Mechanisms {
@@ -141,7 +141,7 @@ const ALL: Mechanisms = Mechanisms {
 };
 
 impl CliStep {
-    /// Under its lock, if nobody has removed it.
+    /// Under its lock, if it is still there.
     fn is_at_work(self) -> bool {
         matches!(self, Self::ReadAgain | Self::Redeem(_) | Self::Write(_) | Self::RemoveFile)
     }
@@ -172,7 +172,7 @@ impl World {
         }
     }
 
-    /// `can_know` says whether whoever redeems could know that another does so too.
+    /// `can_know` is true if the process could know that another one redeems too.
     fn redeem(&mut self, number: Number, can_know: bool) -> Option<Number> {
         if number != self.live {
             self.redeemed_again |= can_know;
@@ -190,7 +190,7 @@ impl World {
         self.file = number;
     }
 
-    /// The process of ours that holds the lock file and watches over it.
+    /// Our process that holds the lock file and watches it.
     fn holder_at_work(&self) -> Option<usize> {
         (0..2).find(|who| {
             self.lock_file == Some(Holder::Ours(*who))
@@ -198,7 +198,7 @@ impl World {
         })
     }
 
-    /// Whether the lock file and the file are still what they were.
+    /// True if the lock file and the credentials file are unchanged.
     fn may_send(&self, who: usize, spent: Number, with: Mechanisms) -> bool {
         (!with.lock_file || self.lock_file == Some(Holder::Ours(who))) && self.file == spent
     }
@@ -207,12 +207,12 @@ impl World {
         let mut next = self.clone();
         let brought = |file: Number| was_brought(&token(file), &token(0), None, NOW);
         next.ours[who] = match self.ours[who] {
-            // After a failure it is its user's next request.
+            // After a failure this is the user's next request.
             Step::Look | Step::Failed if brought(self.file) => Step::Done,
             Step::Look => Step::TakeKernelLock,
             Step::TakeKernelLock if !with.kernel_lock => Step::TakeLockFile,
             Step::TakeKernelLock => match self.kernel_lock {
-                // Whoever waits looks at the file meanwhile.
+                // A waiting process looks at the file meanwhile.
                 Some(_) if brought(self.file) => Step::Done,
                 Some(_) => return None,
                 None => {
@@ -224,7 +224,7 @@ impl World {
             Step::TakeLockFile => {
                 let abandoned = self.lock_file.is_some_and(|holder| {
                     let is_ours = matches!(holder, Holder::Ours(_)) && with.knows_own_locks;
-                    // A live holder keeps its lock fresh; a dead one's gets old in the end.
+                    // A live holder keeps its lock fresh; a dead one's lock gets stale.
                     let is_stale = holder == Holder::Cli && self.cli == CliStep::Dead;
                     is_abandoned(is_ours, true, is_stale)
                 });
@@ -233,17 +233,17 @@ impl World {
                     Step::ReadAgain
                 } else {
                     next.has_waited[who] |= self.lock_file == Some(Holder::Cli);
-                    // The kernel's lock is not held while the CLI's is waited for.
+                    // The kernel lock is not held during the wait for the CLI's lock.
                     next.kernel_lock = self.kernel_lock.filter(|holder| *holder != who);
                     Step::Look
                 }
             }
             Step::ReadAgain if with.read_again && brought(self.file) => Step::RemoveLockFile,
-            // A lock that went without a new token may have been removed from a CLI that is at work.
+            // A lock that vanished without a new token may belong to a CLI that is at work.
             Step::ReadAgain if with.patience && self.has_waited[who] && self.cli.is_at_work() => return None,
             Step::ReadAgain if self.file == GONE => Step::RemoveLockFile,
             Step::ReadAgain => Step::Redeem(if with.read_again { self.file } else { 0 }),
-            // What a process did not see go on while it slept, it looks at before it sends.
+            // After a sleep the process looks again before it sends.
             Step::Redeem(spent) if with.last_look && !self.may_send(who, spent, with) => {
                 next.kernel_lock = self.kernel_lock.filter(|holder| *holder != who);
                 next.lock_file = self.lock_file.filter(|holder| *holder != Holder::Ours(who));
@@ -252,7 +252,7 @@ impl World {
             }
             Step::Redeem(spent) => match next.redeem(spent, !self.is_unseen || self.has_waited[who]) {
                 Some(redeemed) => Step::Write { spent, redeemed },
-                // Somebody was faster: what is on disk by now is used, if it is new.
+                // Another process was faster: the token on disk is used if it is new.
                 None => Step::RemoveLockFile,
             },
             Step::Write { spent, redeemed } => {
@@ -302,7 +302,7 @@ impl World {
                     }
                     CliStep::ReadAgain
                 }
-                // A dead process's lock gets old, and the CLI removes it then.
+                // A dead process's lock gets stale, and the CLI removes it then.
                 Some(Holder::Ours(who)) if self.ours[who] == Step::Dead => {
                     next.lock_file = None;
                     CliStep::TakeLockFile
@@ -318,17 +318,17 @@ impl World {
                 None => CliStep::RemoveFile,
             },
             CliStep::RemoveFile => {
-                // Whatever is in it by now.
+                // It reads the current token.
                 next.file = GONE;
                 CliStep::RemoveLockFile
             }
             CliStep::Write(redeemed) => {
-                // Over whatever is there: what the CLI does to a login is its own affair.
+                // It overwrites any login: that is the CLI's own affair.
                 next.file = redeemed;
                 CliStep::RemoveLockFile
             }
             CliStep::RemoveLockFile => {
-                // Whoever has it by now.
+                // It removes the lock, whoever holds it.
                 if !with.retake || self.holder_at_work().is_none() {
                     next.lock_file = None;
                 }
@@ -340,7 +340,7 @@ impl World {
         Some(next)
     }
 
-    /// What may happen by itself at any moment.
+    /// Events that can happen at any moment.
     fn events(&self, with: Mechanisms) -> Vec<Self> {
         let mut all = Vec::new();
         if self.crashes > 0 {
@@ -352,7 +352,7 @@ impl World {
                 next.crashes -= 1;
                 next.is_lost |= matches!(self.ours[who], Step::Write { .. } | Step::Outlast(_));
                 next.ours[who] = Step::Dead;
-                // The kernel's lock dies with its holder, the lock file does not.
+                // The kernel lock dies with its holder, the lock file does not.
                 next.kernel_lock = self.kernel_lock.filter(|holder| *holder != who);
                 all.push(next);
             }
@@ -369,7 +369,7 @@ impl World {
             next.cli_exits -= 1;
             next.is_unseen |= self.lock_file == Some(Holder::Cli) && self.cli.is_at_work();
             if with.retake && self.holder_at_work().is_some() {
-                // Taken again before anybody gets in, or not.
+                // Our process takes it again first, or the CLI does.
                 all.push(next.clone());
                 next.was_quick = true;
             }
@@ -388,7 +388,7 @@ impl World {
         all
     }
 
-    /// What may never be.
+    /// Faults that must never happen.
     fn violation(&self) -> Option<&'static str> {
         let inside = |step: &Step| {
             !matches!(
@@ -413,7 +413,7 @@ impl World {
         None
     }
 
-    /// What may not be when nothing can happen any more.
+    /// Faults at the end, when no step is left.
     fn violation_at_the_end(&self) -> Option<&'static str> {
         let waits = |step: &Step| !matches!(step, Step::Done | Step::Failed | Step::Dead);
         if self.ours.iter().any(waits) || !matches!(self.cli, CliStep::Done | CliStep::Dead) {
@@ -429,12 +429,12 @@ impl World {
     }
 }
 
-/// Walks through everything that can happen from `start`; gives the number of worlds, or the way to the first violation.
+/// Walks through every possible order from `start`. Returns the number of worlds, or the path to the first fault.
 fn search(start: &World, with: Mechanisms) -> Result<usize, String> {
     let mut worlds = vec![start.clone()];
     let mut known = HashMap::from([(start.clone(), 0)]);
     let mut came_from = vec![0];
-    // Steps backwards, without events: those may never happen.
+    // Backward edges without events: events may never happen.
     let mut sources: Vec<Vec<usize>> = vec![Vec::new()];
     let mut ends = Vec::new();
     let mut at = 0;
@@ -463,7 +463,7 @@ fn search(start: &World, with: Mechanisms) -> Result<usize, String> {
         }
         at += 1;
     }
-    // Who goes round and round with no way out waits for ever.
+    // A process in an endless loop waits for ever.
     let mut gets_through: HashSet<usize> = ends.iter().copied().collect();
     while let Some(end) = ends.pop() {
         ends.extend(sources[end].iter().filter(|source| gets_through.insert(**source)));
@@ -474,7 +474,7 @@ fn search(start: &World, with: Mechanisms) -> Result<usize, String> {
     }
 }
 
-/// A violation, and the way there.
+/// A fault and the path to it.
 fn told(violation: &str, worlds: &[World], came_from: &[usize], place: usize) -> String {
     let mut way = vec![format!("{:?}", worlds[place])];
     let mut at = place;
@@ -516,7 +516,7 @@ fn every_mechanism_is_needed() {
     let without: [(&str, Mechanisms); 10] = [
         ("the kernel's lock", Mechanisms { kernel_lock: false, ..ALL }),
         ("the CLI's lock file", Mechanisms { lock_file: false, ..ALL }),
-        // Either of them finds what another has done before we had the locks.
+        // Both let a process see another's work before it has the locks.
         ("a second look", Mechanisms { read_again: false, last_look: false, ..ALL }),
         ("the comparison before the write", Mechanisms { compare_before_write: false, ..ALL }),
         ("knowing a dead process's lock", Mechanisms { knows_own_locks: false, ..ALL }),

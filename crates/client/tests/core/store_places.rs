@@ -1,4 +1,4 @@
-//! Where a store may be, who may write it, and that writers at the same time do not undo each other's work.
+//! Allowed places of the store, its permissions, and writers at the same time.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 
@@ -10,7 +10,7 @@ use crate::support::fleet::{Fleet, NAMES, access, quota, who_answers};
 use crate::support::setup::Setup;
 
 #[tokio::test]
-async fn processes_that_write_at_once_keep_each_others_news() {
+async fn concurrent_writers_keep_each_others_changes() {
     let fleet = Fleet::of(4).await;
     let mut children = join_all((0..4).map(|_| Child::start(&fleet.setup))).await;
     let answers = join_all(children.iter_mut().zip(NAMES).map(|(child, name)| child.exhaust(name))).await;
@@ -20,7 +20,7 @@ async fn processes_that_write_at_once_keep_each_others_news() {
     }
     fleet.setup.home.assert_tidy();
 
-    // The same by chats: every process finds both accounts exhausted, each at its own pace.
+    // The same through chats: every process finds both accounts exhausted, at its own pace.
     let fleet = Fleet::of(2).await;
     fleet.on_every_host(&quota());
     let mut children = join_all((0..4).map(|_| Child::start(&fleet.setup))).await;
@@ -34,7 +34,7 @@ async fn processes_that_write_at_once_keep_each_others_news() {
 }
 
 #[tokio::test]
-async fn a_place_where_no_store_may_be_is_refused_and_nothing_touched() {
+async fn a_forbidden_store_path_is_refused_and_nothing_touched() {
     let setup = Setup::fresh().await;
     let (home, qwen) = (setup.home.path().to_owned(), setup.home.qwen_dir());
     symlink(&home, qwen.join("out")).unwrap();
@@ -118,7 +118,7 @@ async fn a_home_that_cannot_be_written_still_chats() {
     assert_eq!(child.token().await, access("ann", 0));
     set_mode(0o700);
     assert_eq!((std::fs::read(home.store()).unwrap(), home.bytes()), (store, credentials));
-    // A store that its user may not read is an error that says so.
+    // A store that its user may not read gives an error that says this.
     std::fs::set_permissions(home.store(), std::fs::Permissions::from_mode(0o000)).unwrap();
     let mut child = Child::start_as(&fleet.setup, is_root.then_some(NOBODY)).await;
     assert_eq!(child.chat().await, "ERR_QWEN_IO");

@@ -1,4 +1,4 @@
-//! Bodies on their way: byte for byte, at the reader's pace, and gone when nobody wants them.
+//! Streamed bodies: byte for byte, at the reader's pace, closed when dropped.
 
 use std::time::Duration;
 
@@ -19,18 +19,18 @@ fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// The body of the setup's next answer, and what its waker says.
+/// Returns the body of the setup's next answer.
 async fn received(setup: &Setup) -> (Received, UnboundedReceiver<()>) {
     let answer = setup.client().fetch(chat(true)).await.unwrap();
     let (wake, woken) = unbounded_channel();
     let waker = move || {
-        // The reader may have gone by now.
+        // The reader may be gone.
         let _ = wake.send(());
     };
     (receive(answer.body, Streams::default(), waker).await, woken)
 }
 
-/// The same of an answer that does not come whole with its head.
+/// As above, for an answer that arrives after its head.
 async fn start(setup: &Setup) -> (Stream, UnboundedReceiver<()>) {
     match received(setup).await {
         (Received::Stream(stream), woken) => (stream, woken),
@@ -83,7 +83,7 @@ async fn a_small_event_is_not_held_back() {
     setup.server.until_closed().await;
 }
 
-/// The same answer in each encoding.
+/// Returns the same answer in each encoding.
 const COMPRESSED: [(&str, &str); 4] = [
     (
         "gzip",
@@ -133,7 +133,7 @@ async fn broken_compression_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_silent_server_is_given_up() {
+async fn a_silent_server_times_out() {
     let setup = Setup::fresh().await.with_idle_timeout(millis(250));
     setup.server.on_api([Reply::Hang]);
     let error = setup.client().fetch(chat(true)).await.unwrap_err();
@@ -145,7 +145,7 @@ async fn a_silent_server_is_given_up() {
     assert_eq!(read(&mut answer.body).await, (b"data: 1\n\n".to_vec(), Err(Code::Timeout)));
     setup.server.until_closed().await;
 
-    // Asked twice: a rate limit is waited for once.
+    // A rate limit is waited for once.
     let limited = Reply::new(429, "text/html", vec![Part::text("<html>"), Part::Stall]);
     setup.server.on_api([limited.clone(), limited]);
     let mut answer = setup.client().fetch(chat(true)).await.unwrap();
@@ -156,7 +156,7 @@ async fn a_silent_server_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_stream_may_take_as_long_as_it_likes_while_it_lives() {
+async fn a_live_stream_has_no_time_limit() {
     let setup = Setup::fresh().await.with_idle_timeout(millis(1000));
     let drips = (0..12).flat_map(|_| [Part::text("d"), Part::Pause(millis(150))]).collect();
     setup.server.on_every_api(Reply::events(drips));
@@ -165,7 +165,7 @@ async fn a_stream_may_take_as_long_as_it_likes_while_it_lives() {
 }
 
 #[tokio::test]
-async fn a_reader_that_rests_is_no_silent_server() {
+async fn a_paused_reader_is_not_a_silent_server() {
     let setup = Setup::fresh().await.with_idle_timeout(millis(200));
     let part = Part::Bytes(vec![b'x'; 4 * MIB].into());
     setup.server.on_every_api(Reply::events(vec![part, Part::text("end")]));
@@ -200,7 +200,7 @@ async fn a_stream_that_is_cut_is_an_error() {
 }
 
 #[tokio::test]
-async fn what_is_dropped_closes_its_connection() {
+async fn a_dropped_body_closes_its_connection() {
     let setup = Setup::fresh().await;
     setup.server.on_every_api(Reply::events(vec![Part::text("data: 1\n\n"), Part::Stall]));
     let answer = setup.client().fetch(chat(true)).await.unwrap();
@@ -213,7 +213,7 @@ async fn what_is_dropped_closes_its_connection() {
     drop(stream);
     setup.server.until_closed().await;
 
-    // Headers that nobody waits for any more.
+    // These headers are no longer wanted.
     setup.server.on_every_api(Reply::Hang);
     let client = setup.client();
     let waiting = tokio::spawn(async move { client.fetch(chat(true)).await.map(drop) });
@@ -223,12 +223,12 @@ async fn what_is_dropped_closes_its_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_rests_holds_the_server_up() {
+async fn a_paused_reader_slows_the_server() {
     let setup = Setup::fresh().await;
     setup.server.on_every_api(Reply::events(vec![Part::Flood(vec![b'x'; 64 * 1024].into())]));
     let (stream, _woken) = start(&setup).await;
     let mut sent = 0;
-    // Once nothing more has been taken for a while, all buffers on the way are full.
+    // When nothing more is taken for a while, all buffers on the way are full.
     loop {
         tokio::time::sleep(millis(300)).await;
         let now = setup.server.bytes_sent();
@@ -238,7 +238,7 @@ async fn a_reader_that_rests_holds_the_server_up() {
         }
         sent = now;
     }
-    // Bytes that are taken make room for others.
+    // Reading makes room for more.
     let mut taken = 0;
     while taken < 2 * sent {
         match stream.read() {
@@ -253,7 +253,7 @@ async fn a_reader_that_rests_holds_the_server_up() {
 }
 
 #[tokio::test]
-async fn error_bodies_are_looked_at_and_still_passed_on_whole() {
+async fn error_bodies_are_read_and_passed_on_whole() {
     let setup = Setup::fresh().await;
     let long = "y".repeat(300 * 1024);
     let body = format!("{{\"error\":{{\"code\":\"limit_requests\",\"message\":\"{long}\"}}}}");

@@ -1,4 +1,4 @@
-//! Several accounts: which one a request is sent with, and what happens when it can't answer.
+//! Several accounts: the choice for a request, and the next one when it can't answer.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -43,7 +43,7 @@ async fn a_switch_sends_the_same_payload_to_the_next_accounts_own_host() {
     assert_eq!((first.bearer(), second.bearer()), (access("ann", 0).as_str(), access("bob", 0).as_str()));
     assert_eq!(first.uri, second.uri);
     fleet.assert_apart();
-    // The user's choice is not moved by it, and the qwen CLI's file is not touched.
+    // The user's choice and the qwen CLI's file stay.
     assert_eq!(fleet.setup.home.bytes(), credentials);
     assert_eq!(fleet.store()["activeAccountId"], "ann");
     let exhausted =
@@ -58,7 +58,7 @@ async fn a_switch_sends_the_same_payload_to_the_next_accounts_own_host() {
 }
 
 #[tokio::test]
-async fn a_url_of_any_account_is_sent_to_the_one_whose_turn_it_is() {
+async fn a_url_of_any_account_goes_to_the_chosen_account() {
     let fleet = Fleet::of(2).await;
     let client = fleet.client();
     for host in &fleet.hosts {
@@ -95,7 +95,7 @@ async fn a_cooldown_is_kept_for_all_clients_and_ends_by_itself() {
 }
 
 #[tokio::test]
-async fn the_longer_of_the_cooldown_and_the_servers_retry_after_counts() {
+async fn the_longer_of_cooldown_and_retry_after_counts() {
     let date = |seconds: u64| httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
     for (retry_after, cooldown, seconds) in [
         ("7200".to_owned(), "", 7_200),
@@ -117,7 +117,7 @@ async fn the_longer_of_the_cooldown_and_the_servers_retry_after_counts() {
 }
 
 #[tokio::test]
-async fn every_rotation_begins_where_it_should() {
+async fn each_rotation_starts_with_the_right_account() {
     let fleet = Fleet::of(3).await;
     let at = |name: &str| fleet.setup.client_with(&[("OPENCODE_QWEN_ROTATION", name)], false);
     let sequential = fleet.client();
@@ -139,7 +139,7 @@ async fn every_rotation_begins_where_it_should() {
 }
 
 #[tokio::test]
-async fn turns_leave_out_who_is_cooling() {
+async fn round_robin_skips_cooling_accounts() {
     let fleet = Fleet::of(3).await;
     fleet.hosts[1].on_every_api(quota());
     let client = fleet.setup.client_with(&[("OPENCODE_QWEN_ROTATION", "round-robin")], false);
@@ -178,7 +178,7 @@ async fn a_short_rate_limit_is_waited_for_once_on_the_same_account() {
 }
 
 #[tokio::test]
-async fn a_short_rate_limit_that_stays_lets_the_account_rest_and_another_is_asked() {
+async fn a_lasting_short_rate_limit_moves_the_request_to_another_account() {
     for (reply, rest) in
         [(rate_limit("1"), 1_000), (Reply::api_error(429, "Throttling.RateQuota", "slow down"), 10_000)]
     {
@@ -197,7 +197,7 @@ async fn a_short_rate_limit_that_stays_lets_the_account_rest_and_another_is_aske
 }
 
 #[tokio::test]
-async fn a_short_rate_limit_that_stays_is_the_callers_where_no_other_account_is() {
+async fn a_lasting_short_rate_limit_is_returned_if_there_is_no_other_account() {
     let fleet = Fleet::of(1).await;
     fleet.hosts[0].on_every_api(rate_limit("0"));
     let client = fleet.client();
@@ -209,7 +209,7 @@ async fn a_short_rate_limit_that_stays_is_the_callers_where_no_other_account_is(
 }
 
 #[tokio::test]
-async fn a_long_rate_limit_cools_the_account_for_so_long_and_another_is_asked() {
+async fn a_long_rate_limit_cools_the_account_for_its_length_and_another_is_asked() {
     let fleet = Fleet::of(2).await;
     fleet.hosts[0].on_every_api(rate_limit("45"));
     let client = fleet.client();
@@ -267,7 +267,7 @@ async fn a_token_that_the_api_refuses_is_renewed_once_and_then_the_next_account_
     assert_eq!(bearers, [access("ann", 0), access("ann", 1)]);
     assert_eq!(fleet.setup.events.count(EventKind::NeedsLogin), 1);
     assert_eq!(availability(&client, "ann").await, Availability::Dead);
-    // Within the minute it is not asked again, by this client or another.
+    // Within the minute no client asks it again.
     assert_eq!(who_answers(&fleet.client()).await, "bob");
     assert_eq!(fleet.full_requests(), [2, 2]);
     fleet.hosts[0].on_every_api(Reply::Real);
@@ -315,7 +315,7 @@ async fn an_account_that_names_no_usable_host_does_not_stop_the_others() {
     assert_eq!(answer.map(|answer| who(&answer)).map_err(|error| error.code()), Ok("bob".to_owned()));
 }
 
-/// What a host may do to a request.
+/// Answers that a host can give to a request.
 fn trouble() -> impl Strategy<Value = Reply> {
     prop_oneof![
         2 => Just(Reply::Real),
@@ -332,7 +332,7 @@ fn trouble() -> impl Strategy<Value = Reply> {
 }
 
 #[test]
-fn whatever_fails_a_call_stays_within_its_bound_and_accounts_apart() {
+fn a_failing_call_stays_within_its_budget_and_keeps_accounts_apart() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let host = || proptest::collection::vec(trouble(), 6);
     let scripts = (proptest::collection::vec(host(), 1..=4), any::<[bool; 4]>(), any::<bool>(), 0..3_usize);

@@ -1,4 +1,4 @@
-//! Connections: proxies and certificates from the environment map, HTTP/2, and hosts that can't be reached.
+//! Connections: proxies and certificates from the environment map, HTTP/2, and unreachable hosts.
 
 use std::sync::{Arc, Mutex};
 
@@ -22,7 +22,7 @@ fn move_account(setup: &Setup, base: &str) {
     setup.home.write(&document("access-0", "refresh-0", in_seconds(3600), base));
 }
 
-/// A server with the authority's certificate, where the setup's user is logged in.
+/// Starts a TLS server at which the setup's user is logged in.
 async fn secure(setup: &Setup, authority: &Authority) -> Server {
     let server = Server::serve("https", authority.listen().await);
     server.know("access-0", "refresh-0");
@@ -30,7 +30,6 @@ async fn secure(setup: &Setup, authority: &Authority) -> Server {
     server
 }
 
-/// Writes the authority's certificate into the home directory.
 fn certificate_file(setup: &Setup, authority: &Authority) -> String {
     let path = setup.home.path().join("ca.pem");
     authority.write(&path);
@@ -48,7 +47,7 @@ async fn a_refused_connection_is_tried_once_more() {
 }
 
 #[tokio::test]
-async fn a_host_that_comes_up_in_between_is_reached() {
+async fn a_host_that_comes_up_between_tries_is_reached() {
     let setup = Setup::fresh().await;
     let closed = ClosedPort::new();
     move_account(&setup, &format!("http://{}", closed.address()));
@@ -70,7 +69,7 @@ async fn a_host_that_comes_up_in_between_is_reached() {
     assert_eq!(answer.unwrap().status, 200);
 }
 
-/// A server that a proxy alone can find, by its name, and the variables for a client.
+/// Starts a server whose name only a proxy can resolve. Returns the client's variables too.
 async fn named(setup: &Setup, authority: &Authority) -> (Server, String) {
     let server = Server::serve("https", authority.listen().await);
     server.know("access-0", "refresh-0");
@@ -125,7 +124,7 @@ async fn loopback_is_reached_without_a_proxy_and_without_asking_for_its_name() {
 }
 
 #[tokio::test]
-async fn exceptions_go_past_the_proxy() {
+async fn no_proxy_exceptions_bypass_the_proxy() {
     let (setup, authority) = (Setup::fresh().await, Authority::new());
     let (server, _) = named(&setup, &authority).await;
     let (certificates, port) = (certificate_file(&setup, &authority), server.address().port());
@@ -142,7 +141,7 @@ async fn exceptions_go_past_the_proxy() {
             ("NODE_EXTRA_CA_CERTS", certificates.as_str()),
         ];
         let outcome = setup.client_with(&variables, false).fetch(chat(false)).await;
-        // Past the proxy nobody knows the name.
+        // Only the proxy can resolve the name.
         assert_eq!((outcome.is_err(), asked.lock().unwrap().is_empty()), (direct, direct), "{exceptions}");
     }
 }
@@ -184,7 +183,7 @@ async fn a_proxy_that_cannot_be_reached_or_read_is_an_error() {
     let error = ask("HTTPS_PROXY", "ftp://user:hunter2@proxy.example").await;
     assert_eq!(error.code(), Code::InvalidConfig);
     assert!(error.message().contains("HTTPS_PROXY") && !error.message().contains("hunter2"));
-    // The proxy is blamed, not the API.
+    // The error blames the proxy, not the API.
     let error = ask("all_proxy", "http://user:hunter2@proxy.invalid:3128").await;
     assert_eq!((error.code(), error.is_retryable()), (Code::Network, true));
     let message = error.message();
@@ -211,7 +210,7 @@ async fn a_proxy_variable_that_cannot_be_read_stops_only_what_needs_it() {
     assert!(told.iter().any(|event| is_warning(&event.message)), "{told:?}");
 }
 
-/// A proxy that tunnels; gives its address and the list of where it was asked to connect.
+/// Starts a proxy that tunnels. Returns its address, and the list of its targets.
 async fn tunnel() -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -270,7 +269,7 @@ async fn further_roots_come_from_the_environment_map() {
     assert_eq!(server.all_requests(), 2);
 }
 
-/// The authority's certificate in a file that begins or ends with something else.
+/// Returns a file with the authority's certificate between other lines.
 fn odd_files(setup: &Setup, authority: &Authority) -> Vec<(&'static str, String, bool)> {
     let pem = std::fs::read_to_string(certificate_file(setup, authority)).unwrap();
     let cut = format!("{pem}{}", &pem[..pem.len() / 2]);
@@ -294,7 +293,7 @@ fn odd_files(setup: &Setup, authority: &Authority) -> Vec<(&'static str, String,
 }
 
 #[tokio::test]
-async fn what_can_be_read_of_a_certificate_file_is_used() {
+async fn readable_parts_of_a_certificate_file_are_used() {
     let (setup, authority) = (Setup::fresh().await, Authority::new());
     let _server = secure(&setup, &authority).await;
     for variable in ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"] {
@@ -319,13 +318,13 @@ async fn a_certificate_file_that_cannot_be_read_is_named() {
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     for path in [&empty, &missing, &fifo] {
         let path = path.to_str().unwrap();
-        // Other requests do not need it.
+        // Other requests don't need it.
         move_account(&setup, &setup.server.url());
         let plain = setup.client_with(&[("SSL_CERT_FILE", path)], false);
         assert_eq!(plain.fetch(chat(false)).await.unwrap().status, 200);
 
         let server = secure(&setup, &authority).await;
-        // It stands in the place of the system's roots, so no others are used for it.
+        // It replaces the system's roots, so no others are used.
         let client = setup.client_with(&[("SSL_CERT_FILE", path), ("NODE_EXTRA_CA_CERTS", &own)], false);
         for _ in 0..2 {
             let error = client.fetch(chat(false)).await.unwrap_err();

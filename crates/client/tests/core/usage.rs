@@ -1,4 +1,4 @@
-//! What accounts have given: read from answers as they pass, and added up by all processes.
+//! Usage of accounts: counted from answers as they pass, and added up by all processes.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::support::time::until;
 
 const USAGE: &str = r#"{"prompt_tokens":100,"completion_tokens":7,"total_tokens":107,"prompt_tokens_details":{"cached_tokens":80}}"#;
 
-/// A stream as the API sends it, and what it comes to.
+/// A stream as the API sends it, with its usage.
 fn stream_text() -> String {
     let event = |delta: &str, finish: &str| {
         format!("data: {{\"choices\":[{{\"delta\":{delta},\"finish_reason\":{finish}}}],\"usage\":null}}\n\n")
@@ -52,7 +52,7 @@ fn counts(requests: u64, without_usage: u64, reports: u64) -> Counts {
 }
 
 #[tokio::test]
-async fn streams_are_counted_and_pass_byte_for_byte_however_they_are_cut() {
+async fn streams_are_counted_and_passed_on_byte_for_byte() {
     let setup = Setup::fresh().await;
     let sizes = [1, 2, 3, 7, 64, 10_000];
     for client in [setup.client(), setup.host_client()] {
@@ -67,7 +67,7 @@ async fn streams_are_counted_and_pass_byte_for_byte_however_they_are_cut() {
 }
 
 #[tokio::test]
-async fn documents_are_counted_embeddings_too_and_nothing_else_is() {
+async fn json_answers_and_embeddings_are_counted_and_nothing_else() {
     let setup = Setup::fresh().await;
     let client = setup.client();
     let document = format!("{{\"choices\":[{{\"message\":{{\"content\":\"hi\"}}}}],\"usage\":{USAGE}}}");
@@ -107,7 +107,7 @@ async fn an_answer_that_does_not_end_well_is_a_request_without_usage() {
 }
 
 #[tokio::test]
-async fn each_answer_is_its_accounts_own_degraded_ones_too() {
+async fn each_answer_counts_for_its_own_account_degraded_or_not() {
     let fleet = Fleet::of(2).await;
     let client = fleet.client();
     let answer = format!("{{\"usage\":{USAGE}}}");
@@ -150,13 +150,13 @@ async fn ten_processes_at_once_lose_nothing() {
 }
 
 #[tokio::test]
-async fn a_process_that_is_killed_loses_its_last_moment_at_most() {
+async fn a_killed_process_loses_only_its_last_figures() {
     let setup = Setup::fresh().await;
     setup.server.on_every_api(in_pieces_of(50));
     let mut process = Child::start(&setup).await;
     process.meter(20).await;
     assert_eq!(process.answer().await, "metered");
-    // Longer than what was counted waits, and a write takes.
+    // Longer than the delay of a write, and the write itself.
     tokio::time::sleep(Duration::from_secs(7)).await;
     process.kill().await;
     let mut process = Child::start(&setup).await;
@@ -166,13 +166,13 @@ async fn a_process_that_is_killed_loses_its_last_moment_at_most() {
     let client = setup.client();
     let left = today(&client, ONLY).await.requests;
     assert!((20..=setup.server.api_requests().len() as u64).contains(&left), "{left}");
-    // Whatever the killed one left behind, the next write gets through.
+    // The next write works, whatever the killed process left behind.
     drop(text(client.fetch(chat(true)).await.unwrap()).await);
     assert_eq!(today(&client, ONLY).await.requests, left + 1);
 }
 
 #[tokio::test]
-async fn a_damaged_file_is_set_aside_and_told() {
+async fn a_damaged_file_is_set_aside_and_reported() {
     let setup = Setup::fresh().await;
     let path = setup.home.qwen_dir().join("opencode_qwen_usage.json");
     std::fs::write(&path, "{ half").unwrap();
@@ -189,9 +189,9 @@ async fn a_damaged_file_is_set_aside_and_told() {
 }
 
 #[tokio::test]
-async fn figures_that_can_not_be_written_stop_no_answer() {
+async fn unwritable_usage_figures_stop_no_answer() {
     let setup = Setup::fresh().await;
-    // Another version's, which is left alone.
+    // A file of a newer version is left alone.
     let path = setup.home.qwen_dir().join("opencode_qwen_usage.json");
     std::fs::write(&path, r#"{"version":9}"#).unwrap();
     let client = setup.client();

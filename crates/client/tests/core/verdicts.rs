@@ -1,4 +1,4 @@
-//! Tests the meaning of each kind of answer for the account and for the request.
+//! The meaning of each kind of answer for the account and for the request.
 
 use qwen_accounts::Availability;
 use qwen_base::{Code, EventKind};
@@ -14,7 +14,7 @@ use crate::support::time::soon;
 const MODEL: &str = "qwen3.7-plus";
 const MINUTE_MS: u64 = 60_000;
 
-/// Two keys of one plan, of which the first is the active one.
+/// Two keys of one plan; the first is the active one.
 async fn two_keys() -> (Fleet, Server, Server) {
     let fleet = Fleet::of(1).await;
     let first = fleet.add_key("first", "token-plan").await;
@@ -115,12 +115,12 @@ async fn each_answer_leads_to_the_state_it_means() {
 }
 
 #[tokio::test]
-async fn each_answer_is_told_where_there_is_no_other_account() {
+async fn each_answer_is_returned_if_there_is_no_other_account() {
     let quota = Some(Code::QuotaExhausted);
     let limited = Some(Code::RateLimited);
     let rejected = Some(Code::TokenRejected);
     let unpaid = Some(Code::PaymentRequired);
-    // The statuses are the plain client's and the host's; the requests those of the first call and of both.
+    // Statuses of the plain client and of the host client; requests of the first call and of both.
     for (status, code, message, state, statuses, requests) in [
         (429, "insufficient_quota", "hour allocated quota exceeded", quota, (429, 402), (1, 1)),
         (403, "AllocationQuota.FreeTierOnly", "The free tier is over.", quota, (429, 402), (1, 1)),
@@ -152,7 +152,7 @@ async fn each_answer_is_told_where_there_is_no_other_account() {
             }
             let words = text(first).await;
             assert!(state.is_some() || words.contains(message), "{name}: {words}");
-            // Nothing is asked of an account that cools.
+            // A cooling account is not asked.
             assert!((400..500).contains(&say(&client, true).await.status.as_u16()), "{name}");
             assert_eq!(key.api_requests().len(), requests.1, "{name}");
         }
@@ -160,7 +160,7 @@ async fn each_answer_is_told_where_there_is_no_other_account() {
 }
 
 #[tokio::test]
-async fn what_is_final_asks_no_other_account() {
+async fn a_final_error_asks_no_other_account() {
     for (status, code, message) in [
         (400, "data_inspection_failed", "Input data may contain inappropriate content."),
         (400, "invalid_parameter_error", "Range of input length should be [1, 1000000]"),
@@ -187,7 +187,7 @@ async fn a_model_that_an_account_lacks_is_remembered_for_a_day_and_asked_for_whe
         assert_eq!(who(&say(&client, false).await), "second");
     }
     assert_eq!((first.api_requests().len(), second.api_requests().len()), (1, 3));
-    // No other account has it, so it is asked for all the same: the server's words are the answer.
+    // No other account has it, so it is asked again: the server's words are the answer.
     second.on_every_api(missing());
     for for_host in [false, true] {
         let client = fleet.setup.client_with(&[], for_host);
@@ -203,7 +203,7 @@ async fn a_model_that_an_account_lacks_is_remembered_for_a_day_and_asked_for_whe
 }
 
 #[tokio::test]
-async fn a_rule_of_an_account_is_said_in_the_servers_words() {
+async fn an_account_rule_is_reported_in_the_servers_words() {
     let (fleet, first, second) = two_keys().await;
     for host in [&first, &second] {
         host.on_every_api(Reply::api_error(403, "AccessDenied", "IP access denied."));
@@ -219,7 +219,7 @@ async fn a_rule_of_an_account_is_said_in_the_servers_words() {
 }
 
 #[tokio::test]
-async fn an_unpaid_account_is_tried_once_an_hour_and_told_of_once() {
+async fn an_unpaid_account_is_tried_once_an_hour_and_reported_once() {
     let (fleet, first, second) = two_keys().await;
     let unpaid = || Reply::api_error(400, "Arrearage", "Please make sure your account is in good standing.");
     first.on_every_api(unpaid());
@@ -252,7 +252,7 @@ async fn a_token_limit_pauses_a_key_for_longer_each_time_until_it_answers() {
     let limit = || Reply::api_error(429, "Throttling.AllocationQuota", "Allocated quota exceeded.");
     key.on_every_api(limit());
     for (at, minutes) in [1, 2, 4, 8, 16, 30, 30].into_iter().enumerate() {
-        // Both calls, and a third of another process, find the same pause.
+        // Both calls, and a third in another process, see the same pause.
         for (client, asked) in [(fleet.client(), 2), (fleet.client(), 0), (fleet.setup.host_client(), 0)] {
             let before = key.api_requests().len();
             let answer = say(&client, false).await;
@@ -305,7 +305,7 @@ async fn an_error_inside_a_success_is_an_error_to_its_caller_too() {
         assert_eq!(setup.server.api_requests().len(), 1);
         setup.server.until_closed().await;
     }
-    // A login's refused token is renewed, wherever the refusal stands.
+    // A login's refused token is renewed, in whatever form the refusal comes.
     let setup = Setup::fresh().await;
     let [json, _] = inside_a_success("invalid_api_key", "invalid access token or token expired");
     setup.server.on_api([json]);

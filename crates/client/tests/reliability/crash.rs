@@ -1,4 +1,4 @@
-//! A process that dies, at each step and at any moment.
+//! Kills a process at each step of a refresh, and at random moments.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::scene::{Scene, tell, times};
 use crate::support::child::Child;
 use crate::support::home::{document, in_seconds};
 
-/// The steps of a refresh, as a process goes through them that nobody disturbs.
+/// Returns the steps of an undisturbed refresh, in order.
 async fn steps(scene: &Scene) -> Vec<String> {
     let trace = scene.home().path().join("trace");
     let mut client = Child::start_with(scene.setup(), &format!("trace {}", trace.display())).await;
@@ -18,21 +18,21 @@ async fn steps(scene: &Scene) -> Vec<String> {
     std::fs::read_to_string(trace).unwrap().lines().map(str::to_owned).collect()
 }
 
-/// What a process finds that starts after the death of another.
+/// Checks the files after the death of a process, and the answer that the next process gets.
 async fn assert_recovered(scene: &Scene, when: &str) -> Outcome {
     scene.assert_whole(when);
     let server = &scene.setup().server;
     let (redeemed, is_kept) = (server.redemptions(), scene.is_kept());
     let answer = scene.next_process().await;
     scene.assert_whole(when);
-    // A token that is fresh is used without any lock, so what is left is found by whoever takes them next.
+    // A fresh token is used without any lock. So the locks are taken here, which clears leftovers.
     scene.setup().registry().guarded(|| None, |_| Ok(())).unwrap();
     if let Scene::Two(_) = scene {
         scene.setup().registry().with_store(|_| ()).unwrap();
     }
     if redeemed == 1 && !is_kept {
         scene.home().assert_tidy();
-        // It was in the memory of the dead process and nowhere else. The user is told, once, and logs in.
+        // The token was only in the dead process's memory. The user is told once, and logs in.
         assert_eq!(answer, "ERR_QWEN_REFRESH_TOKEN_INVALID", "{when}");
         assert_eq!(server.redeemed_again(), 1, "{when}");
         server.know("access-login", "refresh-login");
@@ -48,11 +48,11 @@ async fn assert_recovered(scene: &Scene, when: &str) -> Outcome {
 
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 enum Outcome {
-    /// Nothing was redeemed yet.
+    /// Nothing was redeemed.
     Untouched,
-    /// The redemption was found.
+    /// The redeemed token is on disk.
     Kept,
-    /// The redemption was not on disk yet.
+    /// The redeemed token was not on disk yet.
     LoggedOut,
 }
 
@@ -116,7 +116,7 @@ async fn a_death_at_random(round: usize) -> Outcome {
     let moment = u64::try_from(random >> 64 & 0x3fff).unwrap();
     tokio::time::sleep(Duration::from_micros(moment)).await;
     client.kill().await;
-    // What was on its way to the server is over.
+    // The dead process's requests have ended.
     scene.setup().server.until_closed().await;
     assert_recovered(&scene, &format!("{moment} us, round {round}")).await
 }

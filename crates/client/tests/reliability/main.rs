@@ -1,7 +1,7 @@
-//! What must hold whatever happens to a process: no token redeemed twice, none lost that could be kept, no file torn.
+//! Promises that hold whatever happens to a process: no token is redeemed twice, none is lost, no file is torn.
 //!
-//! For each promise one test shows that it is kept, and that it is broken without the safeguard it rests on. Those that
-//! take minutes are ignored, and run by `npm run test:stress`.
+//! One test for each promise shows that it is kept, and that it breaks without its safeguard. Tests that take minutes
+//! are ignored; `npm run test:stress` runs them.
 #![cfg(unix)]
 #![expect(
     clippy::unwrap_used,

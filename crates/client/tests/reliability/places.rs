@@ -1,4 +1,4 @@
-//! Places where a refreshed login can't be kept as usual: mounts, links, full disks, another login in between.
+//! Places in which a refreshed login can't be kept as usual: mounts, links, full disks, a login during the refresh.
 #![cfg(target_os = "linux")]
 
 use std::fs;
@@ -13,12 +13,12 @@ use crate::support::home::{document, in_seconds};
 use crate::support::setup::Setup;
 use crate::support::skipped;
 
-/// Mounts the credentials file on itself, as a container does that is given this one file.
+/// Bind-mounts the credentials file, as a container does with a single file.
 const FILE_MOUNT: &str = r#"mount --bind "$0/oauth_creds.json" "$0/oauth_creds.json" && exec "$@""#;
-/// Makes the directory that the link leads to read-only, as a Nix store is.
+/// Makes the link's target directory read-only, as a Nix store is.
 const READ_ONLY_TARGET: &str =
     r#"mount --bind "$0/../nix" "$0/../nix" && mount -o remount,bind,ro "$0/../nix" && exec "$@""#;
-/// A disk in place of the directory, on which next to nothing is free.
+/// Replaces the directory with a disk that is almost full.
 const FULL_DISK: &str = r#"
     copy=$(mktemp -d) && cp -a "$0/." "$copy" && mount -t tmpfs -o size=64k,mode=700 small "$0" && cp -a "$copy/." "$0" &&
     rm -r "$copy" && exec "$@"
@@ -43,7 +43,7 @@ fn refresh_token(path: &Path) -> String {
     read(path).unwrap()["refresh_token"].as_str().unwrap().to_owned()
 }
 
-/// A refresh of a file that is a mount: the refresh token that the CLI then finds, and the one that the store holds.
+/// Refreshes a mounted file. Returns the refresh token that the CLI finds there, and the one in the store.
 async fn refreshed_on_a_mount(omitted: &str) -> (String, String) {
     let setup = Setup::expired().await;
     let mut child = behind(&setup, FILE_MOUNT, omitted).await;
@@ -65,7 +65,7 @@ async fn a_mounted_file_is_written_in_place_once_the_store_has_the_login() {
     assert_eq!(refreshed_on_a_mount("").await, ("refresh-1".to_owned(), "refresh-1".to_owned()));
 }
 
-/// What the qwen CLI finds in a file that is a mount, while the process lives.
+/// Returns the refresh token that the qwen CLI finds in a mounted file while the process lives.
 async fn clis_token_on_a_mount(omitted: &str) -> String {
     let setup = Setup::expired().await;
     let mut child = behind(&setup, FILE_MOUNT, omitted).await;
@@ -98,12 +98,12 @@ async fn a_file_that_can_not_be_written_to_at_all_needs_attention_and_loses_no_l
     assert_eq!(child.told().await.matches("needs-attention").count(), 1);
     child.kill().await;
     assert_eq!(refresh_token(&nix.join("creds.json")), "refresh-0");
-    // The next process finds it in the store, and puts the file right where it can.
+    // The next process finds the token in the store, and repairs the file if it can.
     assert_eq!(setup.client().access_token(None).await.unwrap().access_token.expose(), "access-1");
     assert_eq!((setup.server.redemptions(), setup.server.redeemed_again()), (1, 0));
 }
 
-/// A disk that is full by the time the answer is there: is the login gone with the process?
+/// Fills the disk before the answer arrives. Returns true if the login is lost with the process.
 async fn is_lost_on_a_full_disk(omitted: &str) -> bool {
     let setup = Setup::expired().await;
     let mut child = behind(&setup, FULL_DISK, omitted).await;
@@ -127,7 +127,7 @@ async fn a_disk_that_fills_up_loses_no_login_thanks_to_making_room_before() {
     assert!(is_lost_on_a_full_disk("omit Preparation").await);
 }
 
-/// Somebody else logs in with the CLI while a token is redeemed, and there is no store: is what it was redeemed for lost?
+/// Logs in with the CLI during a refresh, with no store there. Returns true if the refreshed login is lost.
 async fn is_lost_to_another_login(omitted: &str) -> bool {
     let setup = Setup::expired().await;
     setup.server.hold();

@@ -1,8 +1,8 @@
-//! The order in which data reaches the disk, as the kernel is told it (strace).
+//! The order in which data reaches the disk, as strace sees it.
 //!
-//! After a power cut a file system may have done any part of what was not synced. So the new contents must be synced
-//! before the renaming, and the renaming before anybody relies on it: before the next file of the refresh is replaced,
-//! before the lock is given back, and before the token is used.
+//! After a power cut a file system may have done any part of the writes that were not synced. So the new contents are
+//! synced before the rename. The rename is synced before the refresh replaces its next file, gives the lock back, or
+//! uses the token.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +13,6 @@ use crate::support::skipped;
 
 const CALLS: &str = "trace=openat,write,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat";
 
-/// One system call that matters here.
 #[derive(Debug, PartialEq, Eq)]
 enum Call {
     Wrote(String),
@@ -27,7 +26,7 @@ fn is(path: &str, extension: &str) -> bool {
     Path::new(path).extension().is_some_and(|found| found == extension)
 }
 
-/// What is missing before a power cut would be harmless; empty if nothing is.
+/// Lists the missing syncs; empty if a power cut is harmless.
 fn faults(calls: &[Call], directory: &str) -> Vec<String> {
     let mut faults = Vec::new();
     let mut unsynced_names: Vec<&str> = Vec::new();
@@ -63,7 +62,7 @@ fn faults(calls: &[Call], directory: &str) -> Vec<String> {
     faults
 }
 
-/// The calls in what strace wrote: `[pid] call(arguments) = result`, with the paths of descriptors in angle brackets.
+/// Parses strace's lines: `[pid] call(arguments) = result`, with the paths of descriptors in angle brackets.
 fn parse(log: &str, directory: &str) -> Vec<Call> {
     let mut calls = Vec::new();
     for line in log.lines().filter(|line| !line.contains(" = -1 ")) {
@@ -93,13 +92,13 @@ fn parse(log: &str, directory: &str) -> Vec<Call> {
     calls
 }
 
-/// What a power cut could do to a refresh.
+/// Lists the damage that a power cut could do during a refresh.
 async fn dangers(scene: &Scene, omitted: &str) -> Vec<String> {
-    // Not in the home, which must hold no token but in its stores.
+    // Outside the home, which may hold tokens in its stores alone.
     let traces = tempfile::tempdir().unwrap();
     let log = traces.path().join("strace");
     let log_path = log.to_str().unwrap();
-    // Without buffers of its own one line is one call.
+    // Unbuffered: each line is one call.
     let runner = ["/usr/bin/strace", "-f", "-y", "-s", "64", "-e", CALLS, "-o", log_path];
     let mut client = Child::start_under(scene.setup(), &runner, omitted).await;
     assert_eq!(client.token().await, scene.new_token());
@@ -112,13 +111,13 @@ async fn dangers(scene: &Scene, omitted: &str) -> Vec<String> {
         calls.iter().filter(is_it).count()
     };
     assert_eq!(replaced("oauth_creds.json"), 1, "{calls:?}");
-    // Without accounts in it the store still notes where the login belongs.
+    // A store without accounts still notes the server of the login.
     assert!(replaced("oauth_accounts.json") >= 1, "{calls:?}");
     assert_eq!(calls.last(), Some(&Call::Answered), "{calls:?}");
     faults(&calls, directory)
 }
 
-/// Says that nothing is tested, and why, where that is so.
+/// Says why nothing is tested, if strace can't be used.
 fn can_trace() -> bool {
     let traced = Command::new("/usr/bin/strace").args(["-o", "/dev/null", "/bin/true"]).status();
     let can = traced.is_ok_and(|status| status.success());

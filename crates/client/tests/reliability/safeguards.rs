@@ -1,4 +1,4 @@
-//! For each promise: kept with its safeguard, broken without.
+//! Each promise is kept with its safeguard, and broken without it.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
@@ -21,10 +21,10 @@ use crate::support::setup::Setup;
 use crate::support::skipped;
 use crate::support::time::until;
 
-/// User id of nobody on this machine.
+/// A user id that is not in use on this machine.
 const OTHER_USER: u32 = 54_321;
 
-/// Nothing is left out, or what is named.
+/// An `omit` order for a safeguard, or [`NOTHING`].
 type Omitted = &'static str;
 const NOTHING: Omitted = "";
 
@@ -33,7 +33,7 @@ fn foreign_login(setup: &Setup) -> serde_json::Value {
     document("access-login", "refresh-login", in_seconds(3600), &setup.server.url())
 }
 
-/// How many of six processes redeem a token that they all find expired, and what they answer.
+/// Lets six processes find one expired token. Returns the number of redemptions, and the answers.
 async fn redeemers(omitted: Omitted) -> (usize, Vec<String>) {
     let setup = Setup::expired().await;
     setup.server.hold();
@@ -63,7 +63,8 @@ async fn one_of_many_processes_redeems_thanks_to_the_kernel_lock() {
     panic!("{most} redemption without the lock");
 }
 
-/// A process decides to refresh, and gets the locks only after another has refreshed: is the spent token offered again?
+/// A process decides to refresh, and gets the locks after another has refreshed. Returns true if it offers the spent
+/// token.
 async fn offers_a_spent_token(omitted: Omitted) -> bool {
     let setup = Setup::expired().await;
     let mut late = Child::start_with(&setup, &format!("stop LockFileOpened {omitted}")).await;
@@ -79,12 +80,13 @@ async fn offers_a_spent_token(omitted: Omitted) -> bool {
 #[tokio::test]
 async fn a_process_that_comes_late_redeems_nothing_thanks_to_reading_again() {
     assert!(!offers_a_spent_token(NOTHING).await);
-    // The last look before sending would notice, too.
+    // The last look before sending would also notice.
     assert!(!offers_a_spent_token("omit ReadAgain").await);
     assert!(offers_a_spent_token("omit ReadAgain omit LastLook").await);
 }
 
-/// A process sleeps in the moment before it sends, and the CLI takes its lock and refreshes: is the spent token sent?
+/// A process sleeps just before it sends, and the CLI takes its lock and refreshes. Returns true if it sends the spent
+/// token.
 async fn sends_what_the_cli_has_redeemed(omitted: Omitted) -> bool {
     let setup = Setup::expired().await;
     let mut sleeper = Child::start_with(&setup, &format!("stop Sending {omitted}")).await;
@@ -106,7 +108,7 @@ async fn a_sleeper_sends_nothing_that_is_spent_thanks_to_its_last_look() {
     assert!(sends_what_the_cli_has_redeemed("omit LastLook").await);
 }
 
-/// A process sleeps before it writes, and somebody logs in meanwhile: is the login overwritten?
+/// A process sleeps before it writes, and the user logs in. Returns true if the new login is overwritten.
 async fn overwrites_a_login(point: &str, omitted: Omitted) -> bool {
     let setup = Setup::expired().await;
     let mut sleeper = Child::start_with(&setup, &format!("stop {point} {omitted}")).await;
@@ -127,7 +129,7 @@ async fn a_login_is_never_overwritten_thanks_to_comparing() {
     }
 }
 
-/// A process dies in the middle of writing: is the file torn?
+/// A process dies while it writes. Returns true if the file is torn.
 async fn tears_the_file(omitted: Omitted) -> bool {
     let setup = Setup::expired().await;
     let mut client = Child::start_with(&setup, &format!("kill HalfWritten {omitted}")).await;
@@ -142,7 +144,7 @@ async fn no_file_is_torn_thanks_to_replacing_it_whole() {
     assert!(tears_the_file("omit Replacement").await);
 }
 
-/// A process dies between writing and renaming: what does the next one get?
+/// A process dies between writing and renaming. Returns the next process's answer.
 async fn token_after_a_death_before_the_renaming(omitted: Omitted) -> String {
     let setup = Setup::expired().await;
     let mut client = Child::start_with(&setup, "kill DataSynced").await;
@@ -158,7 +160,7 @@ async fn an_interrupted_write_loses_no_token_thanks_to_its_completion() {
     assert_eq!(lost, "ERR_QWEN_REFRESH_TOKEN_INVALID");
 }
 
-/// A process exits while a refresh token is on its way: is the login lost?
+/// A process exits while its refresh token is on its way. Returns true if the login is lost.
 async fn is_lost_at_the_end(omitted: Omitted) -> bool {
     let setup = Setup::expired().await;
     setup.server.hold();
@@ -173,12 +175,12 @@ async fn is_lost_at_the_end(omitted: Omitted) -> bool {
 }
 
 #[tokio::test]
-async fn an_exit_loses_no_login_thanks_to_holding_the_end_up() {
+async fn an_exit_loses_no_login_thanks_to_delaying_the_end() {
     assert!(!is_lost_at_the_end(NOTHING).await);
     assert!(is_lost_at_the_end("omit HeldEnd").await);
 }
 
-/// A process whose request is under way, with its lock.
+/// Returns a process that holds the lock and has sent its request.
 async fn redeeming(setup: &Setup, omitted: Omitted) -> Child {
     setup.server.hold();
     let mut client = Child::start_with(setup, omitted).await;
@@ -209,7 +211,7 @@ async fn an_exiting_cli_lets_no_other_in_thanks_to_taking_the_lock_again_at_once
     assert!(cli.try_acquire(), "another CLI would get in");
 }
 
-/// A CLI redeems, and the exit of another removes its lock: do we redeem the same token?
+/// A CLI redeems, and the exit of another CLI removes its lock. Returns true if our process redeems the same token.
 async fn redeems_beside_a_cli(omitted: Omitted) -> bool {
     let setup = Setup::expired().await;
     let cli = CliLock::new(setup.home.cli_lock(), NEW_STALE);
@@ -222,7 +224,7 @@ async fn redeems_beside_a_cli(omitted: Omitted) -> bool {
     let redeems = setup.server.token_requests() > 0;
     if !redeems {
         let theirs = cli_refreshes(&setup).await;
-        // It removes whatever lock is there.
+        // It removes any lock that is there.
         cli.release();
         assert_eq!(client.answer().await, theirs["access_token"].as_str().unwrap());
         assert_eq!((setup.server.token_requests(), setup.server.redeemed_again()), (1, 0));
@@ -236,13 +238,13 @@ async fn a_cli_whose_lock_was_removed_is_left_to_its_work_thanks_to_patience() {
     assert!(redeems_beside_a_cli("omit Patience").await);
 }
 
-/// A CLI gets hold of the lock while we redeem, is refused the token that we have redeemed, and removes the file: are
-/// both logged out?
+/// A CLI gets the lock while our process redeems, is refused the spent token, and removes the file. Returns true if both
+/// are logged out.
 async fn both_are_logged_out(omitted: Omitted) -> bool {
     let setup = Setup::expired().await;
     let mut client = redeeming(&setup, omitted).await;
     let cli = CliLock::new(setup.home.cli_lock(), NEW_STALE);
-    // Both are faster than the watch, as a CLI may be on a bad day.
+    // Both are faster than the watch, as a CLI can be on a busy machine.
     while !cli.try_acquire() {
         cli.release();
     }
@@ -261,7 +263,7 @@ async fn a_cli_that_is_refused_logs_nobody_out_thanks_to_outlasting_it() {
     assert!(both_are_logged_out("omit Outlasting").await);
 }
 
-/// Whether the lock of a slow refresh is touched before an old CLI would take it for abandoned.
+/// Returns true if a slow refresh touches its lock before an old CLI would take it as abandoned.
 async fn keeps_its_lock_fresh(omitted: Omitted) -> bool {
     let setup = Setup::expired().await;
     let _client = redeeming(&setup, omitted).await;
@@ -269,7 +271,7 @@ async fn keeps_its_lock_fresh(omitted: Omitted) -> bool {
     let modified = || std::fs::metadata(&lock).unwrap().modified().unwrap();
     let first = modified();
     let started = Clock::system().now_ms();
-    // Twice the interval, so that a slow machine has its chance.
+    // Twice the interval, for slow machines.
     while Clock::system().now_ms() - started < 2 * u64::try_from(TOUCH_INTERVAL.as_millis()).unwrap() {
         if modified() > first {
             return true;
@@ -285,7 +287,7 @@ async fn a_slow_refresh_keeps_its_lock_thanks_to_touching_it() {
     assert!(with && !without);
 }
 
-/// A later process is told of another server: does the refresh token go there?
+/// A later process's environment names another server. Returns true if the refresh token goes there.
 async fn goes_to_another_server(omitted: Omitted) -> bool {
     let mut setup = Setup::expired().await;
     let mut first = Child::start(&setup).await;
@@ -306,7 +308,7 @@ async fn a_refresh_token_goes_to_its_own_server_thanks_to_its_binding() {
     assert!(goes_to_another_server("omit Binding").await);
 }
 
-/// The user chooses a login that the server refuses: is it written over the good one?
+/// The user chooses a login that the server refuses. Returns true if it replaces the good one.
 async fn replaces_a_good_login(omitted: Omitted) -> bool {
     let fleet = Fleet::expiring_in(&[3600, -60]).await;
     fleet.setup.server.on_every_token(Reply::oauth_error(400, "invalid_grant"));
@@ -321,7 +323,7 @@ async fn a_dead_login_replaces_no_good_one_thanks_to_its_proof() {
     assert!(replaces_a_good_login("omit Proof").await);
 }
 
-/// Two Qwen directories, one of which links to the other's file: how often is its token sent?
+/// Counts the requests of two Qwen directories, one of which links to the other's file.
 async fn sent_by_two_directories(omitted: Omitted) -> usize {
     let setup = Setup::expired().await;
     let linked = setup.home.path().join("linked");
@@ -347,7 +349,7 @@ async fn two_directories_send_one_token_once_thanks_to_a_shared_lock() {
     assert_eq!(sent_by_two_directories("omit SharedLock").await, 2);
 }
 
-/// Root refreshes a user's login: is the user locked out of it?
+/// Root refreshes a user's login. Returns true if the user is locked out of the file.
 async fn locks_its_user_out(omitted: Omitted) -> bool {
     let setup = Setup::expired().await;
     for path in [setup.home.qwen_dir(), setup.home.credentials()] {

@@ -10,7 +10,7 @@ use crate::support::home::Home;
 use crate::support::setup::{ONLY, Setup};
 
 pub enum Scene {
-    /// The credentials file is all there is.
+    /// The credentials file alone.
     One(Box<Setup>),
     /// A store, and the credentials file with its active account.
     Two(Box<Fleet>),
@@ -36,7 +36,7 @@ impl Scene {
         &self.setup().home
     }
 
-    /// The access token that the first redemption brings.
+    /// Access token of the first redemption.
     pub fn new_token(&self) -> &'static str {
         match self {
             Self::One(_) => "access-1",
@@ -51,7 +51,7 @@ impl Scene {
         }
     }
 
-    /// The account's token, or the code of the error, as a process gets it that starts now.
+    /// Returns the token or the error code that a process gets if it starts now.
     pub async fn next_process(&self) -> String {
         let id = if matches!(self, Self::One(_)) { ONLY } else { "ann" };
         match self.setup().manager().token(id, None).await {
@@ -60,7 +60,7 @@ impl Scene {
         }
     }
 
-    /// Fails where a file is neither the old one nor the new one.
+    /// Fails if a file holds neither the old token nor the new one.
     pub fn assert_whole(&self, when: &str) {
         let held = read(&self.home().credentials()).unwrap_or_else(|| panic!("torn, {when}"));
         self.assert_token(&held, when);
@@ -80,7 +80,7 @@ impl Scene {
         assert_eq!(is_new, count, "tokens of different answers, {when}");
     }
 
-    /// Whether the new token is in any file, whole.
+    /// True if any file holds the new token, whole.
     pub fn is_kept(&self) -> bool {
         let entries = std::fs::read_dir(self.home().qwen_dir()).unwrap();
         let mut files = entries.map(|entry| entry.unwrap().path());
@@ -92,7 +92,7 @@ impl Scene {
         files.any(|path| holds(&path))
     }
 
-    /// Fails where anything is left but the files and the permanent locks.
+    /// Fails if anything but the files and the permanent locks is left.
     pub fn assert_tidy(&self, when: &str) {
         let wanted: &[&str] = match self {
             Self::One(_) => &["oauth_creds.flock", "oauth_creds.json"],
@@ -108,14 +108,14 @@ pub fn read(path: &Path) -> Option<Value> {
     serde_json::from_slice(&std::fs::read(path).unwrap()).ok()
 }
 
-/// How often something is done: a few times, or many where there is time (`TEST_STRESS=1`).
+/// Returns `few`, or `many` for the long form (`TEST_STRESS=1`).
 pub fn times(few: usize, many: usize) -> usize {
     if std::env::var_os("TEST_STRESS").is_some() { many } else { few }
 }
 
-/// Says something that is to be read even where all tests pass.
+/// Prints even if all tests pass.
 pub fn tell(text: &str) {
-    // Not `eprintln!`, which is kept back where all tests pass.
+    // `eprintln!` is captured if the test passes.
     let mut stderr = std::io::stderr().lock();
     stderr.write_all(text.as_bytes()).and_then(|()| stderr.write_all(b"\n")).unwrap();
 }

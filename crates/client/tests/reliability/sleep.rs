@@ -1,4 +1,4 @@
-//! A process that sleeps with the locks in its hands, as a suspended laptop's do.
+//! A process that sleeps while it holds the locks, as on a suspended laptop.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::support::qwen_cli::{CliLock, NEW_STALE, OLD_STALE};
 use crate::support::setup::Setup;
 use crate::support::time::soon;
 
-/// A qwen CLI's refresh, from its own reading of the file. The caller holds its lock.
+/// Refreshes as a qwen CLI that read the file just now and holds its lock.
 pub async fn cli_refreshes(setup: &Setup) -> Value {
     let spent = Secret::new(setup.home.document()["refresh_token"].as_str().unwrap());
     let token = setup.oauth_client().refresh_access_token(&spent).await.unwrap();
@@ -23,7 +23,7 @@ pub async fn cli_refreshes(setup: &Setup) -> Value {
     theirs
 }
 
-/// A holder of the locks that is about to redeem, and stopped.
+/// Returns a stopped process that holds the locks and is about to redeem.
 async fn sleeper(setup: &Setup) -> Child {
     let mut sleeper = Child::start_with(setup, "stop Sending").await;
     sleeper.ask().await;
@@ -47,7 +47,7 @@ async fn others_wait_for_a_sleeper(seconds: u64, gives_up: bool) {
     assert_eq!(setup.home.files(), ["oauth_creds.flock", "oauth_creds.json"]);
 }
 
-/// A CLI finds the sleeper's lock stale, in real time, takes it and refreshes.
+/// A CLI waits until the sleeper's lock is stale, takes it, and refreshes.
 async fn a_cli_takes_the_lock_of_a_sleeper(stale_after: Duration) {
     let setup = Setup::expired().await;
     let mut sleeper = sleeper(&setup).await;
@@ -79,7 +79,7 @@ async fn a_holder_that_sleeps_for_40_s_is_given_up_and_notices_what_happened_mea
 async fn a_sleeper_that_wakes_beside_a_cli_at_work_waits_for_it() {
     let setup = Setup::expired().await;
     let mut sleeper = sleeper(&setup).await;
-    // Nobody waits here for what the two tests above wait for.
+    // The lock is removed by hand: the two tests above wait until it is stale.
     std::fs::remove_file(setup.home.cli_lock()).unwrap();
     let cli = CliLock::new(setup.home.cli_lock(), NEW_STALE);
     assert!(cli.try_acquire());

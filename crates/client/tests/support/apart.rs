@@ -1,4 +1,4 @@
-//! Tests that need a network of their own: this test program again, in namespaces where nothing is anybody else's.
+//! Runs tests of this program again in their own network and mount namespaces.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -7,11 +7,11 @@ use tokio::process::Command;
 
 use super::skipped;
 
-/// Tells a process of this program that its network is its own.
+/// Set in a process that has its own network.
 const ROLE: &str = "OPENCODE_QWEN_TEST_NETWORK";
 
-/// Runs one test of this program on a network that has a loopback device alone, with its own view of the mounted file
-/// systems; `None` where that can't be had. The test begins with [`is_apart`].
+/// Runs one test of this program on a network with only a loopback device, and with its own mounts. Returns `None` if
+/// this machine can't. The test begins with [`is_apart`].
 pub async fn run_apart(name: &str) -> Option<String> {
     let mut command = Command::new("unshare");
     command
@@ -38,7 +38,7 @@ pub async fn run_apart(name: &str) -> Option<String> {
     Some(text)
 }
 
-/// Whether this is a process that [`run_apart`] has started, and has all that it takes.
+/// True in a process that [`run_apart`] started, if it can use its loopback device.
 pub async fn is_apart() -> bool {
     if std::env::var_os(ROLE).is_none() {
         return false;
@@ -50,7 +50,7 @@ pub async fn is_apart() -> bool {
     has_loopback
 }
 
-/// Whether a program can be run, and ends well.
+/// True if the program runs and succeeds.
 pub async fn succeeds(program: &str, arguments: &[&str]) -> bool {
     Command::new(program).args(arguments).output().await.is_ok_and(|output| output.status.success())
 }

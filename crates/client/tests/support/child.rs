@@ -1,4 +1,4 @@
-//! Other processes: this test program again, told to be one client.
+//! Starts this test program again as a process with one client.
 
 use std::io::{BufRead as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -15,18 +15,17 @@ use tokio::process::{ChildStdin, ChildStdout, Command};
 use super::setup::{Setup, chat, read};
 use super::time::soon;
 
-/// Tells a process of this program that it is to be a client.
+/// Set in a process that is to be a client.
 const ROLE: &str = "OPENCODE_QWEN_TEST_CLIENT";
 const MARK: &str = "answer: ";
-/// File name of a copy of this program.
 const COPY: &str = "client";
 
-/// A process with a client in it. It is killed with this value.
+/// A process with a client. Dropping this value kills it.
 pub struct Child {
     process: tokio::process::Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
-    /// Holds the program, where that is a copy.
+    /// The directory of the program, if it is a copy.
     _copy: Option<tempfile::TempDir>,
 }
 
@@ -36,22 +35,22 @@ impl Child {
         Self::start_as(setup, None).await
     }
 
-    /// As [`Child::start`], under another user id.
+    /// Starts it under another user id.
     pub async fn start_as(setup: &Setup, user: Option<u32>) -> Self {
         Self::launch(setup, user, &[], &[]).await
     }
 
-    /// As [`Child::start`], run by another program, and with further variables.
+    /// Starts it with another program as launcher, and with further variables.
     pub async fn start_by(setup: &Setup, launcher: &[&str], variables: &[(&str, &str)]) -> Self {
         Self::launch(setup, None, launcher, variables).await
     }
 
-    /// As [`Child::start`], with what `faults` says (see [`Plan`](super::faults::Plan)).
+    /// Starts it with the faults that a [`Plan`](super::faults::Plan) describes.
     pub async fn start_with(setup: &Setup, faults: &str) -> Self {
         Self::start_under(setup, &[], faults).await
     }
 
-    /// As [`Child::start_with`], run by another program.
+    /// Starts it with a launcher and with faults.
     pub async fn start_under(setup: &Setup, launcher: &[&str], faults: &str) -> Self {
         Self::launch(setup, None, launcher, &[(super::faults::PLAN, faults)]).await
     }
@@ -99,47 +98,46 @@ impl Child {
         self.input.write_all(format!("{order}\n").as_bytes()).await.unwrap();
     }
 
-    /// Sends a chat: the status and the account, or the code of the error.
+    /// Sends a chat. Returns the status and the account, or the error code.
     pub async fn chat(&mut self) -> String {
         self.order("chat").await;
         self.answer().await
     }
 
-    /// The kinds of all events so far.
+    /// Returns the kinds of all events so far.
     pub async fn told(&mut self) -> String {
         self.order("told").await;
         self.answer().await
     }
 
-    /// Finds an account to be out of quota.
+    /// Marks an account as out of quota.
     pub async fn exhaust(&mut self, id: &str) -> String {
         self.order(&format!("exhaust {id}")).await;
         self.answer().await
     }
 
-    /// Chooses an account: its id, or the code of the error.
+    /// Makes an account the active one. Returns its id, or the error code.
     pub async fn choose(&mut self, id: &str) -> String {
         self.order(&format!("use {id}")).await;
         self.answer().await
     }
 
-    /// What the process sees at an absolute path, from outside.
+    /// Returns the path from outside of an absolute path that the process sees.
     pub fn path(&self, path: &Path) -> PathBuf {
         let below = path.strip_prefix("/").unwrap();
         Path::new("/proc").join(self.process.id().unwrap().to_string()).join("root").join(below)
     }
 
-    /// Sends so many chats, each to its end, without waiting for them.
+    /// Sends `count` chats and reads each to its end, without waiting for them.
     pub async fn meter(&mut self, count: usize) {
         self.order(&format!("meter {count}")).await;
     }
 
-    /// Asks for a fresh token, and lets it exit without waiting for one once [`Child::exit`] is called.
+    /// Asks for a fresh token. The process exits without waiting for it once [`Child::exit`] is called.
     pub async fn ask_and_exit(&mut self) {
         self.order("exit").await;
     }
 
-    /// Lets it exit, and waits until it has.
     pub async fn exit(mut self) {
         self.order("now").await;
         assert!(soon("a client process's end", self.process.wait()).await.unwrap().success());
@@ -153,16 +151,16 @@ impl Child {
         drop(output);
     }
 
-    /// The token, or the code of the error.
+    /// Waits for the token or the error code.
     pub async fn answer(&mut self) -> String {
         soon("a client process's answer", self.next_answer()).await
     }
 
-    /// As [`Child::answer`], however long it takes.
+    /// Waits for the next answer, without a time limit.
     pub async fn next_answer(&mut self) -> String {
         loop {
             let line = self.output.next_line().await.unwrap().expect("the client process has ended");
-            // The test harness prints its own lines, and leaves the first of ours on one of them.
+            // The test harness prints lines too, and may leave the first answer on one of them.
             if let Some((_, answer)) = line.split_once(MARK) {
                 return answer.to_owned();
             }
@@ -180,7 +178,7 @@ impl Child {
         assert!(Command::new("kill").args(["-s", name, &id]).status().await.unwrap().success());
     }
 
-    /// Ends the process as a power cut would end it.
+    /// Kills the process with SIGKILL.
     pub async fn kill(mut self) {
         self.process.kill().await.unwrap();
     }
@@ -208,7 +206,7 @@ impl Child {
     }
 }
 
-/// This program where any user may run it: the checkout may be below a directory that others can't enter.
+/// Copies this program to where any user may run it: other users may not be able to enter the checkout.
 fn copy_for_other_users() -> tempfile::TempDir {
     let directory = tempfile::tempdir_in("/tmp").unwrap();
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -237,7 +235,7 @@ fn exhaust(id: &str) -> Result<String> {
     Ok("exhausted".to_owned())
 }
 
-/// No test: what the other processes run.
+/// Not a test: the main function of a client process.
 #[test]
 fn client() {
     if std::env::var_os(ROLE).is_none() {

@@ -1,4 +1,4 @@
-//! What a client process of a test is to suffer.
+//! Faults of a client process.
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,8 +10,8 @@ use rustix::process::{Signal, getpid, kill_process};
 /// Holds a [`Plan`].
 pub const PLAN: &str = "OPENCODE_QWEN_TEST_FAULTS";
 
-/// Words: `omit <safeguard>`, `kill <n>` or `kill <point>` (SIGKILL at the nth point of all, or when that one is first
-/// reached), `stop <point>` (SIGSTOP, once), `trace <file>` (notes every point).
+/// Words: `omit <safeguard>`, `kill <n>` or `kill <point>` (SIGKILL at the nth point of all, or the first time that a
+/// point is reached), `stop <point>` (SIGSTOP, once), `trace <file>` (notes every point).
 #[derive(Default)]
 pub struct Plan {
     kill: Option<String>,
@@ -58,11 +58,11 @@ impl Plan {
 
 fn suffer(signal: Signal) {
     kill_process(getpid(), signal).unwrap();
-    // It may take another thread first.
+    // Another thread may be stopped first.
     std::thread::sleep(Duration::from_millis(50));
 }
 
-/// Does to this process what its environment says.
+/// Applies the plan in this process's environment.
 pub fn inject() {
     let plan = Plan::read(&std::env::var(PLAN).unwrap_or_default());
     let (count, stops) = (AtomicUsize::new(0), AtomicUsize::new(0));

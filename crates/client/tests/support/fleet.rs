@@ -1,4 +1,4 @@
-//! A user with several accounts, each with tokens and an API host of its own.
+//! A user with several accounts. Each has its own tokens and its own API host.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,9 +12,9 @@ use super::reply::Reply;
 use super::server::{Seen, Server};
 use super::setup::{Setup, chat};
 
-/// The accounts' ids, and the lineages of their tokens.
+/// Ids of the accounts, and lineages of their tokens.
 pub const NAMES: [&str; 4] = ["ann", "bob", "cyd", "dot"];
-/// Of the tests' tokens, so that they outlast any time that is wound on.
+/// Long enough for tests that wind the clock on.
 const MONTH_S: i64 = 30 * 24 * 3600;
 
 pub struct Fleet {
@@ -25,15 +25,15 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// So many accounts with fresh tokens. The first is the active one, and the qwen CLI's.
+    /// Makes `count` accounts with fresh tokens. The first is the active one, and the qwen CLI's.
     pub async fn of(count: usize) -> Self {
         Self::expiring_in(&vec![MONTH_S; count]).await
     }
 
-    /// An account for each lifetime, in seconds.
+    /// Makes an account for each lifetime, in seconds.
     pub async fn expiring_in(lifetimes: &[i64]) -> Self {
         let mut setup = Setup::logged_out().await;
-        // A refresh leaves an account where it is.
+        // A refresh doesn't change an account's host.
         setup.server.issue_with("resource_url", Value::Null);
         setup.server.issue_with("expires_in", json!(MONTH_S));
         let ahead_ms = Arc::new(AtomicU64::new(0));
@@ -58,7 +58,6 @@ impl Fleet {
         self.setup.client()
     }
 
-    /// Winds the accounts' clock on.
     pub fn pass_ms(&self, ms: u64) {
         self.ahead_ms.fetch_add(ms, Ordering::SeqCst);
     }
@@ -76,37 +75,37 @@ impl Fleet {
         private(&self.setup.home.store());
     }
 
-    /// Changes the store as somebody else would.
+    /// Changes the store as another program would.
     pub fn edit_store(&self, edit: impl FnOnce(&mut Value)) {
         let mut store = self.store();
         edit(&mut store);
         self.write_store(&store);
     }
 
-    /// An account as the store has it.
+    /// Returns an account as the store has it.
     pub fn stored(&self, id: &str) -> Value {
         let store = self.store();
         let accounts = store["accounts"].as_array().unwrap();
         accounts.iter().find(|account| account["id"] == id).cloned().unwrap_or_default()
     }
 
-    /// Every host's answer from now on.
+    /// Sets the answer of every host.
     pub fn on_every_host(&self, reply: &Reply) {
         self.hosts.iter().for_each(|host| host.on_every_api(reply.clone()));
     }
 
-    /// The full chats that each host has been sent.
+    /// Counts the full chats that each host received.
     pub fn full_requests(&self) -> Vec<usize> {
         let count = |host: &Server| host.api_requests().iter().filter(|seen| !seen.is_degraded()).count();
         self.hosts.iter().map(count).collect()
     }
 
-    /// The smaller chats that all hosts have been sent.
+    /// Counts the smaller chats that all hosts received.
     pub fn degraded_requests(&self) -> usize {
         self.hosts.iter().flat_map(Server::api_requests).filter(Seen::is_degraded).count()
     }
 
-    /// Fails where a host has seen anything of another account than its own.
+    /// Fails if a host has seen a token of another account.
     pub fn assert_apart(&self) {
         for (name, host) in NAMES.iter().zip(&self.hosts) {
             for seen in host.api_requests() {
@@ -129,12 +128,12 @@ pub fn refresh(lineage: &str, count: u32) -> String {
     format!("refresh.{lineage}.{count}")
 }
 
-/// The first tokens of a lineage, as files hold them.
+/// Returns the first tokens of a lineage, as files hold them.
 pub fn token(lineage: &str, lifetime: i64, resource_url: &str) -> Value {
     document(&access(lineage, 0), &refresh(lineage, 0), in_seconds(lifetime), resource_url)
 }
 
-/// An account as the store holds it, with fields that are not ours.
+/// Returns an account as the store holds it, with unknown fields.
 pub fn account(name: &str, lifetime: i64, resource_url: &str) -> Value {
     let before = in_seconds(-3600);
     json!({
@@ -143,17 +142,16 @@ pub fn account(name: &str, lifetime: i64, resource_url: &str) -> Value {
     })
 }
 
-/// A store as the original plugin writes it.
+/// Returns a store as the original plugin writes it.
 pub fn store(accounts: &[Value]) -> Value {
     json!({"version": 1, "activeAccountId": accounts[0]["id"], "accounts": accounts})
 }
 
-/// Sends a chat.
 pub async fn ask(client: &Client) -> Answer {
     client.fetch(chat(false)).await.unwrap()
 }
 
-/// The account that answers a chat.
+/// Sends a chat. Returns the account that answers it.
 pub async fn who_answers(client: &Client) -> String {
     let answer = ask(client).await;
     assert_eq!(answer.status, 200);

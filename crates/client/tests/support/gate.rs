@@ -1,4 +1,4 @@
-//! A way to a server that can be blocked, broken or bent, and mended again at the same address.
+//! A TCP relay to a server that can be blocked or broken, and repaired at the same address.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -11,30 +11,30 @@ use tokio::task::AbortHandle;
 
 use super::port::ClosedPort;
 
-/// What becomes of a connection.
+/// The treatment of a connection.
 #[derive(Debug, Clone)]
 pub enum Way {
     /// It leads to a server.
     To(SocketAddr),
-    /// Nobody listens.
+    /// It is refused.
     Away,
-    /// It is accepted and ended.
+    /// It is accepted and closed.
     Ends,
-    /// It is accepted, and nothing is ever said.
+    /// It is accepted, and no byte is ever sent.
     Silent,
-    /// The request is taken, and answered with these bytes; then it ends.
+    /// The request is read and answered with these bytes; then the connection closes.
     Says(Vec<u8>),
-    /// The request is taken, and answered with these bytes; then come single bytes, and no end.
+    /// The request is read and answered with these bytes; then single bytes follow without end.
     Drips(Vec<u8>),
-    /// The request is taken, and answered with these bytes over and over.
+    /// The request is read and answered with these bytes over and over.
     Repeats(Vec<u8>),
 }
 
-/// An open gate. It closes with this value.
+/// An open gate. Dropping this value closes it.
 pub struct Gate {
     address: SocketAddr,
     way: watch::Sender<Way>,
-    /// Bytes in both directions go on while this is false.
+    /// While true, no byte passes in either direction.
     frozen: watch::Sender<bool>,
     task: AbortHandle,
     taken: Arc<Mutex<usize>>,
@@ -55,17 +55,17 @@ impl Gate {
         self.address
     }
 
-    /// Connections that are open now end with this, as with a change of network.
+    /// Closes all open connections, as a change of network does.
     pub fn set(&self, way: Way) {
         self.way.send_replace(way);
     }
 
-    /// From now on no byte gets through, and nobody is told.
+    /// Stops all bytes from now on, without closing anything.
     pub fn freeze(&self) {
         self.frozen.send_replace(true);
     }
 
-    /// Connections that were accepted.
+    /// Counts the accepted connections.
     pub fn taken(&self) -> usize {
         *self.taken.lock().unwrap()
     }
@@ -147,12 +147,12 @@ async fn go(mut stream: TcpStream, way: Way, mut frozen: watch::Receiver<bool>) 
     }
 }
 
-/// Reads one request whole, so that the end of the connection is no reset.
+/// Reads one whole request, so that closing the connection causes no reset.
 async fn take_request(stream: &mut TcpStream) {
     let mut request = Vec::new();
     let mut buffer = [0; 4096];
     loop {
-        // What is no HTTP says what it wants at once.
+        // Other protocols than HTTP send their whole request at once.
         if request.first().is_some_and(|first: &u8| !first.is_ascii_alphabetic()) {
             return;
         }

@@ -9,10 +9,10 @@ use tempfile::TempDir;
 
 pub struct Home(TempDir);
 
-/// What every token of the tests' servers begins with.
+/// The prefixes of every token that the test servers issue.
 const TOKENS: [&str; 4] = ["access-", "refresh-", "access.", "refresh."];
 
-/// Whether a text holds a token, which ends in a number.
+/// True if a text holds a token, which ends in a number.
 pub fn holds_token(text: &str) -> bool {
     TOKENS.iter().any(|start| {
         text.match_indices(start).any(|(at, _)| {
@@ -23,7 +23,7 @@ pub fn holds_token(text: &str) -> bool {
     })
 }
 
-/// Files below a directory that hold a token and are no place for one: tokens are in JSON files outside of logs.
+/// Lists files that hold a token and must not: only JSON files that are not logs may.
 fn leaks(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -44,7 +44,7 @@ fn leaks(directory: &Path, found: &mut Vec<PathBuf>) {
 }
 
 impl Drop for Home {
-    /// Whatever a test has done, its home ends without a token where none belongs.
+    /// Fails if the home holds a token in the wrong place.
     fn drop(&mut self) {
         let mut found = Vec::new();
         leaks(self.path(), &mut found);
@@ -53,7 +53,6 @@ impl Drop for Home {
 }
 
 impl Home {
-    /// A home with an empty Qwen directory.
     pub fn new() -> Self {
         let home = Self(TempDir::new().unwrap());
         fs::create_dir(home.qwen_dir()).unwrap();
@@ -73,7 +72,6 @@ impl Home {
         self.qwen_dir().join("oauth_creds.json")
     }
 
-    /// The file of all accounts.
     pub fn store(&self) -> PathBuf {
         self.qwen_dir().join("oauth_accounts.json")
     }
@@ -87,7 +85,7 @@ impl Home {
         self.qwen_dir().join("oauth_creds.lock")
     }
 
-    /// Writes the file as the qwen CLI does: in full, in place of the old one.
+    /// Replaces the whole file, as the qwen CLI does.
     pub fn write(&self, document: &Value) {
         let temporary = self.path().join("written-by-the-cli");
         fs::write(&temporary, serde_json::to_vec_pretty(document).unwrap()).unwrap();
@@ -107,7 +105,8 @@ impl Home {
         self.document()["access_token"].as_str().unwrap().to_owned()
     }
 
-    /// The files in the Qwen directory that hold something of an account. A store that only notes where the one login belongs holds none.
+    /// Lists the files in the Qwen directory that hold account data. A store that only notes the server of the one login
+    /// holds none.
     pub fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(self.qwen_dir()).unwrap();
         let mut names: Vec<_> =
@@ -120,7 +119,7 @@ impl Home {
         names
     }
 
-    /// Fails where a lock or a half-written file is left.
+    /// Fails if a lock or a half-written file is left.
     pub fn assert_tidy(&self) {
         let left = ["oauth_creds.lock", "oauth_accounts.lock"];
         let files = self.files();
@@ -130,21 +129,20 @@ impl Home {
         );
     }
 
-    /// This home, and nothing of the machine's.
+    /// Variables with this home, and with nothing of the machine's.
     pub fn environment(&self, more: &[(&str, &str)]) -> Environment {
         let home = self.path().to_str().unwrap();
         more.iter().copied().chain([("HOME", home)]).collect()
     }
 }
 
-/// Makes a file or directory its owner's alone, as the qwen CLI leaves it.
+/// Makes a path private to its owner, as the qwen CLI leaves it.
 pub fn private(path: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
     let mode = if path.is_dir() { 0o700 } else { 0o600 };
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// A credentials file's contents.
 pub fn document(access_token: &str, refresh_token: &str, expiry_date: u64, resource_url: &str) -> Value {
     json!({
         "access_token": access_token, "refresh_token": refresh_token, "token_type": "Bearer",
@@ -152,7 +150,7 @@ pub fn document(access_token: &str, refresh_token: &str, expiry_date: u64, resou
     })
 }
 
-/// An instant so many seconds from now, in epoch milliseconds.
+/// Returns the time in `seconds` from now, in epoch milliseconds.
 pub fn in_seconds(seconds: i64) -> u64 {
     Clock::system().now_ms().saturating_add_signed(seconds * 1000)
 }

@@ -1,4 +1,4 @@
-//! Keys beside the logins of a fleet, each at home on a server of its own.
+//! Keys beside a fleet's logins. Each has its own server.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use super::home::in_seconds;
 use super::server::Server;
 
 impl Fleet {
-    /// Adds a key of a plan, whose id is also its label and a part of its secret. Gives its server.
+    /// Adds a key of a plan. Its id is also its label and a part of its secret. Returns its server.
     pub async fn add_key(&self, id: &str, plan: &str) -> Server {
         let host = Server::start().await;
         host.accept(&secret(id));
@@ -23,20 +23,18 @@ impl Fleet {
         host
     }
 
-    /// Adds a key whose server plays its place: it has these models alone, and takes no other keys.
+    /// Adds a key whose server lists these models alone, and refuses other keys.
     pub async fn add_place(&self, id: &str, plan: &str, models: &[&str]) -> Server {
         let place = self.add_key(id, plan).await;
         place.offer(models);
         place
     }
 
-    /// Makes an account the active one.
     pub fn choose(&self, id: &str) {
         self.edit_store(|store| store["activeAccountId"] = json!(id));
     }
 }
 
-/// The key of an account.
 pub fn secret(id: &str) -> String {
     format!("sk-sp-{id}")
 }

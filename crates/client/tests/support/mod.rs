@@ -1,4 +1,4 @@
-//! What the tests share: a server that plays Qwen, a home directory, other processes, and time that can be wound on.
+//! Shared parts: a server that plays Qwen, a home directory, other processes, and a clock that can be wound on.
 
 use std::io::Write as _;
 
@@ -19,7 +19,7 @@ pub mod setup;
 pub mod time;
 pub mod tls;
 
-/// Says that a test can't be run here, past the test harness, which keeps what a good test prints to itself.
+/// Says that a test can't run here. Writes past the test harness, which hides the output of tests that pass.
 pub fn skipped(reason: &str) {
     std::io::stderr().write_all(format!("SKIPPED: {reason}\n").as_bytes()).unwrap();
 }

@@ -1,10 +1,10 @@
-//! An address that nobody listens on, and nobody else gets.
+//! An address that refuses connections and can't be taken by anything else.
 
 use std::net::SocketAddr;
 
 use tokio::net::{TcpListener, TcpSocket};
 
-/// A port of this machine that is taken, so that no other test's server comes to live there, but refuses connections.
+/// Holds a port of this machine that refuses connections, so that no other test's server gets it.
 pub struct ClosedPort {
     socket: TcpSocket,
     address: SocketAddr,
@@ -15,10 +15,10 @@ impl ClosedPort {
         Self::at(SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
-    /// The port of a listener that was closed just now.
+    /// Takes the port of a listener that was just closed.
     pub fn at(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
-        // Connections that were accepted there may still be open.
+        // Accepted connections may still be open there.
         socket.set_reuseaddr(true).unwrap();
         socket.bind(address).unwrap();
         // Two sockets that both allow it, and don't listen yet, would share a port.
@@ -31,7 +31,7 @@ impl ClosedPort {
         self.address
     }
 
-    /// Opens it.
+    /// Starts to listen.
     pub fn listen(self) -> TcpListener {
         self.socket.set_reuseaddr(true).unwrap();
         self.socket.listen(128).unwrap()

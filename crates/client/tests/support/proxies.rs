@@ -1,4 +1,4 @@
-//! Proxies in good health.
+//! Proxies that work.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -27,7 +27,7 @@ pub async fn connect() -> SocketAddr {
     .await
 }
 
-/// A SOCKS 5 proxy (RFC 1928) that knows [`NAME`] alone.
+/// A SOCKS 5 proxy (RFC 1928) that knows only [`NAME`].
 pub async fn socks() -> SocketAddr {
     serve(|mut stream| async move {
         let _ = tunnel_by_socks(&mut stream).await;

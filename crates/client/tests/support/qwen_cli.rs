@@ -1,18 +1,18 @@
-//! The qwen CLI, as far as its lock goes.
+//! The qwen CLI's lock.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// The qwen CLI's lock, as its versions have it.
+/// The qwen CLI's lock, as its versions take it.
 pub struct CliLock {
     pub path: PathBuf,
     stale_after: Duration,
 }
 
-/// What 0.15.10 takes for stale.
+/// Age at which 0.15.10 takes a lock as stale.
 pub const OLD_STALE: Duration = Duration::from_secs(10);
-/// What 0.24.4 takes for stale.
+/// Age at which 0.24.4 takes a lock as stale.
 pub const NEW_STALE: Duration = Duration::from_secs(35);
 
 impl CliLock {
@@ -32,7 +32,7 @@ impl CliLock {
         false
     }
 
-    /// Twenty tries, from 100 ms on and at most 2 s apart.
+    /// Twenty tries, the first pause 100 ms, the longest 2 s.
     pub fn acquire(&self) -> bool {
         let mut pause = Duration::from_millis(100);
         for _ in 0..20 {
@@ -45,13 +45,12 @@ impl CliLock {
         false
     }
 
-    /// Whoever holds it by now.
+    /// Removes the lock, even if another program holds it now.
     pub fn release(&self) {
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// How old a lock file is.
 pub fn age(path: &Path) -> Option<Duration> {
     let modified = fs::metadata(path).and_then(|metadata| metadata.modified()).ok()?;
     SystemTime::now().duration_since(modified).ok()

@@ -1,4 +1,4 @@
-//! What a server may do to a request.
+//! Answers that a server can give to a request.
 
 use std::time::Duration;
 
@@ -11,19 +11,17 @@ use serde_json::Value;
 /// One answer, or the lack of one.
 #[derive(Debug, Clone)]
 pub enum Reply {
-    /// What a server in good health would do.
+    /// The answer of a healthy server.
     Real,
-    /// As a server in good health, but the answer gets lost.
+    /// The request is acted on, but the answer is lost.
     Lost,
-    /// The connection ends without an answer.
+    /// The connection closes without an answer.
     Close,
-    /// Nothing ever comes.
+    /// No answer ever comes.
     Hang,
-    /// An answer.
     Answer(Answer),
 }
 
-/// An answer's parts.
 #[derive(Debug, Clone)]
 pub struct Answer {
     status: u16,
@@ -34,15 +32,14 @@ pub struct Answer {
 /// A piece of a body.
 #[derive(Debug, Clone)]
 pub enum Part {
-    /// Bytes.
     Bytes(Bytes),
     /// Silence, and then more.
     Pause(Duration),
     /// Silence for ever.
     Stall,
-    /// The connection ends in mid-body.
+    /// The connection closes in mid-body.
     Cut,
-    /// The same bytes over and over, as fast as they are taken.
+    /// The same bytes over and over, as fast as they are read.
     Flood(Bytes),
 }
 
@@ -81,7 +78,6 @@ impl Reply {
         Self::json(status, &serde_json::json!({"error": {"code": code, "message": message, "type": "t"}}))
     }
 
-    /// A stream of server-sent events.
     pub fn events(parts: Vec<Part>) -> Self {
         Self::new(200, "text/event-stream", parts)
     }
@@ -102,7 +98,7 @@ impl Answer {
         self.headers.iter().any(|(key, _)| *key == name)
     }
 
-    /// The body, as far as it is there from the start.
+    /// The part of the body that is there from the start.
     pub fn text(&self) -> String {
         let bytes = self.body.iter().filter_map(|part| match part {
             Part::Bytes(bytes) => Some(bytes.as_ref()),
@@ -111,8 +107,8 @@ impl Answer {
         String::from_utf8(bytes.collect::<Vec<_>>().concat()).unwrap()
     }
 
-    /// Sends the answer; `on_bytes` is told how much has left, `alive` is dropped when the answer has ended or its
-    /// connection has.
+    /// Sends the answer. `on_bytes` gets each count of bytes sent; `alive` is dropped when the answer ends or its connection
+    /// closes.
     pub fn respond(
         self,
         on_bytes: impl Fn(usize) + Send + Sync + 'static,

@@ -1,4 +1,4 @@
-//! What a server was sent.
+//! Requests that a server received.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,6 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::time::Instant;
 
-/// A request as it arrived.
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub method: Method,
@@ -32,8 +31,8 @@ impl Seen {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// Whether it is the smaller chat that is tried when every account is out of quota. None of the tests' own chats has
-    /// a limit.
+    /// True for the smaller chat that is tried when every account is out of quota. The tests' own chats set no
+    /// limit.
     pub fn is_degraded(&self) -> bool {
         serde_json::from_slice::<Value>(&self.body).is_ok_and(|body| body["max_tokens"] == 1024)
     }

@@ -26,14 +26,13 @@ use super::tls::TlsListener;
 
 pub const DEVICE_PATH: &str = "/api/v1/oauth2/device/code";
 pub const TOKEN_PATH: &str = "/api/v1/oauth2/token";
-/// What a client says that has read the whole of a good answer.
+/// The acknowledgement of a client that read a whole good answer.
 pub const GOOD_STREAM: &str = concat!(
     "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"Hel\"}}]}\n\n",
     "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"lo\"},\"finish_reason\":\"stop\"}]}\n\n",
     "data: [DONE]\n\n",
 );
 
-/// What the server knows and what it was told to do.
 #[derive(Default)]
 struct Book {
     challenge: String,
@@ -43,15 +42,15 @@ struct Book {
     /// Access tokens that the API takes.
     accepted: HashSet<String>,
     issued: usize,
-    /// The models of a place of keys; `None` for a server of logins, which has any.
+    /// Models that this server lists for keys; `None` for a server of logins, which has any.
     models: Option<Vec<String>>,
-    /// Fields of a token answer that are set, or left out where null.
+    /// Fields of a token answer to set, or to leave out if null.
     overrides: Map<String, Value>,
-    /// The account whose tokens, all of one lineage, the API takes.
+    /// Lineage whose tokens the API takes.
     lineage: Option<String>,
     device: VecDeque<Reply>,
     token: VecDeque<Reply>,
-    /// Once `token` is empty.
+    /// Used once `token` is empty.
     token_otherwise: Option<Reply>,
     api: VecDeque<Reply>,
     api_otherwise: Option<Reply>,
@@ -68,7 +67,7 @@ pub struct State {
     open: AtomicUsize,
 }
 
-/// A running server. It ends with this value.
+/// A running server. Dropping this value ends it.
 pub struct Server {
     state: Arc<State>,
     scheme: &'static str,
@@ -120,64 +119,62 @@ impl Server {
         format!("{}://{}", self.scheme, self.state.address)
     }
 
-    /// What happens to the next device authorization requests.
+    /// Queues answers to device authorization requests.
     pub fn on_device(&self, replies: impl IntoIterator<Item = Reply>) {
         self.book().device.extend(replies);
     }
 
-    /// What happens to the next token requests.
+    /// Queues answers to token requests.
     pub fn on_token(&self, replies: impl IntoIterator<Item = Reply>) {
         self.book().token.extend(replies);
     }
 
-    /// What happens to all token requests that nothing was said about.
+    /// Answers all token requests for which no answer is queued.
     pub fn on_every_token(&self, reply: Reply) {
         self.book().token_otherwise = Some(reply);
     }
 
-    /// What happens to the next API requests.
+    /// Queues answers to API requests.
     pub fn on_api(&self, replies: impl IntoIterator<Item = Reply>) {
         self.book().api.extend(replies);
     }
 
-    /// What happens to all API requests that nothing was said about.
+    /// Answers all API requests for which no answer is queued.
     pub fn on_every_api(&self, reply: Reply) {
         self.book().api_otherwise = Some(reply);
     }
 
-    /// Sets a field of every token answer, or leaves it out where `value` is null.
+    /// Sets a field of every token answer, or leaves it out if `value` is null.
     pub fn issue_with(&self, field: &str, value: Value) {
         self.book().overrides.insert(field.to_owned(), value);
     }
 
-    /// Makes tokens known that this server did not issue.
+    /// Accepts tokens that this server did not issue.
     pub fn know(&self, access_token: &str, refresh_token: &str) {
         let mut book = self.book();
         book.accepted.insert(access_token.to_owned());
         book.live.insert(refresh_token.to_owned());
     }
 
-    /// The API takes this key.
     pub fn accept(&self, key: &str) {
         self.book().accepted.insert(key.to_owned());
     }
 
-    /// The API is a place of keys: it lists these models, has no others, and refuses the keys of other places.
+    /// Makes the API list these models alone, and refuse unknown keys.
     pub fn offer(&self, models: &[&str]) {
         self.book().models = Some(models.iter().map(|model| (*model).to_owned()).collect());
     }
 
-    /// The API takes every token of this lineage: `access.<lineage>.0`, and what comes of redeeming `refresh.<lineage>.0`.
+    /// Makes the API take `access.<lineage>.0`, and each token that redeeming `refresh.<lineage>.0` brings.
     pub fn serve_lineage(&self, lineage: &str) {
         self.book().lineage = Some(lineage.to_owned());
     }
 
-    /// The API refuses this token from now on.
     pub fn revoke(&self, access_token: &str) {
         self.book().accepted.remove(access_token);
     }
 
-    /// Token requests are acted on, and their answers kept back, until [`Server::release`].
+    /// Acts on token requests, but keeps the answers back until [`Server::release`].
     pub fn hold(&self) {
         self.state.hold.send_replace(true);
     }
@@ -194,7 +191,7 @@ impl Server {
         self.requests(TOKEN_PATH).len()
     }
 
-    /// Requests to anything but the OAuth endpoints.
+    /// Requests to other paths than the OAuth endpoints.
     pub fn api_requests(&self) -> Vec<Seen> {
         let is_oauth = |seen: &&Seen| seen.uri.path().starts_with("/api/v1/oauth2/");
         self.book().seen.iter().filter(|seen| !is_oauth(seen)).cloned().collect()
@@ -204,22 +201,21 @@ impl Server {
         self.book().seen.len()
     }
 
-    /// How many refresh tokens were redeemed.
     pub fn redemptions(&self) -> usize {
         self.book().redemptions
     }
 
-    /// How often a token was offered that had been redeemed before.
+    /// Counts offers of a refresh token that had been redeemed before.
     pub fn redeemed_again(&self) -> usize {
         self.book().redeemed_again
     }
 
-    /// Bytes of bodies that have been handed to the network.
+    /// Bytes of bodies that the network has taken.
     pub fn bytes_sent(&self) -> usize {
         self.state.sent.load(Ordering::SeqCst)
     }
 
-    /// Requests whose answer has neither ended nor lost its connection.
+    /// Requests whose answer has not ended, and whose connection is open.
     pub fn open_requests(&self) -> usize {
         self.state.open.load(Ordering::SeqCst)
     }
@@ -250,14 +246,14 @@ impl Book {
     }
 }
 
-/// The next tokens of a lineage; `None` for a refresh token without one.
+/// Returns the next tokens of a lineage; `None` for a refresh token without one.
 fn heirs(refresh_token: &str) -> Option<(String, String)> {
     let (lineage, count) = refresh_token.strip_prefix("refresh.")?.rsplit_once('.')?;
     let next = count.parse::<u32>().ok()? + 1;
     Some((format!("access.{lineage}.{next}"), format!("refresh.{lineage}.{next}")))
 }
 
-/// Counts a request as open for as long as it lives.
+/// Counts a request as open while it lives.
 struct Open(Arc<State>);
 
 impl Drop for Open {
@@ -304,7 +300,7 @@ async fn handle(
         other => other,
     };
     if path == TOKEN_PATH {
-        // The sender lives in the state, so there is always a next value to wait for.
+        // The state owns the sender, so there is always a next value to wait for.
         let _ = state.hold.subscribe().wait_for(|held| !held).await;
     }
     match reply {
@@ -316,7 +312,7 @@ async fn handle(
             answer.respond(count, open)
         }
         Reply::Hang => std::future::pending().await,
-        // An unwinding handler takes its connection with it; unlike a panic it prints nothing.
+        // An unwinding handler closes its connection; unlike a panic it prints nothing.
         Reply::Close | Reply::Real | Reply::Lost => {
             std::panic::resume_unwind(Box::new("the connection ends"))
         }

@@ -1,4 +1,4 @@
-//! A server and a user who is logged in to it, and what is tested between the two.
+//! A server and a user who is logged in to it.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,10 +15,10 @@ use serde_json::Value;
 use super::home::{Home, document, holds_token, in_seconds};
 use super::server::Server;
 
-/// What callers address where nothing else is configured.
+/// Default chat URL of a caller.
 pub const CHAT: &str = "https://dashscope.aliyuncs.com/compatible-mode/v1/chat/completions";
 
-/// The id of the account in `oauth_creds.json` while there is no other.
+/// Id of the account in `oauth_creds.json` while it is the only one.
 pub const ONLY: &str = "qwen-cli";
 
 pub struct Setup {
@@ -29,11 +29,11 @@ pub struct Setup {
     pub clock: Clock,
 }
 
-/// Keeps the events it is told.
+/// Keeps all events.
 #[derive(Clone, Default)]
 pub struct Recorder(Arc<Told>);
 
-/// What was told, and has to be without a token in the end.
+/// The events. Dropping them fails if one holds a token.
 #[derive(Default)]
 struct Told(Mutex<Vec<Event>>);
 
@@ -60,7 +60,6 @@ impl Recorder {
 }
 
 impl Setup {
-    /// Nobody is logged in.
     pub async fn logged_out() -> Self {
         let server = Server::start().await;
         let oauth = OAuthOptions { base_url: Some(server.url()), ..OAuthOptions::default() };
@@ -68,7 +67,7 @@ impl Setup {
         Self { server, home: Home::new(), events: Recorder::default(), options, clock: Clock::system() }
     }
 
-    /// The file holds `access-0` and `refresh-0`, which expire in so many seconds.
+    /// The file holds `access-0` and `refresh-0`, which expire in `seconds`.
     pub async fn expiring_in(seconds: i64) -> Self {
         let setup = Self::logged_out().await;
         setup.server.know("access-0", "refresh-0");
@@ -103,7 +102,7 @@ impl Setup {
         OAuthClient::new(Arc::new(Http::new(config.http)), config.oauth, Clock::system())
     }
 
-    /// Each one is like another process: it shares nothing with the others but the files.
+    /// Makes a manager that shares only the files with the others, like another process.
     pub fn manager(&self) -> TokenManager {
         self.manager_at(self.clock.clone(), Busy::unobserved())
     }
@@ -153,12 +152,10 @@ impl Setup {
     }
 }
 
-/// A login that opens no browser.
 pub fn quiet_login() -> LoginOptions {
     LoginOptions { open_browser: Some(false), ..LoginOptions::default() }
 }
 
-/// A POST with a JSON body.
 pub fn post(url: &str, body: &Value) -> Request {
     let headers: HeaderMap =
         [(http::header::CONTENT_TYPE, "application/json".parse().unwrap())].into_iter().collect();
@@ -189,7 +186,7 @@ pub fn chat(stream: bool) -> Request {
     post(CHAT, &serde_json::json!({"model": "coder-model", "stream": stream, "messages": [message]}))
 }
 
-/// The rest of a body, and how it ended.
+/// Returns the rest of a body, and its end.
 pub async fn read(body: &mut Body) -> (Vec<u8>, Result<(), Code>) {
     let mut bytes = Vec::new();
     loop {
@@ -201,7 +198,6 @@ pub async fn read(body: &mut Body) -> (Vec<u8>, Result<(), Code>) {
     }
 }
 
-/// An answer's body as text.
 pub async fn text(mut answer: Answer) -> String {
     let (bytes, end) = read(&mut answer.body).await;
     assert_eq!(end, Ok(()));

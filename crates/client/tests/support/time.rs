@@ -1,14 +1,14 @@
-//! Waiting for what should happen.
+//! Waiting for conditions, and winding the clock on.
 
 use std::future::Future;
 use std::time::Duration;
 
 use tokio::time::{Instant, advance};
 
-/// Far beyond what anything here takes on the slowest machine.
+/// Far above the time that a working test takes on the slowest machine: only a hang reaches it.
 const LIMIT: Duration = Duration::from_secs(25);
 
-/// Waits until `condition` holds; fails with `what` if it never does.
+/// Waits until `condition` holds; fails with `what` after the limit.
 pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
@@ -17,15 +17,15 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Waits for something that is bound to happen.
+/// Waits for `future`; fails with `what` after the limit.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, future).await.unwrap_or_else(|_| panic!("never came: {what}"))
 }
 
 /// Runs `future` on a paused clock that is wound on while sockets get the real time they need.
 ///
-/// Left to itself a paused clock jumps to the next timer whenever nothing is ready, and so past answers that are still
-/// on their way through the kernel. A blocking task keeps it from doing so.
+/// A paused clock by itself jumps to the next timer whenever nothing is ready, even while an answer is on its way
+/// through the kernel. A blocking task prevents the jump.
 pub async fn fast_forward<T>(future: impl Future<Output = T>) -> T {
     let wind_on = async {
         loop {
@@ -40,7 +40,7 @@ pub async fn fast_forward<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Lets some seconds of the paused clock go by.
+/// Lets `seconds` of the paused clock pass.
 pub async fn pass(seconds: u64) {
     fast_forward(tokio::time::sleep(Duration::from_secs(seconds))).await;
 }

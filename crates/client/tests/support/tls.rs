@@ -1,4 +1,4 @@
-//! A certificate authority of our own, and a listener with a certificate of it.
+//! A certificate authority, and a TLS listener with its certificate.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,13 +11,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// The name of a host that nobody knows, unless a test tells.
+/// A host name that no resolver knows.
 pub const NAME: &str = "qwen.test";
 
-/// A certificate authority that no system knows.
+/// A certificate authority that no system trusts.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
-/// Accepts TLS connections, HTTP/2 preferred.
+/// Accepts TLS connections, and prefers HTTP/2.
 pub struct TlsListener {
     tcp: TcpListener,
     acceptor: TlsAcceptor,
@@ -30,7 +30,6 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// Writes the authority's certificate to a file.
     pub fn write(&self, path: &Path) {
         std::fs::write(path, self.0.pem()).unwrap();
     }
