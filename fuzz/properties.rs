@@ -7,7 +7,7 @@ use qwen_accounts::{
     Answer, Body, Document, Held, Kind, Redemption, Reply, Token, read_device_authorization, read_poll,
     read_refresh, reconcile, recover,
 };
-use qwen_base::{KeyPlan, Redactor, Secret, api_base_url, display, is_secure, retry_after_ms};
+use qwen_base::{KeyPlan, Redactor, Secret, api_base_url, display_url, is_secure, retry_after_ms};
 use qwen_client::{
     AnswerReader, Asked, Content, Event, EventReader, Guard, Ids, MAX_ID, MAX_IDS, Parser, Reading, Target,
     Verdict, choose, degrade, prompt, read_key, read_list, shape,
@@ -163,7 +163,7 @@ pub fn urls(data: &[u8]) {
         assert!(is_secure(&base) && base.username().is_empty() && base.password().is_none());
         assert!(base.query().is_none() && base.fragment().is_none());
         assert_eq!(api_base_url(base.as_str()).unwrap(), base);
-        assert_eq!(api_base_url(&display(&base)).unwrap(), base);
+        assert_eq!(api_base_url(&display_url(&base)).unwrap(), base);
     }
     let bases = ["https://portal.qwen.ai/v1", "http://127.0.0.1:8080/compatible-mode/v1"];
     let bases = bases.map(|base| Url::parse(base).unwrap());

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt as _;
 use napi::bindgen_prelude::{Array, Function, Null};
@@ -16,7 +16,7 @@ use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Env, Status};
 use napi_derive::napi;
 use qwen_accounts::OAuthClient;
-use qwen_base::{Busy, Clock, Environment, Error, PLACES, Place, Result, Secret, SharedHttp};
+use qwen_base::{Busy, Clock, ENDPOINTS, Endpoint, Environment, Error, Result, Secret, SharedHttp, lock};
 use qwen_client::{Doctor, Streams, oauth_config};
 use serde_json::{Value, json};
 use tokio::task::AbortHandle;
@@ -57,10 +57,6 @@ pub struct Shared {
     messages: Mutex<Vec<Message>>,
     calls: Mutex<HashMap<u32, AbortHandle>>,
     streams: Streams,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
@@ -129,12 +125,12 @@ pub fn finish() {
 /// The places of keys, each with the console's page that shows its keys: `[{ plan, title, region, page }]`.
 #[napi(catch_unwind)]
 pub fn key_pages() -> Value {
-    let page = |place: &Place| {
+    let page = |place: &Endpoint| {
         json!({
             "plan": place.plan.as_str(), "title": place.plan.title(), "region": place.region, "page": place.key_page(),
         })
     };
-    PLACES.iter().map(page).collect()
+    ENDPOINTS.iter().map(page).collect()
 }
 
 /// One environment's connection to the core.

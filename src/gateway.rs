@@ -1,9 +1,9 @@
 //! A client's gateways as JavaScript holds them: by the number of the call that opened each.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use qwen_base::{Clock, Result};
+use qwen_base::{Clock, Result, lock};
 use qwen_client::{Client, Entry, Gateway, GatewaySettings, Listener};
 use serde_json::{Value, json};
 
@@ -51,7 +51,7 @@ impl Gateways {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -4,10 +4,10 @@
 //! when the main thread calls `process.exit`, and no event comes at all on a signal. So the C library runs [`finish`], and
 //! `signals` holds signals back meanwhile.
 
-use std::sync::{Arc, Condvar, LazyLock, Mutex, Once, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, Once};
 use std::time::Duration;
 
-use qwen_base::Shutdown;
+use qwen_base::{Shutdown, lock};
 use qwen_client::WeakUsageBook;
 
 use super::runtime::started_runtime;
@@ -36,7 +36,7 @@ pub fn shutdown() -> Shutdown {
 
 /// Has the figures of a client written at the end of the process.
 pub fn flush_at_end(book: WeakUsageBook) {
-    let mut books = BOOKS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut books = lock(&BOOKS);
     books.retain(|book| !book.is_gone());
     books.push(book);
 }
@@ -47,15 +47,15 @@ pub fn finish() {
     SHUTDOWN.end();
     // Threads of the runtime can still do this when a thread that is ending can't.
     let Some(runtime) = started_runtime() else { return };
-    let books = std::mem::take(&mut *BOOKS.lock().unwrap_or_else(PoisonError::into_inner));
+    let books = std::mem::take(&mut *lock(&BOOKS));
     let written = Arc::new((Mutex::new(false), Condvar::new()));
     let done = Arc::clone(&written);
     runtime.spawn_blocking(move || {
         books.iter().for_each(WeakUsageBook::flush);
-        *done.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *lock(&done.0) = true;
         done.1.notify_all();
     });
-    let is_written = written.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_written = lock(&written.0);
     // The process ends now, whether they are written or not.
     let _ = written.1.wait_timeout_while(is_written, LONGEST_FLUSH, |is_written| !*is_written);
 }

@@ -16,9 +16,10 @@ mod unix {
     use std::os::fd::IntoRawFd as _;
     use std::ptr;
     use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
-    use std::sync::{Mutex, Once, PoisonError};
+    use std::sync::{Mutex, Once};
 
     use libc::{c_int, sigaction, sigset_t};
+    use qwen_base::lock;
 
     use super::super::process_end::shutdown;
 
@@ -48,7 +49,7 @@ mod unix {
             // With nobody to end the wait, a signal could be held for ever.
             return;
         }
-        let mut previous = PREVIOUS.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut previous = lock(&PREVIOUS);
         IS_HOLDING.store(true, Ordering::SeqCst);
         for (signal, previous) in SIGNALS.into_iter().zip(previous.iter_mut()) {
             let Some(current) = current_action(signal) else { continue };
@@ -61,7 +62,7 @@ mod unix {
 
     /// Called when the last section has ended, or when its time is over: what came meanwhile is delivered.
     pub fn release() {
-        let mut previous = PREVIOUS.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut previous = lock(&PREVIOUS);
         for (signal, previous) in SIGNALS.into_iter().zip(previous.iter_mut()) {
             let Some(action) = previous.take() else { continue };
             // A handler that somebody else has set meanwhile stays.

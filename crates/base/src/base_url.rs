@@ -8,7 +8,8 @@ use crate::http::is_secure;
 pub const DEFAULT_API_BASE_URL: &str = "https://dashscope.aliyuncs.com/compatible-mode/v1";
 
 /// Ends of full endpoints that are pasted in the place of a base URL.
-const ENDPOINTS: [&str; 5] = ["/chat/completions", "/completions", "/embeddings", "/responses", "/models"];
+const ENDPOINT_PATHS: [&str; 5] =
+    ["/chat/completions", "/completions", "/embeddings", "/responses", "/models"];
 /// Values that programs write where there is no host.
 const NO_HOSTS: [&str; 6] = ["null", "undefined", "none", "nan", "http", "https"];
 const NAMES_NO_HOST: &str = "names no host";
@@ -92,7 +93,7 @@ fn versioned(path: &str) -> String {
             .and_then(|at| path.get(at..))
             .is_some_and(|tail| tail.eq_ignore_ascii_case(end))
     };
-    while let Some(end) = ENDPOINTS.into_iter().find(|end| ends_with(path, end)) {
+    while let Some(end) = ENDPOINT_PATHS.into_iter().find(|end| ends_with(path, end)) {
         path = path[..path.len() - end.len()].trim_end_matches('/');
     }
     if ends_with(path, "/v1") { path.to_owned() } else { format!("{path}/v1") }
@@ -100,7 +101,7 @@ fn versioned(path: &str) -> String {
 
 /// A base URL without the slash that `Url` would otherwise print.
 #[must_use]
-pub fn display(url: &Url) -> String {
+pub fn display_url(url: &Url) -> String {
     url.as_str().trim_end_matches('/').to_owned()
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::text::shorten;
+use crate::text::shorten_message;
 
 /// The stable part of an error. JavaScript sees it as `ERR_QWEN_…`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -143,7 +143,7 @@ impl Error {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self(Box::new(Details {
             code,
-            message: shorten(message.into()),
+            message: shorten_message(message.into()),
             status: None,
             oauth_error: None,
             account_id: None,

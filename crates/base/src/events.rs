@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::Code;
-use crate::text::shorten;
+use crate::text::shorten_message;
 
 /// The kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl Event {
         Self {
             kind,
             at,
-            message: shorten(message),
+            message: shorten_message(message),
             account_id: None,
             label: None,
             from_account_id: None,

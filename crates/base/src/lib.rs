@@ -10,31 +10,37 @@ mod error;
 mod events;
 pub mod fault;
 mod http;
+mod lock;
 mod logging;
 mod paths;
 mod plans;
+pub mod private_files;
 mod redact;
 pub mod safe_open;
 mod secret;
 mod shutdown;
 mod text;
 
-pub use base_url::{DEFAULT_API_BASE_URL, api_base_url, display, host_url};
+pub use base_url::{DEFAULT_API_BASE_URL, api_base_url, display_url, host_url};
 pub use busy::{Busy, BusyGuard};
 pub use clock::{Clock, NEVER, epoch_ms, instant_from_number, iso_time};
 pub use environment::Environment;
 pub use error::{Code, Error, Result};
 pub use events::{Event, EventKind, Events};
+pub use http::certificates::read_certificates;
 pub use http::proxy::{NamedProxy, Proxies, UnreadableProxy};
 pub use http::{
-    Http, HttpConfig, PRODUCT, SharedHttp, TransportError, certificates, is_secure, read_limited,
-    retry_after_ms,
+    Http, HttpConfig, PRODUCT, SharedHttp, TransportError, is_secure, read_limited, retry_after_ms,
 };
+pub use lock::lock;
 pub use logging::background::Background;
-pub use logging::{DEBUG_LOG, Logger, MAX_LOG_BYTES, files};
+pub use logging::{DEBUG_LOG, Logger, MAX_LOG_BYTES};
 pub use paths::{Paths, expand_home};
-pub use plans::{KeyPlan, PLACES, Place, Price, Tier, place_of, place_on, places_of_key, region_from_name};
-pub use redact::{KnownSecrets, Redactor, cut};
+pub use plans::{
+    ENDPOINTS, Endpoint, KeyPlan, Price, Tier, endpoint_of, endpoint_on_host, endpoints_of_key,
+    region_from_name,
+};
+pub use redact::{KnownSecrets, Redactor, truncate};
 pub use secret::Secret;
 pub use shutdown::{LONGEST_WAIT, Section, Shutdown};
-pub use text::{MAX_LABEL, MAX_SHOWN, clean, shorten};
+pub use text::{MAX_LABEL, MAX_SHOWN, one_line, shorten_message};

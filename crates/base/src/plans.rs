@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use url::Url;
 
-use crate::base_url::display;
+use crate::base_url::display_url;
 
 /// What a key was bought with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl Price {
 
 /// A region of a plan. A key works in its own alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct Endpoint {
     /// The plan.
     pub plan: KeyPlan,
     /// The region's name, as callers give it.
@@ -83,7 +83,7 @@ pub struct Place {
     pub base_url: Cow<'static, str>,
 }
 
-impl Place {
+impl Endpoint {
     const fn known(plan: KeyPlan, region: &'static str, base_url: &'static str) -> Self {
         Self { plan, region: Cow::Borrowed(region), base_url: Cow::Borrowed(base_url) }
     }
@@ -95,24 +95,28 @@ impl Place {
     }
 }
 
-/// All places whose hosts are known by name. Workspaces have hosts of their own: see [`place_on`].
-pub static PLACES: [Place; 8] = [
-    Place::known(
+/// All endpoints whose hosts are known by name. Workspaces have hosts of their own: see [`endpoint_on_host`].
+pub static ENDPOINTS: [Endpoint; 8] = [
+    Endpoint::known(
         KeyPlan::TokenPlan,
         "cn",
         "https://token-plan.cn-beijing.maas.aliyuncs.com/compatible-mode/v1",
     ),
-    Place::known(
+    Endpoint::known(
         KeyPlan::TokenPlan,
         "intl",
         "https://token-plan.ap-southeast-1.maas.aliyuncs.com/compatible-mode/v1",
     ),
-    Place::known(KeyPlan::CodingPlan, "cn", "https://coding.dashscope.aliyuncs.com/v1"),
-    Place::known(KeyPlan::CodingPlan, "intl", "https://coding-intl.dashscope.aliyuncs.com/v1"),
-    Place::known(KeyPlan::DashScope, "cn", "https://dashscope.aliyuncs.com/compatible-mode/v1"),
-    Place::known(KeyPlan::DashScope, "intl", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1"),
-    Place::known(KeyPlan::DashScope, "us", "https://dashscope-us.aliyuncs.com/compatible-mode/v1"),
-    Place::known(KeyPlan::DashScope, "hk", "https://cn-hongkong.dashscope.aliyuncs.com/compatible-mode/v1"),
+    Endpoint::known(KeyPlan::CodingPlan, "cn", "https://coding.dashscope.aliyuncs.com/v1"),
+    Endpoint::known(KeyPlan::CodingPlan, "intl", "https://coding-intl.dashscope.aliyuncs.com/v1"),
+    Endpoint::known(KeyPlan::DashScope, "cn", "https://dashscope.aliyuncs.com/compatible-mode/v1"),
+    Endpoint::known(KeyPlan::DashScope, "intl", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1"),
+    Endpoint::known(KeyPlan::DashScope, "us", "https://dashscope-us.aliyuncs.com/compatible-mode/v1"),
+    Endpoint::known(
+        KeyPlan::DashScope,
+        "hk",
+        "https://cn-hongkong.dashscope.aliyuncs.com/compatible-mode/v1",
+    ),
 ];
 
 /// Where the hosts of workspaces end: `{WorkspaceId}.{region}.maas.aliyuncs.com`.
@@ -147,7 +151,7 @@ const REGION_NAMES: [(&str, &str); 20] = [
 /// How a subscription's key begins. Plain `sk-` may be one, too.
 const SUBSCRIPTION_PREFIX: &str = "sk-sp-";
 
-/// The indexes in [`PLACES`] of those that may take a subscription's key, what is sold today first.
+/// The indexes in [`ENDPOINTS`] of those that may take a subscription's key, what is sold today first.
 const SUBSCRIPTION_ORDER: [usize; 4] = [0, 1, 2, 3];
 /// The same of a plain key.
 const PLAIN_ORDER: [usize; 8] = [4, 5, 1, 6, 7, 0, 2, 3];
@@ -223,8 +227,8 @@ impl KeyPlan {
     }
 
     /// Where it is served.
-    pub fn places(self) -> impl Iterator<Item = &'static Place> {
-        PLACES.iter().filter(move |place| place.plan == self)
+    pub fn endpoints(self) -> impl Iterator<Item = &'static Endpoint> {
+        ENDPOINTS.iter().filter(move |endpoint| endpoint.plan == self)
     }
 }
 
@@ -259,38 +263,38 @@ fn is_cloud_region(name: &str) -> bool {
     }
 }
 
-/// The place with this base URL.
+/// The endpoint with this base URL.
 #[must_use]
-pub fn place_of(base_url: &Url) -> Option<Place> {
-    let place = place_on(base_url.host_str()?)?;
-    (display(base_url) == place.base_url).then_some(place)
+pub fn endpoint_of(base_url: &Url) -> Option<Endpoint> {
+    let endpoint = endpoint_on_host(base_url.host_str()?)?;
+    (display_url(base_url) == endpoint.base_url).then_some(endpoint)
 }
 
-/// The place on this host, whatever the path is.
+/// The endpoint on this host, whatever the path is.
 #[must_use]
-pub fn place_on(host: &str) -> Option<Place> {
-    let known = PLACES.iter().find(|place| {
-        let rest = place.base_url.strip_prefix("https://").and_then(|rest| rest.strip_prefix(host));
+pub fn endpoint_on_host(host: &str) -> Option<Endpoint> {
+    let known = ENDPOINTS.iter().find(|endpoint| {
+        let rest = endpoint.base_url.strip_prefix("https://").and_then(|rest| rest.strip_prefix(host));
         rest.is_some_and(|rest| rest.starts_with('/'))
     });
     known.cloned().or_else(|| workspace_on(host))
 }
 
-fn workspace_on(host: &str) -> Option<Place> {
+fn workspace_on(host: &str) -> Option<Endpoint> {
     let (workspace, region) = host.strip_suffix(WORKSPACE_SUFFIX)?.split_once('.')?;
     if workspace.is_empty() || region.is_empty() || region.contains('.') {
         return None;
     }
     let plan = if workspace == TOKEN_PLAN_WORKSPACE { KeyPlan::TokenPlan } else { KeyPlan::DashScope };
     let region = region_from_name(region).unwrap_or_else(|| Cow::Owned(region.to_owned()));
-    Some(Place { plan, region, base_url: Cow::Owned(format!("https://{host}/compatible-mode/v1")) })
+    Some(Endpoint { plan, region, base_url: Cow::Owned(format!("https://{host}/compatible-mode/v1")) })
 }
 
-/// The places that may have issued a key of this form, the likeliest first.
+/// The endpoints that may have issued a key of this form, the likeliest first.
 #[must_use]
-pub fn places_of_key(key: &str) -> Vec<&'static Place> {
+pub fn endpoints_of_key(key: &str) -> Vec<&'static Endpoint> {
     let order = if key.starts_with(SUBSCRIPTION_PREFIX) { &SUBSCRIPTION_ORDER[..] } else { &PLAIN_ORDER };
-    order.iter().map(|at| &PLACES[*at]).collect()
+    order.iter().map(|at| &ENDPOINTS[*at]).collect()
 }
 
 #[cfg(test)]
@@ -300,14 +304,14 @@ mod tests {
 
     #[test]
     fn every_place_is_a_base_url_of_its_own() {
-        for place in &PLACES {
-            let url = api_base_url(&place.base_url).unwrap();
-            assert_eq!(display(&url), place.base_url);
-            assert_eq!(place_of(&url).as_ref(), Some(place));
-            assert_eq!(place_on(url.host_str().unwrap()).as_ref(), Some(place));
-            assert_eq!(region_from_name(&place.region).unwrap(), place.region);
+        for endpoint in &ENDPOINTS {
+            let url = api_base_url(&endpoint.base_url).unwrap();
+            assert_eq!(display_url(&url), endpoint.base_url);
+            assert_eq!(endpoint_of(&url).as_ref(), Some(endpoint));
+            assert_eq!(endpoint_on_host(url.host_str().unwrap()).as_ref(), Some(endpoint));
+            assert_eq!(region_from_name(&endpoint.region).unwrap(), endpoint.region);
         }
-        assert_eq!(place_on("dashscope.aliyuncs"), None);
+        assert_eq!(endpoint_on_host("dashscope.aliyuncs"), None);
     }
 
     #[test]
@@ -319,8 +323,8 @@ mod tests {
             ("token-plan.eu-central-1.maas.aliyuncs.com", KeyPlan::TokenPlan, "eu-central-1"),
         ] {
             let url = Url::parse(&format!("https://{host}/compatible-mode/v1")).unwrap();
-            let place = place_of(&url).unwrap();
-            assert_eq!((place.plan, place.region.as_ref()), (plan, region), "{host}");
+            let endpoint = endpoint_of(&url).unwrap();
+            assert_eq!((endpoint.plan, endpoint.region.as_ref()), (plan, region), "{host}");
         }
         for host in [
             "maas.aliyuncs.com",
@@ -329,16 +333,16 @@ mod tests {
             "a.b.c.maas.aliyuncs.com",
             "ws.ap-southeast-1.maas.aliyuncs.com.evil.example",
         ] {
-            assert_eq!(place_on(host), None, "{host}");
+            assert_eq!(endpoint_on_host(host), None, "{host}");
         }
     }
 
     #[test]
     fn both_forms_of_keys_are_asked_about_in_their_likeliest_order() {
         let order = |key| {
-            places_of_key(key)
+            endpoints_of_key(key)
                 .iter()
-                .map(|place| (place.plan.as_str(), place.region.as_ref()))
+                .map(|endpoint| (endpoint.plan.as_str(), endpoint.region.as_ref()))
                 .collect::<Vec<_>>()
         };
         assert_eq!(
@@ -347,18 +351,18 @@ mod tests {
         );
         let plain = order("sk-1");
         assert_eq!(plain[..3], [("dashscope", "cn"), ("dashscope", "intl"), ("token-plan", "intl")]);
-        assert_eq!(plain.len(), PLACES.len());
+        assert_eq!(plain.len(), ENDPOINTS.len());
     }
 
     #[test]
     fn every_place_has_a_key_page_of_its_console() {
-        for place in &PLACES {
-            let console = if place.region == "cn" {
+        for endpoint in &ENDPOINTS {
+            let console = if endpoint.region == "cn" {
                 "https://bailian.console.aliyun.com/"
             } else {
                 "https://modelstudio.console.alibabacloud.com/"
             };
-            assert!(place.key_page().starts_with(console), "{place:?}");
+            assert!(endpoint.key_page().starts_with(console), "{endpoint:?}");
         }
     }
 
@@ -366,7 +370,7 @@ mod tests {
     fn plans_and_regions_by_their_names() {
         for plan in KeyPlan::ALL {
             assert_eq!(KeyPlan::from_name(plan.as_str()), Some(plan));
-            assert!(plan.places().count() > 1);
+            assert!(plan.endpoints().count() > 1);
         }
         assert_eq!(KeyPlan::from_name("free"), None);
         for (name, region) in [

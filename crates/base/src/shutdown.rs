@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::fault::{self, Safeguard};
+use crate::lock::lock;
 
 /// Longest time that an end of the process is held up, counted from when it was asked for.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -89,7 +90,7 @@ impl Shutdown {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.state)
     }
 }
 

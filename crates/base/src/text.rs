@@ -8,7 +8,7 @@ pub const MAX_SHOWN: usize = 1_000;
 /// One harmless line of at most `limit` characters: line ends become a space, and what steers a terminal or turns the order
 /// of a line around becomes U+FFFD.
 #[must_use]
-pub fn clean(text: &str, limit: usize) -> String {
+pub fn one_line(text: &str, limit: usize) -> String {
     let mut cleaned = String::new();
     let mut was_line_end = false;
     for character in text.chars().take(limit.saturating_mul(2)) {
@@ -36,7 +36,7 @@ const MESSAGE_END: usize = 500;
 
 /// Shortens a message in its middle to at most [`MAX_MESSAGE`] bytes.
 #[must_use]
-pub fn shorten(message: String) -> String {
+pub fn shorten_message(message: String) -> String {
     const LEFT_OUT: &str = " … ";
     if message.len() <= MAX_MESSAGE {
         return message;
@@ -73,15 +73,15 @@ mod tests {
             ("a\u{202e}b\u{9b}c\u{7f}", "a\u{fffd}b\u{fffd}c\u{fffd}"),
             ("工作 🦊", "工作 🦊"),
         ] {
-            assert_eq!(clean(text, MAX_LABEL), cleaned);
+            assert_eq!(one_line(text, MAX_LABEL), cleaned);
         }
-        assert_eq!(clean(&"é".repeat(90_000), MAX_LABEL), "é".repeat(MAX_LABEL));
+        assert_eq!(one_line(&"é".repeat(90_000), MAX_LABEL), "é".repeat(MAX_LABEL));
     }
 
     #[test]
     fn a_long_message_keeps_its_beginning_and_its_end() {
-        assert_eq!(shorten("short".to_owned()), "short");
-        let message = shorten(format!("Could not open {}. Try again.", "é".repeat(45_000)));
+        assert_eq!(shorten_message("short".to_owned()), "short");
+        let message = shorten_message(format!("Could not open {}. Try again.", "é".repeat(45_000)));
         assert!(message.len() <= MAX_MESSAGE, "{}", message.len());
         assert!(message.starts_with("Could not open é") && message.ends_with("é. Try again."), "{message}");
     }
@@ -89,9 +89,9 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_clean_stays_and_is_bounded(text in "\\PC{0,40}|.{0,40}", limit in 0_usize..50) {
-            let cleaned = clean(&text, limit);
+            let cleaned = one_line(&text, limit);
             prop_assert!(cleaned.chars().count() <= limit);
-            prop_assert_eq!(clean(&cleaned, limit), cleaned.clone());
+            prop_assert_eq!(one_line(&cleaned, limit), cleaned.clone());
             prop_assert!(!cleaned.chars().any(is_unsafe));
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use qwen_base::{Code, DEFAULT_API_BASE_URL, Error, MAX_LABEL, Result, api_base_url, clean};
+use qwen_base::{Code, DEFAULT_API_BASE_URL, Error, MAX_LABEL, Result, api_base_url, one_line};
 use url::Url;
 
 use super::binding::{BaseUrlOverride, Binding, other_issuer};
@@ -28,7 +28,7 @@ impl Account {
     /// Its id as it can be shown: ids in a file may hold anything.
     #[must_use]
     pub fn shown_id(&self) -> String {
-        clean(&self.id, MAX_LABEL)
+        one_line(&self.id, MAX_LABEL)
     }
 
     /// The base URL that this account's token is valid on. `base_url_override` is for logins of its issuer alone.

@@ -7,9 +7,9 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use qwen_base::{Clock, Code, Error, Event, EventKind, Events, Redactor, Result, Secret, clean};
+use qwen_base::{Clock, Code, Error, Event, EventKind, Events, Redactor, Result, Secret, lock, one_line};
 
 use super::account::Account;
 use super::binding::Binding;
@@ -112,7 +112,7 @@ impl Registry {
     }
 
     fn known(&self, stamps: &Stamps) -> Option<Arc<View>> {
-        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let cache = lock(&self.cache);
         cache.as_ref().filter(|(known, _)| known == stamps).map(|(_, view)| Arc::clone(view))
     }
 
@@ -165,7 +165,7 @@ impl Registry {
             return;
         }
         for widened in found.into_iter().flatten() {
-            let mut told = self.widened.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut told = lock(&self.widened);
             let is_news = told.insert(widened.path().to_owned());
             drop(told);
             if is_news && !(widened.is_still_open() && self.was_told_before(view, widened.path())) {
@@ -200,7 +200,7 @@ impl Registry {
         if view.problem.as_ref().is_some_and(|problem| problem.code() == Code::Io) {
             return view;
         }
-        *self.cache.lock().unwrap_or_else(PoisonError::into_inner) = Some((stamps, Arc::clone(&view)));
+        *lock(&self.cache) = Some((stamps, Arc::clone(&view)));
         view
     }
 
@@ -520,7 +520,7 @@ pub fn disabled_account(field: &str, account: &Account) -> Error {
 /// The error for an id that no account has.
 #[must_use]
 pub fn unknown_account(field: &str, id: &str) -> Error {
-    let shown = Redactor::default().text(&clean(id, 64));
+    let shown = Redactor::default().text(&one_line(id, 64));
     Error::new(
         Code::InvalidArgument,
         format!("{field} is no account: {shown}. The list of accounts has their ids."),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use qwen_base::{
     Code, Error, Result,
     fault::{self, Point, Safeguard},
-    safe_open,
+    private_files, safe_open,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -323,7 +323,7 @@ pub fn create_private_directory(directory: &Path) -> Result<()> {
         );
         return Err(Error::new(Code::Io, message).with_path(directory));
     }
-    match private_builder().create(directory) {
+    match private_files::directory_builder().create(directory) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::AlreadyExists && directory.is_dir() => return Ok(()),
         Err(error) => return Err(Error::io("create", directory, &error)),
@@ -332,18 +332,6 @@ pub fn create_private_directory(directory: &Path) -> Result<()> {
         ownership::inherit(&made, above);
     }
     Ok(())
-}
-
-#[cfg(unix)]
-fn private_builder() -> fs::DirBuilder {
-    let mut builder = fs::DirBuilder::new();
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder
-}
-
-#[cfg(not(unix))]
-fn private_builder() -> fs::DirBuilder {
-    fs::DirBuilder::new()
 }
 
 /// Where a path leads. The last step may be missing, a dangling link's target included.

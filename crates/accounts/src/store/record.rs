@@ -1,8 +1,8 @@
 //! One account of the store. Pure.
 
 use qwen_base::{
-    Error, KeyPlan, MAX_LABEL, MAX_SHOWN, NEVER, Place, Secret, Tier, clean, instant_from_number,
-    opaque_debug, place_of,
+    Endpoint, Error, KeyPlan, MAX_LABEL, MAX_SHOWN, NEVER, Secret, Tier, endpoint_of, instant_from_number,
+    one_line, opaque_debug,
 };
 use serde_json::{Map, Value, json};
 use url::Url;
@@ -66,7 +66,7 @@ impl Record {
     pub fn new(id: &str, label: Option<&str>, token: &Token, now_ms: u64) -> Self {
         let mut record = Self::default();
         record.set("id", Some(id.into()));
-        record.set("label", label.map(|label| clean(label, MAX_LABEL).into()));
+        record.set("label", label.map(|label| one_line(label, MAX_LABEL).into()));
         record.set("createdAt", Some(now_ms.into()));
         record.set_token(token, now_ms);
         record
@@ -77,7 +77,7 @@ impl Record {
     pub fn of_key(id: &str, label: Option<&str>, key: &Key, now_ms: u64) -> Self {
         let mut record = Self { is_key: true, fields: Map::new() };
         record.set("id", Some(id.into()));
-        record.set("label", label.map(|label| clean(label, MAX_LABEL).into()));
+        record.set("label", label.map(|label| one_line(label, MAX_LABEL).into()));
         record.set("createdAt", Some(now_ms.into()));
         record.set_key(key, now_ms);
         record
@@ -86,7 +86,7 @@ impl Record {
     /// A record as it was read, among the logins or among the keys. Its label is made fit to be shown, once for all.
     pub(super) fn from_fields(mut fields: Map<String, Value>, is_key: bool) -> Self {
         if let Some(Value::String(label)) = fields.get_mut("label") {
-            *label = clean(label, MAX_LABEL);
+            *label = one_line(label, MAX_LABEL);
         }
         Self { fields, is_key }
     }
@@ -104,8 +104,8 @@ impl Record {
 
     /// The place of its plan where it is served; `None` for a login, and for a key of another server.
     #[must_use]
-    pub fn place(&self) -> Option<Place> {
-        self.text("baseUrl").filter(|_| self.is_key).and_then(|url| place_of(&Url::parse(url).ok()?))
+    pub fn place(&self) -> Option<Endpoint> {
+        self.text("baseUrl").filter(|_| self.is_key).and_then(|url| endpoint_of(&Url::parse(url).ok()?))
     }
 
     /// Where the requests of a key go; `None` for a login.
@@ -174,7 +174,7 @@ impl Record {
 
     /// Names it.
     pub fn set_label(&mut self, label: &str) {
-        self.set("label", Some(clean(label, MAX_LABEL).into()));
+        self.set("label", Some(one_line(label, MAX_LABEL).into()));
     }
 
     /// Where its tokens belong; `None` before its first use.
@@ -342,8 +342,8 @@ impl Record {
         let error = self.fields.get("lastError")?.as_object()?;
         let text = |name: &str| error.get(name)?.as_str().map(str::to_owned);
         Some(LastError {
-            code: clean(&text("code")?, MAX_LABEL),
-            message: clean(&text("message")?, MAX_SHOWN),
+            code: one_line(&text("code")?, MAX_LABEL),
+            message: one_line(&text("message")?, MAX_SHOWN),
             at: error.get("at").and_then(instant)?,
         })
     }

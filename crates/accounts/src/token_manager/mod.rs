@@ -7,7 +7,7 @@ mod refresh;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
@@ -16,6 +16,7 @@ use qwen_base::{
     Busy, Clock, Code, DEFAULT_API_BASE_URL, Error, Event, EventKind, Events, KnownSecrets, Result, Secret,
     Section, api_base_url,
     fault::{self, Safeguard},
+    lock,
 };
 use tokio::runtime::Handle;
 
@@ -319,7 +320,7 @@ impl Inner {
 
     fn with_state<T>(&self, id: &str, action: impl FnOnce(&mut AccountState) -> T) -> T {
         // A panic elsewhere can't leave this map half-changed: each change is one assignment.
-        let mut states = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut states = lock(&self.state);
         action(states.entry(id.to_owned()).or_default())
     }
 

@@ -2,12 +2,13 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use qwen_base::{
     Code, Error, EventKind, Result, Secret, Section,
     fault::{self, Point, Safeguard},
+    lock,
 };
 use tokio::runtime::Handle;
 use tokio::time::MissedTickBehavior;
@@ -55,7 +56,7 @@ pub(super) struct Refresh {
 
 impl Drop for Refresh {
     fn drop(&mut self) {
-        *self.at_stake.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.at_stake) = None;
     }
 }
 
@@ -226,7 +227,7 @@ impl Refresh {
             fault::reached(Point::Sending);
             let is_ours =
                 fault::omits(Safeguard::LastLook) || claim.is_held() && inner.registry.is_current(&view);
-            let mut at_stake = at_stake.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut at_stake = lock(&at_stake);
             if is_ours && at_stake.is_none() {
                 *at_stake = inner.busy.shutdown().enter();
             }
@@ -264,15 +265,14 @@ impl Refresh {
         let error = error.with_account(&self.account.id).with_path(&self.account.path);
         if !guard.0.is_held() {
             // Whoever has our lock may be about to write what came of it.
-            *self.doubted.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some((refresh_token.clone(), error));
+            *lock(&self.doubted) = Some((refresh_token.clone(), error));
             return Ok(Redeemed::NotYet);
         }
         Err(self.refuse(refresh_token, error))
     }
 
     fn doubted_before(&self, refresh_token: &Secret) -> Option<Error> {
-        let doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let doubted = lock(&self.doubted).take();
         doubted.filter(|(token, _)| token == refresh_token).map(|(_, error)| error)
     }
 

@@ -28,7 +28,7 @@ pub struct CertificateFile {
 /// Reads the file that `variable` names. It is read as Node reads it: a byte order mark is skipped, and so is what is no
 /// certificate; what can't be read costs no more than itself.
 #[must_use]
-pub fn read(variable: &str, path: &Path) -> CertificateFile {
+pub fn read_certificates(variable: &str, path: &Path) -> CertificateFile {
     let shown = path.display();
     let problem = |message: String| Some(Error::new(Code::InvalidConfig, message).with_path(path));
     let bytes = match safe_open::read(path, MAX_FILE) {

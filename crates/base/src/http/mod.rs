@@ -6,7 +6,7 @@ pub mod proxy;
 
 use std::error::Error as _;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use reqwest::{Proxy, Response};
@@ -14,12 +14,14 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::OnceCell;
 use url::{Host, Url};
 
+use self::certificates::read_certificates;
 use self::names::{Names, UnknownProxy};
 use self::proxy::{NamedProxy, Proxies};
 use crate::clock::Clock;
 use crate::environment::Environment;
 use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind, Events};
+use crate::lock::lock;
 use crate::opaque_debug;
 
 /// The name of this package in `User-Agent`. Qwen's front refuses requests without one.
@@ -99,7 +101,7 @@ impl Http {
     /// `ERR_QWEN_INVALID_CONFIG` where the request needs a proxy variable or `SSL_CERT_FILE`, and that can't be read.
     pub async fn client_for(&self, url: &Url) -> Result<reqwest::Client> {
         self.config.proxies.for_url(url)?;
-        let client = Arc::clone(&self.client.lock().unwrap_or_else(PoisonError::into_inner));
+        let client = Arc::clone(&lock(&self.client));
         let build = || async {
             let config = self.config.clone();
             // Certificate stores are files, hundreds of them on some systems.
@@ -129,7 +131,7 @@ impl Http {
     /// Closes the connections that are at rest, and the others as soon as nothing uses them. A later request makes new
     /// ones.
     pub fn close(&self) {
-        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Arc::default();
+        *lock(&self.client) = Arc::default();
     }
 }
 
@@ -159,7 +161,7 @@ impl SharedHttp {
     #[must_use]
     pub fn get(&self, environment: &Environment, connect_timeout: Duration) -> Arc<Http> {
         let key = (VARIABLES.map(|name| environment.get(name).map(str::to_owned)), connect_timeout);
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.0);
         if let Some((_, http)) = last.as_ref().filter(|(known, _)| *known == key) {
             return Arc::clone(http);
         }
@@ -217,7 +219,7 @@ fn roots(config: &HttpConfig) -> Roots {
     let mut store = rustls::RootCertStore::empty();
     let (mut problem, mut warnings) = (None, Vec::new());
     if let Some(path) = &config.root_certificates {
-        let file = certificates::read("SSL_CERT_FILE", path);
+        let file = read_certificates("SSL_CERT_FILE", path);
         let is_empty = file.certificates.is_empty();
         store.add_parsable_certificates(file.certificates);
         if is_empty { problem = file.problem } else { warnings.extend(file.problem) }
@@ -228,7 +230,7 @@ fn roots(config: &HttpConfig) -> Roots {
         }
     }
     if let Some(path) = &config.extra_certificates {
-        let file = certificates::read("NODE_EXTRA_CA_CERTS", path);
+        let file = read_certificates("NODE_EXTRA_CA_CERTS", path);
         store.add_parsable_certificates(file.certificates);
         warnings.extend(file.problem);
     }

@@ -5,6 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::lock::lock;
+
 /// What is handed in is done on a thread of its own, in order, in batches. The thread starts with the first item and
 /// ends when this is dropped, which waits for what is left, for at most 2 s.
 pub struct Background<T: Send + 'static> {
@@ -77,7 +79,7 @@ impl<T: Send + 'static> Background<T> {
 
 impl<T> Shared<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn run(&self, mut work: Work<T>) {

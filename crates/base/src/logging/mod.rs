@@ -4,7 +4,7 @@
 //! own; what it has no time for is dropped and counted, and nothing here ever fails a request.
 
 pub mod background;
-pub mod files;
+mod rotating;
 
 use std::collections::VecDeque;
 use std::fmt::{self, Display, Write as _};
@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::clock::{Clock, iso_time};
 use crate::redact::{KnownSecrets, Redactor};
 use background::Background;
-use files::Rotating;
+use rotating::Rotating;
 
 /// The name of the log in the directory of logs. The one before it has `.1` at its end.
 pub const DEBUG_LOG: &str = "debug.log";

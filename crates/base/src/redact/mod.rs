@@ -7,12 +7,13 @@ mod looks;
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use http::HeaderMap;
 use serde_json::{Map, Value};
 use url::{Url, form_urlencoded};
 
+use crate::lock::lock;
 use crate::secret::Secret;
 
 /// Stands where a secret was.
@@ -60,7 +61,7 @@ impl KnownSecrets {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Secret>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
@@ -115,7 +116,7 @@ impl Redactor {
         MARK.to_owned()
     }
 
-    /// The start of a longer text, without secrets: what may be the start of a known secret, at the cut, goes too.
+    /// The start of a longer text, without secrets: what may be the start of a known secret, at the truncate, goes too.
     #[must_use]
     pub fn start_of_text(&self, start: &str) -> String {
         let text = self.text(start);
@@ -136,13 +137,13 @@ impl Redactor {
         if let Some(note) = note_on_data_url(string) {
             return self.text(&note);
         }
-        let window = cut(string, WINDOW);
+        let window = truncate(string, WINDOW);
         let text = if window.len() < string.len() { self.start_of_text(window) } else { self.text(window) };
         if window.len() == string.len() && text.len() <= MAX_STRING {
             return text;
         }
         // The note must fit as well, or it would be cut the next time.
-        let kept = cut(&text, MAX_STRING - 64);
+        let kept = truncate(&text, MAX_STRING - 64);
         self.text(&format!("{kept}[cut, {} bytes in all]", string.len()))
     }
 
@@ -235,7 +236,7 @@ impl Redactor {
 
 /// The longest start of a text that has at most `limit` bytes.
 #[must_use]
-pub fn cut(text: &str, limit: usize) -> &str {
+pub fn truncate(text: &str, limit: usize) -> &str {
     let mut end = limit.min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -401,7 +402,7 @@ mod tests {
         assert_eq!(redactor.string("data: of the week, sorted"), "data: of the week, sorted");
         // A secret that the cut goes through.
         let text = format!("{}{TOKEN}", "x".repeat(WINDOW - 10));
-        assert!(!redactor.start_of_text(cut(&text, WINDOW)).contains("Qx7/"));
+        assert!(!redactor.start_of_text(truncate(&text, WINDOW)).contains("Qx7/"));
     }
 
     #[test]

@@ -1,12 +1,11 @@
 //! The private directories and the settings of a CLI run.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use qwen_accounts::atomic;
-use qwen_base::{Environment, Error, Paths, Result, safe_open};
+use qwen_base::{Environment, Error, Paths, Result, private_files, safe_open};
 use serde_json::{Map, Value, json};
 
 use super::login::Login;
@@ -129,12 +128,7 @@ fn same_owner(_one: &fs::Metadata, _other: &fs::Metadata) -> bool {
 }
 
 fn write(path: &Path, contents: &str) -> Result<()> {
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let written = options.open(path).and_then(|mut file| file.write_all(contents.as_bytes()));
-    written.map_err(|error| Error::io("write", path, &error))
+    private_files::create_file(path, contents.as_bytes()).map_err(|error| Error::io("write", path, &error))
 }
 
 /// Returns the login settings, with everything else turned off. Names of several versions are set; the CLI ignores unknown

@@ -14,10 +14,10 @@ pub mod run;
 mod source;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
-use qwen_base::{Busy, Clock, Code, Environment, Error, Paths, Result};
+use qwen_base::{Busy, Clock, Code, Environment, Error, Paths, Result, lock};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
@@ -181,7 +181,7 @@ impl CliFallback {
             let job = Job {
                 request: Arc::clone(request),
                 environment: Arc::clone(&self.environment),
-                more_tools: self.more_tools.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                more_tools: lock(&self.more_tools).clone(),
                 limits: self.limits,
                 permit,
                 busy: self.busy.clone(),
@@ -207,7 +207,7 @@ impl CliFallback {
             if is_last {
                 break;
             }
-            self.more_tools.lock().unwrap_or_else(PoisonError::into_inner).extend(tools);
+            lock(&self.more_tools).extend(tools);
         }
         Err(Error::new(
             Code::CliFailed,

@@ -7,7 +7,7 @@ use qwen_accounts::{
     Imported, Kind, Login, View, fingerprint,
     importing::{self, Logins},
 };
-use qwen_base::{Code, Error, Event, EventKind, Price, Result, api_base_url, display};
+use qwen_base::{Code, Error, Event, EventKind, Price, Result, api_base_url, display_url};
 
 use super::{AccountInfo, Client};
 use crate::discovery::{Discovered, Discovery, FoundKey, is_known, last_four};
@@ -221,7 +221,7 @@ fn shown(key: &FoundKey, view: &View) -> FoundCredential {
         provider: key.provider.clone(),
         kind: Kind::Key(key.plan),
         region: key.region.clone(),
-        base_url: key.base_url.as_ref().map(display),
+        base_url: key.base_url.as_ref().map(display_url),
         last_four: key.last_four().to_owned(),
         known: is_known(key, &view.document),
         foreign: key.is_foreign,
@@ -238,7 +238,7 @@ fn shown_login(login: &Login, imported: &Imported, source: &str) -> FoundCredent
         provider: LOGIN_PROVIDER.to_owned(),
         kind: Kind::OAuth,
         region: None,
-        base_url: base_url.as_ref().map(display),
+        base_url: base_url.as_ref().map(display_url),
         last_four: last_four(&login.token.access_token).to_owned(),
         known: !imported.is_new(),
         foreign: false,

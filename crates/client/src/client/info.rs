@@ -1,7 +1,7 @@
 //! Describes accounts for people.
 
 use qwen_accounts::{Availability, Kind, LastError, QuotaWindow, Record, View, availability};
-use qwen_base::{KeyPlan, Result, Secret, Tier, display};
+use qwen_base::{KeyPlan, Result, Secret, Tier, display_url};
 
 use super::Client;
 
@@ -73,7 +73,7 @@ impl Client {
             enabled: record.is_enabled(),
             active: view.document.active_id() == Some(record.id()),
             availability,
-            base_url: display(base_url.and_then(Result::ok).as_ref().unwrap_or(&self.base_url)),
+            base_url: display_url(base_url.and_then(Result::ok).as_ref().unwrap_or(&self.base_url)),
             expires_at: token.filter(|_| account.kind == Kind::OAuth).map(|token| token.expires_at),
             kind: account.kind,
             created_at: record.created_at(),

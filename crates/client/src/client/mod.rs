@@ -16,7 +16,7 @@ use qwen_accounts::{
 };
 use qwen_base::{
     Busy, Clock, Code, Environment, Event, EventKind, Events, Http, KnownSecrets, Logger, Paths, Price,
-    Result, Secret, display,
+    Result, Secret, display_url,
 };
 use url::Url;
 
@@ -200,7 +200,7 @@ impl Client {
     /// Returns the base URL that callers build their URLs from.
     #[must_use]
     pub fn base_url(&self) -> String {
-        display(&self.base_url)
+        display_url(&self.base_url)
     }
 
     /// Returns the files whose changes mean other accounts or models. They need not exist.
@@ -491,7 +491,7 @@ impl Client {
         let base_url = view.account(record).base_url(&token, self.base_url_override.as_ref())?;
         Ok(AccessToken {
             access_token: token.access_token.clone(),
-            base_url: display(&base_url),
+            base_url: display_url(&base_url),
             account_id: id.to_owned(),
             expires_at: token.expires_at,
         })

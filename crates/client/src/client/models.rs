@@ -8,7 +8,8 @@ use futures_util::future::join_all;
 use http::header::HeaderMap;
 use qwen_accounts::{Account, Record, Token, TokenManager, View};
 use qwen_base::{
-    Clock, Code, Error, Event, EventKind, Events, Http, Logger, Result, TransportError, display, read_limited,
+    Clock, Code, Error, Event, EventKind, Events, Http, Logger, Result, TransportError, display_url,
+    read_limited,
 };
 use tokio::task::spawn_blocking;
 use url::Url;
@@ -183,7 +184,7 @@ impl ListReader {
         let host = base_url.host_str().unwrap_or_default().to_owned();
         let asked = async {
             let headers = headers::for_attempt(&HeaderMap::new(), &token.access_token, account.kind, &host)?;
-            let url = Url::parse(&format!("{}/models", display(&base_url))).map_err(Error::internal)?;
+            let url = Url::parse(&format!("{}/models", display_url(&base_url))).map_err(Error::internal)?;
             let request = self.http.client_for(&url).await?.get(url).headers(headers);
             let broken = |error: reqwest::Error| self.http.failure(&error, &host).error;
             let mut response = request.send().await.map_err(broken)?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use qwen_accounts::fingerprint;
-use qwen_base::{KeyPlan, PLACES, Secret, api_base_url, display, place_on};
+use qwen_base::{ENDPOINTS, KeyPlan, Secret, api_base_url, display_url, endpoint_on_host};
 use url::Url;
 
 use crate::keys::KeyOptions;
@@ -71,7 +71,7 @@ impl FoundKey {
     /// Returns an id that doesn't reveal the key.
     #[must_use]
     pub fn id(&self) -> String {
-        let server = self.base_url.as_ref().filter(|_| self.is_foreign).map(display).unwrap_or_default();
+        let server = self.base_url.as_ref().filter(|_| self.is_foreign).map(display_url).unwrap_or_default();
         fingerprint(&Secret::new(format!("{}\n{server}", self.secret.expose())))
     }
 
@@ -91,7 +91,7 @@ impl FoundKey {
     pub fn title(&self) -> String {
         match (self.plan, &self.base_url) {
             (Some(plan), _) => format!("A {} key", plan.title()),
-            (None, Some(url)) if self.is_foreign => format!("A key for {}", display(url)),
+            (None, Some(url)) if self.is_foreign => format!("A key for {}", display_url(url)),
             (None, _) => "A key of Alibaba Cloud".to_owned(),
         }
     }
@@ -108,12 +108,12 @@ impl FoundKey {
     #[must_use]
     pub fn options(&self) -> KeyOptions {
         // A plan and a region select a listed server. A workspace needs its own base URL.
-        let is_listed = |url: &&Url| PLACES.iter().any(|place| place.base_url == display(url));
+        let is_listed = |url: &&Url| ENDPOINTS.iter().any(|place| place.base_url == display_url(url));
         KeyOptions {
             key: self.secret.clone(),
             plan: self.plan,
             region: self.region.clone(),
-            base_url: self.base_url.as_ref().filter(|url| !is_listed(url)).map(display),
+            base_url: self.base_url.as_ref().filter(|url| !is_listed(url)).map(display_url),
             label: None,
             tier: None,
             check: true,
@@ -177,7 +177,7 @@ fn read_entry(entry: Entry, notes: &mut Vec<String>) -> Option<FoundKey> {
         }
         return None;
     }
-    let mut places = found.plan.into_iter().flat_map(KeyPlan::places);
+    let mut places = found.plan.into_iter().flat_map(KeyPlan::endpoints);
     if found.base_url.is_none()
         && let Some(place) = places.find(|place| Some(place.region.as_ref()) == found.region.as_deref())
     {
@@ -191,7 +191,7 @@ fn read_entry(entry: Entry, notes: &mut Vec<String>) -> Option<FoundKey> {
 fn locate(found: &mut FoundKey, base_url: &str, is_named: bool) -> bool {
     let Ok(mut url) = api_base_url(base_url.trim()) else { return false };
     let host = url.host_str().unwrap_or_default().to_owned();
-    if let Some(place) = place_on(&host) {
+    if let Some(place) = endpoint_on_host(&host) {
         found.plan = Some(place.plan);
         found.region = Some(place.region.to_string());
         found.base_url = Url::parse(&place.base_url).ok();

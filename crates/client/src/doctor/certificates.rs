@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use qwen_base::{Environment, certificates};
+use qwen_base::{Environment, read_certificates};
 
 use super::finding::{Finding, unset};
 
@@ -13,7 +13,7 @@ pub fn check(environment: &Environment) -> Vec<Finding> {
     let mut named = Vec::new();
     for variable in ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"] {
         let Some(path) = environment.get(variable) else { continue };
-        let file = certificates::read(variable, Path::new(path));
+        let file = read_certificates(variable, Path::new(path));
         let count = file.certificates.len();
         match file.problem {
             None => named.push(format!("{variable} names {count}")),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use qwen_base::shorten;
+use qwen_base::shorten_message;
 
 /// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,17 +43,27 @@ pub struct Finding {
 impl Finding {
     #[must_use]
     pub(crate) fn ok(id: &'static str, message: impl Into<String>) -> Self {
-        Self { id, state: State::Ok, message: shorten(message.into()), fix: None }
+        Self { id, state: State::Ok, message: shorten_message(message.into()), fix: None }
     }
 
     #[must_use]
     pub(crate) fn warning(id: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { id, state: State::Warning, message: shorten(message.into()), fix: Some(shorten(fix.into())) }
+        Self {
+            id,
+            state: State::Warning,
+            message: shorten_message(message.into()),
+            fix: Some(shorten_message(fix.into())),
+        }
     }
 
     #[must_use]
     pub(crate) fn broken(id: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { id, state: State::Broken, message: shorten(message.into()), fix: Some(shorten(fix.into())) }
+        Self {
+            id,
+            state: State::Broken,
+            message: shorten_message(message.into()),
+            fix: Some(shorten_message(fix.into())),
+        }
     }
 }
 

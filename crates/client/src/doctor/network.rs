@@ -6,7 +6,8 @@ use futures_util::future::join_all;
 use http::header::{DATE, HeaderMap, USER_AGENT};
 use qwen_accounts::Kind;
 use qwen_base::{
-    Code, Error, Http, NamedProxy, Proxies, Result, Secret, TransportError, display, epoch_ms, read_limited,
+    Code, Error, Http, NamedProxy, Proxies, Result, Secret, TransportError, display_url, epoch_ms,
+    read_limited,
 };
 use reqwest::Response;
 use tokio::net::TcpStream;
@@ -102,7 +103,7 @@ async fn ask_oauth_server(http: &Http, endpoint: &Url, proxies: &Proxies) -> (Fi
 }
 
 async fn ask_api(http: &Http, account: &AskedAccount, proxies: &Proxies) -> (Finding, Option<u64>) {
-    let shown = display(&account.base_url);
+    let shown = display_url(&account.base_url);
     let name = format!("The API of \"{}\" ({shown})", account.label);
     if let Some(key) = account.access_token.as_ref().filter(|_| account.is_to_be_proved) {
         return (prove(http, account, key, &name, proxies).await, None);

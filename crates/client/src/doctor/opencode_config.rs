@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use qwen_base::{DEFAULT_API_BASE_URL, api_base_url, clean, safe_open};
+use qwen_base::{DEFAULT_API_BASE_URL, api_base_url, one_line, safe_open};
 use serde_json::Value;
 use url::Url;
 
@@ -175,7 +175,7 @@ fn ignored_options(file: &File) -> Option<Finding> {
     let plugin = file.plugins().find(|plugin| plugin.options.is_some() && is_ours(plugin.spec, file))?;
     let given = plugin.options?.as_object()?.keys();
     let ignored = given.filter(|name| !PLUGIN_OPTIONS.contains(&name.as_str()));
-    let names: Vec<_> = ignored.take(SHOWN).map(|name| clean(name, 40)).collect();
+    let names: Vec<_> = ignored.take(SHOWN).map(|name| one_line(name, 40)).collect();
     (!names.is_empty()).then(|| {
         let message = format!(
             "{} gives the plugin options that it ignores: {}. Servers, files and programs are set by environment variables alone.",

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use qwen_accounts::Kind;
-use qwen_base::{Code, Error, Http, Result, Secret, TransportError, display};
+use qwen_base::{Code, Error, Http, Result, Secret, TransportError, display_url};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
@@ -84,7 +84,7 @@ impl<'a> Inquiry<'a> {
         let headers = headers::for_attempt(&callers, self.key, Kind::Key(place.plan), host)?;
         let message = json!({"role": "user", "content": "hi"});
         let body = json!({"model": COMMON_MODEL, "messages": [message], "max_tokens": 1});
-        let url = format!("{}/chat/completions", display(&place.base_url));
+        let url = format!("{}/chat/completions", display_url(&place.base_url));
         let url = Url::parse(&url).map_err(Error::internal)?;
         let request = self.http.client_for(&url).await?.post(url).headers(headers).body(body.to_string());
         let failed = |error: reqwest::Error| self.http.failure(&error, host).error;

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use qwen_base::{
-    Error, KeyPlan, PLACES, Place, Result, Secret, api_base_url, display, place_of, place_on, places_of_key,
-    region_from_name,
+    ENDPOINTS, Endpoint, Error, KeyPlan, Result, Secret, api_base_url, display_url, endpoint_of,
+    endpoint_on_host, endpoints_of_key, region_from_name,
 };
 use url::Url;
 
@@ -20,8 +20,8 @@ pub struct Candidate {
     pub base_url: Url,
 }
 
-impl From<&Place> for Candidate {
-    fn from(place: &Place) -> Self {
+impl From<&Endpoint> for Candidate {
+    fn from(place: &Endpoint) -> Self {
         // Tests check the table's URLs, and a workspace's host comes from a URL.
         let base_url = Url::parse(&place.base_url).unwrap_or_else(|_| unreachable!("{}", place.base_url));
         Self { plan: Some(place.plan), region: Some(place.region.to_string()), base_url }
@@ -52,20 +52,20 @@ pub fn choose(
     let region = region.map(read_region).transpose()?;
     if let Some(base_url) = base_url {
         let candidate = at_base_url(plan, region, base_url, notes)?;
-        if place_of(&candidate.base_url).is_some() {
+        if endpoint_of(&candidate.base_url).is_some() {
             expect_alibaba_form(key)?;
         }
         return Ok(Choice { places: vec![candidate], others: Vec::new() });
     }
     expect_alibaba_form(key)?;
-    let likely = places_of_key(key.expose());
-    let fits = |place: &&'static Place| {
+    let likely = endpoints_of_key(key.expose());
+    let fits = |place: &&'static Endpoint| {
         plan.is_none_or(|plan| plan == place.plan)
             && region.as_ref().is_none_or(|region| *region == place.region)
     };
     let mut places: Vec<_> = likely.iter().copied().filter(fits).collect();
     if places.is_empty() {
-        places = PLACES.iter().filter(fits).collect();
+        places = ENDPOINTS.iter().filter(fits).collect();
     }
     if places.is_empty() {
         return Err(no_such_region(plan));
@@ -86,7 +86,7 @@ fn no_such_region(plan: Option<KeyPlan>) -> Error {
 
 /// Lists the regions of a plan.
 fn regions(plan: KeyPlan) -> String {
-    plan.places().map(|place| place.region.as_ref()).collect::<Vec<_>>().join(", ")
+    plan.endpoints().map(|place| place.region.as_ref()).collect::<Vec<_>>().join(", ")
 }
 
 fn read_region(name: &str) -> Result<Cow<'static, str>> {
@@ -112,12 +112,12 @@ fn at_base_url(
     }
     let mut base_url = api_base_url(given).map_err(unusable)?;
     // The host determines the server. Other paths, such as Anthropic's API, lead to the same one.
-    let place = base_url.host_str().and_then(place_on);
+    let place = base_url.host_str().and_then(endpoint_on_host);
     if let Some(place) = &place {
         base_url = Candidate::from(place).base_url;
     }
-    if display(&base_url) != given {
-        notes.push(format!("The base URL was taken as {}.", display(&base_url)));
+    if display_url(&base_url) != given {
+        notes.push(format!("The base URL was taken as {}.", display_url(&base_url)));
     }
     let Some(place) = place else {
         return Ok(Candidate { plan, region: region.map(Cow::into_owned), base_url });
@@ -146,13 +146,13 @@ mod tests {
         base_url: Option<&str>,
     ) -> Result<Vec<String>> {
         let choice = choose(&Secret::new(key), plan, region, base_url, &mut Vec::new())?;
-        Ok(choice.places.iter().map(|candidate| display(&candidate.base_url)).collect())
+        Ok(choice.places.iter().map(|candidate| display_url(&candidate.base_url)).collect())
     }
 
     #[test]
     fn key_and_options_determine_the_servers() {
         assert_eq!(choose_places("sk-sp-1", None, None, None).unwrap().len(), 4);
-        assert_eq!(choose_places("sk-1", None, None, None).unwrap().len(), PLACES.len());
+        assert_eq!(choose_places("sk-1", None, None, None).unwrap().len(), ENDPOINTS.len());
         for (key, plan, region, hosts) in [
             ("sk-1", None, Some("us"), vec!["dashscope-us.aliyuncs.com"]),
             ("sk-1", None, Some("Hongkong"), vec!["cn-hongkong.dashscope.aliyuncs.com"]),

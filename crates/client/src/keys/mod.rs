@@ -5,7 +5,7 @@ pub mod input;
 pub mod paste;
 
 use qwen_accounts::Key;
-use qwen_base::{Code, Error, Http, KeyPlan, Result, Secret, Tier, display, place_of};
+use qwen_base::{Code, Error, Http, KeyPlan, Result, Secret, Tier, display_url, endpoint_of};
 
 use self::check::{Inquiry, PlaceAnswer};
 use self::input::{Candidate, Choice, choose};
@@ -108,7 +108,7 @@ fn summary(places: &[Candidate]) -> String {
     for place in places {
         let (title, region) = match (place.plan, &place.region) {
             (Some(plan), Some(region)) => (plan.title().to_owned(), region.as_str()),
-            _ => (display(&place.base_url), ""),
+            _ => (display_url(&place.base_url), ""),
         };
         match groups.iter_mut().find(|(known, _)| *known == title) {
             Some((_, regions)) => regions.push(region),
@@ -125,7 +125,7 @@ fn summary(places: &[Candidate]) -> String {
 /// Lists the web pages where the keys are shown.
 fn key_pages(places: &[Candidate]) -> String {
     let mut pages = Vec::new();
-    for place in places.iter().filter(|place| place_of(&place.base_url).is_some()) {
+    for place in places.iter().filter(|place| endpoint_of(&place.base_url).is_some()) {
         let page = place.plan.zip(place.region.as_deref()).map(|(plan, region)| plan.key_page(region));
         pages.extend(page.filter(|page| !pages.contains(page)));
     }
@@ -156,7 +156,7 @@ fn refused(asked: &[Candidate]) -> Error {
 fn no_api(place: &Candidate, status: u16) -> Error {
     let expected = format!(
         "leads to no API that takes keys: {}/chat/completions answered with status {status}. Check it, then try again",
-        display(&place.base_url)
+        display_url(&place.base_url)
     );
     Error::invalid_argument("baseUrl", &expected)
 }
@@ -164,7 +164,7 @@ fn no_api(place: &Candidate, status: u16) -> Error {
 fn unchecked(place: &Candidate, cause: &Error) -> Error {
     let message = format!(
         "The key could not be checked at {}: {} Try again, or name its plan and region and add it unchecked (check: false, or --no-check).",
-        display(&place.base_url),
+        display_url(&place.base_url),
         cause.message()
     );
     Error::new(cause.code(), message).retryable().with_cause(cause.clone())
@@ -172,13 +172,13 @@ fn unchecked(place: &Candidate, cause: &Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use qwen_base::places_of_key;
+    use qwen_base::endpoints_of_key;
 
     use super::*;
 
     #[test]
     fn a_tier_must_belong_to_the_plan() {
-        let places = |key| places_of_key(key).into_iter().map(Candidate::from).collect::<Vec<_>>();
+        let places = |key| endpoints_of_key(key).into_iter().map(Candidate::from).collect::<Vec<_>>();
         let of_plan = |plan| {
             let places = places("sk-1").into_iter().filter(|place| place.plan == Some(plan));
             places.collect::<Vec<_>>()
@@ -204,12 +204,12 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_servers_and_key_pages() {
-        let asked: Vec<_> = places_of_key("sk-sp-1").into_iter().map(Candidate::from).collect();
+        let asked: Vec<_> = endpoints_of_key("sk-sp-1").into_iter().map(Candidate::from).collect();
         let error = refused(&asked);
         let message = error.message();
         assert!(message.contains("Token Plan (cn, intl), Coding Plan (cn, intl)"), "{message}");
         assert!(message.contains("--base-url") && message.contains("https://bailian.console.aliyun.com/"));
-        for place in places_of_key("sk-sp-1") {
+        for place in endpoints_of_key("sk-sp-1") {
             assert!(message.contains(place.key_page()), "{message}");
         }
     }

@@ -2,11 +2,11 @@
 //!
 //! Look-ups read memory, and the file of lists at most once a second. They ask no server.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use qwen_accounts::{Kind, Record, Serving, file::Stamp};
-use qwen_base::{Clock, Code, Error, Event, EventKind, Events, Logger};
+use qwen_base::{Clock, Code, Error, Event, EventKind, Events, Logger, lock};
 use tokio::runtime::Handle;
 
 use super::catalog::{self, CatalogList};
@@ -222,7 +222,7 @@ fn serving_by_catalog(list: CatalogList, model: &str) -> Serving {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Returns the lists in memory, after a check of the file if the last one is old.

@@ -184,12 +184,12 @@ impl OfferedModel {
 #[cfg(test)]
 mod tests {
     use qwen_accounts::Key;
-    use qwen_base::{KeyPlan, PLACES, Secret, api_base_url};
+    use qwen_base::{ENDPOINTS, KeyPlan, Secret, api_base_url};
 
     use super::*;
 
     fn key(id: &str, plan: KeyPlan, region: &str) -> Record {
-        let place = PLACES.iter().find(|place| place.plan == plan && place.region == region).unwrap();
+        let place = ENDPOINTS.iter().find(|place| place.plan == plan && place.region == region).unwrap();
         let base_url = api_base_url(&place.base_url).unwrap();
         let key = Key {
             secret: Secret::new("sk-1"),

@@ -1,12 +1,12 @@
 //! One attempt: the request over the wire with one account's token, and what the answer means for that account.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{Method, StatusCode};
 use qwen_accounts::{Account, BaseUrlOverride, Kind, Token};
-use qwen_base::{Clock, Code, Error, Http, Result, TransportError, retry_after_ms};
+use qwen_base::{Clock, Code, Error, Http, Result, TransportError, lock, retry_after_ms};
 use url::Url;
 
 use super::answer::{Answer, Body};
@@ -114,7 +114,7 @@ impl Sender {
     /// # Errors
     /// Those of [`Account::base_url`].
     pub fn access(&self, account: &Account, token: Arc<Token>) -> Result<Access> {
-        let mut last = self.last_base_url.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last_base_url);
         let base_url = match &*last {
             Some((kind, named, url)) if *kind == account.kind && *named == token.resource_url => url.clone(),
             _ => {

@@ -1,14 +1,14 @@
 //! The request path of a client: what its calls share. [`Call`] has the way of one of them.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use http::HeaderMap;
 use qwen_accounts::{
     Account, Cooldown, Cooled, CoolingReason, Kind, Record, Registry, Serving, Token, TokenManager, View,
     availability,
 };
-use qwen_base::{Clock, Code, Error, Event, EventKind, Events, Logger, Result};
+use qwen_base::{Clock, Code, Error, Event, EventKind, Events, Logger, Result, lock};
 use tokio::runtime::Handle;
 use url::Url;
 
@@ -330,8 +330,7 @@ impl Pipeline {
     /// Remembers the account that requests go to. Returns the id of the one before: the last that answered, or the first
     /// that was asked in this call.
     fn moved_on_to(&self, account: &Account, first_asked: Option<&Account>) -> Option<String> {
-        let before =
-            self.last_used.lock().unwrap_or_else(PoisonError::into_inner).replace(account.id.clone());
+        let before = lock(&self.last_used).replace(account.id.clone());
         before.or_else(|| first_asked.map(|first| first.id.clone()))
     }
 

@@ -5,11 +5,11 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
-use qwen_base::Error;
+use qwen_base::{Error, lock};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -164,7 +164,7 @@ pub(crate) async fn turn() {
 
 impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {

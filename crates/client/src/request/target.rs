@@ -1,6 +1,6 @@
 //! Where a request goes: a token never leaves for a host that is not its own. Pure.
 
-use qwen_base::{Code, Error, Result, display};
+use qwen_base::{Code, Error, Result, display_url};
 use url::Url;
 
 /// A request's place, apart from the account it is sent with.
@@ -33,7 +33,7 @@ impl Target {
         let below =
             path_below(&url, own).or_else(|| accounts.into_iter().find_map(|base| path_below(&url, &base)));
         let path = below.ok_or_else(|| {
-            let expected = display(own);
+            let expected = display_url(own);
             let place = format!("{}://{}{}", url.scheme(), url.authority(), url.path());
             Error::new(
                 Code::InvalidArgument,

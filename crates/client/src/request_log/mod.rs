@@ -15,7 +15,9 @@ use http::{HeaderMap, Method};
 use serde_json::{Value, json};
 use url::Url;
 
-use qwen_base::{Background, Clock, Code, KnownSecrets, Logger, Redactor, Secret, cut, display, iso_time};
+use qwen_base::{
+    Background, Clock, Code, KnownSecrets, Logger, Redactor, Secret, display_url, iso_time, truncate,
+};
 use writer::Writer;
 pub use writer::{MAX_FILES, MAX_TOTAL_BYTES};
 
@@ -144,7 +146,7 @@ impl RequestRecord {
         }
         record.attempts.push(Attempt {
             account: account.to_owned(),
-            base_url: display(base_url),
+            base_url: display_url(base_url),
             started: Instant::now(),
             duration: None,
             status: None,
@@ -317,7 +319,7 @@ fn request_body(body: &[u8], redactor: &Redactor) -> (Value, Value) {
         return (model, value);
     }
     // A cut may expose text that looks like a secret, so it is redacted again.
-    (model, redactor.text(&format!("{}[cut]", cut(&text, MAX_REQUEST_BODY))).into())
+    (model, redactor.text(&format!("{}[cut]", truncate(&text, MAX_REQUEST_BODY))).into())
 }
 
 fn response_body(response: &Response, redactor: &Redactor) -> Value {

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use qwen_base::{KnownSecrets, Logger, files, iso_time};
+use qwen_base::{KnownSecrets, Logger, iso_time, private_files};
 
 use super::Record;
 
@@ -40,11 +40,11 @@ impl Writer {
     fn write_one(&mut self, record: &Record) -> io::Result<()> {
         let document = record.to_json(&self.secrets.redactor_with(&record.secrets));
         let contents = format!("{document:#}\n");
-        files::ensure_directory(&self.directory)?;
+        private_files::ensure_directory(&self.directory)?;
         loop {
             let path = self.directory.join(file_name(record.at, std::process::id(), self.count));
             self.count += 1;
-            match files::create(&path, contents.as_bytes()) {
+            match private_files::create_file(&path, contents.as_bytes()) {
                 // Another client in this process has created the file.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 done => return done,

@@ -8,7 +8,7 @@ pub mod file;
 pub mod ledger;
 pub mod scan;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 
 use file::{Added, UsageFile};
 use ledger::{Counts, Ledger, Moment};
-use qwen_base::{Clock, Event, EventKind, Events, Logger, Result};
+use qwen_base::{Clock, Event, EventKind, Events, Logger, Result, lock};
 use scan::{Form, Scanner};
 
 /// Time between counting and writing.
@@ -45,10 +45,6 @@ struct Pending {
     ledger: Ledger,
     /// True if a write is scheduled.
     is_awaited: bool,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl UsageBook {

@@ -1,0 +1,82 @@
+//! Files and directories that only their owner may open.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use crate::safe_open::{self, InPlace};
+
+/// Returns a builder of directories with mode 0700.
+#[must_use]
+pub fn directory_builder() -> DirBuilder {
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "Windows has no modes"))]
+    let mut builder = DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder
+}
+
+/// Creates a directory and its parents with mode 0700, and gives an existing directory that mode.
+///
+/// # Errors
+/// [`InPlace::Link`] if the directory or its parent is a symbolic link, which could lead to another user's files, and
+/// errors of the file system.
+pub fn ensure_directory(directory: &Path) -> io::Result<()> {
+    let is_link = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+    if is_link(directory) || directory.parent().is_some_and(is_link) {
+        return Err(InPlace::Link.into());
+    }
+    directory_builder().recursive(true).create(directory)?;
+    #[cfg(unix)]
+    make_private(&open_directory(directory)?, 0o700)?;
+    Ok(())
+}
+
+/// Opens the directory itself, so that the same directory is checked and changed.
+#[cfg(unix)]
+fn open_directory(directory: &Path) -> io::Result<File> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::open(directory, flags, Mode::empty())?))
+}
+
+/// Creates a file of mode 0600 with these contents. No link is followed.
+///
+/// # Errors
+/// `AlreadyExists` if the name is taken, and errors of the file system. A file that could not be written is removed.
+pub fn create_file(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut file = safe_open::open_own(OpenOptions::new().write(true).create_new(true), path)?;
+    file.write_all(contents).inspect_err(|_| {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "half a file is of no use, and it is this function's own"
+        )]
+        let _ = fs::remove_file(path);
+    })
+}
+
+/// Opens a file of mode 0600 for appending; an existing file gets that mode. No link is followed.
+///
+/// # Errors
+/// An [`InPlace`], and errors of the file system.
+pub fn open_to_append(path: &Path) -> io::Result<File> {
+    let file = safe_open::open_own(OpenOptions::new().read(true).append(true).create(true), path)?;
+    make_private(&file, 0o600)?;
+    Ok(file)
+}
+
+#[cfg(unix)]
+fn make_private(open: &File, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    if open.metadata()?.permissions().mode() & 0o777 == mode {
+        return Ok(());
+    }
+    open.set_permissions(fs::Permissions::from_mode(mode))
+}
+
+/// On Windows, a user's profile is private already.
+#[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "it can fail on other systems")]
+fn make_private(_open: &File, _mode: u32) -> io::Result<()> {
+    Ok(())
+}
