@@ -460,7 +460,7 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     "certificates",
     ({ env }) => (env.SSL_CERT_FILE = "/nope.pem"),
     {
-      says: /SSL_CERT_FILE names \/nope\.pem/,
+      says: /SSL_CERT_FILE points to \/nope\.pem/,
     },
   );
   mends("a file of certificates with none in it", "certificates", ({ env, home }) => {

@@ -1,4 +1,4 @@
-//! The body of a response, read by JavaScript at its own pace.
+//! Response bodies that JavaScript reads at its own pace.
 
 use napi::bindgen_prelude::{BufferSlice, Either, Env};
 use napi_derive::napi;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::types::error_value;
 
-/// A response's body. When JavaScript drops it, the answer is cancelled.
+/// Dropping the body in JavaScript cancels the answer.
 #[napi]
 pub struct ResponseBody {
     id: u32,
@@ -16,13 +16,14 @@ pub struct ResponseBody {
 
 #[napi]
 impl ResponseBody {
-    /// By which `readable` names it.
+    /// The id in `readable` messages.
     #[napi(getter, catch_unwind)]
     pub fn id(&self) -> u32 {
         self.id
     }
 
-    /// Takes what is there: bytes; `null` for nothing yet, to be followed by `readable`; `true` at the end; else an error.
+    /// Returns the available bytes, `null` if none have arrived (a `readable` message follows), `true` at the end, or
+    /// an error.
     #[napi(catch_unwind)]
     pub fn read<'env>(
         &self,
@@ -36,7 +37,7 @@ impl ResponseBody {
         })
     }
 
-    /// Drops the connection at once.
+    /// Closes the connection at once.
     #[napi(catch_unwind)]
     pub fn cancel(&mut self) {
         self.stream = None;
@@ -44,7 +45,6 @@ impl ResponseBody {
 }
 
 impl ResponseBody {
-    /// A body that is being read from the network.
     pub fn new(id: u32, stream: Stream) -> Self {
         Self { id, stream: Some(stream) }
     }

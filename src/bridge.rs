@@ -1,8 +1,8 @@
-//! How results reach JavaScript: one weak thread-safe function per environment says "wake", and JavaScript takes what is
-//! there.
+//! Sends results to JavaScript: a weak thread-safe function for each environment says "wake", and JavaScript then takes
+//! all messages.
 //!
-//! Promises are made in JavaScript, by the id of the call. So nothing of ours keeps a process alive but calls that wait,
-//! and an environment can go away at any moment.
+//! JavaScript creates the promises and finds them by the id of the call. So only waiting calls keep a process alive,
+//! and an environment can end at any moment.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -30,27 +30,23 @@ use super::types::{
 
 type Wake = ThreadsafeFunction<(), (), (), Status, false, true>;
 
-/// What a call came to.
 pub enum Outcome {
-    /// A plain value.
     Value(Value),
-    /// A response.
     Response(Box<FetchResponse>),
 }
 
-/// One piece of news for JavaScript.
 struct Message {
-    /// The call concerned, or the body that can be read.
+    /// The id of the call or of the readable body.
     id: u32,
     /// `value`, `response`, `error`, `progress`, `event` or `readable`.
     kind: &'static str,
     content: Option<Outcome>,
 }
 
-/// So many elements of an array make up a message.
+/// Array elements for each message.
 const MESSAGE_LENGTH: usize = 3;
 
-/// The part of a bridge that other threads hold.
+/// The part of a bridge that other threads share.
 pub struct Shared {
     wake: Mutex<Wake>,
     is_woken: AtomicBool,
@@ -62,7 +58,7 @@ pub struct Shared {
 impl Shared {
     fn wake(&self) {
         if !self.is_woken.swap(true, Ordering::AcqRel) {
-            // An environment that is going away has nobody left to tell, whatever the status says.
+            // The call fails only if the environment is ending, and then nothing listens.
             let _ = lock(&self.wake).call((), ThreadsafeFunctionCallMode::NonBlocking);
         }
     }
@@ -72,31 +68,30 @@ impl Shared {
         self.wake();
     }
 
-    /// Sends a value on the way to a call's result, or an event of a client.
+    /// Sends progress of a call, or an event of a client.
     pub fn send_value(&self, id: u32, kind: &'static str, value: Value) {
         self.send(Message { id, kind, content: Some(Outcome::Value(value)) });
     }
 
-    /// Says that a body has something to read.
+    /// Reports that a body has data.
     pub fn send_readable(&self, id: u32) {
         self.send(Message { id, kind: "readable", content: None });
     }
 
-    /// The answers that are being read.
     pub fn streams(&self) -> &Streams {
         &self.streams
     }
 
-    /// Runs a call to its end, or until it is cancelled.
+    /// Runs a call until it ends or is cancelled.
     pub fn run(self: &Arc<Self>, id: u32, call: impl Future<Output = Result<Outcome>> + Send + 'static) {
         let runtime = match runtime() {
             Ok(runtime) => runtime,
             Err(error) => return self.send_value(id, "error", error_value(&error)),
         };
         let shared = Arc::clone(self);
-        // Held while the call is entered, so that one that ends at once finds its entry to remove.
+        // Locked until the call is inserted, so that a call that ends at once finds its entry to remove.
         let mut calls = lock(&self.calls);
-        // No async block, which would have room for the call twice.
+        // An async block would store the call twice.
         let call = AssertUnwindSafe(call).catch_unwind().map(move |outcome| {
             lock(&shared.calls).remove(&id);
             match outcome.unwrap_or_else(|_| Err(Error::internal("a call panicked"))) {
@@ -110,19 +105,20 @@ impl Shared {
     }
 }
 
-/// The version of the addon.
+/// Returns the version of the addon.
 #[napi(catch_unwind)]
 pub fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
 
-/// Ends the process's work where no exit handler of the addon's runs: see [`process_end::finish`]. Blocks.
+/// Ends the process's work on systems without exit handlers: see [`process_end::finish`]. Blocks.
 #[napi(catch_unwind)]
 pub fn finish() {
     process_end::finish();
 }
 
-/// The places of keys, each with the console's page that shows its keys: `[{ plan, title, region, page }]`.
+/// Returns the endpoints of all plans, each with the console page that shows its keys: `[{ plan, title, region, page
+/// }]`.
 #[napi(catch_unwind)]
 pub fn key_pages() -> Value {
     let page = |place: &Endpoint| {
@@ -133,7 +129,7 @@ pub fn key_pages() -> Value {
     ENDPOINTS.iter().map(page).collect()
 }
 
-/// One environment's connection to the core.
+/// Connects one JavaScript environment to the core.
 #[napi]
 pub struct Bridge {
     shared: Arc<Shared>,
@@ -143,7 +139,7 @@ pub struct Bridge {
 
 #[napi]
 impl Bridge {
-    /// `onWake` is called when there is something to [`drain`](Self::drain). It does not keep the process alive.
+    /// Calls `onWake` when there are messages to [`drain`](Self::drain). Doesn't keep the process alive.
     #[napi(constructor, catch_unwind)]
     pub fn new(on_wake: Function<(), ()>) -> napi::Result<Self> {
         let wake = on_wake.build_threadsafe_function::<()>().weak::<true>().build()?;
@@ -163,37 +159,37 @@ impl Bridge {
         Ok(Self { shared, busy, http: Arc::default() })
     }
 
-    /// Takes all news, of which each is three elements: the id, the kind, and what there is to it.
+    /// Takes all messages. Each is three elements: the id, the kind and the content.
     #[napi(catch_unwind)]
     pub fn drain<'env>(&self, env: &'env Env) -> napi::Result<Array<'env>> {
         self.shared.is_woken.store(false, Ordering::Release);
         let messages = std::mem::take(&mut *lock(&self.shared.messages));
-        let mut news = env.create_array(0)?;
+        let mut drained = env.create_array(0)?;
         for (Message { id, kind, content }, at) in messages.into_iter().zip((0..).step_by(MESSAGE_LENGTH)) {
-            news.set(at, id)?;
-            news.set(at + 1, kind)?;
+            drained.set(at, id)?;
+            drained.set(at + 1, kind)?;
             match content {
-                Some(Outcome::Value(value)) => news.set(at + 2, value)?,
-                Some(Outcome::Response(response)) => news.set(at + 2, response.into_array(env)?)?,
-                None => news.set(at + 2, Null)?,
+                Some(Outcome::Value(value)) => drained.set(at + 2, value)?,
+                Some(Outcome::Response(response)) => drained.set(at + 2, response.into_array(env)?)?,
+                None => drained.set(at + 2, Null)?,
             }
         }
-        Ok(news)
+        Ok(drained)
     }
 
-    /// Whether the process may end while nothing else keeps it alive.
+    /// Sets whether waiting calls keep the process alive.
     #[napi(catch_unwind)]
     pub fn keep_alive(&self, env: Env, alive: bool) -> napi::Result<()> {
         set_referenced(&mut lock(&self.shared.wake), env, alive)
     }
 
-    /// Whether a token is being redeemed or written.
+    /// True while a token is being redeemed or written.
     #[napi(catch_unwind)]
     pub fn is_busy(&self) -> bool {
         self.busy.is_busy()
     }
 
-    /// Ends a call; nothing more is heard of it. What must reach its end goes on.
+    /// Cancels a call, which then sends no more messages. Work that must finish continues.
     #[napi(catch_unwind)]
     pub fn cancel(&self, id: u32) {
         if let Some(call) = lock(&self.shared.calls).remove(&id) {
@@ -201,7 +197,7 @@ impl Bridge {
         }
     }
 
-    /// Looks for what keeps requests from working. `workingDirectory` is where a project's configuration is looked for.
+    /// Runs the doctor. It looks for a project's configuration in `workingDirectory`.
     #[napi(catch_unwind)]
     pub fn examine(&self, id: u32, options: ClientSettings, variables: Variables, working_directory: String) {
         let doctor = Doctor {
@@ -216,7 +212,7 @@ impl Bridge {
         });
     }
 
-    /// RFC 8628 section 3.1.
+    /// Starts a device authorization (RFC 8628 section 3.1).
     #[napi(catch_unwind)]
     pub fn request_device_authorization(&self, id: u32, options: OAuthSettings, variables: Variables) {
         let http = Arc::clone(&self.http);
@@ -227,7 +223,7 @@ impl Bridge {
         });
     }
 
-    /// RFC 8628 section 3.4.
+    /// Polls for the token (RFC 8628 section 3.4).
     #[napi(catch_unwind)]
     pub fn poll_device_token(
         &self,
@@ -244,7 +240,7 @@ impl Bridge {
         });
     }
 
-    /// RFC 6749 section 6.
+    /// Redeems a refresh token (RFC 6749 section 6).
     #[napi(catch_unwind)]
     pub fn refresh_access_token(
         &self,
@@ -263,12 +259,10 @@ impl Bridge {
 }
 
 impl Bridge {
-    /// For those who send news of their own.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    /// For those who begin work that must reach its end.
     pub fn busy(&self) -> &Busy {
         &self.busy
     }

@@ -1,4 +1,4 @@
-//! A client as JavaScript holds it.
+//! The client as a JavaScript object.
 
 use std::sync::Arc;
 
@@ -23,7 +23,6 @@ use super::types::{
     event_value, found_value, imported_value, model_value, usage_value,
 };
 
-/// A client.
 #[napi]
 pub struct NativeClient {
     client: Arc<Client>,
@@ -33,14 +32,14 @@ pub struct NativeClient {
     for_host: bool,
 }
 
-/// A client, or why there is none.
+/// A client or the error that prevented it.
 #[napi(object, object_from_js = false)]
 pub struct Created {
     pub client: Option<NativeClient>,
     pub error: Option<Value>,
 }
 
-/// Makes a client. Its events come as messages with its id.
+/// Creates a client. Its events are sent as messages with its id.
 #[napi(catch_unwind)]
 pub fn create_client(bridge: &Bridge, id: u32, options: ClientSettings, variables: Variables) -> Created {
     let shared = Arc::clone(bridge.shared());
@@ -73,28 +72,28 @@ pub fn create_client(bridge: &Bridge, id: u32, options: ClientSettings, variable
 
 #[napi]
 impl NativeClient {
-    /// What callers build their URLs from.
+    /// The base URL for callers.
     #[napi(getter, catch_unwind)]
     pub fn base_url(&self) -> String {
         self.client.base_url()
     }
 
-    /// Files whose changes mean other accounts or models: absolute paths, whether or not the files exist.
+    /// Absolute paths of the files whose changes can change accounts or models. A file may not exist.
     #[napi(getter, catch_unwind)]
     pub fn account_files(&self) -> Vec<String> {
         self.client.account_files().iter().map(|path| path.to_string_lossy().into_owned()).collect()
     }
 
-    /// Closes its gateways, and the connections that are at rest.
+    /// Closes its gateways and its idle connections.
     #[napi(catch_unwind)]
     pub fn close(&self) {
         self.gateways.close_all();
         self.client.close();
     }
 
-    /// Sends a request. The body of its response gets the id of the call. `head` is the method, what is done about redirects,
-    /// and the names and values of the headers, one after the other. `utf8Body` is a string in the place of `body`, where the
-    /// runtime makes UTF-8 of it as fast. The caller's clock is so many minutes ahead of UTC.
+    /// Sends a request. The body of its response gets the id of the call. `head` has the method, the redirect mode, and
+    /// the names and values of the headers in turn. `utf8Body` replaces `body` where the runtime converts strings to
+    /// UTF-8 quickly. `utcOffsetMinutes` is the caller's offset from UTC.
     #[napi(catch_unwind)]
     pub fn fetch(
         &self,
@@ -122,8 +121,8 @@ impl NativeClient {
         });
     }
 
-    /// Opens a gateway on a port, or on one that the system chooses (0). Its requests are told to the listener `entries`. The
-    /// caller's clock is so many minutes ahead of UTC.
+    /// Opens a gateway on a port; 0 lets the system choose one. Its requests are reported to the listener `entries`.
+    /// `utcOffsetMinutes` is the caller's offset from UTC.
     #[napi(catch_unwind)]
     pub fn serve(
         &self,
@@ -154,7 +153,7 @@ impl NativeClient {
         });
     }
 
-    /// Logs in. The authorization comes as progress.
+    /// Logs in. The authorization is sent as progress.
     #[napi(catch_unwind)]
     pub fn login(&self, id: u32, options: LoginSettings) {
         let (client, shared) = (Arc::clone(&self.client), Arc::clone(&self.shared));
@@ -168,7 +167,7 @@ impl NativeClient {
         });
     }
 
-    /// Keeps a key as an account.
+    /// Adds a key as an account.
     #[napi(catch_unwind)]
     pub fn add_api_key(&self, id: u32, options: KeySettings) {
         let client = Arc::clone(&self.client);
@@ -179,7 +178,7 @@ impl NativeClient {
         });
     }
 
-    /// The models that the enabled accounts can be asked for, with what a host needs of them.
+    /// Returns the models of the enabled accounts, with their host settings.
     #[napi(catch_unwind)]
     pub fn models(&self, id: u32, refresh: bool) {
         let client = Arc::clone(&self.client);
@@ -189,14 +188,14 @@ impl NativeClient {
         });
     }
 
-    /// Takes tokens over that a host kept, if there is no credentials file.
+    /// Imports tokens that a host has stored, if there is no credentials file.
     #[napi(catch_unwind)]
     pub fn adopt(&self, id: u32, tokens: HostTokens) {
         let client = Arc::clone(&self.client);
         self.shared.run(id, async move { Ok(Outcome::Value(client.adopt(tokens.into()).await?.into())) });
     }
 
-    /// Adds the accounts in another tool's file.
+    /// Imports the accounts in another tool's file.
     #[napi(catch_unwind)]
     pub fn import_accounts(&self, id: u32, path: String) {
         let client = Arc::clone(&self.client);
@@ -206,7 +205,7 @@ impl NativeClient {
         });
     }
 
-    /// The accounts and keys in a file that `import_accounts` would find. Changes nothing.
+    /// Returns the accounts and keys that `import_accounts` would import. Changes nothing.
     #[napi(catch_unwind)]
     pub fn preview_import(&self, id: u32, path: String) {
         let client = Arc::clone(&self.client);
@@ -216,7 +215,7 @@ impl NativeClient {
         });
     }
 
-    /// The keys that other tools keep.
+    /// Returns the keys that other tools have stored.
     #[napi(catch_unwind)]
     pub fn find_credentials(&self, id: u32, working_directory: Option<String>) {
         let client = Arc::clone(&self.client);
@@ -226,7 +225,7 @@ impl NativeClient {
         });
     }
 
-    /// Keeps found keys as accounts: the chosen ones, or all that are new.
+    /// Adds found keys as accounts: the chosen ones, or all new ones.
     #[napi(catch_unwind)]
     pub fn import_found(&self, id: u32, working_directory: Option<String>, chosen: Option<Vec<String>>) {
         let client = Arc::clone(&self.client);
@@ -236,7 +235,7 @@ impl NativeClient {
         });
     }
 
-    /// All accounts.
+    /// Returns all accounts.
     #[napi(catch_unwind)]
     pub fn accounts(&self, id: u32) {
         let client = Arc::clone(&self.client);
@@ -246,7 +245,7 @@ impl NativeClient {
         });
     }
 
-    /// What each account has given. The caller's clock is so many minutes ahead of UTC.
+    /// Returns the usage of each account. `utcOffsetMinutes` is the caller's offset from UTC.
     #[napi(catch_unwind)]
     pub fn usage(&self, id: u32, utc_offset_minutes: i32) {
         let client = Arc::clone(&self.client);
@@ -256,8 +255,8 @@ impl NativeClient {
         });
     }
 
-    /// Writes what was counted and is not written yet. Where the caller can't be held up, the process is kept alive
-    /// instead.
+    /// Writes the usage that is only in memory. Without `mayBlock`, a background thread writes it and the process is
+    /// kept alive.
     #[napi(catch_unwind)]
     pub fn flush(&self, may_block: bool) {
         if may_block {
@@ -272,7 +271,7 @@ impl NativeClient {
         }
     }
 
-    /// Makes an account the user's choice.
+    /// Makes an account the active one.
     #[napi(catch_unwind)]
     pub fn set_active_account(&self, id: u32, account_id: String) {
         let client = Arc::clone(&self.client);
@@ -293,7 +292,7 @@ impl NativeClient {
         });
     }
 
-    /// Removes an account for good.
+    /// Removes an account permanently.
     #[napi(catch_unwind)]
     pub fn remove_account(&self, id: u32, account_id: String, revoke: bool) {
         let client = Arc::clone(&self.client);
@@ -304,7 +303,7 @@ impl NativeClient {
         });
     }
 
-    /// Notes that `OpenCode` has an entry of ours.
+    /// Stores that `OpenCode` has an entry of this package.
     #[napi(catch_unwind)]
     pub fn note_host_login(&self, id: u32) {
         let client = Arc::clone(&self.client);
@@ -314,14 +313,14 @@ impl NativeClient {
         });
     }
 
-    /// Whether `OpenCode` has had an entry of ours.
+    /// True if `OpenCode` has had an entry of this package.
     #[napi(catch_unwind)]
     pub fn had_host_login(&self, id: u32) {
         let client = Arc::clone(&self.client);
         self.shared.run(id, async move { Ok(Outcome::Value(client.had_host_login().await?.into())) });
     }
 
-    /// A fresh token.
+    /// Returns a fresh token.
     #[napi(catch_unwind)]
     pub fn access_token(&self, id: u32, account_id: Option<String>) {
         let client = Arc::clone(&self.client);
@@ -332,7 +331,6 @@ impl NativeClient {
     }
 }
 
-/// A request without its body.
 fn read_request(url: String, head: &str, utc_offset_minutes: i32) -> Result<Request> {
     let mut fields = head.split(SEPARATOR);
     let method = Method::from_bytes(fields.next().unwrap_or_default().as_bytes());
@@ -344,7 +342,7 @@ fn read_request(url: String, head: &str, utc_offset_minutes: i32) -> Result<Requ
     let pairs = std::iter::from_fn(|| Some((fields.next()?, fields.next()?)));
     Ok(Request {
         url,
-        method: method.map_err(|_| Error::invalid_argument("method", "is no HTTP method"))?,
+        method: method.map_err(|_| Error::invalid_argument("method", "is not an HTTP method"))?,
         headers: headers::read(pairs)?,
         body: None,
         redirect,
@@ -352,13 +350,13 @@ fn read_request(url: String, head: &str, utc_offset_minutes: i32) -> Result<Requ
     })
 }
 
-/// As fetch has it: half a surrogate pair becomes U+FFFD.
+/// Converts to UTF-8 as fetch does: an unpaired surrogate becomes U+FFFD.
 async fn utf8(text: Utf16String) -> Result<Bytes> {
     off_thread(text.len() * 2, move || {
         let mut bytes = Vec::with_capacity(text.len());
         let mut rest = &text[..];
         while !rest.is_empty() {
-            // As much room as the rest may take at the least; what is no ASCII takes another turn.
+            // Room for ASCII. Other text takes another round.
             let start = bytes.len();
             bytes.resize(start + rest.len().max(4), 0);
             let (read, written) = encoding_rs::mem::convert_utf16_to_utf8_partial(rest, &mut bytes[start..]);
@@ -376,7 +374,7 @@ async fn response(id: u32, answer: Answer, shared: Arc<Shared>) -> FetchResponse
     for (name, value) in &answer.headers {
         headers.push_str(name.as_str());
         headers.push(SEPARATOR);
-        // One character a byte, as fetch has it.
+        // Each byte becomes one character, as in fetch.
         headers.extend(value.as_bytes().iter().copied().map(char::from));
         headers.push(SEPARATOR);
     }

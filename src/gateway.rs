@@ -1,4 +1,4 @@
-//! A client's gateways as JavaScript holds them: by the number of the call that opened each.
+//! The gateways of a client, by the id of the call that opened each.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,19 +9,18 @@ use serde_json::{Value, json};
 
 use super::bridge::Shared;
 
-/// The gateways of one client that are open.
 #[derive(Default, Clone)]
 pub struct Gateways(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
     open: HashMap<u32, Gateway>,
-    /// Whether the client is closed: a gateway that comes after that is closed as well.
+    /// True if the client is closed. A gateway that opens later is closed too.
     is_closed: bool,
 }
 
 impl Gateways {
-    /// Opens a gateway, and says where.
+    /// Opens a gateway and returns its URL and key.
     ///
     /// # Errors
     /// As [`Gateway::open`].
@@ -35,7 +34,7 @@ impl Gateways {
         Ok(opened)
     }
 
-    /// Closes a gateway once its answers are out, or cut off.
+    /// Closes a gateway after its answers have ended or time is up.
     pub async fn close(&self, id: u32) {
         let gateway = self.lock().open.remove(&id);
         if let Some(gateway) = gateway {
@@ -43,7 +42,7 @@ impl Gateways {
         }
     }
 
-    /// Closes all at once.
+    /// Closes all gateways at once.
     pub fn close_all(&self) {
         let mut state = self.lock();
         state.is_closed = true;
@@ -55,7 +54,7 @@ impl Gateways {
     }
 }
 
-/// Tells JavaScript's listener `id` of each request.
+/// Reports each request to the JavaScript listener `id`.
 pub fn listener(id: u32, shared: &Arc<Shared>) -> Listener {
     let shared = Arc::downgrade(shared);
     Arc::new(move |entry| {

@@ -1,4 +1,4 @@
-//! What Node sees. Nothing here decides anything: it turns JavaScript values into the core's and back.
+//! The Node addon. It converts JavaScript values to the core's and back, and decides nothing.
 
 mod body;
 mod bridge;

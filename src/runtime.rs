@@ -1,25 +1,25 @@
-//! The async runtime, made at the first call.
+//! The async runtime, created at the first call.
 
 use std::sync::OnceLock;
 
 use qwen_base::{Error, Result};
 use tokio::runtime::{Builder, Runtime};
 
-/// Waiting for locks and name look-ups need a thread each.
+/// Each wait for a lock and each name lookup needs a thread.
 const MAX_BLOCKING_THREADS: usize = 64;
 
-/// One async thread for the process: workers share it, and it outlives them.
+/// One async thread for the process. All workers share it, and it outlives them.
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 
-/// The runtime, if anything was called yet.
+/// Returns the runtime if it was created.
 pub fn started_runtime() -> Option<&'static Runtime> {
     RUNTIME.get()
 }
 
-/// The runtime.
+/// Returns the runtime.
 ///
 /// # Errors
-/// `ERR_QWEN_INTERNAL` where the system gives no thread.
+/// `ERR_QWEN_INTERNAL` if no thread can be created.
 pub fn runtime() -> Result<&'static Runtime> {
     if let Some(runtime) = RUNTIME.get() {
         return Ok(runtime);
@@ -31,7 +31,7 @@ pub fn runtime() -> Result<&'static Runtime> {
         .enable_all()
         .build()
         .map_err(Error::internal)?;
-    // A panic becomes an error of the call it happened in. Printed, it would land on a terminal screen.
+    // A panic becomes an error of its call. Printing it would garble the terminal.
     std::panic::set_hook(Box::new(|_| {}));
     Ok(RUNTIME.get_or_init(|| runtime))
 }

@@ -1,6 +1,6 @@
-//! Holds the signals that end a process back while a refresh token is on its way, and delivers them afterwards.
+//! Delays signals that end the process while a refresh token is in progress, and delivers them afterwards.
 //!
-//! Nothing is installed while no token is on its way, and whatever handled a signal before handles it in the end.
+//! Handlers are installed only during that time, and the previous handlers get the signals in the end.
 
 #[cfg(unix)]
 pub use self::unix::{hold, release};
@@ -23,49 +23,49 @@ mod unix {
 
     use super::super::process_end::shutdown;
 
-    /// The signals by which users, terminals and service managers end a process.
+    /// Signals that users, terminals and service managers send to end a process.
     const SIGNALS: [c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 
-    /// What handled each of [`SIGNALS`] before; `None` for those that are not held.
+    /// Previous handlers of [`SIGNALS`]; `None` for signals that are not delayed.
     static PREVIOUS: Mutex<[Option<Action>; SIGNALS.len()]> = Mutex::new([const { None }; SIGNALS.len()]);
     static IS_HOLDING: AtomicBool = AtomicBool::new(false);
-    /// A bit for each signal that came meanwhile.
+    /// One bit for each delayed signal.
     static PENDING: AtomicU32 = AtomicU32::new(0);
-    /// The first of them, or 0.
+    /// The first delayed signal, or 0.
     static FIRST: AtomicI32 = AtomicI32::new(0);
-    /// The end of a pipe that wakes the watcher, or -1.
+    /// The write end of the pipe that wakes the watcher, or -1.
     static WAKE: AtomicI32 = AtomicI32::new(-1);
 
     struct Action(sigaction);
 
-    // SAFETY: it holds a function pointer and flags, which belong to the process and to no thread.
+    // SAFETY: it has a function pointer and flags, which belong to the process and not to a thread.
     unsafe impl Send for Action {}
 
-    /// Called when a first section begins.
+    /// Called when the first section begins.
     pub fn hold() {
         static WATCHED: Once = Once::new();
         WATCHED.call_once(start_watcher);
         if WAKE.load(Ordering::SeqCst) < 0 {
-            // With nobody to end the wait, a signal could be held for ever.
+            // Without a watcher, a signal could be delayed forever.
             return;
         }
         let mut previous = lock(&PREVIOUS);
         IS_HOLDING.store(true, Ordering::SeqCst);
         for (signal, previous) in SIGNALS.into_iter().zip(previous.iter_mut()) {
             let Some(current) = current_action(signal) else { continue };
-            // A signal that is ignored, as under nohup, ends nothing.
+            // Ignored signals, as under nohup, don't end the process.
             if previous.is_none() && current.0.sa_sigaction != libc::SIG_IGN && set_action(signal, &ours()) {
                 *previous = Some(current);
             }
         }
     }
 
-    /// Called when the last section has ended, or when its time is over: what came meanwhile is delivered.
+    /// Called when the last section ends or its time is up. Delivers delayed signals.
     pub fn release() {
         let mut previous = lock(&PREVIOUS);
         for (signal, previous) in SIGNALS.into_iter().zip(previous.iter_mut()) {
             let Some(action) = previous.take() else { continue };
-            // A handler that somebody else has set meanwhile stays.
+            // A handler that other code has set meanwhile stays.
             if current_action(signal).is_some_and(|current| current.0.sa_sigaction == handler()) {
                 set_action(signal, &action);
             }
@@ -80,19 +80,19 @@ mod unix {
         let mut signals = SIGNALS;
         signals.sort_by_key(|signal| *signal != first);
         for signal in signals.into_iter().filter(|signal| pending & bit(*signal) != 0) {
-            // SAFETY: it takes two numbers.
+            // SAFETY: the arguments are two numbers.
             unsafe { libc::kill(libc::getpid(), signal) };
         }
     }
 
-    /// Ends the wait for a section when its time is over.
+    /// Ends the delay when the time of a section is up.
     fn start_watcher() {
         let Ok((mut reader, writer)) = pipe() else { return };
         let watch = move || {
             while is_woken(&mut reader) {
                 shutdown().wait();
                 release();
-                // A handler of the signal may let the process live on.
+                // A signal handler may keep the process alive.
                 shutdown().resume();
             }
         };
@@ -109,17 +109,17 @@ mod unix {
         1 << signal
     }
 
-    /// Runs on any thread, in the middle of anything: it only sets numbers and writes a byte.
+    /// Runs on any thread at any point, so it only sets numbers and writes a byte.
     extern "C" fn note(signal: c_int) {
         if !IS_HOLDING.load(Ordering::SeqCst) {
-            // Somebody who kept this handler for the one before theirs has called it.
+            // Other code that replaced this handler has called it.
             return;
         }
         let _ = FIRST.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
         PENDING.fetch_or(bit(signal), Ordering::SeqCst);
         let errno = errno();
-        // SAFETY: `write` may be called in a signal handler. The pipe is never closed; the bytes are static. `errno` is the
-        // thread's own, and is put back for the code that was interrupted.
+        // SAFETY: `write` may be called in a signal handler. The pipe is never closed, and the byte is static. `errno`
+        // belongs to the thread and is restored for the interrupted code.
         unsafe {
             let before = *errno;
             libc::write(WAKE.load(Ordering::SeqCst), ptr::from_ref(&0_u8).cast(), 1);
@@ -128,7 +128,7 @@ mod unix {
     }
 
     fn errno() -> *mut c_int {
-        // SAFETY: it gives the address of the thread's own number.
+        // SAFETY: it returns the address of a thread-local number.
         #[cfg(target_os = "linux")]
         unsafe {
             libc::__errno_location()
@@ -145,7 +145,7 @@ mod unix {
     }
 
     fn ours() -> Action {
-        // SAFETY: all zeros is a valid action; the mask is made empty by the C library.
+        // SAFETY: all zeros is a valid action, and the C library empties the mask.
         unsafe {
             let mut action: sigaction = MaybeUninit::zeroed().assume_init();
             action.sa_sigaction = handler();
@@ -159,7 +159,7 @@ mod unix {
 
     fn current_action(signal: c_int) -> Option<Action> {
         let mut current = MaybeUninit::<sigaction>::zeroed();
-        // SAFETY: nothing is set; the action is written to memory of its size, and read only if it was.
+        // SAFETY: nothing is set. The action is written to memory of its size, and read only on success.
         unsafe {
             let status = sigaction(signal, ptr::null(), current.as_mut_ptr());
             (status == 0).then(|| Action(current.assume_init()))
@@ -167,7 +167,7 @@ mod unix {
     }
 
     fn set_action(signal: c_int, action: &Action) -> bool {
-        // SAFETY: the action was made here or given by the C library, and its handler is loaded for good.
+        // SAFETY: the action was created here or returned by the C library, and its handler stays loaded.
         unsafe { sigaction(signal, &raw const action.0, ptr::null_mut()) == 0 }
     }
 }
@@ -185,20 +185,20 @@ mod windows {
         fn SetConsoleCtrlHandler(handler: extern "system" fn(u32) -> i32, add: i32) -> i32;
     }
 
-    /// Called when a first section begins.
+    /// Called when the first section begins.
     pub fn hold() {
         static INSTALLED: Once = Once::new();
         INSTALLED.call_once(|| {
-            // SAFETY: the handler may run on a thread of its own, which is what Windows gives it.
-            // Where it can't be installed, the end of the console is not held up; there is nobody to tell.
+            // SAFETY: the handler may run on a thread of its own, as Windows does. If it can't be installed, closing
+            // the console is not delayed.
             let _ = unsafe { SetConsoleCtrlHandler(on_event, 1) };
         });
     }
 
-    /// Called when the last section has ended: [`on_event`] returns by itself then.
+    /// Does nothing: [`on_event`] returns when the last section ends.
     pub fn release() {}
 
-    /// Ctrl-C, Ctrl-Break, the console's close, the user's logoff: waits, and leaves it to whoever came before.
+    /// Handles Ctrl-C, Ctrl-Break, closing of the console and logoff: waits, then leaves the event to earlier handlers.
     extern "system" fn on_event(_event: u32) -> i32 {
         let shutdown = shutdown();
         shutdown.wait();

@@ -1,4 +1,4 @@
-//! JavaScript's values as the core's, and back. `index.js` has checked their types and ranges already.
+//! Converts JavaScript values to the core's and back. `lib/validate.js` has checked their types and ranges.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,7 +17,6 @@ use serde_json::{Map, Value, json};
 
 use super::body::ResponseBody;
 
-/// Environment variables.
 pub type Variables = HashMap<String, String>;
 
 /// `OAuthOptions` of index.d.ts.
@@ -38,7 +37,7 @@ pub struct ClientSettings {
     pub base_url: Option<String>,
     pub accounts_path: Option<String>,
     pub quota_cooldown_ms: Option<u32>,
-    /// One of the names of `Rotation`.
+    /// A name of `Rotation`.
     pub rotation: Option<String>,
     pub degrade: Option<bool>,
     pub cli_fallback: Option<bool>,
@@ -46,7 +45,7 @@ pub struct ClientSettings {
     pub qwen_mode: Option<bool>,
     pub connect_timeout_ms: Option<u32>,
     pub idle_timeout_ms: Option<u32>,
-    /// Whether errors are made final for `OpenCode`.
+    /// True if errors are made final for `OpenCode`.
     pub for_host: bool,
 }
 
@@ -62,7 +61,6 @@ pub struct Authorization {
     pub code_verifier: String,
 }
 
-/// What a login is to do.
 #[napi(object, object_to_js = false)]
 pub struct LoginSettings {
     pub label: Option<String>,
@@ -76,16 +74,15 @@ impl From<LoginSettings> for LoginOptions {
     }
 }
 
-/// What a user says of a key.
 #[napi(object, object_to_js = false)]
 pub struct KeySettings {
     pub key: String,
-    /// One of the names of `KeyPlan`.
+    /// A name of `KeyPlan`.
     pub plan: Option<String>,
     pub region: Option<String>,
     pub base_url: Option<String>,
     pub label: Option<String>,
-    /// One of the names of `Tier`.
+    /// A name of `Tier`.
     pub tier: Option<String>,
     pub check: Option<bool>,
 }
@@ -104,7 +101,6 @@ impl From<KeySettings> for KeyOptions {
     }
 }
 
-/// Changes that a user makes to an account.
 #[napi(object, object_to_js = false)]
 pub struct AccountUpdate {
     pub label: Option<String>,
@@ -117,7 +113,7 @@ impl From<AccountUpdate> for AccountChanges {
     }
 }
 
-/// What a host's own store holds of a login.
+/// Tokens in a host's own store.
 #[napi(object, object_to_js = false)]
 pub struct HostTokens {
     pub access: String,
@@ -126,37 +122,35 @@ pub struct HostTokens {
     pub expires: f64,
 }
 
-/// Stands between texts that cross the boundary as one, since each crossing costs more than its length. No header and no
-/// method can hold it.
+/// Separates strings that cross the boundary as one, because each crossing costs more than its length. No header or
+/// method can contain it.
 pub const SEPARATOR: char = '\0';
 
-/// A body: bytes, or a string as it is in JavaScript's memory, or nearly. To make UTF-8 of it takes several times as long,
-/// and need not be done on the main thread.
+/// Bytes, or a string in JavaScript's own encoding. Converting it to UTF-8 takes several times as long and can happen
+/// off the main thread.
 pub type RequestBody = Either<Utf16String, Uint8Array>;
 
-/// A response. For JavaScript it is an array of its fields.
+/// A response. JavaScript gets it as an array of its fields.
 pub struct FetchResponse {
     pub status: u16,
     pub status_text: &'static str,
     pub url: String,
-    /// Names and values in turn, with a [`SEPARATOR`] after each.
+    /// Names and values in turn, each followed by a [`SEPARATOR`].
     pub headers: String,
     pub content: Content,
 }
 
-/// The body of a response.
 pub enum Content {
-    /// All of it.
+    /// The complete body.
     Whole(Bytes),
-    /// It is still to be read.
+    /// A body that is still arriving.
     Stream(ResponseBody),
 }
 
 impl FetchResponse {
-    /// As JavaScript gets it.
     ///
     /// # Errors
-    /// Those of the runtime, such as for want of memory.
+    /// Errors of the runtime, such as lack of memory.
     pub fn into_array(self, env: &Env) -> napi::Result<Array<'_>> {
         let mut fields = env.create_array(5)?;
         fields.set(0, self.status)?;
@@ -248,7 +242,6 @@ impl From<&DeviceAuthorization> for Authorization {
 }
 
 impl Authorization {
-    /// As JavaScript gets it.
     pub fn into_value(self) -> Value {
         json!({
             "deviceCode": self.device_code,
@@ -262,7 +255,7 @@ impl Authorization {
     }
 }
 
-/// `Token` of index.d.ts.
+/// `Token` in index.d.ts.
 pub fn token_value(token: &Token) -> Value {
     without_null(json!({
         "accessToken": token.access_token.expose(),
@@ -274,7 +267,7 @@ pub fn token_value(token: &Token) -> Value {
     }))
 }
 
-/// The answer of `getAccessToken`.
+/// The result of `getAccessToken`.
 pub fn access_token_value(token: &AccessToken) -> Value {
     json!({
         "accessToken": token.access_token.expose(),
@@ -284,7 +277,7 @@ pub fn access_token_value(token: &AccessToken) -> Value {
     })
 }
 
-/// `Account` of index.d.ts.
+/// `Account` in index.d.ts.
 pub fn account_value(account: &AccountInfo) -> Value {
     without_null(json!({
         "id": account.id,
@@ -314,7 +307,7 @@ pub fn account_value(account: &AccountInfo) -> Value {
     }))
 }
 
-/// `Model` of index.d.ts, and under `host` what `OpenCode`'s configuration needs besides.
+/// `Model` in index.d.ts, and under `host` the settings for `OpenCode`'s configuration.
 pub fn model_value(model: &OfferedModel) -> Value {
     let Thinking { toggle, efforts, budget, mandatory } = &model.thinking;
     let thinking = without_null(json!({
@@ -361,7 +354,7 @@ fn level_value(level: &ThinkingLevel) -> Value {
     }))
 }
 
-/// `FoundCredential` of index.d.ts as `credential`, and what the command line needs beside it.
+/// `FoundCredential` in index.d.ts as `credential`, and details for the command line.
 pub fn found_value(found: &FoundCredential) -> Value {
     let plan = match found.kind {
         Kind::Key(plan) => plan.map(KeyPlan::as_str),
@@ -386,7 +379,6 @@ pub fn found_value(found: &FoundCredential) -> Value {
     })
 }
 
-/// Result of the import of a key.
 pub fn imported_value(imported: &ImportedKey) -> Value {
     let (account, error) = match &imported.outcome {
         Ok(account) => (Some(account_value(account)), None),
@@ -395,7 +387,7 @@ pub fn imported_value(imported: &ImportedKey) -> Value {
     without_null(json!({"found": found_value(&imported.found), "account": account, "error": error}))
 }
 
-/// `Usage` of index.d.ts.
+/// `Usage` in index.d.ts.
 pub fn usage_value(usage: &AccountUsage) -> Value {
     let Summary { hour, five_hours, today, week, month, hours, days } = &usage.summary;
     let row = |name: &str, at: Value, counts: &Counts| {
@@ -421,7 +413,7 @@ pub fn usage_value(usage: &AccountUsage) -> Value {
     }))
 }
 
-/// `QwenEvent` of index.d.ts.
+/// `QwenEvent` in index.d.ts.
 pub fn event_value(event: &Event) -> Value {
     without_null(json!({
         "type": event.kind.as_str(),
@@ -435,7 +427,7 @@ pub fn event_value(event: &Event) -> Value {
     }))
 }
 
-/// `Finding` of index.d.ts.
+/// `Finding` in index.d.ts.
 pub fn finding_value(finding: &Finding) -> Value {
     without_null(json!({
         "id": finding.id,
@@ -445,7 +437,7 @@ pub fn finding_value(finding: &Finding) -> Value {
     }))
 }
 
-/// The fields of a `QwenAuthError`.
+/// Returns the fields of a `QwenAuthError`.
 pub fn error_value(error: &Error) -> Value {
     without_null(json!({
         "code": error.code().as_str(),
@@ -460,7 +452,7 @@ pub fn error_value(error: &Error) -> Value {
     }))
 }
 
-/// An optional property that is not there is missing, not null.
+/// Removes null fields: missing optional properties are left out.
 fn without_null(value: Value) -> Value {
     match value {
         Value::Object(fields) => {

@@ -1,24 +1,24 @@
-//! API base URLs, in the forms that tokens and users name them.
+//! Reads API base URLs as tokens and users give them.
 
 use url::Url;
 
 use crate::http::is_secure;
 
-/// Where an account's requests go if its token names no host.
+/// Base URL of an account whose token names no host.
 pub const DEFAULT_API_BASE_URL: &str = "https://dashscope.aliyuncs.com/compatible-mode/v1";
 
-/// Ends of full endpoints that are pasted in the place of a base URL.
+/// Paths of full endpoints that users paste in place of a base URL.
 const ENDPOINT_PATHS: [&str; 5] =
     ["/chat/completions", "/completions", "/embeddings", "/responses", "/models"];
-/// Values that programs write where there is no host.
+/// Values that programs write instead of a missing host.
 const NO_HOSTS: [&str; 6] = ["null", "undefined", "none", "nan", "http", "https"];
 const NAMES_NO_HOST: &str = "names no host";
 
-/// The base URL of an API host: `portal.qwen.ai` becomes `https://portal.qwen.ai/v1`. The paths of Qwen's and Alibaba's own
-/// hosts are known, so there any path is replaced; elsewhere the end of a full endpoint is cut off.
+/// Returns the base URL of an API host: `portal.qwen.ai` becomes `https://portal.qwen.ai/v1`. The paths of Qwen's and
+/// Alibaba's own hosts are known and replace any other path. On other hosts, the path of a full endpoint is cut off.
 ///
 /// # Errors
-/// Why the text names no host that a token may be sent to, to complete "… is not usable: it …".
+/// Returns why a token may not be sent to this host. The reason completes "… is not usable: it …".
 pub fn api_base_url(text: &str) -> Result<Url, &'static str> {
     let mut url = host_url(text)?;
     if url.query().is_some() || url.fragment().is_some() {
@@ -32,10 +32,11 @@ pub fn api_base_url(text: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
-/// A URL that a secret may be sent to; `https://` may be missing, and one slash or none may follow the scheme.
+/// Parses a URL that a secret may be sent to. `https://` may be missing, and the scheme may be followed by one slash or
+/// none.
 ///
 /// # Errors
-/// As [`api_base_url`].
+/// Same as [`api_base_url`].
 pub fn host_url(text: &str) -> Result<Url, &'static str> {
     let text = text.trim();
     let url = Url::parse(&absolute(text)?).map_err(|_| "is not a URL")?;
@@ -43,7 +44,7 @@ pub fn host_url(text: &str) -> Result<Url, &'static str> {
         return Err("holds a user name or password");
     }
     if !is_secure(&url) {
-        return Err("must be https (plain http is for loopback alone)");
+        return Err("must be https (plain http is allowed for loopback only)");
     }
     let host = url.host_str().unwrap_or_default();
     if host.is_empty() || NO_HOSTS.contains(&host) {
@@ -60,14 +61,14 @@ fn absolute(text: &str) -> Result<String, &'static str> {
     };
     let rest = &text[scheme.len()..];
     let host = rest.trim_start_matches(['/', '\\']);
-    // `https:///v1` holds a path and no host, which a URL parser would take for one.
+    // `https:///v1` has a path but no host. A URL parser would read the path as the host.
     if host.is_empty() || rest.len() - host.len() > 2 {
         return Err(NAMES_NO_HOST);
     }
     Ok(format!("{scheme}//{host}"))
 }
 
-/// The path of the OpenAI-compatible API on Qwen's and Alibaba's own hosts.
+/// Returns the path of the OpenAI-compatible API on Qwen's and Alibaba's own hosts.
 fn path_on(host: &str) -> Option<&'static str> {
     let host = host.trim_end_matches('.');
     if host == "portal.qwen.ai" {
@@ -99,7 +100,7 @@ fn versioned(path: &str) -> String {
     if ends_with(path, "/v1") { path.to_owned() } else { format!("{path}/v1") }
 }
 
-/// A base URL without the slash that `Url` would otherwise print.
+/// Formats a base URL without the trailing slash that `Url` prints.
 #[must_use]
 pub fn display_url(url: &Url) -> String {
     url.as_str().trim_end_matches('/').to_owned()
@@ -173,7 +174,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_accepted_is_secure_and_stable(text in ".{0,40}") {
+        fn accepted_urls_are_secure_and_stable(text in ".{0,40}") {
             if let Ok(url) = api_base_url(&text) {
                 prop_assert!(is_secure(&url));
                 prop_assert_eq!(api_base_url(url.as_str()).unwrap(), url);

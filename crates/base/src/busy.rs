@@ -1,4 +1,4 @@
-//! Counts what must not be interrupted, so that a host can wait for it before it ends.
+//! Counts work that must finish, so that the host can stay alive for it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::shutdown::Shutdown;
 
-/// A shared count of work that must reach its end.
+/// A shared count of work that must finish. Unlike a [`Section`](crate::Section), it keeps the host's event loop
+/// running but doesn't delay an exit.
 #[derive(Clone)]
 pub struct Busy(Arc<Inner>);
 
@@ -21,18 +22,18 @@ struct Inner {
 pub struct BusyGuard(Busy);
 
 impl Busy {
-    /// `on_idle` is called each time the last work has ended; `shutdown` is the process's.
+    /// Calls `on_idle` each time the last work ends. `shutdown` belongs to the process.
     pub fn new(shutdown: Shutdown, on_idle: impl Fn() + Send + Sync + 'static) -> Self {
         Self(Arc::new(Inner { count: AtomicUsize::new(0), shutdown, on_idle: Box::new(on_idle) }))
     }
 
-    /// Without an idle callback, and with an end of its own.
+    /// Creates a count without an idle callback and with its own [`Shutdown`].
     #[must_use]
     pub fn unobserved() -> Self {
         Self::new(Shutdown::default(), || {})
     }
 
-    /// True while there is work.
+    /// True while work is in progress.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.0.count.load(Ordering::Acquire) > 0
@@ -45,7 +46,7 @@ impl Busy {
         BusyGuard(self.clone())
     }
 
-    /// The end of the process that this work belongs to.
+    /// Returns the shutdown of the process.
     #[must_use]
     pub fn shutdown(&self) -> &Shutdown {
         &self.0.shutdown

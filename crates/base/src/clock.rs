@@ -1,10 +1,10 @@
-//! Wall-clock time, handed to whoever needs it so that tests can set it.
+//! Wall-clock time, passed in so that tests can set it.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-/// The last instant that JavaScript knows, in epoch milliseconds: when something expires that never does.
+/// The last instant that JavaScript can represent, in epoch milliseconds. Expiry time of keys.
 pub const NEVER: u64 = 8_640_000_000_000_000;
 
 /// A source of the current time in milliseconds since the Unix epoch.
@@ -12,7 +12,7 @@ pub const NEVER: u64 = 8_640_000_000_000_000;
 pub struct Clock(Arc<dyn Fn() -> u64 + Send + Sync>);
 
 impl Clock {
-    /// The system's clock.
+    /// Reads the system clock.
     #[must_use]
     pub fn system() -> Self {
         Self::from_fn(|| {
@@ -22,7 +22,7 @@ impl Clock {
         })
     }
 
-    /// A clock that a test controls.
+    /// Reads the time from a function, for tests.
     pub fn from_fn(now_ms: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         Self(Arc::new(now_ms))
     }
@@ -40,13 +40,13 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// A file time or other instant in epoch milliseconds; 0 for anything before 1970.
+/// Converts a time to epoch milliseconds; 0 for a time before 1970.
 #[must_use]
 pub fn epoch_ms(time: std::time::SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// An instant as JavaScript has it, in epoch milliseconds; `None` for a number that is no instant there.
+/// Converts a JavaScript time in epoch milliseconds; `None` if the number is out of JavaScript's range.
 #[must_use]
 pub fn instant_from_number(number: f64) -> Option<u64> {
     const MAX_INSTANT: f64 = 8.64e15;
@@ -54,12 +54,12 @@ pub fn instant_from_number(number: f64) -> Option<u64> {
     (0.0..=MAX_INSTANT).contains(&number).then_some(number as u64)
 }
 
-/// An instant in epoch milliseconds as ISO 8601 has it, in UTC: `2026-04-15T08:30:00.000Z`.
+/// Formats epoch milliseconds as ISO 8601 in UTC: `2026-04-15T08:30:00.000Z`.
 #[must_use]
 pub fn iso_time(epoch_ms: u64) -> String {
     const DAY_MS: u64 = 86_400_000;
     const DAYS_OF_400_YEARS: u64 = 146_097;
-    // Days are counted from 1 March of the year 0, so that the day that may be missing is the last of its year.
+    // Counting days from 1 March of the year 0 puts the leap day at the end of the year.
     let days = epoch_ms / DAY_MS + 719_468;
     let (cycle, day) = (days / DAYS_OF_400_YEARS, days % DAYS_OF_400_YEARS);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
@@ -96,7 +96,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_same_as_another_calendar(ms in 0..253_402_300_800_000_u64) {
+        fn iso_time_agrees_with_httpdate(ms in 0..253_402_300_800_000_u64) {
             let other = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(ms));
             let [_, day, month, year, time, _] = other.split(' ').collect::<Vec<_>>()[..] else { panic!("{other}") };
             let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];

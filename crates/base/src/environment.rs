@@ -1,4 +1,4 @@
-//! The environment as a value: a map that the caller hands in, never the process's own.
+//! Environment variables as a value: a map that the caller passes in, never the process's own.
 
 use std::collections::HashMap;
 
@@ -11,23 +11,23 @@ pub struct Environment(HashMap<String, String>);
 opaque_debug!(Environment);
 
 impl Environment {
-    /// The value of a variable, if it is set and not empty.
+    /// Returns the value of a variable, if it is set and not empty.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         let found = self.0.get(name).or_else(|| {
-            // Windows finds a variable whatever the case it is written in.
+            // Names of variables are case-insensitive on Windows.
             let same = |key: &&String| cfg!(windows) && key.eq_ignore_ascii_case(name);
             self.0.keys().find(same).and_then(|key| self.0.get(key))
         });
         found.map(String::as_str).filter(|value| !value.trim().is_empty())
     }
 
-    /// All variables as they were handed in, empty ones too.
+    /// Returns all variables, including empty ones.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The first of several names that is set, as with `HTTPS_PROXY` and `https_proxy`.
+    /// Returns the first of several names that is set, such as `HTTPS_PROXY` and `https_proxy`.
     #[must_use]
     pub fn first(&self, names: &[&'static str]) -> Option<(&'static str, &str)> {
         names.iter().find_map(|&name| self.get(name).map(|value| (name, value)))

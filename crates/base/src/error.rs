@@ -1,4 +1,4 @@
-//! The one error type of the crate: a stable code, a message for a person, and what a caller may act on.
+//! The error type of all crates: a stable code, a message for the user, and details for the caller.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,15 +13,15 @@ pub enum Code {
     InvalidArgument,
     /// An environment variable or option names a URL or value that cannot be used.
     InvalidConfig,
-    /// A path leads somewhere the plugin must not write.
+    /// The path leads to a place where the plugin must not write.
     PathNotAllowed,
-    /// There is no account to send a request with.
+    /// No account is available for the request.
     NotLoggedIn,
-    /// A credentials file exists but holds no usable credentials.
+    /// The credentials file exists but has no usable credentials.
     CredentialsInvalid,
     /// The account store is damaged and could not be moved aside.
     StoreCorrupt,
-    /// The account store is of a version that is not known, and could not be moved aside.
+    /// The account store has an unknown version and could not be moved aside.
     StoreUnsupported,
     /// A file could not be read or written.
     Io,
@@ -31,46 +31,46 @@ pub enum Code {
     DeviceAuthorizationFailed,
     /// The user refused the login (RFC 8628 section 3.5).
     AccessDenied,
-    /// The device code ran out before the user approved it (RFC 8628 section 3.5).
+    /// The device code expired before the user approved it (RFC 8628 section 3.5).
     DeviceCodeExpired,
     /// The server refused the refresh token (RFC 6749 section 5.2).
     RefreshTokenInvalid,
-    /// A refresh failed without a verdict on the refresh token.
+    /// A refresh failed, but the server did not reject the refresh token.
     RefreshUnavailable,
-    /// The OAuth server answered with an error that has no code of its own here.
+    /// The OAuth server returned an error without a code of its own here.
     OAuthError,
-    /// A server's answer lacks what the protocol requires.
+    /// A server's answer lacks a required part of the protocol.
     InvalidResponse,
     /// The server could not be reached, or the connection broke.
     Network,
-    /// Nothing arrived within the time allowed.
+    /// No data arrived in time.
     Timeout,
-    /// The API refused an access token, a fresh one included.
+    /// The API refused an access token, even a fresh one.
     TokenRejected,
-    /// The API refuses logins of the free tier, which Qwen has ended.
+    /// The API refuses free-tier logins, because Qwen has ended the free tier.
     FreeTierDiscontinued,
     /// The account's quota is used up.
     QuotaExhausted,
-    /// The account may not be asked for a while.
+    /// The account has reached a rate limit.
     RateLimited,
-    /// The account is not paid for, so the API refuses its requests.
+    /// The API refuses requests because of an unpaid bill.
     PaymentRequired,
-    /// The account can't use the model that was asked.
+    /// The account can't use the requested model.
     ModelUnavailable,
-    /// The account's rules (address, workspace) don't allow the request.
+    /// A rule of the account (address, workspace) forbids the request.
     PermissionDenied,
-    /// Another program listens on the port.
+    /// Another program already listens on the port.
     PortInUse,
-    /// There is no qwen CLI to fall back on.
+    /// The qwen CLI for the fallback was not found.
     CliNotFound,
-    /// The qwen CLI could not answer.
+    /// The qwen CLI failed to answer.
     CliFailed,
-    /// A defect of this package.
+    /// A bug in this package.
     Internal,
 }
 
 impl Code {
-    /// The code as callers see it.
+    /// Returns the code as JavaScript sees it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -116,9 +116,9 @@ impl fmt::Display for Code {
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error that may be shown to a user: it never holds a token or a key.
+/// An error for the user. It never contains a token or a key.
 ///
-/// It is cheap to clone, since one failed refresh is the answer to every call that waited for it.
+/// Cheap to clone, because every caller that waited for a refresh gets the same error.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{}", .0.message)]
 pub struct Error(Box<Details>);
@@ -137,8 +137,8 @@ struct Details {
 }
 
 impl Error {
-    /// An error with a message of one or two lines that says what to do next. A message of more than 2,000 bytes is
-    /// shortened in its middle.
+    /// Creates an error. The message has one or two lines and says what to do next. The middle of a message of more
+    /// than 2,000 bytes is left out.
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self(Box::new(Details {
@@ -154,20 +154,20 @@ impl Error {
         }))
     }
 
-    /// A caller's mistake, naming the field.
+    /// Creates an error for an invalid argument: "`field` `expected`."
     #[must_use]
     pub fn invalid_argument(field: &str, expected: &str) -> Self {
         Self::new(Code::InvalidArgument, format!("{field} {expected}."))
     }
 
-    /// A failed file operation. `action` completes the sentence "Could not …".
+    /// Creates an error for a failed file operation. `action` completes the sentence "Could not …".
     #[must_use]
     pub fn io(action: &str, path: &Path, cause: &std::io::Error) -> Self {
         Self::new(Code::Io, format!("Could not {action} {}: {}. {}", path.display(), cause, io_advice(cause)))
             .with_path(path)
     }
 
-    /// A defect of ours.
+    /// Creates an error for a bug in this package.
     #[must_use]
     pub fn internal(what: impl fmt::Display) -> Self {
         Self::new(
@@ -176,14 +176,14 @@ impl Error {
         )
     }
 
-    /// The HTTP status that led to the error.
+    /// Sets the HTTP status that caused the error.
     #[must_use]
     pub fn with_status(mut self, status: u16) -> Self {
         self.0.status = Some(status);
         self
     }
 
-    /// The `error` of an OAuth error response (RFC 6749 section 5.2).
+    /// Sets the `error` field of an OAuth error response (RFC 6749 section 5.2).
     #[must_use]
     pub fn with_oauth_error(mut self, error: Option<String>) -> Self {
         self.0.oauth_error = error;
@@ -204,14 +204,14 @@ impl Error {
         self
     }
 
-    /// How long the server asked to wait.
+    /// Sets the wait time that the server asked for.
     #[must_use]
     pub fn with_retry_after_ms(mut self, ms: Option<u64>) -> Self {
         self.0.retry_after_ms = ms;
         self
     }
 
-    /// Marks the error as one that may pass by itself.
+    /// Marks the error as temporary.
     #[must_use]
     pub fn retryable(mut self) -> Self {
         self.0.retryable = true;
@@ -226,32 +226,32 @@ impl Error {
         self
     }
 
-    /// What led to the error.
+    /// The error that caused this one.
     #[must_use]
     pub fn with_cause(mut self, cause: Self) -> Self {
         self.0.cause = Some(cause);
         self
     }
 
-    /// The stable code.
+    /// Returns the stable code.
     #[must_use]
     pub fn code(&self) -> Code {
         self.0.code
     }
 
-    /// The text for a person.
+    /// Returns the message for the user.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.0.message
     }
 
-    /// The HTTP status, where one led to the error.
+    /// Returns the HTTP status that caused the error.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         self.0.status
     }
 
-    /// The OAuth `error`, where the server gave one.
+    /// Returns the OAuth `error` field, if the server sent one.
     #[must_use]
     pub fn oauth_error(&self) -> Option<&str> {
         self.0.oauth_error.as_deref()
@@ -269,19 +269,19 @@ impl Error {
         self.0.path.as_deref()
     }
 
-    /// How long the server asked to wait, in milliseconds.
+    /// Returns the wait time that the server asked for, in milliseconds.
     #[must_use]
     pub fn retry_after_ms(&self) -> Option<u64> {
         self.0.retry_after_ms
     }
 
-    /// Whether the same call may succeed later.
+    /// True if the same call may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         self.0.retryable
     }
 
-    /// What led to the error.
+    /// The error that caused this one.
     #[must_use]
     pub fn cause(&self) -> Option<&Self> {
         self.0.cause.as_ref()
@@ -291,13 +291,13 @@ impl Error {
 fn io_advice(cause: &std::io::Error) -> &'static str {
     use std::io::ErrorKind as Kind;
     match cause.kind() {
-        Kind::PermissionDenied => "Check who owns it and its mode, then try again.",
+        Kind::PermissionDenied => "Check its owner and mode, then try again.",
         Kind::StorageFull | Kind::QuotaExceeded => "Free some disk space, then try again.",
         Kind::ReadOnlyFilesystem => "Make the file system writable, or point QWEN_HOME at one that is.",
         Kind::NotADirectory | Kind::IsADirectory => {
             "Something else is in its place; move it away, then try again."
         }
-        _ => "Try again; if it stays, check the disk and QWEN_HOME.",
+        _ => "Try again. If the error persists, check the disk and QWEN_HOME.",
     }
 }
 
@@ -306,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_io_error_names_the_file_and_the_way_out() {
+    fn an_io_error_names_the_file_and_the_fix() {
         let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
         let error = Error::io("write", Path::new("/home/u/.qwen/oauth_creds.json"), &full);
         assert_eq!(error.code().as_str(), "ERR_QWEN_IO");

@@ -1,4 +1,4 @@
-//! What happens that a person may want to know, as values for whoever listens.
+//! Events that users may want to see.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,32 +10,32 @@ use crate::text::shorten_message;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EventKind {
-    /// A refresh token was redeemed.
+    /// An access token was refreshed.
     Refreshed,
     /// An account needs a new login.
     NeedsLogin,
-    /// A request or a refresh is tried again.
+    /// A request or a refresh is retried.
     Retry,
     /// A setting could not be read.
     Config,
-    /// Requests go to another account from now on.
+    /// Requests now go to another account.
     Switched,
     /// An account's quota is used up.
     Exhausted,
-    /// An account can be asked again.
+    /// An account can be used again.
     Ready,
-    /// A smaller payload was sent, since every account is out of quota.
+    /// A smaller request was sent because every account is out of quota.
     Degraded,
-    /// The qwen CLI answered, since every account is out of quota.
+    /// The qwen CLI answered because every account is out of quota.
     CliFallback,
-    /// Something that only the user can put right: a login in danger, or a bill that is not paid.
+    /// Something only the user can fix: a login in danger or an unpaid bill.
     NeedsAttention,
-    /// A file was damaged and set aside, a login found in it, or it was open to others.
+    /// A damaged file was moved aside, a login was recovered from it, or a file was open to other users.
     StoreRepaired,
 }
 
 impl EventKind {
-    /// The kind as callers see it.
+    /// Returns the kind as JavaScript sees it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -54,29 +54,29 @@ impl EventKind {
     }
 }
 
-/// One event. It never holds a secret.
+/// One event. It never contains a secret.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// What happened.
+    /// The kind of event.
     pub kind: EventKind,
-    /// When, in epoch milliseconds.
+    /// Time of the event in epoch milliseconds.
     pub at: u64,
-    /// One line for a person.
+    /// One line for the user.
     pub message: String,
     /// The account concerned.
     pub account_id: Option<String>,
-    /// Its name.
+    /// The name of that account.
     pub label: Option<String>,
-    /// The account that was used before.
+    /// The account that was used before a switch.
     pub from_account_id: Option<String>,
-    /// The code of the error that led to it.
+    /// The code of the error that caused the event.
     pub code: Option<Code>,
-    /// Until when, in epoch milliseconds.
+    /// End of the cooldown in epoch milliseconds.
     pub until: Option<u64>,
 }
 
 impl Event {
-    /// An event that is about no account in particular.
+    /// Creates an event that concerns no single account.
     #[must_use]
     pub fn new(kind: EventKind, at: u64, message: String) -> Self {
         Self {
@@ -91,7 +91,7 @@ impl Event {
         }
     }
 
-    /// An event of one account.
+    /// Creates an event of one account.
     #[must_use]
     pub fn of_account(kind: EventKind, at: u64, id: &str, label: &str, message: String) -> Self {
         Self {
@@ -102,23 +102,23 @@ impl Event {
     }
 }
 
-/// Where events go.
+/// The listener of events.
 #[derive(Clone)]
 pub struct Events(Arc<dyn Fn(Event) + Send + Sync>);
 
 impl Events {
-    /// Events are handed to `listener`, on whatever thread they happen.
+    /// Passes events to `listener`, on the thread where they happen.
     pub fn new(listener: impl Fn(Event) + Send + Sync + 'static) -> Self {
         Self(Arc::new(listener))
     }
 
-    /// Nobody listens.
+    /// Drops all events.
     #[must_use]
     pub fn none() -> Self {
         Self::new(drop)
     }
 
-    /// Tells the listener.
+    /// Passes an event to the listener.
     pub fn emit(&self, event: Event) {
         (self.0)(event);
     }

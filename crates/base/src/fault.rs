@@ -1,32 +1,32 @@
-//! Named points at which a test lets a process die or stop, and safeguards that it takes away.
+//! Named points where tests kill or stop a process, and safeguards that tests turn off.
 //!
-//! A test that also passes without the safeguard it is about shows nothing. So each is shown once to fail without it.
-//! All this is built for tests alone (feature `fault-points`); otherwise these functions do nothing and compile to nothing.
+//! A test that passes without its safeguard proves nothing, so each safeguard has a test that fails without it. The
+//! feature `fault-points` is for tests only. Without it these functions do nothing and compile to nothing.
 
-/// A step of a refresh, or of a write, in the order in which they are reached.
+/// A step of a refresh or of a file write, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
-    /// The kernel's lock file is open, and not locked yet.
+    /// The kernel's lock file is open but not locked.
     LockFileOpened,
     /// The kernel lock is held.
     KernelLocked,
-    /// The CLI's lock file is there under another name.
+    /// The CLI's lock file exists under a temporary name.
     CliLockPrepared,
     /// Both locks are held.
     CliLocked,
     /// The files were read again under the locks.
     ReadAgain,
-    /// The connection is there; the refresh token is about to be sent.
+    /// The connection is open, and the refresh token is about to be sent.
     Sending,
-    /// The new tokens are in memory, and nowhere else.
+    /// The new tokens are in memory only.
     Redeemed,
     /// A temporary file was created.
     TemporaryCreated,
-    /// Half of the contents is written.
+    /// Half of the contents are written.
     HalfWritten,
-    /// All of the contents is written.
+    /// All contents are written.
     Written,
-    /// The contents is on disk.
+    /// The contents are on disk.
     DataSynced,
     /// The new file has its name.
     Renamed,
@@ -34,12 +34,12 @@ pub enum Point {
     DirectorySynced,
     /// All files hold the new tokens.
     Saved,
-    /// The CLI's lock file is gone; the kernel lock is still held.
+    /// The CLI's lock file is removed, and the kernel lock is still held.
     CliUnlocked,
 }
 
 impl Point {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 15] = [
         Self::LockFileOpened,
         Self::KernelLocked,
@@ -59,53 +59,53 @@ impl Point {
     ];
 }
 
-/// What keeps a token from being lost, and can be left out to show that it does.
+/// A safeguard against losing a token. A test can leave it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Safeguard {
-    /// The kernel's lock between our own processes.
+    /// The kernel lock between processes that use this package.
     KernelLock,
     /// Reading the files again under the locks.
     ReadAgain,
-    /// Keeping the CLI's lock file from looking abandoned.
+    /// Touching the CLI's lock file so that it doesn't look abandoned.
     Touch,
-    /// Taking the CLI's lock again at once where an exiting CLI has removed it.
+    /// Taking the CLI's lock again right after an exiting CLI removed it.
     Retake,
-    /// The last look before the refresh token is sent.
+    /// The last check before the refresh token is sent.
     LastLook,
-    /// Comparing the file with the token that was redeemed, before it is replaced.
+    /// Comparing the file with the redeemed token before replacing it.
     Comparison,
-    /// Writing beside the file, and renaming.
+    /// Writing a temporary file and renaming it.
     Replacement,
-    /// The sync of the contents.
+    /// Syncing the contents to disk.
     DataSync,
-    /// The sync of the name.
+    /// Syncing the directory to disk.
     DirectorySync,
-    /// Completing a write that was interrupted.
+    /// Completing an interrupted write.
     Completion,
-    /// Waiting for a CLI whose lock another CLI removed on its exit.
+    /// Waiting for a CLI whose lock was removed when another CLI exited.
     Patience,
-    /// Outlasting a CLI that took the lock away in the middle of a refresh.
+    /// Waiting for a CLI that took the lock during a refresh.
     Outlasting,
-    /// Holding the end of the process up until a token that was sent is written.
+    /// Delaying the end of the process until the new tokens are written.
     HeldEnd,
-    /// Making room for new tokens before the refresh token is sent.
+    /// Reserving disk space for new tokens before the refresh token is sent.
     Preparation,
-    /// Writing into a credentials file that can't be replaced.
+    /// Writing in place to a credentials file that can't be replaced.
     InPlace,
-    /// Keeping a login whose place another took while it was refreshed.
+    /// Keeping a login that was replaced by another during its refresh.
     KeepingBeside,
-    /// Redeeming a token at the server that issued it alone.
+    /// Redeeming a token only at the server that issued it.
     Binding,
-    /// Refreshing a login that may be dead before it becomes the qwen CLI's.
+    /// Refreshing a login that may be dead before the qwen CLI gets it.
     Proof,
-    /// The lock beside the file that a link leads to.
+    /// Locking next to the target of a symbolic link.
     SharedLock,
-    /// Giving a file that is replaced to its owner.
+    /// Keeping the owner of a replaced file.
     Ownership,
 }
 
 impl Safeguard {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 20] = [
         Self::KernelLock,
         Self::ReadAgain,
@@ -132,11 +132,11 @@ impl Safeguard {
 
 #[cfg(not(feature = "fault-points"))]
 mod none {
-    /// Says that a step is reached.
+    /// Reports that a step is reached.
     #[inline]
     pub const fn reached(_point: super::Point) {}
 
-    /// Whether a safeguard is left out: never.
+    /// True if a test leaves out the safeguard: never in this build.
     #[inline]
     #[must_use]
     pub const fn omits(_safeguard: super::Safeguard) -> bool {
@@ -152,30 +152,30 @@ mod injected {
 
     use super::{Point, Safeguard};
 
-    /// What a process is to suffer.
+    /// The faults of a process.
     pub struct Faults {
         /// Called at each point that is reached.
         pub at: Box<dyn Fn(Point) + Send + Sync>,
-        /// What is left out.
+        /// Safeguards that are left out.
         pub omitted: Vec<Safeguard>,
     }
 
     static FAULTS: OnceLock<Faults> = OnceLock::new();
 
-    /// Sets the faults of this process, once.
+    /// Sets the faults of this process. Only the first call counts.
     pub fn inject(faults: Faults) {
-        // A second call would be a test's mistake, and changes nothing.
+        // A second call is a mistake in a test.
         let _ = FAULTS.set(faults);
     }
 
-    /// Says that a step is reached.
+    /// Reports that a step is reached.
     pub fn reached(point: Point) {
         if let Some(faults) = FAULTS.get() {
             (faults.at)(point);
         }
     }
 
-    /// Whether a safeguard is left out.
+    /// True if a test leaves out the safeguard.
     #[must_use]
     pub fn omits(safeguard: Safeguard) -> bool {
         FAULTS.get().is_some_and(|faults| faults.omitted.contains(&safeguard))

@@ -1,4 +1,4 @@
-//! Values and tools that every other crate builds on: errors, events, plans, hosts, the HTTP client, logs, time.
+//! Values and tools for all other crates: errors, events, plans, hosts, the HTTP client, logs and time.
 
 #![forbid(unsafe_code)]
 

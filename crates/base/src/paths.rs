@@ -1,11 +1,11 @@
-//! Where the files are.
+//! Paths of the files.
 
 use std::path::{Path, PathBuf};
 
 use crate::environment::Environment;
 use crate::error::{Code, Error, Result};
 
-/// The directories everything else is relative to.
+/// The home directory and the Qwen directory, and the files in them.
 #[derive(Debug, Clone)]
 pub struct Paths {
     home: PathBuf,
@@ -13,10 +13,10 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Finds the home directory and, from it or from `QWEN_HOME`, the Qwen directory. Opens nothing.
+    /// Finds the home directory and the Qwen directory (`QWEN_HOME`, or `.qwen` in the home directory). Opens nothing.
     ///
     /// # Errors
-    /// `ERR_QWEN_INVALID_CONFIG` where there is no home directory, or `QWEN_HOME` is no path.
+    /// `ERR_QWEN_INVALID_CONFIG` if there is no home directory or `QWEN_HOME` is not a path.
     pub fn from_environment(environment: &Environment) -> Result<Self> {
         let home_variable = if cfg!(windows) { "USERPROFILE" } else { "HOME" };
         let home =
@@ -45,28 +45,28 @@ impl Paths {
         &self.qwen_dir
     }
 
-    /// The account store, where nothing else is set.
+    /// The default path of the account store.
     #[must_use]
     pub fn accounts(&self) -> PathBuf {
         self.qwen_dir.join("oauth_accounts.json")
     }
 
-    /// A path that a user gave: `~` is the home directory, and a relative one is inside the Qwen directory.
+    /// Resolves a path in a setting: `~` is the home directory, and a relative path starts in the Qwen directory.
     #[must_use]
     pub fn from_user(&self, path: &str) -> PathBuf {
         self.qwen_dir.join(expand_home(path, &self.home))
     }
 
-    /// A file that a user named: `~` is the home directory, and a relative path starts where the program was started.
+    /// Resolves a path argument: `~` is the home directory, and a relative path starts in the working directory.
     ///
     /// # Errors
-    /// `ERR_QWEN_INVALID_ARGUMENT` where it is no path.
+    /// `ERR_QWEN_INVALID_ARGUMENT` if it is not a path.
     pub fn named(&self, path: &str) -> Result<PathBuf> {
         std::path::absolute(expand_home(path, &self.home))
-            .map_err(|error| Error::invalid_argument("path", &format!("is no path ({error})")))
+            .map_err(|error| Error::invalid_argument("path", &format!("is not a path ({error})")))
     }
 
-    /// Where the original plugin's first versions kept their token.
+    /// The token file of the original plugin's first versions.
     #[must_use]
     pub fn legacy_token(&self) -> PathBuf {
         self.home.join(".opencode/qwen/oauth_token.json")
@@ -78,19 +78,19 @@ impl Paths {
         self.qwen_dir.join("oauth_creds.json")
     }
 
-    /// What each account has given. It lies beside the tokens, since the accounts are those of this directory.
+    /// The usage of each account. It is next to the tokens, because it belongs to the accounts in this directory.
     #[must_use]
     pub fn usage(&self) -> PathBuf {
         self.qwen_dir.join("opencode_qwen_usage.json")
     }
 
-    /// The servers' lists of models for each account.
+    /// The model lists that servers returned for each account.
     #[must_use]
     pub fn models(&self) -> PathBuf {
         self.qwen_dir.join("opencode_qwen_models.json")
     }
 
-    /// Where logs go that the user has turned on.
+    /// The directory of logs.
     #[must_use]
     pub fn logs(&self) -> PathBuf {
         self.home.join(".opencode").join("logs").join("qwen-plugin")
@@ -113,7 +113,7 @@ fn absolute(variable: &str, path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| {
         Error::new(
             Code::InvalidConfig,
-            format!("{variable} is no usable path: {error}. Set it to a directory, or unset it."),
+            format!("{variable} is not a usable path: {error}. Set it to a directory, or unset it."),
         )
     })
 }

@@ -1,4 +1,4 @@
-//! The plans that keys belong to: where they are served, and what they cost. Pure.
+//! Plans of keys: their servers and their prices. Pure.
 
 use std::borrow::Cow;
 
@@ -6,25 +6,25 @@ use url::Url;
 
 use crate::base_url::display_url;
 
-/// What a key was bought with.
+/// The plan that a key belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyPlan {
-    /// A subscription with quotas by the hour, the week and the month.
+    /// A subscription with quotas per 5 hours, week and month.
     CodingPlan,
     /// A subscription with a number of tokens.
     TokenPlan,
-    /// Billed by the token.
+    /// Pay-as-you-go, billed per token.
     DashScope,
 }
 
-/// The tier of a subscription, which tells how large its quota is.
+/// The tier of a subscription. It determines the quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tier {
-    /// The smallest.
+    /// The smallest tier.
     Lite,
-    /// The one in the middle.
+    /// The middle tier.
     Standard,
-    /// The largest.
+    /// The largest tier.
     Pro,
 }
 
@@ -32,7 +32,7 @@ impl Tier {
     /// All tiers, the smallest first.
     pub const ALL: [Self; 3] = [Self::Lite, Self::Standard, Self::Pro];
 
-    /// Its name, as callers give it.
+    /// Returns the name in the API and in files.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -42,26 +42,26 @@ impl Tier {
         }
     }
 
-    /// Reads its name.
+    /// Parses the name in the API and in files.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|tier| tier.as_str() == name)
     }
 }
 
-/// What a request costs its user, in the order that matters: nothing moves up in it by itself.
+/// The price of a request, in rising order. Nothing switches to a higher price on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Price {
-    /// Nothing.
+    /// Free of charge.
     Free,
-    /// Nothing beyond the subscription.
+    /// Included in a subscription.
     Subscription,
-    /// Each token.
+    /// Billed per token.
     Metered,
 }
 
 impl Price {
-    /// Its name for a person, to complete "It is …".
+    /// Returns a description that completes "It is …".
     #[must_use]
     pub const fn describe(self) -> &'static str {
         match self {
@@ -72,14 +72,14 @@ impl Price {
     }
 }
 
-/// A region of a plan. A key works in its own alone.
+/// The server of a plan in one region. A key works only in its own region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// The plan.
     pub plan: KeyPlan,
-    /// The region's name, as callers give it.
+    /// Name of the region, such as `intl`.
     pub region: Cow<'static, str>,
-    /// Where its requests go.
+    /// Base URL of its requests.
     pub base_url: Cow<'static, str>,
 }
 
@@ -88,14 +88,14 @@ impl Endpoint {
         Self { plan, region: Cow::Borrowed(region), base_url: Cow::Borrowed(base_url) }
     }
 
-    /// The console's page that shows its keys.
+    /// Returns the URL of the console page that shows its keys.
     #[must_use]
     pub fn key_page(&self) -> &'static str {
         self.plan.key_page(&self.region)
     }
 }
 
-/// All endpoints whose hosts are known by name. Workspaces have hosts of their own: see [`endpoint_on_host`].
+/// All endpoints with fixed hosts. Workspaces have hosts of their own: see [`endpoint_on_host`].
 pub static ENDPOINTS: [Endpoint; 8] = [
     Endpoint::known(
         KeyPlan::TokenPlan,
@@ -119,12 +119,12 @@ pub static ENDPOINTS: [Endpoint; 8] = [
     ),
 ];
 
-/// Where the hosts of workspaces end: `{WorkspaceId}.{region}.maas.aliyuncs.com`.
+/// Suffix of the hosts of workspaces: `{WorkspaceId}.{region}.maas.aliyuncs.com`.
 const WORKSPACE_SUFFIX: &str = ".maas.aliyuncs.com";
-/// The workspace whose host serves the Token Plan.
+/// Workspace name in the hosts of the Token Plan.
 const TOKEN_PLAN_WORKSPACE: &str = "token-plan";
 
-/// Alibaba Cloud's own and everyday names of the regions.
+/// Alibaba Cloud's names of the regions, and common ones.
 const REGION_NAMES: [(&str, &str); 20] = [
     ("cn-beijing", "cn"),
     ("beijing", "cn"),
@@ -148,19 +148,19 @@ const REGION_NAMES: [(&str, &str); 20] = [
     ("united states", "us"),
 ];
 
-/// How a subscription's key begins. Plain `sk-` may be one, too.
+/// Prefix of most subscription keys. Some begin with plain `sk-`.
 const SUBSCRIPTION_PREFIX: &str = "sk-sp-";
 
-/// The indexes in [`ENDPOINTS`] of those that may take a subscription's key, what is sold today first.
+/// Indexes in [`ENDPOINTS`] to try for a subscription key, current plans first.
 const SUBSCRIPTION_ORDER: [usize; 4] = [0, 1, 2, 3];
-/// The same of a plain key.
+/// Indexes in [`ENDPOINTS`] to try for a plain key.
 const PLAIN_ORDER: [usize; 8] = [4, 5, 1, 6, 7, 0, 2, 3];
 
 impl KeyPlan {
-    /// All plans, the ones first that cost nothing more.
+    /// All plans, subscriptions first.
     pub const ALL: [Self; 3] = [Self::CodingPlan, Self::TokenPlan, Self::DashScope];
 
-    /// Its name, as callers give it.
+    /// Returns the name in the API and in files.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -170,13 +170,13 @@ impl KeyPlan {
         }
     }
 
-    /// Reads its name.
+    /// Parses the name in the API and in files.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|plan| plan.as_str() == name)
     }
 
-    /// Its name for a person.
+    /// Returns the name for users.
     #[must_use]
     pub const fn title(self) -> &'static str {
         match self {
@@ -186,7 +186,7 @@ impl KeyPlan {
         }
     }
 
-    /// Returns the tiers that it is sold in, the smallest first.
+    /// Returns the tiers of the plan, smallest first.
     #[must_use]
     pub const fn tiers(self) -> &'static [Tier] {
         match self {
@@ -196,7 +196,7 @@ impl KeyPlan {
         }
     }
 
-    /// What its requests cost.
+    /// Returns the price of its requests.
     #[must_use]
     pub const fn price(self) -> Price {
         match self {
@@ -205,7 +205,7 @@ impl KeyPlan {
         }
     }
 
-    /// The console's page that shows the keys of a region.
+    /// Returns the URL of the console page that shows the keys of a region.
     #[must_use]
     pub fn key_page(self, region: &str) -> &'static str {
         match (self, region == "cn") {
@@ -226,13 +226,14 @@ impl KeyPlan {
         }
     }
 
-    /// Where it is served.
+    /// Returns its endpoints.
     pub fn endpoints(self) -> impl Iterator<Item = &'static Endpoint> {
         ENDPOINTS.iter().filter(move |endpoint| endpoint.plan == self)
     }
 }
 
-/// A region by any of its names. Regions that only workspaces have keep Alibaba Cloud's name, such as `eu-central-1`.
+/// Finds a region by any of its names. Regions that only workspaces have keep Alibaba Cloud's name, such as
+/// `eu-central-1`.
 #[must_use]
 pub fn region_from_name(name: &str) -> Option<Cow<'static, str>> {
     let name = name.trim().to_ascii_lowercase();
@@ -247,7 +248,7 @@ fn table_region(name: &str) -> Option<&'static str> {
     ["cn", "intl", "us", "hk"].into_iter().find(|region| *region == name)
 }
 
-/// Two letters of the area, a word, a number.
+/// Matches two letters of the area, a word, and a number.
 fn is_cloud_region(name: &str) -> bool {
     let parts: Vec<_> = name.split('-').collect();
     let is_word = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase());
@@ -263,14 +264,14 @@ fn is_cloud_region(name: &str) -> bool {
     }
 }
 
-/// The endpoint with this base URL.
+/// Returns the endpoint with this base URL.
 #[must_use]
 pub fn endpoint_of(base_url: &Url) -> Option<Endpoint> {
     let endpoint = endpoint_on_host(base_url.host_str()?)?;
     (display_url(base_url) == endpoint.base_url).then_some(endpoint)
 }
 
-/// The endpoint on this host, whatever the path is.
+/// Returns the endpoint on this host, for any path.
 #[must_use]
 pub fn endpoint_on_host(host: &str) -> Option<Endpoint> {
     let known = ENDPOINTS.iter().find(|endpoint| {
@@ -290,7 +291,7 @@ fn workspace_on(host: &str) -> Option<Endpoint> {
     Some(Endpoint { plan, region, base_url: Cow::Owned(format!("https://{host}/compatible-mode/v1")) })
 }
 
-/// The endpoints that may have issued a key of this form, the likeliest first.
+/// Returns the endpoints that may have issued a key of this form, most likely first.
 #[must_use]
 pub fn endpoints_of_key(key: &str) -> Vec<&'static Endpoint> {
     let order = if key.starts_with(SUBSCRIPTION_PREFIX) { &SUBSCRIPTION_ORDER[..] } else { &PLAIN_ORDER };
@@ -303,7 +304,7 @@ mod tests {
     use crate::base_url::api_base_url;
 
     #[test]
-    fn every_place_is_a_base_url_of_its_own() {
+    fn every_endpoint_has_its_own_base_url() {
         for endpoint in &ENDPOINTS {
             let url = api_base_url(&endpoint.base_url).unwrap();
             assert_eq!(display_url(&url), endpoint.base_url);
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workspace_is_billed_by_use_and_names_its_region() {
+    fn a_workspace_is_metered_and_names_its_region() {
         for (host, plan, region) in [
             ("ws-1.ap-southeast-1.maas.aliyuncs.com", KeyPlan::DashScope, "intl"),
             ("llm-x.eu-central-1.maas.aliyuncs.com", KeyPlan::DashScope, "eu-central-1"),
@@ -338,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_of_keys_are_asked_about_in_their_likeliest_order() {
+    fn endpoints_of_a_key_are_ordered_by_likelihood() {
         let order = |key| {
             endpoints_of_key(key)
                 .iter()
@@ -355,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn every_place_has_a_key_page_of_its_console() {
+    fn every_endpoint_has_a_key_page() {
         for endpoint in &ENDPOINTS {
             let console = if endpoint.region == "cn" {
                 "https://bailian.console.aliyun.com/"
@@ -367,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn plans_and_regions_by_their_names() {
+    fn plans_and_regions_are_found_by_name() {
         for plan in KeyPlan::ALL {
             assert_eq!(KeyPlan::from_name(plan.as_str()), Some(plan));
             assert!(plan.endpoints().count() > 1);

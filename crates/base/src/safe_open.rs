@@ -1,42 +1,42 @@
-//! Opening files in whose place somebody may have put something else: a FIFO that blocks, a device, a link.
+//! Opens files safely when another process may have put a FIFO, a device or a link in their place.
 //!
-//! Nothing but a regular file is opened without `O_NONBLOCK`, and the open descriptor is checked, not the name.
+//! Files are opened with `O_NONBLOCK`, and the open descriptor is checked, not the name.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read as _};
 use std::path::Path;
 
-/// Something other than a regular file in the place of one.
+/// An object that is not a regular file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InPlace {
     /// A directory.
     #[error("a directory is in its place")]
     Directory,
-    /// A symbolic link, where none is followed.
+    /// A symbolic link that must not be followed.
     #[error("a symbolic link is in its place")]
     Link,
     /// A named pipe.
     #[error("a named pipe (FIFO) is in its place")]
     Fifo,
-    /// A socket, a device or the like.
+    /// A socket, a device or a similar object.
     #[error("something that is not a regular file is in its place")]
     Other,
 }
 
 impl InPlace {
-    /// Returns what stands at `path` if that is not a regular file; links are followed.
+    /// Returns the object at `path` if it is not a regular file. Follows links.
     #[must_use]
     pub fn at(path: &Path) -> Option<Self> {
         fs::metadata(path).ok().and_then(|found| Self::of_metadata(&found))
     }
 
-    /// The same for a file that only this package writes, such as a lock: a link is itself something else.
+    /// Like [`InPlace::at`], for a file that only this package writes, such as a lock. Doesn't follow links.
     #[must_use]
     pub fn at_own(path: &Path) -> Option<Self> {
         fs::symlink_metadata(path).ok().and_then(|found| Self::of_metadata(&found))
     }
 
-    /// Returns what an error of this module found.
+    /// Returns the object that caused an error of this module.
     #[must_use]
     pub fn of(error: &io::Error) -> Option<Self> {
         error.get_ref()?.downcast_ref().copied()
@@ -58,7 +58,7 @@ impl InPlace {
 
 impl From<InPlace> for io::Error {
     fn from(found: InPlace) -> Self {
-        // `Error::io` gives the advice of this kind: something else is in its place.
+        // `Error::io` gives advice for this kind.
         Self::new(ErrorKind::NotADirectory, found)
     }
 }
@@ -73,45 +73,45 @@ fn is_fifo(_kind: fs::FileType) -> bool {
     false
 }
 
-/// Opens a regular file for reading; links are followed.
+/// Opens a regular file for reading. Follows links.
 ///
 /// # Errors
-/// Those of the file system, and an [`InPlace`].
+/// An [`InPlace`], and errors of the file system.
 pub fn open(path: &Path) -> io::Result<File> {
     open_with(OpenOptions::new().read(true), path)
 }
 
-/// Opens a regular file with these options; links are followed.
+/// Opens a regular file with these options. Follows links.
 ///
 /// # Errors
-/// Those of the file system, and an [`InPlace`].
+/// An [`InPlace`], and errors of the file system.
 pub fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     checked(flags::follow(options), path, InPlace::at)
 }
 
-/// Opens a file that only this package writes: a lock, a log, a temporary file. No link is followed. A new file is its
-/// owner's alone.
+/// Opens a file that only this package writes: a lock, a log, a temporary file. Doesn't follow links. A new file gets
+/// mode 0600.
 ///
 /// # Errors
-/// Those of the file system, and an [`InPlace`].
+/// An [`InPlace`], and errors of the file system.
 pub fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     checked(flags::own(options), path, InPlace::at_own)
 }
 
-/// Reads a regular file of at most `limit` bytes; `None` for a larger one. Links are followed.
+/// Reads a regular file of at most `limit` bytes; `None` if it is larger. Follows links.
 ///
 /// # Errors
-/// Those of the file system, and an [`InPlace`].
+/// An [`InPlace`], and errors of the file system.
 pub fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     open(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok((bytes.len() as u64 <= limit).then_some(bytes))
 }
 
-/// Reads a regular file of at most `limit` bytes that holds UTF-8. Links are followed.
+/// Reads a regular UTF-8 file of at most `limit` bytes. Follows links.
 ///
 /// # Errors
-/// Those of the file system, an [`InPlace`], and `InvalidData` for a larger file or other bytes.
+/// An [`InPlace`], errors of the file system, and `InvalidData` for a larger file or invalid UTF-8.
 pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
     let bytes =
         read(path, limit)?.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "it is too large"))?;
@@ -119,7 +119,8 @@ pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
 }
 
 fn checked(options: &OpenOptions, path: &Path, at: fn(&Path) -> Option<InPlace>) -> io::Result<File> {
-    // Looked at first, since opening a device can have effects; and again, since another may stand there by then.
+    // Checked before opening, because opening a device can have effects, and after, because the file may have been
+    // replaced meanwhile.
     if let Some(found) = at(path) {
         return Err(found.into());
     }
@@ -155,7 +156,7 @@ mod flags {
     use std::fs::OpenOptions;
     use std::os::windows::fs::OpenOptionsExt as _;
 
-    /// Opens a link itself and not its target (`FILE_FLAG_OPEN_REPARSE_POINT`); the check then finds the link.
+    /// Opens a link itself instead of its target (`FILE_FLAG_OPEN_REPARSE_POINT`). The check then finds the link.
     const OPEN_LINK: u32 = 0x0020_0000;
 
     pub fn follow(options: &mut OpenOptions) -> &OpenOptions {

@@ -1,4 +1,4 @@
-//! Text that must never be printed: tokens, device codes, verifiers, proxy passwords.
+//! Strings that must never be printed: tokens, device codes, verifiers, proxy passwords.
 
 use std::fmt;
 
@@ -9,13 +9,13 @@ use secrecy::{ExposeSecret, SecretString};
 pub struct Secret(SecretString);
 
 impl Secret {
-    /// Takes a string over as a secret.
+    /// Wraps a string.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(SecretString::from(text.into()))
     }
 
-    /// The text itself, for the wire and for the credentials files alone.
+    /// Returns the text. Only for requests and credentials files.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
@@ -30,7 +30,7 @@ impl PartialEq for Secret {
 
 impl Eq for Secret {}
 
-/// `Debug` for types that hold secrets among other things, or may: it prints their name alone.
+/// Implements `Debug` for types that may contain secrets: it prints only their name.
 #[macro_export]
 macro_rules! opaque_debug {
     ($($type:ident),+) => {$(

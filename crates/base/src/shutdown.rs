@@ -1,8 +1,7 @@
-//! The end of the process, and the work that it waits for.
+//! Delays the end of the process until tokens are written.
 //!
-//! A refresh token is spent when it is sent, and what the server gave for it is lost unless it reaches the disk. So a
-//! [`Section`] lasts from the sending to the writing, and every ordinary end of the process waits for it: up to
-//! [`LONGEST_WAIT`], after which the process ends in any case.
+//! A refresh token is used up when it is sent, and the new tokens are lost unless they reach the disk. A [`Section`]
+//! lasts from sending to writing. Every ordinary end of the process waits for it, for up to [`LONGEST_WAIT`].
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::fault::{self, Safeguard};
 use crate::lock::lock;
 
-/// Longest time that an end of the process is held up, counted from when it was asked for.
+/// Longest delay of the end of the process.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// The sections of one process. Clones share them.
@@ -27,23 +26,23 @@ struct Inner {
 #[derive(Default)]
 struct State {
     sections: usize,
-    /// The time at which the process ends, whatever is under way.
+    /// Time when the process ends, even with open sections.
     ends_at: Option<Instant>,
     is_final: bool,
 }
 
-/// Work that the end of the process waits for, until it is dropped.
+/// Work that delays the end of the process until this is dropped.
 #[derive(Debug)]
 pub struct Section(Shutdown);
 
 impl Shutdown {
-    /// `on_change` is told `true` when a first section begins and `false` when the last one has ended.
+    /// Calls `on_change(true)` when the first section begins and `on_change(false)` when the last one ends.
     pub fn new(on_change: impl Fn(bool) + Send + Sync + 'static) -> Self {
         let (state, changed) = (Mutex::default(), Condvar::new());
         Self(Arc::new(Inner { state, changed, on_change: Box::new(on_change) }))
     }
 
-    /// Begins a section; `None` if the process is about to end.
+    /// Begins a section; `None` if the process is ending.
     #[must_use]
     pub fn enter(&self) -> Option<Section> {
         let mut state = self.state();
@@ -57,20 +56,20 @@ impl Shutdown {
         Some(Section(self.clone()))
     }
 
-    /// True if the process is about to end: no section begins any more.
+    /// True if the process is ending. No section can begin then.
     #[must_use]
     pub fn is_ending(&self) -> bool {
         self.state().ends_at.is_some()
     }
 
-    /// The process exits: lets no section begin any more, and waits for those that have begun. Blocks for up to
-    /// [`LONGEST_WAIT`]; several callers share the time of the first.
+    /// Ends all sections for good: no new section begins, and the call waits for open ones. Blocks for up to
+    /// [`LONGEST_WAIT`], which several callers share.
     pub fn end(&self) {
         self.state().is_final = true;
         self.wait();
     }
 
-    /// The process was asked to end: as [`Shutdown::end`], until [`Shutdown::resume`].
+    /// Like [`Shutdown::end`], until [`Shutdown::resume`] is called.
     pub fn wait(&self) {
         let mut state = self.state();
         let ends_at = *state.ends_at.get_or_insert_with(|| Instant::now() + LONGEST_WAIT);
@@ -81,7 +80,7 @@ impl Shutdown {
         }
     }
 
-    /// Lets sections begin again: the process was asked to end, and goes on. It changes nothing after [`Shutdown::end`].
+    /// Lets sections begin again, because the process continues. Does nothing after [`Shutdown::end`].
     pub fn resume(&self) {
         let mut state = self.state();
         if !state.is_final {
@@ -95,7 +94,7 @@ impl Shutdown {
 }
 
 impl Default for Shutdown {
-    /// Sections that nobody observes.
+    /// Creates sections without a callback.
     fn default() -> Self {
         Self::new(|_| {})
     }
@@ -125,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_waits_for_what_has_begun_and_nothing_begins_after_it() {
+    fn the_end_waits_for_open_sections_and_lets_none_begin() {
         let shutdown = Shutdown::default();
         let begun = shutdown.enter().unwrap();
         let ending = shutdown.clone();
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_does_not_wait_for_ever() {
+    fn the_end_does_not_wait_forever() {
         let shutdown = Shutdown::default();
         let begun = shutdown.enter();
         let started = Instant::now();
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_and_the_last_section_are_told() {
+    fn the_first_and_the_last_section_are_reported() {
         let told = Arc::new(Mutex::new(Vec::new()));
         let listener = Arc::clone(&told);
         let shutdown = Shutdown::new(move |begins| listener.lock().unwrap().push(begins));

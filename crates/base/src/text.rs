@@ -1,12 +1,12 @@
-//! Text from elsewhere, made fit to be shown. Pure.
+//! Makes text from outside safe to show. Pure.
 
-/// Longest label, in characters.
+/// Longest label of an account, in characters.
 pub const MAX_LABEL: usize = 100;
-/// Longest id or message from a file that is shown, in characters.
+/// Longest id or message that is shown from a file, in characters.
 pub const MAX_SHOWN: usize = 1_000;
 
-/// One harmless line of at most `limit` characters: line ends become a space, and what steers a terminal or turns the order
-/// of a line around becomes U+FFFD.
+/// Returns one safe line of at most `limit` characters. Line ends become a space. Terminal control characters and
+/// bidirectional controls become U+FFFD.
 #[must_use]
 pub fn one_line(text: &str, limit: usize) -> String {
     let mut cleaned = String::new();
@@ -29,12 +29,12 @@ pub fn one_line(text: &str, limit: usize) -> String {
     }
 }
 
-/// Longest message that a person is shown, in bytes.
+/// Longest message for the user, in bytes.
 pub const MAX_MESSAGE: usize = 2_000;
-/// The end of a message that is too long, which says what to do next, in bytes.
+/// Bytes kept at the end of a long message, where it says what to do next.
 const MESSAGE_END: usize = 500;
 
-/// Shortens a message in its middle to at most [`MAX_MESSAGE`] bytes.
+/// Leaves out the middle of a message of more than [`MAX_MESSAGE`] bytes.
 #[must_use]
 pub fn shorten_message(message: String) -> String {
     const LEFT_OUT: &str = " … ";
@@ -52,7 +52,7 @@ pub fn shorten_message(message: String) -> String {
     format!("{}{LEFT_OUT}{}", &message[..start], &message[end..])
 }
 
-/// What a terminal obeys (C0, DEL, C1), and what turns the order of a line around or breaks it.
+/// True for control characters (C0, DEL, C1) and for characters that reorder or break a line.
 fn is_unsafe(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_becomes_one_harmless_line() {
+    fn a_text_becomes_one_safe_line() {
         for (text, cleaned) in [
             ("work", "work"),
             ("\u{1b}[2Jwork", "\u{fffd}[2Jwork"),
@@ -88,7 +88,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_clean_stays_and_is_bounded(text in "\\PC{0,40}|.{0,40}", limit in 0_usize..50) {
+        fn one_line_is_bounded_and_stable(text in "\\PC{0,40}|.{0,40}", limit in 0_usize..50) {
             let cleaned = one_line(&text, limit);
             prop_assert!(cleaned.chars().count() <= limit);
             prop_assert_eq!(one_line(&cleaned, limit), cleaned.clone());

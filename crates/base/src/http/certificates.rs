@@ -1,4 +1,4 @@
-//! Certificates that the user adds to the system's, or puts in their place.
+//! Reads certificate files that add to the system's certificates or replace them.
 
 use std::path::Path;
 
@@ -13,20 +13,20 @@ use crate::safe_open;
 /// Largest certificate file that is read.
 const MAX_FILE: u64 = 32 * 1024 * 1024;
 const BEGIN: &str = "-----BEGIN ";
-/// Another PEM label that OpenSSL takes for a certificate.
+/// PEM labels that OpenSSL accepts for a certificate.
 const LABELS: [&str; 2] = ["CERTIFICATE", "X509 CERTIFICATE"];
 
 /// Contents of a certificate file.
 #[derive(Debug, Default)]
 pub struct CertificateFile {
-    /// The certificates that can be used.
+    /// Readable certificates.
     pub certificates: Vec<CertificateDer<'static>>,
-    /// What could not be read of it; an error where nothing could.
+    /// Problem to report: an unreadable file, or unreadable certificates in it.
     pub problem: Option<Error>,
 }
 
-/// Reads the file that `variable` names. It is read as Node reads it: a byte order mark is skipped, and so is what is no
-/// certificate; what can't be read costs no more than itself.
+/// Reads the file that `variable` points to, as Node does: it skips a byte order mark and anything that is not a
+/// certificate. An unreadable certificate doesn't affect the others.
 #[must_use]
 pub fn read_certificates(variable: &str, path: &Path) -> CertificateFile {
     let shown = path.display();
@@ -34,13 +34,14 @@ pub fn read_certificates(variable: &str, path: &Path) -> CertificateFile {
     let bytes = match safe_open::read(path, MAX_FILE) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => {
-            let message =
-                format!("{variable} names {shown}, which is too large. Point it at a PEM file, or unset it.");
+            let message = format!(
+                "{variable} points to {shown}, which is too large. Point it at a PEM file, or unset it."
+            );
             return CertificateFile { problem: problem(message), ..CertificateFile::default() };
         }
         Err(error) => {
             let message = format!(
-                "{variable} names {shown}, which can't be read ({error}). Point it at a PEM file, or unset it."
+                "{variable} points to {shown}, which can't be read ({error}). Point it at a PEM file, or unset it."
             );
             return CertificateFile { problem: problem(message), ..CertificateFile::default() };
         }
@@ -48,7 +49,7 @@ pub fn read_certificates(variable: &str, path: &Path) -> CertificateFile {
     let (certificates, unreadable) = parse(&bytes);
     let problem = match (certificates.len(), unreadable) {
         (0, _) => problem(format!(
-            "{variable} names {shown}, which holds no readable certificates. Point it at a PEM file, or unset it."
+            "{variable} points to {shown}, which has no readable certificates. Point it at a PEM file, or unset it."
         )),
         (_, 0) => None,
         (count, unreadable) => problem(format!(
@@ -58,7 +59,7 @@ pub fn read_certificates(variable: &str, path: &Path) -> CertificateFile {
     CertificateFile { certificates, problem }
 }
 
-/// The certificates of a PEM file, and how many of its blocks can't be read.
+/// Returns the certificates of a PEM file and the number of unreadable blocks.
 fn parse(bytes: &[u8]) -> (Vec<CertificateDer<'static>>, usize) {
     let text = String::from_utf8_lossy(bytes);
     let (mut certificates, mut unreadable) = (Vec::new(), 0);

@@ -1,4 +1,4 @@
-//! The HTTP client: proxies and certificates from the environment map, dead connections found early.
+//! The HTTP client. It takes proxies and certificates from the environment map and detects dead connections early.
 
 pub mod certificates;
 mod names;
@@ -24,15 +24,15 @@ use crate::events::{Event, EventKind, Events};
 use crate::lock::lock;
 use crate::opaque_debug;
 
-/// The name of this package in `User-Agent`. Qwen's front refuses requests without one.
+/// `User-Agent` of this package. Qwen's front end refuses requests without one.
 pub const PRODUCT: &str = concat!("opencode-qwen-cli-auth/", env!("CARGO_PKG_VERSION"));
 
-/// A connection at rest is closed after this long, so that a new network is met with a new connection.
+/// Idle connections are closed after this time, so that a change of networks leads to new ones.
 const POOL_IDLE: Duration = Duration::from_secs(30);
-/// A silent connection is probed after this long, and given up within twice that.
+/// A silent connection is probed after this time and given up within twice this time.
 const PROBE_INTERVAL: Duration = Duration::from_secs(8);
 
-/// What a [`Http`] is made from.
+/// Settings of an [`Http`].
 #[derive(Clone)]
 pub struct HttpConfig {
     proxies: Arc<Proxies>,
@@ -44,8 +44,8 @@ pub struct HttpConfig {
 opaque_debug!(HttpConfig, Http);
 
 impl HttpConfig {
-    /// Reads the proxy and certificate variables. What can't be read of them is told by [`HttpConfig::warnings`], and stops
-    /// only the requests that need it.
+    /// Reads the proxy and certificate variables. [`HttpConfig::warnings`] reports unreadable values; they stop only
+    /// the requests that need them.
     #[must_use]
     pub fn from_environment(environment: &Environment, connect_timeout: Duration) -> Self {
         Self {
@@ -56,55 +56,55 @@ impl HttpConfig {
         }
     }
 
-    /// Which proxy serves a request.
+    /// Returns the rules that choose a proxy.
     #[must_use]
     pub fn proxies(&self) -> &Proxies {
         &self.proxies
     }
 
-    /// Proxy variables that can't be read, for a person to see.
+    /// Returns a message for each unreadable proxy variable.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         self.proxies.warnings().iter().map(|warning| warning.message.clone())
     }
 }
 
-/// A lazily built HTTP client. Redirects are never followed, bodies are never decoded.
+/// A lazily built HTTP client. It never follows redirects and never decodes bodies.
 pub struct Http {
     config: HttpConfig,
     client: Mutex<Arc<OnceCell<Built>>>,
-    /// Told once what can't be read of the certificates.
+    /// Receives one event for each problem with a certificate file.
     events: Option<(Events, Clock)>,
 }
 
 struct Built {
     client: reqwest::Client,
-    /// Why no certificate is trusted.
+    /// Set if no certificate is trusted.
     roots_problem: Option<Error>,
 }
 
 impl Http {
-    /// Nothing is opened until the first request.
+    /// Opens nothing until the first request.
     #[must_use]
     pub fn new(config: HttpConfig) -> Self {
         Self { config, client: Mutex::default(), events: None }
     }
 
-    /// The same, telling what can't be read of the certificates.
+    /// Reports problems with certificate files as events.
     #[must_use]
     pub fn telling(self, events: Events, clock: Clock) -> Self {
         Self { events: Some((events, clock)), ..self }
     }
 
-    /// The client for requests to this URL, built at the first call.
+    /// Returns the client for requests to this URL, building it at the first call.
     ///
     /// # Errors
-    /// `ERR_QWEN_INVALID_CONFIG` where the request needs a proxy variable or `SSL_CERT_FILE`, and that can't be read.
+    /// `ERR_QWEN_INVALID_CONFIG` if the request needs a proxy variable or `SSL_CERT_FILE` that can't be read.
     pub async fn client_for(&self, url: &Url) -> Result<reqwest::Client> {
         self.config.proxies.for_url(url)?;
         let client = Arc::clone(&lock(&self.client));
         let build = || async {
             let config = self.config.clone();
-            // Certificate stores are files, hundreds of them on some systems.
+            // Certificate stores are files, on some systems hundreds of them.
             let (built, warnings) =
                 tokio::task::spawn_blocking(move || build(&config)).await.map_err(Error::internal)??;
             if let Some((events, clock)) = &self.events {
@@ -121,21 +121,20 @@ impl Http {
         }
     }
 
-    /// Classifies the failure of a request to `host`, naming the proxy that it went through.
+    /// Classifies the failure of a request to `host`, and names the proxy if there was one.
     #[must_use]
     pub fn failure(&self, error: &reqwest::Error, host: &str) -> TransportError {
         let proxy = error.url().and_then(|url| self.config.proxies.for_url(url).ok().flatten());
         TransportError::new(error, host, proxy)
     }
 
-    /// Closes the connections that are at rest, and the others as soon as nothing uses them. A later request makes new
-    /// ones.
+    /// Closes idle connections now and the others after their last use. Later requests open new ones.
     pub fn close(&self) {
         *lock(&self.client) = Arc::default();
     }
 }
 
-/// What an [`HttpConfig`] is read from.
+/// Variables that [`HttpConfig`] reads.
 const VARIABLES: [&str; 10] = [
     "HTTPS_PROXY",
     "https_proxy",
@@ -151,13 +150,13 @@ const VARIABLES: [&str; 10] = [
 
 type Key = ([Option<String>; VARIABLES.len()], Duration);
 
-/// One [`Http`] for callers that have no client: reading the certificates costs more than their request. It is made anew
-/// where the settings have changed.
+/// One [`Http`] for callers without a client, because reading the certificates costs more than their request. A change
+/// of settings makes a new one.
 #[derive(Default)]
 pub struct SharedHttp(Mutex<Option<(Key, Arc<Http>)>>);
 
 impl SharedHttp {
-    /// The one for these settings.
+    /// Returns the client for these settings.
     #[must_use]
     pub fn get(&self, environment: &Environment, connect_timeout: Duration) -> Arc<Http> {
         let key = (VARIABLES.map(|name| environment.get(name).map(str::to_owned)), connect_timeout);
@@ -171,7 +170,7 @@ impl SharedHttp {
     }
 }
 
-/// Builds the client; gives what can't be read of the certificates too.
+/// Builds the client. Also returns problems with certificate files.
 fn build(config: &HttpConfig) -> Result<(Built, Vec<Error>)> {
     let Roots { store, problem: roots_problem, warnings } = roots(config);
     let names = config.proxies.all().into_iter().filter_map(|proxy| match proxy.url.host()? {
@@ -186,7 +185,7 @@ fn build(config: &HttpConfig) -> Result<(Built, Vec<Error>)> {
         .dns_resolver(names)
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
-        // The environment was read by `HttpConfig`; reqwest must not read the process's own.
+        // `HttpConfig` has read the environment map; reqwest must not read the process's own.
         .no_proxy()
         .connect_timeout(config.connect_timeout)
         .pool_idle_timeout(POOL_IDLE)
@@ -200,7 +199,7 @@ fn build(config: &HttpConfig) -> Result<(Built, Vec<Error>)> {
         .http2_adaptive_window(true);
     #[cfg(target_os = "linux")]
     let builder = builder.tcp_user_timeout(PROBE_INTERVAL * 2);
-    // A request whose proxy can't be read gets no client: see `Http::client_for`.
+    // `Http::client_for` refuses requests whose proxy variable can't be read.
     let proxy = Proxy::custom(move |url| Some(proxies.for_url(url).ok().flatten()?.url.clone()));
     let client = builder.proxy(proxy).build().map_err(|error| Error::internal(describe(&error)))?;
     Ok((Built { client, roots_problem }, warnings))
@@ -208,13 +207,12 @@ fn build(config: &HttpConfig) -> Result<(Built, Vec<Error>)> {
 
 struct Roots {
     store: rustls::RootCertStore,
-    /// Why none is trusted.
+    /// Set if no certificate is trusted.
     problem: Option<Error>,
     warnings: Vec<Error>,
 }
 
-/// `SSL_CERT_FILE` replaces the system's roots: where nothing in it can be read, no others are used in its place.
-/// `NODE_EXTRA_CA_CERTS` adds to them.
+/// `SSL_CERT_FILE` replaces the system's roots, even if nothing in it can be read. `NODE_EXTRA_CA_CERTS` adds to them.
 fn roots(config: &HttpConfig) -> Roots {
     let mut store = rustls::RootCertStore::empty();
     let (mut problem, mut warnings) = (None, Vec::new());
@@ -250,7 +248,7 @@ fn tls_config(roots: rustls::RootCertStore) -> Result<rustls::ClientConfig> {
 
 #[cfg(all(unix, not(target_os = "macos")))]
 fn system_certificates() -> Vec<CertificateDer<'static>> {
-    // `load_native_certs` would look at the process's SSL_CERT_FILE; the known places are asked directly instead.
+    // `load_native_certs` would read the process's SSL_CERT_FILE, so the usual paths are read directly.
     const BUNDLES: [&str; 6] = [
         "/etc/ssl/certs/ca-certificates.crt",
         "/etc/pki/tls/certs/ca-bundle.crt",
@@ -271,23 +269,23 @@ fn system_certificates() -> Vec<CertificateDer<'static>> {
     rustls_native_certs::load_native_certs().certs
 }
 
-/// A request that ended without a usable answer.
+/// A request that got no usable answer.
 #[derive(Debug, Clone)]
 pub struct TransportError {
-    /// What to tell the caller.
+    /// The error for the caller.
     pub error: Error,
-    /// Whether the failure came before any byte of the request was sent.
+    /// True if the request failed before any byte was sent.
     pub before_send: bool,
 }
 
 impl TransportError {
-    /// Classifies an error of a body that broke off.
+    /// Classifies the error of a body that broke off.
     #[must_use]
     pub fn broken_body(error: &reqwest::Error, host: &str) -> Self {
         Self { before_send: false, ..Self::new(error, host, None) }
     }
 
-    /// Classifies what reqwest reports, without the URL: it may hold secrets in its query.
+    /// Leaves out the URL, because its query may contain secrets.
     fn new(error: &reqwest::Error, host: &str, proxy: Option<&NamedProxy>) -> Self {
         let before_send = error.is_connect() || error.is_builder();
         let reason = describe(error);
@@ -297,7 +295,7 @@ impl TransportError {
         };
         let (code, message) = if let Some(UnknownProxy { host, variable }) = unknown_proxy(error) {
             let message = format!(
-                "The proxy {host}, which {variable} names, could not be found: its name does not resolve. Correct {variable} or unset it, then try again."
+                "The proxy {host} (set in {variable}) could not be found: its name does not resolve. Correct {variable} or unset it, then try again."
             );
             (Code::Network, message)
         } else if error.is_timeout() {
@@ -313,7 +311,8 @@ impl TransportError {
         Self { error: Error::new(code, message).retryable(), before_send }
     }
 
-    /// No answer came within the time allowed. Informational responses (1xx) are none.
+    /// Creates the error for an answer that did not arrive in time. Informational responses (1xx) don't count as
+    /// answers.
     #[must_use]
     pub fn no_answer(host: &str, limit: Duration) -> Self {
         let message = format!(
@@ -323,7 +322,7 @@ impl TransportError {
         Self { error: Error::new(Code::Timeout, message).retryable(), before_send: false }
     }
 
-    /// Nothing of a body arrived within the time allowed.
+    /// Creates the error for a body that stopped arriving.
     #[must_use]
     pub fn timeout(host: &str, limit: Duration) -> Self {
         let message =
@@ -343,7 +342,7 @@ fn unknown_proxy(error: &reqwest::Error) -> Option<&UnknownProxy> {
     None
 }
 
-/// The innermost causes of an HTTP error; its outer texts only repeat the URL.
+/// Returns the innermost causes of an HTTP error. The outer messages only repeat the URL.
 fn describe(error: &reqwest::Error) -> String {
     let mut reasons = Vec::new();
     let mut source = error.source();
@@ -359,7 +358,7 @@ fn describe(error: &reqwest::Error) -> String {
     if reasons.is_empty() { "no further reason was given".to_owned() } else { reasons.join(": ") }
 }
 
-/// What hyper says of a connection that the other side closed too early speaks of its parser.
+/// Replaces hyper's parser errors for a connection that the server closed too early.
 fn in_plain_words(reason: String) -> String {
     let was_closed = ["unexpected EOF", "before message completed", "before message length reached"];
     if was_closed.iter().any(|text| reason.contains(text)) {
@@ -368,10 +367,10 @@ fn in_plain_words(reason: String) -> String {
     reason
 }
 
-/// Reads a body of at most `limit` bytes; `None` where it is larger.
+/// Reads a body of at most `limit` bytes; `None` if it is larger.
 ///
 /// # Errors
-/// Whatever ended the body early.
+/// The error that ended the body early.
 pub async fn read_limited(response: &mut Response, limit: usize) -> Result<Option<Vec<u8>>, reqwest::Error> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
@@ -383,7 +382,7 @@ pub async fn read_limited(response: &mut Response, limit: usize) -> Result<Optio
     Ok(Some(body))
 }
 
-/// `Retry-After` in milliseconds, from seconds or an HTTP date (RFC 9110 section 10.2.3).
+/// Converts `Retry-After` to milliseconds, from seconds or an HTTP date (RFC 9110 section 10.2.3).
 #[must_use]
 pub fn retry_after_ms(value: &str, now_ms: u64) -> Option<u64> {
     let value = value.trim();
@@ -394,7 +393,7 @@ pub fn retry_after_ms(value: &str, now_ms: u64) -> Option<u64> {
     Some(crate::clock::epoch_ms(date).saturating_sub(now_ms))
 }
 
-/// Whether a secret may be sent to this URL: https, or http that does not leave the machine.
+/// True if a secret may be sent to this URL: https, or http on loopback.
 #[must_use]
 pub fn is_secure(url: &Url) -> bool {
     match url.scheme() {
@@ -404,7 +403,7 @@ pub fn is_secure(url: &Url) -> bool {
     }
 }
 
-/// True for a URL of this machine: 127.0.0.0/8, `::1`, `localhost` and names below it.
+/// True for a loopback URL: 127.0.0.0/8, `::1`, `localhost` and its subdomains.
 #[must_use]
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
@@ -415,7 +414,7 @@ pub fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// True for `localhost` and the names below it (RFC 6761 section 6.3).
+/// True for `localhost` and its subdomains (RFC 6761 section 6.3).
 fn is_loopback_name(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost")
@@ -438,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_is_for_loopback_alone() {
+    fn plain_http_is_allowed_for_loopback_only() {
         for url in [
             "https://portal.qwen.ai/v1",
             "http://127.0.0.1:1/",

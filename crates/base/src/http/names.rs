@@ -1,4 +1,4 @@
-//! Names to addresses. Loopback names are never asked about; a proxy's name that is not known is told as such.
+//! Resolves host names. Loopback names are never looked up, and an unknown proxy name gets its own error.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -10,15 +10,14 @@ use super::is_loopback_name;
 #[derive(Debug, thiserror::Error)]
 #[error("the name of the proxy {host} ({variable}) could not be resolved")]
 pub struct UnknownProxy {
-    /// Its name.
     pub host: String,
-    /// The variable that names it.
+    /// The variable that contains the name.
     pub variable: &'static str,
 }
 
-/// Resolves names by the system, but for loopback.
+/// Resolves names with the system's resolver, except for loopback names.
 pub struct Names {
-    /// The proxies' names, and the variables that they are from.
+    /// Names of proxies, each with the variable that it comes from.
     pub proxies: Vec<(String, &'static str)>,
 }
 

@@ -1,4 +1,4 @@
-//! Proxies and their exceptions, as Node and curl read them from the environment. Pure.
+//! Reads proxies and their exceptions from the environment, as Node and curl do. Pure.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,24 +9,24 @@ use super::is_loopback;
 use crate::environment::Environment;
 use crate::error::{Code, Error, Result};
 
-/// The variables that name a proxy for https and for plain http. The first that can be read counts; as in Node and curl, the
-/// lower-case spelling is asked first.
+/// Proxy variables for https and for plain http. The first readable one counts. As in Node and curl, lower-case names
+/// come first.
 const FOR_HTTPS: [&str; 4] = ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
 const FOR_HTTP: [&str; 4] = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
 const FORMS: &str =
     "Set it to http://host:port, https://host:port, socks5://host:port or socks5h://host:port, or unset it.";
 const SCHEMES: [&str; 6] = ["http", "https", "socks5", "socks5h", "socks4", "socks4a"];
 
-/// A proxy, and the variable that names it.
+/// A proxy and the variable that sets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedProxy {
-    /// The variable.
+    /// The name of the variable.
     pub variable: &'static str,
-    /// Where the proxy is.
+    /// The proxy's URL.
     pub url: Url,
 }
 
-/// Without the user name and password.
+/// Leaves out the user name and password.
 impl fmt::Display for NamedProxy {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "the proxy {}", self.url.host_str().unwrap_or_default())?;
@@ -37,18 +37,18 @@ impl fmt::Display for NamedProxy {
     }
 }
 
-/// A variable that can't be read.
+/// A proxy variable that can't be read.
 #[derive(Debug, Clone)]
 pub struct UnreadableProxy {
-    /// The variable.
+    /// The name of the variable.
     pub variable: &'static str,
-    /// What a person should know; it begins with the variable.
+    /// Message for the user, beginning with the variable.
     pub message: String,
-    /// False where another variable serves the same requests.
+    /// False if another variable serves the same requests.
     pub stops_requests: bool,
 }
 
-/// Which proxy serves a request.
+/// Chooses the proxy for each request.
 #[derive(Clone, Default)]
 pub struct Proxies {
     https: Choice,
@@ -62,12 +62,12 @@ crate::opaque_debug!(Proxies);
 #[derive(Clone, Default)]
 struct Choice {
     proxy: Option<NamedProxy>,
-    /// Why there is none, although a variable is set.
+    /// The reason why a set variable can't be used.
     problem: Option<Error>,
 }
 
 impl Proxies {
-    /// Reads the variables.
+    /// Reads the proxy variables.
     #[must_use]
     pub fn from_environment(environment: &Environment) -> Self {
         let mut warnings = Vec::new();
@@ -78,12 +78,11 @@ impl Proxies {
         Self { https, http, exceptions: exceptions.filter_map(Exception::read).collect(), warnings }
     }
 
-    /// The proxy that a request to this URL goes through; `None` where it goes straight to its host. Loopback is never
-    /// proxied.
+    /// Returns the proxy for a request to this URL; `None` for a direct connection. Loopback is never proxied.
     ///
     /// # Errors
-    /// `ERR_QWEN_INVALID_CONFIG` if the only variables that serve the request can't be read. Their values are not repeated:
-    /// they may hold a password.
+    /// `ERR_QWEN_INVALID_CONFIG` if the only variables for the request can't be read. The error doesn't repeat their
+    /// values, which may contain a password.
     pub fn for_url(&self, url: &Url) -> Result<Option<&NamedProxy>> {
         if is_loopback(url) || self.exceptions.iter().any(|exception| exception.matches(url)) {
             return Ok(None);
@@ -95,7 +94,7 @@ impl Proxies {
         }
     }
 
-    /// The proxies that may be asked, each once.
+    /// Returns each proxy that may be used, once.
     #[must_use]
     pub fn all(&self) -> Vec<&NamedProxy> {
         if self.exceptions.contains(&Exception::Everything) {
@@ -110,7 +109,7 @@ impl Proxies {
         all
     }
 
-    /// Variables that can't be read, and what is done instead.
+    /// Returns the variables that can't be read and what is used instead.
     #[must_use]
     pub fn warnings(&self) -> &[UnreadableProxy] {
         &self.warnings
@@ -161,14 +160,13 @@ fn proxy_url(value: &str) -> Option<Url> {
     (SCHEMES.contains(&url.scheme()) && has_host).then_some(url)
 }
 
-/// One entry of `NO_PROXY`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Exception {
     /// `*`
     Everything,
-    /// A name, with the names below it unless it is written `*.name` (which leaves out the name itself), and a port.
+    /// A host name with its subdomains, or only the subdomains if written `*.name`; with an optional port.
     Name { name: String, below_alone: bool, port: Option<u16> },
-    /// Addresses: one, a block (`10.0.0.0/8`) or a range (`10.0.0.1-10.0.0.9`), and a port.
+    /// One address, a block (`10.0.0.0/8`) or a range (`10.0.0.1-10.0.0.9`); with an optional port.
     Addresses { first: IpAddr, last: IpAddr, port: Option<u16> },
 }
 
@@ -279,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_cannot_be_read_is_told_and_stops_only_what_needs_it() {
+    fn an_unreadable_variable_stops_only_the_requests_that_need_it() {
         let alone = proxies(&[("HTTPS_PROXY", "gopher://user:hunter2@proxy")]);
         let error = alone.for_url(&Url::parse(API).unwrap()).unwrap_err();
         assert_eq!(error.code(), Code::InvalidConfig);
@@ -296,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn exceptions_are_read_as_node_and_curl_read_them() {
+    fn exceptions_are_read_as_in_node_and_curl() {
         for (exceptions, url, direct) in [
             ("*", API, true),
             ("example.com,*", API, true),

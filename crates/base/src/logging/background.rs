@@ -1,4 +1,4 @@
-//! A thread that does for others what must not hold them up.
+//! Runs slow work on a thread of its own.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::lock::lock;
 
-/// What is handed in is done on a thread of its own, in order, in batches. The thread starts with the first item and
-/// ends when this is dropped, which waits for what is left, for at most 2 s.
+/// Processes items on its own thread, in order and in batches. The thread starts with the first item. Dropping this
+/// waits up to 2 s for the remaining items.
 pub struct Background<T: Send + 'static> {
     shared: Arc<Shared<T>>,
     capacity: usize,
@@ -27,16 +27,16 @@ struct State<T> {
     is_working: bool,
     is_closed: bool,
     has_thread: bool,
-    /// There until the thread starts.
+    /// Set until the thread starts.
     work: Option<Work<T>>,
 }
 
-/// How long dropping waits: a disk that hangs must not hang its user too.
+/// Longest wait on drop, so that a hanging disk doesn't hang the process.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
 impl<T: Send + 'static> Background<T> {
-    /// At most `capacity` items wait; further ones are dropped. `work` is given a batch, and how many items were dropped
-    /// since the batch before. What panics in it is lost, and the next batch is done.
+    /// Queues at most `capacity` items and drops further ones. `work` gets a batch and the number of items dropped
+    /// since the last batch. A batch whose work panics is lost; later ones are processed.
     pub fn new(capacity: usize, work: impl FnMut(VecDeque<T>, u64) + Send + 'static) -> Self {
         let state = State {
             waiting: VecDeque::new(),
@@ -49,7 +49,7 @@ impl<T: Send + 'static> Background<T> {
         Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() }), capacity }
     }
 
-    /// Hands an item over. Never waits for the work. Says whether there was room for it.
+    /// Queues an item without waiting. Returns false if the queue is full.
     pub fn submit(&self, item: T) -> bool {
         let mut state = self.shared.lock();
         if state.is_closed || state.waiting.len() >= self.capacity {
@@ -60,7 +60,7 @@ impl<T: Send + 'static> Background<T> {
         if let Some(work) = state.work.take() {
             let shared = Arc::clone(&self.shared);
             let thread = std::thread::Builder::new().name("qwen-log".to_owned());
-            // Where no thread can be made, items are dropped once the queue is full.
+            // Without a thread, items are dropped once the queue is full.
             state.has_thread = thread.spawn(move || shared.run(work)).is_ok();
         }
         drop(state);
@@ -68,7 +68,7 @@ impl<T: Send + 'static> Background<T> {
         true
     }
 
-    /// Waits until all that was handed in is done, for at most `limit`. Says whether it is.
+    /// Waits up to `limit` until all items are processed. Returns true if they are.
     pub fn flush(&self, limit: Duration) -> bool {
         let state = self.shared.lock();
         let is_busy = |state: &mut State<T>| state.is_working || !state.waiting.is_empty();
@@ -90,7 +90,7 @@ impl<T> Shared<T> {
                 .unwrap_or_else(PoisonError::into_inner);
             if state.waiting.is_empty() {
                 drop(state);
-                // What the work owns may have an end of its own, which is part of this one.
+                // Dropping the work may take time, which is part of this thread's end.
                 drop(work);
                 self.lock().has_thread = false;
                 self.changed.notify_all();
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_is_done_in_order_and_before_the_end() {
+    fn items_are_processed_in_order_and_before_drop_returns() {
         let (sender, receiver) = mpsc::channel();
         let background = Background::new(10_000, move |batch: VecDeque<u32>, dropped| {
             assert_eq!(dropped, 0);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_there_is_no_room_for_is_counted() {
+    fn dropped_items_are_counted() {
         let (started, is_working) = mpsc::channel();
         let (go, gate) = mpsc::channel::<()>();
         let (sender, receiver) = mpsc::channel();
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_ends_its_batch_alone() {
+    fn a_panic_loses_only_its_batch() {
         let (sender, receiver) = mpsc::channel();
         let background = Background::new(2, move |batch: VecDeque<u32>, _| {
             assert_ne!(batch[0], 0);

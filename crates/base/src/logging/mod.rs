@@ -1,7 +1,7 @@
-//! The debug log of `DEBUG_QWEN_PLUGIN`: a file, since anything printed would garble the host's screen.
+//! The debug log of `DEBUG_QWEN_PLUGIN`. It is a file, because printed text would garble the host's screen.
 //!
-//! One line an entry: time, process, level, event, and fields as `name=value`. Lines are written by a thread of their
-//! own; what it has no time for is dropped and counted, and nothing here ever fails a request.
+//! Each entry is one line: time, process, level, event, and fields as `name=value`. A background thread writes them. If
+//! it can't keep up, entries are dropped and counted. Logging never fails a request.
 
 pub mod background;
 mod rotating;
@@ -17,25 +17,25 @@ use crate::redact::{KnownSecrets, Redactor};
 use background::Background;
 use rotating::Rotating;
 
-/// The name of the log in the directory of logs. The one before it has `.1` at its end.
+/// File name of the log. The previous log ends in `.1`.
 pub const DEBUG_LOG: &str = "debug.log";
-/// How large the log may grow, in bytes. With the one before it, it takes twice that.
+/// Largest size of the log in bytes. The log and the previous one take up to twice that.
 pub const MAX_LOG_BYTES: u64 = 5 * 1024 * 1024;
-/// How many entries wait for the disk at most.
+/// Largest number of queued entries.
 const CAPACITY: usize = 1024;
-/// Lines are joined up to this many bytes to be written at once.
+/// Lines are joined to writes of about this many bytes.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// How much an entry matters.
+/// Severity of a log entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// What is done.
+    /// Normal steps.
     Debug,
-    /// What a person may want to know.
+    /// Noteworthy steps.
     Info,
-    /// What went wrong, and was dealt with.
+    /// Problems that were handled.
     Warn,
-    /// What went wrong.
+    /// Failures.
     Error,
 }
 
@@ -50,7 +50,7 @@ impl Level {
     }
 }
 
-/// A log that may be off, which costs a look. Clones write to the same file.
+/// A log that may be off. Clones write to the same file.
 #[derive(Clone, Default)]
 pub struct Logger(Option<Arc<Open>>);
 
@@ -67,13 +67,13 @@ struct Entry {
 }
 
 impl Logger {
-    /// Writes nothing.
+    /// Returns a log that writes nothing.
     #[must_use]
     pub fn off() -> Self {
         Self(None)
     }
 
-    /// Writes to [`DEBUG_LOG`] in `directory`, which is created with the first entry. `secrets` never get into it.
+    /// Logs to [`DEBUG_LOG`] in `directory`, which is created with the first entry. Keeps `secrets` out.
     #[must_use]
     pub fn in_directory(directory: &Path, clock: Clock, secrets: KnownSecrets) -> Self {
         let file = Rotating::new(directory.join(DEBUG_LOG), MAX_LOG_BYTES);
@@ -81,28 +81,28 @@ impl Logger {
         Self(Some(Arc::new(Open { clock, background: Background::new(CAPACITY, work) })))
     }
 
-    /// Whether anything is written, for what would be dear to find out otherwise.
+    /// True if anything is written. Lets callers skip expensive fields.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Logs what is done.
+    /// Logs a normal step.
     pub fn debug(&self, event: &'static str, fields: &[(&'static str, &dyn Display)]) {
         self.log(Level::Debug, event, fields);
     }
 
-    /// Logs what a person may want to know.
+    /// Logs a noteworthy step.
     pub fn info(&self, event: &'static str, fields: &[(&'static str, &dyn Display)]) {
         self.log(Level::Info, event, fields);
     }
 
-    /// Logs what went wrong, and was dealt with.
+    /// Logs a problem that was handled.
     pub fn warn(&self, event: &'static str, fields: &[(&'static str, &dyn Display)]) {
         self.log(Level::Warn, event, fields);
     }
 
-    /// Logs what went wrong.
+    /// Logs a failure.
     pub fn error(&self, event: &'static str, fields: &[(&'static str, &dyn Display)]) {
         self.log(Level::Error, event, fields);
     }
@@ -114,9 +114,9 @@ impl Logger {
         open.background.submit(Entry { at: open.clock.now_ms(), level, event, fields });
     }
 
-    /// Waits until all entries are written, for at most `limit`. Says whether they are. Dropping the last clone waits
-    /// as well, for at most 2 s.
-    #[expect(clippy::must_use_candidate, reason = "waiting is what it is called for")]
+    /// Waits up to `limit` until all entries are written. Returns true if they are. Dropping the last clone also waits,
+    /// for up to 2 s.
+    #[expect(clippy::must_use_candidate, reason = "callers may only want to wait")]
     pub fn flush(&self, limit: Duration) -> bool {
         self.0.as_ref().is_none_or(|open| open.background.flush(limit))
     }
@@ -141,7 +141,7 @@ fn write(file: &Rotating, redactor: &Redactor, entries: VecDeque<Entry>, dropped
     while let Some(entry) = rest.next() {
         write_line(&mut lines, &entry, redactor);
         if lines.len() >= WRITE_BYTES || rest.peek().is_none() {
-            // There is nobody to tell: this is where others tell what went wrong.
+            // A failure of the log itself can't be reported anywhere.
             let _ = file.append(lines.as_bytes());
             lines.clear();
         }
@@ -168,8 +168,8 @@ fn write_line(line: &mut String, entry: &Entry, redactor: &Redactor) {
     line.push('\n');
 }
 
-/// Keeps an entry on its line, and a terminal that shows it as it is: no control characters, no line ends of any kind,
-/// nothing that turns the direction of text around.
+/// Escapes control characters, line ends and bidirectional controls, so that an entry stays on its line and can't
+/// affect a terminal.
 fn escape(line: &mut String, text: &str) {
     for c in text.chars() {
         match c {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_an_entry() {
+    fn an_entry_is_one_line() {
         let fields = vec![
             ("account", "work laptop".to_owned()),
             ("ms", 12.to_string()),
@@ -225,11 +225,11 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_is_off_does_not_even_look_at_the_fields() {
+    fn a_log_that_is_off_does_not_format_the_fields() {
         struct Panics;
         impl Display for Panics {
             fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-                panic!("nobody asked")
+                panic!("the field was formatted")
             }
         }
         let logger = Logger::off();
@@ -239,7 +239,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_breaks_out_of_its_line(value in ".{0,60}|[\\s\\\\\"=\u{0}-\u{20}\u{7f}-\u{9f}]{0,20}") {
+        fn no_value_breaks_out_of_its_line(value in ".{0,60}|[\\s\\\\\"=\u{0}-\u{20}\u{7f}-\u{9f}]{0,20}") {
             let line = line(vec![("a", value), ("b", "end".to_owned())]);
             prop_assert!(line.ends_with(" b=end\n"));
             prop_assert!(!line[..line.len() - 1].chars().any(char::is_control));

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn while_another_process_rotates_lines_go_to_the_full_file() {
+    fn lines_go_to_the_full_file_while_another_process_rotates() {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("debug.log");
         let log = Rotating::new(path.clone(), 4);

@@ -1,11 +1,11 @@
-//! What a secret looks like: by the name before it, or by its form.
+//! Recognizes secrets by the name before them or by their form.
 
 use std::ops::Range;
 
-/// Known prefixes are followed by that much at the least.
+/// Minimum number of characters after a known prefix.
 const MIN_KEY: usize = 8;
 
-/// Field names, in lower case, that are followed by a secret wherever they stand in a text.
+/// Lower-case field names that are followed by a secret anywhere in a text.
 const NAMES_IN_TEXT: [&str; 20] = [
     "access_token",
     "accesstoken",
@@ -28,12 +28,12 @@ const NAMES_IN_TEXT: [&str; 20] = [
     "passwd",
     "signature",
 ];
-/// As above, but too common outside of a URL.
+/// Lower-case parameter names that are too common outside of a URL.
 const NAMES_IN_QUERY: [&str; 4] = ["?key", "&key", "?token", "&token"];
-/// Header names, in lower case, whose whole line is secret.
+/// Lower-case names of headers whose whole line is secret.
 const NAMES_OF_LINES: [&str; 2] = ["authorization", "cookie"];
 
-/// Whether a JSON field or a parameter of that name holds a secret.
+/// True if a JSON field or parameter of this name contains a secret.
 pub(super) fn is_secret_name(name: &str) -> bool {
     let name: String =
         name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
@@ -53,7 +53,7 @@ pub(super) fn is_secret_name(name: &str) -> bool {
         .any(|end| name.ends_with(end))
 }
 
-/// Whether a header of that name, in lower case, holds a secret.
+/// True if a header of this lower-case name contains a secret.
 pub(super) fn is_secret_header(name: &str) -> bool {
     ["authorization", "cookie", "api-key", "apikey", "secret", "password", "credential", "signature"]
         .iter()
@@ -61,11 +61,11 @@ pub(super) fn is_secret_header(name: &str) -> bool {
         || is_secret_name(name)
 }
 
-/// Finds what looks like a secret in a text. No range is all marks. Takes time in proportion to the text's length: what one
-/// match has covered is not looked at again for the next.
+/// Finds possible secrets in a text, leaving out ranges that are redacted already. Runs in linear time, because no part
+/// of a match is searched again.
 pub(super) fn find(text: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
-    // Of the same length as the text, byte for byte.
+    // Has the same length as the text, byte for byte.
     let lower = text.to_ascii_lowercase();
     let mut add = |range: Range<usize>| {
         if !text[range.clone()].bytes().all(|byte| byte == b'*') {
@@ -87,7 +87,7 @@ pub(super) fn find(text: &str) -> Vec<Range<usize>> {
             add(at..end);
         }
     }
-    // A JSON Web Token: a JSON object in base64, and two parts more.
+    // A JSON Web Token: a JSON object in base64 and two more parts.
     let (mut first_end, mut end, mut parts) = (0, 0, 0);
     for (at, _) in text.match_indices("eyJ") {
         if at >= first_end {
@@ -126,8 +126,8 @@ pub(super) fn find(text: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// The value after a name: `name=value`, `name: value`, `"name": "value"`, `\"name\":\"value\"`. With `line`, one without
-/// quotes after a colon goes on to the end of the line.
+/// Finds the value after a name: `name=value`, `name: value`, `"name": "value"`, `\"name\":\"value\"`. With `line`, an
+/// unquoted value after a colon extends to the end of the line.
 fn value_after(text: &str, name_end: usize, line: bool) -> Option<Range<usize>> {
     let bytes = text.as_bytes();
     let closing = skip(text, name_end, |byte| byte == b'\\');
@@ -160,7 +160,7 @@ fn unquoted(text: &str, start: usize, line: bool) -> Option<Range<usize>> {
     (end > start).then_some(start..end)
 }
 
-/// Where a quoted value ends: before the next such quote that is escaped as often as the opening one.
+/// Returns the end of a quoted value: the next quote that is escaped as often as the opening one.
 fn closing_quote(bytes: &[u8], start: usize, quote: u8, escapes: usize) -> Option<usize> {
     let mut backslashes = 0;
     for (index, &byte) in bytes.iter().enumerate().skip(start) {
@@ -174,7 +174,7 @@ fn closing_quote(bytes: &[u8], start: usize, quote: u8, escapes: usize) -> Optio
     None
 }
 
-/// The end of the run of such bytes. A byte of a longer character is never the end.
+/// Returns the end of a run of matching bytes, always at a character boundary.
 fn skip(text: &str, start: usize, is_part: impl Fn(u8) -> bool) -> usize {
     let rest = &text.as_bytes()[start..];
     start + rest.iter().position(|byte| !is_part(*byte)).unwrap_or(rest.len())

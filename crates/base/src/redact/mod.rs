@@ -1,7 +1,8 @@
-//! Takes secrets out of what is about to be logged. Pure, but for the list of secrets that clients share.
+//! Removes secrets from text before it is logged. Pure, except for the list of known secrets that clients share.
 //!
-//! Two nets: secrets that are known (tokens and keys in use) go wherever they are, and so does what looks like one: by
-//! the name of its header, field or parameter, or by its form. The second may take too much of a text; it is for logs.
+//! Two nets: known secrets (tokens and keys in use) are removed everywhere, and so are possible secrets, recognized by
+//! the name of their header, field or parameter, or by their form. The second net may remove too much, which is fine
+//! for logs.
 
 mod looks;
 
@@ -16,27 +17,27 @@ use url::{Url, form_urlencoded};
 use crate::lock::lock;
 use crate::secret::Secret;
 
-/// Stands where a secret was.
+/// Replaces a secret.
 pub const MARK: &str = "***";
-/// Shorter ones are not looked for: they would be found in ordinary words.
+/// Minimum length of a known secret. Shorter ones would match ordinary words.
 const MIN_SECRET: usize = 8;
-/// What a start of a secret must have at the least to be taken for one, where a text was cut.
+/// Minimum length of a partial secret at the end of a truncated text.
 const MIN_START: usize = 4;
-/// Strings in JSON are cut to this many bytes.
+/// Largest string in logged JSON, in bytes.
 pub const MAX_STRING: usize = 2 * 1024;
-/// How much of a long string is looked at, before it is cut.
+/// Number of bytes of a long string that are searched before it is truncated.
 const WINDOW: usize = 16 * 1024;
-/// A text that still looks like a secret after this many passes is made to, and hidden whole.
+/// A text that still contains a possible secret after this many passes is hidden completely.
 const MAX_PASSES: usize = 32;
-/// Enough for the tokens and keys of many accounts, and those they had before.
+/// Enough for current and previous tokens and keys of many accounts.
 const MAX_KNOWN: usize = 64;
 
-/// The secrets in use, shared by all that write logs. The newest 64 are known.
+/// The secrets in use, shared by all writers of logs. Keeps the newest 64.
 #[derive(Clone, Default)]
 pub struct KnownSecrets(Arc<Mutex<VecDeque<Secret>>>);
 
 impl KnownSecrets {
-    /// From here on this secret is kept out of logs. One of fewer than 8 bytes is not looked for.
+    /// Keeps a secret out of logs from now on. Secrets of fewer than 8 bytes are ignored.
     pub fn add(&self, secret: &Secret) {
         let mut known = self.lock();
         if secret.expose().len() < MIN_SECRET || known.contains(secret) {
@@ -48,13 +49,13 @@ impl KnownSecrets {
         known.push_back(secret.clone());
     }
 
-    /// What takes out the secrets that are known now.
+    /// Returns a redactor of all known secrets.
     #[must_use]
     pub fn redactor(&self) -> Redactor {
         self.redactor_with(&[])
     }
 
-    /// What takes out the secrets that are known now, and `more`.
+    /// Returns a redactor of all known secrets and `more`.
     #[must_use]
     pub fn redactor_with(&self, more: &[Secret]) -> Redactor {
         Redactor::new(self.lock().iter().chain(more))
@@ -71,15 +72,15 @@ impl std::fmt::Debug for KnownSecrets {
     }
 }
 
-/// Takes secrets out. What it gives it leaves as it is when asked again.
+/// Removes secrets. Its output doesn't change when redacted again.
 #[derive(Debug, Clone, Default)]
 pub struct Redactor {
-    /// Each known secret as it is, and as it is written in a URL or a JSON string.
+    /// Each known secret in plain form, and as written in a URL or a JSON string.
     needles: Vec<Secret>,
 }
 
 impl Redactor {
-    /// Looks for `secrets`, besides what looks like one. Those of fewer than 8 bytes are not looked for.
+    /// Creates a redactor that also removes `secrets`. Secrets of fewer than 8 bytes are ignored.
     #[must_use]
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
         let mut needles: Vec<Secret> = Vec::new();
@@ -100,11 +101,11 @@ impl Redactor {
         Self { needles }
     }
 
-    /// A text without secrets.
+    /// Removes secrets from a text.
     #[must_use]
     pub fn text(&self, text: &str) -> String {
         let mut text = text.to_owned();
-        // The rest after a pass may look like a secret only then.
+        // Removing one secret can make the rest look like another.
         for _ in 0..MAX_PASSES {
             let mut found = self.known(&text);
             found.extend(looks::find(&text));
@@ -116,7 +117,7 @@ impl Redactor {
         MARK.to_owned()
     }
 
-    /// The start of a longer text, without secrets: what may be the start of a known secret, at the truncate, goes too.
+    /// Removes secrets from the start of a truncated text, including part of a known secret at its end.
     #[must_use]
     pub fn start_of_text(&self, start: &str) -> String {
         let text = self.text(start);
@@ -131,7 +132,7 @@ impl Redactor {
         }
     }
 
-    /// A string on its way into a log: without secrets, of 2 KiB at most, and a note in place of a data URL.
+    /// Prepares a string for a log: removes secrets, truncates it to 2 KiB, and replaces a data URL with a note.
     #[must_use]
     pub fn string(&self, string: &str) -> String {
         if let Some(note) = note_on_data_url(string) {
@@ -142,18 +143,18 @@ impl Redactor {
         if window.len() == string.len() && text.len() <= MAX_STRING {
             return text;
         }
-        // The note must fit as well, or it would be cut the next time.
+        // The note must fit too, or the next pass would truncate it.
         let kept = truncate(&text, MAX_STRING - 64);
         self.text(&format!("{kept}[cut, {} bytes in all]", string.len()))
     }
 
-    /// The value of a named field, as [`Redactor::string`] gives it; a mark where the name says that it is secret.
+    /// Prepares the value of a field like [`Redactor::string`]. Hides it if the name says that it is secret.
     #[must_use]
     pub fn field(&self, name: &str, value: &str) -> String {
         if looks::is_secret_name(name) && !value.is_empty() { MARK.to_owned() } else { self.string(value) }
     }
 
-    /// A JSON value without secrets, its strings cut as by [`Redactor::string`].
+    /// Removes secrets from a JSON value, and truncates its strings like [`Redactor::string`].
     #[must_use]
     pub fn json(&self, value: &Value) -> Value {
         match value {
@@ -175,7 +176,7 @@ impl Redactor {
         }
     }
 
-    /// The value of a field that is secret by its name. An object there is no secret but describes one.
+    /// Hides the value of a secret field. An object there describes a secret rather than being one.
     fn hidden(&self, value: &Value) -> Value {
         match value {
             Value::Null | Value::Bool(_) => value.clone(),
@@ -186,7 +187,7 @@ impl Redactor {
         }
     }
 
-    /// Headers without secrets, as a JSON object. A header that is there several times becomes an array.
+    /// Returns headers without secrets as a JSON object. A repeated header becomes an array.
     #[must_use]
     pub fn headers(&self, headers: &HeaderMap) -> Value {
         let mut fields = Map::new();
@@ -205,11 +206,11 @@ impl Redactor {
         Value::Object(fields)
     }
 
-    /// A URL without user name, password, secret parameters and fragment.
+    /// Removes the user name, password, secret parameters and fragment from a URL.
     #[must_use]
     pub fn url(&self, url: &Url) -> String {
         let mut url = url.clone();
-        // Both fail only where a URL can have neither.
+        // Both calls fail only for URLs without credentials.
         let _ = url.set_username("");
         let _ = url.set_password(None);
         url.set_fragment(None);
@@ -234,7 +235,7 @@ impl Redactor {
     }
 }
 
-/// The longest start of a text that has at most `limit` bytes.
+/// Truncates a text to at most `limit` bytes, at a character boundary.
 #[must_use]
 pub fn truncate(text: &str, limit: usize) -> &str {
     let mut end = limit.min(text.len());
@@ -249,7 +250,7 @@ fn replace(text: &str, mut ranges: Vec<Range<usize>>) -> String {
     let mut replaced = String::with_capacity(text.len());
     let mut done = 0;
     for range in ranges {
-        // One that overlaps the one before it goes with it.
+        // Overlapping ranges are replaced together.
         if range.start >= done {
             replaced.push_str(&text[done..range.start]);
             replaced.push_str(MARK);
@@ -260,7 +261,7 @@ fn replace(text: &str, mut ranges: Vec<Range<usize>>) -> String {
     replaced
 }
 
-/// What to say of `data:image/png;base64,…`.
+/// Describes a data URL, such as `data:image/png;base64,…`.
 fn note_on_data_url(string: &str) -> Option<String> {
     let rest = string.get(..5)?.eq_ignore_ascii_case("data:").then(|| &string[5..])?;
     let (kind, data) = rest.split_once(',')?;
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn known_secrets_go_wherever_they_are() {
+    fn known_secrets_are_removed_everywhere() {
         let redactor = redactor();
         assert_eq!(redactor.text(&format!("a{TOKEN}b{TOKEN}, short")), "a***b***, short");
         assert_eq!(redactor.text("q=Qx7%2F9%2BaB%7Esecret.Value%3D&x=1"), "q=***&x=1");
@@ -297,7 +298,7 @@ mod tests {
 
     #[test]
     fn hostile_repetition_takes_linear_time() {
-        // In quadratic time each of these takes minutes.
+        // An algorithm of quadratic time would need minutes for each of these.
         for part in [
             "eyJ",
             "eyJa.",
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_like_a_secret_goes_too() {
+    fn possible_secrets_are_removed_too() {
         for (text, expected) in [
             ("Bearer abc.DEF-1~2+3/4=", "Bearer ***"),
             ("authorization: Basic dXNlcjpwYXNz\nnext: 1", "authorization: ***\nnext: 1"),
@@ -345,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn secret_fields_are_hidden_and_what_describes_one_is_not() {
+    fn secret_fields_are_hidden_but_not_their_descriptions() {
         let value = json!({
             "access_token": "a", "refreshToken": "b", "device-code": "c", "key": "d", "X-Api-Key": ["e", 1],
             "password": 5, "client_secret": null, "token": "", "max_tokens": 10, "id": "f",
@@ -360,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_and_urls() {
+    fn headers_and_urls_are_redacted() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("authorization", "Bearer abc"),
@@ -392,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn long_strings_are_cut_and_data_urls_told_of() {
+    fn long_strings_are_truncated_and_data_urls_described() {
         let redactor = redactor();
         let long = "\u{e9}".repeat(3000);
         let string = redactor.string(&long);
@@ -400,13 +401,13 @@ mod tests {
         let image = format!("data:image/png;base64,{}", "A".repeat(5000));
         assert_eq!(redactor.string(&image), "[image/png data URL, 5000 bytes]");
         assert_eq!(redactor.string("data: of the week, sorted"), "data: of the week, sorted");
-        // A secret that the cut goes through.
+        // The text is truncated inside this secret.
         let text = format!("{}{TOKEN}", "x".repeat(WINDOW - 10));
         assert!(!redactor.start_of_text(truncate(&text, WINDOW)).contains("Qx7/"));
     }
 
     #[test]
-    fn the_newest_secrets_are_known() {
+    fn only_the_newest_secrets_are_kept() {
         let known = KnownSecrets::default();
         for number in 0..=MAX_KNOWN {
             known.add(&Secret::new(format!("secret-number-{number:03}")));
@@ -426,7 +427,7 @@ mod tests {
         ]
     }
 
-    /// Text that secrets hide in, and that comes close to what is looked for.
+    /// Text that hides secrets or nearly looks like one.
     fn any_text(secrets: Vec<String>) -> impl Strategy<Value = String> {
         let piece = prop_oneof![
             3 => proptest::sample::select(secrets),
@@ -516,7 +517,7 @@ mod tests {
 
         #[test]
         fn no_secret_survives_in_urls_and_headers((secrets, text) in any_case(), name in "[a-z]{1,8}") {
-            // Such a secret could begin with the slash after the host, and the rest is no URL any more.
+            // A secret that begins with the slash after the host would leave no valid URL.
             prop_assume!(!secrets.iter().any(|secret| secret.starts_with('/')));
             let redactor = of(&secrets);
             let mut url = Url::parse("https://host.example/v1").unwrap();
