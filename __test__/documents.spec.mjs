@@ -1,7 +1,7 @@
-// The tests that documents name must exist.
+// The tests and files that documents name must exist.
 import assert from "node:assert/strict";
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readFileSync, readdirSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 
@@ -26,5 +26,28 @@ for (const document of ["SECURITY.md", "RELIABILITY.md"]) {
       count += names.length;
     }
     assert.ok(count > 10, `only ${count} tests are named`);
+  });
+}
+
+/** Finds the paths that are named like `crates/base/src/error.rs`, and the targets of links to files. */
+function* paths(text) {
+  const named =
+    /`(\.?(?:\.\/|src|crates|fuzz|__test__|lib|bin|scripts|bench|docs|npm|catalog|\.github)\/[\w./-]*)`/g;
+  for (const [, path] of text.matchAll(named)) yield ["", path];
+  for (const [, path] of text.matchAll(/\]\((?!https?:)([^)#\s]+)/g)) yield ["link", path];
+}
+
+const isDocument = (name) => name.endsWith(".md");
+for (const document of [
+  ...readdirSync(ROOT).filter(isDocument),
+  ...readdirSync(join(ROOT, "docs"))
+    .filter(isDocument)
+    .map((name) => `docs/${name}`),
+]) {
+  test(`${document} names only existing files`, () => {
+    const folder = join(ROOT, dirname(document));
+    for (const [kind, path] of paths(readFileSync(join(ROOT, document), "utf8"))) {
+      assert.ok(existsSync(join(kind === "link" ? folder : ROOT, path)), path);
+    }
   });
 }

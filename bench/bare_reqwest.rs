@@ -1,5 +1,5 @@
-//! The HTTP library alone, on one thread and without JavaScript: what no addon that is built on it can exceed. It takes the
-//! commands of `child.mjs` that concern requests and streams.
+//! The HTTP library alone, on one thread and without JavaScript: an upper limit for any addon that uses it. Takes the
+//! commands of `child.mjs` for requests and streams.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -44,7 +44,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Gives the rate in what the command counts.
+    /// Returns the rate in the unit of the command.
     async fn run(&self, command: &Value) -> Result<Value> {
         let number = |field: &str| command[field].as_u64().ok_or_else(|| format!("{field} is missing"));
         let count = number("count")?;
@@ -69,7 +69,7 @@ fn reply(message: &Value) -> Result<()> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let origin = std::env::args().nth(1).ok_or("the server's origin is missing")?;
-    // Of no use here, and without it there is no client.
+    // Required to build a client, but not used here.
     rustls::crypto::ring::default_provider().install_default().map_err(|_| "there is a provider already")?;
     let client = Client::builder().no_proxy().build()?;
     let bench = Bench { client, url: format!("{origin}/v1/chat/completions") };

@@ -1,5 +1,5 @@
-// Measures this package beside the runtime's own fetch and the other Qwen plugins from npm, on Node, on Bun and on the
-// Bun inside OpenCode: `npm run bench`. Nothing is asserted: figures depend on the machine, so read the ratios.
+// Compares this package with the runtime's own fetch and other Qwen plugins from npm, on Node, on Bun and on the Bun
+// inside OpenCode: `npm run bench`. Nothing is asserted. Absolute figures depend on the machine, so compare ratios.
 //
 //   --quick            a short form that only shows that everything runs
 //   --runtimes a,b     of node, bun, opencode
@@ -101,7 +101,7 @@ if (options.docs) {
 }
 console.log(`\nAll figures: ${file}`);
 
-/** Four digits are more than any of these figures is good for. */
+/** None of these figures is accurate to more than four digits. */
 function rounded(value) {
   if (typeof value === "number") return Number(value.toPrecision(4));
   if (Array.isArray(value)) return value.map(rounded);

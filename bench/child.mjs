@@ -1,5 +1,5 @@
-// One contender in one runtime, in a process of its own: `child.mjs <contender> <origin> [expired]`. It reads commands, one JSON
-// object a line, and answers each with a line that begins with a mark, since some contenders print.
+// Runs one contender in one runtime, in its own process: `child.mjs <contender> <origin> [expired]`. Reads commands as
+// JSON, one object per line. Each answer is a line with a mark, because some contenders print.
 import { createConnection } from "node:net";
 import { performance } from "node:perf_hooks";
 import { createInterface } from "node:readline";
@@ -30,7 +30,7 @@ const send = async (bench, body, path = CHAT) => {
   return response;
 };
 
-/** Reads a body to its end and counts. */
+/** Reads a body to its end and counts its bytes. */
 async function drain(response) {
   const reader = response.body.getReader();
   let bytes = 0;
@@ -42,8 +42,8 @@ async function drain(response) {
 }
 
 /**
- * A conversation of about so many bytes: a system prompt, and turns of 2 KiB as a coding agent has them. One character that
- * is not ASCII makes a string in JavaScript twice as large.
+ * Returns a conversation of about this many bytes: a system prompt and turns of 2 KiB, like a coding agent's. One
+ * non-ASCII character doubles the size of the string in JavaScript.
  */
 function conversation(size, path, isAscii) {
   const isForResponses = path === "/responses";
@@ -66,7 +66,7 @@ function conversation(size, path, isAscii) {
   return bodies.get(key);
 }
 
-/** Runs `work` and watches for how long the main thread did nothing else at a stretch. */
+/** Runs `work` and measures the longest time that it blocks the main thread. */
 async function watchingTheLoop(work) {
   let worst = 0;
   let last;
@@ -100,7 +100,7 @@ function collect() {
 
 const MIB = 1024 * 1024;
 
-/** Keeps the largest resident size while something runs. */
+/** Measures the largest resident size while something runs. */
 function watchMemory() {
   let peak = process.memoryUsage.rss();
   const timer = setInterval(() => (peak = Math.max(peak, process.memoryUsage.rss())), 20);
@@ -115,7 +115,7 @@ const commands = {
     await send("small");
   },
 
-  /** Requests one after another; the time of each. */
+  /** Sends requests one after another and returns the time of each. */
   async latency({ count }) {
     const times = [];
     for (let index = 0; index < count; index += 1) {
@@ -125,7 +125,7 @@ const commands = {
     return { us: times[times.length >> 1] };
   },
 
-  /** `width` callers, `count` requests in all. */
+  /** Sends `count` requests in all from `width` callers. */
   async requests({ count, width }) {
     let left = count;
     const caller = async () => {
@@ -163,8 +163,8 @@ const commands = {
   },
 
   /**
-   * Readers that take one chunk and then nothing, while the server sends without end. Whoever keeps all of it is stopped
-   * at 1 GiB: the figure is then the least that it holds.
+   * Readers take one chunk and then stop, while the server sends without end. A contender that buffers everything is
+   * stopped at 1 GiB, so its figure is a minimum.
    */
   async idle({ streams, forMs }) {
     await send("small");
@@ -185,7 +185,7 @@ const commands = {
     return { mib };
   },
 
-  /** From a reader's cancel to the moment at which the server has seen the socket close and told us. */
+  /** Measures from a reader's cancel until the server has reported the closed socket. */
   async cancel({ count }) {
     const watcher = createConnection(Number(new URL(origin).port), "127.0.0.1");
     watcher.setNoDelay(true);
@@ -217,7 +217,7 @@ const commands = {
     return { ms: Number.isFinite(ms) ? ms : null };
   },
 
-  /** Many streams at once, each read to its end. */
+  /** Reads many streams at once, each to its end. */
   async gather({ streams, mib }) {
     await send("small");
     collect();
@@ -237,7 +237,7 @@ const commands = {
     };
   },
 
-  /** Calls that all find the token expired. */
+  /** Sends calls that all find an expired token. */
   async refresh({ calls }) {
     const outcomes = await elapsed(() =>
       Promise.allSettled(

@@ -1,4 +1,4 @@
-// Who is measured, and how each is loaded: as OpenCode loads it, by its plugin function and its loader.
+// The contenders, loaded as OpenCode loads them: by plugin function and loader.
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
@@ -11,9 +11,9 @@ const peer = (path) => join(here, "node_modules", path);
 const own = join(dirname(here), "index.js");
 
 /**
- * `file` is what OpenCode would import. `requests` says whose requests they are: a plugin without a `fetch` of its own
- * only hands a token to OpenCode's, which is the runtime's, so there is nothing to measure but its start. A floor is only
- * imported: nothing can be quicker. A `program` runs by itself, and is asked `only` some things.
+ * `file` is the file that OpenCode imports. `requests` names the sender of the requests: a plugin without its own
+ * `fetch` only gives a token to OpenCode, which uses the runtime's fetch, so only its start is measured. A floor is
+ * only imported, since nothing can be faster. A `program` runs by itself and takes only the measures in `only`.
  */
 export const CONTENDERS = {
   empty: {
@@ -61,7 +61,7 @@ export const CONTENDERS = {
   },
 };
 
-/** Who is measured beside the gateway. */
+/** Contenders of the gateway. */
 export const GATEWAY_CONTENDERS = {
   direct: { title: "no server in between" },
   gateway: { title: "this package's gateway" },
@@ -69,10 +69,10 @@ export const GATEWAY_CONTENDERS = {
   splice: { title: "a native splice that reads no HTTP" },
 };
 
-/** The name of a contender in the tables. */
+/** Returns the name of a contender in the tables. */
 export const titleOf = (name) => (CONTENDERS[name] ?? GATEWAY_CONTENDERS[name]).title;
 
-/** Whether a contender can run here; else why not. */
+/** Returns the reason why a contender can't run here, if there is one. */
 export function obstacle(name, runtime) {
   const { file, limits, program } = CONTENDERS[name];
   if (program !== undefined && !existsSync(program)) return "is not built: the full form builds it";
@@ -80,7 +80,7 @@ export function obstacle(name, runtime) {
   return runtime === "node" ? limits?.node : undefined;
 }
 
-/** OpenCode's own client, as far as a plugin calls it while it starts. */
+/** The part of OpenCode's client that plugins call at their start. */
 const host = {
   app: { log: async () => {} },
   tui: { showToast: async () => {} },
@@ -109,7 +109,7 @@ export async function startPlugin(name, expires) {
 }
 
 /**
- * A contender's `fetch`, and the base URL that OpenCode would build its URLs from.
+ * Returns a contender's `fetch` and the base URL that OpenCode would use.
  *
  * @param {string} origin of the server
  * @returns {Promise<{fetch: Function, base: string}>}
@@ -122,7 +122,7 @@ export async function open(name, origin, expires) {
     const { baseUrl, fetch } = require(join(dirname(here), "lib/api.js")).createClient();
     return { fetch, base: baseUrl };
   }
-  // Its OAuth server is a constant, so the request for it is led here.
+  // Its OAuth server is a constant, so its requests are redirected here.
   if (name === "opencode-qwen-oauth") redirectOAuth(origin);
   const { fetch, apiKey, baseURL } = await startPlugin(name, expires);
   return { fetch: fetch ?? sendWith(globalThis.fetch, apiKey), base: name === "plugin" ? baseURL : base };
@@ -139,7 +139,7 @@ function redirectOAuth(origin) {
     send(typeof input === "string" ? input.replace("https://chat.qwen.ai", origin) : input, init);
 }
 
-/** What a plugin in JavaScript has to do for the edits that this package makes: for comparison, since few peers edit. */
+/** The same edits in plain JavaScript, for comparison, because few peers edit requests. */
 function editInJs(url, init) {
   const body = JSON.parse(init.body);
   const mark = { type: "ephemeral" };

@@ -1,11 +1,11 @@
-// A server in between, in a process of its own: `gateway` is this package's, `node` a plain proxy. `idle` measures what an
-// open gateway that nobody asks costs its process, for so many ms.
+// A proxy in its own process: `gateway` is this package's, `node` is a plain proxy. `idle` measures the cost of an idle
+// open gateway over a number of ms.
 import { Agent, createServer, request } from "node:http";
 import { createRequire } from "node:module";
 
 const require = createRequire(import.meta.url);
 const [kind, origin, idleMs] = process.argv.slice(2);
-/** Node gives memory back a while after it was used. */
+/** Node returns memory some time after its use. */
 const SETTLE_MS = 500;
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -47,7 +47,7 @@ async function idleCpuMs() {
 
 async function measureIdle() {
   const client = require("../lib/api.js").createClient();
-  // A client that is in use: the runtime and its connections are there.
+  // A client in use, with its runtime and connections.
   await (await client.fetch(`${client.baseUrl}/models`, { headers: { "x-bench": "small" } })).text();
   const withoutMs = await idleCpuMs();
   const before = await memory();

@@ -1,5 +1,5 @@
-// The gateway beside a plain Node proxy and a native splice that reads no HTTP. The client is a bare socket, so that no HTTP
-// library is measured with them.
+// Compares the gateway with a plain Node proxy and a native splice that doesn't parse HTTP. The client is a bare
+// socket, so that no HTTP library is measured with them.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
@@ -21,7 +21,7 @@ const MIB = 1024 * 1024;
 const FULL = { rounds: 9, requests: 1_000, mib: 128, cancels: 50, idles: 3, idleMs: 10_000 };
 const QUICK = { rounds: 1, requests: 20, mib: 4, cancels: 2, idles: 1, idleMs: 500 };
 
-/** A connection that is kept. `exchange` sends a request, and resolves at the end of its answer. */
+/** A persistent connection. `exchange` sends a request and resolves at the end of its answer. */
 class Connection {
   #socket;
   #request;
@@ -29,7 +29,7 @@ class Connection {
   #tail = "";
   #done;
 
-  /** @param {RegExp} end what an answer ends with */
+  /** @param {RegExp} end matches the end of an answer */
   static async open({ url, key }, kind, end) {
     const connection = new Connection();
     const { hostname, port, host, pathname } = new URL(`${url}/chat/completions`);
@@ -71,7 +71,7 @@ class Connection {
   }
 }
 
-/** Starts a program that says its address in one line. */
+/** Starts a program that prints its address as one line. */
 async function startProgram(command, args, env = process.env) {
   const child = spawn(command, args, { env, stdio: ["pipe", "pipe", "inherit"] });
   const [line] = await once(createInterface({ input: child.stdout }), "line");
@@ -110,12 +110,12 @@ export async function measureGateway({ server, isQuick, record }) {
   }
 }
 
-/** From the client's disconnection, in mid-stream, to the end of the connection to the server. */
+/** Measures from the client's disconnection during a stream to the end of the server's connection. */
 async function measureCancels(contenders, server, { cancels }, record) {
   const watch = await watchClosings(server.origin);
-  // The server takes numbers.
+  // The server's keys are numbers.
   let name = 0;
-  // The plain proxy lets its request go on.
+  // The plain proxy doesn't cancel its request.
   const { "node-proxy": _, ...cancelling } = contenders;
   for (const [contender, address] of Object.entries(cancelling)) {
     const times = [];
@@ -133,7 +133,7 @@ async function measureCancels(contenders, server, { cancels }, record) {
   watch.close();
 }
 
-/** Hears from the server which held answers were closed. */
+/** Receives the server's reports of closed held answers. */
 async function watchClosings(origin) {
   const { hostname, port, host } = new URL(origin);
   const socket = connect(Number(port), hostname);
@@ -147,7 +147,7 @@ async function watchClosings(origin) {
   };
 }
 
-/** An open gateway that nobody asks, in a process with a client. */
+/** Measures an idle open gateway in a process with a client. */
 async function measureIdle(env, server, { idles, idleMs }, record) {
   const results = [];
   for (let count = 0; count < idles; count += 1) {
@@ -183,7 +183,7 @@ async function measureLatency(contenders, client, { rounds, requests }, record) 
         await caller.exchange();
         times.push((performance.now() - before) * 1000);
       }
-      // The first round is for warming up.
+      // The first round warms up.
       if (round > 0) medians[name].push(summary(times).median);
     }
   }

@@ -1,4 +1,4 @@
-// Home directories in which every contender finds its login, all of it on the server of the benchmarks.
+// Creates home directories with a login for every contender, all on the benchmark server.
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -25,7 +25,7 @@ export function makeHome(origin, { accounts = 1, isExpired = false } = {}) {
     resource_url: origin,
     expiry_date: expires,
   });
-  // The file of the qwen CLI, ours and the store of several accounts.
+  // The file of the qwen CLI and this package, and the store of several accounts.
   write(join(home, ".qwen/oauth_creds.json"), token(0));
   if (accounts > 1) {
     const now = Date.now();
@@ -42,9 +42,9 @@ export function makeHome(origin, { accounts = 1, isExpired = false } = {}) {
     };
     write(join(home, ".qwen/oauth_accounts.json"), store);
   }
-  // The original's.
+  // The original plugin's file.
   write(join(home, ".opencode/qwen/oauth_token.json"), { ...token(0), expires });
-  // opencode-qwen-auth's.
+  // The file of opencode-qwen-auth.
   const theirs = (_, number) => ({
     refreshToken: `bench-refresh-${number}`,
     accessToken: `bench-access-${number}`,
@@ -61,7 +61,7 @@ export function makeHome(origin, { accounts = 1, isExpired = false } = {}) {
   return home;
 }
 
-/** Lets the token in a home expire, as if time had passed. */
+/** Makes the token in a home expire. */
 export function expireLogin(home) {
   const path = join(home, ".qwen/oauth_creds.json");
   const token = JSON.parse(readFileSync(path, "utf8"));
@@ -72,12 +72,12 @@ export function removeHome(home) {
   rmSync(home, { recursive: true, force: true });
 }
 
-/** What a contender's process sees of the environment. */
+/** The environment of a contender's process. */
 export function environmentOf(home, origin) {
   const { PATH, TMPDIR } = process.env;
   const own = { PATH, HOME: home, USERPROFILE: home, XDG_CONFIG_HOME: join(home, ".config") };
   if (TMPDIR) own.TMPDIR = TMPDIR;
-  // Bun's fetch sends 256 requests at once and lets others wait, also those that would end the first.
+  // Bun's fetch sends at most 256 requests at once. Others wait, including those that would end the first.
   const limits = { BUN_CONFIG_MAX_HTTP_REQUESTS: "4096" };
   return { ...own, ...limits, OPENCODE_QWEN_OAUTH_BASE_URL: origin, QWEN_OAUTH_BASE_URL: origin };
 }

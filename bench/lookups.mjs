@@ -1,4 +1,4 @@
-// Whether files are read again though they have not changed, and whether a change is seen.
+// Measures if unchanged files are read again and if changes are noticed.
 import { execFileSync, spawn } from "node:child_process";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -7,8 +7,8 @@ import { figures } from "./turns.mjs";
 import { startContender } from "./workers.mjs";
 
 /**
- * Counts the system calls on the accounts' files over many requests, by strace, while the files stay as they are; then
- * changes the token on the disk and looks whether the next request brings the new one.
+ * Counts the system calls on the accounts' files over many requests with strace, while the files stay the same. Then
+ * changes the token on disk and checks that the next request uses the new one.
  */
 export async function measureLookups({ runtime, server, add }) {
   const requests = 200;

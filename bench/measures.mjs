@@ -1,18 +1,18 @@
-// What is measured, and how much of it.
+// The measures and their sizes.
 import { CONTENDERS, obstacle } from "./contenders.mjs";
 import { expireLogin, makeHome, removeHome } from "./homes.mjs";
 import { measureLookups } from "./lookups.mjs";
 import { figures, inTurns, relate } from "./turns.mjs";
 import { measureStart, startContender } from "./workers.mjs";
 
-/** A request with this body is what an agent sends late in a long session. */
+/** A request body like that of an agent late in a long session. */
 const LARGE_BODY = 3_500_000;
 const BODY_SIZES = [10_000, 100_000, 1_000_000, LARGE_BODY, 10_000_000, 30_000_000];
 const REDEMPTION_MS = 200;
 const CALLS_AT_A_REFRESH = 64;
 const ACCOUNTS = [1, 100];
 
-/** How much of everything. The short form only shows that all of it runs. */
+/** Sizes of all measures. The short form only shows that everything runs. */
 const FULL = {
   rounds: 7,
   starts: 11,
@@ -50,7 +50,7 @@ const isOurs = (name) => name === "client" || name === "plugin";
 const hasOwnRequests = (name) => CONTENDERS[name].requests === "own" && !CONTENDERS[name].onlyForEditing;
 const isAsked = (name, what) => CONTENDERS[name].only?.includes(what) ?? true;
 
-/** Runs every measure in one runtime and hands each result to `record`. */
+/** Runs every measure in one runtime and passes each result to `record`. */
 export async function measureRuntime({ runtime, server, isQuick, only, record, log }) {
   const size = isQuick ? QUICK : FULL;
   const wants = (id) => only === undefined || only.includes(id);
@@ -96,7 +96,7 @@ export async function measureRuntime({ runtime, server, isQuick, only, record, l
       { measure: "gather speed", unit: "MB/s", better: "more", pick: ({ mbPerSecond }) => mbPerSecond },
       { measure: "gather memory", unit: "MiB", pick: ({ peakMib }) => peakMib },
     ]);
-    // A stream's buffers grow while it is young: whether memory grows with the bytes shows after that.
+    // A new stream's buffers still grow. Memory that grows with the bytes shows after that.
     for (const [times, contenders] of [
       [4, ["client", "fetch"]],
       [16, ["client"]],
@@ -123,9 +123,9 @@ export async function measureRuntime({ runtime, server, isQuick, only, record, l
   }
 }
 
-/** Fresh processes, in turns: importing, and starting with few and many accounts. */
+/** Measures in new processes, in turns: importing, and starting with few and many accounts. */
 async function measureStarts({ runtime, server, size, contenders, add }) {
-  // The two faces of this package are one file.
+  // Both entries of this package load the same file.
   const plugins = contenders.filter((name) => CONTENDERS[name].file !== undefined && name !== "client");
   const homes = new Map(ACCOUNTS.map((accounts) => [accounts, makeHome(server.origin, { accounts })]));
   const kinds = [
@@ -157,7 +157,7 @@ async function measureStarts({ runtime, server, size, contenders, add }) {
   for (const home of homes.values()) removeHome(home);
 }
 
-/** All that long-lived contenders are asked, in turns. */
+/** Runs all measures of long-lived contenders, in turns. */
 async function measureRequests({ runtime, server, size, contenders, add, wants, log }) {
   const names = contenders.filter((name) => CONTENDERS[name].requests === "own");
   const running = new Map();
@@ -281,7 +281,7 @@ async function measureRequests({ runtime, server, size, contenders, add, wants, 
   }
 }
 
-/** Measures that need a process for each contender and round, so that nothing is left of what was before. */
+/** Runs measures that need a new process for each contender and round. */
 async function eachAlone({ runtime, server, rounds, contenders, add }, parts) {
   const command = parts[0].command;
   const { results } = await inTurns(contenders, rounds, async (contender) => {
@@ -301,14 +301,14 @@ async function eachAlone({ runtime, server, rounds, contenders, add }, parts) {
   }
 }
 
-/** An expired token, and 64 calls at once. The server says how often the refresh token was redeemed. */
+/** Sends 64 calls at once with an expired token. The server counts how often the refresh token is redeemed. */
 async function measureRefresh({ runtime, server, size, contenders, add }) {
   await server.delay(REDEMPTION_MS);
   const names = contenders.filter((name) => name !== "fetch" && (size === FULL || isOurs(name)));
   const redeem = (calls) => async (contender) => {
     const worker = await startContender(runtime, contender, server.origin, { isExpired: !isOurs(contender) });
     try {
-      // In a session that is under way; the peers look at their login only as they start.
+      // In a running session: the peers check their login only at their start.
       if (isOurs(contender)) {
         await worker.ask({ command: "requests", count: size.requests[1], width: CALLS_AT_A_REFRESH });
         expireLogin(worker.home);
@@ -328,7 +328,7 @@ async function measureRefresh({ runtime, server, size, contenders, add }) {
     add({ measure: "1 call, token expired: after the redemption", contender, unit: "ms", ...after, reason });
   }
   const { results } = await inTurns(ours, size.heavyRounds, redeem(CALLS_AT_A_REFRESH));
-  // A peer that redeems for every call takes a long while over it.
+  // A peer that redeems for every call takes long.
   Object.assign(
     results,
     (

@@ -1,4 +1,4 @@
-// Bars as SVG, by hand: readable on a light page and on a dark one, so without a background of their own.
+// Draws bar charts as SVG without a background, readable on light and dark pages.
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { CONTENDERS } from "./contenders.mjs";

@@ -1,7 +1,7 @@
-// The tables on the terminal.
+// Prints the tables on the terminal.
 import { titleOf } from "./contenders.mjs";
 
-/** Three digits, and no more than are needed. */
+/** Formats a figure with up to three digits. */
 export function number(value) {
   if (value === undefined) return "";
   if (!Number.isFinite(value)) return "never";
@@ -60,7 +60,7 @@ export function printTables(report) {
   console.log(`\n${conditions(report)}`);
 }
 
-/** The same as a page. */
+/** Writes the tables as a page. */
 export function markdown(report) {
   const { runtimes, results, targets, date, version } = report;
   const lines = [

@@ -1,7 +1,7 @@
-// The server of the benchmarks, in a process of its own. It reads HTTP/1.1 by hand, as little of it as the contenders
-// send: a real HTTP library would be slower than some of them, and so the thing that is measured.
+// The benchmark server, in its own process. It parses only the HTTP/1.1 that contenders send, because a real HTTP
+// library would be slower than some of them and distort the results.
 //
-// What an answer is like, a request says in the header `x-bench`:
+// The request header `x-bench` chooses the answer:
 //
 //   small             a chat completion of 250 bytes
 //   bytes:<MiB>       a stream of 16 KiB chunks
@@ -10,7 +10,7 @@
 //   hold:<key>        the head and one chunk, then nothing; the control connection hears when the socket closes
 //   gather:<n>,<MiB>  as bytes, once n such requests are there
 //
-// `POST …/token` redeems after the delay of `/delay`; `GET /stats` says what was counted.
+// `POST …/token` redeems after the delay of `/delay`. `GET /stats` returns the counters.
 import { createServer } from "node:net";
 
 const CHUNK_SIZE = 16 * 1024;
@@ -21,7 +21,7 @@ const frame = (data) => Buffer.from(`${data.length.toString(16)}\r\n${data}\r\n`
 const repeat = (buffer, count) => Buffer.concat(Array.from({ length: count }, () => buffer));
 
 const LAST_CHUNK = Buffer.from("0\r\n\r\n");
-/** Written in pieces of 256 KiB, so that the server's own calls do not count. */
+/** Written in pieces of 256 KiB, so that the server's own calls don't matter. */
 const CHUNKS_A_PIECE = 16;
 const CHUNK = frame("x".repeat(CHUNK_SIZE));
 const PIECE = repeat(CHUNK, CHUNKS_A_PIECE);
@@ -62,12 +62,12 @@ const SMALL = json({
 
 const stats = { requests: 0, redemptions: 0, lastToken: "", bodyBytes: 0 };
 let redemptionDelayMs = 0;
-/** Whoever wants to hear which held answers were closed. */
+/** Control connections that receive reports of closed held answers. */
 const watchers = new Set();
-/** Requests that wait until enough of them are there. */
+/** Requests that wait until enough of them have arrived. */
 let gathered = [];
 
-/** Writes a piece again and again, at the reader's pace. */
+/** Writes a piece repeatedly, at the reader's pace. */
 function pour(socket, piece, count, end) {
   let left = count;
   const more = () => {
@@ -143,7 +143,7 @@ function respond(socket, head) {
 const heads = new Map();
 const MAX_HEADS = 1_000;
 
-/** What a head asks for. Contenders send the same again and again, so it is read once. */
+/** Returns the parsed head. Contenders repeat the same head, so it is parsed once. */
 function readHead(text) {
   let head = heads.get(text);
   if (head === undefined) {
@@ -162,12 +162,12 @@ function readHead(text) {
   return head;
 }
 
-/** Reads request after request off a connection. */
+/** Reads the requests of a connection. */
 function onConnection(socket) {
   socket.setNoDelay(true);
   let pending = [];
   let size = 0;
-  /** Of the request whose head was read: what of its body is still to come. */
+  /** Remaining bytes of the current request's body. */
   let bodyLeft = 0;
   let current;
 

@@ -1,5 +1,5 @@
-//! The least that a local server in between can cost: bytes copied between two sockets on one thread, read by nobody. Takes
-//! the address of the server, and prints its own.
+//! The minimal cost of a local proxy: copies bytes between two sockets on one thread without parsing them. Takes the
+//! address of the server and prints its own.
 
 use std::error::Error;
 

@@ -1,4 +1,4 @@
-// Measures one start in a fresh process, and prints it: `start.mjs <contender> import|start`.
+// Measures and prints one start in a new process: `start.mjs <contender> import|start`.
 import { performance } from "node:perf_hooks";
 import { pathToFileURL } from "node:url";
 import { CONTENDERS, startPlugin } from "./contenders.mjs";

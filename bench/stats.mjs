@@ -1,4 +1,4 @@
-// What is said of a row of figures.
+// Statistics of a list of figures.
 
 const sorted = (values) => [...values].sort((a, b) => a - b);
 
@@ -8,7 +8,7 @@ export function median(values) {
   return row.length % 2 === 1 ? row[middle] : (row[middle - 1] + row[middle]) / 2;
 }
 
-/** The median, and the quarter and three-quarter points: the spread that a single bad run does not move. */
+/** Returns the median and the quartiles, which a single bad run doesn't change. */
 export function summary(values) {
   const row = sorted(values);
   const at = (part) => row[Math.min(row.length - 1, Math.floor(row.length * part))];

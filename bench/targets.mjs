@@ -1,4 +1,4 @@
-// What the package aims at, and whether the figures reach it. Nothing depends on it but the last table.
+// The performance targets of the package, and whether the results meet them. Only the last table uses them.
 import { GATEWAY_CONTENDERS } from "./contenders.mjs";
 import { number } from "./report.mjs";
 

@@ -1,10 +1,10 @@
-// Contenders take turns, round by round, so that whatever else the machine does meets them all; each round gives one
-// figure of each, and ratios are made of figures of the same round.
+// Contenders take turns in rounds, so that other load on the machine affects all of them. Each round gives one figure
+// for each contender, and ratios compare figures of the same round.
 import { summary } from "./stats.mjs";
 
 const isOurs = (name) => name === "client" || name === "plugin";
 
-/** Round by round, one figure of each contender, beginning with another one each time. */
+/** Measures each contender once per round, starting with a different one each time. */
 export async function inTurns(contenders, rounds, measure) {
   const results = Object.fromEntries(contenders.map((name) => [name, { values: [], error: undefined }]));
   for (let round = 0; round < rounds; round += 1) {
@@ -14,7 +14,7 @@ export async function inTurns(contenders, rounds, measure) {
       try {
         results[contender].values.push(await measure(contender));
       } catch (error) {
-        // Ours must not fail; what others can't do is said.
+        // This package must not fail. Failures of others are reported.
         if (isOurs(contender)) throw error;
         results[contender].error = error.message;
       }
@@ -23,13 +23,13 @@ export async function inTurns(contenders, rounds, measure) {
   return { results };
 }
 
-/** What is said of some values. */
+/** Summarizes values. */
 export function figures(values) {
   const known = values.filter((value) => Number.isFinite(value));
   return known.length === 0 ? {} : { ...summary(known), values: known };
 }
 
-/** How many times as good as the reference, and by how much it differs, round by round. */
+/** Returns how many times better than the reference a contender is, with the spread over the rounds. */
 export function relate(add, measure, contenders, results, pick, reference, better = "less") {
   const theirs = results[reference]?.values.map(pick);
   if (theirs === undefined || results[reference].error) return;

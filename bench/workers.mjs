@@ -1,4 +1,4 @@
-// Starts the server, contenders and single starts, and talks to them.
+// Starts the server, the contenders and single starts, and communicates with them.
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -10,7 +10,7 @@ import { environmentOf, makeHome, removeHome } from "./homes.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const MARK = "\u0001bench ";
-/** A contender that has not answered by then is left out. */
+/** A contender that doesn't answer in this time is left out, in milliseconds. */
 const PATIENCE_MS = 120_000;
 
 const ownBun = join(here, "node_modules/bun-linux-x64/bin/bun");
@@ -22,7 +22,7 @@ export const RUNTIMES = {
   opencode: { title: "the Bun of OpenCode", command: openCodeBun, args: [], env: bunEnvironment },
 };
 
-/** Adds each Bun's version to its title; forgets those that are not there. */
+/** Adds each Bun's version to its title and removes missing ones. */
 export async function findRuntimes(wanted) {
   for (const [name, runtime] of Object.entries(RUNTIMES)) {
     if (runtime.command === undefined || !wanted.includes(name)) {
@@ -59,7 +59,7 @@ export async function startServer() {
   };
 }
 
-/** Runs a script of this directory in a runtime; its marked lines are messages. */
+/** Runs a script of this directory in a runtime. Its marked lines are messages. */
 function runScript(runtime, script, args, env) {
   const { command, args: runtimeArgs, env: runtimeEnv } = RUNTIMES[runtime];
   return runProgram(command, [...runtimeArgs, join(here, script), ...args], { ...env, ...runtimeEnv });
@@ -99,7 +99,7 @@ function runProgram(command, args, env) {
   return { child, receive };
 }
 
-/** A contender that takes commands. */
+/** Starts a contender that takes commands. */
 export async function startContender(runtime, contender, origin, homeOptions) {
   const home = makeHome(origin, homeOptions);
   const state = homeOptions?.isExpired ? ["expired"] : [];
@@ -127,7 +127,7 @@ export async function startContender(runtime, contender, origin, homeOptions) {
   return { ask, stop, pid: child.pid, home };
 }
 
-/** One start in a fresh process. */
+/** Measures one start in a new process. */
 export async function measureStart(runtime, contender, what, origin, home) {
   const { child, receive } = runScript(runtime, "start.mjs", [contender, what], environmentOf(home, origin));
   const ended = new Promise((resolve) => child.once("exit", resolve));

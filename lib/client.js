@@ -109,7 +109,10 @@ class QwenClient {
     return this.#call((id) => this.#native.importAccounts(id, checked));
   }
 
-  /** What `importAccounts(path)` would find, as {@link foundKeys} gives it, with `login` for a login. Changes nothing. */
+  /**
+   * Returns what `importAccounts(path)` would import, in the form of {@link foundKeys}, with `login` for a login.
+   * Changes nothing.
+   */
   async previewImport(path) {
     const checked = validate.text(path, "path");
     return this.#call((id) => this.#native.previewImport(id, checked));

@@ -1,5 +1,5 @@
-// Builds the addon for one of the targets, on Linux with x64: `npm run build:target <target>`. It lands in the folder of
-// the target's package, npm/<target>/, and is checked there.
+// Builds the addon for a target on Linux with x64: `npm run build:target <target>`. Writes it to the folder of the
+// target's package, npm/<target>/, and checks it.
 import { delimiter, join } from "node:path";
 import { RELEASE, buildEnvironment, install, targetDirectory } from "./cargo.mjs";
 import { checkAddon } from "./check-addon.mjs";
@@ -30,7 +30,7 @@ const addon = join(root, "npm", target.name, addonName(target));
 install(join(targetDirectory, target.crossTriple, "release", target.library), addon);
 await checkAddon(target, addon);
 
-/** Those of macOS's linker stand in for what only Apple has. */
+/** Returns the flags for rustc. For macOS, stand-ins replace Apple's frameworks. */
 function flagsFor({ os, flags, name }) {
   if (os !== "darwin") return flags;
   return [

@@ -1,5 +1,5 @@
-// Builds the addon for this machine: `npm run build`. With `-- --dev` quickly and unoptimized; with `-- --package` into the
-// folder of its package, to be published, and checked.
+// Builds the addon for this machine: `npm run build`. `-- --dev` builds quickly without optimization. `-- --package`
+// builds for publishing into the folder of the package, and checks it.
 import { join } from "node:path";
 import { ADDON, RELEASE, buildEnvironment, install, targetDirectory } from "./cargo.mjs";
 import { checkAddon } from "./check-addon.mjs";

@@ -1,4 +1,4 @@
-// Tools that cargo does not bring: each in `target/tools`, at the version that `scripts/tools` names.
+// Installs cargo tools in `target/tools`, at the versions in `scripts/tools`.
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -13,7 +13,7 @@ function hasPip() {
   }
 }
 
-/** The program of a tool, which is installed if it is not there. */
+/** Returns the program of a tool, installing it if it is missing. */
 export async function cargoTool(name) {
   const requirements = join("scripts/tools", `${name}.txt`);
   const version = /==([\d.]+)/.exec(readFileSync(join(root, requirements), "utf8"))[1];
@@ -21,7 +21,7 @@ export async function cargoTool(name) {
   const program = join(directory, "bin", process.platform === "win32" ? `${name}.exe` : name);
   if (existsSync(program)) return program;
   console.log(`Installing ${name} ${version} ...`);
-  // A prebuilt one takes seconds; building it takes minutes.
+  // A prebuilt tool takes seconds to install, and building it takes minutes.
   if (hasPip()) {
     const pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"];
     const env = { PIP_ROOT_USER_ACTION: "ignore" };

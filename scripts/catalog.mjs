@@ -1,5 +1,5 @@
-// Makes catalog/catalog.json from the lists in catalog/sources: `npm run catalog`. With --check nothing is written: it
-// fails if the file is not what the sources give.
+// Builds catalog/catalog.json from the lists in catalog/sources: `npm run catalog`. With --check it writes nothing and
+// fails if the file is out of date.
 import { readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { parseArgs } from "node:util";
@@ -11,25 +11,25 @@ const FORMAT = 1;
 const COLLECTED = "2026-11-28";
 const CATALOG = path.join(root, "catalog/catalog.json");
 
-/** Each list of the catalog: the providers of models-dev.json and the plan of qwen-code.json that it is made of. */
+/** The lists of the catalog, each with its providers in models-dev.json and its plan in qwen-code.json. */
 const LISTS = {
   "token-plan": { providers: ["alibaba-token-plan", "alibaba-token-plan-cn"], preset: "token-plan" },
   "coding-plan": { providers: ["alibaba-coding-plan", "alibaba-coding-plan-cn"], preset: "coding-plan" },
   "dashscope-cn": { providers: ["alibaba-cn"], preset: "dashscope", isMetered: true },
   "dashscope-intl": { providers: ["alibaba"], preset: "dashscope", isMetered: true },
 };
-/** In this order; inputs that nothing here can send are left out. */
+/** Supported inputs, in order. Other inputs are left out. */
 const INPUTS = ["text", "image", "pdf", "video"];
-/** From little to much. */
+/** Efforts from low to high. */
 const EFFORTS = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
-/** The largest thinking budget that every Qwen 3 model takes, in tokens, for models whose lists name none. */
+/** The largest thinking budget that every Qwen 3 model accepts, in tokens. Used for models without one in the lists. */
 const COMMON_BUDGET = 38_912;
 const PRICES = ["input", "output", "cache_read", "cache_write", "context_over_200k"];
 
 const source = async (name) =>
   JSON.parse(await readFile(path.join(root, `catalog/sources/${name}.json`), "utf8"));
 
-/** An object without the fields that hold nothing. */
+/** Removes empty fields from an object. */
 function compact(fields) {
   const isKept = (value) =>
     value !== undefined && value !== false && !(typeof value === "object" && Object.keys(value).length === 0);
@@ -38,7 +38,7 @@ function compact(fields) {
 
 const ordered = (order, values) => order.filter((value) => values.includes(value));
 
-/** The efforts that a preset names: "low, high, max". "toggle" is not one. */
+/** Returns the efforts in a preset: "low, high, max". "toggle" is not an effort. */
 function presetEfforts(preset) {
   const words = preset?.thinking?.split(", ") ?? [];
   return words.filter((word) => word !== "toggle");
@@ -50,7 +50,7 @@ function thinking(listed, preset) {
   const budgets = options.flatMap((option) => (option.type === "budget_tokens" && option.max) || []);
   const toggle = options.some((option) => option.type === "toggle") || preset?.thinking === "toggle";
   const allEfforts = ordered(EFFORTS, [...efforts, ...presetEfforts(preset)]);
-  // A model with nothing but a budget always thinks.
+  // A model that only has a budget always thinks.
   const hasBudgetAlone =
     !toggle && allEfforts.length === 0 && options.some((option) => option.type === "budget_tokens");
   return compact({
@@ -66,7 +66,7 @@ function price(listed) {
   return cost && Object.fromEntries(PRICES.flatMap((name) => (name in cost ? [[name, cost[name]]] : [])));
 }
 
-/** What the lists say together. `listed` are entries of models-dev.json, `preset` is that of qwen-code.json. */
+/** Merges the entries of a model: `listed` from models-dev.json and `preset` from qwen-code.json. */
 function merge(id, listed, preset, isMetered) {
   const inputs = ["text", ...listed.flatMap((model) => model.input), ...(preset?.images ? ["image"] : [])];
   const first = listed[0] ?? {};
@@ -86,10 +86,10 @@ function merge(id, listed, preset, isMetered) {
   });
 }
 
-/** True for the thinking of a model that has a budget and no other control. */
+/** True for a model whose only thinking control is a budget. */
 const isBudgetAlone = (facts) => facts?.budget !== undefined && !facts.toggle && facts.efforts === undefined;
 
-/** Completes each entry with what only other lists say of the same model. */
+/** Completes each entry from other lists of the same model. */
 function complete(lists) {
   const all = Object.values(lists).flatMap((models) => Object.entries(models));
   for (const [id, model] of all) {
@@ -141,7 +141,7 @@ async function make() {
   };
 }
 
-/** One line a model, so that a change shows what it changes. */
+/** Writes one line per model, so that a diff shows which model changed. */
 function format({ lists, ...rest }) {
   const models = (list) =>
     Object.entries(list).map(([id, model]) => `  ${JSON.stringify(id)}:${JSON.stringify(model)}`);
@@ -154,7 +154,7 @@ function format({ lists, ...rest }) {
   return `{${head.join(",\n")},\n"lists":{\n${written.join(",\n")}}}\n`;
 }
 
-/** The mistakes of a catalog, each as one line. */
+/** Returns the mistakes in a catalog, one line each. */
 function mistakes({ lists, collected }) {
   const isCount = (value) => Number.isSafeInteger(value) && value > 0;
   const found = /^\d{4}-\d\d-\d\d$/.test(collected) ? [] : ["COLLECTED is not a date"];

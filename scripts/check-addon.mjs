@@ -1,5 +1,5 @@
-// What every built addon has to be: of the right system, small, free of this machine's paths, and on Linux in want of
-// nothing newer than what it promises to run on. `node scripts/check-addon.mjs <target> <file>` checks one.
+// Checks a built addon: right system, small, free of this machine's paths, and on Linux no newer glibc than promised.
+// `node scripts/check-addon.mjs <target> <file>` checks one.
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
@@ -23,7 +23,7 @@ const MACHINES = {
 const MACH_O_64 = 0xfeedfacf;
 const ENTRY_POINT = "napi_register_module_v1";
 
-/** Throws, naming all that is wrong. Prints the size, and the oldest glibc where there is one. */
+/** Throws an error with all problems. Prints the size and the oldest supported glibc. */
 export async function checkAddon(target, path) {
   const bytes = readFileSync(path);
   const problems = [];
@@ -50,7 +50,7 @@ export async function checkAddon(target, path) {
   console.log(`${target.name}: ${(bytes.length / 1e6).toFixed(2)} MB${note}`);
 }
 
-/** By binutils, which every C compiler on Linux brings. */
+/** Uses binutils, which come with every C compiler on Linux. */
 function readElf(path) {
   const options = ["--wide", "--file-header", "--dynamic", "--version-info", path];
   const text = execFileSync("readelf", options, { encoding: "utf8", env: { ...process.env, LC_ALL: "C" } });
@@ -74,7 +74,7 @@ function compare(one, other) {
 
 function machineOf(os, bytes) {
   if (os === "darwin") return bytes.readUInt32LE(0) === MACH_O_64 ? bytes.readUInt32LE(4) : undefined;
-  // A DOS header says where the PE header is.
+  // A DOS header contains the offset of the PE header.
   const start = bytes.readUInt32LE(0x3c);
   return bytes.toString("latin1", start, start + 4) === "PE\0\0" ? bytes.readUInt16LE(start + 4) : undefined;
 }

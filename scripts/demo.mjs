@@ -1,5 +1,5 @@
-// Shows the plugin at work in real OpenCode: `npm run demo` with a local server that stands for Qwen, and
-// `npm run demo -- --real` with Qwen itself.
+// Shows the plugin in real OpenCode: `npm run demo` with a local server in place of Qwen, and `npm run demo -- --real`
+// with Qwen itself.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readdirSync } from "node:fs";
@@ -17,15 +17,15 @@ program ask over the gateway, and switches accounts when one is out of quota, in
   --real   with Qwen itself: shows an address and waits until you have approved the login there
 `;
 
-/** The files that hold tokens. */
+/** Files with tokens. */
 const STORES = [CREDENTIALS, ".qwen/oauth_accounts.json"];
 const COMMAND_LINE = join(root, "bin/opencode-qwen-cli-auth.js");
 const REQUEST_LOGS = ".opencode/logs/qwen-plugin";
 const SECRET_WORD = "plum";
 const ACCOUNTS = ["alice", "bob", "carol"];
-/** For a person who has to find the browser first. */
+/** Time for the user to find the browser, in milliseconds. */
 const LOGIN_TIMEOUT_MS = 15 * 60_000;
-/** What a way out to the internet may need. */
+/** Variables for internet access. */
 const NETWORK = [
   "HTTPS_PROXY",
   "HTTP_PROXY",
@@ -59,7 +59,7 @@ function sayRequest({ method, path, status, note, model, account, secret }) {
   say(faint(`  ${method} ${path} -> ${status}  ${details.filter(Boolean).join(", ")}`.trimEnd()));
 }
 
-/** What went over the wire since it was last shown, as the local server saw it. */
+/** Prints the requests that the local server has seen since the last call. */
 function serverWire(server) {
   let shown = 0;
   const showWire = () => {
@@ -78,7 +78,7 @@ function serverWire(server) {
   return showWire;
 }
 
-/** The same as the plugin logs it: what it asks of the API. */
+/** Prints the API requests in the plugin's log. */
 function logWire({ sandbox }) {
   const shown = new Set();
   return () => {
@@ -111,7 +111,7 @@ async function logIn(host, { isReal, showWire }) {
   showWire();
 }
 
-/** Sends a message, and prints the answer as it comes. Gives the answer and the names of the tools that were called. */
+/** Sends a message and prints the answer as it arrives. Returns the answer and the names of the called tools. */
 async function ask(service, text) {
   say(`You:  ${text}`);
   const { session, answer } = await service.prompt(text);
@@ -182,7 +182,7 @@ async function restart(host, { showWire }) {
   showWire();
 }
 
-/** What any program with an OpenAI SDK does: the address and the key come from its environment. */
+/** A program with an OpenAI SDK. It takes the address and the key from its environment. */
 const TOOL = `
 import OpenAI from "openai";
 const stream = await new OpenAI().chat.completions.create({
@@ -192,7 +192,7 @@ const stream = await new OpenAI().chat.completions.create({
 });
 for await (const { choices } of stream) process.stdout.write(choices[0]?.delta.content ?? "");`;
 
-/** A program that knows nothing of OpenCode or of this package, over the gateway. */
+/** Runs a program that uses the gateway without OpenCode or this package. */
 async function useGateway(host, { showWire }) {
   heading("5. Another program, over the gateway", "opencode-qwen-cli-auth serve --print-env");
   const gateway = spawn(process.execPath, [COMMAND_LINE, "serve", "--print-env"], {
@@ -233,7 +233,7 @@ async function useGateway(host, { showWire }) {
   }
 }
 
-/** Three accounts, of which two are out of quota. */
+/** Shows three accounts, two of them out of quota. */
 async function switchAccounts(host, server, { showWire }) {
   heading("6. Three accounts, two of them out of quota", 'opencode run "Who answers?"');
   for (const account of ["bob", "carol"]) {
@@ -257,7 +257,7 @@ async function switchAccounts(host, server, { showWire }) {
   showWire();
 }
 
-/** A stand-in for the qwen CLI, which would need a key of yours. */
+/** A stand-in for the qwen CLI, which would need a real key. */
 const STAND_IN = `#!/bin/sh
 cat >/dev/null
 printf '%s\\n' \\
@@ -266,7 +266,7 @@ printf '%s\\n' \\
   '{"type":"result","subtype":"success","is_error":false,"result":"The qwen CLI is here to help."}'
 `;
 
-/** All accounts are out of quota: what the user reads, and what the CLI can do about it. */
+/** Shows the error when all accounts are out of quota, and the fallback to the CLI. */
 async function fallBack(host, server, { showWire }) {
   heading("7. All of them out of quota", 'opencode run "Anybody there?"');
   server.setQuota("bob", 0);

@@ -1,5 +1,5 @@
-// Checks the licenses, bans and sources of all crates (deny.toml): `npm run deny`, and `npm run deny -- --advisories`
-// for known vulnerabilities too, which needs the advisory database.
+// Checks the licenses, bans and sources of all crates (deny.toml): `npm run deny`. `-- --advisories` also checks for
+// known vulnerabilities, which needs the advisory database.
 import { cargoTool } from "./cargo-tool.mjs";
 import { exitCode } from "./tasks.mjs";
 

@@ -1,5 +1,5 @@
-// Fuzzes what reads input from outside: `npm run fuzz`, with the names of targets to choose some, and with
-// `--seconds 60` for the time that each gets. What is found is left in fuzz/artifacts.
+// Fuzzes the readers of outside input: `npm run fuzz`, optionally with names of targets and `--seconds 60` for the time
+// of each. Failing inputs are stored in fuzz/artifacts.
 import { mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -18,15 +18,15 @@ if (unknown.length > 0 || !(Number(values.seconds) > 0)) {
 }
 
 const program = await cargoTool("cargo-fuzz");
-// Coverage is a feature of nightly compilers; a stable one has it all the same.
+// Coverage needs a nightly compiler, or a stable one with this variable.
 const env = { RUSTC_BOOTSTRAP: "1" };
-// There is no unsafe code of ours for a sanitizer to watch.
+// The core has no unsafe code for a sanitizer to check.
 const build = ["--sanitizer", "none", "--fuzz-dir", "fuzz", "--target-dir", "target/fuzz"];
 await run(program, ["build", ...build], { env });
 const failed = [];
 for (const name of positionals.length > 0 ? positionals : all) {
   console.log(`\n${name}, ${values.seconds} s`);
-  // What is new goes to a directory of its own: only what was chosen is in the repository.
+  // New inputs go to a separate directory; the repository only has chosen ones.
   const found = join("target/fuzz/corpus", name);
   mkdirSync(join(root, found), { recursive: true });
   const limits = [

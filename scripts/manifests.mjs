@@ -1,5 +1,5 @@
-// The package.json of every target's package follows from the table of targets and the main package. `npm run manifests`
-// writes them, and gives Cargo.toml the version of package.json; with --check it only says what differs.
+// Writes the package.json of each target's package from the table of targets and the main package, and gives Cargo.toml
+// the version of package.json: `npm run manifests`. With --check it only reports differences.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { NAME, TARGETS, addonName, packageName } from "./targets.mjs";
@@ -33,7 +33,7 @@ alone.
 `;
 }
 
-/** Cargo.toml begins with the version of the package; in a lock file the version follows the name. */
+/** In Cargo.toml the version comes first; in a lock file it follows the name. */
 const withVersion = (pattern) => (text) => text.replace(pattern, (_, before) => `${before}"${main.version}"`);
 
 const files = [

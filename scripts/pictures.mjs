@@ -1,6 +1,6 @@
-// Draws the pictures of the command line in docs/: `npm run pictures`, after `npm run build`. The real program runs in a
-// terminal of util-linux's `script`, against the local server, and its screen becomes an SVG. `-- --check` only looks whether
-// the pictures are there.
+// Draws the pictures of the command line in docs/: `npm run pictures`, after `npm run build`. The real program runs in
+// a terminal (util-linux's `script`) against the local server, and its screen becomes an SVG. `-- --check` only checks
+// that the pictures exist.
 import { spawn } from "node:child_process";
 import { existsSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -89,7 +89,7 @@ async function run(args) {
   child.stdout.setEncoding("utf8").on("data", (text) => (output += text));
   const code = await new Promise((resolve) => child.on("close", resolve));
   if (code !== 0) throw new Error(`${args.join(" ")} failed (${code}):\n${output}`);
-  // The local server stands for Qwen's.
+  // The local server takes the place of Qwen's.
   return output.replaceAll(server.url, "https://chat.qwen.ai");
 }
 

@@ -1,6 +1,6 @@
-// Makes and publishes a release: `npm run release -- --pack` packs and checks all packages, once the addons of all targets
-// are in npm/<target>/, and `npm run release -- --publish` publishes what was packed. `npm run release -- --dry-run` does
-// both with a registry on loopback and this machine's addon alone, and tries what users would get.
+// Creates and publishes a release. `npm run release -- --pack` packs and checks all packages after the addons of all
+// targets are in npm/<target>/. `npm run release -- --publish` publishes the packages. `npm run release -- --dry-run`
+// does both with a registry on loopback and only this machine's addon, and tests the result.
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 import { packAll, readPacked } from "./release/pack.mjs";
@@ -49,7 +49,7 @@ async function lintPackages(packages) {
   ]);
 }
 
-/** The registry breaks down in the middle; the next run publishes the rest, in order, and one more run nothing. */
+/** The registry fails halfway. The next run publishes the rest in order, and another run publishes nothing. */
 async function rehearse(packages) {
   const { tryPackages } = await import("./release/try.mjs");
   const registry = await startRegistry();
@@ -73,7 +73,7 @@ async function rehearse(packages) {
   }
 }
 
-/** Only `npm publish` gets the token. The first release needs one; npm trusts the workflow for later ones. */
+/** Only `npm publish` gets the token. The first release needs it; npm trusts the workflow for later ones. */
 async function publishForReal() {
   const { NPM_TOKEN: token, ACTIONS_ID_TOKEN_REQUEST_URL: identity } = process.env;
   delete process.env.NPM_TOKEN;

@@ -1,5 +1,5 @@
-// Builds the committed source twice, in folders of other names and lengths, and compares the addons:
-// `node scripts/reproduce.mjs [target]`, each built as it is for a release: on Linux by `build:target`.
+// Builds the committed source twice, in folders with different names and lengths, and compares the addons: `node
+// scripts/reproduce.mjs [target]`. Builds as for a release; on Linux with `build:target`.
 import { createHash } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,5 +1,4 @@
-// The long form of the tests of many processes, crashes, sleep and long sessions: `npm run test:stress`, about a quarter
-// of an hour.
+// Runs the long tests of many processes, crashes, sleep and long sessions: `npm run test:stress`, about 15 minutes.
 import { ensureDependencies, exitCode, run } from "./tasks.mjs";
 
 await ensureDependencies();

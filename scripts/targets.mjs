@@ -1,5 +1,5 @@
-// The systems that there are builds for, and all that differs between them. Everything else that needs a list of them
-// (packages, release workflow, builds, tests) takes it from here, or is checked against it.
+// The target systems and all differences between them. Packages, the release workflow, builds and tests use this list
+// or are checked against it.
 import { createRequire } from "node:module";
 
 const { platformTarget } = createRequire(import.meta.url)("../binding.js");
@@ -8,11 +8,11 @@ export const NAME = "opencode-qwen-cli-auth";
 
 /**
  * @typedef {object} Target
- * @property {string} name as in the names of its package and of its addon
- * @property {string} triple what Rust calls it where a release is built
- * @property {string} crossTriple what is built on Linux in its place
- * @property {string} zigTriple the same, with the oldest glibc that it has to run on
- * @property {string} library what cargo calls the built library
+ * @property {string} name in the names of its package and of its addon
+ * @property {string} triple Rust's target for a release build
+ * @property {string} crossTriple Rust's target for a build on Linux
+ * @property {string} zigTriple the same, with the oldest supported glibc
+ * @property {string} library file name of the library that cargo builds
  * @property {string[]} flags for rustc
  * @property {string} os @property {string} cpu @property {string} [libc] for npm
  */
@@ -41,7 +41,7 @@ const darwin = (cpu, arch) => ({
   cpu,
 });
 
-// Microsoft's linker and libraries are not to be had on Linux; LLVM's make the same of the code.
+// Microsoft's linker and libraries are not available on Linux. LLVM's produce the same result.
 const windows = (cpu, arch) => ({
   name: `win32-${cpu}`,
   triple: `${arch}-pc-windows-msvc`,

@@ -58,13 +58,13 @@ export function exitCode(command, args, { cwd = root, env = {}, quiet = false, o
     child.on("exit", (code, signal) => {
       const end = () => resolve(code ?? (signal ? 1 : 0));
       child.on("close", end);
-      // A process that it has left running may hold its output open.
+      // A child process may hold the output open.
       setTimeout(end, onOutput ? 5_000 : 0).unref();
     });
   });
 }
 
-/** Installs the packages of a directory, unless they are there already as its lock file wants them. */
+/** Installs the packages of a directory, unless they match its lock file already. */
 export async function ensureDependencies(directory = ".") {
   const cwd = join(root, directory);
   const installed = join(cwd, "node_modules/.package-lock.json");

@@ -1,5 +1,5 @@
 // Runs the core of the suite (login, streams, locks, files) with the addon of a target: `npm run test:target <target>`,
-// after `npm run build:target <target>`. Further arguments name other files of __test__.
+// after `npm run build:target <target>`. Further arguments choose other files in __test__.
 import { cpSync, existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { crossDirectory } from "./cross/tools.mjs";
@@ -43,7 +43,7 @@ console.log(
 );
 process.exit(failed.length === 0 ? 0 : 1);
 
-/** A checkout that has this addon alone. */
+/** Creates a checkout with only this addon. */
 function stage() {
   const stage = join(crossDirectory, "stage", target.name);
   rmSync(stage, { recursive: true, force: true });
@@ -53,7 +53,7 @@ function stage() {
     cpSync(join(root, name), join(stage, name), { recursive: true, filter: isOurs });
   }
   cpSync(addon, join(stage, addonName(target)));
-  // Tests start more of what they run on: where that is a script around an emulator, by its name.
+  // Tests start further Node processes. If Node is a script around an emulator, they find it by its name.
   const isEmulated = target.cpu !== hostTarget().cpu;
   const preload = isEmulated ? `process.execPath = ${JSON.stringify(runtime.command)};\n` : "";
   writeFileSync(join(stage, "runtime.mjs"), preload);

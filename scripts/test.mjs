@@ -8,9 +8,9 @@ import { ensureDependencies, exitCode, root, run, timed } from "./tasks.mjs";
 const END_TO_END = "__test__/e2e";
 const REAL_CLI = "__test__/real-cli";
 
-/** Tests wait for sockets and processes most of the time, so more of them run at once than there are cores. */
+/** Tests mostly wait for sockets and processes, so more of them than cores run at once. */
 const AT_ONCE = 2 * availableParallelism();
-/** A test that hangs must not hang the run. */
+/** Options of the test runner. The time limit stops tests that hang. */
 const RUNNER = [
   "--test",
   `--test-concurrency=${AT_ONCE}`,
@@ -18,7 +18,7 @@ const RUNNER = [
   `--test-reporter=${process.stdout.isTTY ? "spec" : "tap"}`,
 ];
 
-/** Bytes that are searched again with the next piece of output. Longer than the prefix of a secret. */
+/** Bytes of output that are searched again with the next piece. Longer than the prefix of a secret. */
 const MARGIN = 200;
 
 const specs = (directory) =>
@@ -46,7 +46,7 @@ function searchSecrets() {
 
 const RUST = ["test", "--locked", "--workspace"];
 
-// The end of the release build uses one core alone, and installing uses none.
+// The end of the release build uses one core, and installing uses none.
 await timed("Install and build", () =>
   Promise.all([
     installAll([".", END_TO_END, REAL_CLI]),

@@ -1,4 +1,4 @@
-// What is compiled into an addon: a list for machines (CycloneDX), and the licences that ask to go with it.
+// Lists the crates in an addon for machines (CycloneDX), and collects the licences that must be shipped with it.
 import { execFileSync } from "node:child_process";
 import { readFileSync, readdirSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -8,10 +8,10 @@ import { readJson, root } from "./tasks.mjs";
 const main = readJson("package.json");
 const LICENCE_FILE = /^(?:licen[cs]e|copying|copyright|notice|unlicense)/i;
 
-/** Where the notices end in the licences of MIT and BSD. */
+/** The first words after the notices in the MIT and BSD licences. */
 const TERMS = /^(?:Permission is hereby granted|Redistribution and use in source)/m;
 
-/** Is in every addon, and in no list of crates. */
+/** Part of every addon, but not in any list of crates. */
 const STANDARD_LIBRARY = {
   name: "the Rust standard library",
   license: "MIT OR Apache-2.0",
@@ -19,7 +19,7 @@ const STANDARD_LIBRARY = {
 };
 
 /**
- * The crates that are linked into the addon of a target: no build tools, no macros.
+ * Returns the crates that are linked into the addon of a target, without build tools and macros.
  *
  * @returns {{name: string, version: string, license: string, folder: string, authors: string[], repository?: string}[]}
  */
@@ -52,7 +52,7 @@ export function linkedCrates(target) {
   );
 }
 
-/** A text with the licence of each crate, those that share one together. */
+/** Returns a text with the licence of each crate. Crates with the same licence share one. */
 export function licences(crates) {
   const users = new Map();
   const textsOf = ({ folder, license }) => {
@@ -61,7 +61,7 @@ export function licences(crates) {
   };
   for (const crate of crates) {
     const { name, version, license, repository, authors } = crate;
-    // Some crates of a workspace leave the text to another one of it.
+    // Some crates keep the text in another crate of their workspace.
     const isKin = (other) => repository && other.repository === repository && other.license === license;
     const texts = [crate, ...crates.filter(isKin)].map(textsOf).find((found) => found.length > 0) ?? [];
     for (const text of texts.length > 0 ? texts : [withoutFile({ name, license, authors })]) {
@@ -76,8 +76,7 @@ export function licences(crates) {
 }
 
 /**
- * Many texts are the same terms under other people's notices, and wrapped at other places: the notices stay, the terms are
- * said once.
+ * Many texts have the same terms with different notices and line breaks. Keeps all notices, and the terms once.
  */
 function withTermsOnce(users) {
   const groups = new Map();
@@ -99,7 +98,7 @@ function withoutFile({ name, license, authors }) {
   return [title, "", `Copyright (c) ${authors.join(", ") || `the authors of ${name}`}`, ...terms].join("\n");
 }
 
-/** Of a choice between licences the shorter one will do, where its file says which it is. */
+/** Chooses the shorter licence if there is a choice and the file says which licence it is. */
 function chosen(files, license) {
   const readable = files.filter((file) => !/copyright/i.test(file) || files.length === 1);
   if (!/\bOR\b|\//.test(license ?? "")) return readable;
@@ -115,7 +114,7 @@ function readText(path) {
     .trim();
 }
 
-/** CycloneDX 1.5, without a time or a random number: the same input gives the same file. */
+/** Writes CycloneDX 1.5 without a time or a random number, so that the same input gives the same file. */
 export function cratesSbom(target, crates) {
   const checksums = lockedChecksums();
   return sbom(
@@ -137,7 +136,7 @@ export function cratesSbom(target, crates) {
   );
 }
 
-/** The main package has nothing but one of the packages of the targets. */
+/** The main package depends only on one of the target packages. */
 export function mainSbom() {
   return sbom(
     { name: NAME, license: main.license },

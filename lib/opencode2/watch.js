@@ -14,7 +14,7 @@ function isDirectory(path) {
   }
 }
 
-/** Where to watch for a path: the nearest directory that exists, and the name in it that leads to the path. */
+/** Returns the place to watch for a path: the nearest existing directory, and the name in it that leads to the path. */
 function watchPoint(path) {
   let [directory, name] = [dirname(path), basename(path)];
   while (!isDirectory(directory) && dirname(directory) !== directory) {

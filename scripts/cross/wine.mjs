@@ -5,7 +5,7 @@ import { crossDirectory, debianPackages, zigPrograms } from "./tools.mjs";
 
 const ZLIB = "/usr/x86_64-w64-mingw32/lib/zlib1.dll";
 
-/** Wine 8 lacks the random numbers of Windows 10, which Rust's standard library asks for. For tests alone. */
+/** Wine 8 lacks the random numbers of Windows 10, which Rust's standard library needs. Only for tests. */
 const RANDOM = `#include <windows.h>
 BOOLEAN NTAPI SystemFunction036(PVOID buffer, ULONG length);
 __declspec(dllexport) BOOL WINAPI ProcessPrng(PBYTE data, SIZE_T length) {
@@ -14,7 +14,7 @@ __declspec(dllexport) BOOL WINAPI ProcessPrng(PBYTE data, SIZE_T length) {
 `;
 
 /**
- * Node for Windows, in Wine.
+ * Installs Node for Windows in Wine.
  *
  * @returns {Promise<{command: string, env: Record<string, string>}>}
  */
@@ -34,7 +34,7 @@ export async function wine() {
   writeFileSync(join(folder, "random.c"), RANDOM);
   await run("wine", ["wineboot", "--init"], { env });
   await run("wine", ["winecfg", "-v", "win10"], { env });
-  // Beside the executable it would not be found by an addon.
+  // An addon would not find it next to the executable.
   const library = join(env.WINEPREFIX, "drive_c/windows/system32/bcryptprimitives.dll");
   const args = [
     "cc",
@@ -47,7 +47,7 @@ export async function wine() {
     join(folder, "random.c"),
   ];
   await run(join(await zigPrograms(), "python-zig"), [...args, "-ladvapi32"]);
-  // What Node writes to a pipe of ours gets lost in Wine.
+  // Wine loses Node's output to a pipe.
   const script = `#!/bin/sh
 out=$(mktemp)
 wine '${join(programs, "node.exe")}' "$@" >"$out" 2>&1

@@ -1,4 +1,4 @@
-// Makes the tarballs that are published: one for each target, and the main package, which names them.
+// Creates the tarballs for publishing: one for each target, and the main package, which depends on them.
 import { execFileSync } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -12,7 +12,7 @@ const LICENCES = "THIRD-PARTY-LICENSES.txt";
 /** Lists the tarballs. */
 const INDEX = "packages.json";
 const MAX_MAIN_PACKED = 80_000;
-/** The addon may have 6 MB (check-addon.mjs); the licences of its libraries come on top. */
+/** The limit of the addon is 6 MB (check-addon.mjs), plus the licences of its libraries. */
 const MAX_TARGET_UNPACKED = 6_200_000;
 
 const folder = join(targetDirectory, "packages");
@@ -20,10 +20,10 @@ const folder = join(targetDirectory, "packages");
 /** @typedef {{name: string, version: string, tarball: string, packed: number, unpacked: number}} Packed */
 
 /**
- * Packs all, the main package last. Fails where a package is larger than it may be.
+ * Packs all packages, the main package last. Fails if a package is too large.
  *
  * @param {object} [options]
- * @param {boolean} [options.isDryRun] this machine's addon is enough; the others' packages hold an empty one
+ * @param {boolean} [options.isDryRun] packs only this machine's addon, and an empty one for other targets
  * @returns {Packed[]}
  */
 export function packAll({ isDryRun = false } = {}) {
@@ -44,7 +44,7 @@ export function packAll({ isDryRun = false } = {}) {
 }
 
 /**
- * The packages that `packAll` has left in `target/packages`, in the order in which they are published.
+ * Returns the packages in `target/packages`, in the order of publishing.
  *
  * @returns {Pick<Packed, "name" | "version" | "tarball">[]}
  */
@@ -83,7 +83,7 @@ function stageTarget(target, isDryRun) {
   return stage;
 }
 
-/** Where it was built to be shipped; for a dry run the one of this checkout will do. */
+/** Returns the release build, or for a dry run the build of this checkout. */
 function addonOf(target, isDryRun) {
   const places = [join(root, "npm", target.name, addonName(target))];
   if (isDryRun && target === hostTarget()) places.unshift(join(root, addonName(target)));
@@ -97,7 +97,7 @@ function stageMain() {
     cpSync(join(root, file), join(stage, file), { recursive: true });
   }
   writeFileSync(join(stage, SBOM), text(mainSbom()));
-  // Exactly these: the JavaScript and the addon know each other's calls.
+  // Exact versions, because the JavaScript and the addon must match.
   const versions = TARGETS.map((target) => [packageName(target), manifest.version]);
   const published = { ...manifest, optionalDependencies: Object.fromEntries(versions) };
   published.files = [...manifest.files, SBOM, "CHANGELOG.md"];

@@ -1,6 +1,6 @@
-// Small programs that use the installed package as its users do. Each ends with 0 if all is well.
+// Small programs that use the installed package as users do. Each exits with 0 on success.
 
-/** Makes a client and calls the core: a token that is read from no file, so nobody is logged in. */
+/** Creates a client and asks the core for a token without a login. */
 const USE = `
 const client = createClient({ env: { HOME: home, USERPROFILE: home } });
 client.accounts().then((accounts) => {
@@ -35,7 +35,7 @@ if (isMainThread) {
 ${require}
 }`;
 
-/** Without the addon the package loads, and says what is missing when it is used. */
+/** Without the addon, the package loads and reports the missing file when it is used. */
 export const withoutAddon = `
 const { createClient, QwenAuthPlugin } = require("opencode-qwen-cli-auth");
 try {
@@ -51,7 +51,7 @@ try {
 throw new Error("it made a client");
 `;
 
-/** Compiler options, and the program, of users of TypeScript. */
+/** Compiler options and a program of a TypeScript user. */
 export const typescript = {
   node16: { module: "node16", moduleResolution: "node16" },
   bundler: { module: "esnext", moduleResolution: "bundler" },

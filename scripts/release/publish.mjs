@@ -1,13 +1,13 @@
 import { exitCode } from "../tasks.mjs";
 
 /**
- * Publishes packages in their order, each unless the registry has it already: a release that broke off goes on where it
- * was. The main package comes last, so nobody can install it before all that it names is there.
+ * Publishes packages in order. Skips packages that the registry has, so an interrupted release can continue. The main
+ * package is last, so that its dependencies exist before anybody can install it.
  *
  * @param {Pick<import("./pack.mjs").Packed, "name" | "version" | "tarball">[]} packages
  * @param {object} options
  * @param {string} options.registry its URL
- * @param {boolean} [options.withProvenance] in a workflow that may prove where the packages come from
+ * @param {boolean} [options.withProvenance] true in a workflow that can prove the origin of the packages
  * @param {Record<string, string>} [options.env] for npm
  * @returns {Promise<string[]>} the names of those that were published now
  */

@@ -4,8 +4,8 @@ import { createServer } from "node:http";
 const LONG_AGO = "2020-01-01T00:00:00.000Z";
 
 /**
- * A package registry on loopback, as far as installing and publishing need one. It knows what was published to it, and
- * nothing else, so what is tried with it is what users will get.
+ * Starts a package registry on loopback for installing and publishing. It only has what was published to it, so tests
+ * get the same packages as users.
  *
  * @returns {Promise<{url: string, env: Record<string, string>, published: string[], close(): void, failNext(name: string): void}>}
  *   `env` is what package managers need to use it
@@ -25,7 +25,7 @@ export async function startRegistry() {
     const found = packages.get(name);
     if (request.method === "PUT") {
       const body = JSON.parse(Buffer.concat(await request.toArray()).toString("utf8"));
-      // A status that npm does not try again.
+      // npm does not retry this status.
       if (failing.delete(name)) return send(400, { error: "not now" });
       const [version] = Object.keys(body.versions);
       if (found?.versions[version]) return send(403, { error: "cannot publish over an existing version" });
@@ -49,7 +49,7 @@ export async function startRegistry() {
     const found = packages.get(name) ?? { versions: {}, tarballs: new Map() };
     found.versions[version] = { ...versions[version], dist };
     found.tarballs.set(file, tarball);
-    // Some package managers leave alone what is new.
+    // Some package managers skip new versions.
     const time = Object.fromEntries(Object.keys(found.versions).map((one) => [one, LONG_AGO]));
     found.packument = { name, "dist-tags": { latest: version }, versions: found.versions, time };
     packages.set(name, found);
@@ -70,7 +70,7 @@ export async function startRegistry() {
       BUN_CONFIG_REGISTRY: url,
     },
     published,
-    /** The next attempt to publish this package fails. */
+    /** Makes the next attempt to publish this package fail. */
     failNext: (name) => failing.add(name),
     close: () => {
       server.close();

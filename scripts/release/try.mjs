@@ -1,4 +1,4 @@
-// Tries the packages as users get them: installed from a registry into empty folders, by every package manager.
+// Tests the packages as users get them: every package manager installs them from a registry into empty folders.
 import { execFile } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -15,7 +15,7 @@ const execute = promisify(execFile);
 const tool = (path) => join(root, "scripts/release/tools/node_modules", path);
 const script = (path, ...args) => [process.execPath, [path, ...args]];
 
-/** How each one installs what a folder's package.json names, without running any script. */
+/** The install command of each package manager, without scripts. */
 const MANAGERS = {
   npm: ["npm", ["install", "--ignore-scripts", "--no-audit", "--no-fund"]],
   pnpm: script(tool("pnpm/bin/pnpm.cjs"), "install", "--ignore-scripts"),
@@ -23,12 +23,12 @@ const MANAGERS = {
   yarn: script(tool("@yarnpkg/cli-dist/bin/yarn.js"), "install", "--no-immutable"),
   bun: [bun, ["install", "--ignore-scripts"]],
 };
-/** Without the package for this platform, as some installations are. */
+/** Tests an installation without the package for this platform. */
 const WITHOUT_ADDON = ["npm", ["install", "--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund"]];
 
 /**
  * @param {object} options
- * @param {import("./registry.mjs")} options.registry that has them
+ * @param {import("./registry.mjs")} options.registry contains the packages
  * @param {string} options.version
  */
 export async function tryPackages({ registry, version }) {
@@ -107,7 +107,7 @@ async function runWithoutAddon(scene) {
   console.log(`ok  without optional dependencies it says:\n    ${stdout.trim().replaceAll("\n", "\n    ")}`);
 }
 
-/** By its name in the plugin array: OpenCode installs it by itself. */
+/** Lists the package in the plugin array, so that OpenCode installs it. */
 async function runInOpenCode(scene) {
   const server = await startQwenServer();
   const host = new Host({ server, plugin: `${NAME}@${scene.version}`, env: scene.registry.env });
@@ -136,7 +136,7 @@ async function program(scene, folder, file, source, nodeArgs = [], args = []) {
 async function run({ base, registry }, cwd, command, args, more = {}) {
   const env = {
     PATH: process.env.PATH,
-    // Nothing of this machine's settings or caches takes part.
+    // Settings and caches of this machine must not matter.
     HOME: base,
     USERPROFILE: base,
     CI: "1",
