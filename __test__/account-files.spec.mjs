@@ -3,11 +3,9 @@ import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { NAMES, recordOf, setUpAccounts, storeOf } from "./support/accounts.mjs";
-import { startChild } from "./support/child.mjs";
-import { chat, EXPIRED, startClient, startServer, temporaryHome, until } from "./support/harness.mjs";
+import { chat, startClient, startServer, temporaryHome, until } from "./support/harness.mjs";
 import { CREDENTIALS, IDS, STORE } from "./support/original-files.mjs";
 
-const posix = process.platform === "win32" ? "links and modes are POSIX" : false;
 const accountOf = (response) => response.headers.get("x-qwen-account");
 const copy = (value) => structuredClone(value);
 
@@ -54,18 +52,6 @@ test("accounts without usable tokens stay in the store and are skipped", async (
   await client.setActiveAccount(IDS[2]);
   assert.equal(file.read().accounts.length, 3);
 });
-
-test(
-  "a store that can't be written does not stop a chat",
-  { skip: posix || (process.getuid() === 0 && "root may write anywhere") },
-  async (t) => {
-    const { chmodSync } = await import("node:fs");
-    const { client, home } = await setUpOriginal(t);
-    chmodSync(home.directory, 0o500);
-    t.after(() => chmodSync(home.directory, 0o700));
-    assert.equal((await chat(client, "hi")).status, 200);
-  },
-);
 
 const UNREADABLE = {
   OPENCODE_QWEN_QUOTA_COOLDOWN_MS: ["soon", "0", "-1", "1.5", "1e999", "0x10", "99999999999999999999999999"],
@@ -118,55 +104,6 @@ test("a missing credentials file is not restored by a quota error or by a look a
   servers.one.setQuota("one", 0);
   assert.equal(accountOf(await chat(client, "hi")), "id-two");
   assert.ok(!existsSync(home.path));
-});
-
-/** Runs `body` in its own process, once that is told to go on. */
-const inStep = (t, settings, data) =>
-  startChild(
-    t,
-    "node",
-    async ({ load, report, told, data }) => {
-      const client = (await load()).createClient(data.settings);
-      const init = {
-        method: "POST",
-        headers: { "content-type": "application/json" },
-        body: JSON.stringify({ model: "coder-model", messages: [{ role: "user", content: "hi" }] }),
-      };
-      const ask = async () => {
-        const response = await client.fetch(`${client.baseUrl}/chat/completions`, init);
-        await response.text();
-        return response.headers.get("x-qwen-account");
-      };
-      for (let turn = 0; turn < data.turnsBefore; turn += 1) await ask();
-      await client.accounts();
-      report("ready");
-      await told();
-      report(
-        data.refresh ? (await client.getAccessToken({ accountId: data.refresh })).accessToken : await ask(),
-      );
-    },
-    { data: { settings, turnsBefore: 0, ...data } },
-  );
-
-test("processes that refresh different accounts at once lose no token", async (t) => {
-  const { servers, client, settings, store, home } = await setUpAccounts(t, {
-    shared: true,
-    tokens: { one: EXPIRED, two: EXPIRED, three: EXPIRED },
-  });
-  servers.one.script("token", [{ do: "delay", ms: 50, times: Infinity }]);
-  const children = [...NAMES, ...NAMES].map((name) => inStep(t, settings, { refresh: `id-${name}` }));
-  await Promise.all(children.map((child) => child.report(0)));
-  for (const child of children) child.tell();
-  const given = await Promise.all(children.map(async (child) => (await child.end())[1]));
-  const kept = store.read().accounts.map(({ token }) => token.access_token);
-  assert.deepEqual(given, [...kept, ...kept]);
-  assert.equal(home.read().access_token, kept[0]);
-  const { redemptions, doubleRedemptions } = servers.one.stats;
-  assert.deepEqual({ redemptions, doubleRedemptions }, { redemptions: 3, doubleRedemptions: 0 });
-  assert.deepEqual(
-    (await client.accounts()).map(({ state }) => state),
-    ["ready", "ready", "ready"],
-  );
 });
 
 test("another process sees a login and a removal", async (t) => {

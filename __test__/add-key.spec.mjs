@@ -129,7 +129,7 @@ test("a prompt does not show the key", { skip: !hasTerminal && "there is no util
   const key = server.addKey({ plan: "coding-plan" });
   const where = ["--plan", "coding-plan", "--base-url", server.apiBaseUrl];
   const { child, output, ended } = start(where, { terminal: true });
-  await until(() => output.stdout.includes("it is not shown"), "the prompt", 30_000);
+  await until(() => output.stdout.includes("it is not shown"), "the prompt");
   child.stdin.write(`${key.slice(0, -1)}x\x7f${key.at(-1)}`);
   child.stdin.write("\r");
   const { code, stdout } = await ended;
@@ -144,7 +144,7 @@ test("a prompt does not show the key", { skip: !hasTerminal && "there is no util
 test("Ctrl-C at the prompt ends it", { skip: !hasTerminal && "there is no util-linux" }, async (t) => {
   const { home, start } = await setUp(t);
   const { child, output, ended } = start(["--plan", "token-plan"], { terminal: true });
-  await until(() => output.stdout.includes("it is not shown"), "the prompt", 30_000);
+  await until(() => output.stdout.includes("it is not shown"), "the prompt");
   assert.match(output.stdout, /Token Plan, China: https:\/\/bailian\.console\.aliyun\.com\/\S*tab=plan/);
   assert.match(
     output.stdout,

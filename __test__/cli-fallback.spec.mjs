@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { chmodSync, existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, test } from "node:test";
 import OpenAI from "openai";
@@ -149,144 +149,6 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
     await nothingLeft(set);
   });
 
-  test("a stream arrives while the CLI works", async (t) => {
-    const act = async ({ say, notes }) => {
-      const delta = (text) => ({
-        type: "stream_event",
-        event: { type: "content_block_delta", delta: { type: "text_delta", text } },
-      });
-      say({ type: "system", subtype: "init", tools: [] }, delta("first"));
-      const { existsSync } = require("node:fs");
-      while (!existsSync(`${notes}/go`)) await new Promise((resolve) => setTimeout(resolve, 10));
-      say(delta(" second"), { type: "result", subtype: "success", is_error: false, result: "" });
-    };
-    const set = await setUp(t, act);
-    const response = await chat(set.client, "hi", { stream: true });
-    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-    let text = "";
-    while (!text.includes("first")) text += (await reader.read()).value;
-    assert.doesNotMatch(text, /second/);
-    writeFileSync(join(set.home.home, "bin-notes/go"), "");
-    for (let read = await reader.read(); !read.done; read = await reader.read()) text += read.value;
-    assert.match(text, / second.*\[DONE\]/s);
-    await nothingLeft(set);
-  });
-
-  const said = (text) => ({ type: "assistant", message: { content: [{ type: "text", text }], usage: {} } });
-  const result = (fields) => ({ type: "result", subtype: "success", is_error: false, ...fields });
-  const FORMS = {
-    "one array on one line": [
-      JSON.stringify([
-        { type: "system", subtype: "init", tools: [] },
-        said("the answer"),
-        result({ result: "the answer" }),
-      ]),
-    ],
-    "whole messages, an object a line": [{ type: "system", subtype: "init" }, said("the answer"), result({})],
-    "only a result": [result({ result: "the answer" })],
-    "events that nobody knows": [
-      { type: "goal_state" },
-      7,
-      null,
-      [],
-      { type: "new", event: {} },
-      said("the answer"),
-      { type: "x" },
-      result({}),
-    ],
-    "warnings in between": [
-      "Warning: something\n\n",
-      said("the answer"),
-      "(node:1) ExperimentalWarning\n",
-      result({}),
-    ],
-    "a result without a line end": [said("the answer"), JSON.stringify(result({}))],
-    "several parts": [said("the "), said("answer"), result({})],
-    "a tool call that was refused": [
-      said("the answer"),
-      {
-        type: "assistant",
-        message: { content: [{ type: "tool_use", id: "1", name: "read_file", input: {} }] },
-      },
-      { type: "user", message: { content: [{ type: "tool_result", is_error: true }] } },
-      result({ permission_denials: [{ tool_name: "read_file" }] }),
-    ],
-  };
-  for (const [what, items] of Object.entries(FORMS)) {
-    test(`${what} is understood, plain and streamed`, async (t) => {
-      const set = await setUp(t, ({ say, data }) => say(...data), { data: items });
-      const response = await chat(set.client, "hi");
-      assert.equal(response.status, 200, JSON.stringify(await response.clone().json()));
-      assert.equal((await response.json()).choices[0].message.content, "the answer");
-      const streamed = await (await chat(set.client, "hi", { stream: true })).text();
-      const events = streamed.match(/^data: \{.*$/gm).map((line) => JSON.parse(line.slice(6)));
-      assert.equal(events.map(({ choices }) => choices[0].delta.content ?? "").join(""), "the answer");
-      assert.match(streamed, /data: \[DONE\]\n\n$/);
-    });
-  }
-
-  test("thoughts are not part of the answer", async (t) => {
-    const set = await setUp(t, ({ say }) =>
-      say(
-        { type: "assistant", message: { content: [{ type: "thinking", thinking: "let me see" }] } },
-        { type: "assistant", message: { content: [{ type: "text", text: "42" }] } },
-        { type: "result", subtype: "success", is_error: false, result: "42" },
-      ),
-    );
-    const { message } = (await (await chat(set.client, "hi")).json()).choices[0];
-    assert.deepEqual([message.content, message.reasoning_content], ["42", "let me see"]);
-  });
-
-  test("it gets the conversation on standard input, and no text in it acts as a command or a path", async (t) => {
-    const set = await setUp(t);
-    const secret = "--yolo @/etc/passwd /init !ls $(touch x) `id` zebra";
-    const messages = [
-      { role: "system", content: "@.env zebra system" },
-      { role: "user", content: "/compress zebra first" },
-      { role: "assistant", content: "-p zebra" },
-      { role: "user", content: secret },
-    ];
-    assert.equal((await chat(set.client, "", { messages })).status, 200);
-    const [{ argv, env, cwd, cwdFiles, cwdMode, homeMode, prompt }] = set.fake.runs();
-    assert.ok(prompt.length > 0);
-    assert.ok(!prompt.includes("@"), "an @ starts a path");
-    assert.doesNotMatch(prompt, /^[/\-!?\s]/);
-    assert.doesNotMatch(prompt, /^\//m);
-    const transcript = JSON.parse(prompt.slice(prompt.indexOf("{")));
-    const everything = JSON.stringify(transcript);
-    for (const { content } of messages)
-      assert.ok(everything.includes(JSON.stringify(content).slice(1, -1)), content);
-    const elsewhere = JSON.stringify([argv, env]);
-    assert.ok(!elsewhere.includes("zebra") && !elsewhere.includes("passwd"));
-    assert.ok(!argv.some((argument) => /^(?:-y|--yolo|-p|--prompt)/.test(argument)));
-    assert.deepEqual(cwdFiles, []);
-    assert.deepEqual([cwdMode, homeMode], [0o700, 0o700]);
-    assert.ok(cwd.startsWith(set.temporary), cwd);
-    await nothingLeft(set);
-  });
-
-  test("it gets its own home, the user's key, and no token of the package", async (t) => {
-    const env = {
-      OPENAI_API_KEY: "sk-a-key-of-the-user",
-      OPENAI_BASE_URL: "http://127.0.0.1:9/v1",
-      OPENCODE_SECRET: "not its business",
-      QWEN_TELEMETRY: "no",
-    };
-    const set = await setUp(t, sayHello, { env });
-    await chat(set.client, "hi");
-    const [run] = set.fake.runs();
-    assert.equal(run.env.OPENAI_API_KEY, env.OPENAI_API_KEY);
-    assert.equal(run.env.OPENAI_BASE_URL, env.OPENAI_BASE_URL);
-    assert.equal(run.env.HOME, set.home.home);
-    assert.ok(run.env.QWEN_HOME.startsWith(set.temporary), "not the user's own settings");
-    assert.ok(!run.settings.includes("oauth_creds.json"));
-    assert.equal(run.env.OPENCODE_SECRET, undefined);
-    const everything = JSON.stringify(run);
-    for (const { access_token, refresh_token } of Object.values(set.tokens)) {
-      assert.ok(!everything.includes(access_token) && !everything.includes(refresh_token));
-    }
-  });
-
   test("a script that ends without reading causes no crash", async (t) => {
     const set = await setUp(t);
     writeFileSync(
@@ -298,123 +160,22 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
     assert.equal((await response.json()).choices[0].message.content, "blind");
   });
 
-  test("a long conversation is shortened to fit", async (t) => {
-    const set = await setUp(t);
-    const messages = Array.from({ length: 400 }, (_, index) => ({
-      role: index % 2 ? "assistant" : "user",
-      content: `${index} ${"@/x ".repeat(2000)}`,
-    }));
-    messages.push({ role: "user", content: "the very last" });
-    assert.equal((await chat(set.client, "", { messages })).status, 200);
-    const [{ prompt }] = set.fake.runs();
-    assert.ok(prompt.length > 100_000 && prompt.includes("the very last") && !prompt.includes("@"));
-  });
-
-  const FAILURES = {
-    "an exit code": [
-      () => {
+  for (const stream of [false, true]) {
+    test(`a failure is reported in the 429${stream ? " of a streaming caller" : ""}`, async (t) => {
+      const act = () => {
         process.stderr.write("Error: something broke\n");
         process.exit(1);
-      },
-      /something broke/,
-    ],
-    "an exit code without a word": [() => process.exit(3), /3/],
-    "no answer at all": [() => {}, /without an answer/],
-    rubbish: [({ say }) => say("<html>\u0000\u0001 not json\n{\n]]]\n"), /without an answer/],
-    "binary rubbish": [() => process.stdout.write(Buffer.alloc(200_000, 0xfe)), /without an answer/],
-    "an answer of nothing": [
-      ({ say }) => say({ type: "result", subtype: "success", is_error: false, result: "" }),
-      /without an answer/,
-    ],
-    "an error that calls itself one": [
-      ({ say }) => {
-        say({
-          type: "result",
-          subtype: "error_during_execution",
-          is_error: true,
-          error: { message: "it went wrong" },
-        });
-        process.exitCode = 1;
-      },
-      /it went wrong/,
-    ],
-    "an error that calls itself a success": [
-      ({ say }) => {
-        const text = "[API Error: 401 Incorrect API key provided]";
-        say(
-          { type: "system", subtype: "init", tools: [] },
-          { type: "assistant", message: { content: [{ type: "text", text }], usage: { output_tokens: 0 } } },
-          {
-            type: "result",
-            subtype: "success",
-            is_error: false,
-            result: text,
-            usage: { input_tokens: 0, output_tokens: 0 },
-          },
-        );
-      },
-      /key was refused.*401/,
-    ],
-    "the end of OAuth, in JSON": [
-      ({ say }) => {
-        const message = "Qwen OAuth free tier was discontinued on 2026-04-15. Run /auth to switch.";
-        say({ type: "result", subtype: "error_during_execution", is_error: true, error: { message } });
-        process.exitCode = 1;
-      },
-      /OAuth.*2026-04-15.*\/auth/,
-    ],
-    "the end of OAuth, on standard error": [
-      () => {
-        process.stderr.write("Qwen OAuth free tier was discontinued on 2026-04-15. Run /auth to switch.\n");
-        process.exit(1);
-      },
-      /OAuth.*2026-04-15.*\/auth/,
-    ],
-    "a signal": [() => process.kill(process.pid, "SIGKILL"), /signal/],
-  };
-  for (const [what, [act, why]] of Object.entries(FAILURES)) {
-    for (const stream of [false, true]) {
-      test(`${what} is reported in the 429${stream ? " of a streaming caller" : ""}`, async (t) => {
-        await refusal(await setUp(t, act), why, { stream });
-      });
-    }
+      };
+      await refusal(await setUp(t, act), /something broke/, { stream });
+    });
   }
-
-  test("a key of the user's is in no message", async (t) => {
-    const act = () => {
-      process.stderr.write(`Error: Incorrect API key provided: ${process.env.OPENAI_API_KEY}\n`);
-      process.exit(1);
-    };
-    const OPENAI_API_KEY = "sk-a-key-of-the-user";
-    const message = await refusal(await setUp(t, act, { env: { OPENAI_API_KEY } }), /key/);
-    assert.ok(!message.includes(OPENAI_API_KEY));
-  });
-
-  test("a login by OAuth alone is told without starting the CLI", async (t) => {
-    const set = await setUp(t);
-    const settings = { security: { auth: { selectedType: "qwen-oauth" } } };
-    writeFileSync(join(set.home.directory, "settings.json"), JSON.stringify(settings));
-    await refusal(set, /only logged in by OAuth/);
-    assert.equal(set.fake.runs().length, 0);
-  });
-
-  test("100 MB of output are not read to the end", async (t) => {
-    const act = () => {
-      const block = Buffer.alloc(1_000_000, "x");
-      process.stdout.on("error", () => {});
-      for (let count = 0; count < 100; count += 1) process.stdout.write(block);
-    };
-    const before = process.memoryUsage().rss;
-    await refusal(await setUp(t, act), /printed more/);
-    assert.ok(process.memoryUsage().rss - before < 150_000_000);
-  });
 
   /** Leaves a child behind, reports its pid, and does not end. */
   const hang = ({ note, say, data }) => {
     const { spawn } = require("node:child_process");
-    if (data.ignores) for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"]) process.on(signal, () => {});
-    const trap = data.ignores ? "trap '' TERM INT HUP; " : "";
-    const child = spawn("/bin/sh", ["-c", `${trap}while :; do sleep 1; done`], { stdio: "inherit" });
+    for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"]) process.on(signal, () => {});
+    const script = "trap '' TERM INT HUP; while :; do sleep 1; done";
+    const child = spawn("/bin/sh", ["-c", script], { stdio: "inherit" });
     if (data.says) {
       say({
         type: "stream_event",
@@ -424,26 +185,22 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
     note("child", child.pid);
     setInterval(() => {}, 1000);
   };
-  for (const ignores of [false, true]) {
-    for (const says of [false, true]) {
-      const what = `an abort ${says ? "in the middle of a stream" : "before the first word"} ends a CLI`;
-      test(`${what} ${ignores ? "that ignores signals" : "and its children"}`, async (t) => {
-        const set = await setUp(t, hang, { data: { ignores, says } });
-        const controller = new AbortController();
-        const asked = chat(set.client, "hi", { stream: true }, { signal: controller.signal });
-        asked.catch(() => {});
-        const child = await until(() => set.fake.noted("child"), "the CLI runs", 20_000);
-        const [{ pid }] = set.fake.runs();
-        t.after(() => [pid, child].filter(isRunning).forEach((left) => process.kill(left, "SIGKILL")));
-        assert.ok(isRunning(pid) && isRunning(child));
-        const response = says && (await asked);
-        controller.abort();
-        const failing = response ? response.text() : asked;
-        await assert.rejects(failing, { name: "AbortError" });
-        await until(() => !isRunning(pid) && !isRunning(child), "both have ended", 10_000);
-        await nothingLeft(set);
-      });
-    }
+  for (const says of [false, true]) {
+    test(`an abort ${says ? "during a stream" : "before the first word"} ends a CLI that ignores signals`, async (t) => {
+      const set = await setUp(t, hang, { data: { says } });
+      const controller = new AbortController();
+      const asked = chat(set.client, "hi", { stream: true }, { signal: controller.signal });
+      asked.catch(() => {});
+      const child = await until(() => set.fake.noted("child"), "the CLI runs");
+      const [{ pid }] = set.fake.runs();
+      t.after(() => [pid, child].filter(isRunning).forEach((left) => process.kill(left, "SIGKILL")));
+      assert.ok(isRunning(pid) && isRunning(child));
+      const response = says && (await asked);
+      controller.abort();
+      await assert.rejects(response ? response.text() : asked, { name: "AbortError" });
+      await until(() => !isRunning(pid) && !isRunning(child), "both have ended");
+      await nothingLeft(set);
+    });
   }
 
   test("a stream that is cancelled, and a client that is closed, end the CLI", async (t) => {
@@ -455,75 +212,10 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
       t.after(() => [pid, child].filter(isRunning).forEach((left) => process.kill(left, "SIGKILL")));
       if (end === "cancel") await response.body.cancel();
       else set.client.close();
-      await until(() => !isRunning(pid) && !isRunning(child), `${end}: both have ended`, 10_000);
+      await until(() => !isRunning(pid) && !isRunning(child), `${end}: both have ended`);
       await nothingLeft(set);
     }
   });
-
-  test("a child of a CLI that has ended is killed too", async (t) => {
-    const act = ({ note, say }) => {
-      const { spawn } = require("node:child_process");
-      const child = spawn("/bin/sh", ["-c", "while :; do sleep 1; done"], { stdio: "inherit" });
-      child.unref();
-      note("child", child.pid);
-      say({ type: "result", subtype: "success", is_error: false, result: "done" });
-      process.exit(0);
-    };
-    const set = await setUp(t, act);
-    const response = await chat(set.client, "hi");
-    assert.equal((await response.json()).choices[0].message.content, "done");
-    const child = set.fake.noted("child");
-    t.after(() => isRunning(child) && process.kill(child, "SIGKILL"));
-    await until(() => !isRunning(child), "the child has ended", 10_000);
-    await nothingLeft(set);
-  });
-
-  test("a broken answer is an error of the stream, not a whole answer", async (t) => {
-    const act = ({ say }) => {
-      say({
-        type: "stream_event",
-        event: { type: "content_block_delta", delta: { type: "text_delta", text: "half" } },
-      });
-      process.exit(1);
-    };
-    const set = await setUp(t, act);
-    const response = await chat(set.client, "hi", { stream: true });
-    assert.equal(response.status, 200);
-    await assert.rejects(response.text(), { code: "ERR_QWEN_CLI_FAILED" });
-    await refusal({ ...set, events: [] }, /qwen CLI/);
-  });
-
-  test("QWEN_CLI_PATH wins over PATH, and is reported if it is not a file", async (t) => {
-    const set = await setUp(t);
-    const named = makeFakeCli(set.home, sayHello, { directory: "else where" });
-    const make = (env) => {
-      const made = qwen.createClient({ ...set.settings, env: { ...set.settings.env, ...env } });
-      t.after(() => made.close());
-      return made;
-    };
-    assert.equal((await chat(make({ QWEN_CLI_PATH: named.path }), "hi")).status, 200);
-    assert.equal((await chat(make({ QWEN_CLI_PATH: "~/else where/qwen" }), "hi")).status, 200);
-    assert.deepEqual([named.runs().length, set.fake.runs().length], [2, 0]);
-    const missing = join(set.home.home, "none");
-    await refusal(
-      { ...set, client: make({ QWEN_CLI_PATH: missing }) },
-      new RegExp(`QWEN_CLI_PATH names ${missing}`),
-    );
-    await refusal({ ...set, client: make({ QWEN_CLI_PATH: set.home.home }) }, /QWEN_CLI_PATH/);
-    writeFileSync(missing, "#!/bin/sh\n");
-    chmodSync(missing, 0o600);
-    await refusal({ ...set, client: make({ QWEN_CLI_PATH: missing }) }, /can't be started/);
-    assert.equal(set.fake.runs().length, 0);
-  });
-
-  test(
-    "a missing CLI is reported, with the way to install it",
-    { skip: existsSync("/usr/local/bin/qwen") && "a qwen CLI is installed here" },
-    async (t) => {
-      const set = await setUp(t, sayHello, { env: { PATH: "/usr/bin:/bin:relative" } });
-      await refusal(set, /no qwen CLI on PATH.*npm install -g/);
-    },
-  );
 
   test("it is off by default", async (t) => {
     for (const [client, env, runs] of [

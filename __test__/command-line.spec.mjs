@@ -95,7 +95,7 @@ function startProgram(t, { server, env }, args, { terminal } = {}) {
     ended,
     output,
     printed: (pattern, stream = "stdout") =>
-      until(() => pattern.exec(output[stream]), `${pattern} in ${stream}`, 30_000),
+      until(() => pattern.exec(output[stream]), `${pattern} in ${stream}`),
     press: (key) => child.stdin.write(key),
   };
 }
@@ -128,7 +128,7 @@ const done = ({ code, stdout, stderr }) => {
 
 const linesOf = (text) => text.replace(/\n$/, "").split("\n");
 
-describe("the command line", { concurrency: 4, timeout: 240_000 }, () => {
+describe("the command line", { concurrency: 4, timeout: 600_000 }, () => {
   test("help and version need no account and no network", async (t) => {
     const { run, home } = await setUp(t, { env: { OPENCODE_QWEN_BASE_URL: "nonsense" } });
     for (const args of [["--version"], ["-v"], ["status", "--version"]]) {

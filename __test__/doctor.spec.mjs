@@ -16,8 +16,6 @@ import {
   utimesSync,
   writeFileSync,
 } from "node:fs";
-import http from "node:http";
-import net from "node:net";
 import { dirname, join } from "node:path";
 import { describe, test } from "node:test";
 import { promisify } from "node:util";
@@ -157,32 +155,7 @@ function writeStore({ store }, record) {
   writeFileSync(store, JSON.stringify(document), { mode: 0o600 });
 }
 
-/** An OAuth server with its own clock. */
-async function startWithDate(t, offsetMs) {
-  const state = { offsetMs };
-  const server = http.createServer((_req, res) => {
-    res.sendDate = false;
-    res.setHeader("date", new Date(Date.now() + state.offsetMs).toUTCString());
-    res.writeHead(404).end();
-  });
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  t.after(() => server.close());
-  return { state, url: `http://127.0.0.1:${server.address().port}` };
-}
-
-/** A server that accepts connections and sends nothing. */
-async function startSilence(t) {
-  const sockets = new Set();
-  const server = net.createServer((socket) => sockets.add(socket.on("error", () => {})));
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  t.after(() => {
-    for (const socket of sockets) socket.destroy();
-    server.close();
-  });
-  return `http://127.0.0.1:${server.address().port}`;
-}
-
-describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
+describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
   test("a healthy home has no findings, and the check changes and spends nothing", async (t) => {
     const context = await setUp(t, { token: { expiresIn: -60 } });
     const before = snapshot(context.home.home);
@@ -410,24 +383,6 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     assert.match(inState(findings, "warning")[0].message, /"work" is out of quota; .* 10 min/);
   });
 
-  for (const minutes of [-7, 7]) {
-    mends(
-      `a clock that is ${minutes} min off`,
-      "clock",
-      async (context) => {
-        context.dated = await startWithDate(context.t, minutes * 60_000);
-        context.env.OPENCODE_QWEN_OAUTH_BASE_URL = context.dated.url;
-      },
-      {
-        says: minutes < 0 ? /7 min fast|6 min fast/ : /6 min slow|7 min slow/,
-        repair: ({ dated }, { fix }) => {
-          assert.match(fix, /timedatectl|sntp|w32tm/);
-          dated.state.offsetMs = 0;
-        },
-      },
-    );
-  }
-
   mends(
     "a proxy that is not there",
     "proxy",
@@ -480,15 +435,6 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     assert.deepEqual(inState(await examine(context), "broken"), []);
   });
 
-  test("the check of a silent network times out", async (t) => {
-    const context = await setUp(t);
-    const silence = await startSilence(t);
-    Object.assign(context.env, { OPENCODE_QWEN_OAUTH_BASE_URL: silence, OPENCODE_QWEN_BASE_URL: silence });
-    const broken = inState(await examine(context), "broken");
-    assert.deepEqual(idsOf(broken), ["oauth-server", "api"]);
-    assert.match(broken[0].message, /gave no answer/);
-  });
-
   for (const [name, value] of [
     ["OPENCODE_QWEN_ACCOUNTS_PATH", "/etc/passwd.json"],
     ["OPENCODE_QWEN_BASE_URL", "http://portal.example"],
@@ -507,16 +453,6 @@ describe("doctor", { concurrency: 4, timeout: 240_000, skip: !isUnix }, () => {
     assert.deepEqual([finding.id, more], ["settings", []]);
     await mend(context, finding);
     assert.deepEqual(inState(await examine(context), "warning"), []);
-  });
-  test("all invalid settings are found at once", async (t) => {
-    const context = await setUp(t);
-    Object.assign(context.env, {
-      OPENCODE_QWEN_BASE_URL: "x y",
-      ALL_PROXY: "gopher://x",
-      QWEN_MODE: "maybe",
-    });
-    const fixes = inState(await examine(context), "broken").map(({ fix }) => fix);
-    assert.deepEqual(fixes.sort(), ["unset ALL_PROXY", "unset OPENCODE_QWEN_BASE_URL", "unset QWEN_MODE"]);
   });
 
   mends(

@@ -50,7 +50,7 @@ async function setUp(t) {
 
 const ends = (keys) => keys.map((key) => key.slice(-4));
 
-describe("keys that other tools keep", { concurrency: 2, timeout: 240_000, skip: withoutOpenssl }, () => {
+describe("keys that other tools keep", { concurrency: 2, timeout: 600_000, skip: withoutOpenssl }, () => {
   test("keys are found without being copied, and imported with plan and region", async (t) => {
     const { server, home, env, keys, paths } = await setUp(t);
     const { client } = startClient(t, { env });

@@ -199,7 +199,7 @@ async function serveCommand(t, env, args) {
   const errors = [];
   child.stderr.on("data", (data) => errors.push(data));
   createInterface({ input: child.stdout }).on("line", (line) => lines.push(line));
-  await until(() => lines.length > 0 || child.exitCode !== null, `a line; ${errors}`, 15_000);
+  await until(() => lines.length > 0 || child.exitCode !== null, `a line; ${errors}`);
   return { child, lines, errors };
 }
 

@@ -49,7 +49,7 @@ const FORMS = {
   }),
 };
 
-describe("import", { concurrency: 4, timeout: 240_000 }, () => {
+describe("import", { concurrency: 4, timeout: 600_000 }, () => {
   for (const [tool, form] of Object.entries(FORMS)) {
     test(`a login of ${tool} serves a chat`, async (t) => {
       const { server, home, env, write } = await setUp(t);

@@ -79,7 +79,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
         },
         { data: { client: set.settings, program: WORKER, workers } },
       );
-      const { before, after } = await child.report(0, 60_000);
+      const { before, after } = await child.report(0);
       // One thread for the network, and the pool for files.
       assert.ok(after.ours <= 65, `${after.ours} threads of ours`);
       assert.ok(after.threads <= before.threads, `threads: ${before.threads} before, ${after.threads} after`);
@@ -108,7 +108,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
       },
       { data: { client: set.settings, program: WORKER } },
     );
-    await set.server.waitFor("token", { timeoutMs: 20_000 });
+    await set.server.waitFor("token");
     child.tell();
     await child.report();
     open();
@@ -190,7 +190,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
       },
       { data: { client: settings, calls: 150_000, callers: 16 } },
     );
-    assert.equal(await child.report(0, 60_000), "all are here");
+    assert.equal(await child.report(0), "all are here");
   });
 
   test(`${runtime}: a process waits for its open call`, async (t) => {

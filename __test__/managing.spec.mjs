@@ -18,7 +18,7 @@ const chat = (client) =>
 
 const account = (accounts, id) => accounts.find((one) => one.id === id);
 
-describe("managing accounts", { concurrency: 4, timeout: 120_000 }, () => {
+describe("managing accounts", { concurrency: 4, timeout: 600_000 }, () => {
   test("a disabled account is kept but not used", async (t) => {
     const { client, events, asked, home, store } = await setUpAccounts(t);
     const creds = home.read();

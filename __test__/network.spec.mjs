@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { makeCertificates, withoutOpenssl } from "./support/certificates.mjs";
-import { chat, EXPIRED, rejection, setUp, startClient } from "./support/harness.mjs";
+import { chat, rejection, setUp, startClient } from "./support/harness.mjs";
 import { NAME, startHttpProxy, startSocksProxy } from "./support/proxies.mjs";
 
 const DEAD = "http://127.0.0.1:9";
@@ -43,38 +43,6 @@ test("a proxy that refuses a tunnel once is asked once more", { skip: withoutOpe
   assert.equal(broken.seen.length, 2);
 });
 
-test("https works with roots from the environment, and with HTTP/2", { skip: withoutOpenssl }, async (t) => {
-  const { caPath, tls } = makeCertificates(t);
-  for (const [variable, options, version] of [
-    ["NODE_EXTRA_CA_CERTS", {}, "1.1"],
-    ["SSL_CERT_FILE", {}, "1.1"],
-    ["NODE_EXTRA_CA_CERTS", { http2: true }, "2.0"],
-    ["SSL_CERT_FILE", { host: "localhost", http2: true }, "2.0"],
-  ]) {
-    const { server, client } = await setUp(t, {
-      server: { tls, ...options },
-      token: EXPIRED,
-      env: { [variable]: caPath },
-    });
-    assert.equal(await answers(client), "You said: hi");
-    assert.deepEqual(
-      server.requests.map(({ httpVersion }) => httpVersion),
-      [version, version],
-    );
-  }
-});
-
-test("parallel requests share one HTTP/2 connection", { skip: withoutOpenssl }, async (t) => {
-  const { caPath, tls } = makeCertificates(t);
-  const { server, client } = await setUp(t, {
-    server: { tls, http2: true },
-    env: { NODE_EXTRA_CA_CERTS: caPath },
-  });
-  await answers(client);
-  assert.equal((await Promise.all(Array.from({ length: 20 }, () => answers(client)))).length, 20);
-  assert.equal(server.stats.connections, 1);
-});
-
 test("https through an HTTP proxy and through SOCKS5 is end to end", { skip: withoutOpenssl }, async (t) => {
   const socks = await startSocksProxy(t);
   const proxies = [
@@ -101,26 +69,5 @@ test("an untrusted certificate is refused, and nothing is sent", { skip: without
     const error = await rejection(chat(client, "hi"), "ERR_QWEN_NETWORK");
     assert.match(error.message, /certificate/);
     assert.equal(server.stats.requests, 0);
-  }
-});
-
-test("an unreachable server is tried twice, and reported", async (t) => {
-  const { server, client, events } = await setUp(t);
-  await server.close();
-  const error = await rejection(chat(client, "hi"), "ERR_QWEN_NETWORK", { retryable: true });
-  assert.match(error.message, /127\.0\.0\.1/);
-  assert.deepEqual(
-    events.map(({ type }) => type),
-    ["retry"],
-  );
-});
-
-test("a broken exchange is reported, and never repeated", async (t) => {
-  const { server, client } = await setUp(t);
-  for (const step of ["reset", "close", "garbage"]) {
-    server.script("chat", [step]);
-    const before = server.stats.chats;
-    await rejection(chat(client, "hi"), "ERR_QWEN_NETWORK", { retryable: true });
-    assert.equal(server.stats.chats - before, 1, step);
   }
 });

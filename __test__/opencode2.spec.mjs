@@ -16,7 +16,7 @@ async function logInWithKey({ report, data }) {
   const location = await host.open();
   const { status, message } = await location.login("qwen-code", "key", { code: data.key });
   const has = () => location.provider.get("qwen-code").models.some(({ id }) => id === "qwen3-coder-plus");
-  for (const end = Date.now() + 10_000; !has() && Date.now() < end;) {
+  for (const end = Date.now() + 60_000; !has() && Date.now() < end;) {
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
   const answers = await location.chat("qwen-code", "qwen3-coder-plus");

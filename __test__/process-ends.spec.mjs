@@ -61,7 +61,7 @@ async function endMidway(t, runtime, { inWorker, ending, signals = [] }) {
   const before = home.read().refresh_token;
   const data = { inWorker, ending, settings: set.settings };
   const child = startChild(t, runtime, program, { data });
-  await server.waitFor("token", { timeoutMs: 20_000 });
+  await server.waitFor("token");
   child.tell();
   assert.equal(await child.report(), "ends");
   for (const signal of signals) {
@@ -89,7 +89,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
     const before = set.home.read().refresh_token;
     set.server.script("token", [{ do: "drip", ms: 20, bytes: 4 }]);
     const child = startChild(t, runtime, program, { data: { settings: set.settings } });
-    await set.server.waitFor("token", { timeoutMs: 20_000 });
+    await set.server.waitFor("token");
     await sleep(200);
     assert.equal(set.home.read().refresh_token, before);
     child.kill("SIGTERM");
@@ -102,7 +102,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
     const set = await midway(t);
     const data = { settings: set.settings };
     const child = startChild(t, runtime, program, { data });
-    await set.server.waitFor("token", { timeoutMs: 20_000 });
+    await set.server.waitFor("token");
     child.kill("SIGTERM");
     assert.deepEqual(await child.ended, { code: null, signal: "SIGTERM" });
     set.open();

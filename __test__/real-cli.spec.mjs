@@ -75,7 +75,7 @@ async function setUp(t, { script, node }, { settings, env } = {}) {
     environment,
     /** Checks that no process is left, and that only its server was contacted. */
     async assertClean() {
-      await until(() => readdirSync(temporary).length === 0, "its directories are removed", 10_000);
+      await until(() => readdirSync(temporary).length === 0, "its directories are removed");
       assert.deepEqual(marked(mark), []);
       // One of them reaches its server through the proxy, whatever NO_PROXY says.
       const elsewhere = proxy.seen.filter(({ target }) => target !== `127.0.0.1:${cliServer.port}`);
@@ -209,7 +209,7 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
       });
       own.stdin.on("error", () => {});
       own.stdin.end("SAY 2");
-      await until(() => readdirSync(touched).length > 0, "the CLI by itself runs them", 15_000);
+      await until(() => readdirSync(touched).length > 0, "the CLI by itself runs them");
     });
 
     test("with an OAuth login alone is refused with the reason", async (t) => {
@@ -249,11 +249,11 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
       const controller = new AbortController();
       const asked = chat(set.client, "hi", { stream: true }, { signal: controller.signal });
       const outcome = asked.catch((error) => error);
-      await set.cliServer.waitFor("chat", { timeoutMs: 20_000 });
+      await set.cliServer.waitFor("chat");
       assert.ok(set.processes().length > 0);
       controller.abort();
       assert.equal((await outcome).name, "AbortError");
-      await until(() => set.processes().length === 0, "they have ended", 10_000);
+      await until(() => set.processes().length === 0, "they have ended");
       await set.assertClean();
     });
   });

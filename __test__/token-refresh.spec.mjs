@@ -1,6 +1,4 @@
 import assert from "node:assert/strict";
-import { statSync } from "node:fs";
-import { join } from "node:path";
 import { describe, test } from "node:test";
 import { chat, EXPIRED, midway, rejection, setUp, until } from "./support/harness.mjs";
 
@@ -8,27 +6,6 @@ const LEFT_BEHIND = ["oauth_creds.flock", "oauth_creds.json"];
 
 // Most of them wait for a timer or a retry, so they run together.
 describe("the token of a file", { concurrency: true }, () => {
-  test("a token is refreshed thirty seconds before it expires, and once for all callers", async (t) => {
-    const { server, home, client, events } = await setUp(t, { token: { expiresIn: 45 } });
-    await client.getAccessToken();
-    assert.equal(server.stats.tokenRequests, 0);
-    home.write(server.issueToken({ expiresIn: 20 }));
-    const calls = Array.from({ length: 20 }, (_, index) =>
-      index % 2 ? client.getAccessToken() : chat(client, "hi").then((response) => response.text()),
-    );
-    await Promise.all(calls);
-    assert.deepEqual(
-      [server.stats.refreshes, server.stats.redemptions, server.stats.unauthorized],
-      [1, 1, 0],
-    );
-    assert.deepEqual(
-      events.map(({ type }) => type),
-      ["refreshed"],
-    );
-    assert.deepEqual(home.files(), LEFT_BEHIND);
-    assert.equal(statSync(join(home.directory, "oauth_creds.flock")).size, 0);
-  });
-
   test("an account that needs a login reports the reason", async (t) => {
     const { server, home, client } = await setUp(t, { token: EXPIRED });
     server.revokeRefresh(home.read().refresh_token);

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { readFileSync, statSync, writeFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { setUpAccounts } from "./support/accounts.mjs";
@@ -118,9 +118,9 @@ test("the sums of ten processes at once, in Node and in Bun, are exact", async (
       { data: { env: home.env, oauth: { baseUrl: server.url }, index } },
     ),
   );
-  await Promise.all(children.map((child) => child.report(0, 60_000)));
+  await Promise.all(children.map((child) => child.report(0)));
   for (const child of children) child.tell();
-  const reports = await Promise.all(children.map(async (child) => (await child.end(60_000))[1]));
+  const reports = await Promise.all(children.map(async (child) => (await child.end())[1]));
   const total = (name) => reports.reduce((sum, report) => sum + report[name], 0);
   const [{ month }] = await client.usage();
   assert.equal(total("requests"), 150);
@@ -162,21 +162,4 @@ test("each account has its own usage; answers of the qwen CLI count for none", a
       [2, 0],
     ],
   );
-});
-
-test("an unusable file loses usage, but no answer", async (t) => {
-  const { client, home, events } = await setUp(t);
-  const path = join(home.directory, FILE);
-  writeFileSync(path, '{"version":2}');
-  assert.equal((await chat(client, "hi")).status, 200);
-  await rejection(client.usage(), "ERR_QWEN_STORE_UNSUPPORTED", { path });
-  writeFileSync(path, "{ half");
-  assert.equal((await chat(client, "hi")).status, 200);
-  const [{ month }] = await client.usage();
-  assert.equal(month.requests, 2, "what was counted meanwhile is not lost");
-  assert.deepEqual(
-    events.map(({ type }) => type),
-    ["store-repaired"],
-  );
-  assert.ok(home.files().some((name) => name.startsWith(`${FILE}.corrupt-`)));
 });

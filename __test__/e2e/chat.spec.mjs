@@ -110,7 +110,7 @@ describe("chat", suite(), () => {
     const model = { providerID: "qwen-code", modelID: "coder-model" };
     const parts = [{ type: "text", text: "SAY 100000" }];
     const endless = service.request(`/session/${session.id}/message`, { model, parts });
-    const request = await host.server.waitFor("chat", { count: 2, timeoutMs: 60_000 });
+    const request = await host.server.waitFor("chat", { count: 2 });
     await service.waitForEvent(({ properties }) => properties.delta === "word3 ");
     await service.request(`/session/${session.id}/abort`, {});
     await host.server.waitFor((entry) => entry === request && entry.closedByClient, 5_000);

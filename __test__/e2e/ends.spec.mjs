@@ -36,7 +36,7 @@ describe("the end of OpenCode during a refresh", suite(), () => {
     test(`run, ${signals.join(" and ")}`, async (t) => {
       const set = await midway(t);
       const child = set.host.start(["run", "--title", "a title", "-m", "qwen-code/coder-model", "hello"]);
-      await set.host.server.waitFor("token", { timeoutMs: 60_000 });
+      await set.host.server.waitFor("token");
       for (const signal of signals) {
         child.kill(signal);
         await sleep(100);
@@ -53,7 +53,7 @@ describe("the end of OpenCode during a refresh", suite(), () => {
       const parts = [{ type: "text", text: "hello" }];
       const model = { providerID: "qwen-code", modelID: "coder-model" };
       service.request(`/session/${session.body.id}/message`, { model, parts }).catch(() => {});
-      await set.host.server.waitFor("token", { timeoutMs: 60_000 });
+      await set.host.server.waitFor("token");
       service.kill(signal);
       await assertKept(set);
     });
@@ -76,7 +76,7 @@ describe("the end of OpenCode during a refresh", suite(), () => {
       const screen = set.host.openScreen();
       await screen.waitFor(/Ask anything[^]*Build · Qwen Coder Qwen Code/);
       await screen.enter("hello");
-      await set.host.server.waitFor("token", { timeoutMs: 60_000 });
+      await set.host.server.waitFor("token");
       const pid = screen.pid();
       end(screen);
       await assertKept(set);

@@ -16,7 +16,7 @@ const SUPPORT = new URL(".", import.meta.url).href;
  * @param {string} module its file name in this directory; its export `cases` maps names to functions
  * @param {number} [limitMs] time limit of each case
  */
-export async function testCases(what, module, limitMs = 30_000) {
+export async function testCases(what, module, limitMs = 120_000) {
   const { cases } = await import(`${SUPPORT}${module}`);
   const names = Object.keys(cases);
   for (const runtime of ["node", "bun"]) {

@@ -66,7 +66,7 @@ export function startChild(t, runtime, body, { data, env = {}, args = [] } = {})
     tell: () => child.stdin.write("go\n"),
     reports,
     /** Waits for the report with this index. */
-    report(index = 0, timeoutMs = 30_000) {
+    report(index = 0, timeoutMs = 120_000) {
       return new Promise((resolve, reject) => {
         const settle = (act, value) => {
           clearTimeout(timer);
@@ -88,7 +88,7 @@ export function startChild(t, runtime, body, { data, env = {}, args = [] } = {})
     /** Waits for the end: `{ code, signal }`. */
     ended: closed,
     /** Waits until it has succeeded by itself, and returns its reports. */
-    async end(timeoutMs = 30_000) {
+    async end(timeoutMs = 120_000) {
       let timer;
       const late = new Promise((resolve) => (timer = setTimeout(resolve, timeoutMs, undefined)));
       const result = await Promise.race([closed, late]);

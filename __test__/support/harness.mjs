@@ -169,8 +169,8 @@ function describe(value) {
   return String(JSON.stringify(value) ?? value);
 }
 
-/** Polls until a condition holds. */
-export async function until(condition, what, timeoutMs = 5000) {
+/** Polls until a condition holds. Only a hang reaches the limit. */
+export async function until(condition, what, timeoutMs = 60_000) {
   const end = Date.now() + timeoutMs;
   for (;;) {
     const value = await condition();

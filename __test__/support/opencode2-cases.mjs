@@ -33,7 +33,7 @@ function logIn(location, { server }) {
 }
 
 async function until(condition) {
-  for (const end = Date.now() + 10_000; !condition();) {
+  for (const end = Date.now() + 60_000; !condition();) {
     assert.ok(Date.now() < end, String(condition));
     await new Promise((resolve) => setTimeout(resolve, 10));
   }

@@ -149,7 +149,7 @@ export { SECRET_PREFIX } from "./qwen-server/secrets.mjs";
  * Starts a server. Its members:
  *
  * - `url`, `apiBaseUrl` (`${url}/v1`), `port`, `close()` (everything at once, sockets included)
- * - `requests` (see `Entry`), `seen(endpoint)`, `waitFor(endpoint or predicate, timeoutMs = 5000)`: the
+ * - `requests` (see `Entry`), `seen(endpoint)`, `waitFor(endpoint or predicate, timeoutMs = 60_000)`: the
  *   first matching entry, past ones too (an endpoint: once its body was read); instead of the time
  *   `{ timeoutMs, count }` waits for the `count`th
  * - `stats`: connections, openSockets, requests, deviceRequests, tokenRequests, polls, slowDowns,

@@ -32,7 +32,7 @@ export function remoteServer(url) {
     script: (endpoint, ...steps) => act("script", { endpoint, steps }),
     act,
     /** Waits for the chat request with this index, in order of arrival. */
-    async chat(index, fits = () => true, timeoutMs = 5000) {
+    async chat(index, fits = () => true, timeoutMs = 60_000) {
       const end = Date.now() + timeoutMs;
       for (;;) {
         const chats = (await state()).requests.filter(({ endpoint }) => endpoint === "chat");

@@ -59,7 +59,7 @@ export class RequestLog {
   }
 
   waitFor(what, options = {}) {
-    const { timeoutMs = 20_000, count = 1 } = typeof options === "number" ? { timeoutMs: options } : options;
+    const { timeoutMs = 60_000, count = 1 } = typeof options === "number" ? { timeoutMs: options } : options;
     const fits =
       typeof what === "function" ? what : (entry) => entry.endpoint === what && entry.readAt !== undefined;
     return new Promise((resolve, reject) => {
