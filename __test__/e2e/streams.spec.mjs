@@ -70,7 +70,6 @@ const ONE_ACCOUNT = {
   },
   "error_finish with a limit": {
     events: [...spoken, said(limited), ended("error_finish"), DONE],
-    text: HALF + limited,
     error: "Qwen ended its answer with an error: Requests rate limit exceeded (Throttling)",
     state: "rate-limit",
   },

@@ -1,13 +1,13 @@
-//! Lines and events of a stream of server-sent events, however its bytes are cut. Pure.
+//! Reads the lines and events of a stream of server-sent events. The bytes may be cut anywhere. Pure.
 
 use memchr::memchr2;
 
-/// Longest line in bytes. Longer ones are left out.
+/// Longest line in bytes. Longer lines are skipped.
 pub const MAX_LINE: usize = 4 * 1024 * 1024;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Cuts bytes into lines, which end with LF, CRLF or CR. Takes time linear in the length of the bytes.
+/// Splits bytes into lines, which end with LF, CRLF or CR. Takes time linear in the length of the bytes.
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is independent of the others")]
 pub struct LineReader {
@@ -21,58 +21,62 @@ pub struct LineReader {
 /// One line of a stream.
 #[derive(Debug, Clone, Copy)]
 pub struct Line<'a> {
-    /// Its bytes without the end of the line.
+    /// The line without its end.
     pub text: &'a [u8],
-    /// Where the next line begins in the bytes that were handed in.
-    pub end: usize,
-    /// True if those bytes hold it whole and ended by LF.
+    /// True if the last bytes passed to the reader contain the whole line, ended by LF.
     pub is_verbatim: bool,
 }
 
 impl Line<'_> {
-    /// The line that ends an event.
-    pub const EMPTY: Self = Self { text: &[], end: 0, is_verbatim: false };
+    /// The empty line, which ends an event.
+    pub const EMPTY: Self = Self { text: &[], is_verbatim: false };
 }
 
 impl LineReader {
     /// Calls `on_line` with each line that ends in `bytes`.
     pub fn read(&mut self, bytes: &[u8], mut on_line: impl FnMut(Line)) {
-        if bytes.is_empty() {
-            return;
+        let mut rest = bytes;
+        while let Some(length) = self.read_line(rest, &mut on_line) {
+            rest = &rest[length..];
         }
-        let mut start = usize::from(std::mem::take(&mut self.after_cr) && bytes[0] == b'\n');
-        let mut is_verbatim = start == 0;
-        while let Some(found) = memchr2(b'\n', b'\r', &bytes[start..]) {
-            let stop = start + found;
-            let mut end = stop + 1;
-            if bytes[stop] == b'\r' {
-                is_verbatim = false;
-                self.after_cr = end == bytes.len();
-                end += usize::from(bytes.get(end) == Some(&b'\n'));
-            }
-            self.end_line(&bytes[start..stop], |text, is_whole| {
-                on_line(Line { text, end, is_verbatim: is_verbatim && is_whole });
-            });
-            is_verbatim = true;
-            start = end;
-        }
-        self.keep(&bytes[start..]);
     }
 
-    /// Calls `on_line` with the last line if nothing has ended it.
+    /// Calls `on_line` with the first line that ends in `bytes`, and returns the position after it. If no line ends there,
+    /// keeps the bytes for the next call.
+    pub fn read_line(&mut self, bytes: &[u8], on_line: impl FnOnce(Line)) -> Option<usize> {
+        let first = bytes.first()?;
+        let start = usize::from(std::mem::take(&mut self.after_cr) && *first == b'\n');
+        let Some(found) = memchr2(b'\n', b'\r', &bytes[start..]) else {
+            self.keep(&bytes[start..]);
+            return None;
+        };
+        let stop = start + found;
+        let mut end = stop + 1;
+        let is_lf = bytes[stop] == b'\n';
+        if !is_lf {
+            self.after_cr = end == bytes.len();
+            end += usize::from(bytes.get(end) == Some(&b'\n'));
+        }
+        self.end_line(&bytes[start..stop], |text, is_whole| {
+            on_line(Line { text, is_verbatim: is_lf && start == 0 && is_whole });
+        });
+        Some(end)
+    }
+
+    /// Calls `on_line` with the last line if the stream ended without a line end.
     pub fn end(&mut self, mut on_line: impl FnMut(Line)) {
         if !self.partial.is_empty() {
-            self.end_line(&[], |text, _| on_line(Line { text, end: 0, is_verbatim: false }));
+            self.end_line(&[], |text, _| on_line(Line { text, is_verbatim: false }));
         }
     }
 
-    /// True if the next byte begins a line.
+    /// True if the next byte starts a line.
     #[must_use]
     pub fn is_at_start(&self) -> bool {
-        self.partial.is_empty() && !self.skips_line
+        self.partial.is_empty() && !self.skips_line && !self.after_cr
     }
 
-    /// True if a line was left out because it was too long.
+    /// True if a line was skipped because it was too long.
     #[must_use]
     pub fn has_overflowed(&self) -> bool {
         self.has_overflowed
@@ -105,7 +109,7 @@ impl LineReader {
     }
 }
 
-/// The value of a `data` line.
+/// Returns the value of a `data` line.
 #[must_use]
 pub fn data_of(line: &[u8]) -> Option<&[u8]> {
     field(line, b"data")
@@ -116,25 +120,25 @@ fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     Some(value.strip_prefix(b" ").unwrap_or(value))
 }
 
-/// An event, as far as its lines have come.
+/// An event, as far as it has been read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SseEvent {
-    /// True if its name is `error`.
+    /// True if the event is named `error`.
     pub is_error: bool,
     /// The status that `DashScope` gives in a comment (`:HTTP_STATUS/429`).
     pub status: Option<u16>,
-    /// Its data.
+    /// The values of its `data` lines, joined by LF.
     pub data: Vec<u8>,
 }
 
 impl SseEvent {
-    /// Makes it an empty one, and keeps its memory.
+    /// Empties the event and keeps its memory.
     pub fn clear(&mut self) {
         self.data.clear();
         (self.is_error, self.status) = (false, None);
     }
 
-    /// Adds a line. True if the line ends the event.
+    /// Adds a line. Returns true if the line ends the event.
     pub fn add(&mut self, line: &[u8]) -> bool {
         if let Some(data) = data_of(line) {
             if self.data.len() + data.len() <= MAX_LINE {
@@ -152,7 +156,7 @@ impl SseEvent {
     }
 }
 
-/// Puts lines together to events.
+/// Reads the events of a stream.
 #[derive(Debug, Default)]
 pub struct EventReader {
     lines: LineReader,
@@ -170,7 +174,7 @@ impl EventReader {
         });
     }
 
-    /// Calls `on_event` with the last event if no empty line has ended it.
+    /// Calls `on_event` with the last event if the stream ended without an empty line.
     pub fn end(&mut self, mut on_event: impl FnMut(SseEvent)) {
         let Self { lines, event } = self;
         lines.end(|line| {
@@ -196,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_end_in_three_ways_and_the_last_one_in_none() {
+    fn lines_end_with_lf_crlf_or_cr_and_the_last_line_needs_no_end() {
         for chunk in 1..20 {
             assert_eq!(
                 lines(b"\xef\xbb\xbfa\r\nb\rc\n\r\n\n\xef\xbb\xbfd", chunk),
@@ -206,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_too_long_is_left_out() {
+    fn a_line_that_is_too_long_is_skipped() {
         let long = vec![b'x'; MAX_LINE + 1];
         let stream = [b"a\n", long.as_slice(), b"\nb\n"].concat();
         for chunk in [stream.len(), 65_536] {
@@ -236,20 +240,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn cuts_make_no_difference(bytes in "(\u{feff}|[a\r\n]){0,20}", chunk in 1_usize..9) {
+        fn the_lines_do_not_depend_on_the_chunks(bytes in "(\u{feff}|[a\r\n]){0,20}", chunk in 1_usize..9) {
             prop_assert_eq!(lines(bytes.as_bytes(), chunk), lines(bytes.as_bytes(), bytes.len()));
         }
 
         #[test]
-        fn verbatim_lines_are_in_the_bytes(bytes in "[a\r\n]{0,20}", chunk in 1_usize..9) {
+        fn a_verbatim_line_is_a_part_of_the_bytes(bytes in "[a\r\n]{0,20}", chunk in 1_usize..9) {
             let mut reader = LineReader::default();
-            for piece in bytes.as_bytes().chunks(chunk) {
-                reader.read(piece, |line| {
-                    if line.is_verbatim {
-                        let written = [line.text, b"\n"].concat();
-                        assert!(piece[..line.end].ends_with(&written));
-                    }
-                });
+            for mut piece in bytes.as_bytes().chunks(chunk) {
+                let mut written = None;
+                while let Some(end) = reader.read_line(piece, |line| {
+                    written = line.is_verbatim.then(|| [line.text, b"\n"].concat());
+                }) {
+                    prop_assert!(written.take().is_none_or(|written| written == piece[..end]));
+                    piece = &piece[end..];
+                }
             }
         }
     }

@@ -1,8 +1,8 @@
-//! A whole chat completion as the stream that the host asked for. Pure.
+//! Turns a chat completion in one JSON document into the stream that the host asked for. Pure.
 
 use serde_json::{Value, json};
 
-/// A whole chat completion as a stream of events.
+/// Returns the events of a completion; `None` if the document is not a completion.
 pub(super) fn as_events(json: &[u8]) -> Option<Vec<u8>> {
     let mut completion: Value =
         serde_json::from_slice(json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json)).ok()?;

@@ -1,17 +1,17 @@
-//! Errors as `OpenCode` must get them: said once, and not retried. Pure.
+//! Makes errors final for `OpenCode`, so that it shows them once and does not retry. Pure.
 //!
-//! `OpenCode` shows a 4xx with a message as it is, retries a 429 for as long as its `Retry-After` says, in silence, and
-//! takes any error that holds one of its retry words for a 429.
+//! `OpenCode` shows the message of a 4xx unchanged. It retries a 429 silently for as long as `Retry-After` says, and treats
+//! any error that contains one of its retry words as a 429.
 
 use http::StatusCode;
 use qwen_base::{Code, Error};
 
 use crate::verdict::{Reading, Verdict};
 
-/// A wait of up to this long may pass as a 429.
+/// Longest wait in milliseconds that is passed on as a 429.
 const SHORT_WAIT_MS: u64 = 60_000;
 
-/// Reasons to retry for `OpenCode` 1.18, wherever they stand. A space stands for `-` and `_` too.
+/// `OpenCode` 1.18 retries an error that contains one of these. A space also matches `-` and `_`.
 const RETRY_WORDS: [&str; 46] = [
     "429",
     "500",
@@ -60,19 +60,18 @@ const RETRY_WORDS: [&str; 46] = [
     "at capacity",
     "enetdown",
 ];
-/// Longest text that a host shows, in bytes.
+/// Longest message for a host, in bytes.
 const MAX_SHOWN: usize = 2_000;
 
-/// The last word on a request, as the host shows it.
+/// An error that a host shows and does not retry.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FinalError {
-    /// A 4xx that the host does not retry.
     pub status: StatusCode,
     /// One line without a retry word.
     pub message: String,
-    /// Which of our errors it is.
+    /// The error of this package, if it is one.
     pub code: Option<Code>,
-    /// The API's code, without a retry word.
+    /// The API's error code, without a retry word.
     pub server_code: Option<String>,
 }
 
@@ -81,7 +80,7 @@ impl FinalError {
         Self { status, message: plain(message), code: Some(code), server_code: None }
     }
 
-    /// An error of the server's that no waiting fixes, in the server's own words; `None` where the host may try again.
+    /// Returns a server error that no waiting fixes, in the server's words; `None` if the host may retry it.
     #[must_use]
     pub fn of_reading(reading: &Reading) -> Option<Self> {
         let status = match (reading.status, reading.verdict) {
@@ -110,7 +109,7 @@ impl FinalError {
         };
         let mut server_code = reading.code().map(plain);
         if let Verdict::TooLong { limit } = reading.verdict {
-            // By these the host knows that it has to compact the conversation.
+            // This code and message make the host compact the conversation.
             server_code = Some("context_length_exceeded".to_owned());
             if let Some(limit) = limit.filter(|_| !message.contains("maximum context length")) {
                 message = plain(&format!("This model's maximum context length is {limit} tokens. {message}"));
@@ -119,7 +118,7 @@ impl FinalError {
         Some(Self { status, message, code, server_code })
     }
 
-    /// What to make of a rate limit; `None` where it is so short that the host may wait.
+    /// Returns the error for a rate limit; `None` if it is so short that the host may wait.
     #[must_use]
     pub fn of_rate_limit(retry_after_ms: Option<u64>, now_ms: u64, utc_offset_minutes: i32) -> Option<Self> {
         let wait = retry_after_ms.filter(|ms| *ms > SHORT_WAIT_MS)?;
@@ -129,7 +128,7 @@ impl FinalError {
         Some(Self::new(StatusCode::PAYMENT_REQUIRED, Code::RateLimited, &message))
     }
 
-    /// What to make of an error of ours; `None` where it may pass by itself, so that the host may try again.
+    /// Returns the final form of an error; `None` if it may pass without action, so that the host may retry.
     #[must_use]
     pub fn of_error(error: &Error) -> Option<Self> {
         let status = match error.code() {
@@ -144,14 +143,14 @@ impl FinalError {
         Some(Self::new(status, error.code(), error.message()))
     }
 
-    /// A stream that has ended before it said anything.
+    /// Returns the error for a stream that ended before any content.
     #[must_use]
     pub fn of_stream(problem: &Error) -> Self {
         Self::new(StatusCode::BAD_REQUEST, problem.code(), problem.message())
     }
 }
 
-/// The text with its retry words broken by a character that is not seen, cut to a length that a host shows.
+/// Breaks the retry words of a message with an invisible character, and cuts the message to 2,000 bytes.
 #[must_use]
 pub fn plain(message: &str) -> String {
     const WORD_JOINER: char = '\u{2060}';
@@ -168,12 +167,12 @@ pub fn plain(message: &str) -> String {
     text
 }
 
-/// The text as the host compares it, byte for byte as long as the text.
+/// Folds a text as the host does before it compares. The length in bytes stays the same.
 fn folded(text: &str) -> String {
     text.to_ascii_lowercase().replace(['-', '_'], " ")
 }
 
-/// A moment for a person: the time of day, and how long it is until then.
+/// Formats a moment for users: `at 07:00 (in 1 h)`.
 #[must_use]
 pub fn moment(at_ms: u64, now_ms: u64, utc_offset_minutes: i32) -> String {
     let minutes = i64::try_from(at_ms / 60_000).unwrap_or(i64::MAX / 2) + i64::from(utc_offset_minutes);
@@ -181,7 +180,7 @@ pub fn moment(at_ms: u64, now_ms: u64, utc_offset_minutes: i32) -> String {
     format!("at {hour:02}:{minute:02} (in {})", duration(at_ms.saturating_sub(now_ms)))
 }
 
-/// A time span for a person, in its two largest units.
+/// Formats a time span for users, in its two largest units.
 fn duration(ms: u64) -> String {
     let minutes = ms.div_ceil(60_000);
     let (days, hours, minutes) = (minutes / 1440, minutes / 60 % 24, minutes % 60);
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_no_waiting_fixes_is_said_in_the_servers_words() {
+    fn an_error_that_no_waiting_fixes_keeps_the_servers_words() {
         let asked = Asked { is_key: true, model: "m", now_ms: 0 };
         let of = |status, code: &str, message: &str| {
             let body = json!({"error": {"code": code, "message": message}, "request_id": "a5021c9e-4290"});
@@ -242,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_wait_passes_and_a_long_one_does_not() {
+    fn a_short_rate_limit_is_left_to_the_host_and_a_long_one_is_final() {
         assert_eq!(FinalError::of_rate_limit(Some(5_000), 0, 0), None);
         assert_eq!(FinalError::of_rate_limit(None, 0, 0), None);
         assert!(
@@ -251,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_that_may_pass_is_left_to_the_hosts_retries() {
+    fn a_retryable_error_is_left_to_the_host() {
         assert_eq!(FinalError::of_error(&Error::new(Code::RefreshUnavailable, "x").retryable()), None);
         assert_eq!(
             FinalError::of_error(&Error::new(Code::NotLoggedIn, "x")).unwrap().status,
@@ -260,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_are_short() {
+    fn a_time_span_has_two_units_at_most() {
         for (ms, text) in [
             (1, "1 min"),
             (720_000, "12 min"),

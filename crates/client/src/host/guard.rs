@@ -1,44 +1,51 @@
-//! Puts a stream of chat events in order for `OpenCode`. Pure.
+//! Corrects a stream of chat events for `OpenCode`. Pure.
 //!
-//! `OpenCode` asks again, in some versions for ever, where a stream is empty or cut, or ends for a reason that it does not
-//! know. Behind the guard such a stream ends for a reason that it knows, or fails with words that it shows once.
+//! `OpenCode` repeats a request, in some versions forever, if the stream is empty or cut, or has an unknown finish reason. The
+//! guard gives such a stream a known finish reason, or an error that `OpenCode` shows once.
 
 use bytes::Bytes;
+use memchr::memchr2;
 use qwen_base::{Code, Error, Result};
 use serde_json::{Value, json};
 
-use super::chunk::has_to_be_read;
+use super::chunk::{Frame, needs_parsing};
 use super::completion::as_events;
 use super::errors::plain;
-use crate::sse::{Line, LineReader, MAX_LINE, SseEvent};
+use crate::sse::{Line, LineReader, MAX_LINE, SseEvent, data_of};
 use crate::verdict::dialect::{Content, ServerError, parsed};
 
-/// Length in bytes of the last events that are kept: the text of an error may stand in them.
+/// Length in bytes of the last events that are kept, since their text may contain an error.
 const MAX_RECENT: usize = 16 * 1024;
 
-/// The state of one stream. Only whole events are passed on.
+/// Corrects one stream. Passes on whole events only.
 #[derive(Debug, Default)]
 pub struct Guard {
     lines: LineReader,
-    /// The whole body, where it is one JSON document.
+    /// The body so far, if it is one JSON document.
     json: Option<Vec<u8>>,
     is_json: bool,
     has_begun: bool,
     events: ChatEvents,
 }
 
-/// The events so far.
+/// The state of the stream after the events so far.
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is independent of the others")]
 struct ChatEvents {
-    /// The current event as it came, and what it says.
+    /// The lines of the current event.
     lines: Vec<u8>,
     event: SseEvent,
     in_event: bool,
-    /// True if the bytes that were handed in last hold the current event whole.
+    /// True if the last bytes contain the whole current event.
     is_verbatim: bool,
-    /// The data of the last events, each with an end of its own.
+    /// The data of the last events, each followed by [`EVENT_END`].
     recent: Vec<u8>,
+    frame: Frame,
+    /// An event whose text is an error block. It is held back until the next event: if the answer ends with an error, the
+    /// error message already contains the words of the block.
+    held: Vec<u8>,
+    /// True if the current event is to be held back.
+    is_held: bool,
     has_content: bool,
     has_call: bool,
     is_finished: bool,
@@ -47,10 +54,10 @@ struct ChatEvents {
     server_error: Option<ServerError>,
 }
 
-/// Stands between the data of events. No JSON holds it.
+/// Ends the data of an event in the list of recent ones. JSON never contains this byte.
 const EVENT_END: u8 = 0;
 
-/// Fate of an event.
+/// The result for one event.
 enum Fate {
     Kept,
     Replaced(Value),
@@ -58,42 +65,42 @@ enum Fate {
 }
 
 impl Guard {
-    /// True once an event had something to say: text, thought, a call, an error, or why the answer ended.
+    /// True once an event contained text, reasoning, a tool call, an error, or a finish reason.
     #[must_use]
     pub fn has_said_something(&self) -> bool {
         self.events.has_content || self.events.is_finished || self.has_failed()
     }
 
-    /// True once nothing more of the stream is wanted: after `[DONE]`, or an error.
+    /// True after `[DONE]` or an error. The rest of the stream is ignored.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.events.is_done || self.events.failure.is_some()
     }
 
-    /// True once the stream ended with an error.
+    /// True if the stream ended with an error.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.events.failure.is_some()
     }
 
-    /// True if the stream ended with an error before it had said anything.
+    /// True if the stream ended with an error before any content.
     #[must_use]
     pub fn has_failed_at_once(&self) -> bool {
         self.has_failed() && !self.events.has_content
     }
 
-    /// True if the body is one JSON document, which becomes a stream.
+    /// True if the body is one JSON document. The guard turns it into a stream.
     #[must_use]
     pub fn is_json(&self) -> bool {
         self.is_json
     }
 
-    /// The error with which the server ended the stream.
+    /// Takes the error with which the server ended the stream.
     pub fn take_server_error(&mut self) -> Option<ServerError> {
         self.events.server_error.take()
     }
 
-    /// Takes bytes in and gives the lines that they complete.
+    /// Takes the next bytes and returns the events that they complete.
     pub fn pass(&mut self, bytes: Bytes) -> Bytes {
         let mut bytes = bytes;
         if !self.has_begun {
@@ -105,7 +112,7 @@ impl Guard {
             self.json = self.is_json.then(Vec::new);
         }
         match &mut self.json {
-            None => self.pass_lines(&bytes),
+            None => self.pass_lines(bytes),
             Some(json) => {
                 if json.len() + bytes.len() <= MAX_LINE {
                     json.extend_from_slice(&bytes);
@@ -117,45 +124,65 @@ impl Guard {
         }
     }
 
-    fn pass_lines(&mut self, bytes: &Bytes) -> Bytes {
+    fn pass_lines(&mut self, bytes: Bytes) -> Bytes {
         let Self { lines, events, .. } = self;
-        // Bytes that stay as they are are not copied.
-        let (mut copied, mut end) = (None::<Vec<u8>>, 0);
-        lines.read(bytes, |line| {
-            let Some(fate) = events.take(&line) else { return };
-            if copied.is_none() && events.is_verbatim && matches!(fate, Fate::Kept) {
-                end = line.end;
-            } else {
-                events.write(&fate, copied.get_or_insert_with(|| bytes[..end].to_vec()));
+        // Unchanged events are passed on without a copy: those before `end`.
+        let (mut copied, mut at, mut end) = (None::<Vec<u8>>, 0, 0);
+        loop {
+            if lines.is_at_start() {
+                let length = events.skip(&bytes[at..]);
+                match &mut copied {
+                    Some(copied) => copied.extend_from_slice(&bytes[at..at + length]),
+                    None if length > 0 => end = at + length,
+                    None => {}
+                }
+                at += length;
             }
-        });
+            let mut fate = None;
+            let Some(length) = lines.read_line(&bytes[at..], |line| fate = events.take(&line)) else { break };
+            at += length;
+            match fate {
+                Some(Fate::Kept) if copied.is_none() && events.is_written_as_it_came() => end = at,
+                Some(fate) => events.write(&fate, copied.get_or_insert_with(|| bytes[..end].to_vec())),
+                None => {}
+            }
+        }
         events.is_verbatim = false;
         if lines.has_overflowed() || events.lines.len() > MAX_LINE {
             events.fail("Qwen sent an event that is too large.", None);
         }
-        copied.map_or_else(|| bytes.slice(..end), Bytes::from)
+        match copied {
+            Some(copied) => Bytes::from(copied),
+            None if end == bytes.len() => bytes,
+            None => bytes.slice(..end),
+        }
     }
 
-    /// What is left to pass on at the end.
+    /// Ends the stream, and returns the last bytes to pass on. `failure` is the error that broke the connection.
     ///
     /// # Errors
-    /// What is wrong with the stream, in words that make no host retry, unless it had ended well.
+    /// The problem of a stream without a good end, in words that make no host retry.
     pub fn end(&mut self, failure: Option<&Error>) -> Result<Option<Bytes>> {
         let mut rest = Vec::new();
         if let Some(json) = self.json.take().filter(|_| failure.is_none() && !self.is_over())
             && let Some(events) = as_events(&json)
         {
-            rest.extend_from_slice(&self.pass_lines(&Bytes::from(events)));
+            rest.extend_from_slice(&self.pass_lines(Bytes::from(events)));
         }
         let Self { lines, events, .. } = self;
         if failure.is_none() {
             lines.end(|line| drop(events.take(&line)));
         }
-        // The last event may lack its empty line.
+        // The last event may end without an empty line.
         if events.in_event
             && let Some(fate) = events.take(&Line::EMPTY)
         {
             events.write(&fate, &mut rest);
+        }
+        if !events.held.is_empty()
+            && let Some(error) = events.error_in_text()
+        {
+            events.fail_with(Some(error), None);
         }
         if !events.is_finished || events.failure.is_some() {
             let problem = self.problem(failure);
@@ -164,7 +191,7 @@ impl Guard {
         Ok((!rest.is_empty()).then(|| Bytes::from(rest)))
     }
 
-    /// What is wrong with a stream that ends here.
+    /// Returns the problem of a stream that ends here without a good end.
     #[must_use]
     pub fn problem(&self, failure: Option<&Error>) -> Error {
         if let Some(failure) = &self.events.failure {
@@ -182,7 +209,23 @@ impl Guard {
 }
 
 impl ChatEvents {
-    /// Takes a line in. Gives the fate of an event that ends with it.
+    /// Takes the events at the start of `bytes` that need no parsing, and returns their length.
+    fn skip(&mut self, bytes: &[u8]) -> usize {
+        let is_over = self.failure.is_some() || self.is_done;
+        if self.in_event || !self.has_content || !self.held.is_empty() || is_over {
+            return 0;
+        }
+        let mut rest = bytes;
+        while let Some((data, length)) = only_data(rest)
+            && !self.needs_parsing(data)
+        {
+            self.remember(data);
+            rest = &rest[length..];
+        }
+        bytes.len() - rest.len()
+    }
+
+    /// Takes a line. Returns a result if the line ends an event.
     fn take(&mut self, line: &Line) -> Option<Fate> {
         if self.failure.is_some() || self.is_done {
             return Some(Fate::Dropped);
@@ -205,8 +248,28 @@ impl ChatEvents {
         Some(fate)
     }
 
-    /// Adds the current event to what is passed on.
-    fn write(&self, fate: &Fate, out: &mut Vec<u8>) {
+    fn needs_parsing(&mut self, data: &[u8]) -> bool {
+        if self.frame.fits(data) {
+            return false;
+        }
+        let needs_parsing = needs_parsing(data, self.has_call);
+        if !needs_parsing {
+            self.frame.learn(data);
+        }
+        needs_parsing
+    }
+
+    /// True if the current event can be passed on as a part of the last bytes.
+    fn is_written_as_it_came(&self) -> bool {
+        self.is_verbatim && self.held.is_empty() && !self.is_held
+    }
+
+    /// Writes the event that was held back, and then the current one.
+    fn write(&mut self, fate: &Fate, out: &mut Vec<u8>) {
+        if self.failure.is_none() && !self.is_done {
+            out.append(&mut self.held);
+        }
+        let out = if std::mem::take(&mut self.is_held) { &mut self.held } else { out };
         match fate {
             Fate::Kept => out.extend_from_slice(&self.lines),
             Fate::Replaced(event) => out.extend_from_slice(format!("data: {event}\n\n").as_bytes()),
@@ -223,8 +286,8 @@ impl ChatEvents {
             return Fate::Kept;
         }
         self.remember(data);
-        // Once something was said, most events need not be read.
-        if self.has_content && !self.event.is_error && !has_to_be_read(data, self.has_call) {
+        // After the first content most events need no parsing.
+        if self.has_content && !self.event.is_error && !self.needs_parsing(data) {
             return Fate::Kept;
         }
         self.read(data)
@@ -247,7 +310,7 @@ impl ChatEvents {
                 self.fail_with(Some(error), None);
                 return Fate::Dropped;
             }
-            // It says nothing of the account.
+            // An error beside content is not a verdict about the account.
             Content::Contradiction(error) => {
                 self.fail(&broken_off(error.message.as_deref(), None), None);
                 return Fate::Dropped;
@@ -261,7 +324,7 @@ impl ChatEvents {
             is_changed = true;
         }
         for choice in fields.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
-            match self.put_right(choice) {
+            match self.correct(choice) {
                 Ok(has_changed) => is_changed |= has_changed,
                 Err(reason) => {
                     self.is_finished = was_finished;
@@ -271,12 +334,13 @@ impl ChatEvents {
                 }
             }
         }
-        if is_changed { Fate::Replaced(Value::Object(fields)) } else { Fate::Kept }
+        let event = Value::Object(fields);
+        self.is_held = !self.is_finished && text_of(&event).is_some_and(|text| is_error_block(&text));
+        if is_changed { Fate::Replaced(event) } else { Fate::Kept }
     }
 
-    /// Puts a choice into a form that the host understands. True if that changed it; the reason of its end where that is an
-    /// error.
-    fn put_right(&mut self, choice: &mut Value) -> Result<bool, String> {
+    /// Corrects a choice for the host. Returns true if that changed it, and as the error a finish reason that is an error.
+    fn correct(&mut self, choice: &mut Value) -> Result<bool, String> {
         let mut is_changed = false;
         if let Some(delta) = choice.get_mut("delta").and_then(Value::as_object_mut) {
             for name in ["content", "reasoning_content"] {
@@ -291,7 +355,7 @@ impl ChatEvents {
                 *calls = json!(if *calls == json!({}) { vec![] } else { vec![calls.take()] });
                 is_changed = true;
             }
-            // The host knows no `function_call`.
+            // The host ignores `function_call`.
             self.has_call |=
                 delta.get("tool_calls").and_then(Value::as_array).is_some_and(|calls| !calls.is_empty());
             self.has_content |= self.has_call;
@@ -310,7 +374,7 @@ impl ChatEvents {
         Ok(is_changed)
     }
 
-    /// The reason of an end as the host knows it; `None` for an error.
+    /// Returns the finish reason that the host knows; `None` for an error.
     fn known_reason(&self, reason: &str) -> Option<&'static str> {
         match reason {
             "length" | "model_context_window_exceeded" | "max_tokens" => Some("length"),
@@ -327,15 +391,10 @@ impl ChatEvents {
         }
     }
 
-    /// The error that stands in the text of the last events.
+    /// Finds an error in the text of the last events.
     fn error_in_text(&self) -> Option<ServerError> {
         let events = self.recent.split(|&byte| byte == EVENT_END).filter_map(parsed);
-        let text: String = events
-            .filter_map(|event| {
-                let content = &event["choices"][0]["delta"]["content"];
-                text_of_parts(content).or_else(|| Some(content.as_str()?.to_owned()))
-            })
-            .collect();
+        let text: String = events.filter_map(|event| text_of(&event)).collect();
         let start = text.rfind("event:error").or_else(|| text.rfind("event: error")).unwrap_or(0);
         ServerError::in_events(&text[start..]).or_else(|| {
             text.match_indices('{').take(8).find_map(|(at, _)| {
@@ -352,7 +411,7 @@ impl ChatEvents {
         self.fail(&message, error);
     }
 
-    /// An answer that has ended well is complete, whatever follows it.
+    /// Ends the stream with an error, unless the answer already had a good end.
     fn fail(&mut self, message: &str, error: Option<ServerError>) {
         if self.failure.is_none() {
             self.failure = (!self.is_finished).then(|| Error::new(Code::InvalidResponse, message));
@@ -361,7 +420,14 @@ impl ChatEvents {
     }
 }
 
-/// Says that the server ended an answer with an error, in its own words.
+/// Returns the data and the length of the event at the start of `bytes`, if that is whole, short, and a single `data` line.
+fn only_data(bytes: &[u8]) -> Option<(&[u8], usize)> {
+    let end = memchr2(b'\n', b'\r', &bytes[..bytes.len().min(MAX_RECENT)])?;
+    let data = data_of(&bytes[..end])?;
+    bytes[end..].starts_with(b"\n\n").then_some((data, end + 2))
+}
+
+/// Returns the message about an answer that the server ended with an error.
 fn broken_off(message: Option<&str>, code: Option<&str>) -> String {
     let code = code.map(|code| format!(" ({code})")).unwrap_or_default();
     match message {
@@ -370,13 +436,26 @@ fn broken_off(message: Option<&str>, code: Option<&str>) -> String {
     }
 }
 
-/// The text of content parts.
+/// Returns the text of an event.
+fn text_of(event: &Value) -> Option<String> {
+    let content = &event["choices"][0]["delta"]["content"];
+    text_of_parts(content).or_else(|| Some(content.as_str()?.to_owned()))
+}
+
+/// True if a text is an error block of the native `DashScope` API.
+fn is_error_block(text: &str) -> bool {
+    text.lines()
+        .take(3)
+        .any(|line| line.replace(' ', "") == "event:error" || line.starts_with(":HTTP_STATUS/"))
+}
+
+/// Returns the text of content that is an array of parts.
 fn text_of_parts(content: &Value) -> Option<String> {
     let parts = content.as_array()?;
     Some(parts.iter().filter_map(|part| part["text"].as_str().or_else(|| part.as_str())).collect())
 }
 
-/// The message without its last sentence, which is advice for callers who send requests and not messages.
+/// Removes the last sentence, which is advice about requests. Users of a host send messages.
 fn without_advice(message: &str) -> &str {
     message.rfind(". ").map_or(message, |end| &message[..=end])
 }

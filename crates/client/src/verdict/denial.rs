@@ -1,6 +1,6 @@
-//! Tells a model that an account lacks from a feature that a model lacks. Pure.
+//! Distinguishes a model that is missing from a feature that a model does not have. Pure.
 
-/// True if a message (in lower case) says of the model, and of nothing else, that it is not there.
+/// True if a message in lower case says that the model itself is not found, not supported, or does not exist.
 pub(super) fn denies_model(message: &str, model: &str) -> bool {
     const PUNCTUATION: [char; 16] = [
         '\'', '"', '`', '\u{201c}', '\u{201d}', '\u{2018}', '\u{2019}', '.', ',', ':', ';', '(', ')', '[',
@@ -20,13 +20,13 @@ pub(super) fn denies_model(message: &str, model: &str) -> bool {
         });
         return is_subject && (is_negation(&words[at + 1..]) || ends_in_denial(&words[..at]));
     }
-    // A subject without a name stands at the beginning.
+    // If the model is not named, "model" has to be the subject, at the start.
     let start = words.iter().position(|word| !is_lead(word)).unwrap_or(words.len());
     let rest = &words[start..];
     (rest.first() == Some(&"model") && is_negation(&rest[1..])) || rest.starts_with(&["no", "such", "model"])
 }
 
-/// Words that may stand before a message's subject: articles, and `DashScope`'s `<400> InternalError.Algo:`.
+/// True for words before the subject of a message: articles, and `<400> InternalError.Algo:` of `DashScope`.
 fn is_lead(word: &str) -> bool {
     ["the", "this", "your", "requested", "specified", "error", "sorry"].contains(&word)
         || word.starts_with('<')
@@ -43,7 +43,7 @@ fn is_negation(words: &[&str]) -> bool {
     let is_lack = |words: &[&str]| {
         let skipped = words.iter().position(|word| !["be", "a", "currently", "yet"].contains(word));
         skipped.is_some_and(|at| {
-            // "not supported with tools" denies the tools.
+            // "not supported with tools" is about the tools.
             let has_condition =
                 words.get(at + 1).is_some_and(|next| ["with", "when", "while", "if"].contains(next));
             ["found", "supported", "exist", "exists", "available", "included", "valid", "accessible"]
@@ -58,7 +58,7 @@ fn is_negation(words: &[&str]) -> bool {
     }
 }
 
-/// True if words before a model's name deny it: "unsupported model", "no such model", "model not found".
+/// True if the words before a model's name say that it is missing: "unsupported model", "model not found".
 fn ends_in_denial(words: &[&str]) -> bool {
     [
         &["unsupported", "model"][..],

@@ -1,4 +1,4 @@
-//! Reads an error in every form that servers write. Pure.
+//! Reads errors in all forms that servers send. Pure.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -8,52 +8,52 @@ use serde_json::{Value, json};
 
 use crate::sse::{EventReader, SseEvent};
 
-/// Longest text in bytes that is kept of an error.
+/// Longest text of an error, in bytes. Longer texts are cut.
 const MAX_TEXT: usize = 4 * 1024;
-/// So much of an error's body is read, in bytes.
+/// Bytes of an error body that are read.
 pub const MAX_ERROR_BODY: usize = 64 * 1024;
-/// A document of this length in bytes may have been cut there.
+/// Shortest document, in bytes, that may have been cut.
 const MAY_BE_CUT: usize = MAX_ERROR_BODY / 2;
-/// So deep lies the text of a call, counted from its event.
+/// Depth of JSON values that are kept. The arguments of a tool call are at this depth.
 const PARSED_DEPTH: usize = 8;
-/// Codes that native answers give to a success.
+/// Codes of the native API for a success.
 const SUCCESS_CODES: [&str; 5] = ["0", "200", "ok", "success", "succeed"];
 
 /// The parts of an error.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServerError {
-    /// The HTTP status that the error itself names.
+    /// The HTTP status in the error.
     pub status: Option<u16>,
-    /// Its code.
+    /// The error code.
     pub code: Option<String>,
-    /// Its type.
+    /// The error type.
     pub kind: Option<String>,
-    /// Its message.
+    /// The message.
     pub message: Option<String>,
-    /// The id that the server gave to the request.
+    /// The server's id of the request.
     pub request_id: Option<String>,
 }
 
 /// Content of a document or an event of a chat answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// Nothing that a user would see.
+    /// Nothing that a user sees.
     Nothing,
-    /// A part of an answer: text, thought, a call, or the reason of its end.
+    /// A part of an answer: text, reasoning, a tool call, or a finish reason.
     Answer,
-    /// An error in place of it.
+    /// An error without content.
     Error(ServerError),
-    /// A part of an answer, and an error beside it.
+    /// An error beside a part of an answer.
     Contradiction(ServerError),
 }
 
 impl ServerError {
-    /// Reads the body of an answer with an error status. A body in no known form is the message, unless it is a web page.
+    /// Reads the body of an answer with an error status. A body in an unknown form is used as the message, unless it is HTML.
     #[must_use]
     pub fn of_body(body: &[u8]) -> Self {
         let text = String::from_utf8_lossy(body);
         let text = text.trim_start_matches('\u{feff}').trim();
-        if let Some(fields) = Fields::read(&ended(text)) {
+        if let Some(fields) = Fields::read(&closed(text)) {
             return fields.error();
         }
         if let Some(error) = Self::in_events(text) {
@@ -79,7 +79,7 @@ impl ServerError {
         found
     }
 
-    /// The error as the API writes it.
+    /// Returns the error as the API writes it.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let kind = self.kind.as_ref().or(self.code.as_ref());
@@ -92,7 +92,7 @@ impl ServerError {
 }
 
 impl Content {
-    /// Looks into one event.
+    /// Reads one event.
     #[must_use]
     pub fn of_event(event: &SseEvent) -> Self {
         let found = Self::of_json(&event.data, event.is_error);
@@ -102,34 +102,33 @@ impl Content {
         }
     }
 
-    /// Looks into a JSON document. `is_error` is true where it is known to be an error.
+    /// Reads a JSON document. `is_error` is true if it is known to be an error.
     #[must_use]
     pub fn of_json(data: &[u8], is_error: bool) -> Self {
         let text = String::from_utf8_lossy(data);
-        let text = ended(text.trim_start_matches('\u{feff}').trim());
+        let text = closed(text.trim_start_matches('\u{feff}').trim());
         let Some(fields) = Fields::read(&text) else {
             return match shortened(&text) {
                 None => Self::Nothing,
-                // It is not ours to judge.
+                // Unknown data is passed on.
                 Some(_) if !is_error => Self::Answer,
                 message => Self::Error(ServerError { message, ..ServerError::default() }),
             };
         };
-        if fields.says_something() {
+        if fields.has_content() {
             if fields.is_error() { Self::Contradiction(fields.error()) } else { Self::Answer }
         } else if is_error || fields.is_error() {
             Self::Error(fields.error())
         } else if fields.0.contains_key("choices") || fields.0.contains_key("usage") {
             Self::Nothing
         } else {
-            // It is not an event of a chat.
+            // This is not a chat event, so it is passed on.
             Self::Answer
         }
     }
 }
 
-/// The fields of a JSON object, their names in lower case. Values are parsed when they are asked for, so that their depth
-/// does not matter.
+/// The fields of a JSON object, with names in lower case. Values are parsed on demand, so that deep ones do no harm.
 struct Fields<'a>(BTreeMap<String, &'a RawValue>);
 
 impl<'a> Fields<'a> {
@@ -138,7 +137,7 @@ impl<'a> Fields<'a> {
         Some(Self(fields.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect()))
     }
 
-    /// The value as it was written; `None` where it says nothing.
+    /// Returns the raw value; `None` if it is empty, zero, false or null.
     fn raw(&self, name: &str) -> Option<&'a str> {
         let raw = self.0.get(name)?.get();
         let is_empty = raw.starts_with(['{', '[']) && raw[1..raw.len() - 1].trim().is_empty();
@@ -149,7 +148,7 @@ impl<'a> Fields<'a> {
         Self::read(self.raw(name)?)
     }
 
-    /// The first of the fields that is a text or a number.
+    /// Returns the first of the fields that is a string or a number.
     fn text(&self, names: &[&str]) -> Option<String> {
         names.iter().find_map(|name| {
             let raw = self.raw(name)?;
@@ -214,8 +213,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// True if a choice has text, thought, a call, or a reason of its end.
-    fn says_something(&self) -> bool {
+    /// True if a choice has text, reasoning, a tool call, or a finish reason.
+    fn has_content(&self) -> bool {
         let choices = self.raw("choices").and_then(|raw| serde_json::from_str::<Vec<&RawValue>>(raw).ok());
         choices.into_iter().flatten().filter_map(|choice| Fields::read(choice.get())).any(|choice| {
             let parts = ["delta", "message"].into_iter().filter_map(|name| choice.object(name));
@@ -238,7 +237,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A text without the spaces around it, cut to a length that people read; `None` where nothing is left.
+/// Trims a text and cuts it to 4 KiB; `None` if it is empty.
 fn shortened(text: &str) -> Option<String> {
     let text = text.trim();
     let end = (0..=text.len().min(MAX_TEXT)).rev().find(|end| text.is_char_boundary(*end))?;
@@ -248,8 +247,8 @@ fn shortened(text: &str) -> Option<String> {
 /// Length of `\uXXXX` in bytes.
 const ESCAPE: usize = 6;
 
-/// A document that was cut, brought to an end. All others stay.
-fn ended(text: &str) -> Cow<'_, str> {
+/// Closes a JSON document that was cut. Other texts stay unchanged.
+fn closed(text: &str) -> Cow<'_, str> {
     let is_json = |text: &str| serde_json::from_str::<&RawValue>(text).is_ok();
     if text.len() < MAY_BE_CUT || !text.starts_with('{') || is_json(text) {
         return Cow::Borrowed(text);
@@ -271,7 +270,7 @@ fn ended(text: &str) -> Cow<'_, str> {
         }
     }
     let mut whole = escape.filter(|at| in_text && at + ESCAPE > text.len()).unwrap_or(text.len());
-    // The first half of a pair of surrogates is no character.
+    // A high surrogate without its low surrogate is not valid.
     let half = text.as_bytes()[..whole].last_chunk::<ESCAPE>();
     if in_text && half.is_some_and(|half| half.starts_with(b"\\ud") && b"89abAB".contains(&half[3])) {
         whole -= ESCAPE;
@@ -281,7 +280,7 @@ fn ended(text: &str) -> Cow<'_, str> {
     Cow::Owned(if is_json(&in_value) { in_value } else { format!("{}{end}", &text[..last_item]) })
 }
 
-/// The value of a document, without what lies deeper than a parser goes, and whatever its bytes.
+/// Parses a JSON document. Invalid UTF-8 is replaced, and values that are too deep for the parser become null.
 #[must_use]
 pub fn parsed(data: &[u8]) -> Option<Value> {
     let text = String::from_utf8_lossy(data);

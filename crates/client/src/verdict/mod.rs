@@ -1,7 +1,7 @@
-//! The meaning of an answer, read once, in any dialect and wherever its error stands. Pure.
+//! Reads the meaning of an answer, once, for every form of error. Pure.
 //!
-//! [`Reading::of_body`] reads an answer with an error status. [`AnswerReader`] finds an error that comes in place of an
-//! answer inside a success.
+//! [`Reading::of_body`] reads an answer with an error status. [`AnswerReader`] finds an error inside a success, before any
+//! content.
 
 mod denial;
 pub mod dialect;

@@ -1,4 +1,4 @@
-//! The window of a spent quota and its end, as the server's words give them. Pure.
+//! Reads the window of a used-up quota and its reset time from the server's message. Pure.
 
 use qwen_accounts::QuotaWindow;
 
@@ -7,7 +7,7 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 const FIRST_WEEK_MS: u64 = 3 * DAY_MS + 16 * 3600 * 1000;
 const WEEK_MS: u64 = 7 * DAY_MS;
 
-/// The words by which the server names a window, in lower case.
+/// The server's words for a window, in lower case.
 const WINDOW_WORDS: [(&str, QuotaWindow); 9] = [
     ("5-hour quota", QuotaWindow::FiveHours),
     ("5 hour quota", QuotaWindow::FiveHours),
@@ -20,14 +20,14 @@ const WINDOW_WORDS: [(&str, QuotaWindow); 9] = [
     ("monthly quota", QuotaWindow::Month),
 ];
 
-/// Returns the window that a message (in lower case) says is spent.
+/// Returns the window that is used up according to a message in lower case.
 #[must_use]
 pub fn window_of(message: &str) -> Option<QuotaWindow> {
     WINDOW_WORDS.iter().find(|(words, _)| message.contains(words)).map(|(_, window)| *window)
 }
 
-/// Returns when the quota comes back, in epoch milliseconds: by the message (in lower case), or by the window where its
-/// end is known. A time in the past, or later than the window is long, is `None`.
+/// Returns the reset time in epoch milliseconds, from the message (in lower case), or from the window if its end is known.
+/// A time in the past, or further away than the window is long, gives `None`.
 #[must_use]
 pub fn reset_of(message: &str, window: Option<QuotaWindow>, now_ms: u64) -> Option<u64> {
     let longest = window.unwrap_or(QuotaWindow::Month).length_ms();
@@ -44,7 +44,7 @@ fn next_week(now_ms: u64) -> u64 {
     now_ms.saturating_add(WEEK_MS - since % WEEK_MS)
 }
 
-/// Reads `[YYYY-]MM-DD HH:MM[:SS][ UTC[+8]]`. Without a year it is the next such moment, without a zone UTC.
+/// Reads `[YYYY-]MM-DD HH:MM[:SS][ UTC[+8]]`. Without a year this is the next such moment, and without a zone UTC.
 fn read_moment(text: &str, now_ms: u64) -> Option<u64> {
     let text = text.trim_start();
     let date_end = text.find([' ', 't'])?;
@@ -90,7 +90,7 @@ fn offset_ms(zone: &str) -> i64 {
     sign * (number(hours) * 60 + number(minutes)) * 60_000
 }
 
-/// Days from 1970-01-01 to a date; `None` where there is no such date.
+/// Returns the days from 1970-01-01 to a date; `None` if the date does not exist.
 fn days_before(year: u64, month: u64, day: u64) -> Option<u64> {
     let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let lengths = [31, 28 + u64::from(is_leap), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_that_the_server_names() {
+    fn the_reset_time_is_read_from_the_message() {
         for (words, end) in [
             ("5-hour quota. reset at 11-28 20:00:00 UTC.", Some("2026-11-28T20:00:00")),
             ("5-hour quota. reset at 11-28 20:00:00.", Some("2026-11-28T20:00:00")),
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_year_that_is_not_named_is_the_next_one() {
+    fn without_a_year_the_reset_time_is_the_next_such_moment() {
         let new_years_eve = days_before(2026, 12, 31).unwrap() * DAY_MS + 22 * HOUR_MS;
         let found = reset("5-hour quota. reset at 01-01 01:30:00 UTC", new_years_eve).unwrap();
         assert!(found.starts_with("2027-01-01T01:30:00"), "{found}");
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_week_ends_on_monday_in_china() {
+    fn a_week_ends_on_monday_at_midnight_utc_plus_8() {
         for (now, end) in [
             ("2026-11-29T15:59:59", "2026-11-29T16:00:00"),
             ("2026-11-29T16:00:00", "2026-12-06T16:00:00"),
@@ -168,7 +168,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_end_is_in_the_window(text in "(reset at )?[0-9 :tzutc+-]{0,30}", window in 0_usize..5, now in 0_u64..4_000_000_000_000) {
+        fn a_reset_time_is_within_the_window(text in "(reset at )?[0-9 :tzutc+-]{0,30}", window in 0_usize..5, now in 0_u64..4_000_000_000_000) {
             let window = QuotaWindow::ALL.get(window).copied();
             if let Some(until) = reset_of(&text, window, now) {
                 prop_assert!(until > now && until - now <= window.unwrap_or(QuotaWindow::Month).length_ms());
@@ -176,7 +176,7 @@ mod tests {
         }
 
         #[test]
-        fn a_date_is_read_as_it_is_written(day in 0_u64..60_000) {
+        fn a_written_date_is_read_back(day in 0_u64..60_000) {
             let written = iso_time(day * DAY_MS).to_lowercase();
             prop_assert_eq!(read_moment(&written, 0), Some(day * DAY_MS));
         }

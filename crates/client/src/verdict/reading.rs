@@ -1,4 +1,4 @@
-//! An answer once it is read, and the reader that finds an error in place of one. Pure.
+//! The meaning of an answer, and the reader that finds an error inside a success. Pure.
 
 use qwen_accounts::{Cooldown, CoolingReason, Pause, QuotaWindow, exhausted_until, least_cooldown_ms};
 
@@ -6,38 +6,38 @@ use super::dialect::{Content, MAX_ERROR_BODY, ServerError};
 use super::words::Words;
 use crate::sse::EventReader;
 
-/// How long an account is left alone after a limit that names no time, in milliseconds.
+/// Cooldown in milliseconds after a rate limit without `Retry-After`.
 const DEFAULT_REST_MS: u64 = 10_000;
-/// An account that nobody pays for is tried again after this time, in milliseconds.
+/// Cooldown of an unpaid account, in milliseconds.
 const UNPAID_REST_MS: u64 = 3_600_000;
 
 /// The meaning of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// A success, or an error that is passed on and says nothing of the account.
+    /// A success, or an error that is passed on and does not concern the account.
     Pass,
     /// The access token of a login was refused.
     TokenRejected,
-    /// The key was refused: deleted, or one of another plan or region.
+    /// The key was refused: it is deleted, or belongs to another plan or region.
     KeyRejected,
-    /// The account has no such model.
+    /// The account does not have the model.
     ModelUnavailable,
-    /// A rule on addresses or permissions refuses the request.
+    /// An IP or permission rule refuses the request.
     PermissionDenied,
     /// A quota is used up.
     QuotaExhausted {
-        /// The part of the plan's quota that is spent, if the server names it.
+        /// The window that is used up, if the server names it.
         window: Option<QuotaWindow>,
-        /// When it comes back in epoch milliseconds, if that is known.
+        /// Reset time in epoch milliseconds, if it is known.
         until: Option<u64>,
     },
     /// A key's tokens per minute are used up.
     AllocationLimit,
-    /// Too many requests at the moment.
+    /// Too many requests.
     RateLimited,
     /// The account is not paid for.
     PaymentRequired,
-    /// A content filter refuses the request or its answer.
+    /// A content filter refused the request or the answer.
     ContentFiltered,
     /// The conversation is too long for the model.
     TooLong {
@@ -47,7 +47,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Its name in logs.
+    /// The name of the verdict in logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -66,36 +66,36 @@ impl Verdict {
     }
 }
 
-/// The request's side of an answer, needed to read it.
+/// The facts about a request that are needed to read its answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
-    /// True if a key was used, false for a login.
+    /// True for a key, false for a login.
     pub is_key: bool,
-    /// The model that was asked; empty where the request names none.
+    /// The model of the request; empty if it names none.
     pub model: &'a str,
     /// The time in epoch milliseconds.
     pub now_ms: u64,
 }
 
-/// An answer once it is read.
+/// An answer and its meaning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
-    /// What it means.
+    /// The meaning of the answer.
     pub verdict: Verdict,
-    /// The answer's status, or the one that an error inside a success stands for.
+    /// The status of the answer, or the one that an error inside a success corresponds to.
     pub status: u16,
     /// The server's error.
     pub error: ServerError,
 }
 
 impl Reading {
-    /// A success without an error in it.
+    /// Returns the reading of a success without an error.
     #[must_use]
     pub fn success(status: u16) -> Self {
         Self { verdict: Verdict::Pass, status, error: ServerError::default() }
     }
 
-    /// Reads an answer by its status and its body, which may be cut.
+    /// Reads an answer from its status and its body, which may be cut.
     #[must_use]
     pub fn of_body(status: u16, body: &[u8], asked: &Asked) -> Self {
         if status < 400 {
@@ -104,7 +104,7 @@ impl Reading {
         Self::of_error(status, ServerError::of_body(body), asked)
     }
 
-    /// Reads an error that came inside a success.
+    /// Reads an error inside a success.
     #[must_use]
     pub fn of_inner_error(error: ServerError, asked: &Asked) -> Self {
         let status = error.status.unwrap_or_else(|| Words::of(&error).implied_status());
@@ -115,20 +115,20 @@ impl Reading {
         Self { verdict: Words::of(&error).verdict(status, asked), status, error }
     }
 
-    /// The server's own code.
+    /// The server's error code or type.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         self.error.code.as_deref().or(self.error.kind.as_deref())
     }
 
-    /// The server's words; empty where it gave none.
+    /// The server's message; empty if there is none.
     #[must_use]
     pub fn message(&self) -> &str {
         self.error.message.as_deref().unwrap_or_default()
     }
 
-    /// How the account is left alone after this answer, at `now_ms`; `None` where nothing asks for it. `longest_ms` is the
-    /// cooldown of a spent quota.
+    /// Returns the account's cooldown after this answer; `None` if there is none. `longest_ms` is the cooldown of a used-up
+    /// quota.
     #[must_use]
     pub fn cooldown(&self, now_ms: u64, longest_ms: u64, retry_after_ms: Option<u64>) -> Option<Cooldown> {
         let (reason, until, window) = match self.verdict {
@@ -152,7 +152,7 @@ impl Reading {
         Some(Cooldown { until, reason, code, window })
     }
 
-    /// True if the server says that it is the login that it refuses, and not what it asks for.
+    /// True if the server refuses the login itself.
     #[must_use]
     pub fn is_about_login(&self) -> bool {
         let words = Words::of(&self.error);
@@ -161,7 +161,7 @@ impl Reading {
     }
 }
 
-/// Finds out if a body with a success status holds an answer, or an error in its place. The bytes may be cut anywhere.
+/// Finds the first content or error in the body of a success. The bytes may be cut anywhere.
 #[derive(Debug, Default)]
 pub struct AnswerReader {
     form: BodyForm,
@@ -178,7 +178,7 @@ enum BodyForm {
 }
 
 impl AnswerReader {
-    /// Takes the next bytes of the body. `None` as long as the body has said nothing.
+    /// Takes the next bytes of the body. Returns `None` until there is content or an error.
     pub fn read(&mut self, bytes: &[u8]) -> Option<Content> {
         let mut bytes = bytes;
         if self.form == BodyForm::Unknown {
@@ -192,7 +192,7 @@ impl AnswerReader {
             let room = MAX_ERROR_BODY - self.json.len();
             self.json.extend_from_slice(&bytes[..room.min(bytes.len())]);
             return (bytes.len() > room).then(|| match Content::of_json(&self.json, false) {
-                // An error stands at the beginning.
+                // An error would be at the beginning.
                 Content::Nothing => Content::Answer,
                 found => found,
             });
@@ -202,7 +202,7 @@ impl AnswerReader {
         found
     }
 
-    /// What the body is that ends here.
+    /// Ends the body, and returns its content.
     #[must_use]
     pub fn end(mut self) -> Content {
         if self.form == BodyForm::Json {
@@ -223,7 +223,7 @@ impl AnswerReader {
 fn see(found: &mut Option<Content>, event: &crate::sse::SseEvent) {
     if found.is_none() {
         *found = match Content::of_event(event) {
-            // Data that is no chat event is the caller's to read.
+            // Data that is not a chat event is passed on.
             Content::Nothing if !is_chat_event(&event.data) => Some(Content::Answer),
             Content::Nothing => None,
             content => Some(content),

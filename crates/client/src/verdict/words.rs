@@ -1,24 +1,24 @@
-//! An error's words, and what they mean. Pure.
+//! Reads the meaning of an error from its code and message. Pure.
 
 use super::denial::denies_model;
 use super::dialect::ServerError;
 use super::quota::{reset_of, window_of};
 use super::reading::{Asked, Verdict};
 
-/// An error's words in lower case.
+/// The code, type and message of an error, in lower case.
 pub(super) struct Words {
     code: String,
     kind: String,
     message: String,
 }
 
-/// Codes of accounts that nobody pays for.
+/// Codes for an unpaid account.
 const UNPAID_CODES: [&str; 4] =
     ["arrearage", "prepaidbilloverdue", "postpaidbilloverdue", "commoditynotpurchased"];
-/// Codes of rate limits that say "quota" in their message.
+/// Codes for rate limits whose message contains "quota".
 const RATE_CODES: [&str; 4] =
     ["throttling.ratequota", "limit_requests", "limit_burst_rate", "rate_limit_exceeded"];
-/// Codes of models that an account does not have.
+/// Codes for a model that the account does not have.
 const MODEL_CODES: [&str; 7] = [
     "model_not_found",
     "modelnotfound",
@@ -28,10 +28,10 @@ const MODEL_CODES: [&str; 7] = [
     "accessdenied.unpurchased",
     "model_access_denied",
 ];
-/// Words for a key's tokens per minute.
+/// Messages about the tokens per minute of a key.
 const QUOTA_WORDS: [&str; 2] =
     ["you exceeded your current quota", "allocated quota exceeded, please increase your quota limit"];
-/// The status that stands for a code, by a part of the code.
+/// The status for a part of a code.
 const CODE_STATUSES: [(&str, u16); 24] = [
     ("freetieronly", 403),
     ("quota", 429),
@@ -58,7 +58,7 @@ const CODE_STATUSES: [(&str, u16); 24] = [
     ("overloaded", 503),
     ("timeout", 504),
 ];
-/// The status that stands for words, where the code does not tell.
+/// The status for words in the message, if the code is not known.
 const WORD_STATUSES: [(&str, u16); 15] = [
     ("free tier of the model has been exhausted", 403),
     ("quota exceeded", 429),
@@ -148,7 +148,7 @@ impl Words {
             return None;
         }
         let window = window_of(&self.message);
-        // Words alone are as plain as their code.
+        // Without a code, the words are enough.
         let is_quota = self.is_any(&["insufficient_quota", "quota_exceeded"])
             || (self.code.is_empty() && self.kind.is_empty() && self.says(&QUOTA_WORDS));
         let is_allocation = self.is("throttling.allocationquota");
@@ -169,7 +169,7 @@ impl Words {
         is_quota.then(is_exhausted)
     }
 
-    /// Meaning of a 429 or 403 that is not about a quota.
+    /// Returns the meaning of a 429 or 403 that is not about a quota.
     fn refusal(&self, status: u16, asked: &Asked) -> Verdict {
         let is_about_token = self.says(&["invalid access token", "token expired"]);
         let is_about_key = self.is_any(&["invalid_api_key", "invalidapikey"])

@@ -10,7 +10,7 @@ struct Ended {
     is_over: bool,
 }
 
-/// Passes a stream in pieces, as the body of an answer does.
+/// Passes a stream through a guard in chunks.
 fn run(stream: &[u8], chunk: usize) -> Ended {
     let mut guard = Guard::default();
     let mut out = Vec::new();
@@ -54,7 +54,7 @@ fn event(choice: &str) -> String {
 }
 
 #[test]
-fn every_reported_stream_ends_as_it_should() {
+fn each_reported_stream_ends_as_specified() {
     let cases: Vec<Value> = serde_json::from_str(include_str!("../../../tests/cases/streams.json")).unwrap();
     for case in &cases {
         let (name, body) = (&case["name"], case["body"].as_str().unwrap());
@@ -65,7 +65,7 @@ fn every_reported_stream_ends_as_it_should() {
                 "an error with the code and message of the text" => {
                     let words =
                         "Qwen ended its answer with an error: Requests rate limit exceeded (Throttling)";
-                    assert_eq!(problem, Some(words));
+                    assert_eq!((problem, text(&ended.out).as_str()), (Some(words), ""));
                     assert_eq!(ended.server_error.unwrap().status, Some(429));
                 }
                 "an error with the server's words" => {
@@ -103,7 +103,7 @@ fn every_reported_stream_ends_as_it_should() {
 }
 
 #[test]
-fn a_good_stream_passes_byte_for_byte_and_is_not_copied() {
+fn a_good_stream_is_passed_on_unchanged_and_without_a_copy() {
     for chunk in 1..GOOD.len() {
         let ended = run(GOOD.as_bytes(), chunk);
         assert_eq!((ended.out.as_str(), ended.problem), (GOOD, None));
@@ -113,14 +113,14 @@ fn a_good_stream_passes_byte_for_byte_and_is_not_copied() {
 }
 
 #[test]
-fn done_is_the_end_whatever_follows() {
+fn nothing_is_passed_on_after_done() {
     let ended = run(format!("{GOOD}data: {{\"error\":1}}\n\n").as_bytes(), 9);
     assert_eq!((ended.out.as_str(), ended.is_over, ended.problem), (GOOD, true, None));
     assert_eq!(run(GOOD.trim_end().as_bytes(), 5).out, GOOD);
 }
 
 #[test]
-fn lines_end_as_the_host_reads_them() {
+fn all_line_ends_become_lf() {
     for end in ["\r", "\r\n"] {
         let stream = format!("\u{feff}{}", GOOD.replace('\n', end));
         for chunk in [1, 4, stream.len()] {
@@ -130,7 +130,7 @@ fn lines_end_as_the_host_reads_them() {
 }
 
 #[test]
-fn an_empty_or_cut_stream_ends_in_an_error() {
+fn an_empty_or_cut_stream_ends_with_an_error() {
     assert!(run(b"data: [DONE]\n\n", 3).problem.is_some());
     assert!(run(b"", 1).problem.is_some());
     assert!(run(b"{\"no\":\"answer\"}", 4).problem.is_some());
@@ -140,7 +140,7 @@ fn an_empty_or_cut_stream_ends_in_an_error() {
 }
 
 #[test]
-fn what_went_wrong_is_said_with_one_advice_and_no_retry_word() {
+fn a_problem_has_one_piece_of_advice_and_no_retry_word() {
     let mut guard = Guard::default();
     assert_eq!(guard.problem(None).message(), "Qwen sent an empty answer. Send the message again.");
     guard.pass(Bytes::from_static(&GOOD.as_bytes()[..150]));
@@ -159,7 +159,7 @@ fn what_went_wrong_is_said_with_one_advice_and_no_retry_word() {
 }
 
 #[test]
-fn a_thought_a_tool_call_or_an_error_says_something() {
+fn reasoning_a_tool_call_or_an_error_counts_as_content() {
     for event in [
         r#"{"choices":[{"delta":{"reasoning_content":"hm"}}]}"#,
         r#"{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#,
@@ -176,7 +176,7 @@ fn a_thought_a_tool_call_or_an_error_says_something() {
 }
 
 #[test]
-fn an_end_is_found_among_events_that_only_look_like_one() {
+fn a_quoted_finish_reason_is_not_an_end() {
     let said = event(r#"{"delta":{"content":"hi"},"finish_reason":null}"#);
     let quoted = event(r#"{"delta":{"content":"\"finish_reason\":\"stop\""},"finish_reason" : null}"#);
     for (end, is_end) in [
@@ -191,8 +191,8 @@ fn an_end_is_found_among_events_that_only_look_like_one() {
 }
 
 #[test]
-fn a_long_event_may_come_byte_by_byte() {
-    // Quadratic time would take an hour.
+fn a_long_event_in_single_bytes_takes_linear_time() {
+    // In quadratic time this would take an hour.
     let long =
         event(&format!(r#"{{"delta":{{"content":"{}"}},"finish_reason":"stop"}}"#, "x".repeat(2_000_000)));
     let ended = run(long.as_bytes(), 1);
@@ -204,7 +204,7 @@ fn a_long_event_may_come_byte_by_byte() {
 }
 
 #[test]
-fn a_call_after_text_lets_the_answer_end_in_calls() {
+fn a_tool_call_after_text_allows_the_finish_reason_tool_calls() {
     let said = event(r#"{"delta":{"content":"hi"}}"#);
     let call =
         event(r#"{"delta":{"tool_calls":[{"index":0,"id":"c","function":{"name":"f","arguments":""}}]}}"#);
@@ -215,7 +215,7 @@ fn a_call_after_text_lets_the_answer_end_in_calls() {
 }
 
 #[test]
-fn an_error_in_the_middle_ends_with_the_servers_words() {
+fn an_error_in_the_middle_is_reported_in_the_servers_words() {
     let said = event(r#"{"delta":{"content":"half"}}"#);
     for (error, words) in [
         ("event:error\n:HTTP_STATUS/400\ndata:{\"code\":\"C\",\"message\":\"no\"}\n\n", "no (C)"),
@@ -225,7 +225,7 @@ fn an_error_in_the_middle_ends_with_the_servers_words() {
         let ended = run(format!("{said}{error}data: [DONE]\n\n").as_bytes(), 5);
         assert_eq!(ended.problem, Some(format!("Qwen ended its answer with an error: {words}")));
         assert_eq!(text(&ended.out), "half");
-        // A contradiction says nothing of the account.
+        // An error beside content is not a verdict about the account.
         assert_eq!(ended.server_error.is_some(), !error.contains("delta"));
     }
     let parts = r#"{"delta":{"content":[{"type":"text","text":"event:error\ndata:{\"code\":\"C\",\"message\":\"no\"}"}]},"finish_reason":"error_finish"}"#;
@@ -239,7 +239,32 @@ fn an_error_in_the_middle_ends_with_the_servers_words() {
 }
 
 #[test]
-fn an_answer_that_has_ended_well_is_complete() {
+fn an_error_block_is_held_back_until_the_next_event() {
+    let said = event(r#"{"delta":{"content":"half"}}"#);
+    let block = event(
+        r#"{"delta":{"content":"event:error\n:HTTP_STATUS/429\ndata:{\"code\":\"C\",\"message\":\"no\"}"}}"#,
+    );
+    let more = event(r#"{"delta":{"content":"more"}}"#);
+    let end = |reason: &str| event(&format!(r#"{{"delta":{{}},"finish_reason":"{reason}"}}"#));
+    let error = Some("Qwen ended its answer with an error: no (C)");
+    for (rest, problem, kept) in [
+        (end("error_finish"), error, said.clone()),
+        ("data: [DONE]\n\n".to_owned(), error, format!("{said}data: [DONE]\n\n")),
+        (String::new(), error, said.clone()),
+        // Here the model wrote the block.
+        (format!("{more}{}", end("stop")), None, format!("{said}{block}{more}{}", end("stop"))),
+        (format!("{block}{}", end("stop")), None, format!("{said}{block}{block}{}", end("stop"))),
+    ] {
+        let stream = format!("{said}{block}{rest}");
+        for chunk in [1, 50, stream.len()] {
+            let ended = run(stream.as_bytes(), chunk);
+            assert_eq!((ended.problem.as_deref(), &ended.out), (problem, &kept), "{rest}");
+        }
+    }
+}
+
+#[test]
+fn an_error_after_a_good_end_is_ignored() {
     let good = format!(
         "{}{}",
         event(r#"{"delta":{"content":"hi"}}"#),
@@ -261,7 +286,7 @@ fn an_answer_that_has_ended_well_is_complete() {
 }
 
 #[test]
-fn a_call_that_the_host_does_not_see_is_none() {
+fn a_tool_call_that_the_host_ignores_does_not_count() {
     let said = event(r#"{"delta":{"content":"hi"}}"#);
     for (delta, reason) in [
         (r#"{"function_call":{"name":"f","arguments":"{}"}}"#, "stop"),
@@ -282,7 +307,7 @@ fn a_call_that_the_host_does_not_see_is_none() {
 }
 
 #[test]
-fn an_event_is_understood_whatever_its_lines_bytes_and_depth() {
+fn an_event_may_have_several_lines_invalid_utf8_or_deep_json() {
     let said = event(r#"{"delta":{"content":"hi"}}"#);
     let deep = format!("{}1{}", "[".repeat(1_000), "]".repeat(1_000));
     let deep = event(&format!(r#"{{"delta":{{"x":{deep}}},"finish_reason":"eos"}}"#));
@@ -307,7 +332,7 @@ fn an_event_is_understood_whatever_its_lines_bytes_and_depth() {
 }
 
 #[test]
-fn events_that_the_host_refuses_are_put_right() {
+fn events_that_the_host_refuses_are_corrected() {
     let said = event(r#"{"delta":{"content":"hi"}}"#);
     let parts = event(r#"{"delta":{"content":[{"type":"text","text":" you"},{"type":"text","text":"!"}]}}"#);
     let end = event(r#"{"delta":{},"finish_reason":"stop"}"#);
@@ -320,7 +345,7 @@ fn events_that_the_host_refuses_are_put_right() {
 }
 
 #[test]
-fn a_whole_completion_with_calls_becomes_a_stream() {
+fn a_completion_with_tool_calls_becomes_a_stream() {
     let completion = json!({"id": "c", "created": 1, "model": "m", "choices": [{"index": 0, "finish_reason": "tool_calls", "message": {
         "role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}}],
         "usage": {"total_tokens": 6}});
@@ -336,7 +361,7 @@ fn a_whole_completion_with_calls_becomes_a_stream() {
 
 proptest! {
     #[test]
-    fn what_came_in_goes_out(stream in "(data: |\\{|\\[|\"a\"|[a-z:\n]){0,60}", chunk in 1_usize..50) {
+    fn unknown_events_are_passed_on_unchanged(stream in "(data: |\\{|\\[|\"a\"|[a-z:\n]){0,60}", chunk in 1_usize..50) {
         let stream = stream.trim_start();
         let whole_events = stream.rfind("\n\n").map_or(0, |end| end + 2);
         let ended = run(stream.as_bytes(), chunk);
@@ -345,7 +370,7 @@ proptest! {
     }
 
     #[test]
-    fn cuts_make_no_difference(stream in "(data: |\\{\"choices\":\\[\\{\"delta\":\\{\"content\":\"a\"\\}\\}\\]\\}|\\{\"error\":1\\}|\\[DONE\\]|\\{|\n|\n\n|\r|[a-z]){0,30}", chunk in 1_usize..50) {
+    fn the_result_does_not_depend_on_the_chunks(stream in "(data: |\\{\"choices\":\\[\\{\"delta\":\\{\"content\":\"a\"\\}\\}\\]\\}|\\{\"error\":1\\}|\\[DONE\\]|\\{|\n|\n\n|\r|[a-z]){0,30}", chunk in 1_usize..50) {
         let (whole, cut) = (run(stream.as_bytes(), stream.len()), run(stream.as_bytes(), chunk));
         prop_assert_eq!((whole.out, whole.problem, whole.server_error), (cut.out, cut.problem, cut.server_error));
     }
