@@ -124,8 +124,8 @@ declare namespace qwen {
      */
     cliFallback?: boolean;
     /**
-     * True to let requests move on to a more expensive kind of account when the cheaper ones can't answer: free logins, then
-     * subscription plans, then metered keys. The active account is used in any case.
+     * True to let requests switch to a more expensive kind of account when the cheaper ones can't answer. The order is
+     * free logins, subscription plans, metered keys. The active account is always used.
      *
      * @defaultValue `OPENCODE_QWEN_ALLOW_PAID_FALLBACK`, else `false`
      */
@@ -150,15 +150,15 @@ declare namespace qwen {
     onEvent?: (event: QwenEvent) => void;
   }
 
-  /** An event for the user. It never holds a secret. */
+  /** An event for the user. It never contains a secret. */
   interface QwenEvent {
     /**
      * - `refreshed`: a refresh token was redeemed
      * - `needs-login`: an account needs a new login
-     * - `retry`: a request or a refresh is tried again
+     * - `retry`: a request or a refresh is retried
      * - `config`: a setting could not be read and its default is used, or another note about settings and files
      * - `exhausted`: an account is out of quota
-     * - `switched`: requests go to another account from now on
+     * - `switched`: requests now go to another account
      * - `ready`: an account that was out of quota has answered again
      * - `degraded`: every account is out of quota, and a shorter request was answered; the message names the omitted parts
      * - `cli-fallback`: every account is out of quota, and the qwen CLI answered
@@ -194,7 +194,7 @@ declare namespace qwen {
     until?: number;
   }
 
-  /** An account. It never holds a token. */
+  /** An account. It never contains a token. */
   interface Account {
     /** Never changes. */
     id: string;
@@ -230,9 +230,9 @@ declare namespace qwen {
     lastError?: { code: ErrorCode; message: string; at: number };
   }
 
-  /** A key that another tool keeps. The key itself is not included. */
+  /** A key that another tool has stored. The key itself is not included. */
   interface FoundCredential {
-    /** The file or the environment variable that holds it. */
+    /** The file or the environment variable with the key. */
     source: string;
     /** The other tool's name for the provider: `"environment"` for variables, `"qwen-cli"` for the qwen CLI's settings. */
     provider: string;
@@ -252,7 +252,7 @@ declare namespace qwen {
   interface Model {
     /** The id for requests. */
     id: string;
-    /** A name for a person. */
+    /** A name for users. */
     name: string;
     /** Context window (input and output together), in tokens. */
     context: number;
@@ -295,10 +295,10 @@ declare namespace qwen {
     /** Today and in the 29 days before. */
     month: UsageCounts;
     /**
-     * How much of a Coding Plan's known limits this machine has used, for a key that was added with its tier (`lite` or
-     * `pro`): of five hours (the current hour of the clock and the four before it), of the week (from Monday 00:00 UTC+8),
-     * and of the last 30 days, since the day on which a month begins is not known. Requests of other machines are not
-     * in it. Missing for other plans, whose limits don't count requests. `percent` is rounded down, and may exceed 100.
+     * Estimated use of a Coding Plan's limits by this machine, for a key that was added with its tier (`lite` or
+     * `pro`): for five hours (the current clock hour and the four before it), the week (from Monday 00:00 UTC+8), and
+     * the last 30 days, because the start of a plan's month is unknown. Requests of other machines are not included.
+     * Missing for other plans, whose limits don't count requests. `percent` is rounded down and may exceed 100.
      */
     estimates?: {
       window: "5-hour" | "weekly" | "monthly";
@@ -307,24 +307,26 @@ declare namespace qwen {
       percent: number;
     }[];
     /**
-     * Each of the last 48 hours of the clock in which there was something, the oldest first; `at` is its beginning in
-     * epoch milliseconds.
+     * The last 48 clock hours with any usage, oldest first. `at` is the start of the hour in epoch milliseconds.
      */
     hours: (UsageCounts & { at: number })[];
-    /** Each of the last 35 days on which there was something, the oldest first; `date` is local, as `2026-04-15`. */
+    /** The last 35 days with any usage, oldest first. `date` is a local date, such as `2026-04-15`. */
     days: (UsageCounts & { date: string })[];
   }
 
-  /** What was given in a span of time. An answer belongs to the hour and day in which it ended. */
+  /** The usage in a period of time. An answer counts in the hour and day in which it ended. */
   interface UsageCounts {
     /**
-     * Answers with a success status to a POST: chats, streamed or not, degraded ones, and embeddings. Refused requests
-     * are not counted, and neither is what the qwen CLI answers with a login of its own.
+     * Successful answers to POST requests: chats (including streams and shorter requests) and embeddings. Refused
+     * requests and answers of the qwen CLI with its own login don't count.
      */
     requests: number;
-    /** Of those, answers that reported no usage: those that were cut or cancelled, and streams not asked for it. */
+    /**
+     * The number of these answers without usage: answers that were cut or cancelled, and streams that were not asked
+     * for usage.
+     */
     withoutUsage: number;
-    /** Tokens of the prompts, cached ones included. */
+    /** Tokens of the prompts, including cached tokens. */
     inputTokens: number;
     /** The part of `inputTokens` that the server read from its cache, which costs less. */
     cachedTokens: number;
@@ -344,7 +346,7 @@ declare namespace qwen {
     expiresAt: number;
   }
 
-  /** The result of a check of {@link QwenClient.doctor}. It never holds a secret. */
+  /** The result of a check of {@link QwenClient.doctor}. It never contains a secret. */
   interface Finding {
     /**
      * The check: `native-binary`, `version`, `settings`, `files`, `file-system`, `locks`, `store`, `credentials`,
@@ -353,7 +355,7 @@ declare namespace qwen {
     id: string;
     /** `warning`: requests work, but the user should know something. `broken`: something doesn't work or isn't safe. */
     state: "ok" | "warning" | "broken";
-    /** One line that says what is. */
+    /** One line that describes the result. */
     message: string;
     /** The command or the step that fixes the problem. Missing without a problem. */
     fix?: string;
@@ -378,28 +380,29 @@ declare namespace qwen {
     readonly baseUrl: string;
 
     /**
-     * Sends a request to the API like the global `fetch`, with an account's token, to that account's host. The function is
-     * bound to the client, so it can be passed on alone.
+     * Sends a request to the API like the global `fetch`, with an account's token, to that account's host. The function
+     * is bound to the client, so it can be passed on without it.
      *
-     * The request goes to the active account, or to the next one that is ready. An account without quota pauses, and the same
-     * payload goes to the next; each is asked once. When none is left, these follow in order:
-     * - a login is asked for a shorter answer, unless the request has tools and the answer could be cut. The answer has the
+     * The request goes to the active account, or to the next one that is ready. An account without quota pauses, and
+     * the same request goes to the next account. Each account gets the request once. If no account is left, these steps
+     * follow in order:
+     * - a login gets a shorter request, unless the request has tools and the answer could be cut. The answer has the
      *   headers `x-qwen-degraded: 1` and `x-qwen-degraded-left-out`
-     * - the qwen CLI is asked if that is turned on (`x-qwen-cli-fallback: 1`)
-     * - the response is a 429 that says when the first account will be tried again, or a 402 for unpaid accounts
+     * - the qwen CLI answers, if that is turned on (`x-qwen-cli-fallback: 1`)
+     * - the response is a 429 with the time when the first account will be tried again, or a 402 for unpaid accounts
      *
-     * Only accounts that serve the model of a chat are asked, and none that costs more than the active one, unless
-     * `allowPaidFallback` is set: the answer of one that does has the header `x-qwen-paid-fallback: 1`.
-     * An account without the model is not asked for that model for a day.
-     * A rate limit of up to 10 s is waited for, once. After that the account pauses for as long, and the next is asked. A key
-     * with too many tokens in a minute pauses for a minute, and twice as long each time, up to `quotaCooldownMs`.
-     * An error inside a success counts as an error status if no content came before it. To find it, the
-     * head of a streamed chat is held back until the first content, for 1 s at most; that of a JSON answer until its end.
+     * Only accounts with the requested model are used. Accounts that cost more than the active one are only used if
+     * `allowPaidFallback` is set; their answers have the header `x-qwen-paid-fallback: 1`. If an account turns out not
+     * to have the model, the model is not requested from it for a day. A rate limit of up to 10 s is waited for once.
+     * For a longer or second one the account pauses, and the next account is used. A key with too many tokens in a
+     * minute pauses for a minute, and twice as long each time, up to `quotaCooldownMs`. An error inside a successful
+     * answer counts as an error status if no content came before it. To detect it, the head of a streamed chat is held
+     * back until the first content, for up to 1 s, and the head of a JSON answer until its end.
      *
-     * An HTTP error of the API is a `Response` with the server's status, `Retry-After` and error `code`. If more is known,
-     * `error.message` has the details, and the header `x-qwen-error` has one of the codes below. The header `x-qwen-account`
-     * has the account's id. A rejected token is refreshed once, and the request is sent once more. One call never costs more
-     * than two requests for each account, and two more.
+     * An HTTP error of the API is a `Response` with the server's status, `Retry-After` and error `code`. If more is
+     * known, `error.message` has the details, and the header `x-qwen-error` has one of the codes below. The header
+     * `x-qwen-account` has the account's id. A rejected token is refreshed once, and the request is sent once more. One
+     * call sends at most two requests for each account, and two more.
      *
      * @throws {@link QwenAuthError}
      * - `ERR_QWEN_INVALID_ARGUMENT`: a URL outside `baseUrl` and the accounts' base URLs, a model that no allowed account
@@ -433,10 +436,11 @@ declare namespace qwen {
     }): Promise<Account>;
 
     /**
-     * Adds the accounts in a file of another tool, and the keys in OpenCode's `auth.json` or configuration, the qwen CLI's
-     * `settings.json` or a `.env` file. Files of accounts are: the qwen CLI's `oauth_creds.json`, `oauth_accounts.json`, the files of
-     * the plugins opencode-qwen-auth, opencode-qwencode-auth, opencode-qwen-oauth and of the first versions of this one, and
-     * OpenCode's `auth.json`. The file is not changed. The active account and the qwen CLI's login stay the same.
+     * Imports the accounts in a file of another tool, and the keys in OpenCode's `auth.json` or configuration, the qwen
+     * CLI's `settings.json` or a `.env` file. Supported files of accounts are the qwen CLI's `oauth_creds.json`,
+     * `oauth_accounts.json`, OpenCode's `auth.json`, and the files of the plugins opencode-qwen-auth,
+     * opencode-qwencode-auth, opencode-qwen-oauth and of the first versions of this package. The file is not changed.
+     * The active account and the qwen CLI's login stay the same.
      *
      * A refresh token can be redeemed once. If another tool continues to use the same login, one of them is logged out. So stop
      * using the login there.
@@ -461,8 +465,8 @@ declare namespace qwen {
     importAccounts(): Promise<Account[]>;
 
     /**
-     * Finds keys that other tools on this machine keep. It copies nothing and asks no server. An event of type `config` reports
-     * unreadable files. It looks at:
+     * Finds keys that other tools on this machine have stored. Copies nothing and sends no request. An event of type
+     * `config` reports unreadable files. It searches:
      *
      * - variables (`ALIBABA_TOKEN_PLAN_API_KEY`, `ALIBABA_CODING_PLAN_API_KEY`, `BAILIAN_TOKEN_PLAN_API_KEY`,
      *   `BAILIAN_CODING_PLAN_API_KEY`, `DASHSCOPE_API_KEY`, and `OPENAI_API_KEY` where `OPENAI_BASE_URL` is Alibaba's) of the
@@ -473,72 +477,72 @@ declare namespace qwen {
      * - `provider.*.options` in `opencode.json` and `opencode.jsonc`: the user's, and those from the working directory upward;
      *   and in the variable `OPENCODE_CONFIG_CONTENT`
      *
-     * @returns each key once, with the plan and region that its entry names. A key that entries send to several servers is
-     * listed once for each.
+     * @returns each key once, with the plan and region of its entry. A key that entries send to several servers is
+     * listed once for each server.
      * @throws {@link QwenAuthError} as {@link QwenClient.accounts}
      */
     findCredentials(): Promise<FoundCredential[]>;
 
     /**
-     * Lists the models that the enabled accounts can be asked for, by id: of a key those that its server lists, or, as long
-     * as it has listed none, those that the catalog of this package has for its plan; of a login `coder-model` and
-     * `vision-model`. Where several accounts have a model, the active one describes it, then the cheapest.
+     * Lists the models of the enabled accounts by id. A key has the models that its server lists, or those of its plan
+     * in this package's catalog until the server has listed any. A login has `coder-model` and `vision-model`. If
+     * several accounts have a model, the active one describes it, otherwise the cheapest.
      *
-     * The servers' lists are kept in `opencode_qwen_models.json` in the Qwen directory. They are refreshed in the
-     * background, at most once a day. A list that can't be had or read changes nothing, and is an event of type `config`.
+     * The servers' lists are stored in `opencode_qwen_models.json` in the Qwen directory and refreshed in the
+     * background, at most once a day. A list that can't be fetched or read changes nothing, and an event of type
+     * `config` reports it.
      *
-     * @param options.refresh - asks the servers first, all at the same time, for 5 s at most. Default: false
+     * @param options.refresh - fetches the lists first, all at the same time, for up to 5 s. Default: false
      * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT`; as {@link QwenClient.accounts} for files
      */
     models(options?: { refresh?: boolean }): Promise<Model[]>;
 
     /**
-     * Opens a local HTTP server that speaks the OpenAI API, for programs that can't load this package. Requests go through
-     * {@link QwenClient.fetch}: `POST /v1/chat/completions`, `GET /v1/models` (the models that the accounts have), and every
-     * other path below `/v1`. It listens on 127.0.0.1 and on ::1. It answers only requests with its key
-     * (`Authorization: Bearer <key>`), with a loopback `Host` and without an `Origin`. A program that disconnects cancels its
+     * Opens a local HTTP server with the OpenAI API, for programs that can't load this package. Requests go through
+     * {@link QwenClient.fetch}: `POST /v1/chat/completions`, `GET /v1/models` (the models of the accounts), and all
+     * other paths below `/v1`. It listens on 127.0.0.1 and on ::1. It only answers requests with its key
+     * (`Authorization: Bearer <key>`), with a loopback `Host` and without an `Origin`. Disconnecting cancels the
      * request.
      *
      * The process stays alive until the gateway or the client is closed.
      *
-     * @param options.port - from 0 to 65535; 0, the default, lets the system choose one
-     * @param options.key - at least 32 visible ASCII characters; by default a random one of 256 bits
-     * @throws `ERR_QWEN_PORT_IN_USE` where another program listens on the port, on either address;
+     * @param options.port - from 0 to 65535. With 0, the default, the system chooses a port
+     * @param options.key - at least 32 visible ASCII characters. The default is a random key of 256 bits
+     * @throws `ERR_QWEN_PORT_IN_USE` if another program listens on the port, on either address;
      * `ERR_QWEN_INVALID_ARGUMENT`
      */
     serve(options?: { port?: number; key?: string }): Promise<Gateway>;
 
     /**
-     * Keeps a key of a plan as an account, in `oauth_accounts.json` (mode 0600). The same key again renews its account. It
-     * becomes the active account only if the active one does not work and no account works that costs less; else
-     * {@link QwenClient.setActiveAccount} chooses it. Where a key that is billed by use becomes active, an event of type
-     * `switched` says so.
+     * Adds a key of a plan as an account, in `oauth_accounts.json` (mode 0600). Adding the same key again renews its
+     * account. The account only becomes active if the active account and all cheaper accounts don't work; otherwise use
+     * {@link QwenClient.setActiveAccount}. If a metered key becomes active, an event of type `switched` reports it.
      *
-     * The places that the key may belong to are asked about it one after another, the likeliest first, with one request of
-     * one token each; the first yes ends it. A place has 5 s, all together have 20 s. Keys of Alibaba Cloud start with
-     * `sk-`; other texts, such as other makers' secrets, are refused before anything is sent.
+     * The endpoints that may have issued the key are checked one after another, most likely first, with a request of
+     * one token each, until one accepts the key. Each check takes up to 5 s, and all together up to 20 s. Keys of
+     * Alibaba Cloud start with `sk-`. Other texts, such as keys of other vendors, are refused before anything is sent.
      *
-     * Spaces, quotes, `Bearer` and `NAME=` around a key are left out, and a base URL is put right where it is plain what is
-     * meant; each is told by an event `config`.
+     * Spaces, quotes, `Bearer` and `NAME=` around a key are removed, and obvious mistakes in a base URL are corrected.
+     * An event of type `config` reports each change.
      *
-     * @param options.key - the key; it is in no error, event or log
-     * @param options.plan - the plan that it was bought with. By default it is found out; the form of a key does not tell it
-     * @param options.region - `"cn"` or `"intl"`, for DashScope also `"us"` or `"hk"`; Alibaba Cloud's names such as
-     * `"ap-southeast-1"` are read, too. A key that belongs to another one is refused, and the right one is named. By default
-     * it is found out; unchecked, it is the likeliest
-     * @param options.baseUrl - the base URL of a workspace (`https://{WorkspaceId}.{region}.maas.aliyuncs.com`, billed by use)
-     * or of another server: https, or http on loopback, without user, query or fragment. Another server's keys may have any
-     * form; if no plan is named, their price counts as metered, and nothing is added to bodies for caching
+     * @param options.key - the key. No error, event or log contains it
+     * @param options.plan - the plan of the key. By default it is detected, because the form of a key doesn't show it
+     * @param options.region - `"cn"` or `"intl"`, for DashScope also `"us"` or `"hk"`. Alibaba Cloud's names such as
+     * `"ap-southeast-1"` are accepted too. For a key of another region, the error names that region. By default the
+     * region is detected, or the most likely one without a check
+     * @param options.baseUrl - the base URL of a workspace (`https://{WorkspaceId}.{region}.maas.aliyuncs.com`,
+     * metered) or of another server: https, or http on loopback, without user, query or fragment. Keys of other servers
+     * may have any form. Without a plan they count as metered, and their requests get no cache markers
      * @param options.label - a name for the account
-     * @param options.tier - the size of the subscription, for estimates of how much of it is used: `"lite"` or `"pro"` for a
-     * Coding Plan, any for a Token Plan, none for DashScope. Not sent anywhere
-     * @param options.check - false to keep it without asking its place about it. @defaultValue true
+     * @param options.tier - the size of the subscription, for estimates of its use: `"lite"` or `"pro"` for a Coding
+     * Plan, any tier for a Token Plan, none for DashScope. It is never sent
+     * @param options.check - false to add the key without checking it. @defaultValue true
      * @throws {@link QwenAuthError}
-     * - `ERR_QWEN_INVALID_ARGUMENT`: not a key, plan, region, tier or base URL; a tier that the plan does not have; or a key of
-     *   another plan or region, which is named
-     * - `ERR_QWEN_TOKEN_REJECTED`: every place that was asked refuses it; the message names them and their key pages
-     * - `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`: no place said yes, and one of them could not be asked; `retryable`
-     * - as {@link QwenClient.accounts}. Nothing is kept then
+     * - `ERR_QWEN_INVALID_ARGUMENT`: an invalid key, plan, region, tier or base URL; a tier that the plan doesn't have;
+     *   or a key of another plan or region, which the message names
+     * - `ERR_QWEN_TOKEN_REJECTED`: every checked endpoint refused the key; the message names them and their key pages
+     * - `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`: no endpoint accepted the key, and one could not be reached; `retryable`
+     * - as {@link QwenClient.accounts}. Nothing is stored then
      */
     addApiKey(options: {
       key: string;
@@ -566,53 +570,53 @@ declare namespace qwen {
     activeAccount(): Promise<Account | null>;
 
     /**
-     * Returns the usage of all accounts by hour and day, counted from the `usage` of the responses. It is kept in
-     * `opencode_qwen_usage.json` in the Qwen directory, by account id and without any text. Responses in progress are not
-     * included. A killed process loses the usage of its last 5 s.
+     * Returns the usage of all accounts by hour and day, counted from the `usage` of the responses. It is stored in
+     * `opencode_qwen_usage.json` in the Qwen directory, by account id and without any text. Responses in progress are
+     * not included. A killed process loses the usage of its last 5 s.
      *
      * @throws {@link QwenAuthError} as {@link QwenClient.accounts}
      */
     usage(): Promise<Usage[]>;
 
     /**
-     * Makes an account the user's choice: requests go to it first. A login's token is written to `oauth_creds.json` for the
-     * qwen CLI, once the token that was there is safe in the store; for a key that file stays as it is.
+     * Makes an account the active one, which gets requests first. For a login, the token in `oauth_creds.json` is saved
+     * in the store and then replaced, so the qwen CLI uses this login too. For a key that file stays unchanged.
      *
-     * A login that may be dead (its access token has expired or was refused, or a newer login took its place) is refreshed
-     * first. Where the server can't say, it is chosen, and a `config` event says that it was not tried.
+     * A login that may be dead (its access token has expired or was refused, or a newer login replaced it) is refreshed
+     * first. If the server gives no clear answer, the account becomes active, and a `config` event reports that it was
+     * not verified.
      *
-     * @throws {@link QwenAuthError} `ERR_QWEN_REFRESH_TOKEN_INVALID` for a login that was refused or has no refresh token:
-     * nothing is changed then; `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has, and for a disabled account; as
-     * {@link QwenClient.accounts}
+     * @throws {@link QwenAuthError} `ERR_QWEN_REFRESH_TOKEN_INVALID` for a login that was refused or has no refresh
+     * token (nothing is changed); `ERR_QWEN_INVALID_ARGUMENT` for an unknown id and for a disabled account; as {@link
+     * QwenClient.accounts}
      */
     setActiveAccount(id: string): Promise<Account>;
 
     /**
-     * Renames, enables or disables an account. A disabled account keeps its tokens or key, and no request is sent with it.
-     * Where the active account is a disabled one afterwards, the cheapest enabled account becomes active, and an event of
-     * type `switched` says which and at what price. An account that is billed by use becomes active so only in the place of
-     * another such account; else requests are refused until the user chooses it. The last enabled account may be disabled too: requests then reject with
-     * `ERR_QWEN_NOT_LOGGED_IN` until one is enabled. A login, or adding its key again, enables an account. The qwen CLI's
-     * `oauth_creds.json` stays as it is.
+     * Renames, enables or disables an account. A disabled account keeps its tokens or key, and gets no requests. If the
+     * active account is disabled, the cheapest enabled account becomes active, and an event of type `switched` reports
+     * it with its price. A metered account only replaces another metered account this way; otherwise requests are
+     * refused until the user chooses one. If all accounts are disabled, requests reject with `ERR_QWEN_NOT_LOGGED_IN`.
+     * A new login, or adding its key again, enables an account. `oauth_creds.json` stays unchanged.
      *
      * @param id - the account's id
      * @param changes.label - a new name, of 1 to 100 characters, without control characters
      * @param changes.enabled - `false` to disable it, `true` to enable it
-     * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has, and for a label that can't be
-     * used or that another account has; nothing is changed then. As {@link QwenClient.accounts}
+     * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT` for an unknown id, and for a label that is invalid or
+     * in use (nothing is changed); as {@link QwenClient.accounts}
      */
     updateAccount(id: string, changes: { label?: string; enabled?: boolean }): Promise<Account>;
 
     /**
-     * Removes an account for good: its tokens are not taken back from any file. If `oauth_creds.json` holds it, that file
-     * is removed too, and the qwen CLI is logged out with it. Its tokens are also taken out of damaged stores that were kept
-     * (`*.corrupt-*`) and of temporary files.
+     * Removes an account permanently. Its tokens are not imported again from any file. If `oauth_creds.json` contains
+     * it, that file is removed too, which logs the qwen CLI out. Its tokens are also removed from damaged stores
+     * (`*.corrupt-*`) and from temporary files.
      *
      * @param options.revoke - asks the server that issued a login to revoke it (RFC 7009), if its metadata offers that.
-     * Qwen's server is not known to. A `config` event says what came of it. @defaultValue false
-     * @returns `leftBehind`: paths of files in the Qwen directory that still hold a token of the account, because other
-     * programs wrote them or they could not be changed; usually empty
-     * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has; as {@link QwenClient.accounts}
+     * Qwen's server is not known to. A `config` event reports the result. @defaultValue false
+     * @returns `leftBehind`: paths of files in the Qwen directory that still contain a token of the account, because
+     * other programs wrote them or they could not be changed; usually empty
+     * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT` for an unknown id; as {@link QwenClient.accounts}
      */
     removeAccount(id: string, options?: { revoke?: boolean }): Promise<{ leftBehind: string[] }>;
 
@@ -621,10 +625,10 @@ declare namespace qwen {
      * in all processes.
      *
      * @param options.accountId - @defaultValue the active account
-     * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has, and for a disabled account;
-     * `ERR_QWEN_NOT_LOGGED_IN`, also where every account is disabled;
-     * `ERR_QWEN_CREDENTIALS_INVALID`, `ERR_QWEN_REFRESH_TOKEN_INVALID`, `ERR_QWEN_REFRESH_UNAVAILABLE`,
-     * `ERR_QWEN_INVALID_RESPONSE`, `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`
+     * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT` for an unknown id and for a disabled account;
+     * `ERR_QWEN_NOT_LOGGED_IN`, also if every account is disabled; `ERR_QWEN_CREDENTIALS_INVALID`,
+     * `ERR_QWEN_REFRESH_TOKEN_INVALID`, `ERR_QWEN_REFRESH_UNAVAILABLE`, `ERR_QWEN_INVALID_RESPONSE`,
+     * `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`
      */
     getAccessToken(options?: { accountId?: string; signal?: AbortSignal }): Promise<AccessToken>;
 
@@ -632,37 +636,37 @@ declare namespace qwen {
      * Checks everything that requests depend on, and reports how to fix problems: settings, files and their modes, locks, the
      * stores, accounts, certificates, proxies, servers, the clock, the qwen CLI and OpenCode's configuration.
      *
-     * It changes no file and refreshes no token. It asks a login's server for its list of models, which costs nothing. It tests
-     * a ready key with a chat of one token, since a list of models may be public. It takes about 10 s at most.
+     * It changes no file and refreshes no token. It fetches the list of models of a login's server, which is free. It
+     * tests a ready key with a chat of one token, because a list of models may be public. It takes up to about 10 s.
      *
      * @returns one or more findings for each check, including those without a problem
      */
     doctor(): Promise<Finding[]>;
 
     /**
-     * Aborts all calls and response bodies with an `AbortError`. A token that is being redeemed is still written, and so is
-     * the usage. Later calls reject with `ERR_QWEN_INVALID_ARGUMENT`.
+     * Aborts all calls and response bodies with an `AbortError`. A token that is being redeemed and the usage are still
+     * written. Later calls reject with `ERR_QWEN_INVALID_ARGUMENT`.
      */
     close(): void;
   }
 
   /** Stable code of an error. */
   type ErrorCode =
-    /** A wrong type or a value out of range; the message names the field. */
+    /** A value has the wrong type or is out of range. The message names the field. */
     | "ERR_QWEN_INVALID_ARGUMENT"
-    /** An environment variable holds a URL, path or file that cannot be used. */
+    /** An environment variable contains a URL, path or file that can't be used. */
     | "ERR_QWEN_INVALID_CONFIG"
-    /** A path leads out of the Qwen directory, or to a file of the qwen CLI's own. */
+    /** A path leads outside the Qwen directory, or to a file of the qwen CLI. */
     | "ERR_QWEN_PATH_NOT_ALLOWED"
     /** There is no account. */
     | "ERR_QWEN_NOT_LOGGED_IN"
-    /** A credentials file holds no usable tokens. It is left as it is. */
+    /** The credentials file has no usable tokens. It is not changed. */
     | "ERR_QWEN_CREDENTIALS_INVALID"
     /** The account store is damaged, and could not be moved aside. */
     | "ERR_QWEN_STORE_CORRUPT"
     /** The account store was written by another version, and could not be moved aside. */
     | "ERR_QWEN_STORE_UNSUPPORTED"
-    /** A file could not be read or written; `path` names it. */
+    /** A file could not be read or written. `path` names it. */
     | "ERR_QWEN_IO"
     /** Another process held the lock for 30 s. */
     | "ERR_QWEN_LOCK_TIMEOUT"
@@ -672,40 +676,42 @@ declare namespace qwen {
     | "ERR_QWEN_ACCESS_DENIED"
     /** The login was not approved in time. */
     | "ERR_QWEN_DEVICE_CODE_EXPIRED"
-    /** The server refused the refresh token: a new login is needed. */
+    /** The server refused the refresh token. A new login is needed. */
     | "ERR_QWEN_REFRESH_TOKEN_INVALID"
-    /** A refresh failed without a verdict on the token: nothing is lost, and it may work later. */
+    /**
+     * A refresh failed, but the server did not reject the token. The login is kept, and the refresh may succeed later.
+     */
     | "ERR_QWEN_REFRESH_UNAVAILABLE"
-    /** An OAuth error that has no code of its own; `oauthError` has it. */
+    /** An OAuth error without its own code. `oauthError` contains it. */
     | "ERR_QWEN_OAUTH_ERROR"
-    /** An answer that lacks what the protocol requires, or is too large. */
+    /** An answer lacks a required part of the protocol, or is too large. */
     | "ERR_QWEN_INVALID_RESPONSE"
-    /** No connection, or one that broke. */
+    /** The connection failed or broke. */
     | "ERR_QWEN_NETWORK"
-    /** Nothing arrived within the time allowed. */
+    /** No data arrived in time. */
     | "ERR_QWEN_TIMEOUT"
-    /** The API refused the access token, and a fresh one too. */
+    /** The API refused the access token, even a fresh one. */
     | "ERR_QWEN_TOKEN_REJECTED"
-    /** Qwen has ended the free tier: a login still succeeds, and requests with it are refused. A key is needed. */
+    /** Qwen has ended the free tier. A login still succeeds, but its requests are refused. A key is needed. */
     | "ERR_QWEN_FREE_TIER_DISCONTINUED"
     /** The account's quota is used up. */
     | "ERR_QWEN_QUOTA_EXHAUSTED"
-    /** The account may not be asked for a while. */
+    /** The account has reached a rate limit. */
     | "ERR_QWEN_RATE_LIMITED"
     /**
-     * Alibaba refuses the account's requests until its bill is paid. Or only a key that is billed by use serves the request,
-     * and paid fallback is not allowed: then the message names the key, and nothing was sent.
+     * Alibaba refuses the account's requests until its bill is paid. Or only a metered key has the model, and paid
+     * fallback is not allowed: then the message names the key, and nothing was sent.
      */
     | "ERR_QWEN_PAYMENT_REQUIRED"
-    /** No account can use the model that was asked. */
+    /** No account can use the requested model. */
     | "ERR_QWEN_MODEL_UNAVAILABLE"
-    /** The account's rules (addresses, workspaces) don't allow the request. */
+    /** A rule of the account (addresses, workspaces) forbids the request. */
     | "ERR_QWEN_PERMISSION_DENIED"
     /** Another program listens on the port. */
     | "ERR_QWEN_PORT_IN_USE"
-    /** The qwen CLI was not found. Not thrown by `fetch`: its message is part of the 429's. */
+    /** The qwen CLI was not found. Not thrown by `fetch`; the 429 response contains its message. */
     | "ERR_QWEN_CLI_NOT_FOUND"
-    /** The qwen CLI did not answer. Not thrown by `fetch`: its message is part of the 429's. */
+    /** The qwen CLI did not answer. Not thrown by `fetch`; the 429 response contains its message. */
     | "ERR_QWEN_CLI_FAILED"
     /** The native addon could not be loaded. */
     | "ERR_QWEN_NATIVE_BINDING"
@@ -713,7 +719,7 @@ declare namespace qwen {
     | "ERR_QWEN_INTERNAL";
 
   /**
-   * The error that every call rejects with. Its message says what to do next, in one or two lines, and never holds a
+   * The error of every rejected call. Its message says what to do next, in one or two lines, and never contains a
    * secret.
    */
   class QwenAuthError extends Error {
@@ -728,7 +734,7 @@ declare namespace qwen {
     accountId?: string;
     /** The file concerned. */
     path?: string;
-    /** Wait that the server asks for, in milliseconds. */
+    /** Wait time that the server asked for, in milliseconds. */
     retryAfterMs?: number;
     /** True if the same call may succeed later. */
     retryable: boolean;
@@ -746,8 +752,8 @@ declare namespace qwen {
 
   /**
    * Polls until the user has decided or the code has expired (RFC 8628 sections 3.4 and 3.5). Waits `interval` before
-   * each poll, 5 s more for good after each `slow_down`; survives network trouble and gateways' pages until `expiresIn`
-   * is over, counted from the call.
+   * each poll, and 5 s longer after each `slow_down`. Continues after network errors and proxy error pages until
+   * `expiresIn` has passed since the call.
    *
    * @param authorization - the result of {@link requestDeviceAuthorization}
    * @throws {@link QwenAuthError} `ERR_QWEN_ACCESS_DENIED`, `ERR_QWEN_DEVICE_CODE_EXPIRED`, `ERR_QWEN_OAUTH_ERROR`,
@@ -756,8 +762,8 @@ declare namespace qwen {
   function pollDeviceToken(authorization: DeviceAuthorization, options?: OAuthOptions): Promise<Token>;
 
   /**
-   * Redeems a refresh token (RFC 6749 section 6), with up to two retries if the server gives no verdict. It uses no file.
-   * Use {@link QwenClient.getAccessToken} for tokens in a file.
+   * Redeems a refresh token (RFC 6749 section 6), with up to two retries if the server gives no clear result. Uses no
+   * file. Use {@link QwenClient.getAccessToken} for stored tokens.
    *
    * @throws {@link QwenAuthError} `ERR_QWEN_REFRESH_TOKEN_INVALID`; `ERR_QWEN_REFRESH_UNAVAILABLE` with the underlying
    * error as its `cause`; `ERR_QWEN_INVALID_RESPONSE`, `ERR_QWEN_INVALID_ARGUMENT`, `ERR_QWEN_INVALID_CONFIG`
@@ -765,20 +771,20 @@ declare namespace qwen {
   function refreshAccessToken(refreshToken: string, options?: OAuthOptions): Promise<Token>;
 
   /**
-   * Makes a client. Opens nothing.
+   * Creates a client. Opens nothing.
    *
    * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT`, `ERR_QWEN_INVALID_CONFIG`, `ERR_QWEN_PATH_NOT_ALLOWED`,
    * `ERR_QWEN_NATIVE_BINDING`
    */
   function createClient(options?: ClientOptions): QwenClient;
 
-  /** {@link QwenClient.fetch} of a client with default settings, made at the first call. */
+  /** {@link QwenClient.fetch} of a client with default settings, created at the first call. */
   const fetch: typeof globalThis.fetch;
 
   /**
-   * Options that OpenCode's configuration may give the plugin. All others are ignored, and the user is told once. An
-   * `opencode.json` may belong to a project, so it must not choose a server, a file or a program. It must not allow costs
-   * either: of `allowPaidFallback` only `false` counts there.
+   * Options that OpenCode's configuration may set. All others are ignored, and the user is told once. An
+   * `opencode.json` may belong to a project, so it can't choose a server, a file or a program, and can't allow costs:
+   * `allowPaidFallback` may only be `false`.
    */
   type PluginOptions = Pick<
     ClientOptions,
