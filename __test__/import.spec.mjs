@@ -106,7 +106,7 @@ describe("import", { concurrency: 4, timeout: 600_000 }, () => {
     const { home, write, run } = await setUp(t);
     write("package.json", { name: "x" });
     for (const [file, code, says] of [
-      ["package.json", "ERR_QWEN_CREDENTIALS_INVALID", /form that is known/],
+      ["package.json", "ERR_QWEN_CREDENTIALS_INVALID", /in a known format/],
       ["missing.json", "ERR_QWEN_IO", /There is no file .*missing\.json/],
     ]) {
       for (const flags of [[], ["--dry-run"]]) {

@@ -10,6 +10,7 @@ mod error;
 mod events;
 pub mod fault;
 mod http;
+mod kernel_lock;
 mod lock;
 mod logging;
 mod paths;
@@ -32,6 +33,7 @@ pub use http::proxy::{NamedProxy, Proxies, UnreadableProxy};
 pub use http::{
     Http, HttpConfig, PRODUCT, SharedHttp, TransportError, is_secure, read_limited, retry_after_ms,
 };
+pub use kernel_lock::{KernelGuard, KernelLock};
 pub use lock::lock;
 pub use logging::background::Background;
 pub use logging::{DEBUG_LOG, Logger, MAX_LOG_BYTES};

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use qwen_accounts::{BaseUrlOverride, Issuer, OAuthConfig, QWEN_CLIENT_ID, place};
+use qwen_accounts::{
+    BaseUrlOverride, Issuer, OAuthConfig, QWEN_CLIENT_ID, check_default_store_path, check_store_path,
+};
 use qwen_base::{
     Code, DEFAULT_API_BASE_URL, Environment, Error, HttpConfig, Paths, Result, api_base_url, host_url,
 };
@@ -305,9 +307,9 @@ pub fn accounts_path(
     };
     let is_default = path == paths.accounts();
     if is_default {
-        place::check_default(&path, paths.qwen_dir())?;
+        check_default_store_path(&path, paths.qwen_dir())?;
     } else {
-        place::check(name, &path, paths.qwen_dir())?;
+        check_store_path(name, &path, paths.qwen_dir())?;
     }
     Ok((path, is_default))
 }

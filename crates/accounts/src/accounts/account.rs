@@ -5,37 +5,36 @@ use std::path::PathBuf;
 use qwen_base::{Code, DEFAULT_API_BASE_URL, Error, MAX_LABEL, Result, api_base_url, one_line};
 use url::Url;
 
-use super::binding::{BaseUrlOverride, Binding, other_issuer};
-use super::kind::Kind;
-use crate::oauth::token::Token;
+use super::issuer::{BaseUrlOverride, other_issuer};
+use crate::model::{Binding, Kind, Token};
 
-/// Who a request is sent as.
+/// An account that requests can be sent with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// A stable id.
+    /// Stable id.
     pub id: String,
-    /// A name for a person.
+    /// Name for the user.
     pub label: String,
-    /// How it authenticates.
+    /// Kind of the account.
     pub kind: Kind,
-    /// The file that holds its tokens.
+    /// File that holds the tokens.
     pub path: PathBuf,
-    /// Where its tokens belong; `None` before the first use, and for a key, which names its own place.
+    /// Servers that the tokens belong to; `None` before the first use, and for a key, which has a base URL of its own.
     pub binding: Option<Binding>,
 }
 
 impl Account {
-    /// Its id as it can be shown: ids in a file may hold anything.
+    /// The id, made safe to show: ids in a file can hold any characters.
     #[must_use]
     pub fn shown_id(&self) -> String {
         one_line(&self.id, MAX_LABEL)
     }
 
-    /// The base URL that this account's token is valid on. `base_url_override` is for logins of its issuer alone.
+    /// Base URL of the API that accepts the account's token. `base_url_override` applies only to logins of its issuer.
     ///
     /// # Errors
-    /// `ERR_QWEN_CREDENTIALS_INVALID` where the token names a host that no token may be sent to, `ERR_QWEN_INVALID_CONFIG`
-    /// where the override is for accounts of another issuer.
+    /// `ERR_QWEN_CREDENTIALS_INVALID` if the token names a host that tokens must not be sent to,
+    /// `ERR_QWEN_INVALID_CONFIG` if the override is for accounts of another issuer.
     pub fn base_url(&self, token: &Token, base_url_override: Option<&BaseUrlOverride>) -> Result<Url> {
         if let Some(set) = base_url_override.filter(|_| self.kind == Kind::OAuth) {
             let binding = set.issuer.effective(self.binding.as_ref());
@@ -66,7 +65,7 @@ impl Account {
         })
     }
 
-    /// An error that is about this account and its file.
+    /// Returns an error that names this account and its file.
     #[must_use]
     pub fn error(&self, code: Code, message: impl Into<String>) -> Error {
         Error::new(code, message).with_account(&self.id).with_path(&self.path)

@@ -1,34 +1,34 @@
-//! Writes findings of requests and refreshes about an account to the store, for all processes.
+//! Writes the results of requests and refreshes to the store, so that all processes see them.
 
 use qwen_base::{Error, Result, Secret};
 
-use super::cooldown::{Cooldown, CoolingReason, Pause, cooling_until};
 use super::registry::Registry;
+use crate::model::{Cooldown, CoolingReason, Pause, cooling_until};
 use crate::store::document::Document;
 use crate::store::record::{LastError, Record};
 
-/// Ends of two cooldowns that differ by less than this are the same finding, made by two requests.
+/// Two cooldowns whose ends differ by less than this have one cause, which two requests have found.
 const SAME_FINDING_MS: u64 = 10_000;
-/// All processes together make one degraded try in this time while every account is cooling.
+/// Time between two degraded tries of all processes while every account is cooling.
 const DEGRADE_INTERVAL_MS: u64 = 60_000;
 
-/// How an account cools after a finding was written.
+/// A cooldown after it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cooled {
-    /// The end, in epoch milliseconds.
+    /// End of the cooldown, in epoch milliseconds.
     pub until: u64,
-    /// False where another request has just found the same.
+    /// False if another request has just found the same.
     pub is_news: bool,
 }
 
 impl Registry {
-    /// The account is left alone for a time: its quota is used up, it may not be asked that often, or nobody pays for it.
+    /// Starts a cooldown of the account. Returns `None` if the account is gone.
     ///
     /// # Errors
-    /// As [`Registry::with_store`]; so for all methods here. `None` where the account is gone.
+    /// As [`Registry::with_store`], for all methods here.
     pub fn mark_cooling(&self, id: &str, cooldown: &Cooldown, why: &Error) -> Result<Option<Cooled>> {
         self.with_record(id, |record, now| {
-            // An unpaid account is tried once an hour, and told of only when it changes to this state.
+            // An unpaid account is tried once an hour. The user is told once.
             let is_told = cooldown.reason == CoolingReason::Payment
                 && record.last_error().is_some_and(|last| last.code == why.code().as_str());
             let cooled = cool(record, cooldown, why, now);
@@ -36,8 +36,8 @@ impl Registry {
         })
     }
 
-    /// The account may use no more tokens for a time that nobody knows: a pause that grows with each refusal after the
-    /// one before it. `asked_at` is when the account was asked first for the refused request (epoch milliseconds), `code` the server's code.
+    /// Pauses an account that may use no more tokens for an unknown time. `asked_at` is the time of the first try of
+    /// the refused request, in epoch milliseconds, and `code` is the server's code.
     ///
     /// # Errors
     /// As [`Registry::mark_cooling`].
@@ -49,8 +49,8 @@ impl Registry {
         why: &Error,
     ) -> Result<Option<Cooled>> {
         self.with_record(id, |record, now| {
-            let pause = Pause::after(record.pause(), asked_at, retry_after_ms, longest_ms, now);
-            record.set_pause(pause);
+            let pause = Pause::after(record.pause, asked_at, retry_after_ms, longest_ms, now);
+            record.pause = Some(pause);
             if pause.ends_at() <= now {
                 return Cooled { until: pause.ends_at(), is_news: false };
             }
@@ -60,29 +60,29 @@ impl Registry {
         })
     }
 
-    /// The API refuses the account's token or key.
+    /// Notes that the API refused the account's token or key.
     ///
     /// # Errors
     /// As [`Registry::mark_cooling`].
     pub fn mark_rejected(&self, id: &str, token: &Secret, why: &Error) -> Result<Option<()>> {
         self.with_record(id, |record, now| {
             record.set_rejected(Some((token, now)));
-            record.set_last_error(Some(&LastError::new(why, now)));
+            record.set_last_error(Some(LastError::new(why, now)));
         })
     }
 
-    /// The OAuth server refuses the account's refresh token for good.
+    /// Notes that the OAuth server refused the account's refresh token for good.
     ///
     /// # Errors
     /// As [`Registry::mark_cooling`].
     pub fn mark_refused(&self, id: &str, refresh_token: &Secret, why: &Error) -> Result<Option<()>> {
         self.with_record(id, |record, now| {
             record.set_refused(refresh_token);
-            record.set_last_error(Some(&LastError::new(why, now)));
+            record.set_last_error(Some(LastError::new(why, now)));
         })
     }
 
-    /// The account has answered. A cooldown that began meanwhile stays.
+    /// Notes that the account has answered. A cooldown that began meanwhile stays.
     ///
     /// # Errors
     /// As [`Registry::mark_cooling`].
@@ -96,7 +96,8 @@ impl Registry {
         })
     }
 
-    /// Says if a degraded payload may be sent now, and notes that it is. With `is_limited` one may once a minute.
+    /// Returns true if a degraded payload may be sent now, and notes that it is sent. With `is_limited` one is allowed
+    /// per minute.
     ///
     /// # Errors
     /// As [`Registry::with_store`].
@@ -112,19 +113,19 @@ impl Registry {
     }
 }
 
-/// True if no process has made a degraded try for a while.
+/// True if no process has made a degraded try in the last minute.
 #[must_use]
 pub fn is_degraded_try_due(document: &Document, now_ms: u64) -> bool {
     now_ms.abs_diff(document.degraded_at()) >= DEGRADE_INTERVAL_MS
 }
 
-/// Leaves an account alone, unless another request has just found the same.
+/// Starts a cooldown, unless another request has just found the same.
 fn cool(record: &mut Record, cooldown: &Cooldown, why: &Error, now: u64) -> Cooled {
     let known = cooling_until(record.exhausted_until(), now);
     let is_longer = known.is_none_or(|known| cooldown.until.saturating_sub(known) > SAME_FINDING_MS);
     if is_longer && cooldown.until > now {
         record.start_cooling(cooldown, now);
-        record.set_last_error(Some(&LastError::new(why, now)));
+        record.set_last_error(Some(LastError::new(why, now)));
     }
     let until = cooling_until(record.exhausted_until(), now).unwrap_or(cooldown.until);
     Cooled { until, is_news: known.is_none() }

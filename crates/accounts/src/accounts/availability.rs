@@ -1,25 +1,25 @@
-//! Whether an account can be asked just now. Pure.
+//! Availability of an account. Pure.
 
-use super::cooldown::cooling_until;
+use crate::model::cooling_until;
 use crate::store::record::Record;
 
-/// An account whose token the API refused is tried again after this long.
+/// Time until an account whose token the API refused is tried again.
 const RETRY_REJECTED_MS: u64 = 60_000;
 
 /// Tells if an account can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Availability {
-    /// It can be asked.
+    /// The account can be asked.
     Ready,
-    /// It is out of quota, or rate limited, until then (epoch milliseconds).
+    /// The account is out of quota, or rate limited, until this time (epoch milliseconds).
     Cooling(u64),
-    /// The API refused its token a moment ago.
+    /// The API refused the account's token in the last minute.
     Rejected,
-    /// It needs a login.
+    /// The account needs a login.
     Dead,
 }
 
-/// The availability of an account at `now_ms`.
+/// Availability of an account at `now_ms`.
 #[must_use]
 pub fn availability(record: &Record, now_ms: u64) -> Availability {
     let Some(token) = record.token() else { return Availability::Dead };
@@ -31,7 +31,7 @@ pub fn availability(record: &Record, now_ms: u64) -> Availability {
         return Availability::Cooling(until);
     }
     match record.rejected_at() {
-        // A clock that was set back must not keep it refused for ever.
+        // If the clock was set back, the refusal must still end.
         Some(at) if now_ms.abs_diff(at) < RETRY_REJECTED_MS => Availability::Rejected,
         _ => Availability::Ready,
     }
@@ -40,7 +40,7 @@ pub fn availability(record: &Record, now_ms: u64) -> Availability {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::accounts::cooldown::{Cooldown, CoolingReason};
+    use crate::model::{Cooldown, CoolingReason};
     use crate::store::document::tests::token;
 
     const NOW: u64 = 1_000_000;
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cooling_account_comes_back_by_itself() {
+    fn a_cooldown_ends_by_itself() {
         let mut cooling = record(NOW * 2);
         let (reason, code) = (CoolingReason::Quota, String::new());
         cooling.start_cooling(&Cooldown { until: NOW + 10, reason, code, window: None }, NOW);

@@ -1,5 +1,5 @@
-//! Taking the tokens of a removed account out of the copies that lie about: damaged stores that were kept, temporary files of
-//! writes that died.
+//! Erases the tokens of a removed account from copies of its files: damaged stores that were kept, and temporary files
+//! of interrupted writes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,35 +10,33 @@ use crate::store::atomic;
 use crate::store::record::Record;
 use crate::store::recover::recover;
 
-/// What stands in the place of a token.
+/// Replaces an erased token.
 const STRUCK: &str = "removed";
-/// Shorter strings are no tokens.
+/// Shorter strings are not tokens.
 const MIN_TOKEN: usize = 8;
-/// How far down the Qwen directory is looked through, and how many files of it at most.
+/// Limits of the search below the Qwen directory.
 const MAX_DEPTH: usize = 3;
 const MAX_FILES: usize = 5_000;
-/// Larger files are not looked at: no store may be larger.
+/// Larger files are skipped: no store is larger.
 const MAX_SIZE: u64 = 16 * 1024 * 1024;
 
-/// The tokens of one account, those it had before too.
+/// The tokens of one account, earlier ones included.
 pub struct Traces<'a> {
     record: &'a Record,
-    /// Its current tokens, or its key.
+    /// The current tokens, or the key.
     current: Vec<Secret>,
 }
 
 impl<'a> Traces<'a> {
-    /// The traces of an account that was removed.
-    #[must_use]
+    /// Returns the traces of a removed account.
     pub fn of(record: &'a Record) -> Self {
         let token = record.token();
         let current = token.into_iter().flat_map(|token| [Some(token.access_token), token.refresh_token]);
         Self { record, current: current.flatten().collect() }
     }
 
-    /// Takes the account's tokens out of our own files below `directory`. Returns the files that still hold one: other
-    /// programs' files are not changed.
-    #[must_use]
+    /// Erases the account's tokens from our own files below `directory`. Returns the files that still hold one, since
+    /// files of other programs are not changed.
     pub fn erase(&self, directory: &Path, store: &Path) -> Vec<PathBuf> {
         let (mut files, mut left) = (Vec::new(), Vec::new());
         list(directory, MAX_DEPTH, &mut files);
@@ -56,13 +54,12 @@ impl<'a> Traces<'a> {
     }
 
     /// True if the file holds a token of the account.
-    #[must_use]
     pub fn are_in(&self, path: &Path) -> bool {
         matches!(safe_open::read(path, MAX_SIZE), Ok(Some(contents)) if self.strike(&contents, false).is_some())
     }
 
-    /// The contents without the account's tokens; `None` where there are none. `is_store` says that other tokens of the same
-    /// account may stand there under its id.
+    /// Returns the contents without the account's tokens; `None` if there are none. With `is_store`, other tokens under
+    /// the account's id are erased too.
     fn strike(&self, contents: &[u8], is_store: bool) -> Option<Vec<u8>> {
         let mut secrets = self.current.clone();
         if is_store {
@@ -74,7 +71,7 @@ impl<'a> Traces<'a> {
         }
         let mut kept = Vec::with_capacity(contents.len());
         let (mut found, mut at) = (false, 0);
-        // In a damaged file quotes may not pair, so what lies between any two of them is looked at.
+        // In a damaged file quotes may be unbalanced, so the text between any two quotes is checked.
         while at <= contents.len() {
             let end =
                 contents[at..].iter().position(|&byte| byte == b'"').map_or(contents.len(), |to| at + to);
@@ -94,14 +91,14 @@ impl<'a> Traces<'a> {
         found.then_some(kept)
     }
 
-    /// A piece of a file without tokens; `None` where it holds none.
+    /// Erases tokens from one piece of a file; `None` if it holds none.
     fn without(&self, piece: &[u8], secrets: &[Secret], is_cut: bool) -> Option<String> {
         if piece.len() < MIN_TOKEN {
             return None;
         }
         let text = std::str::from_utf8(piece).ok()?;
         let plain = text.replace("\\/", "/");
-        // The original wrote `refresh:<token>` into a field of its own.
+        // The original plugin writes `refresh:<token>` into a field of its own.
         let bare = plain.strip_prefix("refresh:").unwrap_or(&plain);
         let is_spent = || self.record.has_spent(&Secret::new(bare));
         let is_start = |secret: &&Secret| is_cut && secret.expose().starts_with(bare.trim_end());
@@ -133,7 +130,7 @@ fn list(directory: &Path, depth: usize, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// True for a copy of a credentials file or store that we made: one kept because it was damaged, or a temporary file.
+/// True for our own copies of a credentials file or store: damaged ones that were kept, and temporary files.
 fn is_copy(path: &Path, store: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let store = store.file_name().unwrap_or_default().to_string_lossy();
@@ -156,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn every_token_of_the_account_goes_and_all_else_stays() {
+    fn only_tokens_of_the_account_are_erased() {
         let record = record();
         let traces = Traces::of(&record);
         for (contents, expected) in [
@@ -165,7 +162,7 @@ mod tests {
                 r#"{"a":"removed","b":"removed","c":"access-other"}"#,
             ),
             (r#"{"accountKey":"refresh:refresh-two"}"#, r#"{"accountKey":"refresh:removed"}"#),
-            // A token that it had before.
+            // An earlier token.
             (r#"{"refresh_token": "refresh-one", "x": 1}"#, r#"{"refresh_token": "removed", "x": 1}"#),
             // Damaged files.
             (r#"oken": "refresh-two", "acc"#, r#"oken": "removed", "acc"#),
@@ -183,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn only_copies_of_ours_are_changed() {
+    fn only_our_own_copies_are_changed() {
         let directory = tempfile::tempdir().unwrap();
         let store = directory.path().join("mine.json");
         let write = |name: &str| {

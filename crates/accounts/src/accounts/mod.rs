@@ -1,16 +1,13 @@
-//! Accounts: who a request is sent as.
+//! Accounts that requests are sent with.
 
 pub mod account;
+pub mod account_commands;
 pub mod account_states;
 pub mod availability;
-pub mod binding;
-pub mod choices;
-pub mod cooldown;
 pub mod erase;
-pub mod identity;
-pub mod importing;
-pub mod kind;
+pub mod import;
+pub mod issuer;
 pub mod reconcile;
 pub mod redeemed;
 pub mod registry;
-pub mod view;
+pub mod snapshot;

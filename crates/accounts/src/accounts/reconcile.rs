@@ -1,43 +1,42 @@
-//! The rules for every disagreement between the account store and `oauth_creds.json`. Pure.
+//! Resolves disagreements between the account store and `oauth_creds.json`. Pure.
 //!
-//! ARCHITECTURE.md has them as a table; the names of the tests are its rows.
+//! ARCHITECTURE.md has the rules as a table. Each row is a test here.
 
 use super::availability::{Availability, availability};
 use std::collections::HashSet;
 
-use super::binding::Binding;
-use super::identity::same_user;
-use crate::oauth::token::Token;
+use crate::model::Binding;
+use crate::model::Token;
+use crate::model::same_user;
 use crate::store::document::Document;
-use crate::store::foreign::Login;
+use crate::store::import_formats::Login;
 use crate::store::record::Record;
 
-/// How far the time of a file may lie behind the clock that a record is stamped by: FAT counts in steps of two seconds,
-/// Linux in steps of the timer.
+/// Largest lag of a file's time behind the clock: FAT counts in steps of two seconds, Linux in steps of the timer.
 const FILE_TIME_STEP_MS: u64 = 2_000;
 
-/// What `oauth_creds.json` holds.
+/// Contents of `oauth_creds.json`.
 #[derive(Debug, Clone)]
 pub struct Held {
-    /// Its tokens.
+    /// The tokens.
     pub token: Token,
-    /// When it was written, in epoch milliseconds.
+    /// Time of the last write, in epoch milliseconds.
     pub modified_at: u64,
 }
 
-/// What was found.
+/// Result of a reconciliation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Findings {
-    /// The account that `oauth_creds.json` holds.
+    /// Id of the account that `oauth_creds.json` holds.
     pub linked: Option<String>,
-    /// What `oauth_creds.json` must hold instead: its token is spent, or older than the same account's.
+    /// Token that `oauth_creds.json` must hold instead: its own is spent, or older than the account's.
     pub repair: Option<Token>,
-    /// Accounts that are new.
+    /// Ids of new accounts.
     pub adopted: Vec<String>,
 }
 
-/// Brings the store up to date with what the files hold. `legacy` is the original's old token file; `new_id` makes an
-/// account id.
+/// Updates the store from the files. `legacy` is the token of the original's old file; `new_id` returns a new account
+/// id.
 pub fn reconcile(
     document: &mut Document,
     held: Option<&Held>,
@@ -61,22 +60,22 @@ pub fn reconcile(
     findings
 }
 
-/// Every account needs an id of its own to be chosen by.
+/// Accounts are chosen by id, so each needs a unique one.
 fn name_records(document: &mut Document, new_id: &mut impl FnMut() -> String) {
     let mut known: HashSet<String> = HashSet::new();
     for record in document.records.iter_mut().chain(&mut document.keys) {
         if record.id().is_empty() || known.contains(record.id()) {
-            record.set_id(&new_id());
+            record.set_id(new_id());
         }
         known.insert(record.id().to_owned());
     }
 }
 
-/// How the token in `oauth_creds.json` stands to an account.
+/// Relation of the token in `oauth_creds.json` to an account.
 enum Relation {
     /// The same refresh token.
     Same,
-    /// A refresh token that was redeemed for the account's own.
+    /// A refresh token that was redeemed for the account's current one.
     Spent,
     /// Another token of the same user.
     SameUser,
@@ -119,13 +118,13 @@ fn link(
             record.set_token(&held.token.clone().or_else_from(&own), now_ms);
         }
         Relation::Same if own.expires_at > held.token.expires_at => findings.repair = Some(own),
-        // An older token of the same user may be the CLI's own; it will refresh it itself.
+        // An older token of the same user may be the CLI's own, which the CLI will refresh.
         Relation::Same | Relation::SameUser => {}
     }
 }
 
-/// A token that no account had: a rotation by the CLI, or another login. Which of the two can't be told, so the new one
-/// is used and the old one is kept.
+/// Adds an unknown token. A rotation by the CLI and another login look the same, so the new token is used and the old
+/// one is kept.
 fn adopt(
     document: &mut Document,
     held: &Held,
@@ -138,7 +137,7 @@ fn adopt(
     let (mut label, mut enabled) = (None, true);
     let mut binding = None;
     if let Some(record) = before.as_deref().and_then(|id| document.record_mut(id)) {
-        // A time that is still to come was noted by a clock that was wrong.
+        // A time in the future was noted by a wrong clock.
         let is_later =
             held.modified_at + FILE_TIME_STEP_MS >= record.updated_at() || record.updated_at() > now_ms;
         let is_newer =
@@ -147,7 +146,7 @@ fn adopt(
             record.set_superseded(true);
             label = record.label().map(str::to_owned);
             enabled = record.is_enabled();
-            // A rotation belongs where the old token does; another login may not.
+            // A rotated token has the binding of the old one; another login may not.
             binding = record.binding().map(|binding| Binding { is_certain: false, ..binding });
             if document.active_id() == before.as_deref() {
                 document.set_active_id(Some(&id));
@@ -164,7 +163,7 @@ fn adopt(
     findings.adopted.push(id);
 }
 
-/// The original's old token file is taken over once: a token that any account has, had or lost is not.
+/// Adds the token of the original's old file once, unless an account has it, had it, or was removed with it.
 fn take_over(
     document: &mut Document,
     token: &Token,
@@ -182,34 +181,34 @@ fn take_over(
     }
     let id = new_id();
     let mut record = Record::new(&id, None, token, now_ms);
-    // Beside a newer login it may be that login's own past, and spent.
+    // Beside a newer login it may be the spent past of that login.
     record.set_superseded(!document.records.is_empty());
     document.records.push(record);
     findings.adopted.push(id);
 }
 
-/// What became of a login that the user brought from another tool.
+/// Result of importing a login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Imported {
-    /// It is an account of its own now.
+    /// The login is a new account with this id.
     Added(String),
-    /// It is the login that this account was in need of.
+    /// The login renewed the account with this id, which needed a login.
     Renewed(String),
-    /// An account has it, or had it before.
+    /// An account has the login, or had it before.
     Known,
-    /// The user has removed it.
+    /// The user has removed the login.
     Removed,
 }
 
 impl Imported {
-    /// True if it brings an account something new.
+    /// True if the login changes the store.
     #[must_use]
     pub const fn is_new(&self) -> bool {
         matches!(self, Self::Added(_) | Self::Renewed(_))
     }
 }
 
-/// Takes a login in, unless it is there. It is chosen only where there is no other.
+/// Imports a login. It becomes active only if no account is.
 pub fn import(
     document: &mut Document,
     login: &Login,
@@ -261,7 +260,7 @@ mod tests {
         }
     }
 
-    /// A store with one account, which is active and the CLI's.
+    /// Returns a store with one account, which is active and the CLI's.
     fn store(name: &str, expires_at: u64) -> Document {
         let mut document = Document::default();
         document.records.push(Record::new("one", Some("Mine"), &token(name, expires_at), 1));
@@ -284,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_of_the_cli_alone_becomes_the_first_account() {
+    fn a_single_cli_login_becomes_the_first_account() {
         let mut document = Document::default();
         let findings = run(&mut document, Some(&held("a", 10)));
         assert_eq!(findings.adopted, ["new-1"]);
@@ -292,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_refresh_token_with_a_newer_access_token_is_taken_over() {
+    fn the_same_refresh_token_with_a_newer_access_token_is_adopted() {
         let mut document = store("a", 10);
         let newer =
             Held { token: Token { access_token: Secret::new("newer"), ..token("a", 20) }, modified_at: 50 };
@@ -341,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_whose_file_has_a_coarse_time_is_not_older() {
+    fn a_coarse_file_time_does_not_make_a_token_older() {
         let mut document = store("a", 20);
         document.records[0].set_token(&token("a", 20), 10_000);
         let coarse = Held { modified_at: 10_000 - FILE_TIME_STEP_MS, ..held("b", 10) };
@@ -350,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_of_the_cli_beside_accounts_of_ours_is_one_more() {
+    fn an_unlinked_cli_login_is_added_beside_other_accounts() {
         let mut document = store("a", 10);
         document.set_linked_id(None);
         run(&mut document, Some(&held("b", 20)));
@@ -369,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_legacy_token_is_taken_over_once_and_not_redeemed_beside_a_newer_login() {
+    fn a_legacy_token_is_added_once_and_not_redeemed_beside_a_newer_login() {
         let mut document = Document::default();
         let legacy = token("old", 5);
         assert_eq!(reconcile(&mut document, None, Some(&legacy), 100, ids()).adopted, ["new-1"]);
@@ -383,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn accounts_without_an_id_or_with_anothers_get_one() {
+    fn missing_and_duplicate_ids_are_replaced() {
         let mut document = store("a", 10);
         document.records.push(Record::new("one", None, &token("b", 10), 1));
         document.records.push(Record::new("", None, &token("c", 10), 1));
@@ -392,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn an_imported_login_is_taken_in_once_and_leaves_the_choice() {
+    fn an_imported_login_is_added_once_and_keeps_the_active_account() {
         let mut document = store("a", 10);
         let login = |name| Login { label: Some("Theirs".into()), token: token(name, 20) };
         let bring = |document: &mut Document, name| import(document, &login(name), 100, || "new".into());

@@ -1,5 +1,5 @@
-//! Keeping what a refresh token is redeemed for: room is made before the token is sent, and every place that can still be
-//! written to is tried afterwards.
+//! Saves redeemed tokens. Disk space is reserved before the refresh token is sent, and afterwards every file that can
+//! still be written is tried.
 
 use std::sync::atomic::Ordering;
 
@@ -10,16 +10,16 @@ use qwen_base::{
 
 use super::account::Account;
 use super::registry::{Guarded, Registry, new_id};
-use super::view::View;
-use crate::oauth::token::Token;
-use crate::store::accounts::Stored;
+use super::snapshot::Snapshot;
+use crate::model::Token;
 use crate::store::atomic::{Replaced, Reservation};
 use crate::store::credentials::Credentials;
 use crate::store::document::Document;
 use crate::store::record::Record;
-use crate::store::sharing::may_replace;
+use crate::store::refresh_decision::may_replace;
+use crate::store::store_file::Stored;
 
-/// Room on the disk for the tokens that a refresh will bring.
+/// Disk space for the tokens that a refresh will bring.
 #[derive(Debug, Default)]
 pub struct Prepared {
     credentials: Option<Reservation>,
@@ -27,16 +27,17 @@ pub struct Prepared {
 }
 
 impl Registry {
-    /// Makes room for new tokens of an account, so that its refresh token is not spent for tokens that can't be kept.
+    /// Reserves space for new tokens of an account, so that a refresh token is spent only if its successor can be
+    /// saved.
     ///
     /// # Errors
-    /// `ERR_QWEN_IO` where they could be written nowhere.
-    pub fn prepare(&self, _guard: &mut Guarded, view: &View, id: &str) -> Result<Prepared> {
+    /// `ERR_QWEN_IO` if no file can be written.
+    pub fn prepare(&self, _guard: &mut Guarded, snapshot: &Snapshot, id: &str) -> Result<Prepared> {
         if fault::omits(Safeguard::Preparation) {
             return Ok(Prepared::default());
         }
         let store = self.store.reserve();
-        if view.linked.as_deref() != Some(id) {
+        if snapshot.linked.as_deref() != Some(id) {
             return Ok(Prepared { credentials: None, store: Some(store?) });
         }
         match (self.credentials.reserve(), store) {
@@ -46,14 +47,14 @@ impl Registry {
         }
     }
 
-    /// Tries what a login needs, before its user is asked to approve it: the directory, the locks, and room for its tokens.
-    /// Lock files that are missing are not made, so that a login that fails leaves no file behind.
+    /// Tests everything a login needs before the user is asked to approve it: the directory, the locks, and disk space.
+    /// It creates no lock file, so that a failed login leaves no file behind.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`, `ERR_QWEN_LOCK_TIMEOUT`.
     pub fn prepare_login(&self) -> Result<()> {
         let reserve = || {
-            // A file that can't be replaced is no obstacle where the store can be.
+            // Both reservations exist at once, so that there is space for both files.
             let credentials = self.credentials.reserve();
             self.store.reserve().map(drop)?;
             credentials.map(drop)
@@ -67,11 +68,11 @@ impl Registry {
         self.guarded(|| None, |_| reserve())
     }
 
-    /// Keeps the tokens that were redeemed for `spent`: in the store, and in the credentials file if that still holds
-    /// `spent`. The store is first: from it the other can be put right.
+    /// Saves the tokens that were redeemed for `spent`: first in the store, then in the credentials file if it still
+    /// holds `spent`. The file can be repaired from the store.
     ///
     /// # Errors
-    /// Why neither could be written.
+    /// The reason why neither could be written.
     pub fn replace_token(
         &self,
         guard: &mut Guarded,
@@ -86,17 +87,17 @@ impl Registry {
             Some(room) => self.keep_in_store(room, &account.id, token),
             None => Ok(false),
         };
-        // Without a store the credentials file is all there is.
+        // Without accounts in the store the credentials file is the only copy.
         let is_kept = self.keeps_accounts();
         let stored = if is_kept { in_store() } else { Ok(false) };
         guard.0.keep(&self.clock);
         let held = match self.credentials.read() {
             Ok(Some(held)) if may_replace(&held.token, spent) || fault::omits(Safeguard::Comparison) => held,
-            // A directory that is away for a moment is no logout.
+            // A directory may be missing for a moment; that is not a logout.
             Err(error) if error.code() == Code::Io => {
                 return if stored? { Ok(()) } else { Err(error) };
             }
-            // A logout is the user's word, not ours.
+            // A missing file means that the user logged out.
             Ok(None) => return stored.map(drop),
             Ok(Some(_)) | Err(_) => {
                 return if is_kept { stored.map(drop) } else { self.keep_beside(account, token) };
@@ -123,7 +124,7 @@ impl Registry {
         }
     }
 
-    /// The tokens are safe in the store; what is left is the qwen CLI's login.
+    /// Writes the qwen CLI's file in place. The store has the tokens already, so a failure only logs the CLI out.
     fn write_in_place(&self, account: &Account, token: &Token, held: &Credentials, cause: &Error) {
         if self.credentials.write_in_place(token, held).is_ok() {
             return;
@@ -148,7 +149,7 @@ impl Registry {
         }
     }
 
-    /// Says if the account is there.
+    /// Returns false if the account is gone.
     fn keep_in_store(&self, room: Option<Reservation>, id: &str, token: &Token) -> Result<bool> {
         let now = self.clock.now_ms();
         let keep = |document: &mut Document| {
@@ -161,8 +162,8 @@ impl Registry {
         self.with_store_in(room, keep).map(|kept| kept.is_some())
     }
 
-    /// Another login took the place of the one that was refreshed, which has its tokens nowhere: it becomes an account of
-    /// the store. The other one stays the qwen CLI's, and active.
+    /// Saves a refreshed login as a new account of the store, since another login has replaced it in the credentials
+    /// file. The other login stays active and the qwen CLI's.
     fn keep_beside(&self, account: &Account, token: &Token) -> Result<()> {
         if fault::omits(Safeguard::KeepingBeside) {
             return Ok(());
@@ -175,14 +176,14 @@ impl Registry {
         }
         self.with_store(|document| document.records.push(record))?;
         let message = format!(
-            "Another login took the place of the Qwen account \"{}\" while its token was refreshed. It is kept as the account \"earlier login\".",
+            "Another login replaced the Qwen account \"{}\" while its token was refreshed. The refreshed login is kept as the account \"earlier login\".",
             account.label
         );
         self.tell(EventKind::StoreRepaired, message, None, Some(&id));
         Ok(())
     }
 
-    /// Puts a token back whose file somebody has removed who was refused the one before it.
+    /// Writes the token again if a CLI whose refresh token was refused has removed the file.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`.

@@ -1,8 +1,8 @@
-//! All accounts, as the files have them now: `oauth_accounts.json`, and `oauth_creds.json`, which is the qwen CLI's too.
+//! All accounts, read from `oauth_accounts.json` and from `oauth_creds.json`, which the qwen CLI shares.
 //!
-//! Looking costs a few `stat`s; a file is read again only if it has changed. Everything here blocks.
+//! A snapshot costs a few `stat`s: a file is read again only if it has changed. Everything here blocks.
 //!
-//! Locks are taken in one order: the one of the credentials, then the one of the store.
+//! Locks are taken in one order: first the credentials, then the store.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,10 @@ use std::sync::{Arc, Mutex};
 use qwen_base::{Clock, Code, Error, Event, EventKind, Events, Redactor, Result, Secret, lock, one_line};
 
 use super::account::Account;
-use super::binding::Binding;
 use super::reconcile::{Findings, Held, reconcile};
-use super::view::{Stamps, View};
-use crate::oauth::token::Token;
-use crate::store::accounts::{self as store, StoreFile, Stored};
+use super::snapshot::{Snapshot, Stamps};
+use crate::model::Binding;
+use crate::model::Token;
 use crate::store::atomic::{self, Replaced, Reservation};
 use crate::store::credentials::{Credentials, CredentialsFile};
 use crate::store::document::Document;
@@ -24,30 +23,31 @@ use crate::store::legacy::LegacyFile;
 use crate::store::lock::{self, CliLock};
 use crate::store::modes::{self, Widened};
 use crate::store::record::Record;
+use crate::store::store_file::{self as store, StoreFile, Stored};
 
-/// The id of the account in `oauth_creds.json` while there is no store.
+/// Id of the account in `oauth_creds.json` while there is no store.
 pub(super) const ONLY_ACCOUNT: &str = "qwen-cli";
 
-/// The files and what is known of them. What a user may do to them is in [`super::choices`].
+/// The account files and the last snapshot of them. [`super::account_commands`] has the changes that a user can make.
 #[derive(Debug)]
 pub struct Registry {
     pub(super) credentials: CredentialsFile,
     pub(super) store: StoreFile,
-    legacy: LegacyFile,
+    pub(super) legacy: LegacyFile,
     pub(super) clock: Clock,
     events: Events,
-    cache: Mutex<Option<(Stamps, Arc<View>)>>,
-    /// Whose modes a person was told of.
+    cache: Mutex<Option<(Stamps, Arc<Snapshot>)>>,
+    /// Files that the user was told of in this process: other users could open them.
     widened: Mutex<HashSet<PathBuf>>,
     is_unsynced_told: AtomicBool,
     pub(super) needs_cli_login_told: AtomicBool,
 }
 
-/// The credentials lock, which a refresh holds for all its length.
+/// Proof that the credentials lock is held.
 pub struct Guarded<'a>(pub &'a mut CliLock);
 
 impl Registry {
-    /// Opens nothing.
+    /// Creates a registry. It opens no file yet.
     #[must_use]
     pub fn new(
         credentials: CredentialsFile,
@@ -69,27 +69,19 @@ impl Registry {
         }
     }
 
-    pub(super) fn store_path(&self) -> &Path {
-        self.store.path()
-    }
-
-    pub(super) fn legacy_path(&self) -> &Path {
-        self.legacy.path()
-    }
-
-    /// All accounts as they are now.
+    /// Returns all accounts as they are now.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`, `ERR_QWEN_STORE_CORRUPT`, `ERR_QWEN_STORE_UNSUPPORTED`, `ERR_QWEN_LOCK_TIMEOUT`.
-    pub fn view(&self) -> Result<Arc<View>> {
+    pub fn snapshot(&self) -> Result<Arc<Snapshot>> {
         self.look(None)
     }
 
-    /// All accounts as the files have them, without putting anything right.
+    /// Returns all accounts without repairing any file.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`.
-    pub fn peek(&self) -> Result<View> {
+    pub fn peek(&self) -> Result<Snapshot> {
         let document = match self.store.read()? {
             Stored::Missing => Document::default(),
             Stored::Usable(document) | Stored::Broken { recovered: document, .. } => *document,
@@ -97,29 +89,29 @@ impl Registry {
         Ok(self.reconciled(document).0)
     }
 
-    /// The same while the credentials lock is held.
+    /// Returns all accounts while the credentials lock is held.
     ///
     /// # Errors
-    /// As [`Registry::view`].
-    pub fn view_guarded(&self, guard: &mut Guarded) -> Result<Arc<View>> {
+    /// As [`Registry::snapshot`].
+    pub fn snapshot_guarded(&self, guard: &mut Guarded) -> Result<Arc<Snapshot>> {
         self.look(Some(guard))
     }
 
-    /// The accounts as they are known, unless a file has changed. That takes a `stat` of each, and no lock of theirs.
+    /// Returns the last snapshot if no file has changed. Takes a `stat` of each file, and no file lock.
     #[must_use]
-    pub fn unchanged(&self) -> Option<Arc<View>> {
+    pub fn unchanged(&self) -> Option<Arc<Snapshot>> {
         self.known(&self.stamps().ok()?)
     }
 
-    fn known(&self, stamps: &Stamps) -> Option<Arc<View>> {
+    fn known(&self, stamps: &Stamps) -> Option<Arc<Snapshot>> {
         let cache = lock(&self.cache);
-        cache.as_ref().filter(|(known, _)| known == stamps).map(|(_, view)| Arc::clone(view))
+        cache.as_ref().filter(|(known, _)| known == stamps).map(|(_, snapshot)| Arc::clone(snapshot))
     }
 
-    fn look(&self, guard: Option<&mut Guarded>) -> Result<Arc<View>> {
+    fn look(&self, guard: Option<&mut Guarded>) -> Result<Arc<Snapshot>> {
         let stamps = self.stamps()?;
-        if let Some(view) = self.known(&stamps) {
-            return Ok(view);
+        if let Some(snapshot) = self.known(&stamps) {
+            return Ok(snapshot);
         }
         let widened = self.narrow_modes();
         let (before, is_sound) = match self.store.read()? {
@@ -127,60 +119,63 @@ impl Registry {
             Stored::Usable(document) => (*document, true),
             Stored::Broken { .. } => (Document::default(), false),
         };
-        let (view, findings) = self.reconciled(before.clone());
-        self.tell_of_modes(widened, &view, is_sound);
+        let (snapshot, findings) = self.reconciled(before.clone());
+        self.tell_of_modes(widened, &snapshot, is_sound);
         let is_settled = if before.keeps_nothing() {
-            is_sound && needs_no_store(&view)
+            is_sound && needs_no_store(&snapshot)
         } else {
-            before == view.document && findings.repair.is_none()
+            before == snapshot.document && findings.repair.is_none()
         };
         if is_settled {
-            return Ok(self.remember(stamps, view));
+            return Ok(self.remember(stamps, snapshot));
         }
         match self.settle(guard, findings.repair.is_some()) {
-            Ok(view) => Ok(self.remember(self.stamps()?, view)),
+            Ok(snapshot) => Ok(self.remember(self.stamps()?, snapshot)),
             // The accounts can be used without being written: a read-only home must not stop a chat.
             Err(error) if is_sound && error.code() == Code::Io => {
                 self.tell(EventKind::Config, error.message().to_owned(), Some(error.code()), None);
-                Ok(self.remember(stamps, view))
+                Ok(self.remember(stamps, snapshot))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// The qwen CLI's older versions, an editor or a backup may have left the files open to others.
+    /// Older versions of the qwen CLI, an editor or a backup may have left the files open to other users.
     fn narrow_modes(&self) -> [Option<Widened>; 3] {
         let directory = self.credentials.path().parent().and_then(modes::narrow);
-        // Names in it are no secret; that others could put files there is worth telling.
+        // File names are not secret, so a readable directory is not reported. A writable one is.
         let directory = directory.filter(Widened::was_writable);
         [directory, modes::narrow(self.credentials.path()), modes::narrow(self.store.path())]
     }
 
-    /// Tells once of each place where others could have come by tokens.
-    fn tell_of_modes(&self, widened: [Option<Widened>; 3], view: &View, is_sound: bool) {
+    /// Tells the user once about each file or directory that other users could open.
+    fn tell_of_modes(&self, widened: [Option<Widened>; 3], snapshot: &Snapshot, is_sound: bool) {
         let [directory, credentials, store] = widened;
-        let credentials = credentials.filter(|_| view.problem.is_none());
+        let credentials = credentials.filter(|_| snapshot.problem.is_none());
         let found = [directory, credentials, store.filter(|_| is_sound)];
-        if view.document.is_empty() {
+        if snapshot.document.is_empty() {
             return;
         }
         for widened in found.into_iter().flatten() {
             let mut told = lock(&self.widened);
-            let is_news = told.insert(widened.path().to_owned());
+            let is_news = told.insert(widened.path.clone());
             drop(told);
-            if is_news && !(widened.is_still_open() && self.was_told_before(view, widened.path())) {
+            if is_news && !(widened.is_still_open() && self.was_told_before(snapshot, &widened.path)) {
                 self.tell(EventKind::StoreRepaired, widened.message(), None, None);
             }
         }
     }
 
-    /// Remembers for all processes that a person was told of a file that can't be closed to others.
-    fn was_told_before(&self, view: &View, path: &Path) -> bool {
-        if view.document.was_told_of_open(path) {
+    /// Notes for all processes that the user was told. Returns true if it was noted before.
+    fn was_told_before(&self, snapshot: &Snapshot, path: &Path) -> bool {
+        if snapshot.document.was_told_of_open(path) {
             return true;
         }
-        // If it can't be written, each process tells it once.
-        let _ = self.with_notes(|document| document.note_told_of_open(path));
+        // If the note can't be written, each process tells the user once.
+        let _ = self.with_notes(|document| {
+            document.note_told_of_open(path);
+            Ok(())
+        });
         false
     }
 
@@ -188,23 +183,23 @@ impl Registry {
         Ok((self.credentials.stamp()?, self.store.stamp()?, self.legacy.stamp()))
     }
 
-    /// Whether the files are what they were for this view.
+    /// True if the files have not changed since this snapshot.
     #[must_use]
-    pub fn is_current(&self, view: &View) -> bool {
-        self.stamps().is_ok_and(|stamps| stamps == view.seen)
+    pub fn is_current(&self, snapshot: &Snapshot) -> bool {
+        self.stamps().is_ok_and(|stamps| stamps == snapshot.seen)
     }
 
-    fn remember(&self, stamps: Stamps, view: View) -> Arc<View> {
-        let view = Arc::new(View { seen: stamps.clone(), ..view });
-        // What could not be read may be readable the next time, though the file looks the same.
-        if view.problem.as_ref().is_some_and(|problem| problem.code() == Code::Io) {
-            return view;
+    fn remember(&self, stamps: Stamps, snapshot: Snapshot) -> Arc<Snapshot> {
+        let snapshot = Arc::new(Snapshot { seen: stamps.clone(), ..snapshot });
+        // A file that could not be read may be readable the next time without a new stamp.
+        if snapshot.problem.as_ref().is_some_and(|problem| problem.code() == Code::Io) {
+            return snapshot;
         }
-        *lock(&self.cache) = Some((stamps, Arc::clone(&view)));
-        view
+        *lock(&self.cache) = Some((stamps, Arc::clone(&snapshot)));
+        snapshot
     }
 
-    fn reconciled(&self, mut document: Document) -> (View, Findings) {
+    fn reconciled(&self, mut document: Document) -> (Snapshot, Findings) {
         let mut first_id = document.keeps_nothing().then(|| ONLY_ACCOUNT.to_owned());
         let (held, problem) = match self.credentials.read() {
             Ok(held) => (held, None),
@@ -223,35 +218,35 @@ impl Registry {
             record.set_binding(&binding);
             document.set_lone_binding(None);
         }
-        let view = View {
+        let snapshot = Snapshot {
             document,
             linked: findings.linked.clone(),
             problem,
             credentials_path: self.credentials.path().to_owned(),
             store_path: self.store.path().to_owned(),
-            ..View::default()
+            ..Snapshot::default()
         };
-        (view, findings)
+        (snapshot, findings)
     }
 
-    /// Writes what was found, and puts the credentials file right where it is behind.
-    fn settle(&self, guard: Option<&mut Guarded>, needs_repair: bool) -> Result<View> {
+    /// Writes the findings, and repairs the credentials file if it is outdated.
+    fn settle(&self, guard: Option<&mut Guarded>, needs_repair: bool) -> Result<Snapshot> {
         match guard {
             Some(guard) => self.settle_guarded(guard),
             None if needs_repair => self.guarded(|| None, |guard| self.settle_guarded(guard)),
-            None => self.settle_store().map(|(view, _)| view),
+            None => self.settle_store().map(|(snapshot, _)| snapshot),
         }
     }
 
-    fn settle_guarded(&self, _guard: &mut Guarded) -> Result<View> {
-        let (view, findings) = self.settle_store()?;
+    fn settle_guarded(&self, _guard: &mut Guarded) -> Result<Snapshot> {
+        let (snapshot, findings) = self.settle_store()?;
         if let Some(token) = findings.repair {
             self.put_right(&token)?;
         }
-        Ok(view)
+        Ok(snapshot)
     }
 
-    /// Writes an account's newer token over the one that it was redeemed for.
+    /// Writes an account's newer token over the one that was redeemed for it.
     fn put_right(&self, token: &Token) -> Result<()> {
         let previous = self.credentials.read().unwrap_or_default();
         match (self.credentials.write(token, previous.as_ref()), &previous) {
@@ -259,26 +254,26 @@ impl Registry {
                 self.note_unsynced(&replaced);
                 Ok(())
             }
-            // The store has it already.
+            // The store has the token already, so a torn file would lose nothing.
             (Err(_), Some(previous)) => self.credentials.write_in_place(token, previous),
             (Err(error), None) => Err(error),
         }
     }
 
-    fn settle_store(&self) -> Result<(View, Findings)> {
+    fn settle_store(&self) -> Result<(Snapshot, Findings)> {
         self.with_store(|document| {
-            let (view, findings) = self.reconciled(std::mem::take(document));
-            *document = view.document.clone();
-            let first = view.document.records.len() == findings.adopted.len();
+            let (snapshot, findings) = self.reconciled(std::mem::take(document));
+            *document = snapshot.document.clone();
+            let first = snapshot.document.records.len() == findings.adopted.len();
             for id in findings.adopted.iter().filter(|_| !first) {
-                let message = "A login that was not known was found, and added as an account.".to_owned();
+                let message = "An unknown login was found and added as an account.".to_owned();
                 self.tell(EventKind::StoreRepaired, message, None, Some(id));
             }
-            (view, findings)
+            (snapshot, findings)
         })
     }
 
-    /// Changes the store: under its lock it is read again, changed, and written if that made a difference.
+    /// Reads the store under its lock, changes it, and writes it if it differs.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`, `ERR_QWEN_STORE_CORRUPT`, `ERR_QWEN_STORE_UNSUPPORTED`, `ERR_QWEN_LOCK_TIMEOUT`.
@@ -286,7 +281,7 @@ impl Registry {
         self.with_store_in(None, change)
     }
 
-    /// As [`Registry::with_store`], in room that was made for it.
+    /// As [`Registry::with_store`], with reserved disk space for the file.
     pub(super) fn with_store_in<T>(
         &self,
         reserved: Option<Reservation>,
@@ -311,9 +306,9 @@ impl Registry {
                 }
             };
             if document.keeps_nothing() {
-                let (view, _) = self.reconciled(document);
-                must_write |= !needs_no_store(&view);
-                document = view.document;
+                let (snapshot, _) = self.reconciled(document);
+                must_write |= !needs_no_store(&snapshot);
+                document = snapshot.document;
             }
             let before = document.clone();
             let result = change(&mut document);
@@ -330,7 +325,7 @@ impl Registry {
             &self.clock,
             || None,
             |cli| {
-                if cli.is_sole() {
+                if cli.is_sole {
                     atomic::complete(self.store.path());
                 }
                 body()
@@ -338,7 +333,7 @@ impl Registry {
         )
     }
 
-    /// Notes that `OpenCode` has an entry of ours. That alone is no reason to keep accounts in the store.
+    /// Notes that `OpenCode` has an entry of ours. This note alone doesn't create a store.
     ///
     /// # Errors
     /// As [`Registry::with_store`].
@@ -346,35 +341,40 @@ impl Registry {
         self.set_host_login(true)
     }
 
-    /// Notes that the user has logged in, added a key or chosen an account since `OpenCode` had an entry of ours: a logout
-    /// there is older than that.
+    /// Notes that the user has logged in, added a key or chosen an account. A logout in `OpenCode` is older than that.
     ///
     /// # Errors
     /// As [`Registry::with_store`].
     pub fn forget_host_login(&self) -> Result<()> {
-        if self.view()?.document.had_host_login() { self.set_host_login(false) } else { Ok(()) }
+        if self.snapshot()?.document.had_host_login() { self.set_host_login(false) } else { Ok(()) }
     }
 
     fn set_host_login(&self, had_one: bool) -> Result<()> {
-        self.with_notes(|document| document.set_host_login(had_one))
-    }
-
-    /// Notes something in the store that is no account, and no reason to keep accounts there.
-    fn with_notes(&self, note: impl FnOnce(&mut Document)) -> Result<()> {
-        self.with_store_locked(|| {
-            let mut document = match self.store.read()? {
-                Stored::Missing => Document::default(),
-                Stored::Usable(document) => *document,
-                // The next look at the accounts moves it aside.
-                Stored::Broken { .. } => return Ok(()),
-            };
-            note(&mut document);
-            self.note_unsynced(&self.store.write(&document, None)?);
+        self.with_notes(|document| {
+            document.set_host_login(had_one);
             Ok(())
         })
     }
 
-    /// Notes where an account's tokens belong, unless that is known. A login without a store gets a note alone.
+    /// Changes notes in the store. A note alone doesn't move accounts into the store.
+    fn with_notes(&self, note: impl FnOnce(&mut Document) -> Result<()>) -> Result<()> {
+        self.with_store_locked(|| {
+            let mut document = match self.store.read()? {
+                Stored::Missing => Document::default(),
+                Stored::Usable(document) => *document,
+                // The next snapshot moves the damaged store aside.
+                Stored::Broken { .. } => return Ok(()),
+            };
+            let before = document.clone();
+            note(&mut document)?;
+            if document != before {
+                self.note_unsynced(&self.store.write(&document, None)?);
+            }
+            Ok(())
+        })
+    }
+
+    /// Notes the binding of an account that has none. For a login without a store, only a note is written.
     ///
     /// # Errors
     /// As [`Registry::with_store`].
@@ -385,7 +385,7 @@ impl Registry {
         })
     }
 
-    /// Notes where an account's tokens belong since its last login.
+    /// Replaces the binding of an account after a login.
     ///
     /// # Errors
     /// As [`Registry::with_store`].
@@ -394,14 +394,7 @@ impl Registry {
     }
 
     fn set_binding(&self, id: &str, change: impl FnOnce(Option<Binding>) -> Option<Binding>) -> Result<()> {
-        self.with_store_locked(|| {
-            let mut document = match self.store.read()? {
-                Stored::Missing => Document::default(),
-                Stored::Usable(document) => *document,
-                // The next look at the accounts moves it aside.
-                Stored::Broken { .. } => return Ok(()),
-            };
-            let before = document.clone();
+        self.with_notes(|document| {
             if !document.keeps_nothing() {
                 let Some(record) = document.record_mut(id) else { return Ok(()) };
                 if let Some(binding) = change(record.binding()) {
@@ -413,27 +406,24 @@ impl Registry {
                     document.set_lone_binding(Some((&binding, &held.token)));
                 }
             }
-            if document != before {
-                self.note_unsynced(&self.store.write(&document, None)?);
-            }
             Ok(())
         })
     }
 
-    /// Lets the note of a login without a store follow its refreshed token.
+    /// Moves the binding of a login without a store to the refreshed token.
     pub(super) fn follow(&self, spent: &Secret, token: &Token) {
         let before = Token { refresh_token: Some(spent.clone()), ..token.clone() };
         let known = match self.store.read() {
             Ok(Stored::Usable(document)) if document.keeps_nothing() => document.lone_binding(&before),
             _ => None,
         };
-        // If it can't be written, the token counts as one that is used for the first time.
+        // If it can't be written, the token is bound again at its next use.
         if let Some(binding) = known.filter(|binding| binding.is_certain) {
             let _ = self.rebind(ONLY_ACCOUNT, &binding);
         }
     }
 
-    /// Changes one account of the store, if it is still there.
+    /// Changes one account of the store. Returns `None` if it is gone.
     ///
     /// # Errors
     /// As [`Registry::with_store`].
@@ -442,7 +432,8 @@ impl Registry {
         self.with_store(|document| document.record_mut(id).map(|record| change(record, now)))
     }
 
-    /// Runs `body` with the credentials lock; `meanwhile` is asked while it is waited for.
+    /// Runs `body` with the credentials lock. While waiting for the lock, `meanwhile` is called between tries, and may
+    /// end the wait.
     ///
     /// # Errors
     /// `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`, and what `body` returns.
@@ -452,12 +443,13 @@ impl Registry {
         body: impl FnOnce(&mut Guarded) -> Result<T>,
     ) -> Result<T> {
         lock::exclusively(&self.credentials.locks(), &self.clock, meanwhile, |cli| {
-            if cli.is_sole() {
+            if cli.is_sole {
                 for path in [self.credentials.path(), self.store.path()] {
                     atomic::remove_reservations(path);
                 }
                 atomic::complete(self.credentials.path());
-                // What a dead process redeemed may be there, and must be found before the spent token is offered again.
+                // A dead process may have left new tokens there. They must be found before the spent token is offered
+                // again.
                 if atomic::is_interrupted(self.store.path()) {
                     self.with_store_locked(|| Ok(()))?;
                 }
@@ -466,12 +458,14 @@ impl Registry {
         })
     }
 
-    /// Tells once in this process that a directory can't be synced, which loses nothing but in a power cut.
+    /// Tells the user once per process that a directory can't be synced. Only a power cut can lose data then.
     pub(super) fn note_unsynced(&self, replaced: &Replaced) {
         let Replaced::Unsynced(error) = replaced else { return };
         if !self.is_unsynced_told.swap(true, Ordering::Relaxed) {
-            let message =
-                format!("{} The file is written; a power cut could bring the old one back.", error.message());
+            let message = format!(
+                "{} The file is written, but a power cut could bring the old one back.",
+                error.message()
+            );
             self.tell(EventKind::Config, message, Some(error.code()), None);
         }
     }
@@ -488,26 +482,25 @@ impl Registry {
     }
 }
 
-/// Whether there is nothing to keep beside the credentials file. Its account is the only one, and the file may change
-/// hands as it likes.
-fn needs_no_store(view: &View) -> bool {
-    if !view.document.keys.is_empty() {
+/// True if `oauth_creds.json` alone is enough: its account is the only one.
+fn needs_no_store(snapshot: &Snapshot) -> bool {
+    if !snapshot.document.keys.is_empty() {
         return false;
     }
-    match view.document.records.as_slice() {
+    match snapshot.document.records.as_slice() {
         [] => true,
-        [record] => view.linked.as_deref() == Some(record.id()),
+        [record] => snapshot.linked.as_deref() == Some(record.id()),
         _ => false,
     }
 }
 
-/// An id in the original's form.
+/// Returns a new id in the original's form.
 pub(super) fn new_id(now_ms: u64) -> String {
     let random = uuid::Uuid::new_v4().simple().to_string();
     format!("acct_{now_ms:x}_{}", &random[..8])
 }
 
-/// The error for an account that the user has disabled, where one is needed that requests can be sent with.
+/// The error for a disabled account in a place that needs an enabled one.
 #[must_use]
 pub fn disabled_account(field: &str, account: &Account) -> Error {
     let label = &account.label;
@@ -517,12 +510,12 @@ pub fn disabled_account(field: &str, account: &Account) -> Error {
     Error::invalid_argument(field, &expected).with_account(&account.id)
 }
 
-/// The error for an id that no account has.
+/// The error for an unknown id.
 #[must_use]
 pub fn unknown_account(field: &str, id: &str) -> Error {
     let shown = Redactor::default().text(&one_line(id, 64));
     Error::new(
         Code::InvalidArgument,
-        format!("{field} is no account: {shown}. The list of accounts has their ids."),
+        format!("{field} is not an account: {shown}. The list of accounts has their ids."),
     )
 }

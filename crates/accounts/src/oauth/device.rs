@@ -1,41 +1,42 @@
-//! The device authorization answer (RFC 8628 section 3.2). Pure.
+//! Device authorization answer (RFC 8628 section 3.2). Pure.
 
 use std::time::Duration;
 
 use qwen_base::{Code, Error, Result, Secret};
 use url::Url;
 
-use super::error_response::{Answer, Body, seconds, text};
+use super::error_response::{Answer, Body, seconds};
 use super::poll::DEFAULT_INTERVAL_S;
-use super::token::{invalid, unreadable};
+use super::redemption::{invalid, unreadable};
+use crate::model::fields::text;
 
-/// Qwen's own public client, the one of the official CLI.
+/// Qwen's public client, which the official CLI uses.
 pub const QWEN_CLIENT_ID: &str = "f0304373b74a44d2b584a3fb70ca9e56";
 
 /// A login that waits for the user's approval.
 #[derive(Debug, Clone)]
 pub struct DeviceAuthorization {
-    /// What is exchanged for tokens once the user has approved.
+    /// Exchanged for tokens once the user has approved.
     pub device_code: Secret,
-    /// What the user types or compares.
+    /// Code that the user types or compares.
     pub user_code: String,
-    /// Where the user goes.
+    /// Page to open.
     pub verification_uri: String,
-    /// The same with the user code in it.
+    /// Page to open, with the user code in its query.
     pub verification_uri_complete: String,
     /// Lifetime of the codes, in seconds.
     pub expires_in: f64,
-    /// Least time between two polls, in seconds.
+    /// Shortest time between two polls, in seconds.
     pub interval: f64,
-    /// The PKCE verifier that belongs to the request (RFC 7636).
+    /// PKCE verifier of the request (RFC 7636).
     pub code_verifier: Secret,
 }
 
 /// Reads a device authorization answer.
 ///
 /// # Errors
-/// `ERR_QWEN_DEVICE_AUTHORIZATION_FAILED` where the server refused, `ERR_QWEN_INVALID_RESPONSE` where a success lacks
-/// a required field.
+/// `ERR_QWEN_DEVICE_AUTHORIZATION_FAILED` if the server refused, `ERR_QWEN_INVALID_RESPONSE` if a success lacks a
+/// required field.
 pub fn read_device_authorization(
     answer: &Answer,
     client_id: &str,
@@ -57,7 +58,7 @@ pub fn read_device_authorization(
             .ok()
             .filter(|url| matches!(url.scheme(), "https" | "http") && url.has_host())
             .ok_or_else(|| {
-                invalid(&format!("has a {field} that is no web address")).with_status(answer.status)
+                invalid(&format!("has a {field} that is not a web address")).with_status(answer.status)
             })
     };
     let verification_uri = required("verification_uri")?;
@@ -96,7 +97,7 @@ fn refused(answer: &Answer) -> Error {
     if answer.status == 429 || answer.status >= 500 { error.retryable() } else { error }
 }
 
-/// A duration from a server's or caller's seconds; anything too large for a timer is cut to ten years.
+/// Converts seconds from a server or caller. Durations that are too long for a timer become ten years.
 pub(super) fn finite_duration(seconds: f64) -> Duration {
     const TEN_YEARS: f64 = 10.0 * 365.0 * 24.0 * 3600.0;
     Duration::try_from_secs_f64(seconds.min(TEN_YEARS)).unwrap_or_default()
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_of_the_rfc_and_qwens_query_parameter() {
+    fn rfc_defaults_and_qwens_query_parameter() {
         let read_one = read(&answer(), QWEN_CLIENT_ID).unwrap();
         assert!((read_one.interval - 5.0).abs() < f64::EPSILON);
         assert_eq!(
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn another_servers_address_stays_as_it_is() {
+    fn addresses_of_other_servers_stay_unchanged() {
         let mut value = answer();
         value.as_object_mut().unwrap().remove("verification_uri_complete");
         assert_eq!(read(&value, "mine").unwrap().verification_uri_complete, "https://chat.qwen.ai/authorize");

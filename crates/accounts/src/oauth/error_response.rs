@@ -1,32 +1,32 @@
-//! What an OAuth endpoint's answer says, before anyone decides what to do about it. Pure.
+//! Answers of OAuth endpoints, before they are interpreted. Pure.
 
 use qwen_base::opaque_debug;
 use serde_json::{Map, Value};
 
-/// An answer of an OAuth endpoint, read whole.
+/// An answer of an OAuth endpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// The HTTP status.
+    /// HTTP status.
     pub status: u16,
-    /// How long the server asks to wait.
+    /// The server's `Retry-After`, in milliseconds.
     pub retry_after_ms: Option<u64>,
-    /// The body.
+    /// Body of the answer.
     pub body: Body,
 }
 
-/// The body of an answer.
+/// Body of an answer.
 #[derive(Clone, PartialEq)]
 pub enum Body {
-    /// A JSON object, the only shape the protocol knows.
+    /// A JSON object, the only form in the protocol.
     Object(Map<String, Value>),
-    /// JSON, but no object.
+    /// JSON of another type.
     OtherJson,
-    /// Not JSON: a gateway's or captive portal's page, a truncated answer, nothing at all.
+    /// Not JSON: a page of a gateway or captive portal, a truncated answer, or no body.
     NotJson {
-        /// Whether there was no body.
+        /// True if there was no body.
         empty: bool,
     },
-    /// More than an OAuth answer can be.
+    /// The body exceeds the limit.
     TooLarge,
 }
 
@@ -44,7 +44,7 @@ impl Body {
         }
     }
 
-    /// The object, where it is one.
+    /// The JSON object, if the body is one.
     #[must_use]
     pub fn object(&self) -> Option<&Map<String, Value>> {
         match self {
@@ -55,13 +55,13 @@ impl Body {
 }
 
 impl Answer {
-    /// The `error` of an error response (RFC 6749 section 5.2), where the answer is one.
+    /// The `error` of an error response (RFC 6749 section 5.2), if the answer is one.
     #[must_use]
     pub fn error(&self) -> Option<&str> {
         self.body.object()?.get("error")?.as_str().filter(|error| !error.is_empty())
     }
 
-    /// The `error` as it may be shown: a server could put anything there.
+    /// The `error` made safe to show, since a server could send any characters.
     #[must_use]
     pub fn printable_error(&self) -> Option<String> {
         let error = self.error()?;
@@ -70,14 +70,7 @@ impl Answer {
     }
 }
 
-/// A string field that is present and not empty.
-#[must_use]
-pub fn text<'a>(object: &'a Map<String, Value>, field: &str) -> Option<&'a str> {
-    object.get(field)?.as_str().filter(|text| !text.is_empty())
-}
-
 /// A number of seconds that is present, finite and not negative.
-#[must_use]
 pub fn seconds(object: &Map<String, Value>, field: &str) -> Option<f64> {
     object.get(field)?.as_f64().filter(|seconds| seconds.is_finite() && *seconds >= 0.0)
 }

@@ -1,13 +1,13 @@
-//! The OAuth client: device authorization (RFC 8628) with PKCE (RFC 7636), and refresh (RFC 6749 section 6).
+//! OAuth client: device authorization (RFC 8628) with PKCE (RFC 7636), and refresh (RFC 6749 section 6).
 
 pub mod device;
 pub mod error_response;
-mod late_body;
+mod gated_body;
 pub mod pkce;
 pub mod poll;
+pub mod redemption;
 pub mod refresh;
 pub mod revoke;
-pub mod token;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,37 +19,38 @@ use url::{Url, form_urlencoded};
 
 use self::device::DeviceAuthorization;
 use self::error_response::{Answer, Body};
-use self::late_body::LateBody;
+use self::gated_body::GatedBody;
 use self::poll::{Next, Polling, Reply};
+use self::redemption::Redemption;
 use self::refresh::RefreshRetries;
-use self::token::{Redemption, Token};
+use crate::model::Token;
 
-/// OAuth answers are read up to this size.
+/// Largest answer that is read.
 const MAX_BODY: usize = 1024 * 1024;
 
-/// The last poll of a device code may take a little longer than the code lives.
+/// Time limit of the last poll, which may exceed the code's lifetime a little.
 const LAST_POLL: Duration = Duration::from_secs(1);
 
 const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
-/// Which OAuth server to talk to, and as whom.
+/// An OAuth server, and the client to log in as.
 #[derive(Debug, Clone)]
 pub struct OAuthConfig {
     /// RFC 8628 section 3.1.
     pub device_authorization_endpoint: Url,
     /// RFC 6749 section 3.2.
     pub token_endpoint: Url,
-    /// A public client.
+    /// Id of a public client.
     pub client_id: String,
     /// Scopes, separated by spaces.
     pub scope: String,
-    /// Limit of one HTTP request, its answer included.
+    /// Limit of one HTTP request, answer included.
     pub timeout: Duration,
-    /// The variable or option that names the server; `None` for Qwen's own.
+    /// Variable or option that sets the server; `None` for Qwen's own.
     pub named_by: Option<String>,
 }
 
-/// Talks to one OAuth server.
+/// Client of one OAuth server.
 #[derive(Debug, Clone)]
 pub struct OAuthClient {
     http: Arc<Http>,
@@ -58,13 +59,13 @@ pub struct OAuthClient {
 }
 
 impl OAuthClient {
-    /// Nothing is sent until a method is called.
+    /// Creates a client. It sends nothing yet.
     #[must_use]
     pub fn new(http: Arc<Http>, config: OAuthConfig, clock: Clock) -> Self {
         Self { http, config, clock }
     }
 
-    /// Which server is talked to.
+    /// The server and the client id.
     #[must_use]
     pub const fn config(&self) -> &OAuthConfig {
         &self.config
@@ -74,7 +75,7 @@ impl OAuthClient {
         &self.http
     }
 
-    /// The same client for tokens of another server.
+    /// Returns the same client for tokens of another server.
     #[must_use]
     pub fn at(&self, token_endpoint: Url, client_id: String) -> Self {
         let config = OAuthConfig { token_endpoint, client_id, ..self.config.clone() };
@@ -134,7 +135,7 @@ impl OAuthClient {
             let limit = self.config.timeout.min(left);
             let reply = match self.post(&self.config.token_endpoint, &form, None, limit).await {
                 Ok(answer) => poll::read_poll(&answer, self.clock.now_ms()),
-                // A certificate file that can't be read does not mend itself while we wait.
+                // An unreadable certificate file stays unreadable, so waiting is useless.
                 Err(failure) if !failure.error.is_retryable() => Reply::Failed(failure.error),
                 Err(failure) => Reply::Trouble(failure.error),
             };
@@ -148,7 +149,7 @@ impl OAuthClient {
         }
     }
 
-    /// Redeems a refresh token, with up to two retries where there was no verdict on it. Touches no file.
+    /// Redeems a refresh token, with up to two retries while the server gives no verdict on it. Changes no file.
     ///
     /// # Errors
     /// `ERR_QWEN_REFRESH_TOKEN_INVALID`, `ERR_QWEN_REFRESH_UNAVAILABLE`, `ERR_QWEN_INVALID_RESPONSE`.
@@ -166,19 +167,19 @@ impl OAuthClient {
         }
     }
 
-    /// Sends one refresh request, bounded by `limit` and the configured time-out (RFC 6749 section 6).
+    /// Sends one refresh request, limited by `limit` and the configured timeout (RFC 6749 section 6).
     pub async fn redeem(&self, refresh_token: &Secret, limit: Duration) -> Redemption {
         let sent = self.redeem_if(refresh_token, limit, || true).await;
-        // What nobody forbids is sent, unless its time is over.
+        // `may_send` is always true here, so `None` means that the deadline passed.
         sent.unwrap_or_else(|| {
             let late = TransportError::no_answer("the OAuth server", limit);
             Redemption::Unavailable { cause: late.error, in_doubt: false }
         })
     }
 
-    /// As [`OAuthClient::redeem`], if `may_send` agrees; `None` if not. It is asked when the connection is there, in the
-    /// moment before the token is sent: making one can take seconds, and a process can sleep meanwhile. When the time is over
-    /// by then, the token is not sent either: it would be redeemed for an answer that nobody waits for.
+    /// As [`OAuthClient::redeem`], if `may_send` returns true; `None` otherwise. It is called when the connection is
+    /// open, just before the token is sent: connecting can take seconds, and the process can sleep meanwhile. After the
+    /// deadline the token is not sent either, since its answer would be lost.
     pub async fn redeem_if(
         &self,
         refresh_token: &Secret,
@@ -193,13 +194,13 @@ impl OAuthClient {
         let limit = limit.min(self.config.timeout);
         let started = Instant::now();
         let may_send = move || may_send() && started.elapsed() < limit;
-        let (body, fate) = LateBody::new(encoded(&form), Box::new(may_send));
+        let (body, fate) = GatedBody::new(encoded(&form), Box::new(may_send));
         let outcome = self.post_body(&self.config.token_endpoint, body.into(), None, limit).await;
         if fate.was_withheld() {
             return None;
         }
         Some(match outcome {
-            Ok(answer) => token::read_refresh(&answer, self.clock.now_ms()),
+            Ok(answer) => redemption::read_refresh(&answer, self.clock.now_ms()),
             Err(failure) if !failure.error.is_retryable() => Redemption::Unusable(failure.error),
             Err(failure) => Redemption::Unavailable { cause: failure.error, in_doubt: !fate.withhold() },
         })
@@ -256,8 +257,7 @@ fn encoded(form: &[(&str, &str)]) -> String {
     form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish()
 }
 
-/// The error of a refresh that brought no verdict: nothing was lost, and it may work later.
-#[must_use]
+/// The error of a refresh without a verdict: the login is kept, and a later try may succeed.
 pub fn refresh_unavailable(cause: Error) -> Error {
     let message = format!(
         "The Qwen token could not be refreshed now: {} The login is kept; try again when the server can be reached.",

@@ -5,21 +5,20 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use qwen_base::{Error, Result, Secret};
 use sha2::{Digest, Sha256};
 
-/// The only challenge method this package uses (RFC 7636 section 4.2).
+/// The only challenge method of this package (RFC 7636 section 4.2).
 pub const CODE_CHALLENGE_METHOD: &str = "S256";
 
-/// A code verifier: 32 random bytes in base64url, 43 characters (RFC 7636 section 4.1).
+/// Returns a code verifier: 32 random bytes in base64url, 43 characters (RFC 7636 section 4.1).
 ///
 /// # Errors
-/// `ERR_QWEN_INTERNAL` where the system has no randomness to give.
+/// `ERR_QWEN_INTERNAL` if the system provides no random bytes.
 pub fn code_verifier() -> Result<Secret> {
     let mut bytes = [0_u8; 32];
     getrandom::fill(&mut bytes).map_err(Error::internal)?;
     Ok(Secret::new(URL_SAFE_NO_PAD.encode(bytes)))
 }
 
-/// The S256 challenge of a verifier (RFC 7636 section 4.2).
-#[must_use]
+/// Returns the S256 challenge of a verifier (RFC 7636 section 4.2).
 pub fn code_challenge(verifier: &Secret) -> String {
     URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.expose()))
 }

@@ -1,4 +1,4 @@
-//! Device access token polling (RFC 8628 sections 3.4 and 3.5) as a pure state machine.
+//! Polling for the device access token (RFC 8628 sections 3.4 and 3.5) as a pure state machine.
 
 use std::time::Duration;
 
@@ -6,41 +6,41 @@ use qwen_base::{Code, Error};
 use serde_json::{Map, Value};
 
 use super::device::finite_duration;
-use super::error_response::{Answer, Body, text};
-use super::token::{Token, unreadable};
+use super::error_response::{Answer, Body};
+use super::redemption::{read_token, unreadable};
+use crate::model::{Token, fields::text};
 
-/// Assumed where the server names no interval (RFC 8628 section 3.2).
+/// Interval if the server names none (RFC 8628 section 3.2).
 pub const DEFAULT_INTERVAL_S: f64 = 5.0;
-/// Added for good at each `slow_down` (RFC 8628 section 3.5).
+/// Added to the interval at each `slow_down` (RFC 8628 section 3.5).
 const SLOW_DOWN_STEP: Duration = Duration::from_secs(5);
-/// Time-outs double the interval up to here (RFC 8628 section 3.5 asks for a back-off).
+/// Timeouts double the interval up to this (RFC 8628 section 3.5 asks for a back-off).
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
-/// An interval of 0 must not become a busy loop.
+/// Shortest interval, since 0 would be a busy loop.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What one answer of the token endpoint means to someone who polls.
+/// Meaning of one poll's answer.
 #[derive(Debug, Clone)]
 pub enum Reply {
     /// The user approved.
     Approved(Token),
     /// The user has not decided yet.
     Pending,
-    /// Poll less often from now on.
+    /// Poll less often.
     SlowDown,
-    /// No answer to the question: ask again.
+    /// No usable answer: poll again.
     Trouble(Error),
-    /// It is over.
+    /// The login has failed.
     Failed(Error),
 }
 
-/// How often to ask, and for how long.
+/// Interval and end of the polling.
 #[derive(Debug, Clone)]
 pub struct Polling {
     interval: Duration,
     expires_in: Duration,
 }
 
-/// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// Wait, then ask.
@@ -50,8 +50,7 @@ pub enum Next {
 }
 
 impl Polling {
-    /// Polling as the device authorization answer asks for, both in seconds.
-    #[must_use]
+    /// Creates the polling from the seconds in the device authorization answer.
     pub fn new(interval_s: f64, expires_in_s: f64) -> Self {
         Self {
             interval: finite_duration(interval_s).max(MIN_INTERVAL),
@@ -59,20 +58,18 @@ impl Polling {
         }
     }
 
-    /// The next step, `elapsed` after the polling began.
-    #[must_use]
+    /// Returns the next step, `elapsed` after the start.
     pub fn next(&self, elapsed: Duration) -> Next {
         let left = self.left(elapsed);
         if self.interval < left { Next::AskAfter(self.interval) } else { Next::ExpireAfter(left) }
     }
 
-    /// How long the device code still lives, `elapsed` after the polling began.
-    #[must_use]
+    /// Remaining lifetime of the device code, `elapsed` after the start.
     pub fn left(&self, elapsed: Duration) -> Duration {
         self.expires_in.saturating_sub(elapsed)
     }
 
-    /// Takes note of a reply that was not the last one.
+    /// Adapts the interval to a reply.
     pub fn note(&mut self, reply: &Reply) {
         match reply {
             Reply::SlowDown => self.interval += SLOW_DOWN_STEP,
@@ -85,7 +82,7 @@ impl Polling {
     }
 }
 
-/// Decides what an answer means, in RFC 8628's terms and in Qwen's dialect of them.
+/// Interprets an answer, in RFC 8628's terms and in Qwen's dialect.
 #[must_use]
 pub fn read_poll(answer: &Answer, now_ms: u64) -> Reply {
     match answer.error() {
@@ -128,14 +125,12 @@ fn approved(object: &Map<String, Value>, answer: &Answer, now_ms: u64) -> Reply 
     if text(object, "access_token").is_none() && text(object, "status") == Some("pending") {
         return Reply::Pending;
     }
-    match Token::from_answer(object, now_ms) {
+    match read_token(object, now_ms) {
         Ok(token) => Reply::Approved(token),
         Err(error) => Reply::Failed(error.with_status(answer.status)),
     }
 }
 
-/// The error for a device code that ran out.
-#[must_use]
 pub fn expired_error() -> Error {
     Error::new(
         Code::DeviceCodeExpired,
@@ -164,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn qwens_dialect_and_the_rfc() {
+    fn replies_in_qwens_dialect_and_of_the_rfc_are_read() {
         assert!(matches!(read(400, r#"{"error":"authorization_pending"}"#), Reply::Pending));
         assert!(matches!(read(200, r#"{"status":"pending"}"#), Reply::Pending));
         assert!(matches!(read(429, r#"{"error":"slow_down"}"#), Reply::SlowDown));
@@ -177,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_the_polling_says_why() {
+    fn errors_that_end_the_polling_have_codes() {
         let code = |status, body: &str| match read(status, body) {
             Reply::Failed(error) => error.code(),
             other => panic!("{status} {body}: {other:?}"),

@@ -1,14 +1,14 @@
-//! When to ask again after a refresh that brought no verdict. Pure.
+//! Retries of a refresh that got no verdict. Pure.
 
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use qwen_base::Error;
 
-/// A server's Retry-After is waited for up to this long; beyond it the caller is told instead.
+/// Longest `Retry-After` that is waited for. A longer one ends the retries.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// How often a refresh is tried: up to two retries.
+/// Delays of up to two retries.
 #[derive(Debug)]
 pub struct RefreshRetries {
     delays: ExponentialBackoff,
@@ -16,8 +16,8 @@ pub struct RefreshRetries {
 }
 
 impl RefreshRetries {
-    /// `replays` bounds how often a request whose answer was lost is sent again: its refresh token may be spent already.
-    #[must_use]
+    /// `replays` limits how often a request is sent again after its answer was lost, since its refresh token may be
+    /// spent.
     pub fn new(replays: u32) -> Self {
         let delays = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(300))
@@ -28,7 +28,7 @@ impl RefreshRetries {
         Self { delays, replays_left: replays }
     }
 
-    /// How long to wait before the next try, or `None` to give up.
+    /// Returns the delay before the next try; `None` to give up.
     pub fn next_delay(&mut self, cause: &Error, in_doubt: bool) -> Option<Duration> {
         if in_doubt {
             self.replays_left = self.replays_left.checked_sub(1)?;
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_servers_retry_after_is_kept_or_ends_the_tries() {
+    fn a_retry_after_delays_or_ends_the_retries() {
         let asked = |ms| cause().with_retry_after_ms(Some(ms));
         assert!(RefreshRetries::new(1).next_delay(&asked(2_000), false).unwrap() >= Duration::from_secs(2));
         assert!(RefreshRetries::new(1).next_delay(&asked(60_000), false).is_none());

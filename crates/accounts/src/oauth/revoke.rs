@@ -1,4 +1,5 @@
-//! Token revocation (RFC 7009), where the server's metadata (RFC 8414) offers it. Qwen's server is not known to.
+//! Token revocation (RFC 7009), if the server's metadata (RFC 8414) offers it. Qwen's server does not, as far as is
+//! known.
 
 use http::header::ACCEPT;
 use qwen_base::{Code, Error, Result, Secret, TransportError, host_url, read_limited};
@@ -7,16 +8,16 @@ use url::Url;
 
 use super::OAuthClient;
 
-/// Metadata is read up to this size.
+/// Largest metadata that is read.
 const MAX_METADATA: usize = 64 * 1024;
 const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
 
-/// Result of the revocation of a token.
+/// Result of a revocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Revocation {
-    /// The server has revoked it.
+    /// The server revoked the token.
     Revoked,
-    /// The server does not offer that.
+    /// The server offers no revocation.
     NotOffered,
 }
 
@@ -24,7 +25,7 @@ impl OAuthClient {
     /// Asks the issuer to revoke a refresh token.
     ///
     /// # Errors
-    /// `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`, `ERR_QWEN_OAUTH_ERROR` where the server refused.
+    /// `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`, `ERR_QWEN_OAUTH_ERROR` if the server refused.
     pub async fn revoke(&self, refresh_token: &Secret) -> Result<Revocation> {
         let Some(endpoint) = self.revocation_endpoint().await? else { return Ok(Revocation::NotOffered) };
         let form = [
@@ -41,7 +42,7 @@ impl OAuthClient {
         Err(Error::new(Code::OAuthError, message).with_status(status))
     }
 
-    /// Where the server's metadata says that tokens are revoked, if that is at the server itself.
+    /// Returns the revocation endpoint in the server's metadata, if it has the server's own origin.
     async fn revocation_endpoint(&self) -> Result<Option<Url>> {
         let issuer = &self.config().token_endpoint;
         let mut url = issuer.clone();

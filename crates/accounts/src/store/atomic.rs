@@ -1,4 +1,4 @@
-//! Replacing a file so that a crash leaves the old one or the new one, whole.
+//! Replaces a file so that a crash leaves the old or the new one, whole.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
@@ -14,39 +14,38 @@ use sha2::{Digest as _, Sha256};
 
 use super::ownership;
 
-/// What the names of temporary files end with.
+/// Ends the names of temporary files.
 pub const TEMPORARY_SUFFIX: &str = ".tmp";
-/// Stands in the names of temporary files that have no contents yet.
+/// Marks the names of temporary files that only reserve space.
 const RESERVED: &str = "reserved";
 
-/// How a file was replaced.
+/// Result of replacing a file.
 #[derive(Debug)]
 pub enum Replaced {
-    /// The new contents have the name, and both are on disk.
+    /// The file is replaced, and is on disk.
     Synced,
-    /// The new contents have the name. The directory could not be synced, as on some network file systems: after a power
-    /// cut the old contents may be back.
+    /// The file is replaced. Its directory could not be synced, as on some network file systems: a power cut may bring
+    /// the old contents back.
     Unsynced(Error),
-    /// The caller did not want it any more at the last moment.
+    /// The caller declined just before the file was renamed.
     Declined,
 }
 
 /// Replaces `path` with `contents`, readable by its owner alone.
 ///
-/// A link is written through: the file it leads to is replaced and the link stays. The owner stays the one of the file that
-/// is replaced. The data is on disk before the new name is, and the name before this returns.
+/// If `path` is a link, the file that it leads to is replaced and the link stays. The owner of the file stays. The data
+/// is on disk before the file is renamed, and the new name before this returns.
 ///
 /// # Errors
-/// `ERR_QWEN_IO`; the old file is then untouched.
+/// `ERR_QWEN_IO`; the old file is then unchanged.
 pub fn replace(path: &Path, contents: &[u8]) -> Result<Replaced> {
     replace_if(path, contents, None, || true)
 }
 
-/// As [`replace`], if `still` agrees. It is asked when all but the renaming is done. `reserved` is room that was made for
-/// the contents before.
+/// As [`replace`], if `still` returns true just before the file is renamed. `reserved` is disk space for the contents.
 ///
 /// # Errors
-/// `ERR_QWEN_IO`; the old file is then untouched.
+/// `ERR_QWEN_IO`; the old file is then unchanged.
 pub fn replace_if(
     path: &Path,
     contents: &[u8],
@@ -67,7 +66,7 @@ pub fn replace_if(
     }
     .map_err(|error| Error::io("create a file in", directory, &error))?;
     fault::reached(Point::TemporaryCreated);
-    // Only the room that is not needed is given back.
+    // Surplus space is given back before the write; the rest stays reserved.
     let shortened = temporary.file.set_len(contents.len() as u64);
     shortened
         .and_then(|()| write_all(&mut temporary.file, contents))
@@ -79,7 +78,7 @@ pub fn replace_if(
     }
     persist(temporary, &target).map_err(|error| Error::io("replace", &target, &error))?;
     fault::reached(Point::Renamed);
-    // The file is replaced, whatever the directory says.
+    // The file is replaced even if its directory can't be synced.
     let synced = sync_directory(directory);
     fault::reached(Point::DirectorySynced);
     Ok(match synced {
@@ -88,8 +87,8 @@ pub fn replace_if(
     })
 }
 
-/// Writes `contents` into a file that can't be replaced: a mount, or one in a directory that can't be written to. A crash
-/// can leave it torn, so they must be kept elsewhere first.
+/// Writes `contents` into a file that can't be replaced: a mount, or a file in a read-only directory. A crash can leave
+/// the file torn, so the contents must be saved elsewhere first.
 ///
 /// # Errors
 /// `ERR_QWEN_IO`.
@@ -102,7 +101,7 @@ pub fn overwrite(path: &Path, contents: &[u8]) -> Result<()> {
     written.map_err(|error| Error::io("write", path, &error))
 }
 
-/// Room on the disk for contents that are still to come: a file of their size, beside the one that they will replace.
+/// Reserved disk space for later contents: a temporary file beside the one that they will replace.
 #[derive(Debug)]
 pub struct Reservation {
     temporary: Temporary,
@@ -110,8 +109,8 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Writes and syncs a file of `size` bytes, which finds a full disk, a used-up quota, a directory that can't be written
-    /// to, a failing disk, and an owner that can't be kept.
+    /// Writes and syncs a file of `size` bytes. This finds a full disk, a used-up quota, a read-only directory, a
+    /// failing disk, and an owner that can't be kept.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`.
@@ -121,7 +120,7 @@ impl Reservation {
         create_private_directory(directory)?;
         let made =
             Temporary::create(&target, &temporary_name(&target, RESERVED)).and_then(|mut temporary| {
-                // Random, since some file systems store zeros in no room at all.
+                // Random bytes, since some file systems store zeros without using space.
                 let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
                 getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
                 temporary.file.write_all(&bytes)?;
@@ -131,12 +130,12 @@ impl Reservation {
             });
         match made {
             Ok(temporary) => Ok(Self { temporary, target }),
-            Err(error) => Err(Error::io("make room for new tokens in", directory, &error)),
+            Err(error) => Err(Error::io("reserve space for new tokens in", directory, &error)),
         }
     }
 }
 
-/// A temporary file, which is removed with this value unless it was given a name of its own.
+/// A temporary file. It is removed on drop unless it was renamed.
 #[derive(Debug)]
 struct Temporary {
     file: File,
@@ -146,7 +145,7 @@ struct Temporary {
 impl Temporary {
     fn create(target: &Path, name: &str) -> std::io::Result<Self> {
         let directory = parent(target);
-        // It is created with mode 0600, which the renamed file keeps.
+        // `tempfile` creates it with mode 0600, which stays when it is renamed.
         let made = tempfile::Builder::new().prefix(name).suffix(TEMPORARY_SUFFIX).tempfile_in(directory)?;
         let (file, path) = made.keep()?;
         let temporary = Self { file, path };
@@ -154,7 +153,7 @@ impl Temporary {
         Ok(temporary)
     }
 
-    /// The same file under another name, whose end stays.
+    /// Renames the temporary file to another temporary name.
     fn renamed(mut self, name: &str) -> std::io::Result<Self> {
         let random = uuid::Uuid::new_v4().simple().to_string();
         let path = parent(&self.path).join(format!("{name}{}{TEMPORARY_SUFFIX}", &random[..6]));
@@ -172,7 +171,7 @@ impl Drop for Temporary {
     }
 }
 
-/// Windows replaces no file that somebody has open just then, as a reader or a virus scanner has for a moment.
+/// Windows can't replace a file that is open, as for a moment by a reader or a virus scanner.
 fn persist(mut temporary: Temporary, target: &Path) -> std::io::Result<()> {
     let mut tries_left = if cfg!(windows) { 100 } else { 0 };
     loop {
@@ -190,17 +189,15 @@ fn persist(mut temporary: Temporary, target: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Whether a write of `path` died before it was renamed.
+/// True if a write of `path` was interrupted before its rename.
 #[must_use]
 pub fn is_interrupted(path: &Path) -> bool {
     follow_links(path).is_ok_and(|target| !leftovers(&target).is_empty())
 }
 
-/// Ends the writes of `path` that died before they were renamed, for whoever holds the kernel lock on it and so knows
-/// that they are dead. A whole JSON file takes the place of what it was to replace, if that is still there: it may hold
-/// tokens that are nowhere else. What else is left is removed.
-///
-/// What can't be done now is left for the next time.
+/// Completes interrupted writes of `path`. The caller must hold its kernel lock, so that the writers are dead. A whole
+/// JSON file replaces the file that it was made for, since it may hold the only copy of a token. Other leftovers are
+/// removed. Anything that fails is left for the next time.
 pub fn complete(path: &Path) {
     let Ok(target) = follow_links(path) else { return };
     let leftovers = leftovers(&target);
@@ -227,13 +224,13 @@ fn put_in_place(leftover: &Path, target: &Path) -> std::io::Result<()> {
     sync_directory(parent(target))
 }
 
-/// Removes what a dead process left: a temporary file.
+/// Removes the temporary file of a dead process.
 pub fn remove_leftover(leftover: &Path) {
     #[expect(clippy::disallowed_methods, reason = "a temporary file, whose writer is dead")]
     let _ = fs::remove_file(leftover);
 }
 
-/// Removes the room that a dead process has made for `path`, for the holder of the lock under which room is made.
+/// Removes reservations for `path` that dead processes left. The caller must hold the lock of all reservations.
 pub fn remove_reservations(path: &Path) {
     let Ok(target) = follow_links(path) else { return };
     for leftover in temporary_files(&target, |name| name.starts_with(&temporary_name(&target, RESERVED))) {
@@ -241,10 +238,10 @@ pub fn remove_reservations(path: &Path) {
     }
 }
 
-/// Temporary files beside `target` that were to become it.
+/// Temporary files beside `target` that were to replace it.
 #[must_use]
 pub fn leftovers(target: &Path) -> Vec<PathBuf> {
-    // Room that was made may belong to a process that is at work.
+    // A reservation may belong to a running process.
     temporary_files(target, |name| !name.starts_with(&temporary_name(target, RESERVED)))
 }
 
@@ -260,8 +257,8 @@ fn temporary_files(target: &Path, is_wanted: impl Fn(&str) -> bool) -> Vec<PathB
     entries.filter(is_leftover).map(|entry| entry.path()).collect()
 }
 
-/// How the name of a temporary file of `target` begins, up to its random part. `what` tells what it is to replace, or that
-/// it is only [`RESERVED`] room.
+/// Returns the fixed part of a temporary file's name. `what` is the fingerprint of the contents to be replaced, or
+/// [`RESERVED`].
 fn temporary_name(target: &Path, what: &str) -> String {
     format!("{}{what}.", temporary_prefix(target))
 }
@@ -270,13 +267,13 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// How the names of all temporary files of `target` begin.
+/// Starts the names of all temporary files of `target`.
 #[must_use]
 pub fn temporary_prefix(target: &Path) -> String {
     format!(".{}.", target.file_name().unwrap_or_default().to_string_lossy())
 }
 
-/// Tells what a temporary file is to replace.
+/// Fingerprint of the contents that a temporary file replaces.
 fn fingerprint(target: &Path) -> String {
     use std::fmt::Write as _;
     let Ok(Some(contents)) = safe_open::read(target, u64::MAX - 1) else { return "none".to_owned() };
@@ -287,7 +284,7 @@ fn fingerprint(target: &Path) -> String {
     })
 }
 
-/// In two parts, so that a test can be in between.
+/// Writes in two parts, so that a test can stop in between.
 fn write_all(file: &mut File, contents: &[u8]) -> std::io::Result<()> {
     let (first, rest) = contents.split_at(contents.len() / 2);
     file.write_all(first)?;
@@ -301,8 +298,8 @@ fn sync_data(file: &File) -> std::io::Result<()> {
     if fault::omits(Safeguard::DataSync) { Ok(()) } else { file.sync_all() }
 }
 
-/// Creates a directory, and those above it, for its owner alone: for root the owner of the directory above. One that exists
-/// is left as it is.
+/// Creates a directory and its missing parents with mode 0700. An existing directory stays as it is. Directories that
+/// root creates belong to the owner of the parent directory.
 ///
 /// # Errors
 /// `ERR_QWEN_IO`.
@@ -315,7 +312,7 @@ pub fn create_private_directory(directory: &Path) -> Result<()> {
         create_private_directory(above)?;
     }
     if let Ok(target) = fs::read_link(directory) {
-        // It may lead to a disk that is not there now.
+        // The link may lead to a disk that is not mounted now.
         let message = format!(
             "{} is a link to {}, where there is no directory. Create that directory or remove the link, then try again.",
             directory.display(),
@@ -334,12 +331,12 @@ pub fn create_private_directory(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Where a path leads. The last step may be missing, a dangling link's target included.
+/// Returns the path that a chain of links leads to. The target may be missing.
 ///
 /// # Errors
-/// `ERR_QWEN_IO` for links that lead in a circle.
+/// `ERR_QWEN_IO` for links that form a loop.
 pub fn follow_links(path: &Path) -> Result<PathBuf> {
-    // As many as the kernel follows.
+    // The kernel's own limit.
     const MAX_LINKS: usize = 40;
     let mut target = path.to_owned();
     for _ in 0..MAX_LINKS {
@@ -357,7 +354,7 @@ fn sync_directory(directory: &Path) -> std::io::Result<()> {
     if fault::omits(Safeguard::DirectorySync) { Ok(()) } else { File::open(directory)?.sync_all() }
 }
 
-/// Windows can't open a directory to sync it, and writes a rename through its journal.
+/// Windows can't sync a directory; it journals renames.
 #[cfg(not(unix))]
 #[expect(clippy::unnecessary_wraps, reason = "it is that of other systems that can fail")]
 fn sync_directory(_directory: &Path) -> std::io::Result<()> {
@@ -399,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_of_links_is_an_error() {
+    fn a_loop_of_links_is_an_error() {
         let temporary = tempfile::tempdir().unwrap();
         let link = temporary.path().join("creds.json");
         symlink(&link, &link).unwrap();
@@ -407,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_write_is_completed_where_it_still_fits_and_whole() {
+    fn a_whole_interrupted_write_is_completed_if_its_target_is_unchanged() {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("creds.json");
         replace(&path, b"{\"a\":1}").unwrap();
@@ -433,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_not_replaced_where_it_no_longer_should_be() {
+    fn a_declined_write_leaves_the_file() {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("creds.json");
         replace(&path, b"1").unwrap();
@@ -443,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn reserved_room_is_used_and_nobody_takes_it_for_contents() {
+    fn reserved_space_is_used_and_never_completed_as_a_write() {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("creds.json");
         replace(&path, b"{}").unwrap();

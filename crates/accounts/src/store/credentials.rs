@@ -1,65 +1,61 @@
-//! `oauth_creds.json`, the file that is shared with the qwen CLI.
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use qwen_base::{
-    Code, Error, Result, Secret,
+    Code, Error, Result,
     fault::{self, Safeguard},
-    instant_from_number, opaque_debug,
+    opaque_debug,
 };
 use serde_json::{Map, Value};
 
 use super::atomic::{self, Replaced, Reservation};
 use super::file::{self, Contents, Stamp};
 use super::lock::LockPaths;
-use crate::oauth::error_response::text;
-use crate::oauth::token::Token;
+use crate::model::Token;
 
-/// No credentials file is anywhere near this large.
+/// Larger files are refused.
 const MAX_SIZE: u64 = 1024 * 1024;
 
-/// New tokens may be longer than those that they replace, in bytes.
+/// Space for longer tokens, in bytes.
 const ROOM_FOR_LONGER_TOKENS: u64 = 1024;
 
-/// Tokens as a file holds them, and whatever else is in it.
+/// Tokens and all other fields of a credentials file.
 #[derive(Clone)]
 pub struct Credentials {
-    /// The tokens.
     pub token: Token,
-    /// When the file was last written, in epoch milliseconds.
+    /// Time of the last write, in epoch milliseconds.
     pub modified_at: u64,
     document: Map<String, Value>,
 }
 
 opaque_debug!(Credentials);
 
-/// One credentials file.
+/// `oauth_creds.json`, the file that is shared with the qwen CLI.
 #[derive(Debug, Clone)]
 pub struct CredentialsFile {
     path: PathBuf,
 }
 
 impl CredentialsFile {
-    /// Opens nothing.
+    /// Creates a handle. It opens no file yet.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
         Self { path }
     }
 
-    /// Where it is.
+    /// Path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The locks that guard it.
+    /// The locks of the file.
     #[must_use]
     pub fn locks(&self) -> LockPaths {
         LockPaths::beside(&self.path, Path::with_extension)
     }
 
-    /// What the file is now, or `None` where there is none.
+    /// Stamp of the file; `None` if there is none.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`.
@@ -67,10 +63,10 @@ impl CredentialsFile {
         file::stamp(&self.path)
     }
 
-    /// Reads the file; `None` where there is none.
+    /// Reads the file; `None` if there is none.
     ///
     /// # Errors
-    /// `ERR_QWEN_IO`, and `ERR_QWEN_CREDENTIALS_INVALID` where the file holds no usable tokens.
+    /// `ERR_QWEN_IO`, and `ERR_QWEN_CREDENTIALS_INVALID` if the file holds no usable tokens.
     pub fn read(&self) -> Result<Option<Credentials>> {
         match file::read_own(&self.path, MAX_SIZE, Code::CredentialsInvalid)? {
             Contents::Missing => Ok(None),
@@ -87,34 +83,23 @@ impl CredentialsFile {
             Err(_) if contents.trim_ascii().is_empty() => return Err(self.invalid("is empty")),
             Err(_) => return Err(self.invalid("is not JSON")),
         };
-        let access_token = text(&document, "access_token")
-            .filter(|token| !token.chars().any(char::is_control))
-            .ok_or_else(|| self.invalid("has no usable access_token"))?;
-        let token = Token {
-            access_token: Secret::new(access_token),
-            refresh_token: text(&document, "refresh_token").map(Secret::new),
-            token_type: text(&document, "token_type").unwrap_or("Bearer").to_owned(),
-            resource_url: text(&document, "resource_url").map(str::to_owned),
-            scope: text(&document, "scope").map(str::to_owned),
-            // Without a usable expiry the token is refreshed before it is used.
-            expires_at: document.get("expiry_date").and_then(instant).unwrap_or(0),
-        };
+        let token = Token::read(&document).ok_or_else(|| self.invalid("has no usable access_token"))?;
         Ok(Credentials { token, modified_at, document })
     }
 
-    /// Replaces the tokens in the file. Fields of `previous` that are not ours are kept.
+    /// Replaces the tokens in the file. Other fields of `previous` stay.
     ///
     /// # Errors
-    /// `ERR_QWEN_IO`; the file is then as it was.
+    /// `ERR_QWEN_IO`; the file is then unchanged.
     pub fn write(&self, token: &Token, previous: Option<&Credentials>) -> Result<Replaced> {
         atomic::replace(&self.path, &contents(token, previous)?)
     }
 
-    /// As [`CredentialsFile::write`], unless the file no longer holds the refresh token of `previous` at the last moment.
-    /// `reserved` is room that was made for it.
+    /// As [`CredentialsFile::write`], if the file still holds the refresh token of `previous` just before it is
+    /// replaced. `reserved` is disk space from [`CredentialsFile::reserve`].
     ///
     /// # Errors
-    /// `ERR_QWEN_IO`; the file is then as it was.
+    /// `ERR_QWEN_IO`; the file is then unchanged.
     pub fn write_over(
         &self,
         token: &Token,
@@ -125,8 +110,8 @@ impl CredentialsFile {
         atomic::replace_if(&self.path, &contents, reserved, || self.still_holds(previous))
     }
 
-    /// Writes into the file where it can't be replaced, if it still holds the refresh token of `previous`. A crash can leave
-    /// it torn, so the tokens must be in the store before.
+    /// Writes into a file that can't be replaced, if it still holds the refresh token of `previous`. A crash can leave
+    /// the file torn, so the tokens must be in the store first.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`.
@@ -140,7 +125,7 @@ impl CredentialsFile {
         fault::omits(Safeguard::Comparison) || self.read().is_ok_and(|now| now.is_some_and(is_same))
     }
 
-    /// Makes room for other tokens in the file's place.
+    /// Reserves space for new tokens.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`.
@@ -148,7 +133,7 @@ impl CredentialsFile {
         Reservation::make(&self.path, file::size(&self.path) + ROOM_FOR_LONGER_TOKENS)
     }
 
-    /// Removes the file: the user has removed its account.
+    /// Removes the file after the user has removed its account.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`.
@@ -164,7 +149,7 @@ impl CredentialsFile {
         }
     }
 
-    /// Moves a file that holds no usable tokens out of the way, under a name that says when.
+    /// Renames a file without usable tokens to a name with the time.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`.
@@ -183,31 +168,19 @@ impl CredentialsFile {
     }
 }
 
-/// The file with other tokens in it. Fields of `previous` that are not ours are kept.
+/// Returns the file's contents with other tokens. Other fields of `previous` stay.
 fn contents(token: &Token, previous: Option<&Credentials>) -> Result<Vec<u8>> {
     let mut document = previous.map(|credentials| credentials.document.clone()).unwrap_or_default();
-    let mut set = |field: &str, value: Option<&str>| match value {
-        Some(value) => drop(document.insert(field.to_owned(), Value::from(value))),
-        None => drop(document.shift_remove(field)),
-    };
-    set("access_token", Some(token.access_token.expose()));
-    set("refresh_token", token.refresh_token.as_ref().map(Secret::expose));
-    set("token_type", Some(&token.token_type));
-    set("resource_url", token.resource_url.as_deref());
-    document.insert("expiry_date".to_owned(), Value::from(token.expires_at));
-    // Two spaces and no final newline, as the CLI writes it.
+    token.write(&mut document);
+    // The CLI writes two spaces and no final newline.
     serde_json::to_vec_pretty(&document).map_err(Error::internal)
-}
-
-/// An instant in epoch milliseconds: a number, or a string that holds one.
-fn instant(value: &Value) -> Option<u64> {
-    instant_from_number(value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?)
 }
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "tests make files that no writer of ours would")]
 mod tests {
     use proptest::prelude::*;
+    use qwen_base::Secret;
     use serde_json::json;
 
     use super::*;
@@ -255,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_no_tokens_is_an_error_that_names_the_file() {
+    fn a_file_without_tokens_is_an_error_that_names_it() {
         for contents in [
             &b""[..],
             b"{",

@@ -1,46 +1,60 @@
-//! `oauth_accounts.json` as a value: version 1 of the original plugin, with whatever else is in it. Pure.
+//! `oauth_accounts.json` as a value: version 1 of the original plugin, with everything else that is in it. Pure.
 
 use std::path::Path;
 
 use qwen_base::{Price, opaque_debug};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::record::{Record, instant, strings};
-use crate::accounts::binding::{Binding, print_of};
-use crate::accounts::identity::fingerprint;
-use crate::oauth::token::Token;
+use super::record::Record;
+use crate::model::fields::{self, read_instant, read_strings};
+use crate::model::{Binding, Token, binding_fingerprint, fingerprint};
 
-/// The only version there is.
-pub const VERSION: u64 = 1;
-/// So many removed tokens are remembered.
+const VERSION: u64 = 1;
+/// Number of removed tokens that are kept.
 const REMOVED_TOKENS: usize = 500;
-
-/// Where the keys are. Versions that know nothing of keys leave it as it is.
-const KEYS: &str = "apiKeys";
-
-/// Where the login in `oauth_creds.json` belongs while it is the only account.
-const LONE_BINDING: &str = "credentialsBinding";
-/// The files that a person was told of as open to other users.
-const OPEN_TO_OTHERS: &str = "openToOthers";
 
 /// The whole store.
 #[derive(Clone, PartialEq, Default)]
 pub struct Document {
-    fields: Map<String, Value>,
+    pub(super) notes: Notes,
     /// The logins, in order.
     pub records: Vec<Record>,
-    /// The keys, in order.
+    /// The keys, in order. They have an array of their own, which versions without keys leave as it is.
     pub keys: Vec<Record>,
+}
+
+/// Everything in the store but the accounts.
+#[derive(Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Notes {
+    pub active_account_id: Option<String>,
+    /// The account that `oauth_creds.json` held when it was last read.
+    credentials_account_id: Option<String>,
+    /// True if `OpenCode` has had an entry of ours since the last login.
+    pub open_code_login: Option<bool>,
+    /// Binding of the login in `oauth_creds.json` while it is the only account.
+    credentials_binding: Option<Value>,
+    /// Files that the user was told of: other users can open them, and that can't be changed.
+    #[serde(deserialize_with = "read_strings")]
+    open_to_others: Option<Vec<String>>,
+    #[serde(deserialize_with = "read_instant")]
+    degraded_at: Option<u64>,
+    legacy_token: Option<String>,
+    #[serde(deserialize_with = "read_strings")]
+    pub removed_tokens: Option<Vec<String>>,
+    #[serde(flatten, skip_serializing)]
+    others: Map<String, Value>,
 }
 
 opaque_debug!(Document);
 
-/// Why a store can't be used.
+/// Reason why a store can't be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unusable {
-    /// Not what any version writes.
+    /// No version writes this.
     Corrupt,
-    /// Of a version that is not known.
+    /// The version is unknown.
     Unsupported,
 }
 
@@ -48,12 +62,12 @@ impl Document {
     /// Reads a store.
     ///
     /// # Errors
-    /// Why it can't be used.
+    /// The reason why it can't be used.
     pub fn parse(contents: &[u8]) -> Result<Self, Unusable> {
         let Ok(Value::Object(mut fields)) = serde_json::from_slice(contents) else {
             return Err(Unusable::Corrupt);
         };
-        match fields.get("version").and_then(Value::as_u64) {
+        match fields.shift_remove("version").as_ref().and_then(Value::as_u64) {
             Some(VERSION) => {}
             Some(_) => return Err(Unusable::Unsupported),
             None => return Err(Unusable::Corrupt),
@@ -61,7 +75,7 @@ impl Document {
         let Some(Value::Array(accounts)) = fields.shift_remove("accounts") else {
             return Err(Unusable::Corrupt);
         };
-        let keys = match fields.shift_remove(KEYS) {
+        let keys = match fields.shift_remove("apiKeys") {
             None => Vec::new(),
             Some(Value::Array(keys)) => keys,
             Some(_) => return Err(Unusable::Corrupt),
@@ -73,7 +87,10 @@ impl Document {
             });
             records.collect::<Result<Vec<_>, _>>()
         };
-        Ok(Self { records: read(accounts, false)?, keys: read(keys, true)?, fields })
+        let (records, keys) = (read(accounts, false)?, read(keys, true)?);
+        let (mut notes, misfits): (Notes, _) = fields::read(fields);
+        notes.others.extend(misfits);
+        Ok(Self { notes, records, keys })
     }
 
     /// All accounts, logins and keys.
@@ -81,54 +98,44 @@ impl Document {
         self.records.iter().chain(&self.keys)
     }
 
-    /// Whether there is no account.
+    /// True if there is no account.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.records.is_empty() && self.keys.is_empty()
     }
 
-    /// Whether there is nothing in it that would have to be kept beside the credentials file.
+    /// True if nothing in the store has to be kept beside the credentials file.
     #[must_use]
     pub fn keeps_nothing(&self) -> bool {
-        const FREE: [&str; 6] = [
-            "version",
-            "activeAccountId",
-            "credentialsAccountId",
-            "openCodeLogin",
-            LONE_BINDING,
-            OPEN_TO_OTHERS,
-        ];
-        self.is_empty() && self.fields.keys().all(|name| FREE.contains(&name.as_str()))
+        let Notes { degraded_at, legacy_token, removed_tokens, others, .. } = &self.notes;
+        let has_notes = degraded_at.is_some() || legacy_token.is_some() || removed_tokens.is_some();
+        self.is_empty() && !has_notes && others.is_empty()
     }
 
-    /// As it is written: two spaces, as the original does.
+    /// Returns the contents of the file, indented by two spaces as the original does.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
+        let array = |records: &[Record]| {
+            Value::Array(records.iter().map(|record| Value::Object(record.to_fields())).collect())
+        };
         let mut document = Map::new();
         document.insert("version".to_owned(), VERSION.into());
-        document.insert("activeAccountId".to_owned(), self.active_id().map_or(Value::Null, Value::from));
-        let array = |records: &[Record]| {
-            Value::Array(records.iter().map(|record| Value::Object(record.fields().clone())).collect())
-        };
+        document.insert("activeAccountId".to_owned(), self.active_id().into());
         document.insert("accounts".to_owned(), array(&self.records));
         if !self.keys.is_empty() {
-            document.insert(KEYS.to_owned(), array(&self.keys));
+            document.insert("apiKeys".to_owned(), array(&self.keys));
         }
-        for (name, value) in &self.fields {
-            if !document.contains_key(name) {
-                document.insert(name.clone(), value.clone());
-            }
-        }
+        document.extend(fields::write(&self.notes, &self.notes.others));
         serde_json::to_vec_pretty(&document).unwrap_or_default()
     }
 
     /// The account that the user has chosen.
     #[must_use]
     pub fn active_id(&self) -> Option<&str> {
-        self.fields.get("activeAccountId")?.as_str()
+        self.notes.active_account_id.as_deref()
     }
 
-    /// The account to begin with where the user has chosen none: one of the cheapest, an enabled one if there is any.
+    /// The account to begin with if the user has chosen none: one of the cheapest, an enabled one if there is any.
     #[must_use]
     pub fn first_choice(&self) -> Option<&str> {
         let price = |record: &&Record| record.kind().price();
@@ -140,11 +147,11 @@ impl Document {
 
     /// Chooses an account.
     pub fn set_active_id(&mut self, id: Option<&str>) {
-        self.set("activeAccountId", id.map(Value::from));
+        self.notes.active_account_id = id.map(str::to_owned);
     }
 
-    /// Makes the cheapest enabled account the active one where the active one is disabled. Returns its id. One that is billed
-    /// by use takes the place only of another such account: nobody gets a bill for disabling an account. Where there is no
+    /// Makes the cheapest enabled account active if the active one is disabled, and returns its id. An account that is
+    /// billed by use replaces only another such account: disabling an account must not lead to a bill. If there is no
     /// such account, the choice stays.
     pub fn leave_disabled(&mut self) -> Option<String> {
         let active = self.active_id().and_then(|id| self.record(id));
@@ -161,83 +168,70 @@ impl Document {
         Some(next)
     }
 
-    /// The account that `oauth_creds.json` held when it was last looked at.
+    /// The account that `oauth_creds.json` held when it was last read.
     #[must_use]
     pub fn linked_id(&self) -> Option<&str> {
-        self.fields.get("credentialsAccountId")?.as_str()
+        self.notes.credentials_account_id.as_deref()
     }
 
     /// Notes which account `oauth_creds.json` holds.
     pub fn set_linked_id(&mut self, id: Option<&str>) {
-        self.set("credentialsAccountId", id.map(Value::from));
+        self.notes.credentials_account_id = id.map(str::to_owned);
     }
 
-    /// Whether `OpenCode` has had an entry of ours since the last login.
+    /// True if `OpenCode` has had an entry of ours since the last login.
     #[must_use]
     pub fn had_host_login(&self) -> bool {
-        self.fields.get("openCodeLogin").and_then(Value::as_bool).unwrap_or(false)
+        self.notes.open_code_login.unwrap_or(false)
     }
 
-    /// True if a person was told that a file is open to other users and can't be closed to them.
-    #[must_use]
-    pub fn was_told_of_open(&self, path: &Path) -> bool {
-        let told = self.fields.get(OPEN_TO_OTHERS).and_then(Value::as_array);
-        told.is_some_and(|told| told.iter().any(|one| one.as_str() == path.to_str()))
+    pub(crate) fn set_host_login(&mut self, had_one: bool) {
+        self.notes.open_code_login = had_one.then_some(true);
     }
 
-    /// Notes that a person was told of it.
-    pub fn note_told_of_open(&mut self, path: &Path) {
-        let told = self.fields.get(OPEN_TO_OTHERS).and_then(Value::as_array);
-        let mut told = told.cloned().unwrap_or_default();
-        told.push(path.display().to_string().into());
-        self.set(OPEN_TO_OTHERS, Some(told.into()));
+    /// True if the user was told that other users can open a file, and that this can't be changed.
+    pub(crate) fn was_told_of_open(&self, path: &Path) -> bool {
+        let told = self.notes.open_to_others.as_ref();
+        told.is_some_and(|told| told.iter().any(|one| Some(one.as_str()) == path.to_str()))
     }
 
-    /// Notes that `OpenCode` has an entry of ours, or that the user has chosen anew since it had one.
-    pub fn set_host_login(&mut self, had_one: bool) {
-        self.set("openCodeLogin", had_one.then_some(Value::Bool(true)));
+    pub(crate) fn note_told_of_open(&mut self, path: &Path) {
+        self.notes.open_to_others.get_or_insert_default().push(path.display().to_string());
     }
 
-    /// Where the login in `oauth_creds.json` belongs while it is the only account. It is uncertain for another token than the
-    /// one that was bound.
-    #[must_use]
-    pub fn lone_binding(&self, token: &Token) -> Option<Binding> {
-        let value = self.fields.get(LONE_BINDING)?;
+    /// Binding of the login in `oauth_creds.json` while it is the only account. For another token than the bound one it
+    /// is uncertain.
+    pub(crate) fn lone_binding(&self, token: &Token) -> Option<Binding> {
+        let value = self.notes.credentials_binding.as_ref()?;
         let binding = Binding::from_value(value)?;
-        let is_certain = value.get("token").and_then(Value::as_str) == Some(&print_of(token));
+        let is_certain = value.get("token").and_then(Value::as_str) == Some(&binding_fingerprint(token));
         Some(Binding { is_certain, ..binding })
     }
 
-    /// Notes where the login in `oauth_creds.json` belongs.
-    pub fn set_lone_binding(&mut self, binding: Option<(&Binding, &Token)>) {
-        let value = binding.map(|(binding, token)| {
+    pub(crate) fn set_lone_binding(&mut self, binding: Option<(&Binding, &Token)>) {
+        self.notes.credentials_binding = binding.map(|(binding, token)| {
             let mut value = binding.to_value();
-            value["token"] = print_of(token).into();
+            value["token"] = binding_fingerprint(token).into();
             value
         });
-        self.set(LONE_BINDING, value);
     }
 
-    /// When a degraded payload was last tried because every account was cooling, in epoch milliseconds.
-    #[must_use]
-    pub fn degraded_at(&self) -> u64 {
-        self.fields.get("degradedAt").and_then(instant).unwrap_or(0)
+    /// Time of the last degraded try, made while every account was cooling; in epoch milliseconds.
+    pub(crate) fn degraded_at(&self) -> u64 {
+        self.notes.degraded_at.unwrap_or(0)
     }
 
-    /// Notes a degraded try.
-    pub fn set_degraded_at(&mut self, now_ms: u64) {
-        self.set("degradedAt", Some(now_ms.into()));
+    pub(crate) fn set_degraded_at(&mut self, now_ms: u64) {
+        self.notes.degraded_at = Some(now_ms);
     }
 
-    /// Whether the original's old token file was looked at while it held this token.
-    #[must_use]
-    pub fn knows_legacy(&self, token: &Token) -> bool {
-        self.fields.get("legacyToken").and_then(Value::as_str) == Some(&fingerprint(&token.access_token))
+    /// True if this token of the original's old file was handled before.
+    pub(crate) fn knows_legacy(&self, token: &Token) -> bool {
+        self.notes.legacy_token.as_ref() == Some(&fingerprint(&token.access_token))
     }
 
-    /// Notes the token of the original's old file.
-    pub fn note_legacy(&mut self, token: &Token) {
-        self.set("legacyToken", Some(fingerprint(&token.access_token).into()));
+    pub(crate) fn note_legacy(&mut self, token: &Token) {
+        self.notes.legacy_token = Some(fingerprint(&token.access_token));
     }
 
     /// The account with an id.
@@ -251,28 +245,25 @@ impl Document {
         self.records.iter_mut().chain(&mut self.keys).find(|record| record.id() == id)
     }
 
-    /// Whether a token was removed by the user.
+    /// True if the user removed an account that had this token.
     #[must_use]
     pub fn was_removed(&self, token: &Token) -> bool {
-        let removed = strings(self.fields.get("removedTokens"));
-        let mut secrets = std::iter::once(&token.access_token).chain(&token.refresh_token);
-        secrets.any(|secret| removed.contains(&fingerprint(secret)))
+        let removed = self.notes.removed_tokens.as_deref().unwrap_or_default();
+        token.secrets().any(|secret| removed.contains(&fingerprint(secret)))
     }
 
-    /// Takes an account out, and remembers its tokens so that they don't come back.
+    /// Removes an account. Fingerprints of its tokens are kept, so that they are not added again.
     pub fn remove(&mut self, id: &str) -> Option<Record> {
         let record = match self.records.iter().position(|record| record.id() == id) {
             Some(at) => self.records.remove(at),
             None => self.keys.remove(self.keys.iter().position(|record| record.id() == id)?),
         };
-        let mut removed = strings(self.fields.get("removedTokens"));
-        removed.extend(strings(record.fields().get("spentTokens")));
+        let removed = self.notes.removed_tokens.get_or_insert_default();
+        removed.extend(record.spent_tokens.iter().flatten().cloned());
         if let Some(token) = record.token() {
-            removed.extend(std::iter::once(&token.access_token).chain(&token.refresh_token).map(fingerprint));
+            removed.extend(token.secrets().map(fingerprint));
         }
-        let surplus = removed.len().saturating_sub(REMOVED_TOKENS);
-        removed.drain(..surplus);
-        self.set("removedTokens", Some(removed.into()));
+        removed.drain(..removed.len().saturating_sub(REMOVED_TOKENS));
         if self.active_id() == Some(id) {
             let next = self.first_choice().map(str::to_owned);
             self.set_active_id(next.as_deref());
@@ -281,13 +272,6 @@ impl Document {
             self.set_linked_id(None);
         }
         Some(record)
-    }
-
-    pub(super) fn set(&mut self, name: &str, value: Option<Value>) {
-        match value {
-            Some(value) => drop(self.fields.insert(name.to_owned(), value)),
-            None => drop(self.fields.shift_remove(name)),
-        }
     }
 }
 
@@ -300,7 +284,7 @@ pub(crate) mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::accounts::kind::Kind;
+    use crate::model::Kind;
     use crate::store::record::Key;
     use crate::store::recover::recover;
 
@@ -327,7 +311,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_survives() {
+    fn unknown_fields_survive() {
         let mut document = parse(&store()).unwrap();
         document.records[0].set_token(&token("b", 10), 5);
         let written: Value = serde_json::from_slice(&document.to_json()).unwrap();
@@ -340,7 +324,27 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_key_that_held_a_token_in_clear_is_replaced() {
+    fn fields_of_an_unexpected_type_survive_and_count_as_missing() {
+        let mut value = store();
+        value["legacyToken"] = json!({"odd": 1});
+        let account = value["accounts"][0].as_object_mut().unwrap();
+        for (name, odd) in
+            [("label", json!(7)), ("pause", json!("x")), ("lastError", json!([1])), ("enabled", json!("no"))]
+        {
+            account.insert(name.to_owned(), odd);
+        }
+        account.insert("exhaustedUntil".to_owned(), json!("1893456000000"));
+        let document = parse(&value).unwrap();
+        let record = &document.records[0];
+        assert_eq!((record.label(), record.pause, record.is_enabled()), (None, None, true));
+        assert_eq!((record.exhausted_until(), record.last_error()), (1_893_456_000_000, None));
+        assert_eq!(record.token().unwrap().access_token.expose(), "access-a");
+        value["accounts"][0]["exhaustedUntil"] = json!(1_893_456_000_000_u64);
+        assert_eq!(serde_json::from_slice::<Value>(&document.to_json()).unwrap(), value);
+    }
+
+    #[test]
+    fn an_account_key_with_a_token_in_clear_is_replaced() {
         let mut document = parse(&store()).unwrap();
         document.records[0].set_token(&token("b", 10), 5);
         let text = String::from_utf8(document.to_json()).unwrap();
@@ -364,7 +368,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn whole_accounts_of_a_cut_store_are_recovered() {
+    fn whole_accounts_of_a_truncated_store_are_recovered() {
         let mut value = store();
         value["accounts"] =
             json!([value["accounts"][0], {"id": "two", "token": {"access_token": "b"}}, {"id": "three"}]);
@@ -377,7 +381,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn removed_tokens_are_known_again() {
+    fn removed_tokens_are_recognized() {
         let mut document = parse(&store()).unwrap();
         document.records[0].set_token(&token("b", 10), 5);
         document.remove("one").unwrap();
@@ -395,7 +399,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn keys_stand_apart_from_logins_and_survive() {
+    fn keys_have_their_own_array_and_survive() {
         let mut document = parse(&store()).unwrap();
         document.keys.push(Record::of_key("k", Some("Mine"), &key("sk-sp-1"), 5));
         let written: Value = serde_json::from_slice(&document.to_json()).unwrap();
@@ -429,11 +433,11 @@ pub(crate) mod tests {
         record.set_key(&key("sk-sp-1"), 7);
         assert_eq!((record.tier(), record.region()), (Some(Tier::Lite), Some("intl")));
         record.set_enabled(true, 8);
-        assert!(record.is_enabled() && !record.fields().contains_key("enabled"));
+        assert!(record.is_enabled() && !record.to_fields().contains_key("enabled"));
     }
 
     #[test]
-    fn the_cheapest_enabled_account_takes_the_place_of_a_disabled_one() {
+    fn the_cheapest_enabled_account_replaces_a_disabled_one() {
         let mut document = parse(&store()).unwrap();
         assert_eq!(document.leave_disabled(), None);
         let metered = Key { plan: Some(KeyPlan::DashScope), ..key("sk-1") };
@@ -454,7 +458,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_login_that_has_a_field_called_key_is_a_login() {
+    fn a_login_with_a_key_field_is_a_login() {
         let mut value = store();
         value["accounts"][0]["key"] = json!("sk-sp-1");
         let document = parse(&value).unwrap();
@@ -467,7 +471,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_first_choice_costs_the_least() {
+    fn the_first_choice_is_the_cheapest() {
         let mut document = Document::default();
         assert_eq!(document.first_choice(), None);
         let metered = Key { plan: Some(KeyPlan::DashScope), ..key("sk-1") };

@@ -1,4 +1,4 @@
-//! Reading a file that others may replace at any moment.
+//! Reads files that other processes may replace at any moment.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
@@ -11,7 +11,8 @@ use qwen_base::{
 
 use super::ownership;
 
-/// Tells two versions of a file apart without reading it. A renamed file has a new inode, whatever the clock says.
+/// Tells two versions of a file apart without reading it. Renaming a file over another changes the inode, even if the
+/// clock is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp {
     modified: Option<std::time::SystemTime>,
@@ -19,25 +20,25 @@ pub struct Stamp {
     inode: u64,
 }
 
-/// What was found at a path.
+/// Contents of a path.
 #[derive(Debug)]
 pub enum Contents {
-    /// Nothing.
+    /// There is no file.
     Missing,
     /// A directory, a device or the like.
     NotAFile,
-    /// More than such a file can hold.
+    /// The file is larger than the limit.
     TooLarge,
     /// A file.
     Bytes {
-        /// All of it. Text with a byte order mark, UTF-16 too, comes as UTF-8 without one.
+        /// The whole file. Text with a byte order mark, UTF-16 included, is returned as UTF-8 without one.
         bytes: Vec<u8>,
-        /// When it was written, in epoch milliseconds.
+        /// Time of the last write, in epoch milliseconds.
         modified_at: u64,
     },
 }
 
-/// What a file is now, or `None` where there is none.
+/// Stamp of a file; `None` if there is none.
 ///
 /// # Errors
 /// `ERR_QWEN_IO`.
@@ -52,7 +53,7 @@ pub fn stamp(path: &Path) -> Result<Option<Stamp>> {
     }
 }
 
-/// Returns the size of a file in bytes; 0 where there is none.
+/// Size of a file in bytes; 0 if there is none.
 #[must_use]
 pub fn size(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |metadata| metadata.len())
@@ -66,8 +67,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Contents> {
     read_checked(path, limit, |_| None)
 }
 
-/// As [`read`], for a file of this package's or the qwen CLI's: one that belongs to another user is refused, since they
-/// could have put any login there.
+/// As [`read`], but refuses a file of another user, who could have put any login there.
 ///
 /// # Errors
 /// `ERR_QWEN_IO`, and `refusal` for another user's file.
@@ -102,7 +102,7 @@ fn read_checked(
     Ok(Contents::Bytes { bytes: without_byte_order_mark(bytes), modified_at })
 }
 
-/// Windows' editors and `PowerShell` begin files with a byte order mark, and some write UTF-16.
+/// Removes the byte order mark that Windows' editors and `PowerShell` write, and decodes UTF-16.
 fn without_byte_order_mark(bytes: Vec<u8>) -> Vec<u8> {
     let decoded = |rest: &[u8], unit: fn([u8; 2]) -> u16| {
         let (pairs, _) = rest.as_chunks::<2>();
@@ -117,7 +117,7 @@ fn without_byte_order_mark(bytes: Vec<u8>) -> Vec<u8> {
     text.map_or(bytes, String::into_bytes)
 }
 
-/// The name under which a file that can't be used is kept.
+/// Returns a free name for a file that is set aside.
 #[must_use]
 pub fn aside(path: &Path, now_ms: u64) -> PathBuf {
     let mut name = path.to_owned().into_os_string();
@@ -133,16 +133,16 @@ pub fn aside(path: &Path, now_ms: u64) -> PathBuf {
     aside
 }
 
-/// Keeps what is in a place, whole, under a name that says when. A file stays until it is replaced, so that nobody finds
-/// none at all meanwhile.
+/// Keeps a damaged file under a name with the time. A file is copied, so that other processes always find one.
 ///
 /// # Errors
-/// What the system says.
+/// Those of the file system.
 pub fn set_aside(path: &Path, now_ms: u64) -> std::io::Result<PathBuf> {
     let aside = aside(path, now_ms);
     if path.is_file() {
         fs::copy(path, &aside)?;
-        // Windows syncs only what is open for writing; elsewhere a copy of a read-only file can't be opened for that.
+        // Windows can sync only files that are open for writing; elsewhere a copy of a read-only file can't be opened
+        // so.
         File::options().read(true).write(cfg!(windows)).open(&aside)?.sync_all()?;
     } else {
         fs::rename(path, &aside)?;
@@ -150,7 +150,7 @@ pub fn set_aside(path: &Path, now_ms: u64) -> std::io::Result<PathBuf> {
     Ok(aside)
 }
 
-/// Windows finds nothing also where a file is in the place of the directory.
+/// Windows reports `NotFound` also if a file is in the place of the directory.
 fn is_missing(path: &Path, error: &std::io::Error) -> bool {
     let is_blocked = || cfg!(windows) && path.parent().is_some_and(Path::is_file);
     error.kind() == ErrorKind::NotFound && !is_blocked()

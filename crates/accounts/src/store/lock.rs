@@ -1,4 +1,4 @@
-//! Locks on a file of tokens: a kernel lock between our own processes, and the qwen CLI's lock file towards the CLI.
+//! Locks of token files: a kernel lock between processes of this package, and the qwen CLI's lock file against the CLI.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -6,52 +6,52 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use qwen_base::{
-    Clock, Code, Error, Result, epoch_ms,
+    Clock, Code, Error, KernelLock, Result, epoch_ms,
     fault::{self, Point, Safeguard},
     safe_open::{self, InPlace},
 };
 
 use crate::store::atomic::{self, create_private_directory};
 use crate::store::ownership;
-use crate::store::sharing::is_abandoned;
+use crate::store::refresh_decision::is_abandoned;
 
-/// How long a caller waits for its turn.
+/// Longest wait for a lock.
 pub const WAIT_LIMIT: Duration = Duration::from_secs(30);
-/// A lock file that is held must be touched more often than this: the CLI up to 0.15 takes one of 10 s for stale.
+/// A held lock file must be touched more often than this: the CLI up to 0.15 takes it for stale after 10 s.
 pub const TOUCH_INTERVAL: Duration = Duration::from_secs(3);
-/// The age at which the CLI (0.24) takes a lock file for stale. Older versions use 10 s, but may themselves still be at
-/// work then.
+/// Age at which the CLI (0.24) takes a lock file for stale. Older versions use 10 s, but their lock may still be in use
+/// then.
 const STALE_AFTER: Duration = Duration::from_secs(35);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(150);
-/// The second line of a lock file of ours. The CLI writes one line and reads none.
+/// Second line of our own lock files. The CLI writes one line and reads none.
 const OWNER: &str = "opencode-qwen-cli-auth";
 
-/// The two locks of one file.
+/// The two locks of a file.
 #[derive(Debug, Clone)]
 pub struct LockPaths {
-    /// Locked by the kernel: empty, permanent, never removed.
+    /// Path of the file for the kernel's lock. It is empty and permanent.
     pub kernel: PathBuf,
-    /// Created and removed, as the CLI does it.
+    /// Path of the CLI's lock file, which exists only while it is held.
     pub cli: PathBuf,
 }
 
-/// Who has a lock.
+/// State of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
-    /// Nobody.
+pub enum LockState {
+    /// Nobody holds it.
     Free,
-    /// A process that is at work.
+    /// A running process holds it.
     Held,
-    /// A process of ours that has not touched its lock for long: it hangs, or was stopped.
+    /// A process of ours holds it and has not touched it for long: it hangs, or was stopped.
     Stuck,
-    /// Nobody can be behind the lock file any more.
+    /// The holder is gone.
     Abandoned,
 }
 
 impl LockPaths {
-    /// Returns the locks of a file with these names beside it. The kernel lock lies beside the file that a link leads to,
-    /// so that two links to one file share it; the CLI's lock lies where the CLI looks for it.
+    /// Returns the locks of a file, under these names. If the file is a link, the kernel lock is beside its target, so
+    /// that two links to one file share it. The CLI's lock is where the CLI looks for it.
     #[must_use]
     pub fn beside(path: &Path, named: impl Fn(&Path, &'static str) -> PathBuf) -> Self {
         let target = atomic::follow_links(path).unwrap_or_else(|_| path.to_owned());
@@ -61,13 +61,13 @@ impl LockPaths {
         Self { kernel, cli: named(path, "lock") }
     }
 
-    /// True if neither lock file is there, so that nobody can hold a lock.
+    /// True if neither lock file exists, so that no process can hold a lock.
     #[must_use]
     pub fn are_missing(&self) -> bool {
         [&self.kernel, &self.cli].iter().all(|path| path.symlink_metadata().is_err())
     }
 
-    /// Makes the directories of the lock files.
+    /// Creates the directories of the lock files.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`.
@@ -76,7 +76,7 @@ impl LockPaths {
         directories.into_iter().try_for_each(create_private_directory)
     }
 
-    /// Checks that the kernel's lock can be taken where its file is there. Makes nothing.
+    /// Checks that an existing kernel lock file can be opened. Creates nothing.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`.
@@ -87,36 +87,29 @@ impl LockPaths {
         }
     }
 
-    /// Looks at the CLI's lock file, and changes nothing.
+    /// Returns the state of the CLI's lock file. Changes nothing.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`.
-    pub fn find(&self, clock: &Clock) -> Result<Found> {
-        let modified = match fs::symlink_metadata(&self.cli).and_then(|metadata| metadata.modified()) {
-            Ok(modified) => modified,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Free),
-            Err(error) => return Err(Error::io("look at", &self.cli, &error)),
-        };
-        let is_locked = safe_open::open(&self.kernel).is_ok_and(|file| {
-            fd_lock::RwLock::new(file).try_read().is_err_and(|error| !is_unsupported(&error))
-        });
-        let is_stale = u128::from(clock.now_ms().abs_diff(epoch_ms(modified))) >= STALE_AFTER.as_millis();
+    pub fn state(&self, clock: &Clock) -> Result<LockState> {
+        let Some(is_stale) = is_stale(&self.cli, clock)? else { return Ok(LockState::Free) };
+        let is_locked = safe_open::open(&self.kernel).is_ok_and(KernelLock::is_held);
         Ok(match (is_locked, is_stale) {
-            (true, true) => Found::Stuck,
-            (false, true) => Found::Abandoned,
-            (false, false) if is_ours(&self.cli) => Found::Abandoned,
-            (_, false) => Found::Held,
+            (true, true) => LockState::Stuck,
+            (false, true) => LockState::Abandoned,
+            (false, false) if is_ours(&self.cli) => LockState::Abandoned,
+            (_, false) => LockState::Held,
         })
     }
 }
 
 /// Runs `body` while this process holds both locks.
 ///
-/// The kernel lock dies with its holder and is never stolen. It is not held while the CLI's lock is waited for, so that
-/// whoever has it is at work. `meanwhile` is asked between tries: it may find that there is nothing left to do.
+/// The kernel lock ends with its holder and is never stolen. It is released while waiting for the CLI's lock, so that
+/// no process keeps it idle. `meanwhile` is called between tries, and may end the wait with a result.
 ///
 /// # Errors
-/// `ERR_QWEN_LOCK_TIMEOUT` after [`WAIT_LIMIT`], `ERR_QWEN_IO`, and what `body` returns.
+/// `ERR_QWEN_LOCK_TIMEOUT` after [`WAIT_LIMIT`], `ERR_QWEN_IO`, and those of `body`.
 pub fn exclusively<T>(
     paths: &LockPaths,
     clock: &Clock,
@@ -126,14 +119,14 @@ pub fn exclusively<T>(
     paths.make_directories()?;
     let file = open_lock_file(&paths.kernel).map_err(|error| Error::io("open", &paths.kernel, &error))?;
     fault::reached(Point::LockFileOpened);
-    let mut kernel = fd_lock::RwLock::new(file);
+    let mut kernel = KernelLock::new(file);
     let started = Instant::now();
     let mut pause = FIRST_PAUSE;
     let mut waited_for_cli = false;
     loop {
-        match kernel.try_write() {
+        match kernel.try_lock() {
             Ok(guard) => {
-                // Taken away by a test, which shows what it is for.
+                // A test drops the lock here and shows the damage.
                 let _guard = (!fault::omits(Safeguard::KernelLock)).then_some(guard);
                 fault::reached(Point::KernelLocked);
                 if let Some(mut cli) = CliLock::try_acquire(&paths.cli, clock, true)? {
@@ -144,7 +137,7 @@ pub fn exclusively<T>(
                 waited_for_cli = true;
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            Err(error) if is_unsupported(&error) => {
+            Err(error) if KernelLock::is_unsupported(&error) => {
                 if let Some(mut cli) = CliLock::try_acquire(&paths.cli, clock, false)? {
                     return body(&mut cli);
                 }
@@ -162,7 +155,7 @@ pub fn exclusively<T>(
     }
 }
 
-/// True if a lock can be made at a path, or taken where it is.
+/// True if a lock file exists and can be opened, or can be created.
 #[cfg(unix)]
 fn is_writable(lock: &Path) -> bool {
     use rustix::fs::{Access, access};
@@ -192,23 +185,20 @@ fn open_lock_file(path: &Path) -> std::io::Result<File> {
     Ok(file)
 }
 
-/// Some network file systems have no such locks; the CLI's kind alone must do there.
-#[must_use]
-pub fn is_unsupported(error: &std::io::Error) -> bool {
-    const NO_LOCKS_AVAILABLE: i32 = if cfg!(target_os = "macos") { 77 } else { 37 };
-    error.kind() == ErrorKind::Unsupported || cfg!(unix) && error.raw_os_error() == Some(NO_LOCKS_AVAILABLE)
-}
-
-/// The CLI's lock file while it is ours. It can be lost: an exiting qwen process removes it, whoever holds it.
+/// The CLI's lock file while this process holds it. It can be lost: an exiting qwen process removes it, even another's.
 #[derive(Debug)]
 pub struct CliLock {
-    claim: Claim,
-    sole: bool,
-    waited_for_cli: bool,
-    was_stolen: bool,
+    /// Checks the lock from another thread.
+    pub(crate) claim: Claim,
+    /// True if the kernel lock is held too, so that no other process of ours is at work.
+    pub(crate) is_sole: bool,
+    /// True if a CLI held the lock before. It may still be at work, since the exit of another CLI removes its lock.
+    pub(crate) waited_for_cli: bool,
+    /// True if another process has taken the lock.
+    pub(crate) was_stolen: bool,
 }
 
-/// What says whether the CLI's lock file is still ours.
+/// Tells if the lock file is still the one of this process.
 #[derive(Debug, Clone)]
 pub struct Claim {
     path: PathBuf,
@@ -216,7 +206,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Whether the lock file is still the one that this process made.
+    /// True if the lock file is still the one that this process created.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.holder().is_ok_and(|contents| contents == self.contents)
@@ -228,9 +218,10 @@ impl Claim {
 }
 
 impl CliLock {
-    /// One try. `sole` says that no other process of ours can hold it, so that a file of ours is a dead process's.
-    fn try_acquire(path: &Path, clock: &Clock, sole: bool) -> Result<Option<Self>> {
-        if sole {
+    /// Tries once. `is_sole` is true if no other process of ours can hold the lock, so that any lock file of ours is left
+    /// from a dead process.
+    fn try_acquire(path: &Path, clock: &Clock, is_sole: bool) -> Result<Option<Self>> {
+        if is_sole {
             for leftover in atomic::leftovers(path) {
                 atomic::remove_leftover(&leftover);
             }
@@ -240,63 +231,40 @@ impl CliLock {
             match create_exclusively(path, &contents) {
                 Ok(()) => {
                     let claim = Claim { path: path.to_owned(), contents };
-                    return Ok(Some(Self { claim, sole, waited_for_cli: false, was_stolen: false }));
+                    return Ok(Some(Self { claim, is_sole, waited_for_cli: false, was_stolen: false }));
                 }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(Error::io("create", path, &error)),
             }
-            if !remove_if_abandoned(path, clock, sole)? {
+            if !remove_if_abandoned(path, clock, is_sole)? {
                 return Ok(None);
             }
         }
         Ok(None)
     }
 
-    /// Whether the kernel's lock is held too, so that no other process of ours is at work.
-    #[must_use]
-    pub fn is_sole(&self) -> bool {
-        self.sole
-    }
-
-    /// Whether a CLI was found to have it before. It may be at work still: the exit of another CLI removes its lock.
-    #[must_use]
-    pub fn waited_for_cli(&self) -> bool {
-        self.waited_for_cli
-    }
-
-    /// Whether the lock file is still the one that this process made.
+    /// True if the lock file is still the one that this process created.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.claim.is_held()
     }
 
-    /// For whoever wants to know it later, elsewhere.
-    #[must_use]
-    pub fn claim(&self) -> Claim {
-        self.claim.clone()
-    }
-
-    /// Whether somebody else was found to have it.
-    #[must_use]
-    pub fn was_stolen(&self) -> bool {
-        self.was_stolen
-    }
-
-    /// Keeps the lock from looking stale; takes it again where it was removed and nobody else has it.
+    /// Touches the lock file so that it doesn't look stale. If it was removed and nobody else has it, it is taken
+    /// again.
     pub fn keep(&mut self, clock: &Clock) {
         if self.retake() && !fault::omits(Safeguard::Touch) {
             let now = SystemTime::UNIX_EPOCH + Duration::from_millis(clock.now_ms());
-            // A lock that can't be touched is not lost yet, and there is nobody to tell.
+            // An untouched lock is not lost yet, so a failure is ignored.
             let _ = safe_open::open_own(OpenOptions::new().write(true), &self.claim.path)
                 .and_then(|file| file.set_modified(now));
         }
     }
 
-    /// Takes the lock again where it was removed and nobody else has it. Says whether it is ours.
+    /// Takes the lock again if it was removed and nobody else has it. Returns true if this process holds it.
     pub fn retake(&mut self) -> bool {
         match self.claim.holder() {
             Ok(contents) if contents == self.claim.contents => true,
-            // A CLI creates it empty, and writes its name then.
+            // A CLI creates the file empty and writes its id afterwards.
             Ok(_) => {
                 self.was_stolen = true;
                 false
@@ -316,7 +284,7 @@ impl Drop for CliLock {
     }
 }
 
-/// Creates a lock file that is never seen without its contents: one that is empty could be anybody's.
+/// Creates a lock file with its contents in one step. An empty lock file would have an unknown owner.
 fn create_exclusively(path: &Path, contents: &str) -> std::io::Result<()> {
     if path.symlink_metadata().is_ok() {
         return Err(ErrorKind::AlreadyExists.into());
@@ -332,7 +300,7 @@ fn create_exclusively(path: &Path, contents: &str) -> std::io::Result<()> {
     match file.persist_noclobber(path) {
         Ok(_) => Ok(()),
         Err(failed) if failed.error.kind() == ErrorKind::AlreadyExists => Err(failed.error),
-        // A file system without links, and without a rename that replaces nothing.
+        // The file system has no hard links, and no rename that fails if the target exists.
         Err(_) => create_directly(path, contents),
     }
 }
@@ -346,32 +314,36 @@ fn create_directly(path: &Path, contents: &str) -> std::io::Result<()> {
     })?;
     ownership::inherit(&file, path.parent().unwrap_or(Path::new(".")));
     file.write_all(contents.as_bytes()).inspect_err(|_| {
-        // On a full disk there is room for a name and none for what says whose it is: it would block everyone.
+        // On a full disk the file may be created without contents. It would block every process.
         #[expect(clippy::disallowed_methods, reason = "a lock that could not be taken is not left behind")]
         let _ = fs::remove_file(path);
     })
 }
 
-/// Removes a lock file that nobody can be behind any more. Says whether it is worth trying again.
-fn remove_if_abandoned(path: &Path, clock: &Clock, sole: bool) -> Result<bool> {
-    let gone = |error: &std::io::Error| error.kind() == ErrorKind::NotFound;
-    let modified = match fs::symlink_metadata(path).and_then(|metadata| metadata.modified()) {
-        Ok(modified) => modified,
-        Err(error) if gone(&error) => return Ok(true),
-        Err(error) => return Err(Error::io("look at", path, &error)),
-    };
-    let is_ours = is_ours(path);
-    // A clock that jumped can put a live lock's time into the future, or a dead one's.
-    let age_ms = clock.now_ms().abs_diff(epoch_ms(modified));
-    let is_stale = u128::from(age_ms) >= STALE_AFTER.as_millis();
-    if !is_abandoned(is_ours, sole, is_stale) {
+/// Removes a lock file whose holder is gone. Returns true if it is worth trying again.
+fn remove_if_abandoned(path: &Path, clock: &Clock, is_sole: bool) -> Result<bool> {
+    let Some(is_stale) = is_stale(path, clock)? else { return Ok(true) };
+    if !is_abandoned(is_ours(path), is_sole, is_stale) {
         return Ok(false);
     }
     #[expect(clippy::disallowed_methods, reason = "an abandoned lock is removed, as the CLI does it")]
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
-        Err(error) if gone(&error) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
         Err(error) => Err(Error::io("remove the abandoned lock", path, &error)),
+    }
+}
+
+/// True if a lock file has not been touched for too long; `None` if there is none.
+fn is_stale(path: &Path, clock: &Clock) -> Result<Option<bool>> {
+    match fs::symlink_metadata(path).and_then(|metadata| metadata.modified()) {
+        Ok(modified) => {
+            // The absolute difference, since a clock that jumped can put a lock's time into the future.
+            let age_ms = clock.now_ms().abs_diff(epoch_ms(modified));
+            Ok(Some(u128::from(age_ms) >= STALE_AFTER.as_millis()))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("look at", path, &error)),
     }
 }
 
@@ -379,7 +351,7 @@ fn is_ours(path: &Path) -> bool {
     read_short(path).is_ok_and(|contents| contents.lines().nth(1).is_some_and(|line| line.starts_with(OWNER)))
 }
 
-/// Reads a lock file; anything longer than a lock file is not one of ours.
+/// Reads the start of a lock file.
 fn read_short(path: &Path) -> std::io::Result<String> {
     let mut contents = String::new();
     safe_open::open_own(OpenOptions::new().read(true), path)?.take(256).read_to_string(&mut contents)?;
@@ -414,7 +386,7 @@ mod tests {
             |cli| {
                 assert!(cli.is_held());
                 let file = open_lock_file(&paths.kernel).unwrap();
-                assert_eq!(fd_lock::RwLock::new(file).try_write().unwrap_err().kind(), ErrorKind::WouldBlock);
+                assert_eq!(KernelLock::new(file).try_lock().unwrap_err().kind(), ErrorKind::WouldBlock);
                 Ok(())
             },
         )
@@ -468,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn two_threads_are_never_inside_at_once() {
+    fn the_lock_excludes_other_threads() {
         use std::sync::atomic::{AtomicUsize, Ordering};
         let temporary = tempfile::tempdir().unwrap();
         let paths = paths(temporary.path());

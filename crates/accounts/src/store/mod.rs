@@ -1,16 +1,16 @@
-//! Files that hold tokens: how they are locked, read and replaced. Everything here blocks; call it from a blocking thread.
+//! Files that hold tokens: locking, reading and replacing them. Everything here blocks: call it from a blocking thread.
 
-pub mod accounts;
 pub mod atomic;
 pub mod credentials;
 pub mod document;
 pub mod file;
-pub mod foreign;
+pub mod import_formats;
 pub mod legacy;
 pub mod lock;
 pub mod modes;
 pub mod ownership;
-pub mod place;
+pub mod path_policy;
 pub mod record;
 pub mod recover;
-pub mod sharing;
+pub mod refresh_decision;
+pub mod store_file;

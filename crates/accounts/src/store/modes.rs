@@ -1,37 +1,27 @@
-//! Modes of what holds tokens: its owner's alone, whoever made it.
+//! File modes: only the owner may open files with tokens.
 
 use std::path::{Path, PathBuf};
 
-/// A file or directory that others than its owner had a way into.
+/// A file or directory that other users could open.
 #[derive(Debug)]
 pub struct Widened {
-    path: PathBuf,
+    pub path: PathBuf,
     mode: u32,
-    /// Why it still is open to others.
+    /// Reason why other users still can.
     failure: Option<String>,
 }
 
 impl Widened {
-    /// Where it is.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Whether others could have put something there.
-    #[must_use]
+    /// True if other users could write there.
     pub fn was_writable(&self) -> bool {
         self.mode & 0o022 != 0
     }
 
-    /// True if it still is open to others: a person is told once, for all processes.
-    #[must_use]
+    /// True if other users still can open it. The user is told once, for all processes.
     pub fn is_still_open(&self) -> bool {
         self.failure.is_some()
     }
 
-    /// What a person should know of it.
-    #[must_use]
     pub fn message(&self) -> String {
         let found = format!(
             "{} was open to other users of this machine (mode {:03o})",
@@ -40,7 +30,7 @@ impl Widened {
         );
         match &self.failure {
             None => {
-                format!("{found}, and is its owner's alone now. If others use this machine, log in again.")
+                format!("{found}, and is private now. If others use this machine, log in again.")
             }
             Some(why) => {
                 format!(
@@ -53,8 +43,7 @@ impl Widened {
     }
 }
 
-/// Takes the rights of others away; `None` where they had none.
-#[must_use]
+/// Removes the permissions of other users; `None` if they had none.
 pub fn narrow(path: &Path) -> Option<Widened> {
     imp::narrow(path)
 }
@@ -77,26 +66,26 @@ mod imp {
         if mode & OTHERS == 0 || is_kept {
             return None;
         }
-        // Rights are only ever taken away: what its owner made read-only stays so.
+        // Permissions are only removed: a read-only file stays read-only.
         let changed = fs::set_permissions(path, Permissions::from_mode(mode & !OTHERS));
-        // Some file systems keep no modes, and say that all went well.
+        // Some file systems have no modes and still report success.
         let is_closed = fs::metadata(path).is_ok_and(|now| now.permissions().mode() & OTHERS == 0);
         let failure = match changed {
             _ if is_closed => None,
             Err(error) => Some(format!("that can't be changed: {error}")),
-            Ok(()) => Some("its file system keeps no modes".to_owned()),
+            Ok(()) => Some("its file system has no modes".to_owned()),
         };
         Some(Widened { path: path.to_owned(), mode: mode & 0o777, failure })
     }
 
-    /// `QWEN_HOME` may name a directory that is there for more than tokens.
+    /// `QWEN_HOME` may name a directory that others use too.
     fn is_shared(directory: &Path, mode: u32) -> bool {
         let name = directory.file_name().unwrap_or_default().to_string_lossy();
         mode & STICKY != 0 || !name.ends_with("qwen")
     }
 }
 
-/// Windows has no modes: what is in a user's profile is that user's.
+/// Windows protects a user's profile from other users by itself.
 #[cfg(not(unix))]
 mod imp {
     pub fn narrow(_path: &std::path::Path) -> Option<super::Widened> {
@@ -122,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_may_open_is_narrowed_and_told() {
+    fn permissions_of_others_are_removed_and_reported() {
         let temporary = tempfile::tempdir().unwrap();
         let directory = temporary.path().join(".qwen");
         let file = directory.join("oauth_creds.json");
@@ -133,7 +122,7 @@ mod tests {
         {
             made(path, wide);
             let told = narrow(path).unwrap();
-            assert_eq!((told.path(), told.was_writable()), (path.as_path(), wide == 0o620));
+            assert_eq!((told.path.as_path(), told.was_writable()), (path.as_path(), wide == 0o620));
             assert!(told.message().contains(&format!("(mode {wide:o})")), "{}", told.message());
             assert_eq!(mode(path), narrowed);
             assert!(narrow(path).is_none());
@@ -143,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_others_share_is_left_as_it_is() {
+    fn a_shared_directory_keeps_its_mode() {
         let temporary = tempfile::tempdir().unwrap();
         let (team, sticky) = (temporary.path().join("project"), temporary.path().join("tmp-qwen"));
         for (path, wide) in [(&team, 0o775), (&sticky, 0o1777)] {

@@ -1,26 +1,25 @@
-//! Whose files are: what is replaced keeps its owner, and what is made belongs to the directory's owner. So root, in a
-//! container or by sudo, locks nobody out of their own login.
+//! Owners of files: a replaced file keeps its owner, and a new file gets the owner of its directory. So root, in a
+//! container or with sudo, locks no user out.
 
 use std::fs::{File, Metadata};
 use std::io;
 use std::path::Path;
 
-/// Gives a new file, which is to replace `target` or be made in `directory`, to the owner that it must have.
+/// Sets the owner of a new file that will replace `target` in `directory`.
 ///
 /// # Errors
-/// `PermissionDenied` with advice where this user may not write for that owner.
+/// `PermissionDenied` with advice if this user can't write for that owner.
 pub fn give(file: &File, target: &Path, directory: &Path) -> io::Result<()> {
     imp::give(file, target, directory)
 }
 
-/// Gives a file or directory that was just made to the owner of the directory above it, as far as this user may.
+/// Gives a new file or directory to the owner of its parent directory, if this user may do that.
 pub fn inherit(file: &File, directory: &Path) {
     imp::inherit(file, directory);
 }
 
-/// Returns why the login in a file may not be used: it belongs to another user, who could have put it there. The files of
-/// the directory's owner are root's to use, and those that root wrote their readers'.
-#[must_use]
+/// Returns the reason why a login can't be used: its file belongs to another user, who could have put it there. Root
+/// may use files of the directory's owner, and that owner may use files that root wrote.
 pub fn foreign(path: &Path, file: &Metadata) -> Option<String> {
     imp::foreign(path, file)
 }
@@ -47,21 +46,21 @@ mod imp {
         let replaced = fs::symlink_metadata(target).ok();
         let wanted = replaced.as_ref().unwrap_or(&directory);
         if own.uid() != wanted.uid() && change(file, Some(wanted.uid()), None).is_err() {
-            // Files that root left in this user's own directory become theirs again.
+            // Files that root left in this user's own directory become the user's again.
             let is_taken_back = wanted.uid() == ROOT && directory.uid() == own.uid();
-            // A new file in a directory for everybody takes nothing from anybody.
+            // A new file in a shared directory replaces nobody's file.
             let is_for_all = directory.uid() == ROOT || directory.mode() & STICKY != 0;
             let is_shared = replaced.is_none() && is_for_all;
             if !is_taken_back && !is_shared {
                 let message = format!(
-                    "it belongs to another user (uid {}), who would be locked out by a file of uid {}",
+                    "it belongs to another user (uid {}), whom a file of uid {} would lock out",
                     wanted.uid(),
                     own.uid()
                 );
                 return Err(io::Error::new(ErrorKind::PermissionDenied, message));
             }
         }
-        // The mode gives a group nothing, so a group that can't be kept does no harm.
+        // The mode gives the group no permissions, so a group that can't be kept does no harm.
         if own.gid() != wanted.gid() {
             let _ = change(file, None, Some(wanted.gid()));
         }
@@ -71,7 +70,7 @@ mod imp {
     pub fn inherit(file: &File, directory: &Path) {
         let (Ok(own), Ok(directory)) = (file.metadata(), fs::metadata(directory)) else { return };
         if geteuid().as_raw() == ROOT && own.uid() != directory.uid() {
-            // A file system that knows no owners is not an obstacle.
+            // Some file systems have no owners.
             let _ = change(file, Some(directory.uid()), Some(directory.gid()));
         }
     }
@@ -81,7 +80,7 @@ mod imp {
     }
 
     pub fn foreign(path: &Path, file: &Metadata) -> Option<String> {
-        // The directory of a link, since its target may be in one of the system's.
+        // The directory of the link counts, since the target may be in a system directory.
         let directory = path.parent().and_then(|directory| fs::metadata(directory).ok());
         let user = geteuid().as_raw();
         if may_use(user, file.uid(), directory.map(|directory| directory.uid())) {
@@ -94,7 +93,7 @@ mod imp {
         ))
     }
 
-    /// `user`, the owner of the file, and the owner of its directory.
+    /// Compares the user with the owner of the file and of its directory.
     fn may_use(user: u32, file: u32, directory: Option<u32>) -> bool {
         let of_directorys_owner = user == ROOT && directory == Some(file);
         let left_by_root = file == ROOT && directory == Some(user);

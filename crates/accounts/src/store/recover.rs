@@ -1,4 +1,4 @@
-//! What can be saved of a broken account store. Pure.
+//! Recovers accounts from a damaged store. Pure.
 
 use std::io::Read;
 
@@ -6,19 +6,20 @@ use serde_json::{Map, Value};
 
 use super::document::Document;
 use super::record::Record;
+use crate::model::fields;
 
-/// A broken file has few places where an object can begin and does not end.
+/// Largest number of braces that are tried as the start of an object.
 const MAX_TRIES: usize = 10_000;
-/// How many times its own length is read of a file, so that one made to be slow is given up on.
+/// Largest number of bytes read, as a multiple of the file's length, so that a malicious file takes no longer.
 const MAX_READS: usize = 4;
 
-/// What of a broken store still reads as an account. Takes time in proportion to the length of the contents.
+/// Returns the accounts that can still be read in a damaged store, in time proportional to its length.
 #[must_use]
 pub fn recover(contents: &[u8]) -> Document {
-    let mut document = Document::default();
-    for name in ["activeAccountId", "removedTokens", "openCodeLogin"] {
-        document.set(name, field_of_broken(contents, name));
-    }
+    let notes = ["activeAccountId", "removedTokens", "openCodeLogin"]
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), field_of_broken(contents, name)?)));
+    let mut document = Document { notes: fields::read(notes.collect()).0, ..Document::default() };
     let (mut at, mut left) = (0, contents.len().saturating_mul(MAX_READS));
     for _ in 0..MAX_TRIES {
         let Some(brace) = contents[at..].iter().position(|&byte| byte == b'{') else { break };
@@ -40,7 +41,7 @@ pub fn recover(contents: &[u8]) -> Document {
     document
 }
 
-/// Contents that count how much of them was read.
+/// Counts the bytes that are read.
 struct Counted<'a> {
     rest: &'a [u8],
     read: usize,
@@ -48,14 +49,14 @@ struct Counted<'a> {
 
 impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        // The parser asks for a byte at a time, so no more is counted than it looked at.
+        // The parser reads one byte at a time, so the count is exact.
         let count = self.rest.read(buffer)?;
         self.read += count;
         Ok(count)
     }
 }
 
-/// An account, or a whole store with accounts in it.
+/// Takes an account, or a whole store with accounts in it.
 fn take(document: &mut Document, mut object: Map<String, Value>) {
     let mut nested = |name: &str| match object.get(name) {
         Some(Value::Array(_)) => object.remove(name).and_then(|value| value.as_array().cloned()),
@@ -82,7 +83,7 @@ fn keep(document: &mut Document, object: Map<String, Value>) {
     if is_key { document.keys.push(record) } else { document.records.push(record) }
 }
 
-/// The first value that a name has in contents that are no JSON as a whole.
+/// Returns the first value of a field in contents that are not valid JSON.
 fn field_of_broken(contents: &[u8], name: &str) -> Option<Value> {
     let quoted = format!("\"{name}\"");
     let at = contents.windows(quoted.len()).position(|window| window == quoted.as_bytes())?;
@@ -95,8 +96,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_that_was_made_to_be_slow_is_given_up_on() {
-        // Each brace begins a long object that does not end; in quadratic time this takes minutes.
+    fn a_malicious_store_is_read_in_linear_time() {
+        // Each brace starts a long object without an end. In quadratic time this takes minutes.
         let link = format!("{{\"a\":[{}", "1,".repeat(2_000));
         let mut contents = br#"{"id":"ann","token":{"access_token":"access-a"}} "#.to_vec();
         contents.extend(link.repeat(16 * 1024 * 1024 / link.len()).bytes());

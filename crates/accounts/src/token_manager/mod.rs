@@ -1,7 +1,7 @@
-//! The one place that knows how a token gets fresh.
+//! Keeps tokens fresh.
 //!
-//! Many callers share one refresh in a process; many processes share one by the locks. The sequence lock, read again,
-//! redeem, write, sync, unlock stands in [`Refresh`] and nowhere else.
+//! All callers in a process share one refresh, and all processes share one by the locks. [`Refresh`] alone has the
+//! sequence: lock, read again, redeem, write, sync, unlock.
 
 mod refresh;
 
@@ -22,25 +22,24 @@ use tokio::runtime::Handle;
 
 use self::refresh::Refresh;
 use crate::accounts::account::Account;
-use crate::accounts::binding::{BaseUrlOverride, Binding, Issuer};
-use crate::accounts::kind::Kind;
+use crate::accounts::issuer::{BaseUrlOverride, Issuer};
 use crate::accounts::registry::{Registry, unknown_account};
-use crate::accounts::view::View;
+use crate::accounts::snapshot::Snapshot;
+use crate::model::{Binding, Kind, Token};
 use crate::oauth::OAuthClient;
 use crate::oauth::revoke::Revocation;
-use crate::oauth::token::Token;
 use crate::store::record::Record;
 
-/// A look at the files that takes longer must not hold up the async thread.
+/// Longest time in which reading the files may block the async thread.
 const QUICK_LOOK: Duration = Duration::from_millis(5);
 
-/// How long a request waits for the note of where its account belongs. The note is written all the same.
+/// Longest time that a request waits for its account's binding to be written. The write goes on afterwards.
 const BINDING_PATIENCE: Duration = Duration::from_secs(2);
 
 type Outcome = Result<Arc<Token>>;
 type SharedRefresh = Shared<BoxFuture<'static, Outcome>>;
 
-/// Gives fresh tokens.
+/// Returns fresh tokens.
 #[derive(Debug, Clone)]
 pub struct TokenManager(Arc<Inner>);
 
@@ -53,7 +52,7 @@ struct Inner {
     busy: Busy,
     secrets: KnownSecrets,
     base_url_override: Option<BaseUrlOverride>,
-    /// Whether the last look at the files was. Before the first one nobody knows: they may be on a network.
+    /// True if the last stat was fast. Starts false: the files may be on a network mount.
     looks_are_quick: AtomicBool,
 }
 
@@ -63,22 +62,21 @@ impl std::fmt::Debug for Inner {
     }
 }
 
-/// What a process remembers of one account.
+/// Knowledge of this process about one account.
 #[derive(Default)]
 struct AccountState {
-    /// The refresh that is under way.
     refresh: Option<SharedRefresh>,
-    /// Tokens that were redeemed and could not be written, and the refresh token they were redeemed for.
+    /// Redeemed tokens that could not be written yet, and the refresh token that was spent for them.
     unsaved: Option<(Secret, Token)>,
-    /// The refresh token that the server refused, and how.
+    /// The refresh token that the server refused, and its error.
     refused: Option<(Secret, Error)>,
-    /// True once this process has tried to note where the account belongs.
+    /// True once this process has tried to write the account's binding.
     is_bound: bool,
 }
 
 impl TokenManager {
-    /// Reads nothing until it is asked for a token. `busy` counts what must reach its end once it has begun; `secrets` is
-    /// told of every token, so that none gets into a log.
+    /// Creates a manager. It opens no file yet. `busy` counts the work that must be finished before the process ends;
+    /// `secrets` collects every token, so that logs don't show it.
     #[must_use]
     pub fn new(
         oauth: OAuthClient,
@@ -104,40 +102,39 @@ impl TokenManager {
         }))
     }
 
-    /// A token that is fresh for 30 s at the least, or was obtained just now. `rejected` is a token that the API
-    /// refused: it is not given again.
+    /// Returns a token that is fresh for at least 30 s, or was just obtained. `rejected` is a token that the API
+    /// refused: it is not returned again.
     ///
     /// # Errors
-    /// `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has, `ERR_QWEN_CREDENTIALS_INVALID`,
-    /// `ERR_QWEN_REFRESH_TOKEN_INVALID`, `ERR_QWEN_REFRESH_UNAVAILABLE`, `ERR_QWEN_INVALID_RESPONSE`,
-    /// `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`.
+    /// `ERR_QWEN_INVALID_ARGUMENT` for an unknown id, `ERR_QWEN_CREDENTIALS_INVALID`, `ERR_QWEN_REFRESH_TOKEN_INVALID`,
+    /// `ERR_QWEN_REFRESH_UNAVAILABLE`, `ERR_QWEN_INVALID_RESPONSE`, `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`.
     pub async fn token(&self, id: &str, rejected: Option<&Secret>) -> Outcome {
-        self.token_in(self.view().await?, id, rejected).await
+        self.token_in(self.snapshot().await?, id, rejected).await
     }
 
-    /// The same where the accounts have just been looked at.
+    /// As [`TokenManager::token`], with a snapshot that was just taken.
     ///
     /// # Errors
     /// Those of [`TokenManager::token`].
-    pub async fn token_in(&self, view: Arc<View>, id: &str, rejected: Option<&Secret>) -> Outcome {
-        let token = self.fresh_token(Arc::clone(&view), id, rejected).await?;
-        self.bind(&view, id, &token).await;
+    pub async fn token_in(&self, snapshot: Arc<Snapshot>, id: &str, rejected: Option<&Secret>) -> Outcome {
+        let token = self.fresh_token(Arc::clone(&snapshot), id, rejected).await?;
+        self.bind(&snapshot, id, &token).await;
         Ok(token)
     }
 
-    async fn fresh_token(&self, mut view: Arc<View>, id: &str, rejected: Option<&Secret>) -> Outcome {
-        // A refresh that was under way may bring the very token that was refused, so there may be a second one.
+    async fn fresh_token(&self, mut snapshot: Arc<Snapshot>, id: &str, rejected: Option<&Secret>) -> Outcome {
+        // A refresh that was under way may return the rejected token, so there may be a second refresh.
         for _ in 0..2 {
-            let (account, record) = find(&view, id)?;
+            let (account, record) = find(&snapshot, id)?;
             let token = self.0.current(&account, record)?;
             if account.kind != Kind::OAuth && Some(&token.access_token) == rejected {
                 return Err(refused_key(&account, record));
             }
             let is_good = self.0.is_fresh(&token) && Some(&token.access_token) != rejected;
             if is_good && self.0.has_unsaved(&account.id) {
-                // Nobody else can have this token, so it must be written before this process ends.
+                // This process alone has the token, so it must be written before the process ends.
                 let refreshed =
-                    self.refresh(&account, Arc::clone(&token), Arc::clone(&view), None, false).await;
+                    self.refresh(&account, Arc::clone(&token), Arc::clone(&snapshot), None, false).await;
                 return Ok(refreshed.unwrap_or(token));
             }
             if is_good {
@@ -146,18 +143,19 @@ impl TokenManager {
             if let Some(error) = self.0.refused_before(&account, record) {
                 return Err(error);
             }
-            let token = self.refresh(&account, token, Arc::clone(&view), rejected.cloned(), false).await?;
+            let token =
+                self.refresh(&account, token, Arc::clone(&snapshot), rejected.cloned(), false).await?;
             if Some(&token.access_token) != rejected {
                 return Ok(token);
             }
-            view = self.view().await?;
+            snapshot = self.snapshot().await?;
         }
         let message = "Qwen refused the token that it has just issued. Log in again.";
         Err(Error::new(Code::TokenRejected, message).with_account(id))
     }
 
-    /// Where a token belongs that the OAuth server of the settings has just issued; `None` where it names a host that no
-    /// token may be sent to.
+    /// Returns the binding of a token that the OAuth server of the settings has just issued; `None` if it names a host
+    /// that tokens must not be sent to.
     #[must_use]
     pub fn binding_for(&self, token: &Token) -> Option<Binding> {
         let config = self.0.oauth.config();
@@ -165,13 +163,19 @@ impl TokenManager {
             Some(set) => set.url.clone(),
             None => api_base_url(token.resource_url.as_deref().unwrap_or(DEFAULT_API_BASE_URL)).ok()?,
         };
-        Some(Binding::new(config, base_url, token))
+        Some(Binding {
+            token_endpoint: config.token_endpoint.clone(),
+            client_id: config.client_id.clone(),
+            base_url,
+            resource_url: token.resource_url.clone(),
+            is_certain: true,
+        })
     }
 
-    /// Notes at an account's first use where its tokens belong. It comes after a refresh, so that a wrong address that nobody
-    /// answers at binds nothing. A note that can't be written stops no request.
-    async fn bind(&self, view: &View, id: &str, token: &Token) {
-        let Some(record) = view.record(id).filter(|record| record.kind() == Kind::OAuth) else { return };
+    /// Writes the binding of an account at its first use. It runs after a refresh, so that a wrong server that never
+    /// answers is not bound. A binding that can't be written stops no request.
+    async fn bind(&self, snapshot: &Snapshot, id: &str, token: &Token) {
+        let Some(record) = snapshot.record(id).filter(|record| record.kind() == Kind::OAuth) else { return };
         let issuer = Issuer::of(self.0.oauth.config());
         if !issuer.must_bind(record.binding().as_ref())
             || self.0.with_state(id, |state| std::mem::replace(&mut state.is_bound, true))
@@ -184,25 +188,25 @@ impl TokenManager {
         let _ = tokio::time::timeout(BINDING_PATIENCE, note).await;
     }
 
-    /// Asks the server that issued a refresh token to revoke it.
+    /// Asks the issuer of a refresh token to revoke it.
     ///
     /// # Errors
-    /// Those of [`OAuthClient::revoke`], and `ERR_QWEN_INVALID_CONFIG` where the settings name another server.
+    /// Those of [`OAuthClient::revoke`], and `ERR_QWEN_INVALID_CONFIG` if the settings name another server.
     pub async fn revoke(&self, account: &Account, refresh_token: &Secret) -> Result<Revocation> {
         self.0.oauth_of(account)?.revoke(refresh_token).await
     }
 
-    /// Refreshes a login that is about to become the qwen CLI's, so that no dead one takes the place of a good one. A login
-    /// needs no proof if its access token is fresh, the API has not refused it, and no newer one took its place; nor does
-    /// the one that is the CLI's already, or a key.
+    /// Refreshes a login before it becomes the qwen CLI's, so that a dead login never replaces a good one. A fresh
+    /// login is not refreshed, unless the API refused it or a newer one replaced it. Keys and the CLI's own login are
+    /// not refreshed either.
     ///
     /// # Errors
-    /// Those of [`TokenManager::token`]; `ERR_QWEN_REFRESH_TOKEN_INVALID` for a login without a refresh token, which the CLI
-    /// can't use.
+    /// Those of [`TokenManager::token`]; `ERR_QWEN_REFRESH_TOKEN_INVALID` for a login without a refresh token, which
+    /// the CLI can't use.
     pub async fn prove(&self, id: &str) -> Result<()> {
-        let view = self.view().await?;
-        let (account, record) = find(&view, id)?;
-        let needs_none = account.kind != Kind::OAuth || view.linked.as_deref() == Some(id);
+        let snapshot = self.snapshot().await?;
+        let (account, record) = find(&snapshot, id)?;
+        let needs_none = account.kind != Kind::OAuth || snapshot.linked.as_deref() == Some(id);
         if needs_none || fault::omits(Safeguard::Proof) {
             return Ok(());
         }
@@ -218,39 +222,39 @@ impl TokenManager {
             return Ok(());
         }
         let rejected = token.access_token.clone();
-        self.refresh(&account, token, Arc::clone(&view), Some(rejected), true).await.map(drop)
+        self.refresh(&account, token, Arc::clone(&snapshot), Some(rejected), true).await.map(drop)
     }
 
-    /// Holds the end of the process up until what this returns is dropped.
+    /// Delays the end of the process until the returned value is dropped.
     #[must_use]
     pub fn hold_end(&self) -> Option<Section> {
         self.0.busy.shutdown().enter()
     }
 
-    /// Keeps a secret out of the logs from now on.
+    /// Hides a secret in the logs from now on.
     pub fn keep_secret(&self, secret: &Secret) {
         self.0.secrets.add(secret);
     }
 
-    /// All accounts as they are now.
+    /// Returns all accounts as they are now.
     ///
     /// # Errors
-    /// Those of [`Registry::view`].
-    pub async fn view(&self) -> Result<Arc<View>> {
-        // On a disk a look takes less time than it takes to hand it to another thread.
+    /// Those of [`Registry::snapshot`].
+    pub async fn snapshot(&self) -> Result<Arc<Snapshot>> {
+        // On a local disk, a stat takes less time than a switch to another thread.
         if self.0.looks_are_quick.load(Ordering::Relaxed)
-            && let Some(view) = self.0.look()
+            && let Some(snapshot) = self.0.look()
         {
-            return Ok(view);
+            return Ok(snapshot);
         }
         let inner = Arc::clone(&self.0);
-        self.with_registry(move |registry| inner.look().map_or_else(|| registry.view(), Ok)).await
+        self.with_registry(move |registry| inner.look().map_or_else(|| registry.snapshot(), Ok)).await
     }
 
-    /// Reads or changes the accounts, on a thread that may block. A change that has begun reaches its end.
+    /// Runs `action` on a thread that may block. It runs to its end even if the caller gives up.
     ///
     /// # Errors
-    /// What `action` returns.
+    /// Those of `action`.
     pub async fn with_registry<T: Send + 'static>(
         &self,
         action: impl FnOnce(&Registry) -> Result<T> + Send + 'static,
@@ -264,13 +268,13 @@ impl TokenManager {
         .await
     }
 
-    /// Joins the refresh that is under way, or starts one. It runs to its end even if every caller gives up: a token
-    /// that was redeemed must be written.
+    /// Joins the refresh that is under way, or starts one. It runs to its end even if every caller gives up, since a
+    /// redeemed token must be written.
     fn refresh(
         &self,
         account: &Account,
         seen: Arc<Token>,
-        view: Arc<View>,
+        snapshot: Arc<Snapshot>,
         rejected: Option<Secret>,
         is_chosen: bool,
     ) -> SharedRefresh {
@@ -286,7 +290,7 @@ impl TokenManager {
                 inner,
                 account: account.clone(),
                 seen,
-                view,
+                snapshot,
                 rejected,
                 is_chosen,
                 doubted,
@@ -310,21 +314,21 @@ impl TokenManager {
 }
 
 impl Inner {
-    /// The accounts as they are known, if no file has changed. Remembers how long it took to find out.
-    fn look(&self) -> Option<Arc<View>> {
+    /// Returns the last snapshot if no file has changed, and measures the time that this takes.
+    fn look(&self) -> Option<Arc<Snapshot>> {
         let started = Instant::now();
-        let view = self.registry.unchanged();
+        let snapshot = self.registry.unchanged();
         self.looks_are_quick.store(started.elapsed() < QUICK_LOOK, Ordering::Relaxed);
-        view
+        snapshot
     }
 
     fn with_state<T>(&self, id: &str, action: impl FnOnce(&mut AccountState) -> T) -> T {
-        // A panic elsewhere can't leave this map half-changed: each change is one assignment.
+        // A panic elsewhere can't leave the map inconsistent: each change is one assignment.
         let mut states = lock(&self.state);
         action(states.entry(id.to_owned()).or_default())
     }
 
-    /// The account's token: what the files hold, unless that was redeemed already and could not be replaced.
+    /// Returns the token in the files, or the unsaved one that was redeemed for it.
     fn current(&self, account: &Account, record: &Record) -> Outcome {
         let token = record.token().ok_or_else(|| without_token(account))?;
         let unsaved = self.with_state(&account.id, |state| state.unsaved.clone());
@@ -336,7 +340,7 @@ impl Inner {
         Ok(Arc::new(token))
     }
 
-    /// The verdict that the server gave before: asking again would bring the same.
+    /// Returns the server's earlier refusal, since asking again would bring the same.
     fn refused_before(&self, account: &Account, record: &Record) -> Option<Error> {
         let refresh_token = record.token()?.refresh_token?;
         let refused = self.with_state(&account.id, |state| state.refused.clone());
@@ -345,12 +349,12 @@ impl Inner {
     }
 
     fn know(&self, token: &Token) {
-        for secret in std::iter::once(&token.access_token).chain(&token.refresh_token) {
+        for secret in token.secrets() {
             self.secrets.add(secret);
         }
     }
 
-    /// The OAuth server that an account's refresh token may be sent to.
+    /// Returns the OAuth server that the account's refresh token may be sent to.
     fn oauth_of(&self, account: &Account) -> Result<OAuthClient> {
         let issuer = Issuer::of(self.oauth.config());
         issuer.expect(account)?;
@@ -375,9 +379,9 @@ impl Inner {
     }
 }
 
-fn find<'a>(view: &'a View, id: &str) -> Result<(Account, &'a Record)> {
-    let record = view.record(id).ok_or_else(|| unknown_account("accountId", id))?;
-    Ok((view.account(record), record))
+fn find<'a>(snapshot: &'a Snapshot, id: &str) -> Result<(Account, &'a Record)> {
+    let record = snapshot.record(id).ok_or_else(|| unknown_account("accountId", id))?;
+    Ok((snapshot.account(record), record))
 }
 
 fn without_token(account: &Account) -> Error {
@@ -396,14 +400,13 @@ fn no_refresh_token(account: &Account) -> Error {
 
 fn superseded(account: &Account) -> Error {
     let message = format!(
-        "The login of the Qwen account \"{}\" has expired, and a newer one took its place. Choose it with `use {}` to renew it, or log in again.",
+        "The login of the Qwen account \"{}\" has expired, and a newer login has replaced it. Choose it with `use {}` to renew it, or log in again.",
         account.label,
         account.shown_id()
     );
     account.error(Code::RefreshTokenInvalid, message)
 }
 
-/// A key can't be renewed.
 fn refused_key(account: &Account, record: &Record) -> Error {
     let host = record.token().and_then(|token| token.resource_url).unwrap_or_default();
     let place =
@@ -416,7 +419,7 @@ fn refused_key(account: &Account, record: &Record) -> Error {
     account.error(Code::TokenRejected, message)
 }
 
-/// The verdict that the server gave to another process.
+/// The refusal that another process got from the server.
 fn refused_elsewhere(account: &Account, record: &Record) -> Error {
     let last = record.last_error().filter(|error| error.code == Code::RefreshTokenInvalid.as_str());
     let message = last.map_or_else(

@@ -17,40 +17,42 @@ use super::{Inner, Outcome, find, no_refresh_token, superseded};
 use crate::accounts::account::Account;
 use crate::accounts::redeemed::Prepared;
 use crate::accounts::registry::Guarded;
-use crate::accounts::view::View;
+use crate::accounts::snapshot::Snapshot;
+use crate::model::Token;
+use crate::oauth::redemption::Redemption;
 use crate::oauth::refresh::RefreshRetries;
 use crate::oauth::refresh_unavailable;
-use crate::oauth::token::{Redemption, Token};
 use crate::store::lock::TOUCH_INTERVAL;
-use crate::store::sharing::was_brought;
+use crate::store::refresh_decision::was_brought;
 
-/// A whole refresh under the lock, its retries included.
+/// Limit of a refresh under the lock, retries included.
 const REFRESH_LIMIT: Duration = Duration::from_secs(20);
-/// A refresh that is over its limit by this much was stopped, or on a machine that slept.
+/// A refresh that exceeds its limit by this much was suspended with its process or machine.
 const OVERSLEPT: Duration = Duration::from_secs(2);
-/// How often a refresh begins again because the CLI's lock was lost.
+/// Number of attempts if the CLI's lock is lost.
 const ROUNDS: usize = 3;
-/// How soon a CLI's lock that an exiting CLI removed is taken again. A waiting CLI looks ten times a second at most.
+/// Interval in which the CLI's lock is checked, and taken again if an exiting CLI removed it. A waiting CLI checks ten
+/// times a second at most.
 const WATCH_INTERVAL: Duration = Duration::from_millis(2);
-/// How long a CLI is waited for whose lock is gone, but which has written nothing. It may have failed.
+/// Longest wait for a CLI whose lock is gone and which has written nothing. It may have failed.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a CLI is waited for that redeems the token that we have just redeemed.
+/// Longest wait for a CLI that redeems the token that we have just redeemed.
 const OUTLAST_LIMIT: Duration = Duration::from_secs(10);
 
 /// One refresh of one account, on a blocking thread.
 pub(super) struct Refresh {
     pub(super) inner: Arc<Inner>,
     pub(super) account: Account,
-    /// The token that was found not to do, and where.
+    /// The stale or rejected token that triggered this refresh.
     pub(super) seen: Arc<Token>,
-    pub(super) view: Arc<View>,
+    pub(super) snapshot: Arc<Snapshot>,
     pub(super) rejected: Option<Secret>,
-    /// True if the user has chosen this account, though a newer login may have taken its place.
+    /// True if the user has chosen this account, even if a newer login replaced it.
     pub(super) is_chosen: bool,
-    /// A refusal that may only mean that a CLI was quicker.
+    /// A refusal that may only mean that a CLI was faster.
     pub(super) doubted: Mutex<Option<(Secret, Error)>>,
-    /// From the moment a refresh token is sent to the one in which what came of it is written: a process that ended in
-    /// between would lose the login.
+    /// Exists from the moment a refresh token is sent until the new tokens are written. A process that ended in between
+    /// would lose the login.
     pub(super) at_stake: Arc<Mutex<Option<Section>>>,
 }
 
@@ -71,8 +73,8 @@ impl Refresh {
     pub(super) fn run(self, runtime: &Handle) -> Outcome {
         for _ in 0..ROUNDS {
             let elsewhere = || {
-                let view = self.inner.registry.view().ok()?;
-                self.refreshed_elsewhere(&view).map(Some)
+                let snapshot = self.inner.registry.snapshot().ok()?;
+                self.refreshed_elsewhere(&snapshot).map(Some)
             };
             let outcome = self.inner.registry.guarded(elsewhere, |guard| self.under_lock(runtime, guard))?;
             if let Some(token) = outcome {
@@ -87,45 +89,45 @@ impl Refresh {
         Err(error.with_path(&self.account.path).retryable())
     }
 
-    /// The token that another process has brought, where one has.
-    fn refreshed_elsewhere(&self, view: &View) -> Option<Arc<Token>> {
-        let token = view.record(&self.account.id)?.token()?;
+    /// Returns the token that another process has brought.
+    fn refreshed_elsewhere(&self, snapshot: &Snapshot) -> Option<Arc<Token>> {
+        let token = snapshot.record(&self.account.id)?.token()?;
         let now = self.inner.clock.now_ms();
         was_brought(&token, &self.seen, self.rejected.as_ref(), now).then(|| Arc::new(token))
     }
 
-    /// `None` where it must begin again.
+    /// Returns `None` if the refresh must start again.
     fn under_lock(&self, runtime: &Handle, guard: &mut Guarded) -> Result<Option<Arc<Token>>> {
-        let mut view = if fault::omits(Safeguard::ReadAgain) {
-            Arc::clone(&self.view)
+        let mut snapshot = if fault::omits(Safeguard::ReadAgain) {
+            Arc::clone(&self.snapshot)
         } else {
-            self.inner.registry.view_guarded(guard)?
+            self.inner.registry.snapshot_guarded(guard)?
         };
         fault::reached(Point::ReadAgain);
-        if let Some(token) = self.refreshed_elsewhere(&view) {
+        if let Some(token) = self.refreshed_elsewhere(&snapshot) {
             return Ok(Some(token));
         }
-        let (account, record) = find(&view, &self.account.id)?;
+        let (account, record) = find(&snapshot, &self.account.id)?;
         if record.is_superseded() && !self.is_chosen {
             return Err(superseded(&account));
         }
         let current = self.inner.current(&account, record)?;
         let stored = record.token().and_then(|token| token.refresh_token);
         if let Some(spent) = stored.filter(|stored| current.refresh_token.as_ref() != Some(stored)) {
-            // The files still hold a spent token: what was redeemed for it must get there first.
+            // The files still hold a spent token, so its successor must be written first.
             self.save_or_tell(guard, Prepared::default(), &spent, &current);
             if self.inner.is_fresh(&current) && self.rejected.as_ref() != Some(&current.access_token) {
                 return Ok(Some(current));
             }
-            view = self.inner.registry.view_guarded(guard)?;
+            snapshot = self.inner.registry.snapshot_guarded(guard)?;
         }
-        if guard.0.waited_for_cli() && self.inner.registry.is_current(&self.view) {
+        if guard.0.waited_for_cli && self.inner.registry.is_current(&self.snapshot) {
             runtime.block_on(self.keeping(guard, self.until_files_change()));
-            view = self.inner.registry.view_guarded(guard)?;
-            if let Some(token) = self.refreshed_elsewhere(&view) {
+            snapshot = self.inner.registry.snapshot_guarded(guard)?;
+            if let Some(token) = self.refreshed_elsewhere(&snapshot) {
                 return Ok(Some(token));
             }
-            if self.stored(&view) != self.stored(&self.view) {
+            if self.stored(&snapshot) != self.stored(&self.snapshot) {
                 return Ok(None);
             }
         }
@@ -133,8 +135,8 @@ impl Refresh {
         if let Some(error) = self.doubted_before(&spent) {
             return Err(self.refuse(&spent, error));
         }
-        let prepared = self.inner.registry.prepare(guard, &view, &self.account.id)?;
-        let token = match runtime.block_on(self.redeem(&spent, view, guard))? {
+        let prepared = self.inner.registry.prepare(guard, &snapshot, &self.account.id)?;
+        let token = match runtime.block_on(self.redeem(&spent, snapshot, guard))? {
             Redeemed::ByUs(token) => token.or_else_from(&current),
             Redeemed::Elsewhere(token) => return Ok(Some(token)),
             Redeemed::NotYet => return Ok(None),
@@ -142,20 +144,20 @@ impl Refresh {
         Ok(Some(self.keep(guard, prepared, &spent, token)))
     }
 
-    /// Redeems the refresh token that `view` holds, keeping the CLI's lock meanwhile.
+    /// Redeems the refresh token that `snapshot` holds, and keeps the CLI's lock meanwhile.
     async fn redeem(
         &self,
         refresh_token: &Secret,
-        mut view: Arc<View>,
+        mut snapshot: Arc<Snapshot>,
         guard: &mut Guarded<'_>,
     ) -> Result<Redeemed> {
         let started = Instant::now();
         let mut retries = RefreshRetries::new(1);
-        let basis = self.stored(&view);
-        let oauth = self.inner.oauth_of(&find(&view, &self.account.id)?.0)?;
+        let basis = self.stored(&snapshot);
+        let oauth = self.inner.oauth_of(&find(&snapshot, &self.account.id)?.0)?;
         loop {
             let left = REFRESH_LIMIT.saturating_sub(started.elapsed());
-            let look = self.last_look(Arc::clone(&view), guard);
+            let look = self.last_look(Arc::clone(&snapshot), guard);
             let request = oauth.redeem_if(refresh_token, left, look);
             let unavailable = match self.keeping(guard, request).await {
                 None => None,
@@ -172,13 +174,13 @@ impl Refresh {
                     .next_delay(&cause, in_doubt)
                     .filter(|delay| started.elapsed() + *delay < REFRESH_LIMIT);
                 let Some(delay) = delay else {
-                    // Its time ran out in its sleep, before anything was sent.
+                    // The process slept past the limit before anything was sent.
                     if !in_doubt && started.elapsed() > REFRESH_LIMIT + OVERSLEPT {
                         return Ok(Redeemed::NotYet);
                     }
                     return Err(refresh_unavailable(cause).with_account(&self.account.id));
                 };
-                let message = format!("Refreshing the Qwen token is tried again: {}", cause.message());
+                let message = format!("Retrying the refresh of the Qwen token: {}", cause.message());
                 self.inner.emit(EventKind::Retry, &self.account, message, Some(cause.code()));
                 self.keeping(guard, tokio::time::sleep(delay)).await;
             }
@@ -187,46 +189,51 @@ impl Refresh {
                 || started.elapsed() >= REFRESH_LIMIT
                 || self.inner.busy.shutdown().is_ending()
             {
-                // The CLI took our lock, and is at work with the same token now; or this process is about to end.
+                // The CLI took our lock and is using the same token, or this process is about to end.
                 return Ok(Redeemed::NotYet);
             }
-            // Whoever has put another token there meanwhile has made this one worthless.
-            view = self.inner.registry.view_guarded(guard)?;
-            if let Some(token) = self.refreshed_elsewhere(&view) {
+            // Another process may have replaced the token meanwhile.
+            snapshot = self.inner.registry.snapshot_guarded(guard)?;
+            if let Some(token) = self.refreshed_elsewhere(&snapshot) {
                 return Ok(Redeemed::Elsewhere(token));
             }
-            if self.stored(&view) != basis {
+            if self.stored(&snapshot) != basis {
                 return Ok(Redeemed::NotYet);
             }
         }
     }
 
-    /// An exiting CLI removes the lock of a CLI that is at work. So a lock that went without anything being written may
-    /// belong to a redemption of the same token that is under way.
+    /// Waits for a CLI that may be at work: an exiting CLI removes the lock of another one. If the lock went without a
+    /// write, the other CLI may be redeeming the same token.
     async fn until_files_change(&self) {
         let started = Instant::now();
         while started.elapsed() < PATIENCE
             && !fault::omits(Safeguard::Patience)
-            && self.inner.registry.is_current(&self.view)
+            && self.inner.registry.is_current(&self.snapshot)
         {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// The refresh token that the files hold.
-    fn stored(&self, view: &View) -> Option<Secret> {
-        view.record(&self.account.id)?.token()?.refresh_token
+    /// Returns the refresh token in the files.
+    fn stored(&self, snapshot: &Snapshot) -> Option<Secret> {
+        snapshot.record(&self.account.id)?.token()?.refresh_token
     }
 
-    /// Whether the lock is still ours and the files are what they were. A process may have slept for hours since it
-    /// looked, and the CLI takes the lock of a sleeper. Nothing is sent either by a process that is about to end; from here
-    /// on it waits with that.
-    fn last_look(&self, view: Arc<View>, guard: &Guarded) -> impl Fn() -> bool + Send + Sync + 'static {
-        let (inner, claim, at_stake) = (Arc::clone(&self.inner), guard.0.claim(), Arc::clone(&self.at_stake));
+    /// Returns a check that runs just before the token is sent: the lock is still ours and the files are unchanged. The
+    /// process may have slept since it read them, and the CLI takes the lock of a sleeper. The check also fails if the
+    /// process is about to end; once it succeeds, the end waits.
+    fn last_look(
+        &self,
+        snapshot: Arc<Snapshot>,
+        guard: &Guarded,
+    ) -> impl Fn() -> bool + Send + Sync + 'static {
+        let (inner, claim, at_stake) =
+            (Arc::clone(&self.inner), guard.0.claim.clone(), Arc::clone(&self.at_stake));
         move || {
             fault::reached(Point::Sending);
             let is_ours =
-                fault::omits(Safeguard::LastLook) || claim.is_held() && inner.registry.is_current(&view);
+                fault::omits(Safeguard::LastLook) || claim.is_held() && inner.registry.is_current(&snapshot);
             let mut at_stake = lock(&at_stake);
             if is_ours && at_stake.is_none() {
                 *at_stake = inner.busy.shutdown().enter();
@@ -235,7 +242,7 @@ impl Refresh {
         }
     }
 
-    /// Waits for `future`, and keeps the CLI's lock meanwhile.
+    /// Awaits `future` and keeps the CLI's lock meanwhile.
     async fn keeping<T>(&self, guard: &mut Guarded<'_>, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         let mut watch = tokio::time::interval(WATCH_INTERVAL);
@@ -257,14 +264,14 @@ impl Refresh {
     }
 
     fn refused(&self, refresh_token: &Secret, error: Error, guard: &mut Guarded) -> Result<Redeemed> {
-        // The CLI may have redeemed the same token in the moment before.
-        let view = self.inner.registry.view_guarded(guard)?;
-        if let Some(token) = self.refreshed_elsewhere(&view) {
+        // The CLI may have redeemed the same token just before.
+        let snapshot = self.inner.registry.snapshot_guarded(guard)?;
+        if let Some(token) = self.refreshed_elsewhere(&snapshot) {
             return Ok(Redeemed::Elsewhere(token));
         }
         let error = error.with_account(&self.account.id).with_path(&self.account.path);
         if !guard.0.is_held() {
-            // Whoever has our lock may be about to write what came of it.
+            // The process that took our lock may be about to write the new token.
             *lock(&self.doubted) = Some((refresh_token.clone(), error));
             return Ok(Redeemed::NotYet);
         }
@@ -276,13 +283,13 @@ impl Refresh {
         doubted.filter(|(token, _)| token == refresh_token).map(|(_, error)| error)
     }
 
-    /// Notes the server's verdict for everybody.
+    /// Writes the refusal for all processes.
     fn refuse(&self, refresh_token: &Secret, error: Error) -> Error {
         self.inner.with_state(&self.account.id, |state| {
             state.refused = Some((refresh_token.clone(), error.clone()));
         });
         let noted = self.inner.registry.mark_refused(&self.account.id, refresh_token, &error);
-        // What can't be noted for others is known here all the same.
+        // This process knows the refusal even if it can't be written.
         let _ = noted;
         self.inner.emit(EventKind::NeedsLogin, &self.account, error.message().to_owned(), Some(error.code()));
         error
@@ -294,16 +301,16 @@ impl Refresh {
         let message = format!("The token of the Qwen account \"{}\" was refreshed.", self.account.label);
         self.inner.emit(EventKind::Refreshed, &self.account, message, None);
         self.save_or_tell(guard, prepared, spent, &token);
-        // The store has no part in it: the CLI knows one account.
-        let is_linked = self.view.linked.as_deref() == Some(&self.account.id);
-        if is_linked && guard.0.was_stolen() && !fault::omits(Safeguard::Outlasting) {
+        // The CLI knows only the account in its file.
+        let is_linked = self.snapshot.linked.as_deref() == Some(&self.account.id);
+        if is_linked && guard.0.was_stolen && !fault::omits(Safeguard::Outlasting) {
             self.outlast(guard, &token);
         }
         fault::reached(Point::Saved);
         Arc::new(token)
     }
 
-    /// A token that can't be written works all the same, and is written as soon as that is possible.
+    /// Writes the token, or tells the user. An unsaved token still works, and is written at the next chance.
     fn save_or_tell(&self, guard: &mut Guarded, prepared: Prepared, spent: &Secret, token: &Token) {
         match self.inner.registry.replace_token(guard, prepared, &self.account, spent, token) {
             Ok(()) => self.inner.with_state(&self.account.id, |state| state.unsaved = None),
@@ -318,8 +325,8 @@ impl Refresh {
         }
     }
 
-    /// A CLI that took the lock away while we redeemed offers the same refresh token, is refused, and then removes the
-    /// file, whatever is in it by then. So it is waited for, and the file put back.
+    /// Waits for a CLI that took the lock during our redemption. It offers the spent token, is refused, and removes the
+    /// file with our new token, which is then written again.
     fn outlast(&self, guard: &mut Guarded, token: &Token) {
         let started = Instant::now();
         while !guard.0.retake() && started.elapsed() < OUTLAST_LIMIT {

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::PathBuf;
 
+use crate::kernel_lock::KernelLock;
 use crate::private_files;
 
 /// A text file of limited size that several processes append to. A full file is renamed to end in `.1`, and replaces the
@@ -36,8 +37,8 @@ impl Rotating {
 
     /// Renames the full file. A lock on that file lets only one process do it.
     fn rotate(&self, file: File, room: u64) -> io::Result<()> {
-        let mut lock = fd_lock::RwLock::new(file);
-        let locked = lock.try_write();
+        let mut lock = KernelLock::new(file);
+        let locked = lock.try_lock();
         if locked.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
             return Ok(());
         }
@@ -105,8 +106,8 @@ mod tests {
         let path = temporary.path().join("debug.log");
         let log = Rotating::new(path.clone(), 4);
         log.append(b"0123").unwrap();
-        let mut lock = fd_lock::RwLock::new(private_files::open_to_append(&path).unwrap());
-        let held = lock.try_write().unwrap();
+        let mut lock = KernelLock::new(private_files::open_to_append(&path).unwrap());
+        let held = lock.try_lock().unwrap();
         log.append(b"4567").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"01234567");
         drop(held);

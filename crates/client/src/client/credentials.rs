@@ -3,10 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use qwen_accounts::{
-    Imported, Kind, Login, View, fingerprint,
-    importing::{self, Logins},
-};
+use qwen_accounts::{ImportFile, Imported, Kind, Login, Snapshot, describe_left_out, fingerprint};
 use qwen_base::{Code, Error, Event, EventKind, Price, Result, api_base_url, display_url};
 
 use super::{AccountInfo, Client};
@@ -53,10 +50,10 @@ pub struct ImportedKey {
 
 struct FileContents {
     path: PathBuf,
-    logins: Logins,
+    logins: ImportFile,
     keys: Vec<FoundKey>,
     /// The accounts when the file was read.
-    view: Arc<View>,
+    view: Arc<Snapshot>,
 }
 
 impl Client {
@@ -64,13 +61,13 @@ impl Client {
     /// from the working directory upward.
     ///
     /// # Errors
-    /// Those of [`Registry::view`](qwen_accounts::Registry::view).
+    /// Those of [`Registry::snapshot`](qwen_accounts::Registry::snapshot).
     pub async fn find_credentials(&self, working_directory: Option<PathBuf>) -> Result<Vec<FoundCredential>> {
         let Discovered { keys, notes } = self.discover(working_directory).await?;
         for note in notes {
             self.events.emit(Event::new(EventKind::Config, self.clock.now_ms(), note));
         }
-        let view = self.tokens.view().await?;
+        let view = self.tokens.snapshot().await?;
         Ok(keys.iter().map(|key| shown(key, &view)).collect())
     }
 
@@ -85,7 +82,7 @@ impl Client {
         chosen: Option<&[String]>,
     ) -> Result<Vec<ImportedKey>> {
         let keys = self.discover(working_directory).await?.keys;
-        let view = self.tokens.view().await?;
+        let view = self.tokens.snapshot().await?;
         let is_wanted = |key: &FoundKey| match chosen {
             Some(ids) => ids.contains(&key.id()),
             None => key.is_taken_with_all() && !is_known(key, &view.document),
@@ -155,11 +152,11 @@ impl Client {
         let path = self.paths.named(path)?;
         let (now, discovery) = (self.clock.now_ms(), self.discovery(None));
         let file = self.tokens.with_registry(move |registry| {
-            let view = registry.view()?;
+            let view = registry.snapshot()?;
             let keys = discovery.in_file(&path);
-            let logins = match importing::read(&path, now) {
+            let logins = match ImportFile::read(&path, now) {
                 Err(error) if error.code() == Code::CredentialsInvalid && !keys.is_empty() => {
-                    Logins::default()
+                    ImportFile::default()
                 }
                 logins => logins?,
             };
@@ -169,14 +166,14 @@ impl Client {
     }
 
     fn tell_left_out(&self, file: &FileContents, imported: &[Imported]) {
-        if let Some(message) = importing::left_out(imported, &file.logins.refused, &file.path) {
+        if let Some(message) = describe_left_out(imported, &file.logins.refused, &file.path) {
             self.events.emit(Event::new(EventKind::Config, self.clock.now_ms(), message));
         }
     }
 
     /// Adds keys as accounts. A failed key does not stop the others. Subscription keys go first: the first added account
     /// may become the active one, and it must not be billed by use.
-    pub(super) async fn import_keys(&self, mut keys: Vec<FoundKey>, view: &View) -> Vec<ImportedKey> {
+    pub(super) async fn import_keys(&self, mut keys: Vec<FoundKey>, view: &Snapshot) -> Vec<ImportedKey> {
         keys.sort_by_key(|key| match key.plan {
             Some(plan) => (plan.price() == Price::Metered, 0),
             None => (key.is_foreign, 1),
@@ -213,7 +210,7 @@ impl Client {
     }
 }
 
-fn shown(key: &FoundKey, view: &View) -> FoundCredential {
+fn shown(key: &FoundKey, view: &Snapshot) -> FoundCredential {
     FoundCredential {
         id: key.id(),
         source: key.source.clone(),

@@ -1,6 +1,6 @@
 //! Describes accounts for people.
 
-use qwen_accounts::{Availability, Kind, LastError, QuotaWindow, Record, View, availability};
+use qwen_accounts::{Availability, Kind, LastError, QuotaWindow, Record, Snapshot, availability};
 use qwen_base::{KeyPlan, Result, Secret, Tier, display_url};
 
 use super::Client;
@@ -54,7 +54,7 @@ pub struct AccessToken {
 }
 
 impl Client {
-    pub(super) fn describe(&self, view: &View, record: &Record) -> AccountInfo {
+    pub(super) fn describe(&self, view: &Snapshot, record: &Record) -> AccountInfo {
         let account = view.account(record);
         let token = record.token();
         let base_url = token.as_ref().map(|token| account.base_url(token, self.base_url_override.as_ref()));

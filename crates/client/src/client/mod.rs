@@ -217,7 +217,7 @@ impl Client {
     /// Returns the ids of the models that the accounts can be asked for.
     ///
     /// # Errors
-    /// Those of [`Registry::view`].
+    /// Those of [`Registry::snapshot`].
     pub async fn model_ids(&self) -> Result<Vec<String>> {
         let models = self.models(false).await?;
         Ok(models.into_iter().filter(|model| !model.accounts.is_empty()).map(|model| model.id).collect())
@@ -245,7 +245,7 @@ impl Client {
     ) -> Result<AccountInfo> {
         let LoginOptions { label, replace, open_browser } = options;
         if let Some(id) = replace.as_deref() {
-            expect_login(&*self.tokens.view().await?, id)?;
+            expect_login(&*self.tokens.snapshot().await?, id)?;
         }
         self.tokens.with_registry(Registry::prepare_login).await?;
         let authorization = self.oauth.request_device_authorization().await?;
@@ -285,7 +285,7 @@ impl Client {
         self.tokens.keep_secret(&key.secret);
         let (label, is_checked) = (options.label, options.check);
         let add = move |registry: &Registry| {
-            let active = registry.view()?.document.active_id().map(str::to_owned);
+            let active = registry.snapshot()?.document.active_id().map(str::to_owned);
             let id = registry.add_key(&key, label.as_deref())?;
             registry.forget_host_login()?;
             Ok((id, active))
@@ -323,7 +323,7 @@ impl Client {
     /// Those of [`Registry::add_login`].
     pub async fn adopt(&self, token: Token) -> Result<bool> {
         let take_over = move |registry: &Registry| {
-            let view = registry.view()?;
+            let view = registry.snapshot()?;
             let is_wanted = view.document.records.is_empty()
                 && view.problem.is_none()
                 && !view.document.was_removed(&token);
@@ -340,7 +340,7 @@ impl Client {
     /// # Errors
     /// Those of [`Registry::with_store`].
     pub async fn note_host_login(&self) -> Result<()> {
-        let is_known = self.tokens.view().await?.document.had_host_login();
+        let is_known = self.tokens.snapshot().await?.document.had_host_login();
         if is_known {
             return Ok(());
         }
@@ -350,18 +350,18 @@ impl Client {
     /// True if `OpenCode` has ever had an entry for this provider.
     ///
     /// # Errors
-    /// Those of [`Registry::view`].
+    /// Those of [`Registry::snapshot`].
     pub async fn had_host_login(&self) -> Result<bool> {
-        Ok(self.tokens.view().await?.document.had_host_login())
+        Ok(self.tokens.snapshot().await?.document.had_host_login())
     }
 
     /// Returns all accounts.
     ///
     /// # Errors
     /// `ERR_QWEN_CREDENTIALS_INVALID` if there is no account and the credentials file is damaged; those of
-    /// [`Registry::view`].
+    /// [`Registry::snapshot`].
     pub async fn accounts(&self) -> Result<Vec<AccountInfo>> {
-        let view = self.tokens.view().await?;
+        let view = self.tokens.snapshot().await?;
         match &view.problem {
             Some(problem) if view.document.is_empty() => Err(problem.clone()),
             _ => Ok(view.listed(self.clock.now_ms()).map(|record| self.describe(&view, record)).collect()),
@@ -405,7 +405,7 @@ impl Client {
     /// Those of [`Registry::update`].
     pub async fn update_account(&self, id: &str, changes: AccountChanges) -> Result<AccountInfo> {
         let updated = id.to_owned();
-        let before = self.tokens.view().await?.document.active_id().map(str::to_owned);
+        let before = self.tokens.snapshot().await?.document.active_id().map(str::to_owned);
         let active = self.tokens.with_registry(move |registry| registry.update(&updated, &changes)).await?;
         if let Some(active) = active {
             let account = self.account(&active).await?;
@@ -427,7 +427,7 @@ impl Client {
     /// # Errors
     /// Those of [`Registry::remove`].
     pub async fn remove_account(&self, id: &str, revoke: bool) -> Result<Vec<PathBuf>> {
-        let view = self.tokens.view().await?;
+        let view = self.tokens.snapshot().await?;
         let record = view.record(id);
         let account = record.map(|record| (view.account(record), record.token()));
         let (removed, models) = (id.to_owned(), self.lists.book.clone());
@@ -474,7 +474,7 @@ impl Client {
     /// # Errors
     /// `ERR_QWEN_NOT_LOGGED_IN`; those of [`TokenManager::token`].
     pub async fn access_token(&self, account_id: Option<&str>) -> Result<AccessToken> {
-        let view = self.tokens.view().await?;
+        let view = self.tokens.snapshot().await?;
         let Some(id) = account_id.or(view.document.active_id()) else {
             return Err(self.discovery(None).explain(view.no_account(), &view.document).await);
         };
@@ -498,7 +498,7 @@ impl Client {
     }
 
     async fn account(&self, id: &str) -> Result<AccountInfo> {
-        let view = self.tokens.view().await?;
+        let view = self.tokens.snapshot().await?;
         let record = view.record(id).ok_or_else(|| unknown_account("id", id))?;
         Ok(self.describe(&view, record))
     }

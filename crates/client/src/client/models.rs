@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::header::HeaderMap;
-use qwen_accounts::{Account, Record, Token, TokenManager, View};
+use qwen_accounts::{Account, Record, Snapshot, Token, TokenManager};
 use qwen_base::{
     Clock, Code, Error, Event, EventKind, Events, Http, Logger, Result, TransportError, display_url,
     read_limited,
@@ -48,7 +48,7 @@ struct Server {
 
 impl Server {
     /// Returns `None` for a login and for a disabled key.
-    fn of(view: &View, record: &Record) -> Option<Self> {
+    fn of(view: &Snapshot, record: &Record) -> Option<Self> {
         let source = ListSource::of(record).filter(|_| record.is_enabled())?;
         Some(Self { source, account: view.account(record), token: record.token()? })
     }
@@ -59,16 +59,16 @@ impl Client {
     /// older than a day are refreshed in the background.
     ///
     /// # Errors
-    /// Those of [`Registry::view`](qwen_accounts::Registry::view). A list that can't be read is reported as an event.
+    /// Those of [`Registry::snapshot`](qwen_accounts::Registry::snapshot). A list that can't be read is reported as an event.
     pub async fn models(&self, refresh: bool) -> Result<Vec<OfferedModel>> {
         if refresh {
-            let view = self.tokens.view().await?;
+            let view = self.tokens.snapshot().await?;
             let servers = view.document.all().filter_map(|record| Server::of(&view, record)).collect();
             self.lists.ask_all(servers).await;
         } else {
             self.lists.refresh_in_background(false);
         }
-        let view = self.tokens.view().await?;
+        let view = self.tokens.snapshot().await?;
         let (book, now) = (self.lists.book.clone(), self.clock.now_ms());
         if view.document.keys.is_empty() {
             return Ok(offers(&view, None, now));
@@ -78,7 +78,7 @@ impl Client {
 
     /// Reads the model list of a new key.
     pub(super) async fn learn_models(&self, id: &str) {
-        let Ok(view) = self.tokens.view().await else { return };
+        let Ok(view) = self.tokens.snapshot().await else { return };
         let server = view.record(id).and_then(|record| Server::of(&view, record));
         self.lists.ask_all(server.into_iter().collect()).await;
     }
@@ -86,7 +86,7 @@ impl Client {
 
 /// Returns the models of the active account, then those of the cheapest. Logins need no book, so that no file is read for
 /// them.
-fn offers(view: &View, book: Option<&ModelBook>, now_ms: u64) -> Vec<OfferedModel> {
+fn offers(view: &Snapshot, book: Option<&ModelBook>, now_ms: u64) -> Vec<OfferedModel> {
     let mut records: Vec<_> = view.listed(now_ms).filter(|record| record.is_enabled()).collect();
     records.sort_by_key(|record| (view.document.active_id() != Some(record.id()), record.kind().price()));
     let listed = |record: &Record| book.and_then(|book| book.list_of(record));
@@ -107,7 +107,7 @@ impl ListReader {
     fn refresh_in_background(&self, since_asked: bool) {
         let reader = self.clone();
         tokio::spawn(async move {
-            let Ok(view) = reader.tokens.view().await else { return };
+            let Ok(view) = reader.tokens.snapshot().await else { return };
             let servers: Vec<_> =
                 view.document.all().filter_map(|record| Server::of(&view, record)).collect();
             if servers.is_empty() {

@@ -1,7 +1,7 @@
 //! Checks the accounts.
 
 use qwen_accounts::{
-    Account, Availability, CoolingReason, Issuer, Kind, LegacyFile, Record, Registry, View, availability,
+    Account, Availability, CoolingReason, Issuer, Kind, LegacyFile, Record, Registry, Snapshot, availability,
 };
 use qwen_base::{Code, Events};
 use url::Url;
@@ -41,7 +41,7 @@ pub fn check(doctor: &Doctor, settings: &Settings, local: &mut Local) {
     }
 }
 
-fn judge(view: &View, record: &Record, settings: &Settings, now_ms: u64) -> Finding {
+fn judge(view: &Snapshot, record: &Record, settings: &Settings, now_ms: u64) -> Finding {
     let account = view.account(record);
     let name = format!("The account \"{}\"", account.label);
     if !record.is_enabled() {
@@ -144,7 +144,7 @@ fn is_of_ended_tier(record: &Record, settings: &Settings, now_ms: u64) -> bool {
 }
 
 /// Returns the account for a network check that costs nothing.
-fn asked(view: &View, record: &Record, settings: &Settings, now_ms: u64) -> Option<AskedAccount> {
+fn asked(view: &Snapshot, record: &Record, settings: &Settings, now_ms: u64) -> Option<AskedAccount> {
     if !record.is_enabled() {
         return None;
     }
@@ -203,14 +203,14 @@ mod tests {
         Record::of_key(id, None, &key, 1)
     }
 
-    fn found(view: &View, id: &str, settings: &Settings, now_ms: u64) -> (State, String) {
+    fn found(view: &Snapshot, id: &str, settings: &Settings, now_ms: u64) -> (State, String) {
         let finding = judge(view, view.record(id).unwrap(), settings, now_ms);
         (finding.state, finding.fix.unwrap_or_default())
     }
 
     #[test]
     fn a_qwen_login_warns_about_the_ended_free_tier() {
-        let mut view = View::default();
+        let mut view = Snapshot::default();
         view.document.records.push(Record::new("login", None, &token("a", u64::MAX), 1));
         let own = settings(&[]);
         let (state, fix) = found(&view, "login", &own, FREE_TIER_END_MS);
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn remove_is_advised_for_a_refused_key_if_another_account_works() {
-        let mut view = View::default();
+        let mut view = Snapshot::default();
         view.document.keys.push(key("dead"));
         let secret = view.document.keys[0].token().unwrap().access_token;
         view.document.keys[0].set_rejected(Some((&secret, 1)));

@@ -3,8 +3,7 @@
 use std::io::Write as _;
 use std::path::Path;
 
-use qwen_accounts::lock;
-use qwen_base::Paths;
+use qwen_base::{KernelLock, Paths};
 
 #[cfg(unix)]
 use super::access::access;
@@ -60,14 +59,14 @@ fn place(directory: &Path) -> Finding {
             format!("Nothing can be written to {shown}: {error}. Refreshed tokens would be lost."),
             "Free some disk space or make the directory writable, or point QWEN_HOME at another",
         ),
-        Ok(file) => locking(directory, fd_lock::RwLock::new(file).try_write().map(drop)),
+        Ok(file) => locking(directory, KernelLock::new(file).try_lock().map(drop)),
     }
 }
 
 fn locking(directory: &Path, locked: std::io::Result<()>) -> Finding {
     let shown = directory.display();
     match locked {
-        Err(error) if lock::is_unsupported(&error) => Finding::warning(
+        Err(error) if KernelLock::is_unsupported(&error) => Finding::warning(
             PLACE,
             format!(
                 "The file system of {shown} has no locks (flock). Processes keep apart by the qwen CLI's lock files alone."

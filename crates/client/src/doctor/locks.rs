@@ -1,6 +1,6 @@
 //! Checks for lock files left behind.
 
-use qwen_accounts::lock::{Found, LockPaths};
+use qwen_accounts::lock::{LockPaths, LockState};
 use qwen_base::{Clock, safe_open::InPlace};
 
 use super::finding::{Finding, remove};
@@ -25,15 +25,17 @@ fn judge(paths: &LockPaths, clock: &Clock) -> Option<Finding> {
         return None;
     }
     let shown = paths.cli.display();
-    Some(match paths.find(clock) {
-        Ok(Found::Free) => return None,
-        Ok(Found::Held) => Finding::ok(ID, format!("{shown} is held by a process that is at work just now.")),
-        Ok(Found::Stuck) => Finding::warning(
+    Some(match paths.state(clock) {
+        Ok(LockState::Free) => return None,
+        Ok(LockState::Held) => {
+            Finding::ok(ID, format!("{shown} is held by a process that is at work just now."))
+        }
+        Ok(LockState::Stuck) => Finding::warning(
             ID,
             format!("{shown} is held by a process that does not move."),
             "Close OpenCode sessions that hang or were suspended",
         ),
-        Ok(Found::Abandoned) => Finding::broken(
+        Ok(LockState::Abandoned) => Finding::broken(
             ID,
             format!(
                 "{shown} was left behind by a process that is gone. A refresh of the token has to wait for it."

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use qwen_accounts::{
     StoreFile, Stored, broken,
     file::{self, Contents},
-    foreign,
+    read_logins,
 };
 use qwen_base::{Clock, Code};
 
@@ -57,7 +57,7 @@ fn look_at_credentials(settings: &Settings, clock: &Clock) -> Option<Finding> {
         Err(error) if error.code() == Code::CredentialsInvalid => {
             let contents = file::read(credentials.path(), 1024 * 1024).ok();
             let logins = contents.and_then(|contents| match contents {
-                Contents::Bytes { bytes, .. } => foreign::logins(&bytes, clock.now_ms()),
+                Contents::Bytes { bytes, .. } => read_logins(&bytes, clock.now_ms()),
                 _ => None,
             });
             let is_foreign = logins.is_some_and(|logins| logins.iter().any(Result::is_ok));

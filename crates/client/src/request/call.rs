@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
-use qwen_accounts::{Account, Kind, View, is_degraded_try_due};
+use qwen_accounts::{Account, Kind, Snapshot, is_degraded_try_due};
 use qwen_base::{Code, Error, Event, EventKind, Result};
 use url::Url;
 
@@ -23,7 +23,7 @@ use crate::verdict::Verdict;
 /// One call, while it lasts.
 pub(super) struct Call<'a> {
     pipeline: &'a Pipeline,
-    view: &'a Arc<View>,
+    view: &'a Arc<Snapshot>,
     prepared: Prepared,
     utc_offset_minutes: i32,
     budget: Budget,
@@ -49,7 +49,7 @@ enum Ended {
 impl<'a> Call<'a> {
     /// Sends a request.
     pub(super) async fn run(pipeline: &'a Pipeline, request: Request) -> Result<Answer> {
-        let view = pipeline.tokens.view().await?;
+        let view = pipeline.tokens.snapshot().await?;
         let (url, utc_offset_minutes) = (request.url.clone(), request.utc_offset_minutes);
         let prepared = pipeline.prepare(request, &view).await?;
         let now_ms = pipeline.now_ms();

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use http::HeaderMap;
 use qwen_accounts::{
-    Account, Cooldown, Cooled, CoolingReason, Kind, Record, Registry, Serving, Token, TokenManager, View,
+    Account, Cooldown, Cooled, CoolingReason, Kind, Record, Registry, Serving, Snapshot, Token, TokenManager,
     availability,
 };
 use qwen_base::{Clock, Code, Error, Event, EventKind, Events, Logger, Result, lock};
@@ -117,7 +117,7 @@ impl Pipeline {
     }
 
     /// Checks where a request leads, and shapes its body.
-    pub(super) async fn prepare(&self, request: Request, view: &View) -> Result<Prepared> {
+    pub(super) async fn prepare(&self, request: Request, view: &Snapshot) -> Result<Prepared> {
         // Worked out only where the URL is not below the client's own: there may be many accounts.
         let bases = view.document.all().filter_map(|record| {
             view.account(record).base_url(&record.token()?, self.sender.base_url_override.as_ref()).ok()
@@ -129,7 +129,7 @@ impl Pipeline {
     }
 
     /// The enabled accounts, as far as they matter to a request for `model`.
-    pub(super) fn candidates<'a>(&self, view: &'a View, model: &str, now_ms: u64) -> Vec<Candidate<'a>> {
+    pub(super) fn candidates<'a>(&self, view: &'a Snapshot, model: &str, now_ms: u64) -> Vec<Candidate<'a>> {
         let active = view.document.active_id();
         let candidate = |(record, account): (&'a Record, &'a Account)| Candidate {
             account,
@@ -172,10 +172,10 @@ impl Pipeline {
     }
 
     /// A fresh token of an account, by the accounts as they are now or were `seen` a moment ago.
-    pub(super) async fn access(&self, account: &Account, seen: Option<Arc<View>>) -> Result<Access> {
+    pub(super) async fn access(&self, account: &Account, seen: Option<Arc<Snapshot>>) -> Result<Access> {
         let view = match seen {
             Some(view) => view,
-            None => self.tokens.view().await?,
+            None => self.tokens.snapshot().await?,
         };
         self.sender.access(account, self.tokens.token_in(view, &account.id, None).await?)
     }
@@ -190,7 +190,7 @@ impl Pipeline {
             && record.rejected_at().is_some()
             && record.last_error().is_some_and(|last| last.code == Code::FreeTierDiscontinued.as_str());
         if was_just_obtained || is_known {
-            let view = self.tokens.view().await?;
+            let view = self.tokens.snapshot().await?;
             let held = view.record(&account.id).and_then(Record::token);
             let other = held.filter(|held| held.access_token != refused.access_token);
             return other.map(|token| self.sender.access(account, Arc::new(token))).transpose();

@@ -50,12 +50,12 @@ async fn no_debug_print_shows_a_secret() {
     assert_silent(&ClientConfig::read(&ClientOptions::default(), &environment).unwrap());
     let manager = setup.manager();
     manager.token("ann", None).await.unwrap();
-    let view = manager.view().await.unwrap();
+    let view = manager.snapshot().await.unwrap();
     assert_silent(&manager);
     assert_silent(&view);
     assert_silent(&view.document.records);
     let registry = setup.registry();
-    registry.view().unwrap();
+    registry.snapshot().unwrap();
     assert_silent(&registry);
     assert_silent(&CredentialsFile::new(setup.home.credentials()).read().unwrap());
     assert_silent(&StoreFile::new(setup.home.store(), true).read().unwrap());
@@ -66,7 +66,7 @@ async fn no_debug_print_shows_a_secret() {
     let answer =
         Answer { status: 200, retry_after_ms: None, body: Body::read(Some(body.to_string().as_bytes())) };
     assert_silent(&answer);
-    assert_silent(&Token::from_answer(body.as_object().unwrap(), 0).unwrap());
+    assert_silent(&Token::read(body.as_object().unwrap()).unwrap());
     let mut request = chat(false);
     request.headers.insert("authorization", "Bearer sk-secret-of-the-caller".parse().unwrap());
     request.url.push_str("?api_key=sk-secret-in-the-url");

@@ -147,8 +147,8 @@ async fn a_leftover_lock_is_judged_by_its_holder() {
     assert!(only(&examine(&setup).await, "locks").contains("left behind"));
     // A process of ours holds it and no longer touches it.
     let kernel = File::create(setup.home.qwen_dir().join("oauth_creds.flock")).unwrap();
-    let mut kernel = fd_lock::RwLock::new(kernel);
-    let held = kernel.write().unwrap();
+    let mut kernel = qwen_base::KernelLock::new(kernel);
+    let held = kernel.try_lock().unwrap();
     assert!(broken(&examine(&setup).await).is_empty());
     age(36);
     let findings = examine(&setup).await;

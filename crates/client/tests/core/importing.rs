@@ -112,10 +112,10 @@ async fn a_bad_file_is_reported_and_changes_nothing() {
     let files = setup.home.files();
     let expired = json!({"access_token": "a", "expiry_date": 5});
     for (name, contents, code, says) in [
-        ("a.json", "{", Code::CredentialsInvalid, "form that is known"),
+        ("a.json", "{", Code::CredentialsInvalid, "in a known format"),
         ("b.json", "{\"accounts\":[],\"version\":1}", Code::CredentialsInvalid, "no Qwen account"),
         ("c.json", &expired.to_string(), Code::CredentialsInvalid, "expired"),
-        ("d.json", "\"sk-sp-secret\"", Code::CredentialsInvalid, "form that is known"),
+        ("d.json", "\"sk-sp-secret\"", Code::CredentialsInvalid, "in a known format"),
     ] {
         let path = setup.home.path().join(name);
         fs::write(&path, contents).unwrap();

@@ -189,7 +189,7 @@ async fn an_old_token_file_is_still_known_after_many_rotations() {
     write_legacy(&setup, LEGACY);
     setup.server.know("access-legacy-AAAA", "refresh-legacy-BBBB");
     let manager = setup.manager();
-    let id = manager.view().await.unwrap().document.active_id().unwrap().to_owned();
+    let id = manager.snapshot().await.unwrap().document.active_id().unwrap().to_owned();
     let mut current = manager.token(&id, None).await.unwrap();
     for _ in 0..20 {
         current = manager.token(&id, Some(&Secret::new(current.access_token.expose()))).await.unwrap();

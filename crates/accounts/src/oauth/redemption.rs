@@ -1,73 +1,29 @@
-//! The token answer (RFC 6749 section 5.1) and what it means for a refresh. Pure.
+//! Token answers (RFC 6749 section 5.1) and their meaning for a refresh. Pure.
 
-use qwen_base::{Code, Error, Result, Secret};
+use qwen_base::{Code, Error, Result};
 use serde_json::{Map, Value};
 
-use super::error_response::{Answer, Body, seconds, text};
+use super::error_response::{Answer, Body, seconds};
+use crate::model::Token;
 
-/// A token is refreshed this long before it expires.
-pub const FRESHNESS_MARGIN_MS: u64 = 30_000;
-/// Assumed lifetime where the server names none.
+/// Lifetime if the server names none.
 const DEFAULT_LIFETIME_S: f64 = 3600.0;
-/// Longer lifetimes are cut to this, so that an instant always fits a JavaScript number.
+/// Longest lifetime. It keeps instants in the range of JavaScript's numbers.
 const MAX_LIFETIME_S: f64 = 100.0 * 365.0 * 24.0 * 3600.0;
 
-/// Tokens as a server issued them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Token {
-    /// What authorizes API requests.
-    pub access_token: Secret,
-    /// What is redeemed for the next access token. A refresh answer may leave it out: the old one stays valid then.
-    pub refresh_token: Option<Secret>,
-    /// `Bearer`, in practice.
-    pub token_type: String,
-    /// The API host the token is valid on, in Qwen's dialect.
-    pub resource_url: Option<String>,
-    /// The granted scope.
-    pub scope: Option<String>,
-    /// When the access token expires, in epoch milliseconds.
-    pub expires_at: u64,
+/// Reads a token answer.
+///
+/// An optional field of the wrong type counts as missing: the grant is spent, so everything usable must be kept.
+///
+/// # Errors
+/// `ERR_QWEN_INVALID_RESPONSE` without a usable `access_token`.
+pub(super) fn read_token(object: &Map<String, Value>, now_ms: u64) -> Result<Token> {
+    let token = Token::read(object).ok_or_else(|| invalid("has no usable access_token"))?;
+    let lifetime = seconds(object, "expires_in").unwrap_or(DEFAULT_LIFETIME_S).min(MAX_LIFETIME_S);
+    Ok(Token { expires_at: now_ms.saturating_add(seconds_to_ms(lifetime)), ..token })
 }
 
-impl Token {
-    /// Reads a token answer.
-    ///
-    /// An optional field of the wrong type counts as missing: the grant is spent, so what is usable must be kept.
-    ///
-    /// # Errors
-    /// `ERR_QWEN_INVALID_RESPONSE` without a usable `access_token`.
-    pub fn from_answer(object: &Map<String, Value>, now_ms: u64) -> Result<Self> {
-        let access_token = text(object, "access_token")
-            .filter(|token| !token.chars().any(char::is_control))
-            .ok_or_else(|| invalid("has no usable access_token"))?;
-        let lifetime = seconds(object, "expires_in").unwrap_or(DEFAULT_LIFETIME_S).min(MAX_LIFETIME_S);
-        Ok(Self {
-            access_token: Secret::new(access_token),
-            refresh_token: text(object, "refresh_token").map(Secret::new),
-            token_type: text(object, "token_type").unwrap_or("Bearer").to_owned(),
-            resource_url: text(object, "resource_url").map(str::to_owned),
-            scope: text(object, "scope").map(str::to_owned),
-            expires_at: now_ms.saturating_add(seconds_to_ms(lifetime)),
-        })
-    }
-
-    /// Whether it can still be used for a while.
-    #[must_use]
-    pub fn is_fresh(&self, now_ms: u64) -> bool {
-        self.expires_at > now_ms.saturating_add(FRESHNESS_MARGIN_MS)
-    }
-
-    /// The token with what a refresh answer left out taken from the token it replaces.
-    #[must_use]
-    pub fn or_else_from(mut self, old: &Self) -> Self {
-        self.refresh_token = self.refresh_token.or_else(|| old.refresh_token.clone());
-        self.resource_url = self.resource_url.or_else(|| old.resource_url.clone());
-        self.scope = self.scope.or_else(|| old.scope.clone());
-        self
-    }
-}
-
-/// Seconds, at most [`MAX_LIFETIME_S`], in whole milliseconds.
+/// Converts seconds, at most [`MAX_LIFETIME_S`], to whole milliseconds.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -77,7 +33,7 @@ fn seconds_to_ms(seconds: f64) -> u64 {
     (seconds * 1000.0) as u64
 }
 
-/// An error for an answer that is not what the protocol promises.
+/// The error for an answer that breaks the protocol.
 pub(super) fn invalid(what: &str) -> Error {
     Error::new(
         Code::InvalidResponse,
@@ -87,7 +43,7 @@ pub(super) fn invalid(what: &str) -> Error {
     )
 }
 
-/// Why a body can't be used at all.
+/// The error for a body that can't be used.
 pub(super) fn unreadable(body: &Body) -> Error {
     match body {
         Body::Object(_) => invalid("lacks required fields"),
@@ -98,34 +54,34 @@ pub(super) fn unreadable(body: &Body) -> Error {
     }
 }
 
-/// What one refresh request came to.
+/// Result of one refresh request.
 #[derive(Debug, Clone)]
 pub enum Redemption {
-    /// New tokens: the old refresh token is spent.
+    /// New tokens. The old refresh token is spent.
     Redeemed(Token),
-    /// A verdict: this refresh token is dead.
+    /// The server refused the refresh token for good.
     Refused(Error),
-    /// The answer is a success that cannot be used; asking again could only make it worse.
+    /// A success without usable tokens. Another request could only do harm.
     Unusable(Error),
-    /// No verdict on the refresh token.
+    /// The server gave no verdict on the refresh token.
     Unavailable {
-        /// What happened.
+        /// The error.
         cause: Error,
-        /// Whether the request may have been carried out without its answer arriving.
+        /// True if the server may have redeemed the token and its answer was lost.
         in_doubt: bool,
     },
 }
 
-/// Errors on status 400 that condemn the refresh token.
+/// Errors with status 400 that refuse the refresh token for good.
 const VERDICTS: [&str; 4] = ["invalid_grant", "invalid_request", "invalid_client", "unauthorized_client"];
 
-/// Decides what a refresh answer says. Only a JSON object with an `error` is a verdict; a captive portal's 403, a
-/// redirect or a gateway's page is none.
+/// Interprets a refresh answer. Only a JSON object with an `error` is a verdict, not the 403 of a captive portal, a
+/// redirect or the page of a gateway.
 #[must_use]
 pub fn read_refresh(answer: &Answer, now_ms: u64) -> Redemption {
     if (200..300).contains(&answer.status) {
         return match &answer.body {
-            Body::Object(object) => match Token::from_answer(object, now_ms) {
+            Body::Object(object) => match read_token(object, now_ms) {
                 Ok(token) => Redemption::Redeemed(token),
                 Err(error) => Redemption::Unusable(error.with_status(answer.status)),
             },
@@ -171,7 +127,7 @@ mod tests {
     }
 
     fn parse(value: &Value) -> Result<Token> {
-        Token::from_answer(value.as_object().unwrap(), 1_000)
+        read_token(value.as_object().unwrap(), 1_000)
     }
 
     #[test]
@@ -207,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_are_json_errors_alone() {
+    fn only_json_errors_are_verdicts() {
         for (status, body) in [
             (400, r#"{"error":"invalid_grant"}"#),
             (400, r#"{"error":"invalid_request","error_description":"Invalid refresh token or client_id"}"#),

@@ -1,19 +1,22 @@
-//! How long an account is left alone. Pure.
+//! Cooldowns of accounts. Pure.
 
 use qwen_base::Code;
+use serde::{Deserialize, Serialize};
 
-/// Longer cooldowns are a mistake of somebody's: no window of Qwen's is longer than a month.
+use super::fields::read_instant;
+
+/// Longest believable cooldown. No quota window of Qwen is longer than a month.
 const LONGEST_COOLDOWN_MS: u64 = 32 * 24 * 3600 * 1000;
 
 const HOUR_MS: u64 = 3600 * 1000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 
-/// The part of a plan's quota that is spent.
+/// The part of a plan's quota that is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QuotaWindow {
-    /// Five hours: rolling for a Coding Plan, from the first call on for a Token Plan.
+    /// Five hours: rolling for a Coding Plan, from the first call for a Token Plan.
     FiveHours,
-    /// Seven days from the first call on (Token Plan).
+    /// Seven days from the first call (Token Plan).
     SevenDays,
     /// A week that ends on Monday 00:00 UTC+8 (Coding Plan).
     Week,
@@ -22,7 +25,7 @@ pub enum QuotaWindow {
 }
 
 impl QuotaWindow {
-    /// All of them.
+    /// All windows.
     pub const ALL: [Self; 4] = [Self::FiveHours, Self::SevenDays, Self::Week, Self::Month];
 
     /// Name in the store and in messages ("5-hour quota").
@@ -36,7 +39,7 @@ impl QuotaWindow {
         }
     }
 
-    /// Reads its name, also as earlier versions wrote it.
+    /// Reads the name, also in the form of earlier versions.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
@@ -58,24 +61,24 @@ impl QuotaWindow {
     }
 }
 
-/// The reason why an account is left alone for a time.
+/// Reason of a cooldown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CoolingReason {
-    /// Its quota is used up.
+    /// The quota is used up.
     Quota,
-    /// It may not be asked that often.
+    /// The account was asked too often.
     RateLimit,
-    /// It may use no more tokens for a time that the server does not tell: a pause that grows.
+    /// The account may use no more tokens for a time that the server doesn't give. The pause grows with each refusal.
     TokenLimit,
-    /// It is not paid for.
+    /// The account is not paid for.
     Payment,
 }
 
 impl CoolingReason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 4] = [Self::Quota, Self::RateLimit, Self::TokenLimit, Self::Payment];
 
-    /// Its name.
+    /// Name in the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -86,7 +89,7 @@ impl CoolingReason {
         }
     }
 
-    /// The code of ours for it.
+    /// The error code of this package.
     #[must_use]
     pub const fn code(self) -> Code {
         match self {
@@ -96,7 +99,7 @@ impl CoolingReason {
         }
     }
 
-    /// The server's code for it, where it gave none.
+    /// The code that Qwen's servers use. It stands in for a missing one.
     #[must_use]
     pub const fn servers_code(self) -> &'static str {
         match self {
@@ -106,42 +109,44 @@ impl CoolingReason {
         }
     }
 
-    /// Reads its name. The original plugin writes none, and knows of quotas alone.
+    /// Reads the name. The original plugin writes none, and has cooldowns for quotas only.
     #[must_use]
     pub fn from_name(name: &str) -> Self {
         Self::ALL.into_iter().find(|reason| reason.as_str() == name).unwrap_or(Self::Quota)
     }
 }
 
-/// Why and until when an account is left alone.
+/// A cooldown: no request is sent with the account until its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cooldown {
     /// The end, in epoch milliseconds.
     pub until: u64,
-    /// The reason.
+    /// Reason of the cooldown.
     pub reason: CoolingReason,
-    /// The server's code.
+    /// Code of the server's error.
     pub code: String,
-    /// The part of its quota that is spent, where the server names it.
+    /// The quota window that is used up, if the server names it.
     pub window: Option<QuotaWindow>,
 }
 
-/// One of the growing pauses of a key whose tokens a minute are used up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A pause of a key that has used up its tokens per minute. Each pause is longer than the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
-    /// The start, in epoch milliseconds.
+    /// Start of the pause, in epoch milliseconds.
+    #[serde(rename = "at", deserialize_with = "read_instant")]
     pub started_at: u64,
-    /// The length, in milliseconds.
+    /// Length of the pause, in milliseconds.
+    #[serde(rename = "ms", deserialize_with = "read_instant")]
     pub length_ms: u64,
 }
 
 impl Pause {
-    /// The first one; the next ones are twice as long each.
+    /// Length of the first pause. Each of the next ones is twice as long.
     const FIRST_MS: u64 = 60_000;
 
-    /// The pause after a refusal at `now_ms` of a request that the account was asked first at `asked_at`. Returns `previous` itself where the
-    /// request was under way when that pause started: such refusals count once. A pause is no longer than `longest_ms`,
-    /// unless the server's `Retry-After` is.
+    /// Returns the pause after a refusal at `now_ms`. `asked_at` is the time of the first try of the refused request.
+    /// If that is before the start of `previous`, `previous` is returned: refusals of requests that were under way
+    /// count once. A pause is not longer than `longest_ms`, unless the server's `Retry-After` is.
     #[must_use]
     pub fn after(
         previous: Option<Self>,
@@ -166,8 +171,8 @@ impl Pause {
     }
 }
 
-/// Shortest time in milliseconds for which an account with a spent quota is left alone. The end of a month is not known
-/// without `Retry-After`: the account is asked again once a day. Other windows wait for `otherwise_ms`, the cooldown.
+/// Shortest cooldown for a used-up quota, in milliseconds. Without `Retry-After` the end of a month is unknown, so the
+/// account is tried once a day. Other windows use the configured cooldown, `otherwise_ms`.
 #[must_use]
 pub fn least_cooldown_ms(window: Option<QuotaWindow>, otherwise_ms: u64, retry_after_ms: Option<u64>) -> u64 {
     match (window, retry_after_ms) {
@@ -176,16 +181,14 @@ pub fn least_cooldown_ms(window: Option<QuotaWindow>, otherwise_ms: u64, retry_a
     }
 }
 
-/// Until when an account that ran out of quota at `now_ms` is left alone: for the cooldown, or for the server's longer
-/// `Retry-After`.
+/// End of a cooldown that starts at `now_ms`: the configured length, or the server's `Retry-After` if that is longer.
 #[must_use]
 pub fn exhausted_until(now_ms: u64, cooldown_ms: u64, retry_after_ms: Option<u64>) -> u64 {
     let wait = cooldown_ms.max(retry_after_ms.unwrap_or(0)).min(LONGEST_COOLDOWN_MS);
     now_ms.saturating_add(wait)
 }
 
-/// Until when an account is cooling, if it is. An end that is too far off to be true is none.
-#[must_use]
+/// Returns the end of a cooldown that is under way. An end in the far future is a mistake, and is ignored.
 pub fn cooling_until(exhausted_until: u64, now_ms: u64) -> Option<u64> {
     let left = exhausted_until.checked_sub(now_ms).filter(|left| *left > 0)?;
     (left <= LONGEST_COOLDOWN_MS).then_some(exhausted_until)
@@ -198,14 +201,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longer_of_cooldown_and_retry_after() {
+    fn the_longer_of_cooldown_and_retry_after_counts() {
         assert_eq!(exhausted_until(1_000, 500, None), 1_500);
         assert_eq!(exhausted_until(1_000, 500, Some(100)), 1_500);
         assert_eq!(exhausted_until(1_000, 500, Some(9_000)), 10_000);
     }
 
     #[test]
-    fn a_month_is_tried_once_a_day_and_other_windows_after_the_cooldown() {
+    fn a_monthly_quota_is_tried_daily_and_others_after_the_cooldown() {
         for (window, retry_after, least) in [
             (Some(QuotaWindow::FiveHours), None, 9),
             (Some(QuotaWindow::Week), None, 9),
@@ -229,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_the_longest_and_count_once_for_requests_that_were_under_way() {
+    fn pauses_double_up_to_the_limit_and_count_concurrent_requests_once() {
         let mut pause = Pause::after(None, 0, None, 300_000, 1_000);
         assert_eq!(pause, Pause { started_at: 1_000, length_ms: 60_000 });
         assert_eq!(Pause::after(Some(pause), 900, None, 300_000, 90_000), pause);
@@ -240,7 +243,7 @@ mod tests {
         }
         assert_eq!(Pause::after(None, 0, None, 5_000, 9).length_ms, 5_000);
         assert_eq!(Pause::after(None, 0, Some(90_000), 300_000, 9).length_ms, 90_000);
-        // A clock that was set back must not keep a pause for ever.
+        // If the clock was set back, a pause must still end.
         let future = Pause { started_at: 1_000_000, length_ms: 60_000 };
         assert_eq!(Pause::after(Some(future), 10, None, 300_000, 20).started_at, 20);
     }

@@ -1,36 +1,39 @@
-//! Logins in the files of other tools: the qwen CLI, the other Qwen plugins for `OpenCode`, and `OpenCode` itself. Pure.
+//! Reads logins in files of other tools: the qwen CLI, other Qwen plugins for `OpenCode`, and `OpenCode` itself. Pure.
 
-use qwen_base::{Secret, api_base_url, instant_from_number};
+use qwen_base::{Secret, api_base_url};
 use serde_json::{Map, Value};
 
 use super::document::{Document, Unusable};
 use super::record::Record;
-use crate::accounts::identity::fingerprint;
-use crate::oauth::token::Token;
+use crate::model::{
+    Token,
+    fields::{instant, text},
+    fingerprint,
+};
 
-/// Under which names the plugins register their provider, and so their entry in `OpenCode`'s `auth.json`.
+/// Provider names of the plugins, which are the names of their entries in `OpenCode`'s `auth.json`.
 const PROVIDERS: [&str; 3] = ["qwen-code", "qwen", "alibaba"];
-/// How a stand-in for a token begins that this plugin leaves in `auth.json`.
+/// Begins the placeholders that this plugin writes to `auth.json` in place of tokens.
 const STAND_IN: &str = "opencode-qwen-cli-auth:";
 
-/// A login that was found, or why it can't be used, to complete "… can't be used: it …".
-pub type Found = Result<Login, &'static str>;
+/// A login, or the reason why it can't be used. The reason completes "… can't be used: it …".
+pub type LoginResult = Result<Login, &'static str>;
 
 /// A login of another tool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
-    /// What it is called there.
+    /// Name of the account in the other tool.
     pub label: Option<String>,
-    /// Its tokens.
+    /// The login's tokens.
     pub token: Token,
 }
 
-/// The logins in a file, in its order; `None` where it is no file of a known form.
+/// Returns the logins in a file, in order; `None` if its format is unknown.
 #[must_use]
-pub fn logins(contents: &[u8], now_ms: u64) -> Option<Vec<Found>> {
+pub fn read_logins(contents: &[u8], now_ms: u64) -> Option<Vec<LoginResult>> {
     let contents = contents.strip_prefix(b"\xef\xbb\xbf").unwrap_or(contents);
     let Value::Object(file) = serde_json::from_slice(contents).ok()? else { return None };
-    let found: Vec<Found> = if let Some(Value::Array(accounts)) = file.get("accounts") {
+    let found: Vec<LoginResult> = if let Some(Value::Array(accounts)) = file.get("accounts") {
         match Document::parse(contents) {
             Ok(document) if accounts.iter().any(|account| account.get("token").is_some()) => {
                 document.records.iter().map(stored).collect()
@@ -45,23 +48,23 @@ pub fn logins(contents: &[u8], now_ms: u64) -> Option<Vec<Found>> {
     } else {
         entries(&file)?
     };
-    let usable = |found: Found| found.and_then(|login| check(login, now_ms));
+    let usable = |found: LoginResult| found.and_then(|login| check(login, now_ms));
     Some(found.into_iter().map(usable).collect())
 }
 
 const NO_TOKENS: &str = "holds no tokens";
 
-/// One account of the original plugin's store, or of ours.
-fn stored(record: &Record) -> Found {
+/// Reads an account of the original plugin's store, or of ours.
+fn stored(record: &Record) -> LoginResult {
     Ok(Login { label: record.label().map(str::to_owned), token: record.token().ok_or(NO_TOKENS)? })
 }
 
-/// The entries of `OpenCode`'s `auth.json`, which has one for each provider.
-fn entries(file: &Map<String, Value>) -> Option<Vec<Found>> {
+/// Reads the entries of `OpenCode`'s `auth.json`, which has one per provider.
+fn entries(file: &Map<String, Value>) -> Option<Vec<LoginResult>> {
     let is_auth = file.values().all(|entry| entry.get("type").is_some_and(Value::is_string));
     let entry = |provider: &&str| file.get(*provider)?.as_object();
     let ours = PROVIDERS.iter().filter_map(entry).filter(|entry| entry["type"] == "oauth");
-    let real = ours.filter(|entry| !text(entry, &["access"]).is_some_and(|text| text.starts_with(STAND_IN)));
+    let real = ours.filter(|entry| !text(entry, "access").is_some_and(|text| text.starts_with(STAND_IN)));
     is_auth.then(|| real.map(login).collect())
 }
 
@@ -71,52 +74,47 @@ fn has_token(object: &Map<String, Value>) -> bool {
         .any(|name| object.contains_key(*name))
 }
 
-/// One login. Each tool has names of its own for the same four fields.
-fn login(object: &Map<String, Value>) -> Found {
-    let refresh_token = text(object, &["refresh_token", "refreshToken", "refresh"]).map(Secret::new);
-    let access_token = text(object, &["access_token", "accessToken", "access"]).map(Secret::new);
+/// Reads one login. Each tool has its own names for the same four fields.
+fn login(object: &Map<String, Value>) -> LoginResult {
+    let refresh_token = first_text(object, &["refresh_token", "refreshToken", "refresh"]).map(Secret::new);
+    let access_token = first_text(object, &["access_token", "accessToken", "access"]).map(Secret::new);
     let expiry = ["expiry_date", "expiryDate", "expires", "expires_at", "expiresAt"];
     let expires_at = expiry.iter().find_map(|name| instant(object.get(*name)?)).unwrap_or(0);
     let (access_token, expires_at) = match (access_token, &refresh_token) {
         (Some(token), _) => (token, expires_at),
-        // It is refreshed before it is used. What stands in its place must differ from account to account.
+        // The access token is refreshed before it is used. Its placeholder must differ between accounts.
         (None, Some(refresh_token)) => (Secret::new(fingerprint(refresh_token)), 0),
         (None, None) => return Err(NO_TOKENS),
     };
     Ok(Login {
-        label: text(object, &["label"]).map(str::to_owned),
+        label: text(object, "label").map(str::to_owned),
         token: Token {
             access_token,
             refresh_token,
-            token_type: text(object, &["token_type", "tokenType"]).unwrap_or("Bearer").to_owned(),
-            resource_url: text(object, &["resource_url", "resourceUrl"]).map(str::to_owned),
-            scope: text(object, &["scope"]).map(str::to_owned),
+            token_type: first_text(object, &["token_type", "tokenType"]).unwrap_or("Bearer").to_owned(),
+            resource_url: first_text(object, &["resource_url", "resourceUrl"]).map(str::to_owned),
+            scope: text(object, "scope").map(str::to_owned),
             expires_at,
         },
     })
 }
 
-fn check(login: Login, now_ms: u64) -> Found {
+fn check(login: Login, now_ms: u64) -> LoginResult {
     let Login { token, .. } = &login;
-    let mut secrets = std::iter::once(&token.access_token).chain(&token.refresh_token);
-    if secrets.any(|secret| secret.expose().chars().any(|c| c.is_control() || c.is_whitespace())) {
-        return Err("holds a token with characters that no token has");
+    if token.secrets().any(|secret| secret.expose().chars().any(|c| c.is_control() || c.is_whitespace())) {
+        return Err("holds a token with invalid characters");
     }
     if token.refresh_token.is_none() && !token.is_fresh(now_ms) {
         return Err("has expired, and has no refresh token");
     }
     match token.resource_url.as_deref().map(api_base_url) {
-        Some(Err(_)) => Err("names a host that no token may be sent to"),
+        Some(Err(_)) => Err("names a host that tokens must not be sent to"),
         _ => Ok(login),
     }
 }
 
-fn text<'a>(object: &'a Map<String, Value>, names: &[&str]) -> Option<&'a str> {
-    names.iter().find_map(|name| object.get(*name)?.as_str().filter(|text| !text.is_empty()))
-}
-
-fn instant(value: &Value) -> Option<u64> {
-    instant_from_number(value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?)
+fn first_text<'a>(object: &'a Map<String, Value>, names: &[&str]) -> Option<&'a str> {
+    names.iter().find_map(|name| text(object, name))
 }
 
 #[cfg(test)]
@@ -128,8 +126,8 @@ mod tests {
 
     const LATER: u64 = 1_893_456_000_000;
 
-    fn read(file: &Value) -> Option<Vec<Found>> {
-        logins(file.to_string().as_bytes(), 1_000)
+    fn read(file: &Value) -> Option<Vec<LoginResult>> {
+        read_logins(file.to_string().as_bytes(), 1_000)
     }
 
     fn only(file: &Value) -> Token {
@@ -143,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn one_login_under_all_names_of_its_fields() {
+    fn all_field_names_of_other_tools_are_read() {
         let portal = "portal.qwen.ai";
         for file in [
             json!({"access_token": "a", "refresh_token": "r", "resource_url": portal, "expiry_date": LATER}),
@@ -169,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn of_opencodes_file_only_logins_of_qwen_plugins_are_read() {
+    fn only_qwen_logins_are_read_from_opencodes_file() {
         let file = json!({
             "anthropic": {"type": "oauth", "access": "not-ours", "refresh": "r", "expires": LATER},
             "alibaba": {"type": "api", "key": "sk-x"},
@@ -179,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_that_is_of_no_use_says_why() {
+    fn an_unusable_login_gives_the_reason() {
         let why = |file: Value| read(&file).unwrap()[0].clone().unwrap_err();
         assert!(why(json!({"access_token": "a", "expiry_date": 5})).contains("expired"));
         assert!(why(json!({"access_token": "a\nb", "refresh_token": "r"})).contains("characters"));
@@ -192,13 +190,13 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_told_apart_from_those_without_an_account() {
+    fn unknown_files_differ_from_files_without_accounts() {
         for file in
             [json!({"name": "package"}), json!([1]), json!("a"), json!({"version": 9, "accounts": []})]
         {
             assert_eq!(read(&file), None, "{file}");
         }
-        assert_eq!(logins(b"{ not json", 0), None);
+        assert_eq!(read_logins(b"{ not json", 0), None);
         for file in [json!({}), json!({"version": 1, "accounts": [], "activeIndex": 0})] {
             assert_eq!(read(&file), Some(vec![]), "{file}");
         }
@@ -207,7 +205,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_makes_it_panic(contents in proptest::collection::vec(any::<u8>(), 0..80), text in ".{0,20}", shape in 0..4_usize) {
-            let _ = logins(&contents, 0);
+            let _ = read_logins(&contents, 0);
             let file = match shape {
                 0 => json!({"version": 1, "accounts": [{"token": text}]}),
                 1 => json!({"access_token": text, "refreshToken": [text], "expires": text}),

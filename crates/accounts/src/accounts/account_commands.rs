@@ -1,4 +1,4 @@
-//! What a user may do to the accounts: log in, add a key, choose, remove.
+//! Changes that a user makes to the accounts: log in, add a key, choose, update, import, remove.
 
 use super::availability::{Availability, availability};
 use std::path::{Path, PathBuf};
@@ -6,42 +6,42 @@ use std::path::{Path, PathBuf};
 use qwen_base::{Code, Error, EventKind, Result};
 
 use super::erase::Traces;
-use super::identity::same_user;
-use super::kind::Kind;
 use super::reconcile::{self, Imported};
 use super::registry::{ONLY_ACCOUNT, Registry, disabled_account, new_id, unknown_account};
-use super::view::View;
-use crate::oauth::token::Token;
+use super::snapshot::Snapshot;
+use crate::model::Kind;
+use crate::model::Token;
+use crate::model::same_user;
 use crate::store::atomic;
 use crate::store::document::Document;
-use crate::store::foreign::Login;
+use crate::store::import_formats::Login;
 use crate::store::record::{Key, Record};
 
-/// Changes that a user makes to an account; `None` leaves a field as it is.
+/// Changes to an account; `None` leaves a field as it is.
 #[derive(Debug, Clone, Default)]
 pub struct AccountChanges {
-    /// The account's name.
+    /// New label.
     pub label: Option<String>,
-    /// True to let requests be sent with it.
+    /// True to send requests with the account.
     pub enabled: Option<bool>,
 }
 
 impl Registry {
-    /// Adds the account of a new login, or renews one: `replace`, or the one that is known to be the same user's. Like
-    /// any choice of the user's, it becomes the active one, and the qwen CLI's.
+    /// Adds the account of a new login and returns its id. The login renews the account `replace`, or an account that
+    /// is known to belong to the same user. The account becomes the active one, and the qwen CLI's.
     ///
     /// # Errors
-    /// As [`Registry::with_store`]; `ERR_QWEN_INVALID_ARGUMENT` where `replace` is no account any more.
+    /// As [`Registry::with_store`]; `ERR_QWEN_INVALID_ARGUMENT` if `replace` is not a login any more.
     pub fn add_login(&self, token: &Token, label: Option<&str>, replace: Option<&str>) -> Result<String> {
         self.guarded(
             || None,
             |guard| {
-                // What is in the credentials file must be safe in the store before it may be replaced.
-                let view = self.view_guarded(guard)?;
+                // The login in the credentials file must be safe in the store before the file is replaced.
+                let snapshot = self.snapshot_guarded(guard)?;
                 if let Some(id) = replace {
-                    expect_login(&view, id)?;
+                    expect_login(&snapshot, id)?;
                 }
-                if view.document.keeps_nothing() && label.is_none() {
+                if snapshot.document.keeps_nothing() && label.is_none() {
                     self.put_in_credentials(token)?;
                     return Ok(ONLY_ACCOUNT.to_owned());
                 }
@@ -54,7 +54,7 @@ impl Registry {
         )
     }
 
-    /// Makes an account the active one: the user's choice. A login becomes the qwen CLI's too; a key is none of the CLI's.
+    /// Makes an account the active one. A login becomes the qwen CLI's too; the CLI doesn't use keys.
     ///
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::with_store`].
@@ -70,8 +70,8 @@ impl Registry {
         self.guarded(
             || None,
             |guard| {
-                let view = self.view_guarded(guard)?;
-                let record = view.record(id).ok_or_else(|| unknown_account("id", id))?;
+                let snapshot = self.snapshot_guarded(guard)?;
+                let record = snapshot.record(id).ok_or_else(|| unknown_account("id", id))?;
                 let token = record.token();
                 self.with_store(|document| {
                     document.set_active_id(Some(id));
@@ -79,7 +79,7 @@ impl Registry {
                         record.set_superseded(false);
                     }
                 })?;
-                if let Some(token) = token.filter(|_| view.linked.as_deref() != Some(id)) {
+                if let Some(token) = token.filter(|_| snapshot.linked.as_deref() != Some(id)) {
                     self.put_in_credentials(&token)?;
                     self.with_store(|document| document.set_linked_id(Some(id)))?;
                 }
@@ -88,24 +88,25 @@ impl Registry {
         )
     }
 
-    /// Looks if an account may be chosen, without changing anything.
+    /// Checks that an account can be chosen. Changes nothing.
     ///
     /// # Errors
-    /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::view`].
+    /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::snapshot`].
     pub fn expect_choice(&self, id: &str) -> Result<Kind> {
         let kind = self.expect_account(id)?;
-        let view = self.view()?;
-        match view.record(id).filter(|record| !record.is_enabled()) {
-            Some(disabled) => Err(disabled_account("id", &view.account(disabled))),
+        let snapshot = self.snapshot()?;
+        match snapshot.record(id).filter(|record| !record.is_enabled()) {
+            Some(disabled) => Err(disabled_account("id", &snapshot.account(disabled))),
             None => Ok(kind),
         }
     }
 
-    /// Renames, enables or disables an account. Where the active account is a disabled one afterwards, the cheapest enabled
-    /// one becomes active, unless it is billed by use and the disabled one was not. Returns the id of the account that became active by that.
+    /// Renames, enables or disables an account. If this disables the active account, the cheapest enabled one becomes
+    /// active, unless it is billed by use and the disabled one was not. Returns the id of an account that became active
+    /// this way.
     ///
     /// # Errors
-    /// `ERR_QWEN_INVALID_ARGUMENT` for an id that no account has and for a label that another account has, and those of
+    /// `ERR_QWEN_INVALID_ARGUMENT` for an unknown id or the label of another account, and those of
     /// [`Registry::with_store`].
     pub fn update(&self, id: &str, changes: &AccountChanges) -> Result<Option<String>> {
         self.expect_account(id)?;
@@ -126,8 +127,8 @@ impl Registry {
         updated.ok_or_else(|| unknown_account("id", id))
     }
 
-    /// Removes an account for good, and the credentials file if that holds it. Its tokens are taken out of damaged stores that
-    /// were kept, and of temporary files. Returns the files that still hold one.
+    /// Removes an account for good, and the credentials file if it holds that account. Its tokens are erased from kept
+    /// damaged stores and from temporary files. Returns the files that still hold one of its tokens.
     ///
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::with_store`].
@@ -139,12 +140,12 @@ impl Registry {
         self.guarded(
             || None,
             |guard| {
-                let view = self.view_guarded(guard)?;
-                view.record(id).ok_or_else(|| unknown_account("id", id))?;
+                let snapshot = self.snapshot_guarded(guard)?;
+                snapshot.record(id).ok_or_else(|| unknown_account("id", id))?;
                 let removed = self.with_store(|document| document.remove(id))?;
                 let removed = removed.ok_or_else(|| unknown_account("id", id))?;
                 let mut left = Vec::new();
-                if view.linked.as_deref() == Some(id) {
+                if snapshot.linked.as_deref() == Some(id) {
                     left.extend(self.remove_credentials(&removed));
                 }
                 left.extend(self.erase(&removed));
@@ -153,32 +154,32 @@ impl Registry {
         )
     }
 
-    /// Removes the credentials file. One that can't be removed, such as a mount, is emptied. Returns the file that still
-    /// holds the account's tokens.
+    /// Removes the credentials file, or empties it if it can't be removed, such as a mount. Returns the file if it
+    /// still holds a token of the account.
     fn remove_credentials(&self, removed: &Record) -> Option<PathBuf> {
         let path = self.credentials.path();
         let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         if self.credentials.remove().is_err() && Traces::of(removed).are_in(path) {
             let _ = atomic::overwrite(path, b"{}\n");
         }
-        // A link leads to a file that is the user's to remove.
+        // If the path is a link, removing it leaves the target, which is the user's own file.
         Traces::of(removed).are_in(&target).then_some(target)
     }
 
     fn erase(&self, removed: &Record) -> Vec<PathBuf> {
         let traces = Traces::of(removed);
         let directory = self.credentials.path().parent().map(Path::to_owned).unwrap_or_default();
-        let mut left = traces.erase(&directory, self.store_path());
-        left.extend(Some(self.legacy_path().to_owned()).filter(|path| traces.are_in(path)));
+        let mut left = traces.erase(&directory, self.store.path());
+        left.extend(Some(self.legacy.path().to_owned()).filter(|path| traces.are_in(path)));
         left
     }
 
-    /// Adds logins that the user brings from another tool. The active account, and the qwen CLI's, stay what they are.
+    /// Adds logins from another tool. The active account and the qwen CLI's account stay the same.
     ///
     /// # Errors
     /// As [`Registry::with_store`].
     pub fn import(&self, logins: &[Login]) -> Result<Vec<Imported>> {
-        // Where nothing is new, nothing is written.
+        // Without a new login nothing is written.
         let found = self.preview_import(logins)?;
         if !found.iter().any(Imported::is_new) {
             return Ok(found);
@@ -186,13 +187,13 @@ impl Registry {
         self.with_store(|document| self.take_in(document, logins))
     }
 
-    /// Returns the results that [`Registry::import`] would have, and changes nothing.
+    /// Returns the results that [`Registry::import`] would have. Changes nothing.
     ///
     /// # Errors
-    /// As [`Registry::view`].
+    /// As [`Registry::snapshot`].
     pub fn preview_import(&self, logins: &[Login]) -> Result<Vec<Imported>> {
-        let mut view = (*self.view()?).clone();
-        Ok(self.take_in(&mut view.document, logins))
+        let mut snapshot = (*self.snapshot()?).clone();
+        Ok(self.take_in(&mut snapshot.document, logins))
     }
 
     fn take_in(&self, document: &mut Document, logins: &[Login]) -> Vec<Imported> {
@@ -200,8 +201,8 @@ impl Registry {
         logins.iter().map(|login| reconcile::import(document, login, now, || new_id(now))).collect()
     }
 
-    /// Keeps a key, or renews the account that has it, and returns the account's id. The key becomes the active account
-    /// only if the active one does not work and no account works that costs less than the key.
+    /// Adds a key, or renews the account that has it, and returns the account's id. The key becomes active only if the
+    /// active account doesn't work and no cheaper account works.
     ///
     /// # Errors
     /// As [`Registry::with_store`].
@@ -216,19 +217,19 @@ impl Registry {
         })
     }
 
-    /// Looked at before a lock is taken: a mistake must leave no files behind.
+    /// Runs before a lock is taken, since a mistyped id must leave no lock file behind.
     fn expect_account(&self, id: &str) -> Result<Kind> {
-        self.view()?.record(id).map(Record::kind).ok_or_else(|| unknown_account("id", id))
+        self.snapshot()?.record(id).map(Record::kind).ok_or_else(|| unknown_account("id", id))
     }
 
-    /// An account must be told from the others by its label.
+    /// Labels must be unique, since users choose accounts by label.
     fn expect_free_label(&self, id: &str, label: &str) -> Result<()> {
-        let view = self.view()?;
-        let is_taken = |record: &Record| record.id() == label || view.account(record).label == label;
-        match view.document.all().find(|record| record.id() != id && is_taken(record)) {
+        let snapshot = self.snapshot()?;
+        let is_taken = |record: &Record| record.id() == label || snapshot.account(record).label == label;
+        match snapshot.document.all().find(|record| record.id() != id && is_taken(record)) {
             Some(other) => {
                 let expected =
-                    format!("is taken: the account {} is called so. Choose another name", other.id());
+                    format!("is taken: the account {} has this label. Choose another label", other.id());
                 Err(Error::invalid_argument("label", &expected).with_account(id))
             }
             None => Ok(()),
@@ -278,12 +279,12 @@ fn add(
     id
 }
 
-/// A login renews a login alone.
+/// Checks that a login can renew the account.
 ///
 /// # Errors
 /// `ERR_QWEN_INVALID_ARGUMENT`.
-pub fn expect_login(view: &View, id: &str) -> Result<()> {
-    match view.record(id).map(Record::kind) {
+pub fn expect_login(snapshot: &Snapshot, id: &str) -> Result<()> {
+    match snapshot.record(id).map(Record::kind) {
         Some(Kind::OAuth) => Ok(()),
         Some(Kind::Key(_)) => {
             let expected = "is a key, which a login can't renew; add the key again instead";
@@ -309,7 +310,7 @@ fn keep_key(document: &mut Document, key: &Key, label: Option<&str>, now: u64) -
     record.id().to_owned()
 }
 
-/// True if the active account works, or another one that costs less than the account `id`.
+/// True if the active account works, or another one that is cheaper than the account `id`.
 fn is_surpassed(document: &Document, id: &str, now: u64) -> bool {
     let Some(price) = document.record(id).map(|record| record.kind().price()) else { return true };
     let is_active = |record: &Record| document.active_id() == Some(record.id());
@@ -318,7 +319,7 @@ fn is_surpassed(document: &Document, id: &str, now: u64) -> bool {
     })
 }
 
-/// Whether a request may be answered with it, now or once its quota is back.
+/// True if the account can answer a request, now or after its cooldown.
 fn works(record: &Record, now: u64) -> bool {
     let availability = availability(record, now);
     record.is_enabled()
@@ -332,7 +333,7 @@ mod tests {
     use url::Url;
 
     use super::*;
-    use crate::accounts::cooldown::{Cooldown, CoolingReason};
+    use crate::model::{Cooldown, CoolingReason};
     use crate::store::document::tests::token;
 
     const NOW: u64 = 1_000_000;
@@ -342,7 +343,7 @@ mod tests {
         Key { secret: Secret::new(format!("sk-{name}")), plan, region: None, base_url, tier: None }
     }
 
-    /// The account that is active after a key of `plan` is added.
+    /// Returns the active account after a key of `plan` is added.
     fn active_after(document: &mut Document, plan: Option<KeyPlan>) -> &'static str {
         let id = keep_key(document, &key("new", plan), None, NOW);
         if is_surpassed(document, &id, NOW) { "old" } else { "new" }
@@ -377,7 +378,7 @@ mod tests {
     ];
 
     #[test]
-    fn a_key_becomes_active_only_where_the_active_account_does_not_work() {
+    fn a_key_becomes_active_only_if_the_active_account_does_not_work() {
         for plan in [None, Some(KeyPlan::DashScope), Some(KeyPlan::TokenPlan)] {
             for (state, works, change) in STATES {
                 let mut document = Document::default();
@@ -393,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_metered_key_does_not_become_active_beside_anything_cheaper_that_works() {
+    fn a_metered_key_does_not_become_active_beside_a_cheaper_working_account() {
         for plan in [None, Some(KeyPlan::DashScope)] {
             for (active_state, active_works, change_active) in STATES {
                 for (state, works, change) in

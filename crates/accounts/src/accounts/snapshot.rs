@@ -1,5 +1,3 @@
-//! All accounts at one moment.
-
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -7,49 +5,49 @@ use std::sync::OnceLock;
 use qwen_base::{Code, Error};
 
 use super::account::Account;
-use super::kind::Kind;
+use crate::model::Kind;
 use crate::store::document::Document;
 use crate::store::file::Stamp;
 use crate::store::record::Record;
 
 /// All accounts at one moment.
 #[derive(Debug, Clone, Default)]
-pub struct View {
-    /// The store, brought up to date with the credentials file.
+pub struct Snapshot {
+    /// The store, updated from the credentials file.
     pub document: Document,
-    /// The account that the credentials file holds.
+    /// Id of the account that the credentials file holds.
     pub linked: Option<String>,
-    /// What is wrong with the credentials file.
+    /// Error of the credentials file.
     pub problem: Option<Error>,
-    /// Where the credentials file is.
+    /// Path of the credentials file.
     pub credentials_path: PathBuf,
-    /// Where the store is.
+    /// Path of the store.
     pub store_path: PathBuf,
-    /// What the files were.
+    /// Stamps of the files that were read.
     pub(super) seen: Stamps,
-    /// Made at the first need: a default label takes a look at all records.
+    /// Filled at the first use, since default labels depend on all records.
     pub(super) accounts: OnceLock<Vec<Account>>,
-    /// Which of its kind each account is, by its id, counted at the first use.
+    /// Number of each account among its kind, by id; filled at the first use.
     pub(super) numbers: OnceLock<HashMap<String, usize>>,
 }
 
-/// The credentials file, the store, and the original's old file.
+/// Stamps of the credentials file, the store, and the original's old file.
 pub(super) type Stamps = (Option<Stamp>, Option<Stamp>, Option<Stamp>);
 
-impl View {
+impl Snapshot {
     /// The account with an id.
     #[must_use]
     pub fn record(&self, id: &str) -> Option<&Record> {
         self.document.record(id)
     }
 
-    /// Accounts that something can be done with. One whose place a newer token of the CLI's took, and whose own has
-    /// expired, is most likely that one's past.
+    /// Accounts to show. An account is hidden if a newer token of the CLI replaced its token, and its own has expired:
+    /// it is most likely the past of the newer one.
     pub fn listed(&self, now_ms: u64) -> impl Iterator<Item = &Record> {
         self.document.all().filter(move |record| is_listed(record, now_ms))
     }
 
-    /// The accounts that requests may be sent with, each with its record.
+    /// Accounts that requests may be sent with, each with its record.
     pub fn enabled_accounts(&self, now_ms: u64) -> impl Iterator<Item = (&Record, &Account)> {
         let all =
             self.accounts.get_or_init(|| self.document.all().map(|record| self.account(record)).collect());
@@ -59,12 +57,12 @@ impl View {
             .filter(move |(record, _)| is_listed(record, now_ms) && record.is_enabled())
     }
 
-    /// Accounts that requests may be sent with: those that are listed, and that the user has not disabled.
+    /// Records of the accounts that requests may be sent with: listed, and not disabled.
     pub fn enabled(&self, now_ms: u64) -> impl Iterator<Item = &Record> {
         self.listed(now_ms).filter(|record| record.is_enabled())
     }
 
-    /// Who a request is sent as, for an account that has tokens.
+    /// Returns the account of a record that has tokens.
     #[must_use]
     pub fn account(&self, record: &Record) -> Account {
         let label = record.label().map_or_else(|| self.default_label(record), str::to_owned);
@@ -75,7 +73,7 @@ impl View {
         Account { id: record.id().to_owned(), label, kind: record.kind(), path, binding }
     }
 
-    /// What an account is called that the user has not named: logins are counted, and so are the keys of each plan.
+    /// Label of an account without a name. Logins are counted, and the keys of each plan.
     fn default_label(&self, record: &Record) -> String {
         let number = self.numbers.get_or_init(|| self.count()).get(record.id()).copied().unwrap_or(1);
         let name = match record.kind() {
@@ -86,7 +84,7 @@ impl View {
         if number == 1 { name } else { format!("{name} {number}") }
     }
 
-    /// Numbers the accounts of each kind. One whose place a newer token took has the number of the next.
+    /// Numbers the accounts of each kind. A superseded account has the number of the next one.
     fn count(&self) -> HashMap<String, usize> {
         let mut counts: Vec<(Kind, usize)> = Vec::new();
         let mut numbers = HashMap::new();
@@ -104,7 +102,7 @@ impl View {
         numbers
     }
 
-    /// Why there is no account to send anything with.
+    /// The error for a request without an account.
     #[must_use]
     pub fn no_account(&self) -> Error {
         if let Some(disabled) = self.document.all().find(|record| !record.is_enabled()) {

@@ -1,5 +1,3 @@
-//! `oauth_accounts.json`: the file of all accounts.
-
 use std::path::{Path, PathBuf};
 
 use qwen_base::{Code, Error, Result};
@@ -10,29 +8,29 @@ use super::file::{self, Contents, Stamp};
 use super::lock::LockPaths;
 use super::recover::recover;
 
-/// No account store is anywhere near this large.
+/// Larger files count as damaged.
 const MAX_SIZE: u64 = 16 * 1024 * 1024;
 
-/// Room for one more account, or longer tokens, in bytes.
+/// Space for one more account, or longer tokens, in bytes.
 const ROOM_FOR_AN_ACCOUNT: u64 = 4 * 1024;
 
-/// The store's file.
+/// `oauth_accounts.json`, the file of all accounts.
 #[derive(Debug, Clone)]
 pub struct StoreFile {
     path: PathBuf,
     is_default: bool,
 }
 
-/// What is in the store's place.
+/// Contents of the store.
 #[derive(Debug)]
 pub enum Stored {
-    /// Nothing.
+    /// There is no file.
     Missing,
     /// A store.
     Usable(Box<Document>),
-    /// Something that is none, and what of it still reads as accounts.
+    /// A damaged store, or one of another version.
     Broken {
-        /// Why.
+        /// The reason.
         reason: Unusable,
         /// The accounts that could be read.
         recovered: Box<Document>,
@@ -40,19 +38,19 @@ pub enum Stored {
 }
 
 impl StoreFile {
-    /// Opens nothing.
+    /// Creates a handle. It opens no file yet.
     #[must_use]
     pub fn new(path: PathBuf, is_default: bool) -> Self {
         Self { path, is_default }
     }
 
-    /// Where it is.
+    /// Path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The locks that guard it. An overriding path has its locks beside it, under its whole name.
+    /// The locks of the file. The locks of an overriding path have its whole name and an extension.
     #[must_use]
     pub fn locks(&self) -> LockPaths {
         if self.is_default {
@@ -66,7 +64,7 @@ impl StoreFile {
         })
     }
 
-    /// What the file is now.
+    /// Stamp of the file; `None` if there is none.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`.
@@ -74,7 +72,7 @@ impl StoreFile {
         file::stamp(&self.path)
     }
 
-    /// Reads it.
+    /// Reads the store.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`.
@@ -92,15 +90,15 @@ impl StoreFile {
         })
     }
 
-    /// Replaces it. `reserved` is room that was made for it.
+    /// Replaces the store. `reserved` is disk space from [`StoreFile::reserve`].
     ///
     /// # Errors
-    /// `ERR_QWEN_IO`; it is then as it was.
+    /// `ERR_QWEN_IO`; the store is then unchanged.
     pub fn write(&self, document: &Document, reserved: Option<Reservation>) -> Result<Replaced> {
         atomic::replace_if(&self.path, &document.to_json(), reserved, || true)
     }
 
-    /// Makes room for one more account in the file's place.
+    /// Reserves space for one more account.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`.
@@ -108,11 +106,10 @@ impl StoreFile {
         Reservation::make(&self.path, file::size(&self.path) + ROOM_FOR_AN_ACCOUNT)
     }
 
-    /// Keeps what is in its place, whole, under a name that says when. A file stays until it is replaced, so that nobody
-    /// finds no store at all meanwhile.
+    /// Keeps a damaged store under a name with the time. A file is copied, so that other processes always find one.
     ///
     /// # Errors
-    /// `ERR_QWEN_STORE_CORRUPT` or `ERR_QWEN_STORE_UNSUPPORTED` where it can't be kept.
+    /// `ERR_QWEN_STORE_CORRUPT` or `ERR_QWEN_STORE_UNSUPPORTED` if it can't be kept.
     pub fn set_aside(&self, reason: Unusable, now_ms: u64) -> Result<PathBuf> {
         file::set_aside(&self.path, now_ms).map_err(|error| {
             let message = format!(
@@ -124,8 +121,7 @@ impl StoreFile {
     }
 }
 
-/// The code of a store that can't be used.
-#[must_use]
+/// The error code of a store that can't be used.
 pub fn code(reason: Unusable) -> Code {
     match reason {
         Unusable::Corrupt => Code::StoreCorrupt,
@@ -133,7 +129,7 @@ pub fn code(reason: Unusable) -> Code {
     }
 }
 
-/// What is wrong with a store that can't be used.
+/// The message about a store that can't be used.
 #[must_use]
 pub fn broken(path: &Path, reason: Unusable) -> String {
     let what = match reason {

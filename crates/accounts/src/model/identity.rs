@@ -1,4 +1,4 @@
-//! What tells two logins, or two tokens, apart. Pure.
+//! Tells logins and tokens apart. Pure.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -6,19 +6,18 @@ use qwen_base::Secret;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::oauth::token::Token;
+use super::Token;
 
-/// A token's fingerprint: it names the token in files and can't be used in its place.
+/// Fingerprint of a token. It identifies the token in files, and can't be used in its place.
 #[must_use]
 pub fn fingerprint(token: &Secret) -> String {
     let digest = Sha256::digest(token.expose());
     format!("sha256:{}", URL_SAFE_NO_PAD.encode(&digest[..16]))
 }
 
-/// Who the token says it is for, where it is a JWT (RFC 7519 section 4.1). Most of Qwen's tokens say nothing.
+/// The subject and the issuer of a token that is a JWT (RFC 7519 section 4.1). Most of Qwen's tokens are opaque.
 ///
-/// The signature is not checked: this only tells apart what the user has logged in with.
-#[must_use]
+/// The signature is not checked, since this only compares the user's own logins.
 pub fn subject(token: &Token) -> Option<String> {
     let claims = token.access_token.expose().split('.').nth(1)?;
     let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
@@ -27,8 +26,7 @@ pub fn subject(token: &Token) -> Option<String> {
     Some(format!("{issuer} {subject}"))
 }
 
-/// Whether two tokens are known to be the same user's.
-#[must_use]
+/// True if both tokens name the same user.
 pub fn same_user(one: &Token, other: &Token) -> bool {
     subject(one).is_some_and(|subject_of_one| subject(other).is_some_and(|subject| subject == subject_of_one))
 }
@@ -53,14 +51,14 @@ mod tests {
     }
 
     #[test]
-    fn a_jwt_tells_its_user() {
+    fn a_jwt_identifies_its_user() {
         assert!(same_user(&jwt(r#"{"sub":"u1","exp":1}"#), &jwt(r#"{"sub":"u1","exp":2}"#)));
         assert!(!same_user(&jwt(r#"{"sub":"u1"}"#), &jwt(r#"{"sub":"u2"}"#)));
         assert!(!same_user(&jwt(r#"{"sub":"u1","iss":"a"}"#), &jwt(r#"{"sub":"u1","iss":"b"}"#)));
     }
 
     #[test]
-    fn opaque_tokens_tell_nothing() {
+    fn opaque_tokens_identify_no_user() {
         for text in ["opaque", "a.b.c", "a..c", "e30.e30.x", ""] {
             assert!(!same_user(&token(text), &token(text)), "{text}");
         }

@@ -1,11 +1,14 @@
-//! Where an account store may be: tokens must not be written over somebody else's file, or out of the Qwen directory.
+//! Rules for the path of the account store: tokens must not overwrite another program's file, or leave the Qwen
+//! directory.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use qwen_base::{Code, Error, Result};
 
-/// Files of the qwen CLI's own, and of ours, that are no account store.
+use super::atomic::follow_links;
+
+/// Files of the qwen CLI, and of ours, that can't hold accounts.
 const TAKEN: [&str; 10] = [
     "oauth_creds.json",
     "settings.json",
@@ -19,12 +22,12 @@ const TAKEN: [&str; 10] = [
     "opencode_qwen_usage.json",
 ];
 
-/// Checks that a path is a `.json` inside `directory` after all links, and none of the CLI's own files. `name` is the
-/// setting it came from.
+/// Checks that a path leads to a `.json` file inside `directory`, links included, and not to a file of the CLI. `name`
+/// is the setting that names the path.
 ///
 /// # Errors
 /// `ERR_QWEN_PATH_NOT_ALLOWED`.
-pub fn check(name: &str, path: &Path, directory: &Path) -> Result<()> {
+pub fn check_store_path(name: &str, path: &Path, directory: &Path) -> Result<()> {
     let refuse = |why: &str| {
         let message = format!(
             "{name} is not allowed: {} {why}. Set it to a .json file of its own inside {}, or leave it out.",
@@ -41,7 +44,7 @@ pub fn check(name: &str, path: &Path, directory: &Path) -> Result<()> {
     for path in [path, &target] {
         let file_name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         if Path::new(&file_name).extension().is_none_or(|extension| extension != "json") {
-            return refuse("is no .json file");
+            return refuse("is not a .json file");
         }
         if TAKEN.contains(&file_name.as_str()) {
             return refuse("is the qwen CLI's own file");
@@ -53,12 +56,12 @@ pub fn check(name: &str, path: &Path, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Checks that the store's default path is none of the CLI's own files. It may be a link of the user's own that leads
-/// anywhere, as `oauth_creds.json` may.
+/// Checks that the store's default path is not a file of the CLI. It may be a link to any place, as `oauth_creds.json`
+/// may.
 ///
 /// # Errors
 /// `ERR_QWEN_PATH_NOT_ALLOWED`.
-pub fn check_default(path: &Path, directory: &Path) -> Result<()> {
+pub fn check_default_store_path(path: &Path, directory: &Path) -> Result<()> {
     let target = resolve(path);
     let taken = TAKEN.map(|taken| directory.join(taken));
     let Some(taken) = taken.iter().find(|taken| resolve(taken) == target || is_same_file(&target, taken))
@@ -73,23 +76,16 @@ pub fn check_default(path: &Path, directory: &Path) -> Result<()> {
     Err(Error::new(Code::PathNotAllowed, message).with_path(path))
 }
 
-/// The path without links, `.` and `..`, as far as it exists.
+/// Resolves links, `.` and `..` in the part of the path that exists.
 fn resolve(path: &Path) -> PathBuf {
-    const MAX_LINKS: usize = 40;
-    let mut path = path.to_owned();
-    for _ in 0..MAX_LINKS {
-        // A link whose target is missing has to be followed by hand.
-        match fs::read_link(&path) {
-            Ok(next) => path = path.parent().unwrap_or(Path::new("")).join(next),
-            Err(_) => break,
-        }
-    }
+    // The target of a link may be missing, which `canonicalize` refuses.
+    let path = follow_links(path).unwrap_or_else(|_| path.to_owned());
     if let Ok(resolved) = path.canonicalize() {
         return resolved;
     }
     match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => resolve(parent).join(name),
-        // What is left ends in `..`, below something that does not exist.
+        // The path ends in `..` below a missing directory.
         _ => path,
     }
 }
@@ -115,7 +111,7 @@ mod tests {
     use super::*;
 
     fn allowed(path: &Path, directory: &Path) -> bool {
-        match check("OPENCODE_QWEN_ACCOUNTS_PATH", path, directory) {
+        match check_store_path("OPENCODE_QWEN_ACCOUNTS_PATH", path, directory) {
             Ok(()) => true,
             Err(error) => {
                 assert_eq!(error.code(), Code::PathNotAllowed);
@@ -126,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_json_file_of_its_own_inside_the_directory() {
+    fn a_separate_json_file_inside_the_directory_is_allowed() {
         let home = tempfile::tempdir().unwrap();
         let qwen = home.path().join(".qwen");
         assert!(allowed(&qwen.join("oauth_accounts.json"), &qwen));
@@ -136,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_outside_by_any_way() {
+    fn paths_outside_the_directory_are_refused() {
         let home = tempfile::tempdir().unwrap();
         let qwen = home.path().join(".qwen");
         fs::create_dir_all(&qwen).unwrap();
@@ -158,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn none_of_the_clis_own_files_by_any_name() {
+    fn the_clis_files_are_refused_under_any_name() {
         let home = tempfile::tempdir().unwrap();
         let qwen = home.path().join(".qwen");
         fs::create_dir_all(&qwen).unwrap();
@@ -179,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_is_itself_a_link() {
+    fn a_linked_directory_is_allowed() {
         let home = tempfile::tempdir().unwrap();
         fs::create_dir_all(home.path().join("dotfiles/qwen")).unwrap();
         let qwen = home.path().join(".qwen");

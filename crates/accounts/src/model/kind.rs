@@ -1,4 +1,4 @@
-//! What kind of account there is, and what follows from it for a request. Pure.
+//! Kinds of accounts, and the rules for their requests. Pure.
 
 use qwen_base::{KeyPlan, Price};
 
@@ -7,26 +7,26 @@ use qwen_base::{KeyPlan, Price};
 pub enum Kind {
     /// A login of qwen.ai.
     OAuth,
-    /// A key of a plan; without one it is a key of somebody else's server.
+    /// A key of a plan, or of an unknown server.
     Key(Option<KeyPlan>),
 }
 
-/// Tells if an account serves a model, the best first.
+/// Tells if an account serves a model. The best answer is first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Serving {
-    /// It is known to.
+    /// The account serves it.
     Yes,
     /// Only the server can tell.
     Maybe,
-    /// The server said lately that it does not, or the catalog knows the model for other plans alone. It is asked if no
+    /// The server recently refused the model, or the catalog lists it for other plans only. The account is asked if no
     /// other account may serve the model.
     Unlikely,
-    /// It is known not to.
+    /// The account doesn't serve it.
     No,
 }
 
 impl Kind {
-    /// Its name, as callers see it.
+    /// Name in the public interface.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -35,7 +35,7 @@ impl Kind {
         }
     }
 
-    /// The value of `X-DashScope-AuthType`.
+    /// Value of the header `X-DashScope-AuthType`.
     #[must_use]
     pub const fn auth_type(self) -> &'static str {
         match self {
@@ -44,7 +44,7 @@ impl Kind {
         }
     }
 
-    /// What a request costs. What is not known counts as the dearest.
+    /// Price of a request. A key of an unknown server counts as metered.
     #[must_use]
     pub const fn price(self) -> Price {
         match self {
@@ -54,8 +54,8 @@ impl Kind {
         }
     }
 
-    /// Whether its server takes what the official CLI adds to bodies: cache markers and metadata. Other servers refuse
-    /// fields that they don't know.
+    /// True if the server accepts the fields that the official CLI adds to bodies: cache markers and metadata. Other
+    /// servers refuse unknown fields.
     #[must_use]
     pub const fn takes_markers(self) -> bool {
         !matches!(self, Self::Key(None))
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_that_nothing_is_known_of_counts_as_the_dearest() {
+    fn an_unknown_key_counts_as_metered() {
         assert_eq!(Kind::Key(None).price(), Price::Metered);
         assert!(!Kind::Key(None).takes_markers() && Kind::Key(Some(KeyPlan::TokenPlan)).takes_markers());
     }

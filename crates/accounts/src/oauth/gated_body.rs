@@ -1,4 +1,4 @@
-//! A request body that asks for leave when it is about to be sent.
+//! A request body that asks for permission just before it is sent.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,28 +10,28 @@ use http_body::{Body, Frame, SizeHint};
 
 type MaySend = Box<dyn Fn() -> bool + Send + Sync>;
 
-/// Nobody asks for a body before there is a connection to send it on.
-pub struct LateBody {
+/// A body with a permission check. It is polled once a connection is open.
+pub struct GatedBody {
     bytes: Option<Bytes>,
     may_send: MaySend,
-    fate: Fate,
+    fate: SendState,
 }
 
-/// What becomes of a body: it is sent or withheld, once and for all.
+/// State of a body: open, then sent or withheld for good.
 #[derive(Clone)]
-pub struct Fate(Arc<AtomicU8>);
+pub struct SendState(Arc<AtomicU8>);
 
 const OPEN: u8 = 0;
 const SENT: u8 = 1;
 const WITHHELD: u8 = 2;
 
-impl Fate {
-    /// Whether the body was withheld by those who were asked.
+impl SendState {
+    /// True if the body was withheld.
     pub fn was_withheld(&self) -> bool {
         self.0.load(Ordering::SeqCst) == WITHHELD
     }
 
-    /// Withholds what was not sent yet; false where it was.
+    /// Withholds the body. Returns false if it was sent already.
     pub fn withhold(&self) -> bool {
         self.decide(WITHHELD)
     }
@@ -44,33 +44,33 @@ impl Fate {
     }
 }
 
-/// Ends the request.
+/// Error that ends the request.
 #[derive(Debug, thiserror::Error)]
 #[error("the request was withheld")]
 pub struct Withheld;
 
-impl LateBody {
-    /// The body, and what says later what became of it.
-    pub fn new(text: String, may_send: MaySend) -> (Self, Fate) {
-        let fate = Fate(Arc::new(AtomicU8::new(OPEN)));
+impl GatedBody {
+    /// Returns the body, and its state for later.
+    pub fn new(text: String, may_send: MaySend) -> (Self, SendState) {
+        let fate = SendState(Arc::new(AtomicU8::new(OPEN)));
         (Self { bytes: Some(text.into()), may_send, fate: fate.clone() }, fate)
     }
 }
 
-impl From<LateBody> for reqwest::Body {
-    fn from(body: LateBody) -> Self {
+impl From<GatedBody> for reqwest::Body {
+    fn from(body: GatedBody) -> Self {
         Self::wrap(body)
     }
 }
 
-impl Body for LateBody {
+impl Body for GatedBody {
     type Data = Bytes;
     type Error = Withheld;
 
     fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Withheld>>> {
         let this = self.get_mut();
         let Some(bytes) = this.bytes.take() else { return Poll::Ready(None) };
-        // Whoever waits for the answer may have gone while the question was asked: a process can sleep in the middle of it.
+        // The caller may have given up during the check: the process can sleep in it.
         if (this.may_send)() && this.fate.decide(SENT) {
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
@@ -93,28 +93,28 @@ mod tests {
 
     use super::*;
 
-    fn is_sent(body: &mut LateBody) -> bool {
+    fn is_sent(body: &mut GatedBody) -> bool {
         let frame = Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()));
         matches!(frame, Poll::Ready(Some(Ok(_))))
     }
 
     #[test]
-    fn what_was_sent_can_not_be_withheld_any_more() {
-        let (mut body, fate) = LateBody::new("token".to_owned(), Box::new(|| true));
+    fn a_sent_body_can_not_be_withheld() {
+        let (mut body, fate) = GatedBody::new("token".to_owned(), Box::new(|| true));
         assert!(is_sent(&mut body));
         assert!(!fate.withhold() && !fate.was_withheld());
     }
 
     #[test]
-    fn without_leave_nothing_is_sent() {
-        let (mut body, fate) = LateBody::new("token".to_owned(), Box::new(|| false));
+    fn a_body_without_permission_is_not_sent() {
+        let (mut body, fate) = GatedBody::new("token".to_owned(), Box::new(|| false));
         assert!(!is_sent(&mut body));
         assert!(fate.was_withheld());
     }
 
     #[test]
-    fn what_nobody_waits_for_is_not_sent_though_there_is_leave() {
-        let (mut body, fate) = LateBody::new("token".to_owned(), Box::new(|| true));
+    fn a_body_withheld_by_the_caller_is_not_sent() {
+        let (mut body, fate) = GatedBody::new("token".to_owned(), Box::new(|| true));
         assert!(fate.withhold());
         assert!(!is_sent(&mut body));
     }
