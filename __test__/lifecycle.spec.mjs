@@ -7,6 +7,7 @@ import { inChild, RUNTIMES, startChild } from "./support/child.mjs";
 import { chat, EXPIRED, gate, setUp, temporaryHome, until } from "./support/harness.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
+const CALLS = process.env.TEST_STRESS ? 150_000 : 50_000;
 const WORKER = fileURLToPath(new URL("support/worker-program.mjs", import.meta.url));
 const withoutProc = process.platform === "linux" ? false : "threads and files are counted in /proc";
 
@@ -188,7 +189,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
         await Promise.all(Array.from({ length: data.callers }, caller));
         report("all are here");
       },
-      { data: { client: settings, calls: 150_000, callers: 16 } },
+      { data: { client: settings, calls: CALLS, callers: 16 } },
     );
     assert.equal(await child.report(0), "all are here");
   });

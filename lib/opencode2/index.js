@@ -40,6 +40,8 @@ class Directory {
   #problem;
   #gateway;
   #models = [];
+  /** The latest read of the accounts. */
+  #looking = Promise.resolve(false);
   #labels = new Map();
   #ended = new AbortController();
   #registrations = [];
@@ -88,8 +90,14 @@ class Directory {
     this.#registrations.push(registration);
   }
 
-  /** Looks at the accounts and their models. True if an account can be asked. */
-  async #look() {
+  /** Reads the accounts and their models, one read after another: an older result must not replace a newer one. */
+  #look() {
+    this.#looking = this.#looking.then(() => this.#read()).catch(() => false);
+    return this.#looking;
+  }
+
+  /** Returns true if an account can be asked. */
+  async #read() {
     const { client } = this.#shared;
     this.#models = (await attempt(() => modelsOf(client))) ?? this.#models;
     const accounts = (await attempt(() => client.accounts())) ?? [];
