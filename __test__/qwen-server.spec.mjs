@@ -1,50 +1,13 @@
 import assert from "node:assert/strict";
-import { execFileSync, spawn } from "node:child_process";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import http2 from "node:http2";
-import https from "node:https";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { SECRET_PREFIX, startQwenServer } from "./support/qwen-server.mjs";
-import {
-  clientOf,
-  contentOf,
-  events,
-  failure,
-  offer,
-  qwenTest,
-  stream,
-  SYSTEM,
-} from "./support/qwen-server/spec-client.mjs";
+import { clientOf, failure, qwenTest, stream, SYSTEM } from "./support/qwen-server/spec-client.mjs";
 import "./support/qwen-server/spec-steps.mjs";
 
 const PROGRAM = fileURLToPath(new URL("./support/qwen-server.mjs", import.meta.url));
-
-qwenTest("device flow: pending, approval page, tokens, one use", { interval: 2 }, async (server, client) => {
-  const { body: device } = await client.device();
-  assert.equal(device.interval, 2);
-  assert.match(device.user_code, /^[B-Z]{4}-[B-Z]{4}$/);
-  assert.equal((await client.poll(device.device_code)).body.error, "authorization_pending");
-  const page = await fetch(device.verification_uri_complete);
-  assert.match(await page.text(), /Approve.*Deny/s);
-  const decision = new URLSearchParams({ user_code: device.user_code, account: "bob", decision: "approve" });
-  assert.equal((await fetch(device.verification_uri, { method: "POST", body: decision })).status, 200);
-  assert.equal((await client.poll(device.device_code, "x".repeat(43))).body.error, "invalid_grant");
-  const { body } = await client.poll(device.device_code);
-  assert.equal(body.resource_url, server.url);
-  assert.equal(body.token_type, "Bearer");
-  assert.equal((await client.poll(device.device_code)).status, 401);
-  assert.ok(
-    [device.device_code, body.access_token, body.refresh_token].every((it) => server.issued.includes(it)),
-  );
-  assert.equal((await client.get("models", { authorization: `Bearer ${body.access_token}` })).status, 200);
-  assert.equal(server.seen("models")[0].account, "bob");
-  assert.equal((await fetch(`${server.url}/authorize?user_code=${device.user_code}`)).status, 400);
-  assert.equal((await fetch(device.verification_uri_complete)).status, 410);
-});
 
 qwenTest(
   "device flow: deny, expire, auto-approve, slow down",
@@ -105,48 +68,15 @@ qwenTest(
     const { body } = await client.refresh();
     assert.equal("refresh_token" in body, false);
     assert.equal(body.resource_url, `127.0.0.1:${server.port}`);
-    server.set({ resourceUrl: "none", rotate: true, graceMs: 1000 });
+    server.set({ resourceUrl: "none", rotate: true });
     server.script("token", [{ override: { expires_in: "soon", scope: undefined }, omit: ["refresh_token"] }]);
     const odd = (await client.refresh()).body;
     assert.deepEqual(Object.keys(odd).sort(), ["access_token", "expires_in", "token_type"]);
     assert.equal(odd.expires_in, "soon");
-    assert.equal((await client.refresh()).status, 200);
     server.revokeRefresh(client.tokens.refresh_token);
     assert.equal((await client.refresh()).status, 400);
   },
 );
-
-qwenTest("access tokens expire, are revoked, are adopted", {}, async (server, client) => {
-  const status = async (token) => (await client.get("models", { authorization: `Bearer ${token}` })).status;
-  const short = server.issueToken({ account: "alice", expiresIn: 0.05 });
-  assert.ok(Math.abs(short.expiry_date - Date.now()) < 1000);
-  assert.equal(await status(short.access_token), 200);
-  await new Promise((resolve) => setTimeout(resolve, 60));
-  assert.equal(await status(short.access_token), 401);
-  server.issueToken({ access_token: "at-1", refresh_token: "rt-1", account: "carol" });
-  assert.equal(await status("at-1"), 200);
-  server.revokeAccess("at-1");
-  assert.equal(await status("at-1"), 401);
-  server.revokeAllAccess("bob");
-  assert.equal(await status(client.tokens.access_token), 200);
-  server.revokeAllAccess();
-  const refused = await client.chat("hi");
-  assert.equal(refused.status, 401);
-  assert.equal((await refused.json()).error.code, "invalid_api_key");
-  assert.equal(server.seen("chat")[0].account, "alice");
-  assert.equal((await client.refresh("rt-1")).status, 200);
-});
-
-qwenTest("API keys: their header, their models", {}, async (server, client) => {
-  const key = server.addKey({ plan: "coding-plan", account: "work" });
-  assert.match(key, /^sk-sp-/);
-  const headers = { authorization: `Bearer ${key}`, "x-dashscope-authtype": "openai" };
-  const ids = (await (await client.get("models", headers)).json()).data.map(({ id }) => id);
-  assert.ok(ids.includes("qwen3-coder-plus") && !ids.includes("coder-model"));
-  assert.equal((await client.chat("hi", { model: ids[0] }, { headers })).status, 200);
-  assert.equal((await client.chat("hi", {}, { headers })).status, 404);
-  assert.equal((await client.get("models", { authorization: `Bearer ${key}` })).status, 400);
-});
 
 qwenTest("places: their keys, their models, their refusals", {}, async (server) => {
   const ask = async (key, { plan, region }, path, body, agent = "opencode/1.18.33") => {
@@ -236,77 +166,6 @@ qwenTest("the portal's strictness", {}, async (server, client) => {
   assert.equal((await client.chat("hi", { model: "gpt-9", messages: [user, SYSTEM] })).status, 200);
 });
 
-qwenTest("answers: echo, words, title, usage, images, natural read", {}, async (server, client) => {
-  const plain = await (await client.chat("hello  there\nyou")).json();
-  assert.equal(plain.choices[0].message.content, "You said: hello  there\nyou");
-  assert.equal(plain.usage.total_tokens, plain.usage.prompt_tokens + plain.usage.completion_tokens);
-  const second = await (await client.chat("again")).json();
-  assert.ok(second.usage.prompt_tokens_details.cached_tokens > 0);
-  assert.equal(await contentOf(await client.chat("SAY 3")), "word1 word2 word3");
-  const cut = (await (await client.chat("SAY 300", { max_tokens: 2 })).json()).choices[0];
-  assert.deepEqual([cut.message.content, cut.finish_reason], ["word1 word2 ", "length"]);
-  const content = [{ ...SYSTEM.content[0], text: "Write a title." }];
-  const titled = {
-    messages: [
-      { role: "system", content },
-      { role: "user", content: "Fix the bug in a b c" },
-    ],
-  };
-  assert.equal(await contentOf(await client.chat("", titled)), "Fix the bug in a");
-  const image = { type: "image_url", image_url: { url: "data:image/png;base64,AAAA" } };
-  const seen = await client.chat([{ type: "text", text: "look" }, image], { model: "vision-model" });
-  assert.equal(await contentOf(seen), "You said: look\nImage: image/png, 3 bytes");
-  const read = (await (await client.chat("Sum up notes.txt, please", offer("read"))).json()).choices[0];
-  assert.equal(read.finish_reason, "tool_calls");
-  assert.deepEqual(JSON.parse(read.message.tool_calls[0].function.arguments), { filePath: "notes.txt" });
-  const path = (await (await client.chat("open /tmp/x-1/notes.md.", offer("read"))).json()).choices[0];
-  assert.deepEqual(JSON.parse(path.message.tool_calls[0].function.arguments), {
-    filePath: "/tmp/x-1/notes.md",
-  });
-});
-
-qwenTest("streams: deltas, usage, tool calls in fragments, tool results", {}, async (server, client) => {
-  const text = await (await client.chat("one two", stream)).text();
-  const parts = events(text);
-  assert.equal(parts.at(-1), "[DONE]");
-  const chunks = parts.slice(0, -1).map((part) => JSON.parse(part));
-  assert.equal(chunks[0].choices[0].delta.role, "assistant");
-  assert.equal(chunks.map((chunk) => chunk.choices[0]?.delta.content ?? "").join(""), "You said: one two");
-  assert.equal(chunks.at(-2).choices[0].finish_reason, "stop");
-  assert.ok(chunks.at(-1).usage.completion_tokens > 0 && chunks.at(-1).choices.length === 0);
-
-  const prompt = '"CALL read {\\"filePath\\": \\"a}b\\"} and CALL other, CALL list"';
-  const called = await (await client.chat(prompt, { ...stream, ...offer("read", "list") })).text();
-  const deltas = events(called)
-    .slice(1, -3)
-    .map((part) => JSON.parse(part).choices[0].delta.tool_calls[0]);
-  const first = deltas.filter(({ index }) => index === 0);
-  assert.ok(first.length > 3 && first[0].id && first[0].function.name === "read");
-  assert.deepEqual(JSON.parse(first.map((delta) => delta.function.arguments).join("")), { filePath: "a}b" });
-  assert.equal(deltas.find(({ index }) => index === 1).function.name, "list");
-
-  const messages = [
-    { role: "user", content: prompt },
-    { role: "assistant", content: "", tool_calls: [{ id: first[0].id, type: "function", function: {} }] },
-    { role: "tool", tool_call_id: first[0].id, content: "r".repeat(300) },
-  ];
-  assert.equal(await contentOf(await client.chat("", { messages })), `The tool answered: ${"r".repeat(200)}`);
-});
-
-qwenTest("quota of an account", {}, async (server, client) => {
-  server.setQuota("alice", 1, { retryAfter: 7 });
-  assert.equal((await client.chat("hi")).status, 200);
-  const refused = await client.chat("hi");
-  assert.deepEqual([refused.status, refused.headers.get("retry-after")], [429, "7"]);
-  assert.equal((await refused.json()).error.code, "insufficient_quota");
-  server.setQuota("alice", 0, { as403: true });
-  assert.equal((await client.chat("hi")).status, 403);
-  assert.equal((await client.post("embeddings", { model: "text-embedding-v4", input: "x" })).status, 403);
-  server.setQuota("alice", null);
-  const embedded = await client.post("embeddings", { model: "text-embedding-v4", input: ["a", "b"] });
-  assert.equal((await embedded.json()).data[1].embedding.length, 8);
-});
-
 test("close ends open connections and waiters", async () => {
   const server = await startQwenServer();
   const client = clientOf(server);
@@ -319,52 +178,6 @@ test("close ends open connections and waiters", async () => {
   assert.equal(server.stats.openSockets, 0);
   assert.equal(server.requests[0].closedByClient, false);
 });
-
-test("https works, and HTTP/2 on request", async (t) => {
-  const tls = selfSigned();
-  if (!tls) return t.skip("needs openssl");
-  const server = await startQwenServer({ tls, http2: true, strict: false });
-  t.after(() => server.close());
-  assert.match(server.url, /^https:/);
-  const headers = { authorization: `Bearer ${server.issueToken().access_token}` };
-  const [old] = await once(https.get(`${server.apiBaseUrl}/models`, { headers, ca: tls.cert }), "response");
-  assert.equal(old.resume().statusCode, 200);
-
-  const session = http2.connect(server.url, { ca: tls.cert }).on("error", () => {});
-  const chat = (content) => {
-    const request = session.request({ ":method": "POST", ":path": "/v1/chat/completions", ...headers });
-    const body = { model: "coder-model", stream: true, messages: [{ role: "user", content }] };
-    return request.on("error", () => {}).end(JSON.stringify(body));
-  };
-  server.script("chat", ["stall", "ok", "reset"]);
-  const stalled = chat("one");
-  await once(stalled, "data");
-  const text = Buffer.concat(await chat("two").toArray()).toString();
-  assert.match(text, /\[DONE\]/);
-  stalled.close(http2.constants.NGHTTP2_CANCEL);
-  const entry = await server.waitFor((it) => it.closedByClient);
-  assert.deepEqual([entry.httpVersion, entry.step], ["2.0", "stall"]);
-  chat("three");
-  assert.equal((await once(session, "error"))[0].code, "ECONNRESET");
-  assert.deepEqual(server.failures, []);
-});
-
-function selfSigned() {
-  const folder = mkdtempSync(join(tmpdir(), "qwen-server-"));
-  const [key, cert] = [join(folder, "key.pem"), join(folder, "cert.pem")];
-  const curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"];
-  const names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"];
-  try {
-    execFileSync("openssl", ["req", "-x509", "-nodes", ...curve, ...names, "-keyout", key, "-out", cert], {
-      stdio: "ignore",
-    });
-    return { key: readFileSync(key, "utf8"), cert: readFileSync(cert, "utf8") };
-  } catch {
-    return undefined;
-  } finally {
-    rmSync(folder, { recursive: true });
-  }
-}
 
 test("the program has a control endpoint, a redacted log and a clean end", async (t) => {
   const child = spawn(process.execPath, [PROGRAM, "--auto-approve", "--expires-in", "60"]);

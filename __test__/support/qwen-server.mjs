@@ -64,7 +64,6 @@
  * On top of the endpoint's work:
  *
  * - `ok`; `delay` { ms } before the answer, after the work (the token is already spent)
- * - `lost_answer` { replay }: a reset instead of the answer; `replay` as in the options
  * - `headers_then_stall`; `stall`, `cut` { after = 3 events of a stream, or half the bytes of a body },
  *   `cut` also { reset: true }; `drip` { ms = 20, bytes = 1 }
  * - `no_finish` { done = true } without `finish_reason`, and without [DONE] if `done` is false;
@@ -113,9 +112,6 @@ export { SECRET_PREFIX } from "./qwen-server/secrets.mjs";
  * @property {number} [expiresIn] 21,600 s, fractions too: the lifetime of access tokens
  * @property {boolean} [freeTier] true; false: the free tier has ended, the API refuses the tokens of logins
  * @property {boolean} [rotate] true; false: a refresh token stays valid and is not sent again
- * @property {number} [graceMs] 0: time in which a spent refresh token may be redeemed again
- * @property {"refuse" | "accept"} [replay] "refuse" a spent refresh token even if the answer to its
- *   redemption was lost on the way
  * @property {string} [resourceUrl] "full" (`http://127.0.0.1:PORT`), "host", "none", or any text
  * @property {boolean} [strict] true: apply the portal's rules
  * @property {number} [pace] 0 ms between the events of a streamed answer

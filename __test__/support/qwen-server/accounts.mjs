@@ -82,20 +82,17 @@ export class Accounts {
   }
 
   /**
-   * Redeems a refresh token. A spent one ends its whole family, as a stolen token would, unless the
-   * answer to its first redemption was lost and the script grants the replay, or `graceMs` runs.
+   * Redeems a refresh token. A spent one ends its whole family, as a stolen token would.
    *
    * @returns {{ tokens: object, record: object } | undefined} undefined: refused
    */
   redeem(token) {
     const record = this.#refresh.get(token);
     if (!record) return undefined;
-    const { rotate, graceMs, expiresIn } = this.#options;
+    const { rotate, expiresIn } = this.#options;
     if (record.spentAt !== undefined) {
-      const lost = record.answer === "lost";
-      this.#stats[lost ? "replays" : "doubleRedemptions"] += 1;
-      const granted = (lost && record.replayGranted) || Date.now() - record.spentAt < graceMs;
-      if (!granted) record.family.revoked = true;
+      this.#stats[record.answer === "lost" ? "replays" : "doubleRedemptions"] += 1;
+      record.family.revoked = true;
     }
     if (record.revoked || record.family.revoked) return undefined;
     this.#stats.redemptions += 1;

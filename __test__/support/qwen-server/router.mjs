@@ -68,7 +68,6 @@ async function respond(ctx, endpoint, handler) {
   ctx.faults = (ctx.strict && !refusal && handler.inspect?.(ctx)) || [];
   ctx.record(ctx.faults);
   const answer = applyStep(step, refusal ?? (() => handler.answer(ctx)));
-  if (ctx.redemption) ctx.redemption.replayGranted = (step?.replay ?? core.options.replay) === "accept";
   await paused(ctx, step?.do === "delay" ? step.ms : step?.delay);
   if (!ctx.signal.aborted) await deliver(ctx, answer);
 }

@@ -52,7 +52,6 @@ const instead = {
 const spoil = {
   ok: (answer) => answer,
   delay: (answer) => answer,
-  lost_answer: () => ({ head: false, end: "reset" }),
   headers_then_stall: (answer) => ({ ...answer, ...declared(answer), parts: [], end: "silence" }),
   stall: (answer, { after }) => ({ ...answer, ...first(answer, after), end: "silence" }),
   cut: (answer, { after, reset }) => ({
