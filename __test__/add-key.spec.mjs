@@ -57,7 +57,7 @@ test("a key from standard input is checked, stored and shown as an account", asy
   );
   assert.deepEqual(
     [first.code, first.stderr],
-    [0, "Note: The key was taken without the spaces around it.\n"],
+    [0, "Note: The key was read without the spaces around it.\n"],
   );
   assert.match(
     first.stdout,
@@ -90,7 +90,7 @@ test("an invalid key or choice fails and stores nothing", async (t) => {
   for (const [input, args, message] of [
     ["", [], /^No key was given\. Paste it at the prompt, or pass it by standard input\.\n$/],
     [" \n", [], /^No key was given\./],
-    ["two words", [], /^key holds a space/],
+    ["two words", [], /^key contains a space/],
     ["sk-sp-1", ["--plan", "free"], /^plan must be one of coding-plan, token-plan, dashscope\.\n$/],
     ["sk-sp-1", ["--region", "mars"], /^region must be one of cn, hk, intl, us\.\n$/],
     ["sk-sp-1", ["--tier", "huge"], /^tier must be one of lite, standard, pro\.\n$/],
@@ -170,7 +170,7 @@ test("a key that is billed by use says so in JSON and in an event, and has no ti
   for (let times = 0; times < 2; times += 1)
     await client.addApiKey({ key, plan: "dashscope", baseUrl: server.apiBaseUrl, check: false });
   const told = events.filter(({ type }) => type === "switched").map(({ message }) => message);
-  assert.deepEqual(told, ['The Qwen account "DashScope key" is the active one now (billed by use).']);
+  assert.deepEqual(told, ['The Qwen account "DashScope key" is now the active one (billed by use).']);
   const { active, billedByUse } = JSON.parse((await pipe(key, ...args)).stdout);
   assert.deepEqual([active, billedByUse], [true, true]);
 });

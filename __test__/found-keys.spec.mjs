@@ -87,7 +87,7 @@ describe("keys that other tools keep", { concurrency: 2, timeout: 600_000, skip:
     const { client } = startClient(t, { env });
     for (const ask of [() => chat(client, "hi"), () => client.getAccessToken()]) {
       const { message } = await rejection(ask(), "ERR_QWEN_NOT_LOGGED_IN");
-      assert.ok(message.includes(`A Coding Plan key lies in ${paths[0]}: run \`npx`), message);
+      assert.ok(message.includes(`A Coding Plan key is in ${paths[0]}: run \`npx`), message);
     }
   });
 

@@ -8,9 +8,9 @@ use qwen_accounts::{
     read_refresh, reconcile, recover,
 };
 use qwen_base::{KeyPlan, Redactor, Secret, api_base_url, display_url, is_secure, retry_after_ms};
-use qwen_client::{
-    AnswerReader, Asked, Content, Event, EventReader, Guard, Ids, MAX_ID, MAX_IDS, Parser, Reading, Target,
-    Verdict, choose, degrade, prompt, read_key, read_list, shape,
+use qwen_client::internals::{
+    AnswerReader, Asked, CliEvent, CliParser, Content, EventReader, Guard, Ids, MAX_ID, MAX_IDS, Reading,
+    Target, Verdict, candidate_places, degrade_body, read_key, read_list, shape_body, write_prompt,
 };
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -127,7 +127,7 @@ pub fn store(data: &[u8]) {
 /// Output means the same however it is cut into pieces, and nothing follows its end.
 pub fn cli_output(data: &[u8]) {
     let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
-        let mut parser = Parser::default();
+        let mut parser = CliParser::default();
         let mut events: Vec<_> = pieces.flat_map(|piece| parser.push(piece)).collect();
         events.extend(parser.end());
         assert!(parser.end().is_empty());
@@ -136,10 +136,10 @@ pub fn cli_output(data: &[u8]) {
     let whole = read(&mut std::iter::once(data));
     assert_eq!(read(&mut data.chunks(1)), whole);
     assert_eq!(read(&mut data.chunks(7)), whole);
-    let is_end = |event: &Event| matches!(event, Event::Finished(_) | Event::Failed(_));
+    let is_end = |event: &CliEvent| matches!(event, CliEvent::Finished(_) | CliEvent::Failed(_));
     let ends = whole.iter().filter(|event| is_end(event)).count();
     assert!(ends <= 1 && (ends == 0 || whole.last().is_some_and(is_end)));
-    if let Ok(text) = prompt(data) {
+    if let Ok(text) = write_prompt(data) {
         // The CLI would obey either of them.
         assert!(!text.contains('@') && !text.trim_start().starts_with('/'));
     }
@@ -194,7 +194,7 @@ pub fn body(data: &[u8]) {
     let ids = Ids { session_id: "session".to_owned(), prompt_id: "prompt".to_owned() };
     let plan = Kind::Key(Some(KeyPlan::TokenPlan));
     for (ids, kind) in [(None, plan), (Some(&ids), plan), (Some(&ids), Kind::Key(None))] {
-        let Some(shaped) = shape(data, ids, kind) else { continue };
+        let Some(shaped) = shape_body(data, ids, kind) else { continue };
         if has_huge_numbers(data) {
             assert!(serde_json::from_slice::<&RawValue>(&shaped.bytes).is_ok());
             continue;
@@ -214,16 +214,17 @@ pub fn body(data: &[u8]) {
             }
         }
         assert_eq!(shaped.stream, before["stream"] == Value::Bool(true));
-        let again = shape(&shaped.bytes, ids, kind).unwrap();
+        let again = shape_body(&shaped.bytes, ids, kind).unwrap();
         assert_eq!(parsed(&again.bytes), after, "shaping is never settled");
     }
-    if let Some(small) = degrade(data).map(|degraded| degraded.body).filter(|_| !has_huge_numbers(data)) {
+    if let Some(small) = degrade_body(data).map(|degraded| degraded.body).filter(|_| !has_huge_numbers(data))
+    {
         let (before, after) = (parsed(data), parsed(&small));
         assert_eq!((&before["tools"], &before["stream"]), (&after["tools"], &after["stream"]));
         let (all, kept) = (before["messages"].as_array().unwrap(), after["messages"].as_array().unwrap());
         assert!(!kept.is_empty() && kept.len() <= all.len());
         assert_eq!(kept.last(), all.last());
-        assert_eq!(parsed(&degrade(&small).unwrap().body), after, "degrading is never settled");
+        assert_eq!(parsed(&degrade_body(&small).unwrap().body), after, "degrading is never settled");
     }
 }
 
@@ -251,7 +252,7 @@ pub fn key(data: &[u8]) {
     let places = |text: &str| {
         let mut notes = Vec::new();
         let key = read_key(text, &mut notes).ok()?;
-        choose(&key, None, None, None, &mut notes).ok()?;
+        candidate_places(&key, None, None, None, &mut notes).ok()?;
         Some(key.expose().to_owned())
     };
     if let Some(key) = places(&text) {

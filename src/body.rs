@@ -2,7 +2,7 @@
 
 use napi::bindgen_prelude::{BufferSlice, Either, Env};
 use napi_derive::napi;
-use qwen_client::{Read, Stream};
+use qwen_client::{Stream, StreamRead};
 use serde_json::Value;
 
 use super::types::error_value;
@@ -30,10 +30,10 @@ impl ResponseBody {
         env: &'env Env,
     ) -> napi::Result<Either<BufferSlice<'env>, Either<bool, Option<Value>>>> {
         Ok(match self.stream.as_ref().map(Stream::read) {
-            Some(Read::Data(bytes)) => Either::A(BufferSlice::copy_from(env, bytes)?),
-            Some(Read::Pending) => Either::B(Either::B(None)),
-            Some(Read::End) | None => Either::B(Either::A(true)),
-            Some(Read::Failed(error)) => Either::B(Either::B(Some(error_value(&error)))),
+            Some(StreamRead::Data(bytes)) => Either::A(BufferSlice::copy_from(env, bytes)?),
+            Some(StreamRead::Pending) => Either::B(Either::B(None)),
+            Some(StreamRead::End) | None => Either::B(Either::A(true)),
+            Some(StreamRead::Failed(error)) => Either::B(Either::B(Some(error_value(&error)))),
         })
     }
 

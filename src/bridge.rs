@@ -24,8 +24,7 @@ use tokio::task::AbortHandle;
 use super::process_end;
 use super::runtime::runtime;
 use super::types::{
-    Authorization, ClientSettings, FetchResponse, OAuthSettings, Variables, error_value, finding_value,
-    token_value,
+    Authorization, FetchResponse, Variables, error_value, finding_value, read_options, token_value,
 };
 
 type Wake = ThreadsafeFunction<(), (), (), Status, false, true>;
@@ -199,14 +198,14 @@ impl Bridge {
 
     /// Runs the doctor. It looks for a project's configuration in `workingDirectory`.
     #[napi(catch_unwind)]
-    pub fn examine(&self, id: u32, options: ClientSettings, variables: Variables, working_directory: String) {
-        let doctor = Doctor {
-            options: options.into(),
-            environment: variables.into_iter().collect(),
-            working_directory: working_directory.into(),
-            clock: Clock::system(),
-        };
+    pub fn examine(&self, id: u32, options: Value, variables: Variables, working_directory: String) {
         self.shared.run(id, async move {
+            let doctor = Doctor {
+                options: read_options(options)?,
+                environment: variables.into_iter().collect(),
+                working_directory: working_directory.into(),
+                clock: Clock::system(),
+            };
             let findings = doctor.examine().await?;
             Ok(Outcome::Value(findings.iter().map(finding_value).collect()))
         });
@@ -214,7 +213,7 @@ impl Bridge {
 
     /// Starts a device authorization (RFC 8628 section 3.1).
     #[napi(catch_unwind)]
-    pub fn request_device_authorization(&self, id: u32, options: OAuthSettings, variables: Variables) {
+    pub fn request_device_authorization(&self, id: u32, options: Value, variables: Variables) {
         let http = Arc::clone(&self.http);
         self.shared.run(id, async move {
             let authorization =
@@ -229,7 +228,7 @@ impl Bridge {
         &self,
         id: u32,
         authorization: Authorization,
-        options: OAuthSettings,
+        options: Value,
         variables: Variables,
     ) {
         let http = Arc::clone(&self.http);
@@ -242,13 +241,7 @@ impl Bridge {
 
     /// Redeems a refresh token (RFC 6749 section 6).
     #[napi(catch_unwind)]
-    pub fn refresh_access_token(
-        &self,
-        id: u32,
-        refresh_token: String,
-        options: OAuthSettings,
-        variables: Variables,
-    ) {
+    pub fn refresh_access_token(&self, id: u32, refresh_token: String, options: Value, variables: Variables) {
         let http = Arc::clone(&self.http);
         self.shared.run(id, async move {
             let refresh_token = Secret::new(refresh_token);
@@ -281,9 +274,9 @@ fn set_referenced(wake: &mut Wake, env: Env, referenced: bool) -> napi::Result<(
     if referenced { wake.refer(&env) } else { wake.unref(&env) }
 }
 
-fn oauth_client(options: OAuthSettings, variables: Variables, http: &SharedHttp) -> Result<OAuthClient> {
+fn oauth_client(options: Value, variables: Variables, http: &SharedHttp) -> Result<OAuthClient> {
     let environment: Environment = variables.into_iter().collect();
-    let config = oauth_config(&options.into(), &environment, "")?;
+    let config = oauth_config(&read_options(options)?, &environment, "")?;
     let http = http.get(&environment, config.timeout);
     Ok(OAuthClient::new(http, config, Clock::system()))
 }

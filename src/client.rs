@@ -8,7 +8,8 @@ use napi::bindgen_prelude::{Either, Utf16String};
 use napi_derive::napi;
 use qwen_base::{Busy, Clock, Error, Events, Result, Secret};
 use qwen_client::{
-    Answer, Client, Context, GatewaySettings, Received, Redirect, Request, headers, off_thread, receive,
+    Answer, Client, Context, GatewaySettings, ReceivedBody, Redirect, Request, headers, off_thread,
+    receive_body,
 };
 use serde_json::{Value, json};
 
@@ -18,9 +19,9 @@ use super::gateway::{Gateways, listener};
 use super::process_end;
 use super::runtime::runtime;
 use super::types::{
-    AccountUpdate, Authorization, ClientSettings, Content, FetchResponse, HostTokens, KeySettings,
-    LoginSettings, RequestBody, SEPARATOR, Variables, access_token_value, account_value, error_value,
-    event_value, found_value, imported_value, model_value, usage_value,
+    AccountUpdate, Authorization, Content, FetchResponse, HostTokens, KeySettings, LoginSettings,
+    RequestBody, SEPARATOR, Variables, access_token_value, account_value, error_value, event_value,
+    found_value, imported_value, model_value, read_options, usage_value,
 };
 
 #[napi]
@@ -41,7 +42,7 @@ pub struct Created {
 
 /// Creates a client. Its events are sent as messages with its id.
 #[napi(catch_unwind)]
-pub fn create_client(bridge: &Bridge, id: u32, options: ClientSettings, variables: Variables) -> Created {
+pub fn create_client(bridge: &Bridge, id: u32, options: Value, variables: Variables) -> Created {
     let shared = Arc::clone(bridge.shared());
     let listener = Arc::downgrade(&shared);
     let events = Events::new(move |event| {
@@ -49,9 +50,10 @@ pub fn create_client(bridge: &Bridge, id: u32, options: ClientSettings, variable
             shared.send_value(id, "event", event_value(&event));
         }
     });
-    let for_host = options.for_host;
+    let for_host = options["forHost"] == true;
     let context = Context { for_host, clock: Clock::system(), events, busy: bridge.busy().clone() };
-    match Client::new(&options.into(), variables.into_iter().collect(), context) {
+    let environment = variables.into_iter().collect();
+    match read_options(options).and_then(|options| Client::new(&options, environment, context)) {
         Ok(client) => {
             let client = Arc::new(client);
             process_end::flush_at_end(client.usage_book());
@@ -378,9 +380,9 @@ async fn response(id: u32, answer: Answer, shared: Arc<Shared>) -> FetchResponse
         headers.extend(value.as_bytes().iter().copied().map(char::from));
         headers.push(SEPARATOR);
     }
-    let content = match receive(answer.body, streams, move || shared.send_readable(id)).await {
-        Received::Whole(bytes) => Content::Whole(bytes),
-        Received::Stream(stream) => Content::Stream(ResponseBody::new(id, stream)),
+    let content = match receive_body(answer.body, streams, move || shared.send_readable(id)).await {
+        ReceivedBody::Whole(bytes) => Content::Whole(bytes),
+        ReceivedBody::Stream(stream) => Content::Stream(ResponseBody::new(id, stream)),
     };
     FetchResponse {
         status: answer.status.as_u16(),

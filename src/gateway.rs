@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use qwen_base::{Clock, Result, lock};
-use qwen_client::{Client, Entry, Gateway, GatewaySettings, Listener};
+use qwen_client::{Client, EntryListener, Gateway, GatewayEntry, GatewaySettings};
 use serde_json::{Value, json};
 
 use super::bridge::Shared;
@@ -55,7 +55,7 @@ impl Gateways {
 }
 
 /// Reports each request to the JavaScript listener `id`.
-pub fn listener(id: u32, shared: &Arc<Shared>) -> Listener {
+pub fn listener(id: u32, shared: &Arc<Shared>) -> EntryListener {
     let shared = Arc::downgrade(shared);
     Arc::new(move |entry| {
         if let Some(shared) = shared.upgrade() {
@@ -64,7 +64,7 @@ pub fn listener(id: u32, shared: &Arc<Shared>) -> Listener {
     })
 }
 
-fn entry_value(entry: &Entry) -> Value {
+fn entry_value(entry: &GatewayEntry) -> Value {
     json!({
         "at": entry.at,
         "method": entry.method,

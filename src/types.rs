@@ -1,52 +1,29 @@
 //! Converts JavaScript values to the core's and back. `lib/validate.js` has checked their types and ranges.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use bytes::Bytes;
 use napi::bindgen_prelude::{Array, BufferSlice, Either, Env, Uint8Array, Utf16String};
 use napi_derive::napi;
 use qwen_accounts::{AccountChanges, Availability, DeviceAuthorization, Kind, QuotaWindow, Token};
-use qwen_base::{Error, Event, KeyPlan, Secret, Tier, instant_from_number};
+use qwen_base::{Error, Event, KeyPlan, Result, Secret, Tier, instant_from_number};
 use qwen_client::{
-    AccessToken, AccountInfo, AccountUsage, ClientOptions, Counts, Estimate, Finding, FoundCredential,
-    ImportedKey, Input, KeyOptions, LoginOptions, OAuthOptions, OfferedModel, Prices, Rotation, Summary,
-    Thinking, ThinkingLevel,
+    AccessToken, AccountInfo, AccountUsage, Counts, Estimate, Finding, FoundCredential, ImportedKey, Input,
+    KeyOptions, LoginOptions, OfferedModel, Prices, Summary, Thinking, ThinkingLevel,
 };
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::body::ResponseBody;
 
 pub type Variables = HashMap<String, String>;
 
-/// `OAuthOptions` of index.d.ts.
-#[napi(object, object_to_js = false)]
-pub struct OAuthSettings {
-    pub base_url: Option<String>,
-    pub device_authorization_endpoint: Option<String>,
-    pub token_endpoint: Option<String>,
-    pub client_id: Option<String>,
-    pub scope: Option<String>,
-    pub timeout_ms: Option<u32>,
-}
-
-/// `ClientOptions` of index.d.ts.
-#[napi(object, object_to_js = false)]
-pub struct ClientSettings {
-    pub oauth: OAuthSettings,
-    pub base_url: Option<String>,
-    pub accounts_path: Option<String>,
-    pub quota_cooldown_ms: Option<u32>,
-    /// A name of `Rotation`.
-    pub rotation: Option<String>,
-    pub degrade: Option<bool>,
-    pub cli_fallback: Option<bool>,
-    pub allow_paid_fallback: Option<bool>,
-    pub qwen_mode: Option<bool>,
-    pub connect_timeout_ms: Option<u32>,
-    pub idle_timeout_ms: Option<u32>,
-    /// True if errors are made final for `OpenCode`.
-    pub for_host: bool,
+/// Reads options, which JavaScript has validated.
+///
+/// # Errors
+/// `ERR_QWEN_INTERNAL` for a value of another type.
+pub fn read_options<T: DeserializeOwned>(options: Value) -> Result<T> {
+    serde_json::from_value(options).map_err(Error::internal)
 }
 
 /// `DeviceAuthorization` of index.d.ts.
@@ -162,41 +139,6 @@ impl FetchResponse {
             Content::Stream(body) => fields.set(4, body)?,
         }
         Ok(fields)
-    }
-}
-
-fn milliseconds(value: Option<u32>) -> Option<Duration> {
-    value.map(|ms| Duration::from_millis(ms.into()))
-}
-
-impl From<OAuthSettings> for OAuthOptions {
-    fn from(settings: OAuthSettings) -> Self {
-        Self {
-            base_url: settings.base_url,
-            device_authorization_endpoint: settings.device_authorization_endpoint,
-            token_endpoint: settings.token_endpoint,
-            client_id: settings.client_id,
-            scope: settings.scope,
-            timeout: milliseconds(settings.timeout_ms),
-        }
-    }
-}
-
-impl From<ClientSettings> for ClientOptions {
-    fn from(settings: ClientSettings) -> Self {
-        Self {
-            oauth: settings.oauth.into(),
-            base_url: settings.base_url,
-            accounts_path: settings.accounts_path,
-            quota_cooldown: milliseconds(settings.quota_cooldown_ms),
-            rotation: settings.rotation.as_deref().and_then(Rotation::from_name),
-            degrade: settings.degrade,
-            cli_fallback: settings.cli_fallback,
-            allow_paid_fallback: settings.allow_paid_fallback,
-            qwen_mode: settings.qwen_mode,
-            connect_timeout: milliseconds(settings.connect_timeout_ms),
-            idle_timeout: milliseconds(settings.idle_timeout_ms),
-        }
     }
 }
 

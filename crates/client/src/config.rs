@@ -9,6 +9,10 @@ use qwen_accounts::{
 use qwen_base::{
     Code, DEFAULT_API_BASE_URL, Environment, Error, HttpConfig, Paths, Result, api_base_url, host_url,
 };
+use serde::{
+    Deserialize, Deserializer,
+    de::{IntoDeserializer as _, value::StrDeserializer},
+};
 use url::Url;
 
 pub const DEFAULT_OAUTH_BASE_URL: &str = "https://chat.qwen.ai";
@@ -37,7 +41,8 @@ const LONGEST_MS: u64 = i32::MAX as u64;
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Rule that spreads requests over the accounts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Rotation {
     /// Use the active account until its quota is used up.
     #[default]
@@ -48,21 +53,9 @@ pub enum Rotation {
     Hybrid,
 }
 
-impl Rotation {
-    /// Parses the name that options and `OPENCODE_QWEN_ROTATION` use.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "sequential" => Some(Self::Sequential),
-            "round-robin" => Some(Self::RoundRobin),
-            "hybrid" => Some(Self::Hybrid),
-            _ => None,
-        }
-    }
-}
-
 /// OAuth settings from the caller. Each may be left out.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct OAuthOptions {
     /// Base URL of the OAuth server, from which the endpoints follow if they are not given.
     pub base_url: Option<String>,
@@ -75,11 +68,13 @@ pub struct OAuthOptions {
     /// Scopes, separated by spaces.
     pub scope: Option<String>,
     /// Time limit for one HTTP request. Default: 30 s.
+    #[serde(rename = "timeoutMs", deserialize_with = "milliseconds")]
     pub timeout: Option<Duration>,
 }
 
 /// Client settings from the caller. Each may be left out, and then comes from the environment or has its default.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct ClientOptions {
     /// OAuth settings.
     pub oauth: OAuthOptions,
@@ -88,6 +83,7 @@ pub struct ClientOptions {
     /// Path of the account store.
     pub accounts_path: Option<String>,
     /// Time for which an account without quota is not asked. Default: 30 min.
+    #[serde(rename = "quotaCooldownMs", deserialize_with = "milliseconds")]
     pub quota_cooldown: Option<Duration>,
     /// Rule that spreads requests over the accounts.
     pub rotation: Option<Rotation>,
@@ -100,14 +96,30 @@ pub struct ClientOptions {
     /// True to shape request bodies as the qwen CLI does. Default: true.
     pub qwen_mode: Option<bool>,
     /// Time limit for connecting. Default: 10 s.
+    #[serde(rename = "connectTimeoutMs", deserialize_with = "milliseconds")]
     pub connect_timeout: Option<Duration>,
     /// Longest time without a byte from the server. Default: 300 s.
+    #[serde(rename = "idleTimeoutMs", deserialize_with = "milliseconds")]
     pub idle_timeout: Option<Duration>,
+}
+
+fn milliseconds<'de, D: Deserializer<'de>>(value: D) -> std::result::Result<Option<Duration>, D::Error> {
+    Ok(Option::<u64>::deserialize(value)?.map(Duration::from_millis))
+}
+
+/// Checked settings of the request path.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestOptions {
+    /// Time for which an account without quota is not asked, in milliseconds.
+    pub quota_cooldown_ms: u64,
+    pub rotation: Rotation,
+    pub degrade: bool,
+    pub allow_paid_fallback: bool,
+    pub qwen_mode: bool,
 }
 
 /// Checked settings of a client.
 #[derive(Debug, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the user's")]
 pub struct ClientConfig {
     /// Locations of the files.
     pub paths: Paths,
@@ -121,18 +133,10 @@ pub struct ClientConfig {
     pub base_url_override: Option<BaseUrlOverride>,
     /// Path of the account store, and true if that is the default path.
     pub accounts_path: (PathBuf, bool),
-    /// Time for which an account without quota is not asked.
-    pub quota_cooldown: Duration,
-    /// Rule that spreads requests over the accounts.
-    pub rotation: Rotation,
-    /// True to ask for a shorter answer when all accounts are out of quota.
-    pub degrade: bool,
+    /// Settings of the request path.
+    pub request: RequestOptions,
     /// True to ask the qwen CLI when all accounts are out of quota.
     pub cli_fallback: bool,
-    /// True to let a request move on to a more expensive kind of account.
-    pub allow_paid_fallback: bool,
-    /// True to shape request bodies as the qwen CLI does.
-    pub qwen_mode: bool,
     /// Longest time without a byte from the server.
     pub idle_timeout: Duration,
     /// True to write a debug log (`DEBUG_QWEN_PLUGIN`).
@@ -158,38 +162,39 @@ impl ClientConfig {
         let default_base_url = || api_base_url(DEFAULT_API_BASE_URL).map_err(Error::internal);
         let paths = Paths::from_environment(environment)?;
         let accounts_path = accounts_path(options.accounts_path.as_deref(), environment, &paths)?;
+        let quota_cooldown = options.quota_cooldown.map(|cooldown| cooldown.as_millis());
+        let quota_cooldown_ms = match quota_cooldown {
+            Some(ms) => u64::try_from(ms).unwrap_or(u64::MAX),
+            None => number(
+                environment,
+                "OPENCODE_QWEN_QUOTA_COOLDOWN_MS",
+                DEFAULT_QUOTA_COOLDOWN_MS,
+                &mut warnings,
+            ),
+        };
+        let rotation = options.rotation.unwrap_or_else(|| rotation(environment, &mut warnings));
+        let mut is_on = |option: Option<bool>, name: &str, default: bool| {
+            option.unwrap_or_else(|| switch(environment, name, default, &mut warnings))
+        };
+        let degrade = is_on(options.degrade, "OPENCODE_QWEN_DEGRADE", true);
+        let cli_fallback = is_on(options.cli_fallback, "OPENCODE_QWEN_ENABLE_CLI_FALLBACK", false);
+        let allow_paid_fallback =
+            is_on(options.allow_paid_fallback, "OPENCODE_QWEN_ALLOW_PAID_FALLBACK", false);
+        let qwen_mode = is_on(options.qwen_mode, "QWEN_MODE", true);
+        let debug_log = is_on(None, "DEBUG_QWEN_PLUGIN", false);
+        let request_log = is_on(None, "ENABLE_PLUGIN_REQUEST_LOGGING", false);
         Ok(Self {
             paths,
-            accounts_path,
-            quota_cooldown: options.quota_cooldown.unwrap_or_else(|| {
-                let ms = number(
-                    environment,
-                    "OPENCODE_QWEN_QUOTA_COOLDOWN_MS",
-                    DEFAULT_QUOTA_COOLDOWN_MS,
-                    &mut warnings,
-                );
-                Duration::from_millis(ms)
-            }),
-            rotation: options.rotation.unwrap_or_else(|| rotation(environment, &mut warnings)),
-            degrade: options
-                .degrade
-                .unwrap_or_else(|| switch(environment, "OPENCODE_QWEN_DEGRADE", true, &mut warnings)),
-            cli_fallback: options.cli_fallback.unwrap_or_else(|| {
-                switch(environment, "OPENCODE_QWEN_ENABLE_CLI_FALLBACK", false, &mut warnings)
-            }),
-            allow_paid_fallback: options.allow_paid_fallback.unwrap_or_else(|| {
-                switch(environment, "OPENCODE_QWEN_ALLOW_PAID_FALLBACK", false, &mut warnings)
-            }),
             oauth,
             http,
             base_url: base_url_override.as_ref().map_or_else(default_base_url, |set| Ok(set.url.clone()))?,
             base_url_override,
-            qwen_mode: options
-                .qwen_mode
-                .unwrap_or_else(|| switch(environment, "QWEN_MODE", true, &mut warnings)),
+            accounts_path,
+            request: RequestOptions { quota_cooldown_ms, rotation, degrade, allow_paid_fallback, qwen_mode },
+            cli_fallback,
             idle_timeout: options.idle_timeout.unwrap_or(DEFAULT_IDLE_TIMEOUT),
-            debug_log: switch(environment, "DEBUG_QWEN_PLUGIN", false, &mut warnings),
-            request_log: switch(environment, "ENABLE_PLUGIN_REQUEST_LOGGING", false, &mut warnings),
+            debug_log,
+            request_log,
             warnings,
         })
     }
@@ -222,7 +227,7 @@ pub fn oauth_config(options: &OAuthOptions, environment: &Environment, prefix: &
     let base = given.unwrap_or_else(|| Source::new("baseUrl".to_owned(), DEFAULT_OAUTH_BASE_URL));
     let mut base_url = secure_url(&base)?;
     if base_url.query().is_some() || base_url.fragment().is_some() {
-        return Err(base.unusable("holds a query or fragment"));
+        return Err(base.unusable("has a query or fragment"));
     }
     if !base_url.path().ends_with('/') {
         base_url.set_path(&format!("{}/", base_url.path()));
@@ -319,7 +324,7 @@ fn number(environment: &Environment, name: &str, default: u64, warnings: &mut Ve
     let number = value.trim().parse().ok().filter(|ms| (1..=LONGEST_MS).contains(ms));
     number.unwrap_or_else(|| {
         warnings.push(format!(
-            "{name} is not a whole number of milliseconds from 1 to {LONGEST_MS}; its default ({default}) is used."
+            "{name} is not a whole number of milliseconds from 1 to {LONGEST_MS}; the default ({default}) is used."
         ));
         default
     })
@@ -328,9 +333,10 @@ fn number(environment: &Environment, name: &str, default: u64, warnings: &mut Ve
 fn rotation(environment: &Environment, warnings: &mut Vec<String>) -> Rotation {
     const VARIABLE: &str = "OPENCODE_QWEN_ROTATION";
     let Some(value) = environment.get(VARIABLE) else { return Rotation::default() };
-    Rotation::from_name(value.trim()).unwrap_or_else(|| {
+    let name: StrDeserializer<'_, serde::de::value::Error> = value.trim().into_deserializer();
+    Rotation::deserialize(name).unwrap_or_else(|_| {
         warnings.push(format!(
-            "{VARIABLE} is none of sequential, round-robin, hybrid; its default (sequential) is used."
+            "{VARIABLE} is not sequential, round-robin or hybrid; the default (sequential) is used."
         ));
         Rotation::default()
     })
@@ -344,7 +350,7 @@ fn switch(environment: &Environment, name: &str, default: bool, warnings: &mut V
         _ => {
             let used = if default { "on" } else { "off" };
             warnings.push(format!(
-                "{name} is neither 1/true/yes/on nor 0/false/no/off; its default ({used}) is used."
+                "{name} is neither 1/true/yes/on nor 0/false/no/off; the default ({used}) is used."
             ));
             default
         }
@@ -366,7 +372,7 @@ mod tests {
         assert_eq!(config.base_url.as_str(), DEFAULT_API_BASE_URL);
         assert_eq!(config.base_url_override, None);
         assert_eq!(config.oauth.token_endpoint.as_str(), "https://chat.qwen.ai/api/v1/oauth2/token");
-        assert!(config.qwen_mode);
+        assert!(config.request.qwen_mode);
 
         let variables = [
             ("OPENCODE_QWEN_BASE_URL", "api.example"),
@@ -376,7 +382,7 @@ mod tests {
         let config = read(&ClientOptions::default(), &variables).unwrap();
         assert_eq!(config.base_url.as_str(), "https://api.example/v1");
         assert_eq!(config.oauth.token_endpoint.as_str(), "https://login.example/sub/api/v1/oauth2/token");
-        assert!(!config.qwen_mode);
+        assert!(!config.request.qwen_mode);
 
         let options = ClientOptions {
             base_url: Some("https://mine.example/v1".into()),
@@ -390,7 +396,7 @@ mod tests {
         let config = read(&options, &variables).unwrap();
         assert_eq!(config.base_url.as_str(), "https://mine.example/v1");
         assert_eq!(config.oauth.token_endpoint.as_str(), "https://mine.example/token");
-        assert!(config.qwen_mode);
+        assert!(config.request.qwen_mode);
     }
 
     #[test]
@@ -416,7 +422,7 @@ mod tests {
     #[test]
     fn an_unreadable_switch_gives_a_warning_and_its_default() {
         let config = read(&ClientOptions::default(), &[("QWEN_MODE", "maybe")]).unwrap();
-        assert!(config.qwen_mode);
+        assert!(config.request.qwen_mode);
         assert!(config.warnings[0].contains("QWEN_MODE"));
     }
 

@@ -17,41 +17,49 @@ mod models;
 mod opencode_files;
 mod request;
 mod request_log;
+mod shared_file;
 mod sse;
 mod usage;
 mod verdict;
 
-pub use chat::body::{Ids, shape};
-pub use chat::degrade::degrade;
-pub use cli::output::{Event, Parser};
-pub use cli::prompt::prompt;
-pub use cli::run::Limits;
-pub use cli::{CliAnswer, CliFallback};
 pub use client::{
     AccessToken, AccountInfo, AccountUsage, Client, Context, FoundCredential, ImportedKey, LoginOptions,
 };
-pub use config::{ClientConfig, ClientOptions, OAuthOptions, Rotation, oauth_config};
+pub use config::{ClientOptions, OAuthOptions, Rotation, oauth_config};
 pub use doctor::Doctor;
-pub use doctor::finding::{Finding, State};
-pub use gateway::{Entry, Gateway, GatewaySettings, Listener};
-pub use host::guard::Guard;
+pub use doctor::finding::{Finding, FindingState};
+pub use gateway::{EntryListener, Gateway, GatewayEntry, GatewaySettings};
 pub use keys::KeyOptions;
-pub use keys::input::choose;
-pub use keys::paste::read_key;
 pub use models::catalog::{Input, Prices, Thinking};
-pub use models::lists::{MAX_ID, MAX_IDS, read_list};
 pub use models::offer::{OfferedModel, ThinkingLevel};
-pub use request::answer::{Answer, Body};
+pub use request::answer::Answer;
 pub use request::headers;
 pub use request::prepare::{Redirect, Request, off_thread};
-pub use request::stream::{Read, Received, Stream, Streams, receive};
-pub use request::target::Target;
-pub use request_log::{
-    MAX_FILES, MAX_RESPONSE_BODY, MAX_TOTAL_BYTES, Outcome, RequestLog, RequestRecord, Start,
-};
-pub use sse::EventReader;
+pub use request::stream::{ReceivedBody, Stream, StreamRead, Streams, receive_body};
 pub use usage::WeakUsageBook;
 pub use usage::estimate::Estimate;
 pub use usage::ledger::{Counts, Summary};
-pub use verdict::dialect::Content;
-pub use verdict::{AnswerReader, Asked, Reading, Verdict};
+
+/// Parts that only the tests and the fuzz targets use.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::chat::body::{Ids, shape_body};
+    pub use crate::chat::degrade::degrade_body;
+    pub use crate::cli::output::{CliEvent, CliParser};
+    pub use crate::cli::prompt::write_prompt;
+    pub use crate::cli::run::CliLimits;
+    pub use crate::cli::{CliAnswer, CliFallback};
+    pub use crate::config::ClientConfig;
+    pub use crate::host::guard::Guard;
+    pub use crate::keys::input::candidate_places;
+    pub use crate::keys::paste::read_key;
+    pub use crate::models::lists::{MAX_ID, MAX_IDS, read_list};
+    pub use crate::request::answer::Body;
+    pub use crate::request::target::Target;
+    pub use crate::request_log::{
+        LogOutcome, LogStart, MAX_FILES, MAX_RESPONSE_BODY, MAX_TOTAL_BYTES, RequestLog, RequestRecord,
+    };
+    pub use crate::sse::EventReader;
+    pub use crate::verdict::dialect::Content;
+    pub use crate::verdict::{AnswerReader, Asked, Reading, Verdict};
+}

@@ -25,8 +25,8 @@ pub fn parse_configuration(mut text: String) -> Result<Value, String> {
     json_strip_comments::strip(&mut text).map_err(|error| error.to_string())?;
     match serde_json::from_str(&text) {
         Ok(value @ Value::Object(_)) => Ok(value),
-        Ok(_) => Err("it is no object".to_owned()),
-        Err(error) => Err(format!("line {}, column {} is no JSON", error.line(), error.column())),
+        Ok(_) => Err("it is not an object".to_owned()),
+        Err(error) => Err(format!("line {}, column {} is not JSON", error.line(), error.column())),
     }
 }
 

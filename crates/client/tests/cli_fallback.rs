@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use qwen_base::{Busy, Clock, Code, Environment, Error, Paths};
-use qwen_client::{CliAnswer, CliFallback, Limits};
+use qwen_client::internals::{CliAnswer, CliFallback, CliLimits};
 use serde_json::{Value, json};
 
 const INIT: &str = r#"echo '{"type":"system","subtype":"init","model":"m","tools":[]}'"#;
@@ -43,7 +43,7 @@ impl Scene {
         std::fs::read_to_string(self.path(below)).unwrap_or_default()
     }
 
-    fn fallback(&self, limits: Limits) -> CliFallback {
+    fn fallback(&self, limits: CliLimits) -> CliFallback {
         let root = self.root.path().to_str().unwrap();
         let environment: Environment = [
             ("HOME", root.to_owned()),
@@ -97,8 +97,8 @@ fn is_alive(pid: &str) -> bool {
     !stat.is_empty() && !stat.contains(") Z ")
 }
 
-fn quick() -> Limits {
-    Limits {
+fn quick() -> CliLimits {
+    CliLimits {
         total: Duration::from_secs(20),
         first_word: Duration::from_secs(15),
         grace: Duration::from_millis(200),
@@ -278,8 +278,8 @@ async fn a_cli_that_hangs_is_stopped_with_its_children() {
     let script =
         format!("trap '' TERM; {INIT}; sleep 600 & echo $$ $! > \"$OUT/pids\"; while :; do sleep 600; done");
     for limits in [
-        Limits { first_word: Duration::from_millis(300), ..quick() },
-        Limits { total: Duration::from_millis(300), ..quick() },
+        CliLimits { first_word: Duration::from_millis(300), ..quick() },
+        CliLimits { total: Duration::from_millis(300), ..quick() },
     ] {
         let scene = Scene::new(&script);
         let error = scene.fallback(limits).complete(&body(true)).await.unwrap_err();
@@ -321,7 +321,7 @@ async fn no_process_is_left_after_an_answer_and_a_host_can_wait_for_an_abort() {
         assert_eq!(left(&scene), 0);
         scene.is_cleaned_up(2).await;
         let scene = Scene::new(&format!("{spawn}\n{INIT}\n{end}"));
-        let limits = Limits { first_word: Duration::from_millis(500), ..quick() };
+        let limits = CliLimits { first_word: Duration::from_millis(500), ..quick() };
         scene.fallback(limits).complete(&body(true)).await.unwrap_err();
         assert_eq!(left(&scene), 0);
         scene.is_cleaned_up(2).await;
@@ -375,7 +375,7 @@ async fn invalid_lines_are_skipped_and_too_many_are_an_error() {
     for flood in ["yes rubbish | head -c 100000000", "head -c 100000000 /dev/zero"] {
         let scene = Scene::new(&format!("echo $$ > \"$OUT/pids\"; {INIT}; {flood}"));
         let error = scene.ask(true).await.unwrap_err();
-        assert!(error.message().contains("more than any answer"), "{error}");
+        assert!(error.message().contains("too much for an answer"), "{error}");
         scene.is_cleaned_up(1).await;
     }
 }

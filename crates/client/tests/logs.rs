@@ -10,7 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
 use qwen_base::{Clock, Code, DEBUG_LOG, KnownSecrets, Logger, MAX_LOG_BYTES, Secret};
-use qwen_client::{MAX_FILES, MAX_RESPONSE_BODY, MAX_TOTAL_BYTES, Outcome, RequestLog, RequestRecord, Start};
+use qwen_client::internals::{
+    LogOutcome, LogStart, MAX_FILES, MAX_RESPONSE_BODY, MAX_TOTAL_BYTES, RequestLog, RequestRecord,
+};
 use serde_json::{Value, json};
 use url::Url;
 
@@ -39,7 +41,7 @@ fn start(log: &RequestLog, body: &'static str) -> RequestRecord {
     let mut headers = HeaderMap::new();
     headers.insert("authorization", HeaderValue::from_str(&format!("Bearer {ACCESS_TOKEN}")).unwrap());
     headers.insert("x-note", HeaderValue::from_static(ACCESS_TOKEN));
-    log.start(&Start {
+    log.start(&LogStart {
         url: "https://user:proxy-pass-word@portal.qwen.ai/v1/chat/completions?api_key=sk-sp-0123456789abcdef&a=b",
         method: &Method::POST,
         headers: &headers,
@@ -208,7 +210,7 @@ fn a_request_is_one_file_that_says_what_happened() {
     record.response(200, &headers);
     record.chunk(b"data: {\"choices\":[]}\n\n");
     record.chunk(format!("data: {ACCESS_TOKEN} {PASSWORD}\n\n").as_bytes());
-    record.finish(Outcome::Completed);
+    record.finish(LogOutcome::Completed);
     drop(record);
     assert!(log.flush(LIMIT));
 
@@ -280,8 +282,8 @@ fn every_end_is_logged_and_bodies_are_bounded() {
     record.chunk("x".repeat(MAX_RESPONSE_BODY - 5).as_bytes());
     // The cut goes through a secret.
     record.chunk(PASSWORD.as_bytes());
-    record.finish(Outcome::Failed(Code::Network));
-    record.finish(Outcome::Completed);
+    record.finish(LogOutcome::Failed(Code::Network));
+    record.finish(LogOutcome::Completed);
     let failed = end(record);
     assert_eq!(failed["outcome"], "ERR_QWEN_NETWORK");
     let body = failed["response"]["body"].as_str().unwrap();
@@ -340,7 +342,7 @@ fn child_that_logs_requests() {
         for log in &logs {
             scope.spawn(move || {
                 for _ in 0..100 {
-                    start(log, r#"{"model":"m"}"#).finish(Outcome::Completed);
+                    start(log, r#"{"model":"m"}"#).finish(LogOutcome::Completed);
                     assert!(log.flush(LIMIT));
                 }
             });
@@ -360,7 +362,7 @@ fn all_log_files_together_have_a_bounded_size() {
     };
     let (third, second, first) = (sized(3, MAX_TOTAL_BYTES / 2), sized(2, MAX_TOTAL_BYTES / 2), sized(1, 10));
     let log = request_log(&directory);
-    start(&log, "{}").finish(Outcome::Completed);
+    start(&log, "{}").finish(LogOutcome::Completed);
     assert!(log.flush(LIMIT));
     assert!(third.exists() && !second.exists() && !first.exists());
     assert_eq!(requests(&directory).len(), 2);
@@ -373,14 +375,14 @@ fn a_disabled_or_unwritable_log_stops_no_request() {
     let log = RequestLog::off();
     let mut record = start(&log, "{}");
     record.attempt_started("a", &url("https://portal.qwen.ai/v1"), &Secret::new(KEY));
-    record.finish(Outcome::Completed);
+    record.finish(LogOutcome::Completed);
     Logger::off().error("event", &[]);
     assert!(log.flush(Duration::ZERO) && !directory.exists());
 
     let in_the_way = temporary.path().join("in-the-way");
     private_file(&in_the_way);
     let log = RequestLog::in_directory(&in_the_way, Clock::system(), secrets(), logger(&directory));
-    start(&log, "{}").finish(Outcome::Completed);
+    start(&log, "{}").finish(LogOutcome::Completed);
     drop(log);
     let logger = logger(&in_the_way);
     logger.error("event", &[]);

@@ -69,7 +69,7 @@ impl BodyRules {
 /// Shapes a chat body for one kind of account: output caps always, everything else where `ids` are given. `None` for what
 /// is no JSON object: that goes to the server as it came.
 #[must_use]
-pub fn shape(body: &[u8], ids: Option<&Ids>, kind: Kind) -> Option<Shaped> {
+pub fn shape_body(body: &[u8], ids: Option<&Ids>, kind: Kind) -> Option<Shaped> {
     // Checked once here, the text need not be checked again value by value.
     let text = std::str::from_utf8(body).ok()?;
     let chat: Option<Chat> = ids.and_then(|_| serde_json::from_str(text).ok());
@@ -330,18 +330,21 @@ mod tests {
     }
 
     fn shaped(body: &Value) -> Value {
-        serde_json::from_slice(&shape(body.to_string().as_bytes(), Some(&ids()), Kind::OAuth).unwrap().bytes)
-            .unwrap()
+        serde_json::from_slice(
+            &shape_body(body.to_string().as_bytes(), Some(&ids()), Kind::OAuth).unwrap().bytes,
+        )
+        .unwrap()
     }
 
     fn shaped_for_plan(body: &Value) -> Value {
         let kind = Kind::Key(Some(KeyPlan::TokenPlan));
-        serde_json::from_slice(&shape(body.to_string().as_bytes(), Some(&ids()), kind).unwrap().bytes)
+        serde_json::from_slice(&shape_body(body.to_string().as_bytes(), Some(&ids()), kind).unwrap().bytes)
             .unwrap()
     }
 
     fn capped(body: &Value) -> Value {
-        serde_json::from_slice(&shape(body.to_string().as_bytes(), None, Kind::OAuth).unwrap().bytes).unwrap()
+        serde_json::from_slice(&shape_body(body.to_string().as_bytes(), None, Kind::OAuth).unwrap().bytes)
+            .unwrap()
     }
 
     #[test]
@@ -385,7 +388,7 @@ mod tests {
     fn a_server_that_is_not_qwens_gets_no_markers() {
         let body = json!({"model": "m", "stream": true, "metadata": {"mine": 1}, "tools": [{"type": "function"}],
             "messages": [{"role": "developer", "content": "be brief"}, {"role": "user", "content": "hi"}]});
-        let plain = shape(body.to_string().as_bytes(), Some(&ids()), Kind::Key(None)).unwrap();
+        let plain = shape_body(body.to_string().as_bytes(), Some(&ids()), Kind::Key(None)).unwrap();
         assert_eq!((plain.stream, plain.model.as_str()), (true, "m"));
         let plain: Value = serde_json::from_slice(&plain.bytes).unwrap();
         let mut expected = body.clone();
@@ -546,7 +549,7 @@ mod tests {
     #[test]
     fn what_is_no_chat_body_is_left_alone() {
         for body in [&b"[]"[..], b"not json", b"", b"{\"a\":", b"\xff"] {
-            assert_eq!(shape(body, Some(&ids()), Kind::OAuth), None);
+            assert_eq!(shape_body(body, Some(&ids()), Kind::OAuth), None);
         }
         for messages in [json!("text"), json!([1]), json!(null), json!({})] {
             assert_eq!(shaped(&json!({"messages": messages}))["messages"], messages);
@@ -557,7 +560,7 @@ mod tests {
     fn numbers_strings_and_key_order_survive_as_they_were_written() {
         let body =
             r#"{"z":1.0e+2,"a":"\u00e9\n","big":12345678901234567890123,"model":"m","a\u0062c":[ 1 , 2 ]}"#;
-        let bytes = shape(body.as_bytes(), None, Kind::OAuth).unwrap().bytes;
+        let bytes = shape_body(body.as_bytes(), None, Kind::OAuth).unwrap().bytes;
         assert_eq!(String::from_utf8(bytes).unwrap(), body.replace(r"a\u0062c", "abc"));
     }
 
@@ -595,7 +598,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_body_panics(body in any_json(), messages in any_json(), tools in any_json()) {
-            let _ = shape(body.to_string().as_bytes(), Some(&ids()), Kind::OAuth);
+            let _ = shape_body(body.to_string().as_bytes(), Some(&ids()), Kind::OAuth);
             let chat = json!({"model": "coder-model", "stream": true, "messages": messages, "tools": tools, "metadata": body});
             prop_assert!(shaped(&chat).is_object());
         }

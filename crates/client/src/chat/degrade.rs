@@ -64,7 +64,7 @@ impl fmt::Display for LeftOut {
 /// there. Of the messages stay those with the role `system` or `developer`, the last user turn and all that follows it,
 /// and the turn before it if it has at most 16 KiB. All else stays as it was written.
 #[must_use]
-pub fn degrade(body: &[u8]) -> Option<Degraded> {
+pub fn degrade_body(body: &[u8]) -> Option<Degraded> {
     let mut fields: Fields = serde_json::from_slice(body).ok()?;
     let messages: Vec<&RawValue> = serde_json::from_str(fields.original("messages")?).ok()?;
     let conversation = Conversation::read(&messages)?;
@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     fn degraded(body: &Value) -> Value {
-        serde_json::from_slice(&degrade(body.to_string().as_bytes()).unwrap().body).unwrap()
+        serde_json::from_slice(&degrade_body(body.to_string().as_bytes()).unwrap().body).unwrap()
     }
 
     fn messages(messages: &Value) -> Vec<Value> {
@@ -343,7 +343,7 @@ mod tests {
     #[test]
     fn all_else_stays_as_it_was_written() {
         let body = r#"{"z":1.0e+2,"stream":true,"messages":[ {"role":"user","content":"\u00e9"} ],"tools":[{"type":"function"}],"max_tokens":7}"#;
-        assert_eq!(degrade(body.as_bytes()).unwrap().body, body.as_bytes());
+        assert_eq!(degrade_body(body.as_bytes()).unwrap().body, body.as_bytes());
     }
 
     #[test]
@@ -360,7 +360,7 @@ mod tests {
             r#"{"input":"text"}"#,
             "{\"messages\":[{}]",
         ] {
-            assert_eq!(degrade(body.as_bytes()), None, "{body}");
+            assert_eq!(degrade_body(body.as_bytes()), None, "{body}");
         }
     }
 
@@ -472,7 +472,7 @@ mod tests {
             (json!([{"type": "function"}]), json!(900), true),
             (json!([]), json!(32_000), true),
         ] {
-            assert_eq!(degrade(body(tools, limit).as_bytes()).is_some(), is_sent);
+            assert_eq!(degrade_body(body(tools, limit).as_bytes()).is_some(), is_sent);
         }
     }
 
@@ -491,9 +491,9 @@ mod tests {
         let body =
             json!({"model": "m", "messages": all, "stop": [{"a": 1}], "stream": true, "max_tokens": 9_999});
         let text = body.to_string();
-        let bytes = degrade(text.as_bytes()).unwrap().body;
+        let bytes = degrade_body(text.as_bytes()).unwrap().body;
         prop_assert!(bytes.len() <= text.len());
-        prop_assert_eq!(&degrade(&bytes).unwrap().body, &bytes);
+        prop_assert_eq!(&degrade_body(&bytes).unwrap().body, &bytes);
         let degraded: Value = serde_json::from_slice(&bytes).unwrap();
         let kept = degraded["messages"].as_array().unwrap();
 
@@ -545,9 +545,9 @@ mod tests {
 
         #[test]
         fn no_bytes_panic(body in proptest::collection::vec(any::<u8>(), 0..200), text in r#"[\[\]{}",:a-z0-9\\ ]{0,80}"#) {
-            let _ = degrade(&body);
-            let _ = degrade(text.as_bytes());
-            let _ = degrade(format!(r#"{{"messages":[{{"role":"user","content":{text}}}]}}"#).as_bytes());
+            let _ = degrade_body(&body);
+            let _ = degrade_body(text.as_bytes());
+            let _ = degrade_body(format!(r#"{{"messages":[{{"role":"user","content":{text}}}]}}"#).as_bytes());
         }
     }
 }

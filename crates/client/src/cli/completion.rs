@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::output::{Finish, Usage};
+use super::output::{CliFinish, CliUsage};
 
 /// The parts of a chat completion that follow from the request.
 #[derive(Debug, Clone)]
@@ -55,7 +55,7 @@ impl Completion {
     }
 
     #[must_use]
-    pub fn tail(&self, finish: &Finish) -> Bytes {
+    pub fn tail(&self, finish: &CliFinish) -> Bytes {
         let mut tail = self.chunk(&json!({}), Some(reason(finish))).to_vec();
         if let Some(usage) = finish.usage.filter(|_| self.include_usage) {
             let mut event = self.object("chat.completion.chunk", json!([]));
@@ -67,7 +67,7 @@ impl Completion {
     }
 
     #[must_use]
-    pub fn whole(&self, text: &str, thoughts: &str, finish: &Finish) -> Bytes {
+    pub fn whole(&self, text: &str, thoughts: &str, finish: &CliFinish) -> Bytes {
         let mut message = json!({"role": "assistant", "content": text});
         if !thoughts.is_empty() {
             message["reasoning_content"] = thoughts.into();
@@ -101,11 +101,11 @@ fn event_of(event: Map<String, Value>) -> Bytes {
     Bytes::from(format!("data: {}\n\n", Value::Object(event)))
 }
 
-fn reason(finish: &Finish) -> &'static str {
+fn reason(finish: &CliFinish) -> &'static str {
     if finish.is_cut { "length" } else { "stop" }
 }
 
-fn counts(usage: Usage) -> Value {
+fn counts(usage: CliUsage) -> Value {
     json!({
         "prompt_tokens": usage.input,
         "completion_tokens": usage.output,
@@ -129,8 +129,8 @@ mod tests {
     #[test]
     fn a_whole_answer_is_one_completion() {
         let completion = Completion::new(br#"{"model":"coder-model","messages":[]}"#, "1", 5_999);
-        let usage = Some(Usage { input: 7, output: 2, cached: 3 });
-        let answer = completion.whole("hi", "hm", &Finish { usage, is_cut: true });
+        let usage = Some(CliUsage { input: 7, output: 2, cached: 3 });
+        let answer = completion.whole("hi", "hm", &CliFinish { usage, is_cut: true });
         assert_eq!(
             serde_json::from_slice::<Value>(&answer).unwrap(),
             json!({"id": "chatcmpl-1", "object": "chat.completion", "created": 5, "model": "coder-model",
@@ -146,7 +146,8 @@ mod tests {
             let body = json!({"stream": true, "stream_options": options}).to_string();
             let mut completion = Completion::new(body.as_bytes(), "1", 0);
             completion.set_model("m");
-            let tail = events(&completion.tail(&Finish { usage: Some(Usage::default()), is_cut: false }));
+            let tail =
+                events(&completion.tail(&CliFinish { usage: Some(CliUsage::default()), is_cut: false }));
             assert_eq!(tail.len(), expected);
             assert_eq!(tail[0]["choices"][0]["finish_reason"], "stop");
             assert_eq!(tail.last().unwrap(), "[DONE]");
@@ -154,7 +155,7 @@ mod tests {
         }
         let completion =
             Completion::new(br#"{"stream":true,"stream_options":{"include_usage":true}}"#, "1", 0);
-        assert_eq!(events(&completion.tail(&Finish::default())).len(), 2);
+        assert_eq!(events(&completion.tail(&CliFinish::default())).len(), 2);
     }
 
     proptest! {

@@ -29,8 +29,11 @@ pub fn find(environment: &Environment, paths: &Paths) -> Result<Program> {
         let path = expand_home(value, paths.home());
         let path = if path.extension().is_none() && cfg!(windows) { shim_beside(path) } else { path };
         if !path.is_file() {
-            return Err(not_found(format!("QWEN_CLI_PATH names {}, which is no file", path.display()))
-                .with_path(&path));
+            return Err(not_found(format!(
+                "QWEN_CLI_PATH points to {}, which is not a file",
+                path.display()
+            ))
+            .with_path(&path));
         }
         return start(path, environment);
     }
@@ -99,7 +102,7 @@ fn start(cli: PathBuf, environment: &Environment) -> Result<Program> {
             let shim = safe_open::read_text(&cli, MAX_SHIM_SIZE).unwrap_or_default();
             let script = script_of_shim(&shim, cli.parent().unwrap_or(Path::new("")));
             script.filter(|script| script.is_file()).ok_or_else(|| {
-                let what = format!("{} starts no script that can be run by itself", cli.display());
+                let what = format!("{} doesn't start a script that can be run directly", cli.display());
                 not_found(what).with_path(&cli)
             })?
         }
@@ -249,7 +252,7 @@ mod tests {
             assert_eq!(error.code(), Code::CliNotFound);
             assert!(error.message().contains("/no/such/qwen"));
             let error = find_in(&[("HOME", home), ("QWEN_CLI_PATH", home)]).unwrap_err();
-            assert!(error.message().contains("no file"));
+            assert!(error.message().contains("not a file"));
         }
     }
 }

@@ -23,8 +23,8 @@ use tokio::task::spawn_blocking;
 
 use self::completion::Completion;
 use self::find::Program;
-use self::output::Event;
-use self::run::{Job, Limits, Request, Run};
+use self::output::CliEvent;
+use self::run::{CliLimits, Job, Request, Run};
 use self::source::{Source, TURN_OFF, broken_off, oauth_ended};
 
 /// Each run is a Node process of at least 150 MB.
@@ -36,7 +36,7 @@ pub struct CliFallback {
     environment: Arc<Environment>,
     paths: Paths,
     clock: Clock,
-    limits: Limits,
+    limits: CliLimits,
     busy: Busy,
     runs: Arc<Semaphore>,
     /// Tools that newer versions have.
@@ -94,7 +94,7 @@ impl CliFallback {
             environment: Arc::new(environment),
             paths,
             clock,
-            limits: Limits::default(),
+            limits: CliLimits::default(),
             busy: Busy::unobserved(),
             runs: Arc::new(Semaphore::new(MAX_RUNS)),
             more_tools: Mutex::default(),
@@ -103,7 +103,7 @@ impl CliFallback {
 
     /// Sets other limits than the default.
     #[must_use]
-    pub fn with_limits(mut self, limits: Limits) -> Self {
+    pub fn with_limits(mut self, limits: CliLimits) -> Self {
         self.limits = limits;
         self
     }
@@ -164,7 +164,7 @@ impl CliFallback {
         let (environment, paths) = (Arc::clone(&self.environment), self.paths.clone());
         let preparing = move || {
             let program = find::find(&environment, &paths)?;
-            let prompt = prompt::prompt(&body)?;
+            let prompt = prompt::write_prompt(&body)?;
             let login = home::login(&environment, &paths);
             if login.is_oauth() {
                 return Err(oauth_ended());
@@ -189,8 +189,8 @@ impl CliFallback {
             let run = spawn_blocking(move || Run::start(job)).await.map_err(Error::internal)??;
             let mut source = Source::new(run, request.login.secrets(), self.limits);
             let (model, tools) = match source.next_in_time().await {
-                Ok(Event::Started { model, tools }) => (model, tools),
-                Ok(Event::Failed(message)) => {
+                Ok(CliEvent::Started { model, tools }) => (model, tools),
+                Ok(CliEvent::Failed(message)) => {
                     let error = source.failed(&message);
                     return stopped(source, error).await;
                 }
@@ -240,24 +240,26 @@ impl CliBody {
                 return Ok(None);
             }
             let failure = match source.next().await {
-                Ok(Event::Text(text)) => {
+                Ok(CliEvent::Text(text)) => {
                     self.has_text = true;
                     self.ready.push_back(self.completion.text(&text));
                     continue;
                 }
-                Ok(Event::Thought(thought)) => {
+                Ok(CliEvent::Thought(thought)) => {
                     self.ready.push_back(self.completion.thought(&thought));
                     continue;
                 }
-                Ok(Event::Finished(finish)) if self.has_text => {
+                Ok(CliEvent::Finished(finish)) if self.has_text => {
                     self.ready.push_back(self.completion.tail(&finish));
                     self.is_whole = true;
                     continue;
                 }
-                Ok(Event::Restarted) if self.has_text => broken_off("the connection to the model was lost"),
-                Ok(Event::Started { .. } | Event::Restarted) => continue,
-                Ok(Event::Finished(_)) => broken_off("it ended with a thought"),
-                Ok(Event::Failed(message)) => broken_off(&source.quote(&message)),
+                Ok(CliEvent::Restarted) if self.has_text => {
+                    broken_off("the connection to the model was lost")
+                }
+                Ok(CliEvent::Started { .. } | CliEvent::Restarted) => continue,
+                Ok(CliEvent::Finished(_)) => broken_off("it ended with a thought"),
+                Ok(CliEvent::Failed(message)) => broken_off(&source.quote(&message)),
                 Err(error) => error,
             };
             self.stop().await;

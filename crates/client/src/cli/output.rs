@@ -11,7 +11,7 @@ const ERROR_START: &str = "[API Error: ";
 
 /// An event in the CLI's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum CliEvent {
     /// The settings were read, and the model will be asked.
     Started {
         /// Name of the model.
@@ -26,21 +26,21 @@ pub enum Event {
     /// The model is asked again, and the answer starts over.
     Restarted,
     /// The answer is complete.
-    Finished(Finish),
+    Finished(CliFinish),
     /// There is no answer, for this reason.
     Failed(String),
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Finish {
-    pub usage: Option<Usage>,
+pub struct CliFinish {
+    pub usage: Option<CliUsage>,
     /// True if the model reached its output limit.
     pub is_cut: bool,
 }
 
 /// Token counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
+pub struct CliUsage {
     /// Input, including cached tokens.
     pub input: u64,
     pub output: u64,
@@ -50,7 +50,7 @@ pub struct Usage {
 
 /// Parses output piece by piece.
 #[derive(Debug)]
-pub struct Parser {
+pub struct CliParser {
     /// Start of an unfinished line; `None` while the rest of a line that is too long is skipped.
     line: Option<Vec<u8>>,
     /// True if the current message came in pieces.
@@ -62,16 +62,16 @@ pub struct Parser {
     is_done: bool,
 }
 
-impl Default for Parser {
+impl Default for CliParser {
     fn default() -> Self {
         let line = Some(Vec::new());
         Self { line, has_deltas: false, has_text: false, stop_reason: None, held: None, is_done: false }
     }
 }
 
-impl Parser {
+impl CliParser {
     /// Parses bytes. Returns nothing more after the result.
-    pub fn push(&mut self, bytes: &[u8]) -> Vec<Event> {
+    pub fn push(&mut self, bytes: &[u8]) -> Vec<CliEvent> {
         let mut events = Vec::new();
         let mut rest = bytes;
         while let Some(newline) = rest.iter().position(|&byte| byte == b'\n') {
@@ -84,12 +84,12 @@ impl Parser {
     }
 
     /// Parses the rest at the end of the output.
-    pub fn end(&mut self) -> Vec<Event> {
+    pub fn end(&mut self) -> Vec<CliEvent> {
         let mut events = Vec::new();
         self.end_line(&mut events);
         if let Some(held) = self.held.take().filter(|_| !self.is_done) {
             self.is_done = true;
-            events.push(Event::Failed(held));
+            events.push(CliEvent::Failed(held));
         }
         events
     }
@@ -101,7 +101,7 @@ impl Parser {
         }
     }
 
-    fn end_line(&mut self, events: &mut Vec<Event>) {
+    fn end_line(&mut self, events: &mut Vec<CliEvent>) {
         let Some(line) = self.line.replace(Vec::new()) else { return };
         match serde_json::from_slice(&line) {
             Ok(Value::Array(items)) => items.iter().for_each(|item| self.read(item, events)),
@@ -111,7 +111,7 @@ impl Parser {
         }
     }
 
-    fn read(&mut self, item: &Value, events: &mut Vec<Event>) {
+    fn read(&mut self, item: &Value, events: &mut Vec<CliEvent>) {
         // A subagent's text is not part of the answer.
         if self.is_done || item["parent_tool_use_id"].is_string() {
             return;
@@ -120,11 +120,11 @@ impl Parser {
             (Some("system"), Some("init")) => {
                 let tools = item["tools"].as_array().into_iter().flatten().filter_map(Value::as_str);
                 let model = item["model"].as_str().map(str::to_owned);
-                events.push(Event::Started { model, tools: tools.map(str::to_owned).collect() });
+                events.push(CliEvent::Started { model, tools: tools.map(str::to_owned).collect() });
             }
             (Some("system"), Some("retry")) => {
                 (self.held, self.has_deltas) = (None, false);
-                events.push(Event::Restarted);
+                events.push(CliEvent::Restarted);
             }
             (Some("stream_event"), _) => self.read_stream_event(&item["event"], events),
             (Some("assistant"), _) => self.read_message(&item["message"], events),
@@ -133,7 +133,7 @@ impl Parser {
         }
     }
 
-    fn read_stream_event(&mut self, event: &Value, events: &mut Vec<Event>) {
+    fn read_stream_event(&mut self, event: &Value, events: &mut Vec<CliEvent>) {
         let delta = &event["delta"];
         match event["type"].as_str() {
             Some("message_start") => self.has_deltas = false,
@@ -152,7 +152,7 @@ impl Parser {
     }
 
     /// Reads a whole message, which repeats the pieces if there were any.
-    fn read_message(&mut self, message: &Value, events: &mut Vec<Event>) {
+    fn read_message(&mut self, message: &Value, events: &mut Vec<CliEvent>) {
         self.note_stop(&message["stop_reason"]);
         if std::mem::take(&mut self.has_deltas) {
             return;
@@ -169,7 +169,7 @@ impl Parser {
     }
 
     /// In a whole text, an error is at the end.
-    fn whole_text(&mut self, text: &str, usage: &Value, events: &mut Vec<Event>) {
+    fn whole_text(&mut self, text: &str, usage: &Value, events: &mut Vec<CliEvent>) {
         let error =
             text.rfind(ERROR_START).filter(|_| text.ends_with(']') && count(usage, "output_tokens") == 0);
         let (said, error) = text.split_at(error.unwrap_or(text.len()));
@@ -177,7 +177,7 @@ impl Parser {
         self.text(error, events);
     }
 
-    fn text(&mut self, text: &str, events: &mut Vec<Event>) {
+    fn text(&mut self, text: &str, events: &mut Vec<CliEvent>) {
         if text.is_empty() {
             return;
         }
@@ -192,9 +192,9 @@ impl Parser {
         }
     }
 
-    fn say(&mut self, text: String, events: &mut Vec<Event>) {
+    fn say(&mut self, text: String, events: &mut Vec<CliEvent>) {
         self.has_text = true;
-        events.push(Event::Text(text));
+        events.push(CliEvent::Text(text));
     }
 
     fn note_stop(&mut self, reason: &Value) {
@@ -203,12 +203,12 @@ impl Parser {
         }
     }
 
-    fn read_result(&mut self, item: &Value, events: &mut Vec<Event>) {
+    fn read_result(&mut self, item: &Value, events: &mut Vec<CliEvent>) {
         self.is_done = true;
         let said = item["result"].as_str().unwrap_or("");
         let held = self.held.take();
         let counts = &item["usage"];
-        let usage = Usage {
+        let usage = CliUsage {
             input: count(counts, "input_tokens"),
             output: count(counts, "output_tokens"),
             cached: count(counts, "cache_read_input_tokens"),
@@ -216,27 +216,29 @@ impl Parser {
         if item["is_error"] == true || !item["error"].is_null() {
             let error = &item["error"];
             let message = error["message"].as_str().or(error.as_str()).or(held.as_deref()).unwrap_or(said);
-            events.push(Event::Failed(message.to_owned()));
+            events.push(CliEvent::Failed(message.to_owned()));
             return;
         }
         // If the model wrote the text, tokens were counted. An error after the answer is not the model's.
         let is_error = |text: &str| text.starts_with(ERROR_START) && (usage.output == 0 || self.has_text);
         match held {
-            Some(held) if is_error(&held) => return events.push(Event::Failed(held)),
+            Some(held) if is_error(&held) => return events.push(CliEvent::Failed(held)),
             Some(held) => self.say(held, events),
-            None if !self.has_text && is_error(said) => return events.push(Event::Failed(said.to_owned())),
+            None if !self.has_text && is_error(said) => {
+                return events.push(CliEvent::Failed(said.to_owned()));
+            }
             None if !self.has_text && !said.is_empty() => self.say(said.to_owned(), events),
             None => {}
         }
         let usage = Some(usage).filter(|usage| usage.input > 0 || usage.output > 0);
         let is_cut = matches!(self.stop_reason.as_deref(), Some("max_tokens" | "length"));
-        events.push(Event::Finished(Finish { usage, is_cut }));
+        events.push(CliEvent::Finished(CliFinish { usage, is_cut }));
     }
 }
 
-fn thought_event(thought: &str, events: &mut Vec<Event>) {
+fn thought_event(thought: &str, events: &mut Vec<CliEvent>) {
     if !thought.is_empty() {
-        events.push(Event::Thought(thought.to_owned()));
+        events.push(CliEvent::Thought(thought.to_owned()));
     }
 }
 
@@ -251,8 +253,8 @@ mod tests {
 
     use super::*;
 
-    fn all(output: &str) -> Vec<Event> {
-        let mut parser = Parser::default();
+    fn all(output: &str) -> Vec<CliEvent> {
+        let mut parser = CliParser::default();
         let mut events = parser.push(output.as_bytes());
         events.extend(parser.end());
         events
@@ -282,13 +284,13 @@ mod tests {
         json!({"type": "result", "subtype": "success", "is_error": false, "result": text, "usage": {"input_tokens": 3 * output_tokens, "output_tokens": output_tokens, "cache_read_input_tokens": 1}})
     }
 
-    fn text(text: &str) -> Event {
-        Event::Text(text.to_owned())
+    fn text(text: &str) -> CliEvent {
+        CliEvent::Text(text.to_owned())
     }
 
-    fn finished(output: u64) -> Event {
-        let usage = Usage { input: 3 * output, output, cached: 1 };
-        Event::Finished(Finish { usage: (output > 0).then_some(usage), is_cut: false })
+    fn finished(output: u64) -> CliEvent {
+        let usage = CliUsage { input: 3 * output, output, cached: 1 };
+        CliEvent::Finished(CliFinish { usage: (output > 0).then_some(usage), is_cut: false })
     }
 
     #[test]
@@ -306,8 +308,8 @@ mod tests {
             result("You said", 2),
         ]);
         let expected = [
-            Event::Started { model: Some("m".into()), tools: vec!["a".into()] },
-            Event::Thought("hm".into()),
+            CliEvent::Started { model: Some("m".into()), tools: vec!["a".into()] },
+            CliEvent::Thought("hm".into()),
             text("You "),
             text("said"),
             finished(2),
@@ -323,8 +325,8 @@ mod tests {
             result("You said", 2),
         ];
         let expected = [
-            Event::Started { model: None, tools: vec![] },
-            Event::Thought("hm".into()),
+            CliEvent::Started { model: None, tools: vec![] },
+            CliEvent::Thought("hm".into()),
             text("You said"),
             finished(2),
         ];
@@ -336,7 +338,7 @@ mod tests {
     #[test]
     fn errors_that_look_like_answers_are_failures() {
         let error = "[API Error: 401 invalid access token]";
-        let failed = |said: &[Event]| [said, &[Event::Failed(error.to_owned())]].concat();
+        let failed = |said: &[CliEvent]| [said, &[CliEvent::Failed(error.to_owned())]].concat();
         assert_eq!(all(&lines(&[start(), delta(error), assistant(error, 0), result(error, 0)])), failed(&[]));
         assert_eq!(
             all(&lines(&[
@@ -384,8 +386,8 @@ mod tests {
             json!({"type": "system", "subtype": "retry", "data": {"reason": "retry", "preserveText": true}});
         let stop = json!({"type": "stream_event", "event": {"type": "message_delta", "delta": {"stop_reason": "max_tokens"}}});
         let events = all(&lines(&[start(), delta("You "), retry, delta("You said"), stop, result("", 0)]));
-        let cut = Event::Finished(Finish { usage: None, is_cut: true });
-        assert_eq!(events, [text("You "), Event::Restarted, text("You said"), cut]);
+        let cut = CliEvent::Finished(CliFinish { usage: None, is_cut: true });
+        assert_eq!(events, [text("You "), CliEvent::Restarted, text("You said"), cut]);
     }
 
     #[test]
@@ -401,17 +403,17 @@ mod tests {
             let mut items: Vec<Value> = texts.iter().map(|text| delta(text)).collect();
             items.push(result("", 2));
             let output = format!("{rubbish}\n{}", lines(&items));
-            let mut parser = Parser::default();
-            let mut events: Vec<Event> = output.as_bytes().chunks(size).flat_map(|bytes| parser.push(bytes)).collect();
+            let mut parser = CliParser::default();
+            let mut events: Vec<CliEvent> = output.as_bytes().chunks(size).flat_map(|bytes| parser.push(bytes)).collect();
             events.extend(parser.end());
             prop_assert_eq!(&events, &all(&output));
-            let said: String = events.iter().filter_map(|event| match event { Event::Text(text) => Some(text.as_str()), _ => None }).collect();
+            let said: String = events.iter().filter_map(|event| match event { CliEvent::Text(text) => Some(text.as_str()), _ => None }).collect();
             prop_assert_eq!(said, texts.concat());
         }
 
         #[test]
         fn any_bytes_are_handled(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let mut parser = Parser::default();
+            let mut parser = CliParser::default();
             parser.push(&bytes);
             parser.end();
         }

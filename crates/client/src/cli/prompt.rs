@@ -25,7 +25,7 @@ pub const SYSTEM_PROMPT: &str = "You are the assistant of a conversation that an
 ///
 /// # Errors
 /// `ERR_QWEN_INVALID_ARGUMENT` if the body is not a chat request.
-pub fn prompt(body: &[u8]) -> Result<String> {
+pub fn write_prompt(body: &[u8]) -> Result<String> {
     let request: Value = serde_json::from_slice(body).unwrap_or_default();
     let messages = request["messages"].as_array().filter(|messages| !messages.is_empty());
     let messages =
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     fn transcript(body: &Value) -> (String, Value) {
-        let prompt = prompt(body.to_string().as_bytes()).unwrap();
+        let prompt = write_prompt(body.to_string().as_bytes()).unwrap();
         let (_, json) = prompt.split_once("\n\n").unwrap();
         let transcript = serde_json::from_str(json).unwrap();
         (prompt, transcript)
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn a_body_that_is_not_a_chat_is_refused() {
         for body in ["", "[]", "{}", r#"{"messages":[]}"#, r#"{"messages":"x"}"#] {
-            assert!(prompt(body.as_bytes()).is_err(), "{body}");
+            assert!(write_prompt(body.as_bytes()).is_err(), "{body}");
         }
     }
 

@@ -37,7 +37,7 @@ pub const TOOLS: &str = "agent,artifact,ask_user_question,create_sub_session,cro
 
 /// Time limits of a CLI run.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct CliLimits {
     /// Limit for the whole run.
     pub total: Duration,
     /// Limit for the first text. The CLI retries refused requests silently, for minutes.
@@ -46,7 +46,7 @@ pub struct Limits {
     pub grace: Duration,
 }
 
-impl Default for Limits {
+impl Default for CliLimits {
     fn default() -> Self {
         Self {
             total: Duration::from_secs(120),
@@ -63,7 +63,7 @@ pub struct Job {
     pub environment: Arc<Environment>,
     /// Tools to turn off, in addition to [`TOOLS`].
     pub more_tools: Vec<String>,
-    pub limits: Limits,
+    pub limits: CliLimits,
     pub permit: OwnedSemaphorePermit,
     /// Makes the host wait while the CLI is stopped and its directories are removed.
     pub busy: Busy,
@@ -256,7 +256,7 @@ impl Keeper {
         request: Arc<Request>,
         mut stderr: Option<ChildStderr>,
         cancelled: oneshot::Receiver<BusyGuard>,
-        limits: Limits,
+        limits: CliLimits,
         tell: oneshot::Sender<Ended>,
     ) {
         let mut ended = Ended::default();

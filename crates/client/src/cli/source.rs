@@ -8,9 +8,9 @@ use qwen_base::{Code, Error, Result, opaque_debug};
 use tokio::time::{Instant, timeout_at};
 
 use super::completion::Completion;
-use super::output::{Event, Parser};
+use super::output::{CliEvent, CliParser};
 use super::redact;
-use super::run::{Ended, Limits, Output, Run};
+use super::run::{CliLimits, Ended, Output, Run};
 
 /// Longest quote of the CLI's output, in characters.
 const MAX_QUOTE: usize = 300;
@@ -19,24 +19,24 @@ pub const TURN_OFF: &str = "or turn the CLI fallback off";
 
 pub struct Source {
     run: Run,
-    parser: Parser,
-    events: VecDeque<Event>,
+    parser: CliParser,
+    events: VecDeque<CliEvent>,
     secrets: Vec<String>,
-    limits: Limits,
+    limits: CliLimits,
     first_word_by: Instant,
 }
 
 opaque_debug!(Source);
 
 impl Source {
-    pub fn new(run: Run, secrets: Vec<String>, limits: Limits) -> Self {
+    pub fn new(run: Run, secrets: Vec<String>, limits: CliLimits) -> Self {
         let first_word_by = Instant::now() + limits.first_word;
-        let (parser, events) = (Parser::default(), VecDeque::new());
+        let (parser, events) = (CliParser::default(), VecDeque::new());
         Self { run, parser, events, secrets, limits, first_word_by }
     }
 
     /// Makes this event the next one.
-    pub fn put_back(&mut self, event: Event) {
+    pub fn put_back(&mut self, event: CliEvent) {
         self.events.push_front(event);
     }
 
@@ -51,14 +51,14 @@ impl Source {
     }
 
     /// Returns the next event. Fails if the CLI ends without a result or takes too long.
-    pub async fn next(&mut self) -> Result<Event> {
+    pub async fn next(&mut self) -> Result<CliEvent> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Ok(event);
             }
             match self.run.next().await {
                 Output::Bytes(bytes) => self.events.extend(self.parser.push(&bytes)),
-                Output::TooMuch => return Err(self.failed("it printed more than any answer is long")),
+                Output::TooMuch => return Err(self.failed("it printed too much for an answer")),
                 Output::Ended(ended) => {
                     self.events.extend(self.parser.end());
                     if self.events.is_empty() {
@@ -70,7 +70,7 @@ impl Source {
     }
 
     /// Returns the next event. Fails if the first text takes too long.
-    pub async fn next_in_time(&mut self) -> Result<Event> {
+    pub async fn next_in_time(&mut self) -> Result<CliEvent> {
         let limit = self.limits.first_word;
         timeout_at(self.first_word_by, self.next())
             .await
@@ -78,32 +78,32 @@ impl Source {
     }
 
     /// Returns the first event with a piece of the answer. Fails if there is none.
-    pub async fn first(&mut self) -> Result<Event> {
+    pub async fn first(&mut self) -> Result<CliEvent> {
         loop {
             match self.next_in_time().await? {
-                Event::Started { .. } | Event::Restarted => {}
-                Event::Failed(message) => return Err(self.failed(&message)),
-                Event::Finished(_) => return Err(self.failed("it ended without an answer")),
+                CliEvent::Started { .. } | CliEvent::Restarted => {}
+                CliEvent::Failed(message) => return Err(self.failed(&message)),
+                CliEvent::Finished(_) => return Err(self.failed("it ended without an answer")),
                 event => return Ok(event),
             }
         }
     }
 
     /// Reads the whole answer. Fails if it breaks off.
-    pub async fn whole(&mut self, first: Event, completion: &Completion) -> Result<Bytes> {
+    pub async fn whole(&mut self, first: CliEvent, completion: &Completion) -> Result<Bytes> {
         let (mut text, mut thoughts) = (String::new(), String::new());
         let mut event = first;
         loop {
             match event {
-                Event::Text(piece) => text.push_str(&piece),
-                Event::Thought(piece) => thoughts.push_str(&piece),
-                Event::Restarted => (text, thoughts) = (String::new(), String::new()),
-                Event::Finished(_) if text.is_empty() => {
+                CliEvent::Text(piece) => text.push_str(&piece),
+                CliEvent::Thought(piece) => thoughts.push_str(&piece),
+                CliEvent::Restarted => (text, thoughts) = (String::new(), String::new()),
+                CliEvent::Finished(_) if text.is_empty() => {
                     return Err(self.failed("it ended without an answer"));
                 }
-                Event::Finished(finish) => return Ok(completion.whole(&text, &thoughts, &finish)),
-                Event::Failed(message) => return Err(self.failed(&message)),
-                Event::Started { .. } => {}
+                CliEvent::Finished(finish) => return Ok(completion.whole(&text, &thoughts, &finish)),
+                CliEvent::Failed(message) => return Err(self.failed(&message)),
+                CliEvent::Started { .. } => {}
             }
             event = self.next().await?;
         }
@@ -166,7 +166,7 @@ pub fn oauth_ended() -> Error {
     Error::new(
         Code::CliFailed,
         format!(
-            "The qwen CLI is only logged in by OAuth, which Qwen ended on 2026-04-15. Run `qwen` and /auth to set a key, \
+            "The qwen CLI is only logged in with OAuth, which Qwen ended on 2026-04-15. Run `qwen` and /auth to set a key, \
              {TURN_OFF}."
         ),
     )
@@ -176,7 +176,7 @@ fn too_slow(what: &str, limit: Duration) -> Error {
     Error::new(
         Code::CliFailed,
         format!(
-            "The qwen CLI {what} {} s and was stopped. Its own quota may be used up: run `qwen` to see, {TURN_OFF}.",
+            "The qwen CLI {what} {} s and was stopped. Its quota may be used up: run `qwen` to check, {TURN_OFF}.",
             limit.as_secs()
         ),
     )

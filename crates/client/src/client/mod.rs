@@ -35,8 +35,7 @@ use crate::request::attempt::Sender;
 use crate::request::pipeline::{Journal, Pipeline, Settings};
 use crate::request::prepare::Request;
 use crate::request_log::RequestLog;
-use crate::usage::UsageBook;
-use crate::usage::file::UsageFile;
+use crate::usage::{UsageBook, usage_file};
 
 /// Longest time for which the head of a silent stream is held back, outside of `OpenCode`.
 const LONGEST_HOLD: Duration = Duration::from_secs(1);
@@ -112,12 +111,8 @@ impl Client {
             clock.clone(),
             events.clone(),
         );
-        let usage = UsageBook::new(
-            UsageFile::new(config.paths.usage()),
-            clock.clone(),
-            events.clone(),
-            logger.clone(),
-        );
+        let usage =
+            UsageBook::new(usage_file(config.paths.usage()), clock.clone(), events.clone(), logger.clone());
         let models = ModelBook::new(config.paths.models(), clock.clone(), events.clone(), logger.clone());
         let tokens = TokenManager::new(
             oauth.clone(),
@@ -139,12 +134,8 @@ impl Client {
         };
         let settings = Settings {
             base_url: config.base_url.clone(),
-            qwen_mode: config.qwen_mode,
             for_host,
-            rotation: config.rotation,
-            allow_paid_fallback: config.allow_paid_fallback,
-            quota_cooldown_ms: u64::try_from(config.quota_cooldown.as_millis()).unwrap_or(u64::MAX),
-            degrade: config.degrade,
+            options: config.request,
             fallback,
             discovery: Discovery {
                 environment: environment.clone(),
@@ -311,7 +302,7 @@ impl Client {
             return;
         }
         let message =
-            format!("The Qwen account \"{}\" is the active one now ({}).", account.label, price.describe());
+            format!("The Qwen account \"{}\" is now the active one ({}).", account.label, price.describe());
         let now = self.clock.now_ms();
         let event = Event::of_account(EventKind::Switched, now, &account.id, &account.label, message);
         self.events.emit(Event { from_account_id, ..event });
@@ -380,7 +371,7 @@ impl Client {
         match self.tokens.prove(id).await {
             Ok(()) => {}
             Err(error) if error.code() == Code::RefreshUnavailable => {
-                let message = format!("{} It is chosen without having been tried.", error.message());
+                let message = format!("{} The account was chosen without a test.", error.message());
                 let event = Event::new(EventKind::Config, self.clock.now_ms(), message);
                 let account_id = Some(id.to_owned());
                 self.events.emit(Event { account_id, code: Some(error.code()), ..event });
@@ -410,7 +401,7 @@ impl Client {
         if let Some(active) = active {
             let account = self.account(&active).await?;
             let message = format!(
-                "The Qwen account \"{}\" is the active one now ({}): the one before is disabled.",
+                "The Qwen account \"{}\" is now the active one ({}): the previous one is disabled.",
                 account.label,
                 account.kind.price().describe()
             );
@@ -457,12 +448,12 @@ impl Client {
             return "A key can't be revoked from here: delete it in Alibaba's console.".to_owned();
         }
         let Some(refresh_token) = token.and_then(|token| token.refresh_token) else {
-            return "The login has no refresh token that could be revoked.".to_owned();
+            return "The login has no refresh token to revoke.".to_owned();
         };
         match self.tokens.revoke(account, &refresh_token).await {
             Ok(Revocation::Revoked) => "The server has revoked the login.".to_owned(),
             Ok(Revocation::NotOffered) => {
-                "The server offers no revocation: the login was removed here, and stays valid there until it expires."
+                "The server doesn't support revocation. The login was removed here, but stays valid there until it expires."
                     .to_owned()
             }
             Err(error) => format!("The login was removed here, but not revoked: {}", error.message()),

@@ -152,7 +152,7 @@ impl ListReader {
         for (Server { source, account, .. }, answer) in servers.into_iter().zip(answers) {
             let note = match &answer {
                 Ok(list) if list.left_out > 0 => Some(format!(
-                    "The server of the Qwen account \"{}\" lists {} models that can't be used; they are left out.",
+                    "The server of the Qwen account \"{}\" lists {} models that can't be used; they are not offered.",
                     account.label, list.left_out
                 )),
                 Ok(_) => None,

@@ -101,7 +101,7 @@ impl FoundKey {
     pub fn sentence(&self) -> String {
         let is_variable = !self.source.contains(['/', '\\']);
         let kind = if is_variable { "the variable " } else { "" };
-        format!("{} lies in {kind}{}", self.title(), self.source)
+        format!("{} is in {kind}{}", self.title(), self.source)
     }
 
     /// Returns the input for adding the key. The entry's plan and server are trusted.

@@ -121,7 +121,7 @@ impl Discovery {
         let parsed =
             json_strip_comments::strip(&mut text).ok().and_then(|()| serde_json::from_str(&text).ok());
         parsed.unwrap_or_else(|| {
-            notes.push(format!("{} is not JSON, so no key was looked for in it.", path.display()));
+            notes.push(format!("{} is not JSON, so it was not searched for keys.", path.display()));
             Value::Null
         })
     }
@@ -176,7 +176,7 @@ impl Discovery {
         let path = files.auth();
         let auth = read(&path, MAX_FILE, notes).map_or(Value::Null, |text| {
             serde_json::from_str(&text).unwrap_or_else(|_| {
-                notes.push(format!("{} is not JSON, so no key was looked for in it.", path.display()));
+                notes.push(format!("{} is not JSON, so it was not searched for keys.", path.display()));
                 Value::Null
             })
         });
@@ -223,14 +223,14 @@ fn read(path: &Path, limit: u64, notes: &mut Vec<String>) -> Option<String> {
     match safe_open::read(path, limit) {
         Ok(Some(bytes)) => Some(String::from_utf8_lossy(&bytes).trim_start_matches('\u{feff}').to_owned()),
         Ok(None) => {
-            notes.push(format!("{shown} is larger than {limit} bytes, so no key was looked for in it."));
+            notes.push(format!("{shown} is larger than {limit} bytes, so it was not searched for keys."));
             None
         }
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         // A parent of the path is a file.
         Err(error) if error.kind() == ErrorKind::NotADirectory && path.symlink_metadata().is_err() => None,
         Err(error) => {
-            notes.push(format!("{shown} was left out: {error}."));
+            notes.push(format!("{shown} was skipped: {error}."));
             None
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use qwen_base::Paths;
 
-use super::files::MODES;
+use super::files::FILES;
 use super::finding::{Finding, quoted};
 use super::settings::Settings;
 
@@ -54,7 +54,7 @@ pub(super) fn access(paths: &Paths, settings: &Settings) -> Vec<Finding> {
         if metadata.uid() != owner {
             let message = format!("{} belongs to another user (uid {}).", path.display(), metadata.uid());
             let sudo = if user.is_root() { "" } else { "sudo " };
-            findings.push(Finding::broken(MODES, message, format!("{sudo}chown {owner} {}", quoted(path))));
+            findings.push(Finding::broken(FILES, message, format!("{sudo}chown {owner} {}", quoted(path))));
         }
         // Lock files contain no secret.
         if path.extension().is_none_or(|extension| extension != "flock") {
@@ -63,8 +63,8 @@ pub(super) fn access(paths: &Paths, settings: &Settings) -> Vec<Finding> {
     }
     if findings.is_empty() {
         let message =
-            format!("{} and {} files in it and beside it are yours alone.", directory.display(), files.len());
-        findings.push(Finding::ok(MODES, message));
+            format!("{} and {} files in and beside it belong only to you.", directory.display(), files.len());
+        findings.push(Finding::ok(FILES, message));
     }
     findings
 }
@@ -78,21 +78,21 @@ fn mode(path: &Path, metadata: &fs::Metadata) -> Option<Finding> {
         let fix = format!("chmod 600 {}", quoted(path));
         return if mode & OTHERS != 0 {
             Some(Finding::broken(
-                MODES,
+                FILES,
                 format!("{shown} can be read or written by others (mode {mode:03o})."),
                 fix,
             ))
         } else if mode & 0o600 != 0o600 {
-            Some(Finding::broken(MODES, format!("{shown} can't be read and written (mode {mode:03o})."), fix))
+            Some(Finding::broken(FILES, format!("{shown} can't be read and written (mode {mode:03o})."), fix))
         } else {
             None
         };
     }
     let fix = format!("chmod 700 {}", quoted(path));
     if mode & OTHERS_WRITE != 0 || mode & 0o700 != 0o700 {
-        Some(Finding::broken(MODES, format!("{shown} has the wrong mode ({mode:03o})."), fix))
+        Some(Finding::broken(FILES, format!("{shown} has the wrong mode ({mode:03o})."), fix))
     } else if mode & OTHERS != 0 {
-        Some(Finding::warning(MODES, format!("{shown} can be looked into by others (mode {mode:03o})."), fix))
+        Some(Finding::warning(FILES, format!("{shown} can be listed by others (mode {mode:03o})."), fix))
     } else {
         None
     }

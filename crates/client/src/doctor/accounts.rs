@@ -1,9 +1,11 @@
-//! Checks the accounts.
+//! Checks the accounts, and looks for keys of other tools.
+
+use std::collections::HashSet;
 
 use qwen_accounts::{
     Account, Availability, CoolingReason, Issuer, Kind, LegacyFile, Record, Registry, Snapshot, availability,
 };
-use qwen_base::{Code, Events};
+use qwen_base::{Code, Events, Secret};
 use url::Url;
 
 use super::finding::{Finding, ours, unset};
@@ -11,9 +13,11 @@ use super::network::AskedAccount;
 use super::settings::Settings;
 use super::{Doctor, Local};
 use crate::config::DEFAULT_OAUTH_BASE_URL;
+use crate::discovery::Discovery;
 use crate::request::refusal::FREE_TIER_END_MS;
 
 const ID: &str = "account";
+const OTHER_KEYS: &str = "other-keys";
 
 pub fn check(doctor: &Doctor, settings: &Settings, local: &mut Local) {
     let (Some(paths), Some(store), Some(credentials)) =
@@ -32,16 +36,16 @@ pub fn check(doctor: &Doctor, settings: &Settings, local: &mut Local) {
     let records: Vec<&Record> = view.listed(now).collect();
     if records.is_empty() {
         let fix = format!("{} (a key of a plan), or {}", ours("add-key"), ours("login"));
-        local.findings.push(Finding::warning(ID, "There is no account to send a request with.", fix));
+        local.findings.push(Finding::warning(ID, "There is no account.", fix));
     }
     for record in records {
-        local.findings.push(judge(&view, record, settings, now));
+        local.findings.push(account_finding(&view, record, settings, now));
         local.findings.extend(elsewhere(&view.account(record), record, settings));
         local.accounts.extend(asked(&view, record, settings, now));
     }
 }
 
-fn judge(view: &Snapshot, record: &Record, settings: &Settings, now_ms: u64) -> Finding {
+fn account_finding(view: &Snapshot, record: &Record, settings: &Settings, now_ms: u64) -> Finding {
     let account = view.account(record);
     let name = format!("The account \"{}\"", account.label);
     if !record.is_enabled() {
@@ -53,7 +57,7 @@ fn judge(view: &Snapshot, record: &Record, settings: &Settings, now_ms: u64) -> 
     let last = record.last_error().map(|error| format!(" {}", error.message)).unwrap_or_default();
     if has_lost_its_tier(record) {
         let message = format!(
-            "{name} is of the free tier, which Qwen ended on 2026-04-15. To log in again does not help."
+            "{name} is of the free tier, which Qwen ended on 2026-04-15. Logging in again does not help."
         );
         return if has_other() {
             Finding::warning(ID, message, remove())
@@ -71,7 +75,7 @@ fn judge(view: &Snapshot, record: &Record, settings: &Settings, now_ms: u64) -> 
     let (need, renew) = match account.kind {
         Kind::OAuth => ("needs a new login", ours(&format!("login --replace {}", account.id))),
         Kind::Key(_) => {
-            ("is refused: its key is of another plan or region, or is no longer valid", ours("add-key"))
+            ("is refused: its key belongs to another plan or region, or is no longer valid", ours("add-key"))
         }
     };
     if is_refused && has_other() {
@@ -166,12 +170,35 @@ fn asked(view: &Snapshot, record: &Record, settings: &Settings, now_ms: u64) -> 
     })
 }
 
+/// Returns the first key that no account has. It is only a warning if no account works.
+pub fn check_other_keys(doctor: &Doctor, settings: &Settings, local: &Local) -> Option<Finding> {
+    let discovery = Discovery {
+        environment: doctor.environment.clone(),
+        paths: settings.paths.clone()?,
+        working_directory: Some(doctor.working_directory.clone()),
+    };
+    let known: HashSet<_> = local.keys.iter().map(Secret::expose).collect();
+    let found = discovery.look().keys;
+    let mut fresh = found.iter().filter(|key| !known.contains(key.secret.expose()));
+    let first = fresh.next()?;
+    let more = match fresh.count() {
+        0 => String::new(),
+        count => format!(", and {count} more elsewhere"),
+    };
+    let (sentence, import) = (first.sentence(), ours("import"));
+    Some(if local.has_working_account {
+        Finding::ok(OTHER_KEYS, format!("{sentence}{more}: {import} adds it as an account."))
+    } else {
+        Finding::warning(OTHER_KEYS, format!("{sentence}{more}; no account works."), import)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use qwen_accounts::Key;
-    use qwen_base::{Environment, KeyPlan, Secret};
+    use qwen_base::{Environment, KeyPlan};
 
-    use super::super::finding::State;
+    use super::super::finding::FindingState;
     use super::*;
     use crate::config::{OAuthOptions, oauth_config};
 
@@ -203,8 +230,8 @@ mod tests {
         Record::of_key(id, None, &key, 1)
     }
 
-    fn found(view: &Snapshot, id: &str, settings: &Settings, now_ms: u64) -> (State, String) {
-        let finding = judge(view, view.record(id).unwrap(), settings, now_ms);
+    fn found(view: &Snapshot, id: &str, settings: &Settings, now_ms: u64) -> (FindingState, String) {
+        let finding = account_finding(view, view.record(id).unwrap(), settings, now_ms);
         (finding.state, finding.fix.unwrap_or_default())
     }
 
@@ -214,15 +241,15 @@ mod tests {
         view.document.records.push(Record::new("login", None, &token("a", u64::MAX), 1));
         let own = settings(&[]);
         let (state, fix) = found(&view, "login", &own, FREE_TIER_END_MS);
-        assert!(state == State::Warning && fix.contains("add-key"), "{fix}");
-        assert_eq!(found(&view, "login", &own, FREE_TIER_END_MS - 1).0, State::Ok);
+        assert!(state == FindingState::Warning && fix.contains("add-key"), "{fix}");
+        assert_eq!(found(&view, "login", &own, FREE_TIER_END_MS - 1).0, FindingState::Ok);
         let elsewhere = settings(&[("OPENCODE_QWEN_OAUTH_BASE_URL", "https://login.example")]);
-        assert_eq!(found(&view, "login", &elsewhere, FREE_TIER_END_MS).0, State::Ok);
+        assert_eq!(found(&view, "login", &elsewhere, FREE_TIER_END_MS).0, FindingState::Ok);
         view.document.keys.push(key("key"));
-        assert_eq!(found(&view, "login", &own, FREE_TIER_END_MS).0, State::Ok);
+        assert_eq!(found(&view, "login", &own, FREE_TIER_END_MS).0, FindingState::Ok);
         view.document.keys[0].set_enabled(false, 2);
-        assert_eq!(found(&view, "login", &own, FREE_TIER_END_MS).0, State::Warning);
-        assert_eq!(found(&view, "key", &own, FREE_TIER_END_MS).0, State::Ok);
+        assert_eq!(found(&view, "login", &own, FREE_TIER_END_MS).0, FindingState::Warning);
+        assert_eq!(found(&view, "key", &own, FREE_TIER_END_MS).0, FindingState::Ok);
     }
 
     #[test]
@@ -233,9 +260,9 @@ mod tests {
         view.document.keys[0].set_rejected(Some((&secret, 1)));
         let own = settings(&[]);
         let (state, fix) = found(&view, "dead", &own, FREE_TIER_END_MS);
-        assert!(state == State::Broken && fix.contains("add-key"), "{fix}");
+        assert!(state == FindingState::Broken && fix.contains("add-key"), "{fix}");
         view.document.keys.push(key("good"));
         let (state, fix) = found(&view, "dead", &own, FREE_TIER_END_MS);
-        assert!(state == State::Warning && fix.ends_with("remove dead"), "{fix}");
+        assert!(state == FindingState::Warning && fix.ends_with("remove dead"), "{fix}");
     }
 }

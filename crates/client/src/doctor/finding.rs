@@ -6,7 +6,7 @@ use qwen_base::shorten_message;
 
 /// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
+pub enum FindingState {
     /// No problem.
     Ok,
     /// Requests work, but something needs attention.
@@ -15,7 +15,7 @@ pub enum State {
     Broken,
 }
 
-impl State {
+impl FindingState {
     /// Returns the name that callers see.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -33,7 +33,7 @@ pub struct Finding {
     /// Name of the check. A check may have several findings.
     pub id: &'static str,
     /// Severity.
-    pub state: State,
+    pub state: FindingState,
     /// One line that describes the state.
     pub message: String,
     /// A command or an action that fixes the problem.
@@ -43,14 +43,14 @@ pub struct Finding {
 impl Finding {
     #[must_use]
     pub(crate) fn ok(id: &'static str, message: impl Into<String>) -> Self {
-        Self { id, state: State::Ok, message: shorten_message(message.into()), fix: None }
+        Self { id, state: FindingState::Ok, message: shorten_message(message.into()), fix: None }
     }
 
     #[must_use]
     pub(crate) fn warning(id: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
             id,
-            state: State::Warning,
+            state: FindingState::Warning,
             message: shorten_message(message.into()),
             fix: Some(shorten_message(fix.into())),
         }
@@ -60,7 +60,7 @@ impl Finding {
     pub(crate) fn broken(id: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
             id,
-            state: State::Broken,
+            state: FindingState::Broken,
             message: shorten_message(message.into()),
             fix: Some(shorten_message(fix.into())),
         }

@@ -8,18 +8,12 @@ pub mod finding;
 #[cfg(unix)]
 mod access;
 mod accounts;
-mod certificates;
 mod files;
-mod locks;
 mod network;
 mod opencode;
 mod opencode_config;
-mod other_keys;
-mod places;
 mod programs;
-mod qwen_cli;
 mod settings;
-mod stores;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -64,7 +58,7 @@ impl Doctor {
         findings.extend(local.findings);
         let (network, qwen_cli, opencode) = tokio::join!(
             network::check(&doctor, &settings, &local.accounts),
-            qwen_cli::check(&doctor, &settings),
+            programs::check_qwen_cli(&doctor, &settings),
             opencode::check(&doctor, &settings, local.had_host_login),
         );
         findings.extend(network);
@@ -76,13 +70,10 @@ impl Doctor {
     fn look_at_files(&self, settings: &Settings) -> Local {
         let mut local = Local::default();
         let Some(paths) = &settings.paths else { return local };
-        local.findings.extend(files::check(paths, settings));
-        local.findings.extend(places::check(paths, settings));
-        local.findings.extend(locks::check(settings, &self.clock));
-        local.findings.extend(stores::check(settings, &self.clock));
+        local.findings.extend(files::check(paths, settings, &self.clock));
         accounts::check(self, settings, &mut local);
-        local.findings.extend(other_keys::check(self, settings, &local));
-        local.findings.extend(certificates::check(&self.environment));
+        local.findings.extend(accounts::check_other_keys(self, settings, &local));
+        local.findings.extend(network::check_certificates(&self.environment));
         local
     }
 }

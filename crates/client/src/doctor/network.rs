@@ -1,13 +1,14 @@
-//! Checks proxies, the OAuth server, the API hosts of the accounts, and the clock against the server's time.
+//! Checks certificates, proxies, the OAuth server, the API hosts of the accounts, and the clock against the server's time.
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::header::{DATE, HeaderMap, USER_AGENT};
 use qwen_accounts::Kind;
 use qwen_base::{
-    Code, Error, Http, NamedProxy, Proxies, Result, Secret, TransportError, display_url, epoch_ms,
-    read_limited,
+    Code, Environment, Error, Http, NamedProxy, Proxies, Result, Secret, TransportError, display_url,
+    epoch_ms, read_certificates, read_limited,
 };
 use reqwest::Response;
 use tokio::net::TcpStream;
@@ -22,6 +23,7 @@ use crate::keys::input::Candidate;
 use crate::request::headers::{PRODUCT, for_attempt};
 use crate::verdict::{Asked, Reading, Verdict};
 
+const CERTIFICATES: &str = "certificates";
 const PROXY: &str = "proxy";
 const OAUTH: &str = "oauth-server";
 const API: &str = "api";
@@ -48,11 +50,11 @@ pub struct AskedAccount {
 
 pub async fn check(doctor: &Doctor, settings: &Settings, accounts: &[AskedAccount]) -> Vec<Finding> {
     let (Some(oauth), Some(config)) = (&settings.oauth, &settings.http) else {
-        let message = "No server was asked, since the settings above can't be used.";
+        let message = "No server was asked, because the settings above can't be used.";
         return vec![Finding::warning(
             OAUTH,
             message,
-            format!("Mend them, then run {} again", ours("doctor")),
+            format!("Fix them, then run {} again", ours("doctor")),
         )];
     };
     let http = Http::new(config.clone());
@@ -83,7 +85,7 @@ async fn check_proxies(proxies: &Proxies) -> Vec<Finding> {
             Finding::broken(PROXY, format!("The proxy {shown} ({variable}) {what}"), unset(variable))
         };
         match timeout(PATIENCE, TcpStream::connect((host.as_str(), port))).await {
-            Ok(Ok(_)) => Finding::ok(PROXY, format!("The proxy {shown} ({variable}) takes connections.")),
+            Ok(Ok(_)) => Finding::ok(PROXY, format!("The proxy {shown} ({variable}) accepts connections.")),
             Ok(Err(error)) => broken(format!("can't be reached: {error}.")),
             Err(_) => broken("does not answer.".to_owned()),
         }
@@ -140,7 +142,7 @@ async fn ask_api(http: &Http, account: &AskedAccount, proxies: &Proxies) -> (Fin
         ),
         _ if status >= 500 => Finding::warning(
             API,
-            format!("{name} has trouble of its own (status {status})."),
+            format!("{name} has a problem of its own (status {status})."),
             "Wait, and try again",
         ),
         _ if account.access_token.is_none() => {
@@ -159,16 +161,16 @@ async fn prove(http: &Http, account: &AskedAccount, key: &Secret, name: &str, pr
     };
     let place = Candidate { plan, region: None, base_url: account.base_url.clone() };
     let Err(answers) = Inquiry::new(http, key).first_yes(std::slice::from_ref(&place)).await else {
-        return Finding::ok(API, format!("{name} takes the key."));
+        return Finding::ok(API, format!("{name} accepts the key."));
     };
     match answers.first() {
         Some(PlaceAnswer::Unknown(error)) if error.status().is_some() => {
-            Finding::warning(API, format!("{name} has trouble of its own."), "Wait, and try again")
+            Finding::warning(API, format!("{name} has a problem of its own."), "Wait, and try again")
         }
         Some(PlaceAnswer::Unknown(error)) => unreachable(API, error, &account.base_url, proxies),
         Some(PlaceAnswer::NoApi(status)) => Finding::broken(
             API,
-            format!("{name} is not an API that takes keys (status {status})."),
+            format!("{name} is not an API that accepts keys (status {status})."),
             ours("add-key"),
         ),
         _ => refused(account, name, 401),
@@ -180,7 +182,7 @@ fn refused(account: &AskedAccount, name: &str, status: u16) -> Finding {
         Kind::OAuth => Finding::broken(
             API,
             format!(
-                "{name} refuses the account's token, which has not expired (status {status}). If it is minutes old, this is the end of the free tier (2026-04-15): add a key with {}.",
+                "{name} refuses the account's token, which has not expired (status {status}). If it is only minutes old, the cause is the end of the free tier (2026-04-15): add a key with {}.",
                 ours("add-key")
             ),
             ours(&format!("login --replace {}", account.id)),
@@ -188,14 +190,14 @@ fn refused(account: &AskedAccount, name: &str, status: u16) -> Finding {
         Kind::Key(_) if account.has_alternative => Finding::warning(
             API,
             format!(
-                "{name} refuses the key: it is of another plan or region, or is no longer valid. Another account works."
+                "{name} refuses the key: it belongs to another plan or region, or is no longer valid. Another account works."
             ),
             ours(&format!("remove {}", account.id)),
         ),
         Kind::Key(_) => Finding::broken(
             API,
             format!(
-                "{name} refuses the key: it is of another plan or region, or is no longer valid. Add it again: its place is looked for."
+                "{name} refuses the key: it belongs to another plan or region, or is no longer valid. Add it again to find its server."
             ),
             ours("add-key"),
         ),
@@ -223,7 +225,7 @@ fn unreachable(id: &'static str, error: &Error, url: &Url, proxies: &Proxies) ->
     let proxy = proxies.for_url(url).ok().flatten().map(|proxy| proxy.variable);
     let fix = match proxy {
         _ if is_about("certificate") => {
-            "Point NODE_EXTRA_CA_CERTS at a PEM file with the certificate of whoever inspects your traffic"
+            "Point NODE_EXTRA_CA_CERTS at a PEM file with the certificate of the proxy or firewall that inspects your traffic"
                 .to_owned()
         }
         Some(name) => unset(name),
@@ -239,7 +241,7 @@ fn date(response: &Response) -> Option<u64> {
 
 fn compare_clocks(server_ms: Option<u64>, own_ms: u64) -> Finding {
     let Some(server_ms) = server_ms else {
-        return Finding::ok(CLOCK, "The clock was not compared: no server said what time it is.");
+        return Finding::ok(CLOCK, "The clock was not checked: no server sent its time.");
     };
     let off = own_ms.abs_diff(server_ms);
     if u128::from(off) <= CLOCK_TOLERANCE.as_millis() {
@@ -247,7 +249,7 @@ fn compare_clocks(server_ms: Option<u64>, own_ms: u64) -> Finding {
     }
     let direction = if own_ms > server_ms { "fast" } else { "slow" };
     let message = format!(
-        "The clock is {} min {direction}: tokens seem to expire at other times than they do.",
+        "The clock is {} min {direction}: tokens seem to expire too early or too late.",
         off / 60_000
     );
     let fix = if cfg!(windows) {
@@ -260,18 +262,45 @@ fn compare_clocks(server_ms: Option<u64>, own_ms: u64) -> Finding {
     Finding::broken(CLOCK, message, fix)
 }
 
+pub fn check_certificates(environment: &Environment) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut named = Vec::new();
+    for variable in ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"] {
+        let Some(path) = environment.get(variable) else { continue };
+        let file = read_certificates(variable, Path::new(path));
+        let count = file.certificates.len();
+        match file.problem {
+            None => named.push(format!("{variable} names {count}")),
+            // The system's certificates and the readable ones in the file are still trusted.
+            Some(problem) if count > 0 || variable == "NODE_EXTRA_CA_CERTS" => {
+                findings.push(Finding::warning(CERTIFICATES, problem.message(), unset(variable)));
+            }
+            Some(problem) => findings.push(Finding::broken(CERTIFICATES, problem.message(), unset(variable))),
+        }
+    }
+    if findings.is_empty() {
+        let message = if named.is_empty() {
+            "The system's certificates are trusted.".to_owned()
+        } else {
+            format!("Certificates: {}.", named.join(", "))
+        };
+        findings.push(Finding::ok(CERTIFICATES, message));
+    }
+    findings
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::finding::State;
+    use super::super::finding::FindingState;
     use super::*;
 
     #[test]
     fn the_clock_may_differ_by_five_minutes() {
         const NOW: u64 = 1_800_000_000_000;
-        assert_eq!(compare_clocks(Some(NOW), NOW + 300_000).state, State::Ok);
-        assert_eq!(compare_clocks(Some(NOW), NOW - 300_000).state, State::Ok);
+        assert_eq!(compare_clocks(Some(NOW), NOW + 300_000).state, FindingState::Ok);
+        assert_eq!(compare_clocks(Some(NOW), NOW - 300_000).state, FindingState::Ok);
         assert!(compare_clocks(Some(NOW), NOW + 360_000).message.contains("6 min fast"));
         assert!(compare_clocks(Some(NOW), NOW - 3_600_000).message.contains("60 min slow"));
-        assert_eq!(compare_clocks(None, NOW).state, State::Ok);
+        assert_eq!(compare_clocks(None, NOW).state, FindingState::Ok);
     }
 }

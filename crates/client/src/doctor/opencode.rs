@@ -8,7 +8,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::finding::{Finding, quoted};
-use super::opencode_config::{File, PACKAGE, PROVIDER, judge, package_of, takes_options};
+use super::opencode_config::{File, PACKAGE, PROVIDER, configuration_findings, package_of, takes_options};
 use super::settings::Settings;
 use super::{Doctor, programs};
 use crate::opencode_files::{MAX_SIZE, OpenCodeFiles, read_configuration};
@@ -38,7 +38,7 @@ pub async fn check(doctor: &Doctor, settings: &Settings, had_host_login: bool) -
     let own_hosts: Vec<Url> = settings.base_url_override.iter().map(|set| set.url.clone()).collect();
     let needs_version = files.iter().any(takes_options);
     let version = if needs_version { version(&doctor.environment, paths.home()).await } else { None };
-    findings.extend(judge(&files, &copies, version.as_deref(), &own_hosts));
+    findings.extend(configuration_findings(&files, &copies, version.as_deref(), &own_hosts));
     findings.extend(installed(&places, &files));
     findings.extend(logins(&places, had_host_login));
     if findings.is_empty() {
@@ -82,7 +82,7 @@ fn installed(places: &OpenCodeFiles, files: &[File]) -> Vec<Finding> {
         let manifest = root.join("node_modules").join(PACKAGE).join("package.json");
         let manifest: Value = serde_json::from_str(&safe_open::read_text(&manifest, MAX_SIZE).ok()?).ok()?;
         let version = manifest["version"].as_str().filter(|version| *version != VERSION)?.to_owned();
-        let message = format!("OpenCode has version {version} of the plugin; this is {VERSION}. It does not update it by itself.");
+        let message = format!("OpenCode has version {version} of the plugin; this is {VERSION}. OpenCode doesn't update it on its own.");
         Some(Finding::warning("version", message, format!("rm -r {}", quoted(&directory))))
     })
     .collect()
@@ -96,7 +96,7 @@ fn logins(places: &OpenCodeFiles, had_host_login: bool) -> Option<Finding> {
     match entries {
         Some(Err(_)) => Some(Finding::broken(
             ID,
-            format!("{} is no JSON: OpenCode can't read its logins.", path.display()),
+            format!("{} is not JSON: OpenCode can't read its logins.", path.display()),
             format!("mv {0} {0}.broken && opencode auth login", quoted(&path)),
         )),
         Some(Ok(entries)) if entries.get(PROVIDER).is_some() => None,
@@ -118,6 +118,6 @@ async fn version(environment: &Environment, home: &Path) -> Option<String> {
         .chain([home.join(".opencode/bin")])
         .map(|directory| directory.join(name))
         .find(|path| path.is_file())?;
-    let packaged = programs::packaged(&program, "opencode-ai");
-    if packaged.is_some() { packaged } else { programs::told(&program, &[], environment).await }
+    let packaged = programs::packaged_version(&program, "opencode-ai");
+    if packaged.is_some() { packaged } else { programs::printed_version(&program, &[], environment).await }
 }

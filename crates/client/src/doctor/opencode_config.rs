@@ -100,7 +100,12 @@ fn belongs_to(path: &Path, name: &str) -> bool {
 }
 
 /// Returns all findings. `copies` are plugin files that load this one.
-pub fn judge(files: &[File], copies: &[PathBuf], version: Option<&str>, own_hosts: &[Url]) -> Vec<Finding> {
+pub fn configuration_findings(
+    files: &[File],
+    copies: &[PathBuf],
+    version: Option<&str>,
+    own_hosts: &[Url],
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(listed(files, copies));
     for file in files {
@@ -140,7 +145,7 @@ fn listed(files: &[File], copies: &[PathBuf]) -> Option<Finding> {
             Some(Finding::broken(
                 ID,
                 format!("The plugin is loaded {} times: {}.", places.len(), all.join(", ")),
-                format!("Take \"{spec}\" out of {place}"),
+                format!("Remove \"{spec}\" from {place}"),
             ))
         }
     }
@@ -150,11 +155,11 @@ fn options(file: &File, version: Option<&str>) -> Option<Finding> {
     let plugin = file.plugins().find(|plugin| plugin.options.is_some() && is_ours(plugin.spec, file))?;
     let (spec, shown) = (plugin.spec, file.shown());
     let without = format!(
-        "Write \"{spec}\" in its place in {}, and set options by environment variables",
+        "Write \"{spec}\" instead in {}, and set options with environment variables",
         quoted(&file.path)
     );
     if plugin.options.is_some_and(|options| !options.is_object()) {
-        let message = format!("The options of the plugin in {shown} are no object.");
+        let message = format!("The options of the plugin in {shown} are not an object.");
         return Some(Finding::broken(
             ID,
             message,
@@ -178,11 +183,11 @@ fn ignored_options(file: &File) -> Option<Finding> {
     let names: Vec<_> = ignored.take(SHOWN).map(|name| one_line(name, 40)).collect();
     (!names.is_empty()).then(|| {
         let message = format!(
-            "{} gives the plugin options that it ignores: {}. Servers, files and programs are set by environment variables alone.",
+            "{} gives the plugin options that it ignores: {}. Servers, files and programs can only be set with environment variables.",
             file.shown(),
             names.join(", ")
         );
-        let fix = format!("Take them out of {}, and set environment variables instead", quoted(&file.path));
+        let fix = format!("Remove them from {}, and set environment variables instead", quoted(&file.path));
         Finding::warning(ID, message, fix)
     })
 }
@@ -193,7 +198,7 @@ fn others(file: &File) -> Vec<Finding> {
             Some(package) => package == *name,
             None => path_of(plugin.spec, file).is_some_and(|path| belongs_to(&path, name)),
         })?;
-        let fix = format!("Take \"{}\" out of \"plugin\" in {}", plugin.spec, quoted(&file.path));
+        let fix = format!("Remove \"{}\" from \"plugin\" in {}", plugin.spec, quoted(&file.path));
         let shown = file.shown();
         Some(if is_harmless {
             Finding::warning(ID, format!("{shown} lists {name} too. Do not use one login in both."), fix)
@@ -201,7 +206,7 @@ fn others(file: &File) -> Vec<Finding> {
             Finding::broken(
                 ID,
                 format!(
-                    "{shown} lists {name} too. It writes oauth_creds.json without a lock, and one logs the other out."
+                    "{shown} lists {name} too. It writes oauth_creds.json without a lock, so that each can log the other out."
                 ),
                 fix,
             )
@@ -215,16 +220,14 @@ fn provider(file: &File, own_hosts: &[Url]) -> Vec<Finding> {
     let settings = &file.contents["provider"][PROVIDER];
     let (shown, at) = (file.shown(), quoted(&file.path));
     let mut findings = Vec::new();
-    let take_out = |name: &str| format!("Take \"{name}\" out of provider[\"{PROVIDER}\"] in {at}");
+    let take_out = |name: &str| format!("Remove \"{name}\" from provider[\"{PROVIDER}\"] in {at}");
     if let Some(base) = settings["options"]["baseURL"].as_str() {
         let known = [DEFAULT_API_BASE_URL, "https://portal.qwen.ai/v1"]
             .into_iter()
             .filter_map(|url| api_base_url(url).ok());
         let is_known = api_base_url(base)
             .is_ok_and(|base| known.chain(own_hosts.iter().cloned()).any(|url| url == base));
-        let message = format!(
-            "{shown} sets a baseURL of its own for {PROVIDER}, which wins over where the account lives."
-        );
+        let message = format!("{shown} sets its own baseURL for {PROVIDER}, which wins over the account's.");
         findings.push(if is_known {
             Finding::warning(ID, message, take_out("baseURL"))
         } else {
@@ -232,7 +235,9 @@ fn provider(file: &File, own_hosts: &[Url]) -> Vec<Finding> {
         });
     }
     if settings["options"].get("apiKey").is_some() {
-        let message = format!("{shown} sets an apiKey for {PROVIDER}. It is not used: keys are accounts.");
+        let message = format!(
+            "{shown} sets an apiKey for {PROVIDER}. It is not used: add the key as an account instead."
+        );
         findings.push(Finding::warning(ID, message, take_out("apiKey")));
     }
     if let Some(npm) = settings["npm"].as_str().filter(|npm| *npm != SDK) {
@@ -247,15 +252,15 @@ fn turned_off(file: &File) -> Option<Finding> {
         |field: &str| file.contents[field].as_array().map(|list| list.iter().any(|name| name == PROVIDER));
     let at = quoted(&file.path);
     if names("disabled_providers") == Some(true) {
-        let message = format!("{} turns the provider {PROVIDER} off.", file.shown());
+        let message = format!("{} disables the provider {PROVIDER}.", file.shown());
         return Some(Finding::broken(
             ID,
             message,
-            format!("Take \"{PROVIDER}\" out of \"disabled_providers\" in {at}"),
+            format!("Remove \"{PROVIDER}\" from \"disabled_providers\" in {at}"),
         ));
     }
     if names("enabled_providers") == Some(false) {
-        let message = format!("{} leaves {PROVIDER} out of the providers that are on.", file.shown());
+        let message = format!("{} doesn't list {PROVIDER} in enabled_providers.", file.shown());
         return Some(Finding::broken(
             ID,
             message,
@@ -274,7 +279,7 @@ fn model(file: &File) -> Option<Finding> {
     is_old.then(|| {
         Finding::warning(
             ID,
-            format!("{} chooses \"{model}\", which another plugin had.", file.shown()),
+            format!("{} selects \"{model}\", a model of another plugin.", file.shown()),
             format!("Write \"model\": \"{PROVIDER}/coder-model\" in {}", quoted(&file.path)),
         )
     })
@@ -285,19 +290,19 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    use super::super::finding::State;
+    use super::super::finding::FindingState;
     use super::*;
 
     fn file(contents: Value) -> File {
         File { path: PathBuf::from("/h/opencode.json"), contents }
     }
 
-    fn states(contents: Value, version: Option<&str>) -> Vec<(State, String)> {
-        let findings = judge(&[file(contents)], &[], version, &[]);
+    fn states(contents: Value, version: Option<&str>) -> Vec<(FindingState, String)> {
+        let findings = configuration_findings(&[file(contents)], &[], version, &[]);
         findings.into_iter().map(|finding| (finding.state, finding.message)).collect()
     }
 
-    fn only(contents: Value, version: Option<&str>) -> (State, String) {
+    fn only(contents: Value, version: Option<&str>) -> (FindingState, String) {
         let [found] = &states(contents, version)[..] else { panic!("not one finding") };
         found.clone()
     }
@@ -322,21 +327,21 @@ mod tests {
         assert!(states(json!({"plugin": ["opencode-qwen-cli-auth@latest"]}), None).is_empty());
         assert!(states(json!({"plugin": [[PACKAGE, {"degrade": false}]]}), Some("1.18.33")).is_empty());
         let (state, message) = only(json!({"plugin": [PACKAGE, "opencode-qwen-cli-auth@0.1.0"]}), None);
-        assert_eq!(state, State::Broken);
+        assert_eq!(state, FindingState::Broken);
         assert!(message.contains("2 times"), "{message}");
-        assert_eq!(only(json!({"plugin": ["something-else"]}), None).0, State::Warning);
+        assert_eq!(only(json!({"plugin": ["something-else"]}), None).0, FindingState::Warning);
         let twice = [file(json!({"plugin": [PACKAGE]})), file(json!({"plugin": [PACKAGE]}))];
-        assert!(judge(&twice, &[], None, &[]).is_empty());
+        assert!(configuration_findings(&twice, &[], None, &[]).is_empty());
         let copy = PathBuf::from("/h/.config/opencode/plugin/qwen.js");
-        assert_eq!(judge(&twice, &[copy], None, &[])[0].state, State::Broken);
+        assert_eq!(configuration_findings(&twice, &[copy], None, &[])[0].state, FindingState::Broken);
     }
 
     #[test]
     fn options_need_a_supporting_version() {
         let (state, message) = only(json!({"plugin": [[PACKAGE, {}]]}), Some("1.3.2"));
-        assert_eq!(state, State::Broken);
+        assert_eq!(state, FindingState::Broken);
         assert!(message.contains("1.3.2"));
-        assert_eq!(only(json!({"plugin": [[PACKAGE, "x"]]}), None).0, State::Broken);
+        assert_eq!(only(json!({"plugin": [[PACKAGE, "x"]]}), None).0, FindingState::Broken);
     }
 
     #[test]
@@ -344,7 +349,7 @@ mod tests {
         let options =
             json!({"baseUrl": "https://x.example", "env": {"HOME": "/x"}, "degrade": false, "\u{1b}[2J": 1});
         let (state, message) = only(json!({"plugin": [[PACKAGE, options]]}), Some("1.18.33"));
-        assert_eq!(state, State::Warning);
+        assert_eq!(state, FindingState::Warning);
         assert!(message.contains("baseUrl") && message.contains("env"), "{message}");
         assert!(
             !message.contains("degrade") && !message.contains("x.example") && !message.contains('\u{1b}')
@@ -354,27 +359,27 @@ mod tests {
     #[test]
     fn conflicting_plugins_and_settings_are_reported() {
         for (contents, expected) in [
-            (json!({"plugin": [PACKAGE, "opencode-qwencode-auth@1.3.0"]}), State::Broken),
-            (json!({"plugin": [PACKAGE, "opencode-qwen-auth"]}), State::Warning),
+            (json!({"plugin": [PACKAGE, "opencode-qwencode-auth@1.3.0"]}), FindingState::Broken),
+            (json!({"plugin": [PACKAGE, "opencode-qwen-auth"]}), FindingState::Warning),
             (
                 json!({"plugin": [PACKAGE], "provider": {"qwen-code": {"options": {"baseURL": "https://x.example/v1"}}}}),
-                State::Broken,
+                FindingState::Broken,
             ),
             (
                 json!({"plugin": [PACKAGE], "provider": {"qwen-code": {"options": {"baseURL": "https://portal.qwen.ai/v1"}}}}),
-                State::Warning,
+                FindingState::Warning,
             ),
             (
                 json!({"plugin": [PACKAGE], "provider": {"qwen-code": {"options": {"apiKey": "sk-secret"}}}}),
-                State::Warning,
+                FindingState::Warning,
             ),
             (
                 json!({"plugin": [PACKAGE], "provider": {"qwen-code": {"npm": "@ai-sdk/openai"}}}),
-                State::Broken,
+                FindingState::Broken,
             ),
-            (json!({"plugin": [PACKAGE], "disabled_providers": ["qwen-code"]}), State::Broken),
-            (json!({"plugin": [PACKAGE], "enabled_providers": ["anthropic"]}), State::Broken),
-            (json!({"plugin": [PACKAGE], "model": "alibaba/coder-model"}), State::Warning),
+            (json!({"plugin": [PACKAGE], "disabled_providers": ["qwen-code"]}), FindingState::Broken),
+            (json!({"plugin": [PACKAGE], "enabled_providers": ["anthropic"]}), FindingState::Broken),
+            (json!({"plugin": [PACKAGE], "model": "alibaba/coder-model"}), FindingState::Warning),
         ] {
             let (state, message) = only(contents.clone(), None);
             assert_eq!(state, expected, "{contents}");
@@ -394,7 +399,7 @@ mod tests {
                 2 => json!({"provider": {"qwen-code": text}, "disabled_providers": text, "model": [text]}),
                 _ => json!({"provider": {"qwen-code": {"options": {"baseURL": text}}}}),
             };
-            let _ = judge(&[file(contents)], &[], Some(&text), &[]);
+            let _ = configuration_findings(&[file(contents)], &[], Some(&text), &[]);
             let _ = package_of(&text);
         }
     }

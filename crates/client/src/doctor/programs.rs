@@ -1,5 +1,6 @@
-//! Finds the versions of other programs.
+//! Finds the versions of other programs, and checks if the qwen CLI can serve as the fallback.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -8,13 +9,21 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::PATIENCE;
+use super::finding::{Finding, unset};
+use super::settings::Settings;
+use super::{Doctor, PATIENCE};
+use crate::cli::find::find;
+use crate::cli::{CliLogin, logged_in_with};
+
+const ID: &str = "qwen-cli";
+const CLI_VARIABLE: &str = "QWEN_CLI_PATH";
+const CLI_PACKAGE: &str = "@qwen-code/qwen-code";
 
 /// Largest `package.json` that is read, in bytes.
 pub const MAX_MANIFEST_SIZE: u64 = 1024 * 1024;
 
 /// Returns the version in the `package.json` above a program, if the package has this name.
-pub fn packaged(program: &Path, name: &str) -> Option<String> {
+pub fn packaged_version(program: &Path, name: &str) -> Option<String> {
     const DEPTH: usize = 4;
     let program = program.canonicalize().ok()?;
     program.ancestors().skip(1).take(DEPTH).find_map(|directory| {
@@ -25,9 +34,9 @@ pub fn packaged(program: &Path, name: &str) -> Option<String> {
 }
 
 /// Returns the version that a program prints.
-pub async fn told(
+pub async fn printed_version(
     program: &Path,
-    arguments: &[&std::ffi::OsStr],
+    arguments: &[&OsStr],
     environment: &Environment,
 ) -> Option<String> {
     let run = Command::new(program)
@@ -53,6 +62,58 @@ pub fn numbers(version: &str) -> Option<[u64; 3]> {
     let mut parts = version.split(['.', '-', '+']).map(|part| part.parse().ok());
     let mut next = || parts.next().flatten();
     Some([next()?, next()?, next()?])
+}
+
+pub async fn check_qwen_cli(doctor: &Doctor, settings: &Settings) -> Vec<Finding> {
+    let (Some(paths), environment) = (&settings.paths, &doctor.environment) else { return Vec::new() };
+    let program = match find(environment, paths) {
+        Ok(program) => program,
+        Err(error) if environment.get(CLI_VARIABLE).is_some() => {
+            return vec![if settings.cli_fallback {
+                Finding::broken(ID, error.message(), unset(CLI_VARIABLE))
+            } else {
+                Finding::warning(
+                    ID,
+                    format!("{} The CLI fallback is off.", error.message()),
+                    unset(CLI_VARIABLE),
+                )
+            }];
+        }
+        Err(error) if settings.cli_fallback => {
+            return vec![Finding::broken(ID, error.message(), format!("npm install -g {CLI_PACKAGE}"))];
+        }
+        Err(_) => {
+            return vec![Finding::ok(
+                ID,
+                "The qwen CLI is not installed; only the CLI fallback needs it, and that is off.",
+            )];
+        }
+    };
+    let mut version = packaged_version(&program.cli, CLI_PACKAGE);
+    if version.is_none() {
+        let script: Vec<&OsStr> = program.script.iter().map(|script| script.as_os_str()).collect();
+        version = printed_version(&program.executable, &script, environment).await;
+    }
+    let version = version.unwrap_or_else(|| "of an unknown version".to_owned());
+    let name = format!("The qwen CLI {version} at {}", program.cli.display());
+    let login = logged_in_with(environment, paths);
+    let what = match login {
+        CliLogin::Key => "has a key",
+        CliLogin::OAuth => "uses OAuth, with which it answers nothing since 2026-04-15",
+        CliLogin::None => "is not logged in",
+    };
+    vec![if settings.cli_fallback && login != CliLogin::Key {
+        let message = format!("{name} {what}: it can't serve as the fallback.");
+        Finding::broken(
+            ID,
+            message,
+            "Run `qwen`, then /auth, and enter a key; or unset OPENCODE_QWEN_ENABLE_CLI_FALLBACK",
+        )
+    } else {
+        let fallback =
+            if settings.cli_fallback { "The CLI fallback is on." } else { "The CLI fallback is off." };
+        Finding::ok(ID, format!("{name} {what}. {fallback}"))
+    }]
 }
 
 #[cfg(test)]

@@ -101,7 +101,11 @@ fn unusable(error: &Error, environment: &Environment) -> Finding {
 fn unknown(name: &str) -> Option<Finding> {
     let rest = name.strip_prefix(config::VARIABLE_PREFIX)?;
     (!config::VARIABLES.contains(&rest)).then(|| {
-        Finding::warning(ID, format!("{name} is no setting of this version, and does nothing."), unset(name))
+        Finding::warning(
+            ID,
+            format!("{name} is not a setting of this version and has no effect."),
+            unset(name),
+        )
     })
 }
 

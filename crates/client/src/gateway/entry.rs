@@ -11,11 +11,11 @@ use serde::Deserialize;
 use crate::usage::scan::{Form, Scanner, Tokens};
 
 /// Called with the entry of each request when it has ended.
-pub type Listener = Arc<dyn Fn(Entry) + Send + Sync>;
+pub type EntryListener = Arc<dyn Fn(GatewayEntry) + Send + Sync>;
 
 /// Log entry of one request, without keys and query.
 #[derive(Debug, Clone, Default)]
-pub struct Entry {
+pub struct GatewayEntry {
     /// Time of arrival, in epoch milliseconds.
     pub at: u64,
     /// HTTP method.
@@ -38,20 +38,20 @@ pub struct Entry {
 pub(super) struct Recorder(Option<Box<Recording>>);
 
 struct Recording {
-    listener: Listener,
+    listener: EntryListener,
     started: Instant,
-    entry: Entry,
+    entry: GatewayEntry,
     scanner: Option<Scanner>,
 }
 
 impl Recorder {
-    pub(super) fn new(listener: Option<&Listener>, clock: &Clock, method: &str, path: &str) -> Self {
+    pub(super) fn new(listener: Option<&EntryListener>, clock: &Clock, method: &str, path: &str) -> Self {
         Self(listener.map(|listener| {
             let (method, path) = (method.to_owned(), path.to_owned());
             Box::new(Recording {
                 listener: Arc::clone(listener),
                 started: Instant::now(),
-                entry: Entry { at: clock.now_ms(), method, path, ..Entry::default() },
+                entry: GatewayEntry { at: clock.now_ms(), method, path, ..GatewayEntry::default() },
                 scanner: None,
             })
         }))

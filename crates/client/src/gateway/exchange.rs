@@ -12,7 +12,7 @@ use http::{Method, StatusCode};
 use hyper::body::Incoming;
 use qwen_base::Clock;
 
-use super::entry::{Listener, Recorder};
+use super::entry::{EntryListener, Recorder};
 use super::gate::{Gate, KEY_HEADER};
 use super::models;
 use super::refusal::Refusal;
@@ -33,7 +33,7 @@ pub(super) struct Exchange {
     pub(super) client: Arc<Client>,
     pub(super) gate: Gate,
     pub(super) uploads: Uploads,
-    pub(super) listener: Option<Listener>,
+    pub(super) listener: Option<EntryListener>,
     pub(super) clock: Clock,
     /// True to mark final errors for `OpenCode`.
     pub(super) for_host: bool,

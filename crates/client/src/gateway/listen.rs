@@ -37,7 +37,7 @@ async fn listen(ip: IpAddr, port: u16) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|cause| match cause.kind() {
         ErrorKind::AddrInUse => Error::new(
             Code::PortInUse,
-            format!("Port {port} is taken: another program listens on {address}. Choose another port, or end that program."),
+            format!("Port {port} is in use: another program listens on {address}. Choose another port, or end that program."),
         ),
         ErrorKind::PermissionDenied => Error::new(
             Code::InvalidArgument,

@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-pub use self::entry::{Entry, Listener};
+pub use self::entry::{EntryListener, GatewayEntry};
 use self::exchange::Exchange;
 use self::gate::Gate;
 use self::listen::Listeners;
@@ -52,7 +52,7 @@ pub struct GatewaySettings {
     /// The user's local time minus UTC, in minutes. Errors name times of day.
     pub utc_offset_minutes: i32,
     /// Called after each request.
-    pub listener: Option<Listener>,
+    pub listener: Option<EntryListener>,
 }
 
 /// An open gateway. Dropping it closes it and all its connections.

@@ -32,13 +32,13 @@ impl Refusal {
 
     pub(super) fn foreign_host(port: u16) -> Self {
         let message = format!(
-            "The gateway only answers to http://127.0.0.1:{port}, and the Host header names another."
+            "The gateway only answers requests to http://127.0.0.1:{port}, but the Host header has another address."
         );
         Self::new(StatusCode::FORBIDDEN, Code::PermissionDenied, message)
     }
 
     pub(super) fn foreign_origin() -> Self {
-        let message = "The gateway is not for web pages: requests with an Origin header are refused.";
+        let message = "Web pages can't use the gateway: requests with an Origin header are refused.";
         Self::new(StatusCode::FORBIDDEN, Code::PermissionDenied, message)
     }
 

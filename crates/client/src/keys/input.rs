@@ -30,7 +30,7 @@ impl From<&Endpoint> for Candidate {
 
 /// Servers for a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Choice {
+pub struct CandidatePlaces {
     /// Servers that match the user's options, most likely first.
     pub places: Vec<Candidate>,
     /// Servers that are asked after all of `places` have refused the key, so that an error can name the right one.
@@ -42,20 +42,20 @@ pub struct Choice {
 /// # Errors
 /// `ERR_QWEN_INVALID_ARGUMENT` for a key that can't be Alibaba's, for an unknown region or base URL, and for a plan, region
 /// and base URL that contradict each other.
-pub fn choose(
+pub fn candidate_places(
     key: &Secret,
     plan: Option<KeyPlan>,
     region: Option<&str>,
     base_url: Option<&str>,
     notes: &mut Vec<String>,
-) -> Result<Choice> {
+) -> Result<CandidatePlaces> {
     let region = region.map(read_region).transpose()?;
     if let Some(base_url) = base_url {
         let candidate = at_base_url(plan, region, base_url, notes)?;
         if endpoint_of(&candidate.base_url).is_some() {
             expect_alibaba_form(key)?;
         }
-        return Ok(Choice { places: vec![candidate], others: Vec::new() });
+        return Ok(CandidatePlaces { places: vec![candidate], others: Vec::new() });
     }
     expect_alibaba_form(key)?;
     let likely = endpoints_of_key(key.expose());
@@ -71,14 +71,17 @@ pub fn choose(
         return Err(no_such_region(plan));
     }
     let others = likely.iter().filter(|place| !places.contains(place)).map(|place| Candidate::from(*place));
-    Ok(Choice { others: others.collect(), places: places.into_iter().map(Candidate::from).collect() })
+    Ok(CandidatePlaces {
+        others: others.collect(),
+        places: places.into_iter().map(Candidate::from).collect(),
+    })
 }
 
 fn no_such_region(plan: Option<KeyPlan>) -> Error {
     let plans = plan.as_ref().map_or(&KeyPlan::ALL[..], std::slice::from_ref);
     let names: Vec<_> = plans.iter().map(|plan| format!("{} has {}", plan.title(), regions(*plan))).collect();
     let expected = format!(
-        "is not one of this plan's: {}. For a workspace in another region, give its base URL (--base-url)",
+        "is not a region of this plan: {}. For a workspace in another region, give its base URL (--base-url)",
         names.join("; ")
     );
     Error::invalid_argument("region", &expected)
@@ -108,7 +111,7 @@ fn at_base_url(
         return Err(unusable("is empty"));
     }
     if given.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(unusable("holds a space or a control character"));
+        return Err(unusable("contains a space or a control character"));
     }
     let mut base_url = api_base_url(given).map_err(unusable)?;
     // The host determines the server. Other paths, such as Anthropic's API, lead to the same one.
@@ -145,7 +148,7 @@ mod tests {
         region: Option<&str>,
         base_url: Option<&str>,
     ) -> Result<Vec<String>> {
-        let choice = choose(&Secret::new(key), plan, region, base_url, &mut Vec::new())?;
+        let choice = candidate_places(&Secret::new(key), plan, region, base_url, &mut Vec::new())?;
         Ok(choice.places.iter().map(|candidate| display_url(&candidate.base_url)).collect())
     }
 
@@ -196,9 +199,10 @@ mod tests {
     #[test]
     fn other_servers_are_kept_for_the_error() {
         let key = Secret::new("sk-sp-1");
-        let choice = choose(&key, Some(KeyPlan::TokenPlan), Some("cn"), None, &mut Vec::new()).unwrap();
+        let choice =
+            candidate_places(&key, Some(KeyPlan::TokenPlan), Some("cn"), None, &mut Vec::new()).unwrap();
         assert_eq!((choice.places.len(), choice.others.len()), (1, 3));
-        let own = choose(&key, None, None, Some("https://host.example"), &mut Vec::new()).unwrap();
+        let own = candidate_places(&key, None, None, Some("https://host.example"), &mut Vec::new()).unwrap();
         assert_eq!((own.places.len(), own.others.len()), (1, 0));
     }
 
@@ -247,7 +251,7 @@ mod tests {
     #[test]
     fn a_base_url_determines_the_plan_if_it_is_known() {
         let at = |key: &str, plan, region, base_url| {
-            choose(&Secret::new(key), plan, region, Some(base_url), &mut Vec::new())
+            candidate_places(&Secret::new(key), plan, region, Some(base_url), &mut Vec::new())
                 .map(|mut choice| choice.places.remove(0))
                 .map(|place| (place.plan, place.region))
         };

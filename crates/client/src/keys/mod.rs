@@ -8,7 +8,7 @@ use qwen_accounts::Key;
 use qwen_base::{Code, Error, Http, KeyPlan, Result, Secret, Tier, display_url, endpoint_of};
 
 use self::check::{Inquiry, PlaceAnswer};
-use self::input::{Candidate, Choice, choose};
+use self::input::{Candidate, CandidatePlaces, candidate_places};
 use self::paste::read_key;
 
 /// A key and the user's options for it.
@@ -48,13 +48,13 @@ pub async fn recognise(http: &Http, options: &KeyOptions) -> Result<Recognised> 
     let mut notes = Vec::new();
     let secret = read_key(options.key.expose(), &mut notes)?;
     let (region, base_url) = (options.region.as_deref(), options.base_url.as_deref());
-    let mut choice = choose(&secret, options.plan, region, base_url, &mut notes)?;
+    let mut choice = candidate_places(&secret, options.plan, region, base_url, &mut notes)?;
     expect_tier(options.tier, &choice.places)?;
     let at = if options.check { find(http, &secret, &choice).await? } else { 0 };
     expect_tier(options.tier, &choice.places[at..=at])?;
     if !options.check && choice.places.len() > 1 {
         notes.push(format!(
-            "The key was not checked, and is taken for one of {}. If that is wrong, add it again with --plan and --region.",
+            "The key was not checked. It is assumed to be for {}. If that is wrong, add it again with --plan and --region.",
             summary(&choice.places[..1])
         ));
     }
@@ -70,7 +70,7 @@ fn expect_tier(tier: Option<Tier>, places: &[Candidate]) -> Result<()> {
         return Ok(());
     }
     let plan = places.first().and_then(|place| place.plan);
-    let name = plan.map_or("a server that is not known", KeyPlan::title);
+    let name = plan.map_or("an unknown server", KeyPlan::title);
     let tiers = plan.map_or(&[][..], KeyPlan::tiers).iter().map(|tier| tier.as_str());
     let tiers = tiers.collect::<Vec<_>>().join(", ");
     let known = if tiers.is_empty() { "no tiers".to_owned() } else { format!("the tiers {tiers}") };
@@ -79,7 +79,7 @@ fn expect_tier(tier: Option<Tier>, places: &[Candidate]) -> Result<()> {
 }
 
 /// Returns the index of the server that accepts the key.
-async fn find(http: &Http, key: &Secret, choice: &Choice) -> Result<usize> {
+async fn find(http: &Http, key: &Secret, choice: &CandidatePlaces) -> Result<usize> {
     let inquiry = Inquiry::new(http, key);
     let answers = match inquiry.first_yes(&choice.places).await {
         Ok(at) => return Ok(at),
@@ -155,7 +155,7 @@ fn refused(asked: &[Candidate]) -> Error {
 
 fn no_api(place: &Candidate, status: u16) -> Error {
     let expected = format!(
-        "leads to no API that takes keys: {}/chat/completions answered with status {status}. Check it, then try again",
+        "is not an API that accepts keys: {}/chat/completions answered with status {status}. Check it, then try again",
         display_url(&place.base_url)
     );
     Error::invalid_argument("baseUrl", &expected)

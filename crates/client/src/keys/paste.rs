@@ -6,7 +6,7 @@ use qwen_base::{Error, Result, Secret};
 const MAX_KEY: usize = 1024;
 /// Longest text that is searched for a key, in bytes. The time grows with the square of the length.
 const MAX_TEXT: usize = 16 * 1024;
-const TOO_LONG: &str = "is too long to be a key; copy the key alone";
+const TOO_LONG: &str = "is too long to be a key; copy only the key";
 /// Longest variable name that a note repeats, in bytes.
 const MAX_NAME: usize = 40;
 
@@ -76,10 +76,10 @@ pub fn read_key(text: &str, notes: &mut Vec<String>) -> Result<Secret> {
         return Err(Error::invalid_argument("key", &format!("{reason}. {CONSOLES}")));
     }
     if let Some(name) = variable {
-        notes.push(format!("The key was taken from an assignment{name}."));
+        notes.push(format!("The key was read from an assignment{name}."));
     }
     if !left_out.is_empty() {
-        notes.push(format!("The key was taken without {}.", left_out.join(" and ")));
+        notes.push(format!("The key was read without {}.", left_out.join(" and ")));
     }
     Ok(Secret::new(key))
 }
@@ -112,7 +112,7 @@ pub fn expect_alibaba_form(key: &Secret) -> Result<()> {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if rest.is_empty() || !rest.bytes().all(is_word) {
         return refuse(
-            "is cut off, or holds a character that keys of Alibaba Cloud don't have; copy it again",
+            "is cut off or contains a character that Alibaba Cloud keys don't have; copy it again",
         );
     }
     Ok(())
@@ -139,7 +139,7 @@ fn unreadable(key: &str) -> Option<&'static str> {
         return Some("is an address, not a key; open it and copy the key from there");
     }
     if key.starts_with(['{', '[']) {
-        return Some("is JSON; copy the key alone, without what stands around it");
+        return Some("is JSON; copy only the key, without the text around it");
     }
     if key.starts_with("-----BEGIN") {
         return Some("is a certificate or private key file, not an API key");
@@ -153,10 +153,10 @@ fn unreadable(key: &str) -> Option<&'static str> {
         return Some("is a placeholder from an example; give your own key");
     }
     if key.chars().any(char::is_whitespace) {
-        return Some("holds a space or a line break; copy it again in one piece");
+        return Some("contains a space or a line break; copy it again in one piece");
     }
     if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Some("holds a character that no key has; copy it again");
+        return Some("contains a character that no key has; copy it again");
     }
     None
 }
@@ -246,12 +246,12 @@ impl Peeled {
     fn strip_words(&mut self) {
         if let Some(rest) = without_word(&self.key, "bearer") {
             self.key = rest.trim().to_owned();
-            self.note("\"Bearer\" in front of it");
+            self.note("\"Bearer\" before it");
         }
         let header = HEADERS.into_iter().find_map(|header| without_word(&self.key, header));
         if let Some(rest) = header {
             self.key = rest.trim().to_owned();
-            self.note("the header's name in front of it");
+            self.note("the header's name before it");
         }
     }
 
@@ -281,7 +281,7 @@ impl Peeled {
         let (first, second) = self.key.as_bytes().split_at(self.key.len() / 2);
         if first == second && first.starts_with(b"sk-") {
             self.key.truncate(self.key.len() / 2);
-            self.note("its repetition");
+            self.note("its second copy");
         }
     }
 }
@@ -364,7 +364,7 @@ mod tests {
         ] {
             let (key, notes) = read(&given.replace('@', OF_PLAN)).unwrap();
             assert_eq!(key, OF_PLAN, "{given}");
-            assert_eq!(notes[0], format!("The key was taken from an assignment{name}."), "{given}");
+            assert_eq!(notes[0], format!("The key was read from an assignment{name}."), "{given}");
             assert!(notes.iter().all(|note| !note.contains("0123")), "{notes:?}");
         }
         for key in ["dGVzdA==", "dGVzdAo=", "a=b", "user:pass", "a:/b"] {

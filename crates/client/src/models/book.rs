@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use super::catalog::{self, CatalogList};
 use super::is_of_login;
 use super::lists::{AccountModels, ModelLists, ServerList, UNAVAILABLE_MS};
-use super::lists_file::{Kept, ListsFile};
+use crate::shared_file::SharedFile;
 
 /// Time between two checks of the file.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ pub struct ModelBook {
 }
 
 struct Shared {
-    file: ListsFile,
+    file: SharedFile<ModelLists>,
     clock: Clock,
     events: Events,
     logger: Logger,
@@ -68,7 +68,7 @@ impl ListSource {
 impl ModelBook {
     #[must_use]
     pub fn new(path: std::path::PathBuf, clock: Clock, events: Events, logger: Logger) -> Self {
-        let (file, state) = (ListsFile::new(path), Mutex::default());
+        let (file, state) = (SharedFile::new(path, "model lists are not kept"), Mutex::default());
         Self { shared: Arc::new(Shared { file, clock, events, logger, state }) }
     }
 
@@ -256,11 +256,11 @@ impl Shared {
         state.is_slow = started.elapsed() > SLOW_LOOK;
         state.stamp = stamp;
         match kept {
-            Ok(Kept::Lists(lists)) => state.lists = Arc::new(lists),
-            Ok(Kept::Damaged) => {
+            Ok(Some(lists)) => state.lists = Arc::new(lists),
+            Ok(None) => {
                 let path = self.file.path();
                 let message = format!(
-                    "{} does not hold model lists and is left out. It is set aside when the lists are next written.",
+                    "{} is not a file of model lists and is ignored. The next write moves it aside.",
                     path.display()
                 );
                 drop(state);
@@ -297,11 +297,17 @@ impl Shared {
 
     /// Changes the file and the memory. If the file can't be changed, only the memory changes.
     fn change(&self, mut change: impl FnMut(&mut ModelLists) -> bool) {
+        let now = self.clock.now_ms();
+        let mut change = |lists: &mut ModelLists| {
+            let is_changed = change(lists);
+            lists.prune(now);
+            is_changed
+        };
         match self.file.change(&self.clock, &mut change) {
-            Ok(lists) => {
+            Ok(changed) => {
                 let stamp = self.file.stamp();
                 let mut state = self.state();
-                (state.lists, state.stamp) = (Arc::new(lists), stamp);
+                (state.lists, state.stamp) = (Arc::new(changed.contents), stamp);
             }
             Err(error) => {
                 let mut lists = (*self.state().lists).clone();

@@ -3,7 +3,6 @@
 pub mod book;
 pub mod catalog;
 pub mod lists;
-mod lists_file;
 pub mod offer;
 
 use qwen_accounts::Kind;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::cli::CliBody;
 use crate::host::guard::Guard;
-use crate::request_log::{Outcome, RequestRecord};
+use crate::request_log::{LogOutcome, RequestRecord};
 use crate::usage::Meter;
 use crate::verdict::dialect::ServerError;
 
@@ -116,8 +116,8 @@ impl Body {
         let next = self.next_unrecorded().await;
         match &next {
             Ok(Some(bytes)) => self.record.chunk(bytes),
-            Ok(None) => self.record.finish(Outcome::Completed),
-            Err(error) => self.record.finish(Outcome::Failed(error.code())),
+            Ok(None) => self.record.finish(LogOutcome::Completed),
+            Err(error) => self.record.finish(LogOutcome::Failed(error.code())),
         }
         next
     }

@@ -77,7 +77,7 @@ impl<'a> Call<'a> {
         match call.take_steps(&mut selection).await {
             Ok(answer) => Ok(answer.recorded(call.record)),
             Err(error) => {
-                call.record.finish(request_log::Outcome::Failed(error.code()));
+                call.record.finish(request_log::LogOutcome::Failed(error.code()));
                 Err(error)
             }
         }
@@ -202,7 +202,8 @@ impl<'a> Call<'a> {
     ) -> Result<Ended> {
         let (pipeline, account, now) = (self.pipeline, candidate.account, self.pipeline.now_ms());
         let (verdict, retry_after_ms) = (attempt.reading.verdict, attempt.retry_after_ms);
-        let cooldown = attempt.reading.cooldown(now, pipeline.settings.quota_cooldown_ms, retry_after_ms);
+        let cooldown =
+            attempt.reading.cooldown(now, pipeline.settings.options.quota_cooldown_ms, retry_after_ms);
         match (verdict, cooldown) {
             (Verdict::TokenRejected | Verdict::KeyRejected, _) => {
                 let error = self.refusal(account, &attempt);

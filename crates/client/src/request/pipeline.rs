@@ -21,11 +21,11 @@ use super::selection::{Candidate, Situation};
 use super::target::Target;
 use crate::chat::body::Ids;
 use crate::cli::CliFallback;
-use crate::config::Rotation;
+use crate::config::{RequestOptions, Rotation};
 use crate::discovery::Discovery;
 use crate::host::errors::FinalError;
 use crate::models::book::ModelBook;
-use crate::request_log::{RequestLog, RequestRecord, Start};
+use crate::request_log::{LogStart, RequestLog, RequestRecord};
 use crate::usage::UsageBook;
 use crate::verdict::{Asked, Reading};
 
@@ -36,22 +36,12 @@ const FRESH_MS: u64 = 10 * 60_000;
 
 /// What the pipeline needs to know, for a client's life.
 #[derive(Debug, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the user's")]
 pub struct Settings {
     /// The base URL that callers address.
     pub base_url: Url,
-    /// True where bodies are shaped as the official CLI shapes them.
-    pub qwen_mode: bool,
-    /// True where errors are made final for `OpenCode`.
+    /// True if errors are made final for `OpenCode`.
     pub for_host: bool,
-    /// How requests are spread over the accounts.
-    pub rotation: Rotation,
-    /// True where a request may move on to a more expensive kind of account.
-    pub allow_paid_fallback: bool,
-    /// How long an exhausted account is left alone, in milliseconds.
-    pub quota_cooldown_ms: u64,
-    /// True where a smaller payload is tried when every account is out of quota.
-    pub degrade: bool,
+    pub options: RequestOptions,
     /// The qwen CLI, where it may be asked when every account is out of quota.
     pub fallback: Option<Arc<CliFallback>>,
     /// Which models each account serves.
@@ -124,7 +114,7 @@ impl Pipeline {
         });
         let target = Target::resolve(&request.url, &self.settings.base_url, bases)?;
         let kinds = view.document.all().filter(|record| record.is_enabled()).map(Record::kind).collect();
-        let ids = self.settings.qwen_mode.then(|| self.ids(&request.headers));
+        let ids = self.settings.options.qwen_mode.then(|| self.ids(&request.headers));
         Prepared::new(request, target, ids, kinds).await
     }
 
@@ -150,11 +140,11 @@ impl Pipeline {
     /// The circumstances of a call that begins now.
     pub(super) fn situation(&self, prepared: &Prepared, now_ms: u64) -> Situation {
         Situation {
-            rotation: self.settings.rotation,
+            rotation: self.settings.options.rotation,
             turn: self.turns.fetch_add(1, Ordering::Relaxed),
             process: usize::try_from(std::process::id()).unwrap_or_default(),
-            allow_paid_fallback: self.settings.allow_paid_fallback,
-            may_degrade: self.settings.degrade && prepared.may_degrade,
+            allow_paid_fallback: self.settings.options.allow_paid_fallback,
+            may_degrade: self.settings.options.degrade && prepared.may_degrade,
             may_fall_back: self.settings.fallback.is_some() && prepared.is_chat,
             now_ms,
         }
@@ -162,7 +152,7 @@ impl Pipeline {
 
     /// Begins the record of a request.
     pub(super) fn record(&self, url: &str, prepared: &Prepared) -> RequestRecord {
-        self.journal.request_log.start(&Start {
+        self.journal.request_log.start(&LogStart {
             url,
             method: &prepared.method,
             headers: &prepared.headers,
@@ -232,7 +222,7 @@ impl Pipeline {
         if let Some(kind) = kind.filter(|_| is_news) {
             let mut message = say(&cooldown);
             // In other rotations that is said when requests go to it.
-            if self.settings.rotation == Rotation::RoundRobin
+            if self.settings.options.rotation == Rotation::RoundRobin
                 && let Some(last) = last
             {
                 message = format!("{message} \"{}\" is the last one that is ready.", last.label);
@@ -251,7 +241,7 @@ impl Pipeline {
         asked_at: u64,
         retry_after_ms: Option<u64>,
     ) -> Cooldown {
-        let longest = self.settings.quota_cooldown_ms;
+        let longest = self.settings.options.quota_cooldown_ms;
         let name = format!("The Qwen account \"{}\"", account.label);
         let why = Error::new(Code::RateLimited, last_word::limit_reached(&name));
         let (id, servers_code) = (account.id.clone(), cooldown.code.clone());
@@ -267,7 +257,7 @@ impl Pipeline {
     pub(super) fn note_late_error(&self, account: &Account, body: &mut Body) {
         let (tokens, clock) = (self.tokens.clone(), self.journal.clock.clone());
         let (id, is_key) = (account.id.clone(), account.kind != Kind::OAuth);
-        let longest_ms = self.settings.quota_cooldown_ms;
+        let longest_ms = self.settings.options.quota_cooldown_ms;
         body.on_server_error(move |error| {
             let now_ms = clock.now_ms();
             let reading = Reading::of_inner_error(error, &Asked { is_key, model: "", now_ms });
@@ -299,7 +289,7 @@ impl Pipeline {
             self.note(move |registry| registry.mark_recovered(&id)).await;
         }
         let before = self.moved_on_to(account, first_asked).filter(|before| *before != account.id);
-        if let Some(before) = before.filter(|_| self.settings.rotation != Rotation::RoundRobin) {
+        if let Some(before) = before.filter(|_| self.settings.options.rotation != Rotation::RoundRobin) {
             let mut message = format!("Requests go to the Qwen account \"{}\" now.", account.label);
             if is_last {
                 message.push_str(" It is the last one that is ready.");

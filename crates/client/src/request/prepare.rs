@@ -7,8 +7,8 @@ use qwen_accounts::Kind;
 use qwen_base::{Error, Result, opaque_debug};
 
 use super::target::Target;
-use crate::chat::body::{BodyRules, Ids, Shaped, shape};
-use crate::chat::degrade::{Degraded, LeftOut, degrade};
+use crate::chat::body::{BodyRules, Ids, Shaped, shape_body};
+use crate::chat::degrade::{Degraded, LeftOut, degrade_body};
 
 /// A larger body is shaped on a thread of its own, so that it does not hold up other requests.
 const LARGE_BODY: usize = 64 * 1024;
@@ -139,7 +139,7 @@ impl Prepared {
     /// `ERR_QWEN_INTERNAL`.
     pub async fn degraded(&self, kind: Kind) -> Result<Option<(Self, LeftOut)>> {
         let Some(bytes) = self.body_for(kind).cloned().filter(|_| self.may_degrade) else { return Ok(None) };
-        let degraded = off_thread(bytes.len(), move || degrade(&bytes)).await?;
+        let degraded = off_thread(bytes.len(), move || degrade_body(&bytes)).await?;
         Ok(degraded.map(|Degraded { body, left_out }| {
             (Self { body: Some(body.into()), other_bodies: Vec::new(), ..self.clone() }, left_out)
         }))
@@ -149,7 +149,7 @@ impl Prepared {
 /// Shapes a body for every kind of account. Kinds with the same rules share one body: as a rule there is one.
 fn shape_for_all(bytes: &Bytes, ids: Option<&Ids>, kinds: &[Kind]) -> Option<(Shaped, Vec<(Kind, Bytes)>)> {
     let mut kinds = kinds.iter().copied();
-    let first = shape(bytes, ids, kinds.next().unwrap_or(Kind::OAuth))?;
+    let first = shape_body(bytes, ids, kinds.next().unwrap_or(Kind::OAuth))?;
     let mut others: Vec<(Kind, BodyRules, Bytes)> = Vec::new();
     for kind in kinds {
         let rules = BodyRules::of(kind, &first.model);
@@ -157,7 +157,7 @@ fn shape_for_all(bytes: &Bytes, ids: Option<&Ids>, kinds: &[Kind]) -> Option<(Sh
             continue;
         }
         let same = others.iter().find(|(_, known, _)| *known == rules).map(|(.., body)| body.clone());
-        let body = same.or_else(|| shape(bytes, ids, kind).map(|shaped| shaped.bytes.into()))?;
+        let body = same.or_else(|| shape_body(bytes, ids, kind).map(|shaped| shaped.bytes.into()))?;
         others.push((kind, rules, body));
     }
     Some((first, others.into_iter().map(|(kind, _, body)| (kind, body)).collect()))

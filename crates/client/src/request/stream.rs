@@ -28,7 +28,7 @@ const MAX_WHOLE: usize = 64 * 1024;
 
 /// What a read found.
 #[derive(Debug)]
-pub enum Read {
+pub enum StreamRead {
     /// Bytes, never empty.
     Data(Bytes),
     /// Nothing yet: the queue calls its waker once there is.
@@ -41,7 +41,7 @@ pub enum Read {
 
 /// What an answer's body is when its head is here.
 #[derive(Debug)]
-pub enum Received {
+pub enum ReceivedBody {
     /// All of it came with the head.
     Whole(Bytes),
     /// The rest is still to come.
@@ -200,32 +200,36 @@ impl Queue {
 }
 
 /// Starts reading. `waker` is called, from another thread, after a read that found nothing, once there is something.
-pub async fn receive(mut body: Body, streams: Streams, waker: impl Fn() + Send + Sync + 'static) -> Received {
+pub async fn receive_body(
+    mut body: Body,
+    streams: Streams,
+    waker: impl Fn() + Send + Sync + 'static,
+) -> ReceivedBody {
     let mut state = State::default();
     state.gather(&mut body, &streams).await;
     if state.is_whole() {
-        return Received::Whole(state.chunks.pop_front().unwrap_or_default());
+        return ReceivedBody::Whole(state.chunks.pop_front().unwrap_or_default());
     }
     let is_over = state.end.is_some();
     let queue =
         Arc::new(Queue { state: Mutex::new(state), room: Notify::new(), waker: Box::new(waker), streams });
     let filling = Arc::clone(&queue);
     let pump = (!is_over).then(|| tokio::spawn(async move { filling.fill(body).await }).abort_handle());
-    Received::Stream(Stream { queue, pump })
+    ReceivedBody::Stream(Stream { queue, pump })
 }
 
 impl Stream {
     /// Takes what is there. Never blocks.
     #[must_use]
-    pub fn read(&self) -> Read {
+    pub fn read(&self) -> StreamRead {
         let mut state = self.queue.lock();
         let Some(first) = state.chunks.pop_front() else {
             return match &state.end {
-                Some(Ok(())) => Read::End,
-                Some(Err(error)) => Read::Failed(error.clone()),
+                Some(Ok(())) => StreamRead::End,
+                Some(Err(error)) => StreamRead::Failed(error.clone()),
                 None => {
                     state.reader_waits = true;
-                    Read::Pending
+                    StreamRead::Pending
                 }
             };
         };
@@ -236,7 +240,7 @@ impl Stream {
         if has_room {
             self.queue.room.notify_one();
         }
-        Read::Data(data)
+        StreamRead::Data(data)
     }
 }
 
@@ -283,18 +287,18 @@ mod tests {
         let (wake, mut woken) = tokio::sync::mpsc::unbounded_channel();
         let bytes = Bytes::from((0..1_000_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>());
         let body = Body::from_bytes(bytes.clone());
-        let received = receive(body, Streams::default(), move || wake.send(()).unwrap()).await;
-        let Received::Stream(stream) = received else { panic!("{received:?}") };
+        let received = receive_body(body, Streams::default(), move || wake.send(()).unwrap()).await;
+        let ReceivedBody::Stream(stream) = received else { panic!("{received:?}") };
         let mut received = Vec::new();
         loop {
             match stream.read() {
-                Read::Data(data) => {
+                StreamRead::Data(data) => {
                     assert!(!data.is_empty() && data.len() <= MAX_READ);
                     received.extend_from_slice(&data);
                 }
-                Read::Pending => woken.recv().await.unwrap(),
-                Read::End => break,
-                Read::Failed(error) => panic!("{error}"),
+                StreamRead::Pending => woken.recv().await.unwrap(),
+                StreamRead::End => break,
+                StreamRead::Failed(error) => panic!("{error}"),
             }
         }
         assert_eq!(received, bytes);
@@ -305,8 +309,8 @@ mod tests {
     async fn a_small_body_that_is_here_is_given_whole() {
         for text in ["", "all of it"] {
             let body = Body::from_bytes(Bytes::from_static(text.as_bytes()));
-            let received = receive(body, Streams::default(), || {}).await;
-            assert!(matches!(received, Received::Whole(bytes) if bytes == text));
+            let received = receive_body(body, Streams::default(), || {}).await;
+            assert!(matches!(received, ReceivedBody::Whole(bytes) if bytes == text));
         }
     }
 

@@ -39,7 +39,7 @@ struct Open {
 
 /// A request, for [`RequestLog::start`].
 #[derive(Debug, Clone, Copy)]
-pub struct Start<'a> {
+pub struct LogStart<'a> {
     /// URL from the caller.
     pub url: &'a str,
     /// Method from the caller.
@@ -54,7 +54,7 @@ pub struct Start<'a> {
 
 /// The end of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum LogOutcome {
     /// The answer was read completely.
     Completed,
     /// The caller cancelled the request.
@@ -63,7 +63,7 @@ pub enum Outcome {
     Failed(Code),
 }
 
-impl Outcome {
+impl LogOutcome {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Completed => "completed",
@@ -91,7 +91,7 @@ impl RequestLog {
 
     /// Starts a record, which is written when it is dropped.
     #[must_use]
-    pub fn start(&self, start: &Start) -> RequestRecord {
+    pub fn start(&self, start: &LogStart) -> RequestRecord {
         let Some(open) = &self.0 else { return RequestRecord(None) };
         let record = Record {
             at: open.clock.now_ms(),
@@ -107,7 +107,7 @@ impl RequestLog {
             notes: Vec::new(),
             secrets: Vec::new(),
             response: None,
-            outcome: Outcome::Cancelled,
+            outcome: LogOutcome::Cancelled,
         };
         RequestRecord(Some(Box::new(Active { record: Some(record), open: Arc::clone(open) })))
     }
@@ -190,7 +190,7 @@ impl RequestRecord {
     }
 
     /// Ends the record. Further calls do nothing.
-    pub fn finish(&mut self, outcome: Outcome) {
+    pub fn finish(&mut self, outcome: LogOutcome) {
         if let Some(record) = self.record() {
             record.outcome = outcome;
             self.0 = None;
@@ -233,7 +233,7 @@ struct Record {
     /// Secrets of the attempts.
     secrets: Vec<Secret>,
     response: Option<Response>,
-    outcome: Outcome,
+    outcome: LogOutcome,
 }
 
 struct Attempt {

@@ -4,10 +4,10 @@
 //! request waits for the file, and a killed process loses only the last seconds.
 
 pub mod estimate;
-pub mod file;
 pub mod ledger;
 pub mod scan;
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -15,13 +15,21 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use tokio::runtime::Handle;
 
-use file::{Added, UsageFile};
 use ledger::{Counts, Ledger, Moment};
 use qwen_base::{Clock, Event, EventKind, Events, Logger, Result, lock};
 use scan::{Form, Scanner};
 
+use crate::shared_file::{Changed, SharedFile};
+
 /// Time between counting and writing.
 pub const DELAY: Duration = Duration::from_secs(5);
+
+pub type UsageFile = SharedFile<Ledger>;
+
+#[must_use]
+pub fn usage_file(path: PathBuf) -> UsageFile {
+    SharedFile::new(path, "usage is not counted")
+}
 
 /// The sums of a client. Clones share state.
 #[derive(Clone)]
@@ -84,10 +92,10 @@ impl UsageBook {
         }
     }
 
-    /// Returns the sums of all processes. Blocks. Errors as in [`UsageFile::read`].
+    /// Returns the sums of all processes. Blocks. Errors as in [`SharedFile::read`].
     pub fn read(&self) -> Result<Ledger> {
         self.flush();
-        let mut ledger = self.shared.file.read()?;
+        let mut ledger = self.shared.file.read()?.unwrap_or_default();
         // Includes usage that can't be written.
         ledger.merge(&lock(&self.shared.pending).ledger);
         Ok(ledger)
@@ -133,17 +141,21 @@ impl Shared {
             return;
         }
         let now = Moment::new(self.clock.now_ms(), 0);
-        match self.file.add(&ledger, now, &self.clock) {
-            Ok(Added::Written) => {}
-            Ok(Added::Repaired(aside)) => {
+        let add = |sums: &mut Ledger| {
+            sums.merge(&ledger);
+            sums.prune(now);
+            true
+        };
+        match self.file.change(&self.clock, add) {
+            Ok(Changed { set_aside: None, .. }) => {}
+            Ok(Changed { set_aside: Some(aside), .. }) => {
                 let message = format!(
-                    "{} was damaged; it is kept as {}, and usage is counted anew.",
+                    "{} was damaged. It was moved to {}, and counting starts anew.",
                     self.file.path().display(),
                     aside.display()
                 );
                 self.events.emit(Event::new(EventKind::StoreRepaired, self.clock.now_ms(), message));
             }
-            Ok(Added::Busy) => lock(&self.pending).ledger.merge(&ledger),
             Err(error) => {
                 lock(&self.pending).ledger.merge(&ledger);
                 self.logger.warn("usage-not-written", &[("error", &error)]);
@@ -216,7 +228,7 @@ mod tests {
     const NOW: u64 = 1_700_049_600_000;
 
     fn open(directory: &Path) -> UsageBook {
-        let file = UsageFile::new(directory.join("usage.json"));
+        let file = usage_file(directory.join("usage.json"));
         UsageBook::new(file, Clock::from_fn(|| NOW), Events::none(), Logger::off())
     }
 
@@ -260,10 +272,10 @@ mod tests {
             answer(&book, b"");
         }
         drop(book);
-        let file = UsageFile::new(directory.path().join("usage.json"));
-        assert_eq!(today(&file.read().unwrap()).requests, 0);
+        let file = usage_file(directory.path().join("usage.json"));
+        assert_eq!(today(&file.read().unwrap().unwrap()).requests, 0);
         let deadline = Instant::now() + Duration::from_secs(30);
-        while today(&file.read().unwrap()).requests < 20 {
+        while today(&file.read().unwrap().unwrap()).requests < 20 {
             assert!(Instant::now() < deadline);
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

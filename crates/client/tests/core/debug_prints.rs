@@ -4,7 +4,8 @@ use std::fmt::Debug;
 
 use qwen_accounts::{Answer, Body, CredentialsFile, Document, StoreFile, Token};
 use qwen_base::Environment;
-use qwen_client::{ClientConfig, ClientOptions, LoginOptions};
+use qwen_client::internals::ClientConfig;
+use qwen_client::{ClientOptions, LoginOptions};
 use serde_json::json;
 
 use crate::support::fleet::Fleet;

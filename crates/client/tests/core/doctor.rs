@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, SystemTime};
 
 use qwen_base::Clock;
-use qwen_client::{Doctor, Finding, State};
+use qwen_client::{Doctor, Finding, FindingState};
 use serde_json::json;
 
 use crate::support::reply::Reply;
@@ -41,7 +41,7 @@ async fn examine(setup: &Setup) -> Vec<Finding> {
 }
 
 fn broken(findings: &[Finding]) -> Vec<(&'static str, &str)> {
-    let broken = findings.iter().filter(|finding| finding.state == State::Broken);
+    let broken = findings.iter().filter(|finding| finding.state == FindingState::Broken);
     broken.map(|finding| (finding.id, finding.message.as_str())).collect()
 }
 
@@ -57,7 +57,7 @@ async fn an_expired_login_is_healthy_and_is_not_refreshed() {
     let setup = Setup::expired().await;
     let before = (setup.home.bytes(), setup.home.files());
     let findings = examine(&setup).await;
-    assert!(findings.iter().all(|finding| finding.state == State::Ok), "{findings:?}");
+    assert!(findings.iter().all(|finding| finding.state == FindingState::Ok), "{findings:?}");
     assert_eq!((setup.home.bytes(), setup.home.files()), before);
     assert_eq!((setup.server.redemptions(), setup.server.token_requests()), (0, 0));
     let asked = setup.server.requests("/v1/models");
@@ -101,7 +101,7 @@ async fn a_token_that_the_api_refuses_is_found() {
 #[tokio::test]
 async fn server_trouble_or_a_missing_model_list_is_not_a_finding_about_the_user() {
     let setup = Setup::fresh().await;
-    for (status, state) in [(503, State::Warning), (404, State::Ok)] {
+    for (status, state) in [(503, FindingState::Warning), (404, FindingState::Ok)] {
         setup.server.on_every_api(Reply::html(status));
         let findings = examine(&setup).await;
         let api = findings.iter().find(|finding| finding.id == "api").unwrap();
@@ -152,11 +152,9 @@ async fn a_leftover_lock_is_judged_by_its_holder() {
     assert!(broken(&examine(&setup).await).is_empty());
     age(36);
     let findings = examine(&setup).await;
-    assert!(
-        findings
-            .iter()
-            .any(|finding| finding.state == State::Warning && finding.message.contains("does not move"))
-    );
+    assert!(findings.iter().any(
+        |finding| finding.state == FindingState::Warning && finding.message.contains("makes no progress")
+    ));
     drop(held);
     assert!(lock.exists());
 }

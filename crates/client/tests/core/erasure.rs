@@ -69,7 +69,7 @@ async fn only_a_server_that_offers_revocation_is_asked_to_revoke() {
         }
         let told = setup.events.all();
         let told = told.iter().find(|event| event.kind == EventKind::Config).unwrap();
-        let part = if revoked { "has revoked" } else { "offers no revocation" };
+        let part = if revoked { "has revoked" } else { "support revocation" };
         assert!(told.message.contains(part), "{}", told.message);
     }
 }

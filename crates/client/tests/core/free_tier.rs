@@ -63,7 +63,7 @@ async fn a_login_that_just_succeeded_is_refused_at_once() {
 #[tokio::test]
 async fn a_key_found_elsewhere_is_named_to_users_without_a_working_account() {
     const KEY: &str = "sk-sp-0123456789abcdef0123456789abcdef";
-    let hint = "A Token Plan key lies in the variable BAILIAN_TOKEN_PLAN_API_KEY: run `npx opencode-qwen-cli-auth import`.";
+    let hint = "A Token Plan key is in the variable BAILIAN_TOKEN_PLAN_API_KEY: run `npx opencode-qwen-cli-auth import`.";
     let variables = [("BAILIAN_TOKEN_PLAN_API_KEY", KEY)];
     let setup = Setup::logged_out().await;
     let error = setup.client_with(&variables, false).fetch(chat(false)).await.unwrap_err();

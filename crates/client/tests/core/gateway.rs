@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use qwen_base::{Code, Secret};
-use qwen_client::{Client, Entry, Gateway, GatewaySettings};
+use qwen_client::{Client, Gateway, GatewayEntry, GatewaySettings};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -19,7 +19,7 @@ const BODY: &str = r#"{"model":"coder-model","messages":[{"role":"user","content
 struct Scene {
     setup: Setup,
     gateway: Gateway,
-    entries: Arc<Mutex<Vec<Entry>>>,
+    entries: Arc<Mutex<Vec<GatewayEntry>>>,
 }
 
 impl Scene {

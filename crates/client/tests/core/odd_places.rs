@@ -205,7 +205,7 @@ async fn the_choice_of_a_dead_login_changes_nothing() {
     let chosen = fleet.client().set_active_account("bob").await.unwrap();
     assert!(chosen.active);
     let events = fleet.setup.events.all();
-    assert!(events.iter().any(|event| event.message.contains("without having been tried")), "{events:?}");
+    assert!(events.iter().any(|event| event.message.contains("without a test")), "{events:?}");
 
     let fleet = Fleet::of(2).await;
     fleet.edit_store(|store| drop(store["accounts"][1]["token"]["refresh_token"].take()));

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use qwen_base::Code;
-use qwen_client::{Read, Received, Stream, Streams, receive};
+use qwen_client::{ReceivedBody, Stream, StreamRead, Streams, receive_body};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::support::reply::{Part, Reply};
@@ -20,28 +20,28 @@ fn millis(millis: u64) -> Duration {
 }
 
 /// Returns the body of the setup's next answer.
-async fn received(setup: &Setup) -> (Received, UnboundedReceiver<()>) {
+async fn received(setup: &Setup) -> (ReceivedBody, UnboundedReceiver<()>) {
     let answer = setup.client().fetch(chat(true)).await.unwrap();
     let (wake, woken) = unbounded_channel();
     let waker = move || {
         // The reader may be gone.
         let _ = wake.send(());
     };
-    (receive(answer.body, Streams::default(), waker).await, woken)
+    (receive_body(answer.body, Streams::default(), waker).await, woken)
 }
 
 /// As above, for an answer that arrives after its head.
 async fn start(setup: &Setup) -> (Stream, UnboundedReceiver<()>) {
     match received(setup).await {
-        (Received::Stream(stream), woken) => (stream, woken),
+        (ReceivedBody::Stream(stream), woken) => (stream, woken),
         (whole, _) => panic!("{whole:?}"),
     }
 }
 
-async fn next(stream: &Stream, woken: &mut UnboundedReceiver<()>) -> Read {
+async fn next(stream: &Stream, woken: &mut UnboundedReceiver<()>) -> StreamRead {
     loop {
         match stream.read() {
-            Read::Pending => soon("a wake", woken.recv()).await.unwrap(),
+            StreamRead::Pending => soon("a wake", woken.recv()).await.unwrap(),
             found => return found,
         }
     }
@@ -59,11 +59,11 @@ async fn bytes_arrive_as_they_were_sent() {
     let mut received = Vec::new();
     loop {
         match next(&stream, &mut woken).await {
-            Read::Data(data) => {
+            StreamRead::Data(data) => {
                 assert!(!data.is_empty() && data.len() <= 128 * 1024);
                 received.extend_from_slice(&data);
             }
-            Read::End => break,
+            StreamRead::End => break,
             other => panic!("{other:?}"),
         }
     }
@@ -76,9 +76,9 @@ async fn a_small_event_is_not_held_back() {
     let setup = Setup::fresh().await;
     setup.server.on_every_api(Reply::events(vec![Part::text(EVENT), Part::Stall]));
     let (stream, mut woken) = start(&setup).await;
-    let Read::Data(data) = next(&stream, &mut woken).await else { panic!("no data") };
+    let StreamRead::Data(data) = next(&stream, &mut woken).await else { panic!("no data") };
     assert_eq!(data, EVENT);
-    assert!(matches!(stream.read(), Read::Pending));
+    assert!(matches!(stream.read(), StreamRead::Pending));
     drop(stream);
     setup.server.until_closed().await;
 }
@@ -174,8 +174,8 @@ async fn a_paused_reader_is_not_a_silent_server() {
     let mut size = 0;
     loop {
         match next(&stream, &mut woken).await {
-            Read::Data(data) => size += data.len(),
-            Read::End => break,
+            StreamRead::Data(data) => size += data.len(),
+            StreamRead::End => break,
             other => panic!("{other:?}"),
         }
     }
@@ -192,9 +192,9 @@ async fn a_stream_that_is_cut_is_an_error() {
     assert!(matches!(answer.body.next().await, Ok(None)));
 
     let (stream, mut woken) = start(&setup).await;
-    assert!(matches!(next(&stream, &mut woken).await, Read::Data(_)));
+    assert!(matches!(next(&stream, &mut woken).await, StreamRead::Data(_)));
     for _ in 0..2 {
-        let Read::Failed(error) = next(&stream, &mut woken).await else { panic!("no error") };
+        let StreamRead::Failed(error) = next(&stream, &mut woken).await else { panic!("no error") };
         assert_eq!(error.code(), Code::Network);
     }
 }
@@ -209,7 +209,7 @@ async fn a_dropped_body_closes_its_connection() {
     setup.server.until_closed().await;
 
     let (stream, mut woken) = start(&setup).await;
-    assert!(matches!(next(&stream, &mut woken).await, Read::Data(_)));
+    assert!(matches!(next(&stream, &mut woken).await, StreamRead::Data(_)));
     drop(stream);
     setup.server.until_closed().await;
 
@@ -242,8 +242,8 @@ async fn a_paused_reader_slows_the_server() {
     let mut taken = 0;
     while taken < 2 * sent {
         match stream.read() {
-            Read::Data(data) => taken += data.len(),
-            Read::Pending => tokio::time::sleep(millis(1)).await,
+            StreamRead::Data(data) => taken += data.len(),
+            StreamRead::Pending => tokio::time::sleep(millis(1)).await,
             other => panic!("{other:?}"),
         }
     }

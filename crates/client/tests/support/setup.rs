@@ -7,9 +7,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use qwen_accounts::{CredentialsFile, LegacyFile, OAuthClient, Registry, StoreFile, TokenManager};
 use qwen_base::{Busy, Clock, Code, Event, EventKind, Events, Http, KnownSecrets, Result};
-use qwen_client::{
-    Answer, Body, Client, ClientConfig, ClientOptions, Context, LoginOptions, OAuthOptions, Redirect, Request,
-};
+use qwen_client::internals::{Body, ClientConfig};
+use qwen_client::{Answer, Client, ClientOptions, Context, LoginOptions, OAuthOptions, Redirect, Request};
 use serde_json::Value;
 
 use super::home::{Home, document, holds_token, in_seconds};
