@@ -55,10 +55,7 @@ test("a key from standard input is checked, stored and shown as an account", asy
     "--label",
     "Work",
   );
-  assert.deepEqual(
-    [first.code, first.stderr],
-    [0, "Note: The key was read without the spaces around it.\n"],
-  );
+  assert.deepEqual([first.code, first.stderr], [0, "Note: The key was read without the spaces around it.\n"]);
   assert.match(
     first.stdout,
     /^Added "Work" \(acct_\w+\); its requests go to \S+\/v1\.\nIt is the active account now\.\n$/,
