@@ -33,25 +33,22 @@ impl Registry {
     /// # Errors
     /// As [`Registry::with_store`]; `ERR_QWEN_INVALID_ARGUMENT` if `replace` is not a login any more.
     pub fn add_login(&self, token: &Token, label: Option<&str>, replace: Option<&str>) -> Result<String> {
-        self.guarded(
-            || None,
-            |guard| {
-                // The login in the credentials file must be safe in the store before the file is replaced.
-                let snapshot = self.snapshot_guarded(guard)?;
-                if let Some(id) = replace {
-                    expect_login(&snapshot, id)?;
-                }
-                if snapshot.document.keeps_nothing() && label.is_none() {
-                    self.put_in_credentials(token)?;
-                    return Ok(ONLY_ACCOUNT.to_owned());
-                }
-                let now = self.clock.now_ms();
-                let id = self.with_store(|document| add(document, token, label, replace, now))?;
+        self.with_credentials_lock(|guard| {
+            // The login in the credentials file must be safe in the store before the file is replaced.
+            let snapshot = self.snapshot_guarded(guard)?;
+            if let Some(id) = replace {
+                expect_login(&snapshot, id)?;
+            }
+            if snapshot.document.keeps_nothing() && label.is_none() {
                 self.put_in_credentials(token)?;
-                self.with_store(|document| document.set_linked_id(Some(&id)))?;
-                Ok(id)
-            },
-        )
+                return Ok(ONLY_ACCOUNT.to_owned());
+            }
+            let now = self.clock.now_ms();
+            let id = self.with_store(|document| add(document, token, label, replace, now))?;
+            self.put_in_credentials(token)?;
+            self.with_store(|document| document.set_linked_id(Some(&id)))?;
+            Ok(id)
+        })
     }
 
     /// Makes an account the active one. A login becomes the qwen CLI's too; the CLI doesn't use keys.
@@ -67,25 +64,22 @@ impl Registry {
             })?;
             return chosen.ok_or_else(|| unknown_account("id", id));
         }
-        self.guarded(
-            || None,
-            |guard| {
-                let snapshot = self.snapshot_guarded(guard)?;
-                let record = snapshot.record(id).ok_or_else(|| unknown_account("id", id))?;
-                let token = record.token();
-                self.with_store(|document| {
-                    document.set_active_id(Some(id));
-                    if let Some(record) = document.record_mut(id) {
-                        record.set_superseded(false);
-                    }
-                })?;
-                if let Some(token) = token.filter(|_| snapshot.linked.as_deref() != Some(id)) {
-                    self.put_in_credentials(&token)?;
-                    self.with_store(|document| document.set_linked_id(Some(id)))?;
+        self.with_credentials_lock(|guard| {
+            let snapshot = self.snapshot_guarded(guard)?;
+            let record = snapshot.record(id).ok_or_else(|| unknown_account("id", id))?;
+            let token = record.token();
+            self.with_store(|document| {
+                document.set_active_id(Some(id));
+                if let Some(record) = document.record_mut(id) {
+                    record.set_superseded(false);
                 }
-                Ok(())
-            },
-        )
+            })?;
+            if let Some(token) = token.filter(|_| snapshot.linked.as_deref() != Some(id)) {
+                self.put_in_credentials(&token)?;
+                self.with_store(|document| document.set_linked_id(Some(id)))?;
+            }
+            Ok(())
+        })
     }
 
     /// Checks that an account can be chosen. Changes nothing.
@@ -137,21 +131,18 @@ impl Registry {
             let removed = self.with_store(|document| document.remove(id))?;
             return Ok(removed.map_or_else(Vec::new, |record| self.erase(&record)));
         }
-        self.guarded(
-            || None,
-            |guard| {
-                let snapshot = self.snapshot_guarded(guard)?;
-                snapshot.record(id).ok_or_else(|| unknown_account("id", id))?;
-                let removed = self.with_store(|document| document.remove(id))?;
-                let removed = removed.ok_or_else(|| unknown_account("id", id))?;
-                let mut left = Vec::new();
-                if snapshot.linked.as_deref() == Some(id) {
-                    left.extend(self.remove_credentials(&removed));
-                }
-                left.extend(self.erase(&removed));
-                Ok(left)
-            },
-        )
+        self.with_credentials_lock(|guard| {
+            let snapshot = self.snapshot_guarded(guard)?;
+            snapshot.record(id).ok_or_else(|| unknown_account("id", id))?;
+            let removed = self.with_store(|document| document.remove(id))?;
+            let removed = removed.ok_or_else(|| unknown_account("id", id))?;
+            let mut left = Vec::new();
+            if snapshot.linked.as_deref() == Some(id) {
+                left.extend(self.remove_credentials(&removed));
+            }
+            left.extend(self.erase(&removed));
+            Ok(left)
+        })
     }
 
     /// Removes the credentials file, or empties it if it can't be removed, such as a mount. Returns the file if it

@@ -50,7 +50,7 @@ pub fn reconcile(
         link(document, held, now_ms, &mut new_id, &mut findings);
     }
     if let Some(token) = legacy {
-        take_over(document, token, now_ms, &mut new_id, &mut findings);
+        adopt_legacy(document, token, now_ms, &mut new_id, &mut findings);
     }
     document.set_linked_id(findings.linked.as_deref());
     if document.active_id().and_then(|id| document.record(id)).is_none() {
@@ -164,7 +164,7 @@ fn adopt(
 }
 
 /// Adds the token of the original's old file once, unless an account has it, had it, or was removed with it.
-fn take_over(
+fn adopt_legacy(
     document: &mut Document,
     token: &Token,
     now_ms: u64,

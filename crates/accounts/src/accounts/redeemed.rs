@@ -65,7 +65,7 @@ impl Registry {
             locks.make_directories()?;
             return reserve();
         }
-        self.guarded(|| None, |_| reserve())
+        self.with_credentials_lock(|_| reserve())
     }
 
     /// Saves the tokens that were redeemed for `spent`: first in the store, then in the credentials file if it still
@@ -100,12 +100,12 @@ impl Registry {
             // A missing file means that the user logged out.
             Ok(None) => return stored.map(drop),
             Ok(Some(_)) | Err(_) => {
-                return if is_kept { stored.map(drop) } else { self.keep_beside(account, token) };
+                return if is_kept { stored.map(drop) } else { self.keep_as_new_account(account, token) };
             }
         };
         match self.credentials.write_over(token, &held, room) {
             Ok(Replaced::Declined) if is_kept => stored.map(drop),
-            Ok(Replaced::Declined) => self.keep_beside(account, token),
+            Ok(Replaced::Declined) => self.keep_as_new_account(account, token),
             Ok(replaced) => {
                 self.note_unsynced(&replaced);
                 if !is_kept {
@@ -164,7 +164,7 @@ impl Registry {
 
     /// Saves a refreshed login as a new account of the store, since another login has replaced it in the credentials
     /// file. The other login stays active and the qwen CLI's.
-    fn keep_beside(&self, account: &Account, token: &Token) -> Result<()> {
+    fn keep_as_new_account(&self, account: &Account, token: &Token) -> Result<()> {
         if fault::omits(Safeguard::KeepingBeside) {
             return Ok(());
         }

@@ -19,9 +19,10 @@ use crate::model::Token;
 use crate::store::atomic::{self, Replaced, Reservation};
 use crate::store::credentials::{Credentials, CredentialsFile};
 use crate::store::document::Document;
+use crate::store::file;
 use crate::store::legacy::LegacyFile;
 use crate::store::lock::{self, CliLock};
-use crate::store::modes::{self, Widened};
+use crate::store::modes::{self, OpenToOthers};
 use crate::store::record::Record;
 use crate::store::store_file::{self as store, StoreFile, Stored};
 
@@ -38,7 +39,7 @@ pub struct Registry {
     events: Events,
     cache: Mutex<Option<(Stamps, Arc<Snapshot>)>>,
     /// Files that the user was told of in this process: other users could open them.
-    widened: Mutex<HashSet<PathBuf>>,
+    told_of_open: Mutex<HashSet<PathBuf>>,
     is_unsynced_told: AtomicBool,
     pub(super) needs_cli_login_told: AtomicBool,
 }
@@ -63,7 +64,7 @@ impl Registry {
             clock,
             events,
             cache: Mutex::default(),
-            widened: Mutex::default(),
+            told_of_open: Mutex::default(),
             is_unsynced_told: AtomicBool::default(),
             needs_cli_login_told: AtomicBool::default(),
         }
@@ -74,7 +75,7 @@ impl Registry {
     /// # Errors
     /// `ERR_QWEN_IO`, `ERR_QWEN_STORE_CORRUPT`, `ERR_QWEN_STORE_UNSUPPORTED`, `ERR_QWEN_LOCK_TIMEOUT`.
     pub fn snapshot(&self) -> Result<Arc<Snapshot>> {
-        self.look(None)
+        self.read(None)
     }
 
     /// Returns all accounts without repairing any file.
@@ -94,7 +95,7 @@ impl Registry {
     /// # Errors
     /// As [`Registry::snapshot`].
     pub fn snapshot_guarded(&self, guard: &mut Guarded) -> Result<Arc<Snapshot>> {
-        self.look(Some(guard))
+        self.read(Some(guard))
     }
 
     /// Returns the last snapshot if no file has changed. Takes a `stat` of each file, and no file lock.
@@ -108,19 +109,19 @@ impl Registry {
         cache.as_ref().filter(|(known, _)| known == stamps).map(|(_, snapshot)| Arc::clone(snapshot))
     }
 
-    fn look(&self, guard: Option<&mut Guarded>) -> Result<Arc<Snapshot>> {
+    fn read(&self, guard: Option<&mut Guarded>) -> Result<Arc<Snapshot>> {
         let stamps = self.stamps()?;
         if let Some(snapshot) = self.known(&stamps) {
             return Ok(snapshot);
         }
-        let widened = self.narrow_modes();
+        let open = self.restrict_modes();
         let (before, is_sound) = match self.store.read()? {
             Stored::Missing => (Document::default(), true),
             Stored::Usable(document) => (*document, true),
             Stored::Broken { .. } => (Document::default(), false),
         };
         let (snapshot, findings) = self.reconciled(before.clone());
-        self.tell_of_modes(widened, &snapshot, is_sound);
+        self.report_open_modes(open, &snapshot, is_sound);
         let is_settled = if before.keeps_nothing() {
             is_sound && needs_no_store(&snapshot)
         } else {
@@ -141,27 +142,27 @@ impl Registry {
     }
 
     /// Older versions of the qwen CLI, an editor or a backup may have left the files open to other users.
-    fn narrow_modes(&self) -> [Option<Widened>; 3] {
-        let directory = self.credentials.path().parent().and_then(modes::narrow);
+    fn restrict_modes(&self) -> [Option<OpenToOthers>; 3] {
+        let directory = self.credentials.path().parent().and_then(modes::restrict);
         // File names are not secret, so a readable directory is not reported. A writable one is.
-        let directory = directory.filter(Widened::was_writable);
-        [directory, modes::narrow(self.credentials.path()), modes::narrow(self.store.path())]
+        let directory = directory.filter(OpenToOthers::was_writable);
+        [directory, modes::restrict(self.credentials.path()), modes::restrict(self.store.path())]
     }
 
     /// Tells the user once about each file or directory that other users could open.
-    fn tell_of_modes(&self, widened: [Option<Widened>; 3], snapshot: &Snapshot, is_sound: bool) {
-        let [directory, credentials, store] = widened;
+    fn report_open_modes(&self, open: [Option<OpenToOthers>; 3], snapshot: &Snapshot, is_sound: bool) {
+        let [directory, credentials, store] = open;
         let credentials = credentials.filter(|_| snapshot.problem.is_none());
         let found = [directory, credentials, store.filter(|_| is_sound)];
         if snapshot.document.is_empty() {
             return;
         }
-        for widened in found.into_iter().flatten() {
-            let mut told = lock(&self.widened);
-            let is_news = told.insert(widened.path.clone());
+        for open in found.into_iter().flatten() {
+            let mut told = lock(&self.told_of_open);
+            let is_news = told.insert(open.path.clone());
             drop(told);
-            if is_news && !(widened.is_still_open() && self.was_told_before(snapshot, &widened.path)) {
-                self.tell(EventKind::StoreRepaired, widened.message(), None, None);
+            if is_news && !(open.is_still_open() && self.was_told_before(snapshot, &open.path)) {
+                self.tell(EventKind::StoreRepaired, open.message(), None, None);
             }
         }
     }
@@ -180,7 +181,8 @@ impl Registry {
     }
 
     fn stamps(&self) -> Result<Stamps> {
-        Ok((self.credentials.stamp()?, self.store.stamp()?, self.legacy.stamp()))
+        let legacy = file::stamp(self.legacy.path()).unwrap_or_default();
+        Ok((file::stamp(self.credentials.path())?, file::stamp(self.store.path())?, legacy))
     }
 
     /// True if the files have not changed since this snapshot.
@@ -210,13 +212,13 @@ impl Registry {
         let now = self.clock.now_ms();
         let new_id = || first_id.take().unwrap_or_else(|| new_id(now));
         let lone = held.as_ref().filter(|_| document.keeps_nothing());
-        let lone = lone.and_then(|held| document.lone_binding(&held.token));
+        let lone = lone.and_then(|held| document.single_binding(&held.token));
         let findings = reconcile(&mut document, held.as_ref(), legacy.as_ref(), now, new_id);
         if let Some((id, binding)) = findings.linked.as_deref().zip(lone)
             && let Some(record) = document.record_mut(id)
         {
             record.set_binding(&binding);
-            document.set_lone_binding(None);
+            document.set_single_binding(None);
         }
         let snapshot = Snapshot {
             document,
@@ -233,7 +235,7 @@ impl Registry {
     fn settle(&self, guard: Option<&mut Guarded>, needs_repair: bool) -> Result<Snapshot> {
         match guard {
             Some(guard) => self.settle_guarded(guard),
-            None if needs_repair => self.guarded(|| None, |guard| self.settle_guarded(guard)),
+            None if needs_repair => self.with_credentials_lock(|guard| self.settle_guarded(guard)),
             None => self.settle_store().map(|(snapshot, _)| snapshot),
         }
     }
@@ -241,13 +243,13 @@ impl Registry {
     fn settle_guarded(&self, _guard: &mut Guarded) -> Result<Snapshot> {
         let (snapshot, findings) = self.settle_store()?;
         if let Some(token) = findings.repair {
-            self.put_right(&token)?;
+            self.repair_credentials(&token)?;
         }
         Ok(snapshot)
     }
 
     /// Writes an account's newer token over the one that was redeemed for it.
-    fn put_right(&self, token: &Token) -> Result<()> {
+    fn repair_credentials(&self, token: &Token) -> Result<()> {
         let previous = self.credentials.read().unwrap_or_default();
         match (self.credentials.write(token, previous.as_ref()), &previous) {
             (Ok(replaced), _) => {
@@ -333,7 +335,7 @@ impl Registry {
         )
     }
 
-    /// Notes that `OpenCode` has an entry of ours. This note alone doesn't create a store.
+    /// Notes that `OpenCode` has an entry of ours. This note alone doesn't move accounts into the store.
     ///
     /// # Errors
     /// As [`Registry::with_store`].
@@ -401,9 +403,9 @@ impl Registry {
                     record.set_binding(&binding);
                 }
             } else if let Some(held) = self.credentials.read()? {
-                let known = document.lone_binding(&held.token);
+                let known = document.single_binding(&held.token);
                 if let Some(binding) = change(known) {
-                    document.set_lone_binding(Some((&binding, &held.token)));
+                    document.set_single_binding(Some((&binding, &held.token)));
                 }
             }
             Ok(())
@@ -414,7 +416,7 @@ impl Registry {
     pub(super) fn follow(&self, spent: &Secret, token: &Token) {
         let before = Token { refresh_token: Some(spent.clone()), ..token.clone() };
         let known = match self.store.read() {
-            Ok(Stored::Usable(document)) if document.keeps_nothing() => document.lone_binding(&before),
+            Ok(Stored::Usable(document)) if document.keeps_nothing() => document.single_binding(&before),
             _ => None,
         };
         // If it can't be written, the token is bound again at its next use.
@@ -430,6 +432,11 @@ impl Registry {
     pub fn with_record<T>(&self, id: &str, change: impl FnOnce(&mut Record, u64) -> T) -> Result<Option<T>> {
         let now = self.clock.now_ms();
         self.with_store(|document| document.record_mut(id).map(|record| change(record, now)))
+    }
+
+    /// Runs `body` with the credentials lock.
+    pub(super) fn with_credentials_lock<T>(&self, body: impl FnOnce(&mut Guarded) -> Result<T>) -> Result<T> {
+        self.guarded(|| None, body)
     }
 
     /// Runs `body` with the credentials lock. While waiting for the lock, `meanwhile` is called between tries, and may
@@ -484,14 +491,9 @@ impl Registry {
 
 /// True if `oauth_creds.json` alone is enough: its account is the only one.
 fn needs_no_store(snapshot: &Snapshot) -> bool {
-    if !snapshot.document.keys.is_empty() {
-        return false;
-    }
-    match snapshot.document.records.as_slice() {
-        [] => true,
-        [record] => snapshot.linked.as_deref() == Some(record.id()),
-        _ => false,
-    }
+    let Document { records, keys, .. } = &snapshot.document;
+    let is_linked = |record: &Record| snapshot.linked.as_deref() == Some(record.id());
+    keys.is_empty() && records.len() <= 1 && records.iter().all(is_linked)
 }
 
 /// Returns a new id in the original's form.

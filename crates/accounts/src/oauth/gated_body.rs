@@ -14,7 +14,7 @@ type MaySend = Box<dyn Fn() -> bool + Send + Sync>;
 pub struct GatedBody {
     bytes: Option<Bytes>,
     may_send: MaySend,
-    fate: SendState,
+    send_state: SendState,
 }
 
 /// State of a body: open, then sent or withheld for good.
@@ -36,10 +36,10 @@ impl SendState {
         self.decide(WITHHELD)
     }
 
-    fn decide(&self, fate: u8) -> bool {
-        match self.0.compare_exchange(OPEN, fate, Ordering::SeqCst, Ordering::SeqCst) {
+    fn decide(&self, send_state: u8) -> bool {
+        match self.0.compare_exchange(OPEN, send_state, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => true,
-            Err(decided) => decided == fate,
+            Err(decided) => decided == send_state,
         }
     }
 }
@@ -52,8 +52,8 @@ pub struct Withheld;
 impl GatedBody {
     /// Returns the body, and its state for later.
     pub fn new(text: String, may_send: MaySend) -> (Self, SendState) {
-        let fate = SendState(Arc::new(AtomicU8::new(OPEN)));
-        (Self { bytes: Some(text.into()), may_send, fate: fate.clone() }, fate)
+        let send_state = SendState(Arc::new(AtomicU8::new(OPEN)));
+        (Self { bytes: Some(text.into()), may_send, send_state: send_state.clone() }, send_state)
     }
 }
 
@@ -71,10 +71,10 @@ impl Body for GatedBody {
         let this = self.get_mut();
         let Some(bytes) = this.bytes.take() else { return Poll::Ready(None) };
         // The caller may have given up during the check: the process can sleep in it.
-        if (this.may_send)() && this.fate.decide(SENT) {
+        if (this.may_send)() && this.send_state.decide(SENT) {
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
-        this.fate.withhold();
+        this.send_state.withhold();
         Poll::Ready(Some(Err(Withheld)))
     }
 
@@ -100,22 +100,22 @@ mod tests {
 
     #[test]
     fn a_sent_body_can_not_be_withheld() {
-        let (mut body, fate) = GatedBody::new("token".to_owned(), Box::new(|| true));
+        let (mut body, send_state) = GatedBody::new("token".to_owned(), Box::new(|| true));
         assert!(is_sent(&mut body));
-        assert!(!fate.withhold() && !fate.was_withheld());
+        assert!(!send_state.withhold() && !send_state.was_withheld());
     }
 
     #[test]
     fn a_body_without_permission_is_not_sent() {
-        let (mut body, fate) = GatedBody::new("token".to_owned(), Box::new(|| false));
+        let (mut body, send_state) = GatedBody::new("token".to_owned(), Box::new(|| false));
         assert!(!is_sent(&mut body));
-        assert!(fate.was_withheld());
+        assert!(send_state.was_withheld());
     }
 
     #[test]
     fn a_body_withheld_by_the_caller_is_not_sent() {
-        let (mut body, fate) = GatedBody::new("token".to_owned(), Box::new(|| true));
-        assert!(fate.withhold());
+        let (mut body, send_state) = GatedBody::new("token".to_owned(), Box::new(|| true));
+        assert!(send_state.withhold());
         assert!(!is_sent(&mut body));
     }
 }

@@ -194,15 +194,17 @@ impl OAuthClient {
         let limit = limit.min(self.config.timeout);
         let started = Instant::now();
         let may_send = move || may_send() && started.elapsed() < limit;
-        let (body, fate) = GatedBody::new(encoded(&form), Box::new(may_send));
+        let (body, send_state) = GatedBody::new(encoded(&form), Box::new(may_send));
         let outcome = self.post_body(&self.config.token_endpoint, body.into(), None, limit).await;
-        if fate.was_withheld() {
+        if send_state.was_withheld() {
             return None;
         }
         Some(match outcome {
             Ok(answer) => redemption::read_refresh(&answer, self.clock.now_ms()),
             Err(failure) if !failure.error.is_retryable() => Redemption::Unusable(failure.error),
-            Err(failure) => Redemption::Unavailable { cause: failure.error, in_doubt: !fate.withhold() },
+            Err(failure) => {
+                Redemption::Unavailable { cause: failure.error, in_doubt: !send_state.withhold() }
+            }
         })
     }
 

@@ -149,7 +149,7 @@ impl Temporary {
         let made = tempfile::Builder::new().prefix(name).suffix(TEMPORARY_SUFFIX).tempfile_in(directory)?;
         let (file, path) = made.keep()?;
         let temporary = Self { file, path };
-        ownership::give(&temporary.file, target, directory)?;
+        ownership::set_owner(&temporary.file, target, directory)?;
         Ok(temporary)
     }
 
@@ -326,7 +326,7 @@ pub fn create_private_directory(directory: &Path) -> Result<()> {
         Err(error) => return Err(Error::io("create", directory, &error)),
     }
     if let (Some(above), Ok(made)) = (above, File::open(directory)) {
-        ownership::inherit(&made, above);
+        ownership::inherit_owner(&made, above);
     }
     Ok(())
 }

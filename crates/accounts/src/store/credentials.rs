@@ -9,7 +9,7 @@ use qwen_base::{
 use serde_json::{Map, Value};
 
 use super::atomic::{self, Replaced, Reservation};
-use super::file::{self, Contents, Stamp};
+use super::file::{self, Contents};
 use super::lock::LockPaths;
 use crate::model::Token;
 
@@ -53,14 +53,6 @@ impl CredentialsFile {
     #[must_use]
     pub fn locks(&self) -> LockPaths {
         LockPaths::beside(&self.path, Path::with_extension)
-    }
-
-    /// Stamp of the file; `None` if there is none.
-    ///
-    /// # Errors
-    /// `ERR_QWEN_IO`.
-    pub fn stamp(&self) -> Result<Option<Stamp>> {
-        file::stamp(&self.path)
     }
 
     /// Reads the file; `None` if there is none.
@@ -251,11 +243,11 @@ mod tests {
     #[test]
     fn a_rewrite_changes_the_stamp() {
         let (_temporary, file) = file_with(br#"{"access_token":"a"}"#);
-        let before = file.stamp().unwrap();
+        let before = file::stamp(file.path()).unwrap();
         let credentials = file.read().unwrap();
-        assert_eq!(file.stamp().unwrap(), before);
+        assert_eq!(file::stamp(file.path()).unwrap(), before);
         file.write(&credentials.as_ref().unwrap().token, credentials.as_ref()).unwrap();
-        assert_ne!(file.stamp().unwrap(), before);
+        assert_ne!(file::stamp(file.path()).unwrap(), before);
     }
 
     proptest! {

@@ -201,14 +201,14 @@ impl Document {
 
     /// Binding of the login in `oauth_creds.json` while it is the only account. For another token than the bound one it
     /// is uncertain.
-    pub(crate) fn lone_binding(&self, token: &Token) -> Option<Binding> {
+    pub(crate) fn single_binding(&self, token: &Token) -> Option<Binding> {
         let value = self.notes.credentials_binding.as_ref()?;
         let binding = Binding::from_value(value)?;
         let is_certain = value.get("token").and_then(Value::as_str) == Some(&binding_fingerprint(token));
         Some(Binding { is_certain, ..binding })
     }
 
-    pub(crate) fn set_lone_binding(&mut self, binding: Option<(&Binding, &Token)>) {
+    pub(crate) fn set_single_binding(&mut self, binding: Option<(&Binding, &Token)>) {
         self.notes.credentials_binding = binding.map(|(binding, token)| {
             let mut value = binding.to_value();
             value["token"] = binding_fingerprint(token).into();

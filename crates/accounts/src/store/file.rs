@@ -73,7 +73,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Contents> {
 /// `ERR_QWEN_IO`, and `refusal` for another user's file.
 pub fn read_own(path: &Path, limit: u64, refusal: Code) -> Result<Contents> {
     read_checked(path, limit, |metadata| {
-        let why = ownership::foreign(path, metadata)?;
+        let why = ownership::foreign_owner(path, metadata)?;
         Some(Error::new(refusal, format!("{} {why}", path.display())).with_path(path))
     })
 }

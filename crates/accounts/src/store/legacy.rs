@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use qwen_base::Code;
 use serde_json::{Map, Value};
 
-use super::file::{self, Contents, Stamp};
+use super::file::{self, Contents};
 use crate::model::Token;
 
 /// Larger files are ignored.
@@ -26,12 +26,6 @@ impl LegacyFile {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
-    }
-
-    /// Stamp of the file; `None` if it is missing or unreadable.
-    #[must_use]
-    pub fn stamp(&self) -> Option<Stamp> {
-        file::stamp(&self.0).unwrap_or_default()
     }
 
     /// The file's tokens, if it holds any.

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 /// A file or directory that other users could open.
 #[derive(Debug)]
-pub struct Widened {
+pub struct OpenToOthers {
     pub path: PathBuf,
     mode: u32,
     /// Reason why other users still can.
     failure: Option<String>,
 }
 
-impl Widened {
+impl OpenToOthers {
     /// True if other users could write there.
     pub fn was_writable(&self) -> bool {
         self.mode & 0o022 != 0
@@ -44,8 +44,8 @@ impl Widened {
 }
 
 /// Removes the permissions of other users; `None` if they had none.
-pub fn narrow(path: &Path) -> Option<Widened> {
-    imp::narrow(path)
+pub fn restrict(path: &Path) -> Option<OpenToOthers> {
+    imp::restrict(path)
 }
 
 #[cfg(unix)]
@@ -54,12 +54,12 @@ mod imp {
     use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
 
-    use super::Widened;
+    use super::OpenToOthers;
 
     const OTHERS: u32 = 0o077;
     const STICKY: u32 = 0o1000;
 
-    pub fn narrow(path: &Path) -> Option<Widened> {
+    pub fn restrict(path: &Path) -> Option<OpenToOthers> {
         let metadata = fs::metadata(path).ok()?;
         let mode = metadata.permissions().mode() & 0o7777;
         let is_kept = if metadata.is_dir() { is_shared(path, mode) } else { !metadata.is_file() };
@@ -75,7 +75,7 @@ mod imp {
             Err(error) => Some(format!("that can't be changed: {error}")),
             Ok(()) => Some("its file system has no modes".to_owned()),
         };
-        Some(Widened { path: path.to_owned(), mode: mode & 0o777, failure })
+        Some(OpenToOthers { path: path.to_owned(), mode: mode & 0o777, failure })
     }
 
     /// `QWEN_HOME` may name a directory that others use too.
@@ -88,7 +88,7 @@ mod imp {
 /// Windows protects a user's profile from other users by itself.
 #[cfg(not(unix))]
 mod imp {
-    pub fn narrow(_path: &std::path::Path) -> Option<super::Widened> {
+    pub fn restrict(_path: &std::path::Path) -> Option<super::OpenToOthers> {
         None
     }
 }
@@ -121,14 +121,14 @@ mod tests {
             [(&file, 0o644, 0o600), (&file, 0o620, 0o600), (&file, 0o444, 0o400), (&directory, 0o755, 0o700)]
         {
             made(path, wide);
-            let told = narrow(path).unwrap();
+            let told = restrict(path).unwrap();
             assert_eq!((told.path.as_path(), told.was_writable()), (path.as_path(), wide == 0o620));
             assert!(told.message().contains(&format!("(mode {wide:o})")), "{}", told.message());
             assert_eq!(mode(path), narrowed);
-            assert!(narrow(path).is_none());
+            assert!(restrict(path).is_none());
         }
         made(&file, 0o400);
-        assert_eq!((narrow(&file).is_none(), mode(&file)), (true, 0o400));
+        assert_eq!((restrict(&file).is_none(), mode(&file)), (true, 0o400));
     }
 
     #[test]
@@ -138,8 +138,8 @@ mod tests {
         for (path, wide) in [(&team, 0o775), (&sticky, 0o1777)] {
             fs::create_dir(path).unwrap();
             made(path, wide);
-            assert_eq!((narrow(path).is_none(), mode(path)), (true, wide));
+            assert_eq!((restrict(path).is_none(), mode(path)), (true, wide));
         }
-        assert!(narrow(&temporary.path().join("nothing")).is_none());
+        assert!(restrict(&temporary.path().join("nothing")).is_none());
     }
 }

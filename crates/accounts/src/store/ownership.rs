@@ -9,19 +9,19 @@ use std::path::Path;
 ///
 /// # Errors
 /// `PermissionDenied` with advice if this user can't write for that owner.
-pub fn give(file: &File, target: &Path, directory: &Path) -> io::Result<()> {
-    imp::give(file, target, directory)
+pub fn set_owner(file: &File, target: &Path, directory: &Path) -> io::Result<()> {
+    imp::set_owner(file, target, directory)
 }
 
 /// Gives a new file or directory to the owner of its parent directory, if this user may do that.
-pub fn inherit(file: &File, directory: &Path) {
-    imp::inherit(file, directory);
+pub fn inherit_owner(file: &File, directory: &Path) {
+    imp::inherit_owner(file, directory);
 }
 
 /// Returns the reason why a login can't be used: its file belongs to another user, who could have put it there. Root
 /// may use files of the directory's owner, and that owner may use files that root wrote.
-pub fn foreign(path: &Path, file: &Metadata) -> Option<String> {
-    imp::foreign(path, file)
+pub fn foreign_owner(path: &Path, file: &Metadata) -> Option<String> {
+    imp::foreign_owner(path, file)
 }
 
 #[cfg(unix)]
@@ -38,7 +38,7 @@ mod imp {
     const ROOT: u32 = 0;
     const STICKY: u32 = 0o1000;
 
-    pub fn give(file: &File, target: &Path, directory: &Path) -> io::Result<()> {
+    pub fn set_owner(file: &File, target: &Path, directory: &Path) -> io::Result<()> {
         if fault::omits(Safeguard::Ownership) {
             return Ok(());
         }
@@ -67,7 +67,7 @@ mod imp {
         Ok(())
     }
 
-    pub fn inherit(file: &File, directory: &Path) {
+    pub fn inherit_owner(file: &File, directory: &Path) {
         let (Ok(own), Ok(directory)) = (file.metadata(), fs::metadata(directory)) else { return };
         if geteuid().as_raw() == ROOT && own.uid() != directory.uid() {
             // Some file systems have no owners.
@@ -79,7 +79,7 @@ mod imp {
         Ok(fchown(file, user.map(Uid::from_raw), group.map(Gid::from_raw))?)
     }
 
-    pub fn foreign(path: &Path, file: &Metadata) -> Option<String> {
+    pub fn foreign_owner(path: &Path, file: &Metadata) -> Option<String> {
         // The directory of the link counts, since the target may be in a system directory.
         let directory = path.parent().and_then(|directory| fs::metadata(directory).ok());
         let user = geteuid().as_raw();
@@ -124,13 +124,13 @@ mod imp {
     use std::path::Path;
 
     #[expect(clippy::unnecessary_wraps, reason = "it is that of other systems that can fail")]
-    pub fn give(_file: &File, _target: &Path, _directory: &Path) -> io::Result<()> {
+    pub fn set_owner(_file: &File, _target: &Path, _directory: &Path) -> io::Result<()> {
         Ok(())
     }
 
-    pub fn inherit(_file: &File, _directory: &Path) {}
+    pub fn inherit_owner(_file: &File, _directory: &Path) {}
 
-    pub fn foreign(_path: &Path, _file: &Metadata) -> Option<String> {
+    pub fn foreign_owner(_path: &Path, _file: &Metadata) -> Option<String> {
         None
     }
 }

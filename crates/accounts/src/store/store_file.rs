@@ -4,7 +4,7 @@ use qwen_base::{Code, Error, Result};
 
 use super::atomic::{self, Replaced, Reservation};
 use super::document::{Document, Unusable};
-use super::file::{self, Contents, Stamp};
+use super::file::{self, Contents};
 use super::lock::LockPaths;
 use super::recover::recover;
 
@@ -62,14 +62,6 @@ impl StoreFile {
             name.push(suffix);
             PathBuf::from(name)
         })
-    }
-
-    /// Stamp of the file; `None` if there is none.
-    ///
-    /// # Errors
-    /// `ERR_QWEN_IO`.
-    pub fn stamp(&self) -> Result<Option<Stamp>> {
-        file::stamp(&self.path)
     }
 
     /// Reads the store.

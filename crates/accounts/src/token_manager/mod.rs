@@ -39,7 +39,7 @@ const BINDING_PATIENCE: Duration = Duration::from_secs(2);
 type Outcome = Result<Arc<Token>>;
 type SharedRefresh = Shared<BoxFuture<'static, Outcome>>;
 
-/// Returns fresh tokens.
+/// Source of fresh tokens for all accounts.
 #[derive(Debug, Clone)]
 pub struct TokenManager(Arc<Inner>);
 
@@ -284,8 +284,8 @@ impl TokenManager {
             }
             let inner = Arc::clone(&self.0);
             let busy = inner.busy.enter();
-            let doubted = Mutex::default();
-            let at_stake = Arc::default();
+            let doubtful_refusal = Mutex::default();
+            let held_end = Arc::default();
             let work = Refresh {
                 inner,
                 account: account.clone(),
@@ -293,8 +293,8 @@ impl TokenManager {
                 snapshot,
                 rejected,
                 is_chosen,
-                doubted,
-                at_stake,
+                doubtful_refusal,
+                held_end,
             };
             let task = tokio::spawn(async move {
                 let (inner, id) = (Arc::clone(&work.inner), work.account.id.clone());

@@ -50,15 +50,15 @@ pub(super) struct Refresh {
     /// True if the user has chosen this account, even if a newer login replaced it.
     pub(super) is_chosen: bool,
     /// A refusal that may only mean that a CLI was faster.
-    pub(super) doubted: Mutex<Option<(Secret, Error)>>,
+    pub(super) doubtful_refusal: Mutex<Option<(Secret, Error)>>,
     /// Exists from the moment a refresh token is sent until the new tokens are written. A process that ended in between
     /// would lose the login.
-    pub(super) at_stake: Arc<Mutex<Option<Section>>>,
+    pub(super) held_end: Arc<Mutex<Option<Section>>>,
 }
 
 impl Drop for Refresh {
     fn drop(&mut self) {
-        *lock(&self.at_stake) = None;
+        *lock(&self.held_end) = None;
     }
 }
 
@@ -122,17 +122,17 @@ impl Refresh {
             snapshot = self.inner.registry.snapshot_guarded(guard)?;
         }
         if guard.0.waited_for_cli && self.inner.registry.is_current(&self.snapshot) {
-            runtime.block_on(self.keeping(guard, self.until_files_change()));
+            runtime.block_on(self.keeping_lock(guard, self.until_files_change()));
             snapshot = self.inner.registry.snapshot_guarded(guard)?;
             if let Some(token) = self.refreshed_elsewhere(&snapshot) {
                 return Ok(Some(token));
             }
-            if self.stored(&snapshot) != self.stored(&self.snapshot) {
+            if self.stored_refresh_token(&snapshot) != self.stored_refresh_token(&self.snapshot) {
                 return Ok(None);
             }
         }
         let spent = current.refresh_token.clone().ok_or_else(|| no_refresh_token(&account))?;
-        if let Some(error) = self.doubted_before(&spent) {
+        if let Some(error) = self.doubtful_refusal_of(&spent) {
             return Err(self.refuse(&spent, error));
         }
         let prepared = self.inner.registry.prepare(guard, &snapshot, &self.account.id)?;
@@ -153,13 +153,13 @@ impl Refresh {
     ) -> Result<Redeemed> {
         let started = Instant::now();
         let mut retries = RefreshRetries::new(1);
-        let basis = self.stored(&snapshot);
+        let basis = self.stored_refresh_token(&snapshot);
         let oauth = self.inner.oauth_of(&find(&snapshot, &self.account.id)?.0)?;
         loop {
             let left = REFRESH_LIMIT.saturating_sub(started.elapsed());
-            let look = self.last_look(Arc::clone(&snapshot), guard);
+            let look = self.final_check(Arc::clone(&snapshot), guard);
             let request = oauth.redeem_if(refresh_token, left, look);
-            let unavailable = match self.keeping(guard, request).await {
+            let unavailable = match self.keeping_lock(guard, request).await {
                 None => None,
                 Some(Redemption::Redeemed(token)) => {
                     fault::reached(Point::Redeemed);
@@ -182,7 +182,7 @@ impl Refresh {
                 };
                 let message = format!("Retrying the refresh of the Qwen token: {}", cause.message());
                 self.inner.emit(EventKind::Retry, &self.account, message, Some(cause.code()));
-                self.keeping(guard, tokio::time::sleep(delay)).await;
+                self.keeping_lock(guard, tokio::time::sleep(delay)).await;
             }
             guard.0.keep(&self.inner.clock);
             if !guard.0.is_held()
@@ -197,7 +197,7 @@ impl Refresh {
             if let Some(token) = self.refreshed_elsewhere(&snapshot) {
                 return Ok(Redeemed::Elsewhere(token));
             }
-            if self.stored(&snapshot) != basis {
+            if self.stored_refresh_token(&snapshot) != basis {
                 return Ok(Redeemed::NotYet);
             }
         }
@@ -216,34 +216,34 @@ impl Refresh {
     }
 
     /// Returns the refresh token in the files.
-    fn stored(&self, snapshot: &Snapshot) -> Option<Secret> {
+    fn stored_refresh_token(&self, snapshot: &Snapshot) -> Option<Secret> {
         snapshot.record(&self.account.id)?.token()?.refresh_token
     }
 
     /// Returns a check that runs just before the token is sent: the lock is still ours and the files are unchanged. The
     /// process may have slept since it read them, and the CLI takes the lock of a sleeper. The check also fails if the
     /// process is about to end; once it succeeds, the end waits.
-    fn last_look(
+    fn final_check(
         &self,
         snapshot: Arc<Snapshot>,
         guard: &Guarded,
     ) -> impl Fn() -> bool + Send + Sync + 'static {
-        let (inner, claim, at_stake) =
-            (Arc::clone(&self.inner), guard.0.claim.clone(), Arc::clone(&self.at_stake));
+        let (inner, claim, held_end) =
+            (Arc::clone(&self.inner), guard.0.claim.clone(), Arc::clone(&self.held_end));
         move || {
             fault::reached(Point::Sending);
             let is_ours =
                 fault::omits(Safeguard::LastLook) || claim.is_held() && inner.registry.is_current(&snapshot);
-            let mut at_stake = lock(&at_stake);
-            if is_ours && at_stake.is_none() {
-                *at_stake = inner.busy.shutdown().enter();
+            let mut held_end = lock(&held_end);
+            if is_ours && held_end.is_none() {
+                *held_end = inner.busy.shutdown().enter();
             }
-            is_ours && at_stake.is_some()
+            is_ours && held_end.is_some()
         }
     }
 
     /// Awaits `future` and keeps the CLI's lock meanwhile.
-    async fn keeping<T>(&self, guard: &mut Guarded<'_>, future: impl Future<Output = T>) -> T {
+    async fn keeping_lock<T>(&self, guard: &mut Guarded<'_>, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         let mut watch = tokio::time::interval(WATCH_INTERVAL);
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -272,15 +272,15 @@ impl Refresh {
         let error = error.with_account(&self.account.id).with_path(&self.account.path);
         if !guard.0.is_held() {
             // The process that took our lock may be about to write the new token.
-            *lock(&self.doubted) = Some((refresh_token.clone(), error));
+            *lock(&self.doubtful_refusal) = Some((refresh_token.clone(), error));
             return Ok(Redeemed::NotYet);
         }
         Err(self.refuse(refresh_token, error))
     }
 
-    fn doubted_before(&self, refresh_token: &Secret) -> Option<Error> {
-        let doubted = lock(&self.doubted).take();
-        doubted.filter(|(token, _)| token == refresh_token).map(|(_, error)| error)
+    fn doubtful_refusal_of(&self, refresh_token: &Secret) -> Option<Error> {
+        let doubtful_refusal = lock(&self.doubtful_refusal).take();
+        doubtful_refusal.filter(|(token, _)| token == refresh_token).map(|(_, error)| error)
     }
 
     /// Writes the refusal for all processes.
