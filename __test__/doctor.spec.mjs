@@ -92,7 +92,7 @@ const inState = (findings, wanted) => findings.filter(({ state }) => state === w
 const idsOf = (findings) => [...new Set(findings.map(({ id }) => id))];
 
 /** Runs a finding's fix, if it is a command. */
-async function mend({ env, project }, { fix }) {
+async function applyFix({ env, project }, { fix }) {
   const unset = /^unset (\w+)$/.exec(fix)?.[1];
   if (unset !== undefined) {
     assert.ok(unset in env, fix);
@@ -109,7 +109,7 @@ async function mend({ env, project }, { fix }) {
  * @param {(context: object, finding: object) => unknown} [options.repair] repairs what no command can
  * @param {string[]} [options.also] checks that report it too
  */
-function mends(name, id, breakIt, { repair = mend, says = /./, also = [], setup, skip } = {}) {
+function repairs(name, id, breakIt, { repair = applyFix, says = /./, also = [], setup, skip } = {}) {
   test(name, { skip }, async (t) => {
     const context = { ...(await setUp(t, setup)), t };
     await breakIt(context);
@@ -212,7 +212,7 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
     const [finding] = inState(findings, "warning");
     assert.equal(finding.id, "account");
     assert.equal(finding.fix, `npx ${NAME} add-key (a key of a plan), or npx ${NAME} login`);
-    await mend(context, { fix: `npx ${NAME} login` });
+    await applyFix(context, { fix: `npx ${NAME} login` });
     assert.deepEqual(inState(await examine(context), "warning"), []);
   });
 
@@ -225,7 +225,7 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
     const found = inState(await examine(context), "warning").find(({ id }) => id === "other-keys");
     assert.equal(found.message, `A Token Plan key is in ${path}; no account works.`);
     assert.equal(found.fix, `npx ${NAME} import`);
-    await mend(context, { fix: `npx ${NAME} login` });
+    await applyFix(context, { fix: `npx ${NAME} login` });
     const known = (await examine(context)).find(({ id }) => id === "other-keys");
     assert.deepEqual([known.state, known.fix], ["ok", undefined]);
   });
@@ -239,19 +239,19 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
     assert.ok(inState(await examine(context), "broken").some(({ fix }) => fix === found.fix));
   });
 
-  mends("a file that others can read", "files", ({ home }) => chmodSync(home.path, 0o644));
-  mends("a directory that others can write to", "files", ({ home }) => chmodSync(home.directory, 0o777));
-  mends("a file of another user's", "files", ({ home }) => chownSync(home.path, 12345, 12345), {
+  repairs("a file that others can read", "files", ({ home }) => chmodSync(home.path, 0o644));
+  repairs("a directory that others can write to", "files", ({ home }) => chmodSync(home.directory, 0o777));
+  repairs("a file of another user's", "files", ({ home }) => chownSync(home.path, 12345, 12345), {
     // Files below another user's directory are not used.
     also: ["credentials"],
     skip: !isRoot && "only root can give files away",
   });
 
   const DEAD = "2147483646";
-  mends("a lock of a process of ours that died", "locks", (context) =>
+  repairs("a lock of a dead process of this package", "locks", (context) =>
     leaveLock(context, `${randomUUID()}\n${NAME} ${DEAD}\n`, 0),
   );
-  mends("a stale lock of the qwen CLI's", "locks", (context) => leaveLock(context, randomUUID(), 60_000));
+  repairs("a stale lock of the qwen CLI's", "locks", (context) => leaveLock(context, randomUUID(), 60_000));
   test("a held lock is not a fault", async (t) => {
     const context = await setUp(t);
     leaveLock(context, randomUUID(), 0);
@@ -262,22 +262,22 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
     ["a damaged store", '{"version": 1, "accounts": ['],
     ["a store of another version", '{"version": 7, "accounts": []}'],
   ]) {
-    mends(name, "store", ({ store }) => writeFileSync(store, contents, { mode: 0o600 }));
+    repairs(name, "store", ({ store }) => writeFileSync(store, contents, { mode: 0o600 }));
   }
   test("a store that was set aside is reported until it is removed", async (t) => {
     const context = await setUp(t);
     writeFileSync(context.store, "{", { mode: 0o600 });
     const before = snapshot(context.home.directory);
-    await mend(context, inState(await examine(context), "broken")[0]);
+    await applyFix(context, inState(await examine(context), "broken")[0]);
     assert.equal(before.find(([path]) => path === context.store)[3], Buffer.from("{").toString("base64"));
     const [left] = inState(await examine(context), "warning");
     assert.equal(left.id, "set-aside");
-    await mend(context, left);
+    await applyFix(context, left);
     assert.deepEqual(inState(await examine(context), "warning"), []);
   });
 
-  mends("a credentials file without a login", "credentials", ({ home }) => home.write("{}"));
-  mends(
+  repairs("a credentials file without a login", "credentials", ({ home }) => home.write("{}"));
+  repairs(
     "a credentials file in another plugin's form",
     "credentials",
     ({ home }) => {
@@ -292,8 +292,8 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
     { says: /another plugin/ },
   );
 
-  mends(
-    "a login that has expired for good",
+  repairs(
+    "an expired login without a refresh token",
     "account",
     ({ home }) => {
       const { refresh_token: _, ...token } = home.read();
@@ -301,7 +301,7 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
     },
     { says: /needs a new login/ },
   );
-  mends(
+  repairs(
     "a login that the API refuses",
     "api",
     ({ server, home }) => server.revokeAccess(home.read().access_token),
@@ -351,7 +351,7 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
     const [found] = inState(findings, "warning");
     assert.match(found.message, /"dead".*refuses the key.*Another account works\./);
     assert.match(found.fix, /^npx opencode-qwen-cli-auth remove acct_\w+$/);
-    await mend(context, found);
+    await applyFix(context, found);
     assert.deepEqual(inState(await examine(context), "warning"), []);
   });
 
@@ -369,7 +369,7 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
     assert.equal(added.code, 0, added.stderr);
     const findings = await examine(context);
     assert.deepEqual(inState(findings, "broken"), []);
-    await mend(context, inState(findings, "warning")[0]);
+    await applyFix(context, inState(findings, "warning")[0]);
     assert.deepEqual(inState(await examine(context), "warning"), []);
   });
 
@@ -383,16 +383,16 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
     assert.match(inState(findings, "warning")[0].message, /"work" is out of quota; .* 10 min/);
   });
 
-  mends(
-    "a proxy that is not there",
+  repairs(
+    "an unreachable proxy",
     "proxy",
     ({ env }) => (env.HTTP_PROXY = "http://user:hunter2@127.0.0.1:9"),
     {
       says: /^(?!.*hunter2).*127\.0\.0\.1:9 \(HTTP_PROXY\) can't be reached/,
     },
   );
-  mends(
-    "a proxy that refuses the way",
+  repairs(
+    "a proxy that refuses tunnels",
     "oauth-server",
     async ({ env, t }) => {
       env.HTTPS_PROXY = (await startHttpProxy(t, { refusals: 100 })).url;
@@ -401,24 +401,19 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
     {
       says: /qwen\.test/,
       repair: async (context, finding) => {
-        await mend(context, finding);
+        await applyFix(context, finding);
         context.env.OPENCODE_QWEN_OAUTH_BASE_URL = context.server.url;
       },
     },
   );
-  mends("a proxy address that is none", "settings", ({ env }) => (env.https_proxy = "gopher://u:hunter2@x"), {
+  repairs("an invalid proxy address", "settings", ({ env }) => (env.https_proxy = "gopher://u:hunter2@x"), {
     says: /^(?!.*hunter2).*https_proxy/,
   });
 
-  mends(
-    "a file of certificates that is missing",
-    "certificates",
-    ({ env }) => (env.SSL_CERT_FILE = "/nope.pem"),
-    {
-      says: /SSL_CERT_FILE points to \/nope\.pem/,
-    },
-  );
-  mends("a file of certificates with none in it", "certificates", ({ env, home }) => {
+  repairs("a missing certificate file", "certificates", ({ env }) => (env.SSL_CERT_FILE = "/nope.pem"), {
+    says: /SSL_CERT_FILE points to \/nope\.pem/,
+  });
+  repairs("a certificate file without a valid certificate", "certificates", ({ env, home }) => {
     env.SSL_CERT_FILE = join(home.home, "ca.pem");
     writeFileSync(env.SSL_CERT_FILE, "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n");
   });
@@ -442,7 +437,7 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
     ["OPENCODE_QWEN_QUOTA_COOLDOWN_MS", "half an hour"],
     ["QWEN_MODE", "maybe"],
   ]) {
-    mends(`${name} that can't be read`, "settings", ({ env }) => (env[name] = value), {
+    repairs(`an invalid ${name}`, "settings", ({ env }) => (env[name] = value), {
       says: new RegExp(name),
     });
   }
@@ -451,11 +446,11 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
     context.env.OPENCODE_QWEN_ROTATON = "hybrid";
     const [finding, ...more] = inState(await examine(context), "warning");
     assert.deepEqual([finding.id, more], ["settings", []]);
-    await mend(context, finding);
+    await applyFix(context, finding);
     assert.deepEqual(inState(await examine(context), "warning"), []);
   });
 
-  mends(
+  repairs(
     "a fallback without a qwen CLI",
     "qwen-cli",
     ({ env }) => (env.OPENCODE_QWEN_ENABLE_CLI_FALLBACK = "1"),
@@ -468,7 +463,7 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
       },
     },
   );
-  mends(
+  repairs(
     "a fallback to a CLI that logs in by OAuth",
     "qwen-cli",
     ({ home, env }) => {
@@ -485,7 +480,7 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
 
   const reconfigure = (context) => configure(context, { plugin: [NAME] });
   const config = (name, contents, says) =>
-    mends(name, "opencode", (context) => configure(context, contents), { says, repair: reconfigure });
+    repairs(name, "opencode", (context) => configure(context, contents), { says, repair: reconfigure });
   config("two versions of the plugin", { plugin: [NAME, `${NAME}@0.1.0`] }, /loaded 2 times: .*0\.1\.0/);
   config("two copies of the plugin", { plugin: [NAME, join(ROOT, "index.js")] }, /loaded 2 times/);
   config(
@@ -504,7 +499,7 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
     /disables the provider/,
   );
   config("a configuration that is no JSON", '{ "plugin": [', /can't be read/);
-  mends(
+  repairs(
     "a second version in a project",
     "opencode",
     (context) => {
@@ -522,8 +517,8 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
       },
     },
   );
-  mends(
-    "options for a version of OpenCode that takes none",
+  repairs(
+    "options for a version of OpenCode without plugin options",
     "opencode",
     (context) => {
       configure(context, { plugin: [[NAME, { degrade: false }]] });
@@ -539,7 +534,7 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
     const [finding] = inState(await examine(context), "warning");
     assert.equal(finding.id, "version");
     assert.match(finding.message, /0\.0\.1/);
-    await mend(context, finding);
+    await applyFix(context, finding);
     assert.deepEqual(inState(await examine(context), "warning"), []);
     assert.ok(!existsSync(kept));
   });

@@ -123,7 +123,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
     const set = await setUp(t);
     const endings = {
       "an unread response": async (client, chat) => void (await chat()),
-      "an open stream that nobody reads": async (client, chat) => {
+      "an open unread stream": async (client, chat) => {
         const reader = (await chat()).body.getReader();
         await reader.read();
         globalThis.reader = reader;

@@ -87,7 +87,7 @@ export class QwenServer {
     this.#http = httpServer({ tls, http2 }, listener);
     this.#scheme = tls ? "https" : "http";
     this.#http.on("connection", (socket) => this.#track(socket));
-    // Clients may reset connections or reject the certificate: that is no error.
+    // Clients may reset connections or reject the certificate: that is not an error.
     for (const name of ["clientError", "tlsClientError"]) {
       this.#http.on(name, (_, socket) => socket.destroy());
     }

@@ -312,7 +312,7 @@ fn the_newest_requests_stay_though_two_processes_write_them() {
         assert!(child.wait().unwrap().success());
     }
     let found = requests(&directory);
-    assert_eq!(found.len(), MAX_FILES + 1, "and the .bak, which is none of ours");
+    assert_eq!(found.len(), MAX_FILES + 1, "and the .bak, which is not a record");
     assert!(!old.exists());
     for name in others {
         assert!(directory.join(name).exists(), "{name}");

@@ -202,7 +202,7 @@ async fn a_stolen_lock_and_its_file_are_left_to_the_thief() {
 #[tokio::test]
 async fn a_lock_that_was_stolen_before_a_retry_is_noticed() {
     let setup = Setup::expired().await;
-    // The first answer is no verdict; before the second try the CLI has refreshed.
+    // The first answer is not a verdict; before the second try the CLI has refreshed.
     setup.server.on_token([Reply::html(502)]);
     setup.server.hold();
     let manager = setup.manager();

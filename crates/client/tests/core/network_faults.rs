@@ -112,12 +112,22 @@ fn faults(stranger: SocketAddr) -> Vec<Fault> {
             says("407 Proxy Authentication Required", html, page),
             Network,
         ),
-        fault("a proxy that finds nobody", TlsThroughProxy, says("504 Gateway Timeout", html, page), Network),
-        fault("a SOCKS proxy that is none", SocksProxy, says("400 Bad Request", html, page), Network),
+        fault(
+            "a proxy that finds no server",
+            TlsThroughProxy,
+            says("504 Gateway Timeout", html, page),
+            Network,
+        ),
+        fault(
+            "another server in place of a SOCKS proxy",
+            SocksProxy,
+            says("400 Bad Request", html, page),
+            Network,
+        ),
         fault("a SOCKS proxy that refuses", SocksProxy, Way::Says(b"\x05\xff".to_vec()), Network),
         fault("a proxy that refuses to connect", TlsThroughProxy, says("403 Forbidden", html, page), Network),
         fault("a proxy that drops the tunnel", TlsThroughProxy, Way::Ends, Network),
-        fault("a certificate of nobody we know", Tls, Way::To(stranger), Network),
+        fault("an untrusted certificate", Tls, Way::To(stranger), Network),
         fault("no TLS", Tls, says("400 Bad Request", html, page), Network),
         fault("a handshake without an end", Tls, Way::Silent, Timeout),
     ]
@@ -192,7 +202,7 @@ impl World {
         }
     }
 
-    async fn mend(&self) {
+    async fn repair(&self) {
         if self.route == Route::Named {
             write_hosts(&format!("127.0.0.1 {NAME}\n"));
         }
@@ -262,12 +272,12 @@ async fn run(endpoint: Endpoint, fault: &Fault, authority: &Authority) {
             };
             assert_eq!(error.code(), code_of(fault.finding, refused), "{row}: {}", error.message());
             assert_eq!(world.files(), before, "{row}");
-            world.mend().await;
+            world.repair().await;
             world.client.login(no_browser(), |_| {}).await.unwrap();
             assert_eq!(world.setup.home.access_token(), "access-1", "{row}");
         }
         Endpoint::DevicePoll => {
-            world.mend().await;
+            world.repair().await;
             let oauth = world.oauth();
             let mut authorization = oauth.request_device_authorization().await.unwrap();
             authorization.interval = 0.0;
@@ -280,8 +290,8 @@ async fn run(endpoint: Endpoint, fault: &Fault, authority: &Authority) {
                 until("a poll that fails", || world.gate.taken() > before_it).await;
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }
-            // Polling goes on: network trouble is no verdict on the device code.
-            world.mend().await;
+            // Polling goes on: network trouble is not a verdict on the device code.
+            world.repair().await;
             let approved = soon(row, polling).await.unwrap();
             let token = approved.unwrap_or_else(|error| panic!("{row}: {}", error.message()));
             assert_eq!(token.access_token.expose(), "access-1", "{row}");
@@ -299,7 +309,7 @@ async fn run(endpoint: Endpoint, fault: &Fault, authority: &Authority) {
             assert_eq!(error.cause().unwrap().code(), code_of(fault.finding, answered), "{row}");
             assert_eq!(world.files(), before, "{row}");
             assert_eq!(world.setup.events.count(EventKind::NeedsLogin), 0, "{row}");
-            world.mend().await;
+            world.repair().await;
             let token = world.client.access_token(None).await.unwrap();
             assert_eq!(token.access_token.expose(), "access-1", "{row}");
             assert_eq!(world.server.requests(TOKEN_PATH).len(), 1, "{row}");
@@ -329,7 +339,7 @@ async fn run(endpoint: Endpoint, fault: &Fault, authority: &Authority) {
                 (finding, Ok(answer)) => panic!("{row}: {} instead of {finding:?}", answer.status),
             }
             assert_eq!(world.files(), before, "{row}");
-            world.mend().await;
+            world.repair().await;
             let answer = world.client.fetch(chat(false)).await.unwrap();
             assert!(text(answer).await.contains("Hello"), "{row}");
             assert_eq!(world.files(), before, "{row}");

@@ -279,7 +279,7 @@ fn odd_files(setup: &Setup, authority: &Authority) -> Vec<(&'static str, String,
         ("a comment and Windows's line ends", format!("our CA\r\n{}", pem.replace('\n', "\r\n")), false),
         ("a last block that is cut", cut, true),
         (
-            "a block that is no certificate",
+            "a block that is not a certificate",
             format!("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n{pem}"),
             true,
         ),

@@ -258,7 +258,7 @@ async fn both_are_logged_out(omitted: Omitted) -> bool {
 }
 
 #[tokio::test]
-async fn a_cli_that_is_refused_logs_nobody_out_thanks_to_outlasting_it() {
+async fn a_cli_that_is_refused_logs_no_user_out_thanks_to_outlasting_it() {
     assert!(!both_are_logged_out(NOTHING).await);
     assert!(both_are_logged_out("omit Outlasting").await);
 }

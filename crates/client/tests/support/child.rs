@@ -15,7 +15,7 @@ use tokio::process::{ChildStdin, ChildStdout, Command};
 use super::setup::{Setup, chat, read};
 use super::time::soon;
 
-/// Set in a process that is to be a client.
+/// Set in a process that runs a client.
 const ROLE: &str = "OPENCODE_QWEN_TEST_CLIENT";
 const MARK: &str = "answer: ";
 const COPY: &str = "client";
