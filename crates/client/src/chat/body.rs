@@ -1,7 +1,7 @@
-//! Chat bodies, shaped as the official CLI shapes them. Pure.
+//! Shapes chat bodies as the official CLI does. Pure.
 //!
-//! A body can be megabytes of conversation, so it is never parsed whole: top-level fields stay raw JSON, and only those
-//! that change are taken apart. Everything else is copied as it came, key order included.
+//! A body can be megabytes of conversation, so it is never parsed completely. Top-level fields stay raw JSON, and only those
+//! that change are parsed. Everything else is copied unchanged, in the same order.
 
 use std::borrow::Cow;
 
@@ -12,41 +12,41 @@ use serde_json::value::RawValue;
 use super::fields::{Chat, Fields, MESSAGES, array};
 use crate::models::{self, takes_close_looks, takes_metadata, takes_plain_texts};
 
-/// What a caching server is told to keep.
+/// The cache marker.
 const CACHE_CONTROL: &str = r#"{"type":"ephemeral"}"#;
-/// The field that holds it.
+/// The field of the cache marker.
 const CACHE_CONTROL_FIELD: &str = "cache_control";
-/// More cache markers than this are refused.
+/// Largest number of cache markers. The server refuses more.
 const MAX_MARKERS: usize = 4;
-/// Stands between texts that become one.
+/// Separates texts that are joined.
 const TEXT_SEPARATOR: &str = r"\n\n";
 
 /// The ids that the official CLI sends with a chat.
 #[derive(Debug, Clone)]
 pub struct Ids {
-    /// One conversation.
+    /// The id of the conversation.
     pub session_id: String,
-    /// One request of it.
+    /// The id of the request.
     pub prompt_id: String,
 }
 
 /// A shaped body.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Shaped {
-    /// What goes over the wire.
+    /// The body to send.
     pub bytes: Vec<u8>,
-    /// Whether the caller asked for a stream.
+    /// True if the caller asked for a stream.
     pub stream: bool,
-    /// The model that is asked; empty where none is named.
+    /// The model; empty if the body names none.
     pub model: String,
-    /// The rules that it was shaped by: another kind of account with the same rules gets the same body.
+    /// The rules for the body. Another kind of account with the same rules gets the same body.
     pub rules: BodyRules,
 }
 
 /// Rules for a body, by the account's kind and the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyRules {
-    /// True if the server takes what only Qwen's know: cache markers, metadata, thinking.
+    /// True if the server accepts Qwen's own fields: cache markers, metadata, thinking.
     is_qwen: bool,
     /// True if the official CLI turns thinking on.
     enables_thinking: bool,
@@ -66,11 +66,11 @@ impl BodyRules {
     }
 }
 
-/// Shapes a chat body for one kind of account: output caps always, everything else where `ids` are given. `None` for what
-/// is no JSON object: that goes to the server as it came.
+/// Shapes a chat body for one kind of account. Without `ids` it only lowers the output limits. Returns `None` if the body is
+/// not a JSON object, which is sent unchanged.
 #[must_use]
 pub fn shape_body(body: &[u8], ids: Option<&Ids>, kind: Kind) -> Option<Shaped> {
-    // Checked once here, the text need not be checked again value by value.
+    // Checking UTF-8 once here avoids a check for each value.
     let text = std::str::from_utf8(body).ok()?;
     let chat: Option<Chat> = ids.and_then(|_| serde_json::from_str(text).ok());
     let Chat { mut fields, messages } = match chat {
@@ -112,7 +112,7 @@ pub fn shape_body(body: &[u8], ids: Option<&Ids>, kind: Kind) -> Option<Shaped> 
     Some(Shaped { bytes: json.into_bytes(), stream, model, rules })
 }
 
-/// Lowers what the caller asks for to what the model gives.
+/// Lowers the caller's output limits to the model's.
 fn cap_output(fields: &mut Fields, cap: Option<u64>) {
     let Some(cap) = cap else { return };
     for limit in ["max_tokens", "max_completion_tokens"] {
@@ -124,7 +124,7 @@ fn cap_output(fields: &mut Fields, cap: Option<u64>) {
     }
 }
 
-/// Sets what the caller has not set itself.
+/// Sets switches that the caller left out.
 fn set_switches(fields: &mut Fields, rules: BodyRules, model: &str) {
     let mut switch = |name, is_wanted: bool| {
         if is_wanted && fields.get(name).is_none() {
@@ -139,8 +139,8 @@ fn set_switches(fields: &mut Fields, rules: BodyRules, model: &str) {
     }
 }
 
-/// False where the caller asks for what Qwen's models refuse while they think: a forced tool or an answer in JSON. Also
-/// where it has asked for no thinking.
+/// False if the caller turned thinking off, or asks for something that Qwen's models refuse while they think: a forced tool
+/// or an answer in JSON.
 fn may_think(fields: &Fields) -> bool {
     let is_free = |name: &str, free: &[&str]| fields.get(name).is_none_or(|value| free.contains(&value));
     let answers_in_json = fields.get("response_format").is_some_and(|format| format.contains("json"));
@@ -165,7 +165,7 @@ fn write_array(json: &mut String, messages: &[Fields]) {
     json.push(']');
 }
 
-/// Counts the caller's own cache markers. Nearly all bodies have none, which one search tells.
+/// Counts the caller's own cache markers. One search shows that nearly all bodies have none.
 fn count_markers(text: &str, fields: &Fields, messages: Option<&[Fields]>) -> usize {
     if memmem::find(text.as_bytes(), CACHE_CONTROL_FIELD.as_bytes()).is_none() {
         return 0;
@@ -186,18 +186,18 @@ fn count_markers(text: &str, fields: &Fields, messages: Option<&[Fields]>) -> us
     on_messages + contents.chain(fields.get("tools")).map(in_array).sum::<usize>()
 }
 
-/// How the messages of one body are shaped.
+/// Shapes the messages of one body.
 struct Shaping {
     stream: bool,
-    /// True if texts stay strings, and nothing is marked.
+    /// True if texts stay strings, without markers.
     plain_texts: bool,
-    /// How many markers may still be set.
+    /// Number of markers that may still be set.
     markers_left: usize,
 }
 
 impl Shaping {
-    /// Puts one system message first, as an array whose last part is marked for caching, and makes it of the role
-    /// `developer` too. Marks the last message of a stream.
+    /// Joins the messages with the role `system` or `developer` to one system message at the start, and marks its last part.
+    /// Marks the last message of a stream.
     fn messages<'a>(&mut self, messages: Vec<Fields<'a>>) -> Vec<Fields<'a>> {
         let mut system: Option<Fields> = None;
         let mut system_parts: Vec<Cow<str>> = Vec::new();
@@ -212,7 +212,7 @@ impl Shaping {
             }
             system.get_or_insert(message);
         }
-        // Empty content is refused.
+        // The server refuses empty content.
         let system = system.filter(|_| !system_parts.is_empty());
         if system.is_some() {
             self.mark_last(&mut system_parts);
@@ -239,8 +239,7 @@ impl Shaping {
         others
     }
 
-    /// Adds the cache marker to the last part, where that is an object without one and a marker is left. Returns true if
-    /// it has changed.
+    /// Adds a cache marker to the last part, if that is an object without one and a marker is left. Returns true if it changed.
     fn mark_last(&mut self, parts: &mut [Cow<str>]) -> bool {
         let Some(last) = parts.last_mut().filter(|_| self.markers_left > 0) else { return false };
         let Ok(mut fields) = serde_json::from_str::<Fields>(last) else { return false };
@@ -261,7 +260,7 @@ impl Shaping {
     }
 }
 
-/// A content as the parts of an array: a string becomes one text part, an empty one none.
+/// Returns the parts of a content. A string becomes one text part, and an empty string none.
 fn parts(content: &str) -> Vec<Cow<'_, str>> {
     match content.as_bytes().first() {
         Some(b'"') if content.len() > 2 => vec![Cow::Owned(format!(r#"{{"type":"text","text":{content}}}"#))],
@@ -273,7 +272,7 @@ fn parts(content: &str) -> Vec<Cow<'_, str>> {
     }
 }
 
-/// True for a text part without a text. A long part has one.
+/// True for an empty text part. A long part is never empty.
 fn is_empty_text(part: &str) -> bool {
     const LONGEST: usize = 200;
     part.len() < LONGEST
@@ -281,7 +280,7 @@ fn is_empty_text(part: &str) -> bool {
             .is_ok_and(|part| part.get("type") == Some(r#""text""#) && part.get("text") == Some(r#""""#))
 }
 
-/// Makes one string of a content that is an array of texts. Other contents stay.
+/// Joins a content that is an array of texts to one string. Other contents stay.
 fn join_content(message: &mut Fields) {
     let joined = message
         .get("content")
@@ -292,7 +291,7 @@ fn join_content(message: &mut Fields) {
     }
 }
 
-/// Joins text parts to one JSON string. `None` if there is anything else among them, or nothing.
+/// Joins text parts to one JSON string; `None` if there are other parts, or none.
 fn join_texts(parts: &[Cow<str>]) -> Option<String> {
     let mut joined = String::with_capacity(parts.iter().map(|part| part.len()).sum());
     for part in parts {
@@ -306,7 +305,7 @@ fn join_texts(parts: &[Cow<str>]) -> Option<String> {
     (!parts.is_empty()).then_some(joined)
 }
 
-/// The CLI's ids under the caller's own metadata. `None` where that is no object.
+/// Adds the ids to the caller's metadata; `None` if that is not an object.
 fn shape_metadata(raw: Option<&str>, ids: &Ids) -> Option<String> {
     let mut metadata: Fields = serde_json::from_str(raw.unwrap_or("{}")).ok()?;
     for (name, id) in [("sessionId", &ids.session_id), ("promptId", &ids.prompt_id)] {
@@ -348,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn one_system_message_first_and_no_developer() {
+    fn system_and_developer_messages_become_one_at_the_start() {
         let body = shaped(&json!({"model": "coder-model", "messages": [
             {"role": "user", "content": "hi"},
             {"role": "developer", "content": "be brief"},
@@ -385,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_not_qwens_gets_no_markers() {
+    fn another_providers_server_gets_no_markers() {
         let body = json!({"model": "m", "stream": true, "metadata": {"mine": 1}, "tools": [{"type": "function"}],
             "messages": [{"role": "developer", "content": "be brief"}, {"role": "user", "content": "hi"}]});
         let plain = shape_body(body.to_string().as_bytes(), Some(&ids()), Kind::Key(None)).unwrap();
@@ -407,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn caps_lower_and_never_raise_or_invent() {
+    fn output_limits_are_lowered_and_never_raised_or_added() {
         assert_eq!(capped(&json!({"model": "coder-model", "max_tokens": 99_999_999}))["max_tokens"], 65_536);
         assert_eq!(
             capped(&json!({"model": "vision-model", "max_completion_tokens": 9_000.5}))["max_completion_tokens"],
@@ -423,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn without_ids_only_the_caps_change() {
+    fn without_ids_only_the_output_limits_change() {
         let body = json!({"messages": [{"role": "developer", "content": "x"}], "stream": true, "model": "vision-model", "max_tokens": 9_000});
         let mut expected = body.clone();
         expected["max_tokens"] = json!(8_192);
@@ -458,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn thinking_is_on_where_the_preset_says_so_and_the_caller_leaves_it() {
+    fn thinking_is_on_if_the_preset_says_so_and_the_caller_does_not_object() {
         let thinks = |body: Value| {
             let mut body = body;
             body["model"] = json!("qwen3.7-plus");
@@ -512,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn no_fifth_marker_and_the_callers_own_stay() {
+    fn there_are_at_most_four_markers_and_the_callers_own_stay() {
         let marked = |at: usize| json!({"type": "text", "text": at.to_string(), "cache_control": {"type": "ephemeral"}});
         for (own, of_system, of_last, of_tools) in
             [(0, 1, 1, 1), (1, 1, 1, 1), (2, 1, 1, 0), (3, 1, 0, 0), (4, 0, 0, 0), (6, 0, 0, 0)]
@@ -547,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_chat_body_is_left_alone() {
+    fn other_bodies_are_not_changed() {
         for body in [&b"[]"[..], b"not json", b"", b"{\"a\":", b"\xff"] {
             assert_eq!(shape_body(body, Some(&ids()), Kind::OAuth), None);
         }
@@ -557,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_strings_and_key_order_survive_as_they_were_written() {
+    fn numbers_strings_and_key_order_are_not_changed() {
         let body =
             r#"{"z":1.0e+2,"a":"\u00e9\n","big":12345678901234567890123,"model":"m","a\u0062c":[ 1 , 2 ]}"#;
         let bytes = shape_body(body.as_bytes(), None, Kind::OAuth).unwrap().bytes;

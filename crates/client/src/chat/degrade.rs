@@ -1,9 +1,8 @@
-//! A smaller request for an account whose quota is used up. Pure.
+//! Makes a request smaller for an account whose quota is used up. Pure.
 //!
-//! Smaller, not broken: fewer output tokens and less history, while everything that the model works with stays: the
-//! system message, the tools, and the last user turn with all that follows it. History goes a whole turn at a time,
-//! oldest first, so that what is sent is an end of the conversation as it was, and no tool call is parted from its
-//! results.
+//! The smaller request has fewer output tokens and less history. The system message, the tools, and the last user turn with
+//! everything after it stay. History is removed by whole turns, oldest first, so that the rest is an unchanged end of the
+//! conversation, and tool calls stay together with their results.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,19 +12,19 @@ use serde_json::value::RawValue;
 
 use super::fields::{Fields, array};
 
-/// The most output tokens that a degraded request asks for.
+/// Largest output of a degraded request, in tokens.
 pub const MAX_OUTPUT_TOKENS: u64 = 1_024;
-/// How many turns before the last user turn may stay. Fixed, like the size below, and no share of what there is, so
-/// that degrading twice is the same as degrading once.
+/// Number of turns before the last user turn that may stay. This and the size below are fixed, so that degrading twice is the
+/// same as degrading once.
 const HISTORY_TURNS: usize = 1;
-/// How many bytes of JSON the turns before the last user turn may have, about 4,000 tokens. The turn before the last
-/// stays where it is small, since "now do that to the other file" makes no sense without it.
+/// Largest size of the turns before the last user turn, in bytes of JSON: about 4,000 tokens. A small previous turn stays,
+/// since "now do that to the other file" makes no sense without it.
 const HISTORY_BYTES: usize = 16 * 1024;
 
 /// A smaller request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Degraded {
-    /// Its body.
+    /// The smaller body.
     pub body: Vec<u8>,
     /// The parts that are missing.
     pub left_out: LeftOut,
@@ -34,7 +33,7 @@ pub struct Degraded {
 /// Parts that a smaller request lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeftOut {
-    /// How many messages, oldest first.
+    /// Number of messages, oldest first.
     pub messages: usize,
     /// True if fewer output tokens are asked for.
     pub is_output_lowered: bool,
@@ -56,13 +55,12 @@ impl fmt::Display for LeftOut {
     }
 }
 
-/// Makes the degraded form of a chat body that has its final shape. `None` for what is no chat body (no JSON object
-/// whose `messages` are an array of objects, with one at least), and for a request with tools that asks for a longer
-/// answer: a call that is cut does harm.
+/// Returns the degraded form of a shaped chat body. Returns `None` if the body is not a JSON object whose `messages` are a
+/// non-empty array of objects. Also for a request with tools that allows a longer answer, since a cut tool call does harm.
 ///
-/// `max_tokens` and `max_completion_tokens` are lowered to [`MAX_OUTPUT_TOKENS`]; the former is added where neither is
-/// there. Of the messages stay those with the role `system` or `developer`, the last user turn and all that follows it,
-/// and the turn before it if it has at most 16 KiB. All else stays as it was written.
+/// `max_tokens` and `max_completion_tokens` are lowered to [`MAX_OUTPUT_TOKENS`]; without both, `max_tokens` is added. The
+/// messages with the role `system` or `developer` stay, the last user turn and everything after it, and the previous turn if
+/// it has at most 16 KiB. Everything else stays unchanged.
 #[must_use]
 pub fn degrade_body(body: &[u8]) -> Option<Degraded> {
     let mut fields: Fields = serde_json::from_slice(body).ok()?;
@@ -81,7 +79,7 @@ pub fn degrade_body(body: &[u8]) -> Option<Degraded> {
     (!(has_tools && is_output_lowered)).then(|| Degraded { body: fields.to_json().into_bytes(), left_out })
 }
 
-/// Says if that changed anything.
+/// Lowers the output limits. Returns true if that changed anything.
 fn lower_output(fields: &mut Fields) -> bool {
     const LIMITS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
     let mut is_lowered = false;
@@ -102,13 +100,13 @@ fn lower_output(fields: &mut Fields) -> bool {
     is_lowered
 }
 
-/// Messages, and where they can be cut.
+/// The messages and the turns of a chat.
 struct Conversation<'a> {
     messages: &'a [&'a RawValue],
     is_system: Vec<bool>,
-    /// Where turns start, in order. What stands before the first user message is a turn of its own.
+    /// The first message of each turn. Messages before the first user message are a separate turn.
     turns: Vec<usize>,
-    /// For each message the earliest one that may not go without it.
+    /// The earliest message that each message needs: for a tool result, its call.
     needs: Vec<usize>,
 }
 
@@ -126,7 +124,7 @@ impl<'a> Conversation<'a> {
                 r#""system""# | r#""developer""# => continue,
                 r#""user""# if begins_turn(previous, &message) => turns.push(index),
                 r#""assistant""# => {
-                    // An id may come again in a later turn: a result belongs to the call before it.
+                    // An id may occur again in a later turn. A result belongs to the nearest call before it.
                     calls.extend(call_ids(&message).into_iter().map(|id| (id, index)));
                 }
                 r#""tool""# => {
@@ -152,7 +150,7 @@ impl<'a> Conversation<'a> {
             .map(|(_, message)| *message)
     }
 
-    /// The first message, system messages apart, that stays.
+    /// Returns the first message that stays, apart from system messages.
     fn start(&self) -> usize {
         let Some(last) = self.turns.len().checked_sub(1) else { return 0 };
         let last = self.whole_from(last);
@@ -167,8 +165,8 @@ impl<'a> Conversation<'a> {
         self.turns[first]
     }
 
-    /// The last turn, up to the one given, where the conversation can be cut without parting calls from results. It is
-    /// another one only where a result came after the next turn had begun.
+    /// Returns the last turn, up to the given one, before which a cut separates no call from its result. It is an earlier turn
+    /// only if a result came after the next turn began.
     fn whole_from(&self, mut turn: usize) -> usize {
         loop {
             let start = self.turns[turn];
@@ -186,8 +184,8 @@ impl<'a> Conversation<'a> {
     }
 }
 
-/// Whether a user message begins a turn. One right after another belongs to the same turn; and one with more than text
-/// in it, right after a tool's result, is how hosts hand on an image that the tool returned.
+/// True if a user message begins a turn. Consecutive user messages are one turn. After a tool result, a user message with an
+/// attachment belongs to the tool: hosts pass on images from tools this way.
 fn begins_turn(previous_role: &str, message: &Fields) -> bool {
     match previous_role {
         r#""user""# => false,
@@ -202,7 +200,7 @@ fn has_attachment(message: &Fields) -> bool {
     parts.iter().any(|part| part.get("type").is_some_and(|kind| kind != r#""text""#))
 }
 
-/// The ids of an assistant's tool calls, as they were written.
+/// Returns the ids of an assistant's tool calls, as raw JSON.
 fn call_ids<'a>(message: &Fields<'a>) -> Vec<&'a str> {
     let calls = message.original("tool_calls").unwrap_or_default();
     let calls: Vec<&RawValue> = serde_json::from_str(calls).unwrap_or_default();
@@ -275,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_of_the_user_in_a_row_are_one_turn() {
+    fn consecutive_user_messages_are_one_turn() {
         let large = "x".repeat(HISTORY_BYTES);
         let all = json!([user("old"), assistant("1"), user(&large), user("explain")]);
         assert_eq!(messages(&all), all.as_array().unwrap()[..]);
@@ -304,7 +302,7 @@ mod tests {
             assistant("2")
         ]);
         assert_eq!(messages(&all), all.as_array().unwrap()[2..]);
-        // A user who breaks in on a tool does.
+        // A text after a tool result begins a turn.
         let all = json!([user(&large), call("a"), result("a"), user("stop"), assistant("2")]);
         assert_eq!(messages(&all), all.as_array().unwrap()[3..]);
     }
@@ -341,13 +339,13 @@ mod tests {
     }
 
     #[test]
-    fn all_else_stays_as_it_was_written() {
+    fn everything_else_is_unchanged() {
         let body = r#"{"z":1.0e+2,"stream":true,"messages":[ {"role":"user","content":"\u00e9"} ],"tools":[{"type":"function"}],"max_tokens":7}"#;
         assert_eq!(degrade_body(body.as_bytes()).unwrap().body, body.as_bytes());
     }
 
     #[test]
-    fn what_is_no_chat_body_is_none() {
+    fn other_bodies_are_none() {
         for body in [
             "",
             "[]",
@@ -379,7 +377,7 @@ mod tests {
         ]
     }
 
-    /// Messages in any order, with ids that come again, are missing, are answered late, twice, or never.
+    /// Messages in any order, with ids that are repeated, missing, or answered late, twice or never.
     fn any_message() -> impl Strategy<Value = Value> {
         let id = prop_oneof![(0..4_u8).prop_map(|id| json!(format!("call_{id}"))), Just(Value::Null)];
         let ids = proptest::collection::vec(id.clone(), 0..3);
@@ -396,7 +394,7 @@ mod tests {
         ]
     }
 
-    /// Each message gets a number, so that it can be told from its like.
+    /// Numbers the messages, so that equal ones can be distinguished.
     fn any_messages() -> impl Strategy<Value = Vec<Value>> {
         proptest::collection::vec(any_message(), 1..24).prop_map(|mut messages| {
             for (number, message) in messages.iter_mut().enumerate() {
@@ -406,7 +404,7 @@ mod tests {
         })
     }
 
-    /// Turns as a well-behaved host sends them.
+    /// Turns as a correct host sends them.
     fn any_conversation() -> impl Strategy<Value = Vec<Value>> {
         let round = proptest::collection::vec(any_content(), 1..4);
         let turn = (any_text(), proptest::collection::vec(round, 0..3), any::<bool>());
@@ -439,7 +437,7 @@ mod tests {
         message["role"] == "system"
     }
 
-    /// Numbers of a call's message and its result's, each result with the nearest call before it.
+    /// Returns the numbers of each result's message and of the nearest call before it.
     fn pairs(messages: &[Value]) -> Vec<(u64, u64)> {
         let number = |message: &Value| message["n"].as_u64().unwrap();
         let mut pairs = Vec::new();
@@ -477,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_said() {
+    fn the_left_out_parts_are_described() {
         let left_out = |messages, is_output_lowered| LeftOut { messages, is_output_lowered }.to_string();
         assert_eq!(
             left_out(12, true),
@@ -518,12 +516,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_messages_stay_in_order_and_in_pairs(all in any_messages()) {
+        fn messages_stay_in_order_and_calls_keep_their_results(all in any_messages()) {
             check(&all)?;
         }
 
         #[test]
-        fn a_conversation_stays_one(all in any_conversation()) {
+        fn a_conversation_stays_valid(all in any_conversation()) {
             check(&all)?;
             let kept = degraded(&json!({"messages": all}));
             let kept = kept["messages"].as_array().unwrap();

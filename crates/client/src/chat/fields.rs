@@ -1,4 +1,4 @@
-//! JSON objects whose values stay as they were written. Pure.
+//! JSON objects with raw values. Pure.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,10 +7,10 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The fields of a JSON object, in order, each value as it was written.
+/// The fields of a JSON object, in order, with raw values.
 pub(super) struct Fields<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
-/// The name of a field, and what writes its value.
+/// The name of a field, and the function that writes its value.
 type Instead<'a> = (&'a str, &'a dyn Fn(&mut String));
 
 impl<'a> Fields<'a> {
@@ -18,7 +18,7 @@ impl<'a> Fields<'a> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref())
     }
 
-    /// The value as it came, for as long as the body lives; `None` once it was set.
+    /// Returns the value in the original body; `None` if it was set later.
     pub(super) fn original(&self, name: &str) -> Option<&'a str> {
         self.0.iter().find(|(key, _)| key == name).and_then(|(_, value)| match value {
             Cow::Borrowed(original) => Some(*original),
@@ -40,8 +40,7 @@ impl<'a> Fields<'a> {
         json
     }
 
-    /// Adds the object to `json`. The value of one field may be written by its owner instead, which spares a large one a
-    /// copy.
+    /// Writes the object to `json`. `instead` writes the value of one field, which saves a copy of a large one.
     pub(super) fn write(&self, json: &mut String, instead: Option<Instead>) {
         json.push('{');
         for (index, (key, value)) in self.0.iter().enumerate() {
@@ -59,7 +58,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A conversation has thousands of keys, and hardly one that needs an escape.
+/// Writes a key. A conversation has thousands of keys, and very few need an escape.
 fn write_key(json: &mut String, key: &str) {
     if key.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
         json.push_str(&serde_json::Value::from(key).to_string());
@@ -76,11 +75,11 @@ impl<'de> Deserialize<'de> for Fields<'de> {
     }
 }
 
-/// A chat body whose messages were taken apart on the way: they are most of it, and so it is gone through once.
+/// A chat body whose messages are split into fields. Messages are most of a body, so it is parsed in a single pass.
 pub(super) struct Chat<'a> {
-    /// All fields. That of the messages holds nothing if they were taken apart.
+    /// All fields. `messages` is empty if they were split.
     pub(super) fields: Fields<'a>,
-    /// The fields of each message, where there are messages.
+    /// The fields of each message, if there are messages.
     pub(super) messages: Option<Vec<Fields<'a>>>,
 }
 
@@ -114,7 +113,7 @@ impl<'de> Visitor<'de> for ChatVisitor {
             } else {
                 map.next_value::<&RawValue>()?.get()
             };
-            // Of a key that is there twice the last one counts, as in every JSON parser.
+            // The last one of duplicate keys wins, as in other JSON parsers.
             fields.retain(|(known, _)| *known != key);
             fields.push((key, Cow::Borrowed(value)));
         }

@@ -1,4 +1,4 @@
-//! Chat bodies: shaped as the official CLI shapes them, and made smaller for an account whose quota is used up. Pure.
+//! Chat bodies in the shape of the official CLI, and smaller ones for an account without quota. Pure.
 
 pub mod body;
 pub mod degrade;

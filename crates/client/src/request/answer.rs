@@ -1,4 +1,4 @@
-//! An answer on its way back to the caller.
+//! The answer to a call.
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
@@ -13,41 +13,41 @@ use crate::cli::CliAnswer;
 use crate::host::errors::FinalError;
 use crate::request_log::RequestRecord;
 
-/// Says which of our errors an answer stands for.
+/// Contains the error code of this package.
 const ERROR_HEADER: HeaderName = HeaderName::from_static("x-qwen-error");
-/// Says that the qwen CLI answered.
+/// Set if the qwen CLI answered.
 const FALLBACK_HEADER: HeaderName = HeaderName::from_static("x-qwen-cli-fallback");
-/// Says that an account answered that costs more than the user's choice.
+/// Set if an account answered that is more expensive than the user's choice.
 const PAID_HEADER: HeaderName = HeaderName::from_static("x-qwen-paid-fallback");
-/// Says that a smaller payload was answered.
+/// Set if a smaller request was answered.
 const DEGRADED_HEADER: HeaderName = HeaderName::from_static("x-qwen-degraded");
-/// Says what was left out of it.
+/// Lists the parts that the smaller request lacked.
 const LEFT_OUT_HEADER: HeaderName = HeaderName::from_static("x-qwen-degraded-left-out");
-/// Says which account answered.
+/// Contains the id of the account that answered.
 const ACCOUNT_HEADER: HeaderName = HeaderName::from_static("x-qwen-account");
 
-/// A response as the caller will see it.
+/// A response for the caller.
 #[derive(Debug)]
 pub struct Answer {
-    /// As the server sent it.
+    /// The HTTP status.
     pub status: StatusCode,
-    /// As the server sent them, and ours.
+    /// The headers of the server and of this package.
     pub headers: HeaderMap,
-    /// Where it came from.
+    /// The URL that answered.
     pub url: Url,
-    /// What is still to be read.
+    /// The unread body.
     pub body: Body,
 }
 
 impl Answer {
-    /// Names the account that answered.
+    /// Sets the id of the account that answered.
     pub fn note_account(&mut self, id: &str) {
         if let Ok(id) = HeaderValue::from_str(id) {
             self.headers.insert(ACCOUNT_HEADER, id);
         }
     }
 
-    /// Lets a record hear of the head, of every byte, and of the end.
+    /// Writes the head and the body to a record.
     #[must_use]
     pub fn recorded(mut self, mut record: RequestRecord) -> Self {
         record.response(self.status.as_u16(), &self.headers);
@@ -55,12 +55,12 @@ impl Answer {
         self
     }
 
-    /// Says that the account costs more than the user's choice.
+    /// Marks the answer as one of a more expensive account.
     pub fn note_paid(&mut self) {
         self.headers.insert(PAID_HEADER, HeaderValue::from_static("1"));
     }
 
-    /// Says that a smaller payload was answered.
+    /// Marks the answer as one to a smaller request.
     pub fn note_degraded(&mut self, left_out: LeftOut) {
         self.headers.insert(DEGRADED_HEADER, HeaderValue::from_static("1"));
         if let Ok(left_out) = HeaderValue::from_str(&left_out.to_string()) {
@@ -68,24 +68,23 @@ impl Answer {
         }
     }
 
-    /// Says when to ask again.
+    /// Sets `Retry-After`, in whole seconds.
     pub fn set_retry_after(&mut self, ms: u64) {
         self.headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
     }
 
-    /// Says which of our errors this is.
+    /// Sets the error code of this package.
     pub fn note_error(&mut self, code: Code) {
         self.headers.insert(ERROR_HEADER, HeaderValue::from_static(code.as_str()));
     }
 
-    /// Which of our errors this is.
+    /// Returns the error code of this package.
     #[must_use]
     pub fn error_code(&self) -> Option<&str> {
         self.headers.get(ERROR_HEADER)?.to_str().ok()
     }
 
-    /// Replaces the message of an error body by one that says more; `original` is the body as far as it was read. The
-    /// server's own code and type stay.
+    /// Replaces the message of an error body. `original` is the body as far as it was read. The server's code and type stay.
     pub fn explain(&mut self, error: &Error, original: &[u8]) {
         let mut document = match serde_json::from_slice(original) {
             Ok(Value::Object(document)) => document,
@@ -102,7 +101,7 @@ impl Answer {
         self.note_error(error.code());
     }
 
-    /// Makes the answer the host's last word on the request.
+    /// Turns the answer into an error that a host does not retry.
     #[must_use]
     pub fn into_final(mut self, error: &FinalError) -> Self {
         self.status = error.status;
@@ -119,8 +118,8 @@ impl Answer {
         self
     }
 
-    /// Watches a stream of chat events from here on, in place of a host that can't. Gives what is wrong with one that ends
-    /// before it has said anything. A whole completion becomes a stream.
+    /// Guards the stream of chat events for a host. Returns the problem if it ends before any content. A completion in one
+    /// JSON document becomes a stream.
     pub async fn watch(&mut self) -> Option<Error> {
         match self.body.watch().await {
             Ok(true) => {
@@ -133,7 +132,7 @@ impl Answer {
         }
     }
 
-    /// What the qwen CLI answered.
+    /// Returns the answer of the qwen CLI.
     #[must_use]
     pub fn of_cli(url: Url, answer: CliAnswer) -> Self {
         let mut headers = HeaderMap::new();
@@ -142,14 +141,14 @@ impl Answer {
         Self { status: StatusCode::OK, headers, url, body: Body::of_cli(answer.body) }
     }
 
-    /// An answer that no server sent.
+    /// Returns an error as an answer, without a server.
     #[must_use]
     pub fn without_server(url: Url, error: &FinalError) -> Self {
         let empty = Body::from_bytes(Bytes::new());
         Self { status: error.status, headers: HeaderMap::new(), url, body: empty }.into_final(error)
     }
 
-    /// Replaces the body.
+    /// Replaces the body by a JSON document.
     pub fn set_json(&mut self, document: &Value) {
         self.headers.remove(CONTENT_LENGTH);
         self.headers.remove(CONTENT_ENCODING);

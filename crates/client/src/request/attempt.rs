@@ -1,4 +1,4 @@
-//! One attempt: the request over the wire with one account's token, and what the answer means for that account.
+//! Sends a request once with the token of one account, and reads the verdict.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,19 +15,19 @@ use super::prepare::{Prepared, Redirect};
 use crate::verdict::dialect::{Content, MAX_ERROR_BODY};
 use crate::verdict::{AnswerReader, Asked, Reading};
 
-/// An answer is read ahead up to this size in bytes, for an error that comes in its place.
+/// Largest beginning of a success, in bytes, that is searched for an error.
 const MAX_READ_AHEAD: usize = 1024 * 1024;
 
-/// The longest `Retry-After` that is waited for.
+/// Longest `Retry-After`, in milliseconds, that is waited for.
 const LONGEST_WAIT_MS: u64 = 10_000;
-/// The wait before the second try where a limit names none.
+/// Wait in milliseconds before the second try, without `Retry-After`.
 const DEFAULT_WAIT_MS: u64 = 1_000;
 
-/// Bounds what one call may cost the API, whatever goes wrong.
+/// Limits the number of requests for one call.
 #[derive(Debug)]
 pub struct Budget {
     left: usize,
-    /// What must be left for accounts that are still to be asked.
+    /// Requests that are reserved for accounts that are still to be asked.
     pub reserved: usize,
 }
 
@@ -38,13 +38,13 @@ impl Budget {
         Self { left: 2 * accounts + 2, reserved: 0 }
     }
 
-    /// Whether there is one to spare for a second try.
+    /// True if there is a request for a second try.
     #[must_use]
     pub fn may_retry(&self) -> bool {
         self.left > self.reserved
     }
 
-    /// Whether there is one left at all.
+    /// True if there is a request left.
     #[must_use]
     pub fn may_take(&self) -> bool {
         self.left > 0
@@ -57,21 +57,19 @@ impl Budget {
     }
 }
 
-/// An answer, and what it means for the account that it was asked with.
+/// An answer and its meaning for the account.
 #[derive(Debug)]
 pub struct Attempt {
-    /// The answer.
     pub answer: Answer,
-    /// What it means.
     pub reading: Reading,
     /// The error body as far as it was read.
     pub error_body: Vec<u8>,
-    /// How long the server asks to wait.
+    /// `Retry-After` of the server, in milliseconds.
     pub retry_after_ms: Option<u64>,
 }
 
 impl Attempt {
-    /// The wait before a second try, where it is short enough to be made for the caller.
+    /// Returns the wait before a second try, if it is short enough.
     #[must_use]
     pub fn short_wait(&self) -> Option<Duration> {
         let ms = self.retry_after_ms.unwrap_or(DEFAULT_WAIT_MS);
@@ -79,37 +77,34 @@ impl Attempt {
     }
 }
 
-/// A token, and the one place that it may be sent to.
+/// A token, and the only base URL that it may be sent to.
 #[derive(Debug, Clone)]
 pub struct Access {
-    /// The token.
     pub token: Arc<Token>,
-    /// The base URL that it is valid on.
     pub base_url: Url,
 }
 
 /// Sends requests.
 #[derive(Debug)]
 pub struct Sender {
-    /// The connections.
     pub http: Arc<Http>,
-    /// Where OAuth accounts are sent instead of their own host.
+    /// Base URL for OAuth accounts in place of the one in their token.
     pub base_url_override: Option<BaseUrlOverride>,
-    /// How long a request may stay silent.
+    /// Longest silence of a server.
     pub idle_timeout: Duration,
-    /// How long the beginning of a stream is held back for an error in its place.
+    /// Longest time to hold back the beginning of a stream, since it may be an error.
     pub hold: Duration,
-    /// The time.
     pub clock: Clock,
-    /// What was worked out last.
+    /// The base URL of the last request.
     pub last_base_url: Mutex<LastBaseUrl>,
 }
 
-/// The base URL of a kind of account whose token names a host: nearly every request has the one of the request before.
+/// The kind of an account, the host in its token, and the base URL that follows from them. Consecutive requests nearly
+/// always have the same.
 pub type LastBaseUrl = Option<(Kind, Option<String>, Url)>;
 
 impl Sender {
-    /// Where an account's token may be sent.
+    /// Returns the base URL that an account's token may be sent to.
     ///
     /// # Errors
     /// Those of [`Account::base_url`].
@@ -126,8 +121,8 @@ impl Sender {
         Ok(Access { token, base_url })
     }
 
-    /// Sends a request with an account's token. `reconnecting` is told of a connection that failed before anything was
-    /// sent, and is tried once more.
+    /// Sends a request with an account's token. If a connection fails before anything is sent, calls `reconnecting` and tries
+    /// once more.
     ///
     /// # Errors
     /// `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`, `ERR_QWEN_INVALID_CONFIG`.
@@ -166,8 +161,8 @@ impl Sender {
         Ok(Attempt { answer, reading, error_body, retry_after_ms })
     }
 
-    /// How long the beginning of a success is held back for an error in its place. One JSON document is of no use before
-    /// its end; a body that is neither JSON nor text is not an answer to a chat.
+    /// Returns the longest time to hold back the beginning of a success. A JSON document is useless before its end. A body that
+    /// is neither JSON nor text is not an answer to a chat.
     fn hold_of(&self, answer: &Answer) -> Duration {
         let content_type = answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         match content_type.map(str::to_ascii_lowercase) {
@@ -225,14 +220,14 @@ impl Sender {
     }
 }
 
-/// Reads ahead to the first thing that the body of a success says.
+/// Reads ahead to the first content or error in the body of a success.
 async fn inside(body: &mut Body) -> Content {
     let mut reader = AnswerReader::default();
     let found = body.read_ahead(MAX_READ_AHEAD, |bytes| reader.read(bytes)).await;
     found.unwrap_or_else(|| reader.end())
 }
 
-/// Where a redirect leads that keeps the method: others would turn a POST into a GET.
+/// Returns the location of a redirect that keeps the method. Others would turn a POST into a GET.
 fn redirected(response: &reqwest::Response, from: &Url, method: &Method) -> Option<Url> {
     let keeps_method = match response.status() {
         StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,

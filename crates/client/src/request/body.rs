@@ -1,4 +1,4 @@
-//! The bytes of an answer on their way back to the caller.
+//! The body of an answer, as a stream of bytes.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,37 +14,37 @@ use crate::request_log::{LogOutcome, RequestRecord};
 use crate::usage::Meter;
 use crate::verdict::dialect::ServerError;
 
-/// So much of a stream is held back until it says something.
+/// Largest beginning of a stream, in bytes, that is held back until there is content.
 const MAX_HELD: usize = 1024 * 1024;
-/// A connection that is left open after the last event is given up after this time.
+/// Longest wait for the server to close the connection after the last event.
 const DONE_GRACE: Duration = Duration::from_millis(100);
-/// Longest time for reading an error's body ahead.
+/// Longest time to read an error body ahead.
 const MAX_ERROR_TIME: Duration = Duration::from_secs(10);
 
-/// Where the rest of a body comes from.
+/// The source of the unread body.
 #[derive(Debug)]
 enum Source {
     Network(Box<reqwest::Response>),
     Cli(Box<CliBody>),
 }
 
-/// Called with the error by which the server ends a stream.
+/// Called with the error with which the server ends a stream.
 struct OnServerError(Box<dyn FnOnce(ServerError) + Send + Sync>);
 
 opaque_debug!(OnServerError);
 
-/// The bytes of an answer, as they come.
+/// The body of an answer, which may still be arriving.
 #[derive(Debug)]
 pub struct Body {
-    /// What was read ahead.
+    /// Chunks that were read ahead.
     head: VecDeque<Bytes>,
     source: Option<Source>,
-    /// What was found to be wrong with the rest.
+    /// The error that follows the chunks that were read ahead.
     failure: Option<Error>,
     idle_timeout: Duration,
-    /// Until when the connection may end by itself after the last event.
+    /// End of the wait for the server to close the connection after the last event.
     done_until: Option<Instant>,
-    /// Whether to wait for what is not here yet.
+    /// False while only data that has arrived may be read.
     may_wait: bool,
     guard: Option<Guard>,
     on_server_error: Option<OnServerError>,
@@ -53,7 +53,7 @@ pub struct Body {
 }
 
 impl Body {
-    /// A body that is there already.
+    /// Returns a body of known bytes.
     #[must_use]
     pub fn from_bytes(bytes: Bytes) -> Self {
         Self {
@@ -70,14 +70,14 @@ impl Body {
         }
     }
 
-    /// A body that is still to come; `idle_timeout` is the longest silence.
+    /// Returns the body of a response. `idle_timeout` is the longest silence.
     #[must_use]
     pub fn live(response: reqwest::Response, idle_timeout: Duration) -> Self {
         let source = Some(Source::Network(Box::new(response)));
         Self { head: VecDeque::new(), source, idle_timeout, ..Self::from_bytes(Bytes::new()) }
     }
 
-    /// What the qwen CLI answers.
+    /// Returns the body of an answer of the qwen CLI.
     #[must_use]
     pub fn of_cli(body: CliBody) -> Self {
         Self {
@@ -87,7 +87,7 @@ impl Body {
         }
     }
 
-    /// Lets a meter hear of every byte that the server sends, and of the end.
+    /// Counts the usage in all bytes that the server sends.
     pub fn metered(&mut self, meter: Meter) {
         self.meter = meter;
         for chunk in &self.head {
@@ -98,20 +98,20 @@ impl Body {
         }
     }
 
-    /// Calls `note` with the error by which the server ends a watched stream.
+    /// Calls `note` with the error with which the server ends a guarded stream.
     pub fn on_server_error(&mut self, note: impl FnOnce(ServerError) + Send + Sync + 'static) {
         self.on_server_error = Some(OnServerError(Box::new(note)));
     }
 
-    /// Lets a record hear of every byte, and of the end.
+    /// Writes all bytes and the end to a record.
     pub fn recorded(&mut self, record: RequestRecord) {
         self.record = record;
     }
 
-    /// The next bytes, or `None` at the end.
+    /// Returns the next bytes, or `None` at the end.
     ///
     /// # Errors
-    /// `ERR_QWEN_TIMEOUT` after the longest silence, `ERR_QWEN_NETWORK` where the connection broke.
+    /// `ERR_QWEN_TIMEOUT` after the longest silence, `ERR_QWEN_NETWORK` if the connection broke.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         let next = self.next_unrecorded().await;
         match &next {
@@ -122,8 +122,8 @@ impl Body {
         next
     }
 
-    /// What [`next`](Self::next) gives, if that need not be waited for. An answer of the CLI's always is: its reader must not
-    /// be dropped half-way.
+    /// Returns the result of [`next`](Self::next) if it is available without waiting. Always `None` for the CLI, whose reader
+    /// must not be dropped in the middle of a read.
     pub fn next_if_here(&mut self) -> Option<Result<Option<Bytes>>> {
         let is_cli = matches!(self.source, Some(Source::Cli(_)));
         if is_cli && self.head.is_empty() {
@@ -166,7 +166,7 @@ impl Body {
         }
     }
 
-    /// Lets go of the connection.
+    /// Drops the connection.
     fn stop(&mut self) {
         self.meter.finish();
         (self.source, self.failure) = (None, None);
@@ -187,7 +187,7 @@ impl Body {
                 }
             }
             Some(Source::Network(response)) => receive(response, self.idle_timeout, self.may_wait).await,
-            // It has limits of its own.
+            // The CLI has its own time limits.
             Some(Source::Cli(body)) => body.next().await,
         };
         if let Ok(Some(bytes)) = &chunk {
@@ -199,22 +199,22 @@ impl Body {
         chunk
     }
 
-    /// Reads up to `limit` bytes ahead, for 10 s at most, and gives them; they are still part of the body. What cuts the
-    /// body short is found again by [`Body::next`].
+    /// Reads up to `limit` bytes ahead, for 10 s at most, and returns them. They stay part of the body. [`Body::next`]
+    /// returns an error that cuts the body.
     pub async fn peek(&mut self, limit: usize) -> Vec<u8> {
         let mut seen = Vec::new();
         let take = |bytes: &[u8]| {
             seen.extend_from_slice(bytes);
             None::<()>
         };
-        // An endless body is no reason to wait: its beginning says what there is to say.
+        // The beginning of an endless body is enough.
         let _ = tokio::time::timeout(MAX_ERROR_TIME, self.read_ahead(limit, take)).await;
         seen.truncate(limit);
         seen
     }
 
-    /// Reads ahead until `see` returns a value, or for about `limit` bytes; they are still part of the body. What cuts
-    /// the body short is found again by [`Body::next`].
+    /// Reads ahead until `see` returns a value, or for about `limit` bytes. They stay part of the body. [`Body::next`]
+    /// returns an error that cuts the body.
     pub async fn read_ahead<T>(
         &mut self,
         limit: usize,
@@ -241,11 +241,10 @@ impl Body {
         None
     }
 
-    /// Watches a stream of chat events from here on, in place of a host that can't. True if the body is one JSON document,
-    /// which becomes a stream.
+    /// Guards the stream of chat events for a host. Returns true if the body is one JSON document, which becomes a stream.
     ///
     /// # Errors
-    /// What is wrong with a stream that ends before it has said anything.
+    /// The problem of a stream that ends before any content.
     pub async fn watch(&mut self) -> Result<bool> {
         let limit = self.idle_timeout;
         let mut guard = Guard::default();
@@ -257,7 +256,7 @@ impl Body {
             }
             Ok(Ok(())) => Err(guard.problem(None)),
             Ok(Err(problem)) => Err(problem),
-            // A server that only keeps the connection alive has said nothing either.
+            // Comments that keep the connection alive are not content.
             Err(_) => Err(guard.problem(Some(&TransportError::timeout("Qwen", limit).error))),
         }
     }
@@ -275,7 +274,7 @@ impl Body {
                     self.head.push_back(guard.pass(bytes));
                 }
                 end => {
-                    // A whole completion becomes a stream here.
+                    // A completion in one JSON document becomes a stream here.
                     let Some(rest) = guard.end(end.as_ref().err())? else { return Ok(()) };
                     self.head.push_back(rest);
                 }
@@ -290,7 +289,7 @@ async fn receive(
     idle_timeout: Duration,
     may_wait: bool,
 ) -> Result<Option<Bytes>> {
-    // A timer costs as much as reading a small chunk, so it is set only where there is something to wait for.
+    // A timer costs as much as reading a small chunk, so it is set only for a real wait.
     let chunk = match response.chunk().now_or_never() {
         Some(chunk) => Ok(chunk),
         None if may_wait => tokio::time::timeout(idle_timeout, response.chunk()).await,

@@ -1,6 +1,6 @@
-//! The way of one request, from top to bottom: prepared, sent with one account after another, and answered.
+//! One request from start to end: it is prepared, sent with one account after another, and answered.
 //!
-//! [`Selection`] says what comes next; the methods here carry it out.
+//! [`Selection`] decides the next step, and the methods here carry it out.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::host::errors::FinalError;
 use crate::request_log::{self, RequestRecord};
 use crate::verdict::Verdict;
 
-/// One call, while it lasts.
+/// The state of one call.
 pub(super) struct Call<'a> {
     pipeline: &'a Pipeline,
     view: &'a Arc<Snapshot>,
@@ -28,19 +28,19 @@ pub(super) struct Call<'a> {
     utc_offset_minutes: i32,
     budget: Budget,
     record: RequestRecord,
-    /// The account that was asked first.
+    /// The first account that was asked.
     first_asked: Option<&'a Account>,
-    /// When the current account was asked first, in epoch milliseconds.
+    /// Time in epoch milliseconds at which the current account was first asked.
     asked_at: u64,
-    /// The answer or error of the last account that could not answer.
+    /// The answer or error of the last account that failed.
     last: Option<Result<Answer>>,
-    /// Why the CLI did not answer.
+    /// The error of the qwen CLI.
     cli_failure: Option<Error>,
-    /// True if the account that was asked last costs more than the user has agreed to.
+    /// True if the current account is above the price limit.
     is_paid_fallback: bool,
 }
 
-/// The end of a step: the call's answer, or a reason for another step.
+/// The result of a step: the answer, or a reason for another step.
 enum Ended {
     Answered(Box<Answer>),
     With(Outcome),
@@ -108,21 +108,21 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Asks one account, with one second try where the first could do better.
+    /// Asks one account, and once more after a refresh or a short wait.
     async fn ask(&mut self, candidate: &'a Candidate<'a>, selection: &Selection<'a>) -> Result<Ended> {
         let (pipeline, account) = (self.pipeline, candidate.account);
-        // The degraded try comes after all accounts.
+        // One request is reserved for the degraded try after all accounts.
         self.budget.reserved = selection.left() + 1;
         self.is_paid_fallback = candidate.price > selection.price_limit();
         if self.is_paid_fallback {
             pipeline.tell_of_paid_fallback(account, self.first_asked);
         }
-        // The first account was looked at when the call began.
+        // For the first account the snapshot from the start of the call is recent enough.
         let seen = self.first_asked.is_none().then(|| Arc::clone(self.view));
         self.first_asked.get_or_insert(account);
         let mut access = match pipeline.access(account, seen).await {
             Ok(access) => access,
-            // A server that can't be reached says nothing of the account.
+            // An unreachable server is not a verdict about the account.
             Err(error) if error.is_retryable() || !is_about_login(error.code()) => return Err(error),
             Err(error) => {
                 self.last = Some(Err(error));
@@ -138,10 +138,10 @@ impl<'a> Call<'a> {
                     access = renewed;
                     attempt = self.send(candidate, &access, None).await?;
                 }
-                // Nothing is known of the login yet: it is not the caller's 401.
+                // The login may still be valid, so the caller must not get the 401.
                 Err(error) if error.is_retryable() => return Err(error),
                 Err(error) => {
-                    // A refused refresh token was told of when it was redeemed.
+                    // A refused refresh token was already reported when it was redeemed.
                     if account.kind != Kind::OAuth && candidate.record.rejected_at().is_none() {
                         pipeline.tell(EventKind::NeedsLogin, account, error.message(), Some(error.code()));
                     }
@@ -161,7 +161,7 @@ impl<'a> Call<'a> {
         self.apply_verdict(candidate, &access, attempt, selection).await
     }
 
-    /// Sends the request once with one account; `degraded` in its place, where there is one.
+    /// Sends the request, or `degraded` in its place, once with one account.
     async fn send(
         &mut self,
         candidate: &Candidate<'_>,
@@ -192,7 +192,7 @@ impl<'a> Call<'a> {
         attempt
     }
 
-    /// Acts on what an account's answer means: for the account, and for the call.
+    /// Applies the verdict on an answer to the account and to the call.
     async fn apply_verdict(
         &mut self,
         candidate: &'a Candidate<'a>,
@@ -221,7 +221,7 @@ impl<'a> Call<'a> {
             (Verdict::PermissionDenied, _) => Ok(self.cannot_answer(attempt, Code::PermissionDenied)),
             (Verdict::AllocationLimit, Some(cooldown)) => {
                 let cooldown = pipeline.pause(account, cooldown, self.asked_at, retry_after_ms).await;
-                // The caller waits for the account that is back first.
+                // The caller waits for the account that is available first.
                 let others = selection.cooling().iter().map(|(_, other)| other.until);
                 let free_at = others.fold(cooldown.until, u64::min);
                 let mut answer = attempt.answer;
@@ -245,7 +245,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The answer as the host must get it, where there is a host and an error that it takes for final.
+    /// Makes an error final if there is a host.
     fn for_host(&self, answer: Answer, error: Option<FinalError>) -> Answer {
         match error.filter(|_| self.pipeline.settings.for_host) {
             Some(error) => answer.into_final(&error),
@@ -253,7 +253,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Hands on an answer that ends the call.
+    /// Returns an answer that ends the call.
     async fn answered(
         &mut self,
         candidate: &Candidate<'_>,
@@ -270,7 +270,7 @@ impl<'a> Call<'a> {
         self.watched(answer, None).await
     }
 
-    /// The account can't answer this request; what the server said is passed on where no other account can.
+    /// Keeps the answer of an account that can't answer this request, in case no other account can.
     fn cannot_answer(&mut self, attempt: Attempt, code: Code) -> Ended {
         let Attempt { mut answer, reading, .. } = attempt;
         answer.note_error(code);
@@ -278,7 +278,7 @@ impl<'a> Call<'a> {
         Ended::With(Outcome::Unusable)
     }
 
-    /// The account's token or key does not work; what the server said is kept in case no other account can be asked.
+    /// Marks an account as rejected. Keeps its answer in case no other account can be asked.
     async fn reject(&mut self, account: &Account, access: &Access, attempt: Attempt, error: Error) -> Ended {
         let Attempt { mut answer, error_body, .. } = attempt;
         let (id, token, why) = (account.id.clone(), access.token.access_token.clone(), error.clone());
@@ -289,7 +289,7 @@ impl<'a> Call<'a> {
         Ended::With(Outcome::Unusable)
     }
 
-    /// Says why the API refuses an account that has a fresh token.
+    /// Returns the reason why the API refuses an account with a fresh token.
     fn refusal(&self, account: &Account, attempt: &Attempt) -> Error {
         let (kind, label, has_key) = (account.kind, &account.label, !self.view.document.keys.is_empty());
         let (reading, headers) = (&attempt.reading, &attempt.answer.headers);
@@ -297,7 +297,7 @@ impl<'a> Call<'a> {
         refusal.error(self.pipeline.now_ms()).with_account(&account.id)
     }
 
-    /// In a host, a stream that says nothing is an error. `degraded` is what was sent in place of the request.
+    /// Guards a stream for a host, in which an empty one is an error. `degraded` is the request that was sent in its place.
     async fn watched(&self, mut answer: Answer, degraded: Option<&Prepared>) -> Answer {
         if self.pipeline.settings.for_host
             && degraded.unwrap_or(&self.prepared).is_chat_stream
@@ -308,7 +308,7 @@ impl<'a> Call<'a> {
         answer
     }
 
-    /// Every account is out of quota: a smaller payload may still be answered.
+    /// Sends a smaller request after every account is out of quota.
     async fn degrade(&mut self, candidate: &Candidate<'_>, selection: &Selection<'_>) -> Result<Ended> {
         let (pipeline, account) = (self.pipeline, candidate.account);
         let failed = Ok(Ended::With(Outcome::Failed));
@@ -318,7 +318,7 @@ impl<'a> Call<'a> {
         }
         let Some((degraded, left_out)) = self.prepared.degraded(account.kind).await? else { return failed };
         let claimed = pipeline.note(move |registry| registry.claim_degraded_try(is_limited)).await;
-        // A store that can't be written must not stop an answer.
+        // A store that can't be written must not prevent an answer.
         if claimed == Some(false) {
             return failed;
         }
@@ -335,7 +335,7 @@ impl<'a> Call<'a> {
             attempt = again;
         }
         if attempt.reading.verdict == Verdict::TokenRejected {
-            // A cooldown must not hide that the login itself is refused.
+            // Report the refused login, not the cooldown.
             let error = self.refusal(account, &attempt);
             self.reject(account, &access, attempt, error).await;
             return failed;
@@ -350,7 +350,7 @@ impl<'a> Call<'a> {
         Ok(Ended::Answered(Box::new(self.watched(answer, Some(&degraded)).await)))
     }
 
-    /// Every account is out of quota: the qwen CLI has a login or key of its own.
+    /// Asks the qwen CLI, which has its own login or key.
     async fn fall_back(&mut self) -> Ended {
         let (fallback, body) = (self.pipeline.settings.fallback.clone(), self.prepared.body.clone());
         let (Some(fallback), Some(body)) = (fallback, body) else { return Ended::With(Outcome::Failed) };
@@ -369,7 +369,7 @@ impl<'a> Call<'a> {
         Ended::Answered(Box::new(self.watched(answer, None).await))
     }
 
-    /// The last word where no account can be asked for now.
+    /// Returns the error for a call that found no account.
     fn give_up(&mut self, selection: &Selection<'_>) -> Answer {
         let is_discontinued =
             |answer: &Answer| answer.error_code() == Some(Code::FreeTierDiscontinued.as_str());

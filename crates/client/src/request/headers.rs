@@ -9,7 +9,7 @@ use qwen_base::{Code, Error, Result, Secret};
 
 pub use qwen_base::PRODUCT;
 
-/// Belong to one connection or to our own client, never to the caller.
+/// Headers that belong to the connection, so that those of the caller are dropped.
 const NOT_FORWARDED: [HeaderName; 10] = [
     ACCEPT_ENCODING,
     CONNECTION,
@@ -23,7 +23,7 @@ const NOT_FORWARDED: [HeaderName; 10] = [
     UPGRADE,
 ];
 
-/// So many headers are ours.
+/// Number of headers that are added.
 const ADDED: usize = 6;
 
 /// Reads the caller's headers.
@@ -34,7 +34,7 @@ pub fn read<N: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (N, V)
     let mut headers = HeaderMap::new();
     for (name, value) in pairs {
         let name = HeaderName::try_from(name.as_ref()).map_err(|_| {
-            Error::new(Code::InvalidArgument, "headers holds a name that is no valid HTTP header name.")
+            Error::new(Code::InvalidArgument, "headers contains an invalid HTTP header name.")
         })?;
         let value = HeaderValue::from_bytes(&latin1(value.as_ref().trim()).unwrap_or_default())
             .ok()
@@ -42,7 +42,7 @@ pub fn read<N: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (N, V)
             .ok_or_else(|| {
                 Error::new(
                     Code::InvalidArgument,
-                    format!("headers.{name} holds characters that no HTTP header may."),
+                    format!("headers.{name} contains characters that are not allowed in an HTTP header."),
                 )
             })?;
         headers.append(name, value);
@@ -50,22 +50,22 @@ pub fn read<N: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (N, V)
     Ok(headers)
 }
 
-/// A fetch header value is a byte string: one byte a character.
+/// Encodes a header value, in which fetch allows one byte for each character.
 fn latin1(value: &str) -> Option<Vec<u8>> {
     value.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect()
 }
 
-/// Returns the headers of an attempt at `host`: the caller's, and over them what Qwen expects.
+/// Returns the headers of an attempt: the caller's, overridden by those that Qwen expects.
 ///
 /// # Errors
-/// `ERR_QWEN_INTERNAL` where the token is no header value; tokens are checked when they are read.
+/// `ERR_QWEN_INTERNAL` if the token is not a header value. Tokens are checked when they are read.
 pub fn for_attempt(callers: &HeaderMap, access_token: &Secret, kind: Kind, host: &str) -> Result<HeaderMap> {
     let mut headers = HeaderMap::with_capacity(callers.len() + ADDED);
     for (name, value) in callers.iter().filter(|(name, _)| !NOT_FORWARDED.contains(name)) {
         headers.append(name.clone(), value.clone());
     }
     let mut authorization = HeaderValue::try_from(format!("Bearer {}", access_token.expose()))
-        .map_err(|_| Error::internal("a token is no header value"))?;
+        .map_err(|_| Error::internal("a token is not a header value"))?;
     authorization.set_sensitive(true);
     headers.insert(AUTHORIZATION, authorization);
     headers.insert(USER_AGENT, user_agent(callers, kind));
@@ -74,12 +74,12 @@ pub fn for_attempt(callers: &HeaderMap, access_token: &Secret, kind: Kind, host:
     if kind == Kind::OAuth || is_alibaba(host) {
         headers.insert("x-dashscope-cachecontrol", HeaderValue::from_static("enable"));
     }
-    // Compression delays the events of a stream. A server that compresses all the same is understood.
+    // Compression delays the events of a stream. If a server compresses anyway, the body is decoded.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     Ok(headers)
 }
 
-/// Coding Plan answers only to programs that it knows, so a key keeps the caller's own name in front of ours.
+/// Coding Plan only answers programs that it knows, so for a key the caller's name comes before ours.
 fn user_agent(callers: &HeaderMap, kind: Kind) -> HeaderValue {
     let own = HeaderValue::from_static(PRODUCT);
     match callers.get(USER_AGENT) {
@@ -94,7 +94,7 @@ fn is_alibaba(host: &str) -> bool {
     host.ends_with(".aliyuncs.com")
 }
 
-/// Returns the headers that a caller gets to see. Those that only this package may set are left out.
+/// Returns the headers for the caller, without those of the connection and those that only this package may set.
 #[must_use]
 pub fn of_answer(headers: &HeaderMap) -> HeaderMap {
     let is_of_connection =
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ours_win_and_others_stay() {
+    fn headers_of_this_package_win_and_others_stay() {
         let callers = read([
             ("authorization", "Bearer placeholder"),
             ("User-Agent", "ai-sdk"),
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_says_that_it_is_one_and_who_asks() {
+    fn a_key_has_its_own_auth_type_and_keeps_the_callers_user_agent() {
         let headers = |user_agent: &str, kind, host| {
             let callers = read([("user-agent", user_agent)]).unwrap();
             for_attempt(&callers, &Secret::new("sk-1"), kind, host).unwrap()
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_sets_no_header_of_ours() {
+    fn a_server_cannot_set_a_header_of_this_package() {
         let sent =
             read([("x-qwen-error", "a"), ("X-Qwen-New", "b"), ("x-request-id", "c"), ("connection", "d")]);
         let kept = of_answer(&sent.unwrap());

@@ -1,4 +1,4 @@
-//! What is said of accounts that can't be asked, and the last word of a call that finds no other. Pure.
+//! Errors of a call that finds no account to ask. Pure.
 
 use http::StatusCode;
 use qwen_accounts::{Cooldown, CoolingReason};
@@ -8,21 +8,21 @@ use serde_json::{Value, json};
 use super::selection::{Candidate, Selection};
 use crate::host::errors::{FinalError, moment, plain};
 
-/// A host may wait this long for a rate limit to pass, in milliseconds.
+/// Longest wait in milliseconds that a host makes for a rate limit.
 const SHORT_WAIT_MS: u64 = 60_000;
 
-/// The last word of a call whose accounts are all left alone for a time.
+/// The error of a call whose accounts are all cooling.
 #[derive(Debug)]
 pub struct LastWord {
     reason: CoolingReason,
     server_code: String,
     message: String,
-    /// The time until the first account can be asked again, in milliseconds.
+    /// Milliseconds until the first account can be asked again.
     pub wait_ms: u64,
 }
 
 impl LastWord {
-    /// Finds the words. `cli_failure` is why the qwen CLI did not answer.
+    /// Composes the error. `cli_failure` is the error of the qwen CLI.
     #[must_use]
     pub fn new(
         selection: &Selection,
@@ -31,7 +31,7 @@ impl LastWord {
         utc_offset_minutes: i32,
     ) -> Self {
         let cooling = selection.cooling();
-        // An unpaid account does not come back by itself.
+        // An unpaid account does not recover without action.
         let first = cooling.iter().map(|(_, cooldown)| cooldown);
         let first = first.min_by_key(|cooldown| (cooldown.reason == CoolingReason::Payment, cooldown.until));
         let (reason, until) =
@@ -66,7 +66,7 @@ impl LastWord {
         Self { reason, server_code, message, wait_ms: until.saturating_sub(now_ms) }
     }
 
-    /// The answer's status and words. A host waits for a limit that passes soon, and takes all else for final.
+    /// Returns the status and message. A host waits for a short limit, and treats everything else as final.
     #[must_use]
     pub fn final_error(&self, for_host: bool) -> FinalError {
         let is_short = match self.reason {
@@ -84,14 +84,14 @@ impl LastWord {
         }
     }
 
-    /// The body as the API would write it.
+    /// Returns the error as the API writes it.
     #[must_use]
     pub fn to_json(&self) -> Value {
         json!({"error": {"message": self.message, "type": self.server_code, "code": self.server_code}})
     }
 }
 
-/// The reason that all of these accounts share.
+/// Returns the common reason of these accounts.
 fn all_of(cooling: &[(&Candidate, Cooldown)]) -> String {
     let count = cooling.len();
     let are_all =
@@ -107,8 +107,8 @@ fn all_of(cooling: &[(&Candidate, Cooldown)]) -> String {
     }
 }
 
-/// What is said of one account, and when it will be tried again. The moment at which a quota comes back is often not
-/// known, so none is promised.
+/// Returns the message about a cooling account, with the time of the next try. The reset time of a quota is often unknown, so
+/// the message does not promise one.
 #[must_use]
 pub fn left_alone(name: &str, cooldown: &Cooldown, now_ms: u64, utc_offset_minutes: i32) -> String {
     let what = match (cooldown.reason, cooldown.window) {
@@ -122,13 +122,13 @@ pub fn left_alone(name: &str, cooldown: &Cooldown, now_ms: u64, utc_offset_minut
     format!("{what} It will be tried again {}.", moment(cooldown.until, now_ms, utc_offset_minutes))
 }
 
-/// Message about an account that was asked too much.
+/// Returns the message about an account with a rate limit.
 #[must_use]
 pub fn limit_reached(name: &str) -> String {
     format!("{name} takes no more requests for now.")
 }
 
-/// Says why a request can't be sent with any account.
+/// Returns the error for a request that no account may serve.
 #[must_use]
 pub fn nobody_serves(model: &str, selection: &Selection) -> Error {
     let labels: Vec<_> =
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_part_of_the_quota_that_is_spent_is_named_and_no_end_is_promised() {
+    fn the_message_names_the_window_and_promises_no_reset_time() {
         use CoolingReason::{Payment, Quota, RateLimit, TokenLimit};
         for (reason, window, after_ms, expected) in [
             (
@@ -198,11 +198,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_that_is_said_makes_a_host_retry(
+        fn no_message_makes_a_host_retry(
             at in 0..4_usize, window in 0..QuotaWindow::ALL.len(), after_ms in 0..3_000_000_000_u64,
         ) {
             let message = said(CoolingReason::ALL[at], Some(QuotaWindow::ALL[window]), after_ms);
-            // A time of day holds no more than two digits in a row, a span of time three at most.
             let message = plain(&message);
             for word in ["try again", "tried again in", "exhausted", "rate limit", "unavailable", "429"] {
                 prop_assert!(!message.contains(word), "{}", message);

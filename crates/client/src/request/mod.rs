@@ -1,6 +1,6 @@
-//! The way of a request: from the caller's bytes to the account's host, and of the answer back.
+//! Sends a request with one account after another, and returns the answer.
 //!
-//! [`call`] has it from top to bottom; everything else here is a part of one of its steps.
+//! Start with [`call`], which has all steps in order. Each other file is a part of one step.
 
 pub mod answer;
 pub mod attempt;

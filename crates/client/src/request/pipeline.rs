@@ -1,4 +1,4 @@
-//! The request path of a client: what its calls share. [`Call`] has the way of one of them.
+//! The state that all calls of a client share. [`Call`] has the steps of one call.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -29,12 +29,12 @@ use crate::request_log::{LogStart, RequestLog, RequestRecord};
 use crate::usage::UsageBook;
 use crate::verdict::{Asked, Reading};
 
-/// Where a host names its conversation.
+/// Header in which a host names its conversation.
 const CONVERSATION_HEADER: &str = "x-session-id";
-/// A token of this age that was refused before is still as fresh as another would be.
+/// A refused token that is younger than this, in milliseconds, is not refreshed again.
 const FRESH_MS: u64 = 10 * 60_000;
 
-/// What the pipeline needs to know, for a client's life.
+/// The settings of a client, which do not change.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The base URL that callers address.
@@ -42,26 +42,22 @@ pub struct Settings {
     /// True if errors are made final for `OpenCode`.
     pub for_host: bool,
     pub options: RequestOptions,
-    /// The qwen CLI, where it may be asked when every account is out of quota.
+    /// The qwen CLI, if it may be asked when every account is out of quota.
     pub fallback: Option<Arc<CliFallback>>,
-    /// Which models each account serves.
+    /// The models of each account.
     pub models: ModelBook,
-    /// Where keys lie that a user without a working account could import.
+    /// Finds keys that a user without a working account could import.
     pub discovery: Discovery,
 }
 
-/// The time, and the places where news go.
+/// The clock, the listener and the logs.
 #[derive(Debug)]
 pub struct Journal {
-    /// The time.
     pub clock: Clock,
-    /// The listener.
     pub events: Events,
     /// The debug log.
     pub logger: Logger,
-    /// The log of requests.
     pub request_log: RequestLog,
-    /// The usage of each account.
     pub usage: UsageBook,
 }
 
@@ -80,7 +76,7 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Sends nothing until [`Pipeline::fetch`] is called.
+    /// Creates a pipeline, without sending anything.
     #[must_use]
     pub fn new(settings: Settings, sender: Sender, tokens: TokenManager, journal: Journal) -> Self {
         let session_id = uuid::Uuid::new_v4().to_string();
@@ -88,7 +84,7 @@ impl Pipeline {
         Self { settings, sender, tokens, journal, session_id, prompts, turns, last_used }
     }
 
-    /// Sends a request with the account whose turn it is. An HTTP error of the API is an answer, not an error.
+    /// Sends a request. An HTTP error of the API is an answer, not an error.
     ///
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT`, `ERR_QWEN_NOT_LOGGED_IN`, `ERR_QWEN_NETWORK`, `ERR_QWEN_TIMEOUT`, and those of
@@ -106,9 +102,9 @@ impl Pipeline {
         })
     }
 
-    /// Checks where a request leads, and shapes its body.
+    /// Resolves the URL of a request and shapes its body.
     pub(super) async fn prepare(&self, request: Request, view: &Snapshot) -> Result<Prepared> {
-        // Worked out only where the URL is not below the client's own: there may be many accounts.
+        // Evaluated only if the URL is not below the client's base URL, since there may be many accounts.
         let bases = view.document.all().filter_map(|record| {
             view.account(record).base_url(&record.token()?, self.sender.base_url_override.as_ref()).ok()
         });
@@ -118,7 +114,7 @@ impl Pipeline {
         Prepared::new(request, target, ids, kinds).await
     }
 
-    /// The enabled accounts, as far as they matter to a request for `model`.
+    /// Returns the enabled accounts for a request for `model`.
     pub(super) fn candidates<'a>(&self, view: &'a Snapshot, model: &str, now_ms: u64) -> Vec<Candidate<'a>> {
         let active = view.document.active_id();
         let candidate = |(record, account): (&'a Record, &'a Account)| Candidate {
@@ -126,7 +122,7 @@ impl Pipeline {
             record,
             price: account.kind.price(),
             availability: availability(record, now_ms),
-            // A request that names no model is one for any account.
+            // Any account serves a request without a model.
             serving: if model.is_empty() {
                 Serving::Yes
             } else {
@@ -137,7 +133,7 @@ impl Pipeline {
         view.enabled_accounts(now_ms).map(candidate).collect()
     }
 
-    /// The circumstances of a call that begins now.
+    /// Returns the facts that the selection needs for a new call.
     pub(super) fn situation(&self, prepared: &Prepared, now_ms: u64) -> Situation {
         Situation {
             rotation: self.settings.options.rotation,
@@ -150,7 +146,7 @@ impl Pipeline {
         }
     }
 
-    /// Begins the record of a request.
+    /// Starts the record of a request.
     pub(super) fn record(&self, url: &str, prepared: &Prepared) -> RequestRecord {
         self.journal.request_log.start(&LogStart {
             url,
@@ -161,7 +157,7 @@ impl Pipeline {
         })
     }
 
-    /// A fresh token of an account, by the accounts as they are now or were `seen` a moment ago.
+    /// Returns a fresh token of an account. `seen` is a recent snapshot of the accounts.
     pub(super) async fn access(&self, account: &Account, seen: Option<Arc<Snapshot>>) -> Result<Access> {
         let view = match seen {
             Some(view) => view,
@@ -170,8 +166,7 @@ impl Pipeline {
         self.sender.access(account, self.tokens.token_in(view, &account.id, None).await?)
     }
 
-    /// Another token in place of one that was refused; `None` where that was as fresh as a token can be, so that another
-    /// would be refused too.
+    /// Returns a token in place of a refused one; `None` if that was fresh, so that another one would also be refused.
     pub(super) async fn renewed(&self, candidate: &Candidate<'_>, refused: &Token) -> Result<Option<Access>> {
         let Candidate { account, record, .. } = candidate;
         let was_just_obtained = record.token().is_none_or(|held| held.access_token != refused.access_token);
@@ -189,7 +184,7 @@ impl Pipeline {
         self.sender.access(account, token).map(Some)
     }
 
-    /// Writes what was found out of an account; `None` where that can't be written. It is only found out again then.
+    /// Changes an account in the store; `None` if that fails. Then the next request finds out the same again.
     pub(super) async fn note<T: Send + 'static>(
         &self,
         change: impl FnOnce(&Registry) -> Result<T> + Send + 'static,
@@ -197,8 +192,8 @@ impl Pipeline {
         self.tokens.with_registry(change).await.ok()
     }
 
-    /// Leaves an account alone for a time, in all processes, and tells of it. `last` is the account that is still to be
-    /// asked, where it is the only one. Returns the cooldown as the store has it now.
+    /// Starts a cooldown for all processes, and reports it. `last` is the only account that is still to be asked, if there is
+    /// just one. Returns the cooldown in the store.
     pub(super) async fn cool(
         &self,
         account: &Account,
@@ -216,12 +211,12 @@ impl Pipeline {
         let kind = match cooldown.reason {
             CoolingReason::Quota => Some(EventKind::Exhausted),
             CoolingReason::Payment => Some(EventKind::NeedsAttention),
-            // It passes in a moment.
+            // These pass soon.
             CoolingReason::RateLimit | CoolingReason::TokenLimit => None,
         };
         if let Some(kind) = kind.filter(|_| is_news) {
             let mut message = say(&cooldown);
-            // In other rotations that is said when requests go to it.
+            // In other rotations this is reported when requests go to that account.
             if self.settings.options.rotation == Rotation::RoundRobin
                 && let Some(last) = last
             {
@@ -233,7 +228,8 @@ impl Pipeline {
         cooldown
     }
 
-    /// Leaves a key alone whose tokens of this minute are used up. `asked_at` is when it was asked first for the request.
+    /// Pauses a key that has used up its tokens per minute. `asked_at` is the time of its first request in this call, in epoch
+    /// milliseconds.
     pub(super) async fn pause(
         &self,
         account: &Account,
@@ -252,8 +248,8 @@ impl Pipeline {
         Cooldown { until, ..cooldown }
     }
 
-    /// Leaves the account alone if the answer ends with an error that asks for it. Content was passed on by then, so it is
-    /// noted for the next request alone.
+    /// Starts a cooldown if the answer ends with an error that requires one. It only affects later requests, since content was
+    /// already passed on.
     pub(super) fn note_late_error(&self, account: &Account, body: &mut Body) {
         let (tokens, clock) = (self.tokens.clone(), self.journal.clock.clone());
         let (id, is_key) = (account.id.clone(), account.kind != Kind::OAuth);
@@ -271,7 +267,7 @@ impl Pipeline {
         });
     }
 
-    /// Notes what a success says of an account, if that is news. `is_last` is true where no other account is ready.
+    /// Marks an account as recovered after a success. `is_last` is true if no other account is ready.
     pub(super) async fn succeeded(
         &self,
         candidate: &Candidate<'_>,
@@ -298,7 +294,7 @@ impl Pipeline {
         }
     }
 
-    /// Tells of an account that costs more than the user's choice, before it is asked.
+    /// Reports an account above the price limit before it is asked.
     pub(super) fn tell_of_paid_fallback(&self, account: &Account, first_asked: Option<&Account>) {
         let before = self.moved_on_to(account, first_asked);
         if before.as_ref() != Some(&account.id) {
@@ -317,20 +313,20 @@ impl Pipeline {
         self.emit(Event { from_account_id, ..event });
     }
 
-    /// Remembers the account that requests go to. Returns the id of the one before: the last that answered, or the first
-    /// that was asked in this call.
+    /// Remembers the account that requests go to. Returns the id of the previous one: the last that answered, or the first that
+    /// was asked in this call.
     fn moved_on_to(&self, account: &Account, first_asked: Option<&Account>) -> Option<String> {
         let before = lock(&self.last_used).replace(account.id.clone());
         before.or_else(|| first_asked.map(|first| first.id.clone()))
     }
 
-    /// Tells of an account.
+    /// Reports an event of an account.
     pub(super) fn tell(&self, kind: EventKind, account: &Account, message: &str, code: Option<Code>) {
         let event = Event::of_account(kind, self.now_ms(), &account.id, &account.label, message.to_owned());
         self.emit(Event { code, ..event });
     }
 
-    /// Tells the listener.
+    /// Sends an event to the listener.
     pub(super) fn emit(&self, event: Event) {
         self.journal.events.emit(event);
     }
@@ -340,7 +336,7 @@ impl Pipeline {
         self.journal.clock.now_ms()
     }
 
-    /// The ids of this request: the host's own session where it names one.
+    /// Returns the ids of a request, with the session of the host if it names one.
     fn ids(&self, headers: &HeaderMap) -> Ids {
         let named = headers.get(CONVERSATION_HEADER).and_then(|value| value.to_str().ok());
         let session_id = named.unwrap_or(&self.session_id).to_owned();

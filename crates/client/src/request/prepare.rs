@@ -1,4 +1,4 @@
-//! A request made ready to be sent with any account, as often as it takes: its body is the same each time.
+//! Prepares a request, so that it can be sent with several accounts.
 
 use bytes::Bytes;
 use http::Method;
@@ -10,32 +10,32 @@ use super::target::Target;
 use crate::chat::body::{BodyRules, Ids, Shaped, shape_body};
 use crate::chat::degrade::{Degraded, LeftOut, degrade_body};
 
-/// A larger body is shaped on a thread of its own, so that it does not hold up other requests.
+/// Largest body, in bytes, that is shaped on the async thread. A larger one would delay other requests.
 const LARGE_BODY: usize = 64 * 1024;
 
-/// Where a host names the agent that a request is made for. It is not sent on.
+/// Header in which a host names the agent of a request. It is removed.
 const AGENT_HEADER: &str = "x-qwen-agent";
-/// Agents whose cut answer would take the place of a conversation, or of its name.
+/// Agents whose answer replaces a conversation or its title, so that it must not be cut.
 const WHOLE_AGENTS: [&str; 3] = ["compaction", "summary", "title"];
 
-/// How redirects are treated, as in fetch.
+/// The redirect mode of fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Redirect {
-    /// Followed on the same origin; one to another origin is the answer.
+    /// Follows redirects on the same origin, and returns those to another origin.
     #[default]
     Follow,
-    /// An error.
+    /// Fails on a redirect.
     Error,
-    /// Always the answer.
+    /// Returns every redirect.
     Manual,
 }
 
 /// A caller's request.
 #[derive(Clone)]
 pub struct Request {
-    /// Below the client's base URL, or an account's.
+    /// A URL below the base URL of the client or of an account.
     pub url: String,
-    /// Any but CONNECT and TRACE.
+    /// The method. CONNECT and TRACE are refused.
     pub method: Method,
     /// The caller's headers.
     pub headers: HeaderMap,
@@ -43,7 +43,7 @@ pub struct Request {
     pub body: Option<Bytes>,
     /// How redirects are treated.
     pub redirect: Redirect,
-    /// The caller's clock, in minutes ahead of UTC: errors name times of day by it.
+    /// Offset of the caller's time zone in minutes ahead of UTC, for times of day in messages.
     pub utc_offset_minutes: i32,
 }
 
@@ -52,31 +52,29 @@ opaque_debug!(Request, Prepared);
 /// A request that is ready to be sent.
 #[derive(Clone)]
 pub struct Prepared {
-    /// Where it goes below an account's base URL.
     pub target: Target,
-    /// Its method.
     pub method: Method,
     /// The caller's headers.
     pub headers: HeaderMap,
-    /// Its body, shaped for the first kind of account.
+    /// The body for the first kind of account.
     pub body: Option<Bytes>,
-    /// Its body for other kinds of accounts, where it differs.
+    /// The bodies for other kinds of accounts, if they differ.
     pub other_bodies: Vec<(Kind, Bytes)>,
-    /// The model that a chat asks; empty where it names none.
+    /// The model of a chat; empty if it names none.
     pub model: String,
     /// How redirects are treated.
     pub redirect: Redirect,
-    /// Whether it asks for a chat completion.
+    /// True for a chat completion.
     pub is_chat: bool,
-    /// Whether it asks for a stream of chat events.
+    /// True for a chat completion as a stream.
     pub is_chat_stream: bool,
-    /// True where a smaller payload may be tried in its place.
+    /// True if a smaller request may be sent in its place.
     pub may_degrade: bool,
 }
 
 impl Prepared {
-    /// Shapes the body of a request that leads to `target`. With `ids` that is as the official CLI does it. `kinds` are
-    /// those of the accounts that may be asked.
+    /// Shapes the body of a request to `target`. With `ids` it is shaped as the official CLI does. `kinds` are the kinds of
+    /// the enabled accounts.
     ///
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT`.
@@ -125,15 +123,14 @@ impl Prepared {
         })
     }
 
-    /// Its body for an account of this kind.
+    /// Returns the body for an account of this kind.
     #[must_use]
     pub fn body_for(&self, kind: Kind) -> Option<&Bytes> {
         let other = self.other_bodies.iter().find(|(of, _)| *of == kind).map(|(_, body)| body);
         other.or(self.body.as_ref())
     }
 
-    /// The same request for an account of this kind with a smaller payload, and what that lacks; `None` where nothing can
-    /// be left out.
+    /// Returns a smaller request for an account of this kind, and the parts that it lacks; `None` if none may be sent.
     ///
     /// # Errors
     /// `ERR_QWEN_INTERNAL`.
@@ -146,7 +143,7 @@ impl Prepared {
     }
 }
 
-/// Shapes a body for every kind of account. Kinds with the same rules share one body: as a rule there is one.
+/// Shapes a body for every kind of account. Kinds with the same rules share one body.
 fn shape_for_all(bytes: &Bytes, ids: Option<&Ids>, kinds: &[Kind]) -> Option<(Shaped, Vec<(Kind, Bytes)>)> {
     let mut kinds = kinds.iter().copied();
     let first = shape_body(bytes, ids, kinds.next().unwrap_or(Kind::OAuth))?;
@@ -163,7 +160,7 @@ fn shape_for_all(bytes: &Bytes, ids: Option<&Ids>, kinds: &[Kind]) -> Option<(Sh
     Some((first, others.into_iter().map(|(kind, _, body)| (kind, body)).collect()))
 }
 
-/// Does what takes time in proportion to `size`, in bytes.
+/// Runs work that takes time in proportion to `size`, in bytes, on another thread if it is large.
 ///
 /// # Errors
 /// `ERR_QWEN_INTERNAL`.

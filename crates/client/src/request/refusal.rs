@@ -1,4 +1,4 @@
-//! Why the API refuses a login that is fresh: what the user can do about it differs. Pure.
+//! Finds out why the API refuses a fresh login, since the advice to the user depends on it. Pure.
 
 use http::HeaderMap;
 use http::header::DATE;
@@ -8,35 +8,32 @@ use qwen_base::{Code, Error, epoch_ms};
 use crate::models::COMMON_MODEL;
 use crate::verdict::Reading;
 
-/// When Qwen ended the free tier, in epoch milliseconds: 2026-04-15.
+/// End of Qwen's free tier, in epoch milliseconds: 2026-04-15.
 pub const FREE_TIER_END_MS: u64 = 1_776_211_200_000;
-/// A clock that differs from the server's by more than this is wrong.
+/// Largest difference to the server's clock, in milliseconds.
 const MAX_SKEW_MS: u64 = 5 * 60 * 1000;
 
-/// A refusal of a token that was obtained just now, or was when it was refused before.
+/// A refusal of a fresh token.
 #[derive(Debug, Clone, Copy)]
 pub struct Refusal<'a> {
-    /// The account's kind.
     pub kind: Kind,
-    /// Its name.
     pub label: &'a str,
-    /// What the answer says.
     pub reading: &'a Reading,
-    /// The answer's headers.
+    /// The headers of the answer.
     pub headers: &'a HeaderMap,
-    /// Whether the user has a key already.
+    /// True if the user has a key.
     pub has_key: bool,
 }
 
 impl Refusal<'_> {
-    /// What to tell the user at `now_ms`.
+    /// Returns the error for the user.
     #[must_use]
     pub fn error(&self, now_ms: u64) -> Error {
         if let Some(skew) = self.skew(now_ms) {
             let minutes = (skew.unsigned_abs() + 30_000) / 60_000;
             let direction = if skew > 0 { "behind" } else { "ahead of" };
             let message = format!(
-                "Qwen refused the account \"{}\", and this computer's clock is {minutes} min {direction} Qwen's: set it right, then try again. If that does not help, log in again with `opencode auth login`.",
+                "Qwen refused the account \"{}\", and this computer's clock is {minutes} min {direction} Qwen's: correct it, then try again. If that does not help, log in again with `opencode auth login`.",
                 self.label
             );
             return Error::new(Code::TokenRejected, message);
@@ -49,7 +46,7 @@ impl Refusal<'_> {
         Error::new(Code::TokenRejected, message)
     }
 
-    /// How far the server's clock is ahead of ours, in milliseconds, where that is too far.
+    /// Returns the milliseconds by which the server's clock is ahead of ours, if the difference is too large.
     fn skew(&self, now_ms: u64) -> Option<i64> {
         let date = httpdate::parse_http_date(self.headers.get(DATE)?.to_str().ok()?).ok()?;
         let servers = epoch_ms(date);
@@ -58,7 +55,7 @@ impl Refusal<'_> {
     }
 }
 
-/// True if an error says that this account's login does not work, so that another may be asked.
+/// True if the error means that this account's login does not work. Then another account may be asked.
 #[must_use]
 pub const fn is_about_login(code: Code) -> bool {
     matches!(
@@ -106,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_login_that_is_refused_is_the_end_of_the_free_tier() {
+    fn a_refused_fresh_login_means_the_end_of_the_free_tier() {
         for headers in [HeaderMap::new(), dated(NOW), dated(NOW + 240_000)] {
             let error = error(&reading(401, REFUSED), Kind::OAuth, false, &headers, NOW);
             assert_eq!(error.code(), Code::FreeTierDiscontinued);
@@ -117,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_not() {
+    fn other_refusals_do_not_mean_the_end_of_the_free_tier() {
         let none = HeaderMap::new();
         for (what, status, body, kind, now) in [
             ("another status", 403, REFUSED, Kind::OAuth, NOW),
@@ -133,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_clock_is_named_before_anything_is_blamed() {
+    fn a_wrong_clock_is_reported_first() {
         for (server, words) in [(NOW + 7_200_000, "120 min behind"), (NOW - 600_000, "10 min ahead of")] {
             let error = error(&reading(401, REFUSED), Kind::OAuth, false, &dated(server), NOW);
             assert_eq!(error.code(), Code::TokenRejected);

@@ -1,4 +1,4 @@
-//! Which accounts a request is sent with, in what order, and what is tried when none of them can answer. Pure.
+//! Selects the accounts for a request and their order, and the fallback if none of them can answer. Pure.
 
 use std::collections::VecDeque;
 
@@ -7,69 +7,65 @@ use qwen_base::Price;
 
 use crate::config::Rotation;
 
-/// An account, and all that decides if a request is sent with it.
+/// An account with the facts that decide if it is asked.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate<'a> {
-    /// The account.
     pub account: &'a Account,
-    /// The account as the store holds it.
+    /// The account in the store.
     pub record: &'a Record,
-    /// The cost of its requests.
     pub price: Price,
-    /// Tells if it can be asked now.
     pub availability: Availability,
-    /// Tells if it serves the request's model.
+    /// Tells if the account serves the request's model.
     pub serving: Serving,
-    /// True for the user's choice.
+    /// True if the user chose the account.
     pub is_active: bool,
 }
 
-/// The circumstances of a call.
+/// The facts about a call that the selection needs.
 #[derive(Debug, Clone, Copy)]
 pub struct Situation {
-    /// How requests are spread.
     pub rotation: Rotation,
-    /// Counts this process's requests.
+    /// Number of earlier requests of this process.
     pub turn: usize,
-    /// Tells processes apart.
+    /// Id of the process.
     pub process: usize,
-    /// True where accounts may be asked that cost more than the user's choice.
+    /// True if accounts may be asked that are more expensive than the user's choice.
     pub allow_paid_fallback: bool,
-    /// True where a degraded payload may be tried.
+    /// True if a smaller request may be sent.
     pub may_degrade: bool,
-    /// True where the qwen CLI may be asked.
+    /// True if the qwen CLI may be asked.
     pub may_fall_back: bool,
-    /// The time in epoch milliseconds.
+    /// Time in epoch milliseconds.
     pub now_ms: u64,
 }
 
-/// What to do next.
+/// The next step of a call.
 #[derive(Debug, Clone, Copy)]
 pub enum Step<'a> {
-    /// Send the payload with this account.
+    /// Send the request with this account.
     Ask(&'a Candidate<'a>),
-    /// Send a degraded payload with this account, whose quota is used up.
+    /// Send a smaller request with this account, whose quota is used up.
     Degrade(&'a Candidate<'a>),
     /// Ask the qwen CLI.
     FallBack,
-    /// Say that no account can be asked for now.
+    /// Return the error that no account can be asked now.
     GiveUp,
-    /// Pass on the answer of the last account.
+    /// Return the answer of the last account.
     PassOn,
 }
 
-/// The end of a step that did not end the call.
+/// The result of a step that did not end the call.
 #[derive(Debug, Clone)]
 pub enum Outcome {
-    /// The account is left alone for a time.
+    /// The account is cooling.
     Cooling(Cooldown),
     /// The account can't answer this request.
     Unusable,
-    /// The degraded payload, or the CLI, brought no answer.
+    /// The smaller request, or the CLI, was not answered.
     Failed,
 }
 
-/// The accounts of one call, and how far it has come with them.
+/// The accounts of one call, and its progress with them.
 #[derive(Debug)]
 pub struct Selection<'a> {
     /// The accounts that the request may be sent with.
@@ -85,7 +81,7 @@ pub struct Selection<'a> {
 }
 
 impl<'a> Selection<'a> {
-    /// Chooses among the candidates, which are in the store's order.
+    /// Selects among the candidates, which are in the order of the store.
     #[must_use]
     pub fn new(candidates: &'a [Candidate<'a>], situation: &Situation) -> Self {
         let active = candidates.iter().position(|candidate| candidate.is_active);
@@ -93,7 +89,7 @@ impl<'a> Selection<'a> {
         let chosen = active.map_or(Price::Free, |active| candidates[active].price);
         let best = serving.iter().filter(|candidate| candidate.serving == serving[0].serving);
         let cheapest = best.map(|candidate| candidate.price).min().unwrap_or(Price::Free);
-        // A model that only a subscription serves is a choice of that. It is never a choice of a metered key.
+        // Asking for a model that only a subscription serves allows that subscription, but never a metered key.
         let price_limit = chosen.max(cheapest.min(Price::Subscription));
         let (mut allowed, too_expensive): (Vec<&Candidate>, _) = serving
             .into_iter()
@@ -115,11 +111,11 @@ impl<'a> Selection<'a> {
         let found_none_ready = queue.is_empty();
         rotate(queue.make_contiguous(), situation);
         if queue.is_empty() {
-            // Nothing else is left, so an account that was refused a moment ago gets another chance.
+            // As a last resort, ask an account again that was refused recently.
             queue = with(Availability::Rejected);
         }
         if queue.is_empty() && cooling.is_empty() {
-            // The first account's own error says what is wrong.
+            // The error of the first account explains the problem.
             queue.extend(allowed.first());
         }
         Self {
@@ -135,20 +131,20 @@ impl<'a> Selection<'a> {
         }
     }
 
-    /// The first step.
+    /// Returns the first step.
     #[must_use]
     pub fn begin(&mut self) -> Step<'a> {
         self.next_account().unwrap_or_else(|| self.without_account())
     }
 
-    /// The step after one that ended so.
+    /// Returns the step after one with this outcome.
     #[must_use]
     pub fn after(&mut self, outcome: Outcome) -> Step<'a> {
         let mut passes_by_itself = false;
         match (outcome, self.current) {
             (Outcome::Failed, _) => return self.without_account(),
             (Outcome::Cooling(cooldown), Some(current)) => {
-                // A rate limit passes: the caller waits as the server says.
+                // A rate limit passes, so the caller gets the server's `Retry-After`.
                 passes_by_itself =
                     matches!(cooldown.reason, CoolingReason::RateLimit | CoolingReason::TokenLimit);
                 self.cooling.push((current, cooldown));
@@ -161,13 +157,13 @@ impl<'a> Selection<'a> {
         })
     }
 
-    /// The accounts that the request may be sent with; none where no account serves it at the price.
+    /// The accounts that the request may be sent with; empty if no account serves it within the price limit.
     #[must_use]
     pub fn allowed(&self) -> &[&'a Candidate<'a>] {
         &self.allowed
     }
 
-    /// The accounts that would serve the request too, and cost more than the user has agreed to.
+    /// The accounts that serve the request, but are above the price limit.
     #[must_use]
     pub fn too_expensive(&self) -> &[&'a Candidate<'a>] {
         &self.too_expensive
@@ -185,19 +181,19 @@ impl<'a> Selection<'a> {
         self.queue.len()
     }
 
-    /// The account that is still to be asked, where it is the only one.
+    /// The account that is still to be asked, if there is just one.
     #[must_use]
     pub fn last(&self) -> Option<&'a Candidate<'a>> {
         self.queue.front().copied().filter(|_| self.queue.len() == 1)
     }
 
-    /// True where no account was ready when the call began.
+    /// True if no account was ready when the call began.
     #[must_use]
     pub const fn found_none_ready(&self) -> bool {
         self.found_none_ready
     }
 
-    /// The accounts that are left alone for a time.
+    /// The accounts that are cooling.
     #[must_use]
     pub fn cooling(&self) -> &[(&'a Candidate<'a>, Cooldown)] {
         &self.cooling
@@ -208,8 +204,7 @@ impl<'a> Selection<'a> {
         self.current.map(Step::Ask)
     }
 
-    /// Tries each other way once. A key's spent window or limit refuses a smaller request too, so that only a login is
-    /// asked for one.
+    /// Tries each fallback once. A key without quota refuses a smaller request too, so only a login gets one.
     fn without_account(&mut self) -> Step<'a> {
         let is_degradable = |(candidate, cooldown): &&(&Candidate, Cooldown)| {
             candidate.account.kind == Kind::OAuth && cooldown.reason == CoolingReason::Quota
@@ -224,8 +219,8 @@ impl<'a> Selection<'a> {
     }
 }
 
-/// The candidates that may serve the request, best first: by what is known of the model, the user's choice, the price,
-/// and the store's order from the user's choice on.
+/// Returns the candidates that may serve the request, best first: by the model, the user's choice, the price, and the order
+/// of the store, starting with the user's choice.
 fn serving<'a>(candidates: &'a [Candidate<'a>], active: usize) -> Vec<&'a Candidate<'a>> {
     let (before, from_active) = candidates.split_at(active.min(candidates.len()));
     let is_key = |candidate: &Candidate| candidate.account.kind != Kind::OAuth;
@@ -238,8 +233,7 @@ fn serving<'a>(candidates: &'a [Candidate<'a>], active: usize) -> Vec<&'a Candid
     let works = |candidate: &Candidate| {
         matches!(candidate.availability, Availability::Ready | Availability::Cooling(_))
     };
-    // A login is asked for a model that is not known to be its own only where no other account may have it, and beside
-    // keys only if it works.
+    // A login is asked for an unknown model only if no other account may have it, and beside keys only if it works.
     let is_wanted = |candidate: &&Candidate| match candidate.serving {
         Serving::Yes | Serving::Unlikely => true,
         Serving::Maybe => is_key(candidate) || (!others_may && (works(candidate) || !has_key)),
@@ -250,7 +244,7 @@ fn serving<'a>(candidates: &'a [Candidate<'a>], active: usize) -> Vec<&'a Candid
     found
 }
 
-/// Gives the turns of a rotation to the accounts that cost the least; the others keep their order.
+/// Rotates the cheapest accounts. The others keep their order.
 fn rotate(ready: &mut [&Candidate], situation: &Situation) {
     let turn = match situation.rotation {
         Rotation::Sequential => return,
@@ -290,7 +284,7 @@ mod tests {
     const PLAN: Kind = Kind::Key(Some(KeyPlan::CodingPlan));
     const METERED: Kind = Kind::Key(Some(KeyPlan::DashScope));
 
-    /// An account that answers, is refused, or is left alone.
+    /// The state of an account in a test.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum State {
         Ready,
@@ -374,7 +368,7 @@ mod tests {
         }
     }
 
-    /// The steps of a call whose steps end so.
+    /// Returns the steps of a call with these outcomes.
     fn course(scene: &Scene, active: usize, situation: &Situation, outcomes: &[Outcome]) -> Vec<String> {
         let candidates = scene.candidates(active);
         let mut selection = Selection::new(&candidates, situation);
@@ -389,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn every_ready_account_once_then_degraded_then_the_cli_then_the_end() {
+    fn each_ready_account_is_asked_once_then_a_smaller_request_then_the_cli() {
         let scene = Scene::logins(&[Ready, Dead, Ready, State::Cooling(NOW + 300, CoolingReason::Quota)]);
         let steps = course(
             &scene,
@@ -401,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn while_all_are_cooling_no_full_payload_is_sent() {
+    fn while_all_accounts_cool_no_full_request_is_sent() {
         let quota = |until| State::Cooling(until, CoolingReason::Quota);
         let scene = Scene::logins(&[quota(NOW + 900), quota(NOW + 100)]);
         assert_eq!(course(&scene, 0, &SITUATION, &[]), ["degrade 1"]);
@@ -411,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_smaller_request_goes_to_a_login_whose_quota_is_used_up() {
+    fn only_a_login_without_quota_gets_a_smaller_request() {
         for (kind, outcome, next) in [
             (LOGIN, spent(NOW + 9), "degrade 0"),
             (PLAN, spent(NOW + 9), "fall back"),
@@ -424,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_answer_is_passed_on_where_no_wait_helps() {
+    fn the_last_answer_is_returned_if_no_fallback_helps() {
         let unpaid = Outcome::Cooling(cooldown(NOW + 900, CoolingReason::Payment));
         let both = Scene::logins(&[Ready, Ready]);
         for (first, second, last) in [
@@ -440,14 +434,14 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_account_is_asked_only_if_nothing_is_ready() {
+    fn a_rejected_account_is_asked_only_if_none_is_ready() {
         assert_eq!(asked(&Scene::logins(&[Rejected, Ready]), 0, &SITUATION), "1");
         assert_eq!(asked(&Scene::logins(&[Rejected, Dead]), 0, &SITUATION), "0");
         assert_eq!(asked(&Scene::logins(&[Dead, Dead]), 1, &SITUATION), "1");
     }
 
     #[test]
-    fn the_users_choice_first_and_then_what_costs_the_least() {
+    fn the_users_choice_comes_first_and_then_the_cheapest() {
         let all = [(PLAN, Ready), (METERED, Ready), (LOGIN, Ready), (PLAN, Ready)];
         let scene = Scene::new(&all.map(|(kind, state)| (kind, state, Serving::Yes)));
         let free = Situation { allow_paid_fallback: true, ..SITUATION };
@@ -468,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn accounts_that_have_the_model_come_before_those_that_may() {
+    fn accounts_that_have_the_model_come_before_those_that_may_have_it() {
         use Serving::{Maybe, No, Unlikely, Yes};
         for (servings, active, expected) in [
             // A login, two keys of a plan, and a metered key.
@@ -490,14 +484,14 @@ mod tests {
     }
 
     #[test]
-    fn a_login_that_does_not_work_is_asked_for_no_model_of_a_plan() {
+    fn a_login_that_does_not_work_is_not_asked_for_a_model_of_a_plan() {
         for state in [Rejected, Dead] {
             let login = (LOGIN, state, Serving::Maybe);
             for key in [(PLAN, Ready, Serving::Unlikely), (PLAN, Rejected, Serving::Yes)] {
                 assert_eq!(asked(&Scene::new(&[login, key]), 0, &SITUATION), "1");
             }
             assert_eq!(asked(&Scene::new(&[login, (PLAN, Ready, Serving::No)]), 0, &SITUATION), "");
-            // Its own error says what is wrong where there is nothing else.
+            // Without another account, its error explains the problem.
             assert_eq!(asked(&Scene::new(&[login]), 0, &SITUATION), "0");
         }
     }
@@ -528,7 +522,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_account_is_asked_once_at_its_price_and_the_call_ends(
+        fn each_account_is_asked_at_most_once_within_the_price_limit(
             all in proptest::collection::vec(any_candidate(), 0..7),
             outcomes in proptest::collection::vec(any_outcome(), 20),
             active in 0_usize..8, turn in any::<usize>(), rotation in 0_usize..3,
@@ -542,7 +536,7 @@ mod tests {
             let mut selection = Selection::new(&candidates, &situation);
             let is_empty = selection.allowed().is_empty() && selection.too_expensive().is_empty();
             prop_assert!(is_empty || all.iter().any(|(_, _, serving)| *serving != Serving::No));
-            // A login that does not work may serve nothing beside a key.
+            // Beside a key, a login that does not work may be left out.
             let serves_nothing = |(kind, _, serving): &(Kind, State, Serving)| {
                 *serving == Serving::No || *kind == LOGIN && *serving == Serving::Maybe
             };
@@ -588,7 +582,7 @@ mod tests {
         }
 
         #[test]
-        fn turns_are_fair(count in 1_usize..7, rounds in 1_usize..5) {
+        fn each_account_gets_the_same_number_of_turns(count in 1_usize..7, rounds in 1_usize..5) {
             let scene = Scene::logins(&vec![Ready; count]);
             let mut times = vec![0; count];
             for turn in 0..count * rounds {

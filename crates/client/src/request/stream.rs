@@ -1,7 +1,7 @@
 //! A bounded queue between the network and a reader that may be slow.
 //!
-//! One task per answer fills it and stops reading from the network when it is full, so that memory stays bounded and
-//! the server feels the reader's pace. Cancelling drops the connection at once.
+//! One task for each answer fills the queue, and stops reading from the network while it is full. So memory stays bounded,
+//! and the server sends no faster than the reader reads. Cancelling drops the connection at once.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -15,58 +15,58 @@ use tokio::task::AbortHandle;
 
 use super::answer::Body;
 
-/// The network is not read while so much of a stream waits for its reader: all of it where there are few streams, the least
-/// where there are a thousand. What the HTTP library has read ahead comes on top.
+/// Bytes of one stream that may wait for its reader. With few streams each has the largest capacity, with 2,048 or more the
+/// smallest. Data that the HTTP library has read ahead is not counted.
 const MAX_CAPACITY: usize = 512 * 1024;
 const MIN_CAPACITY: usize = 32 * 1024;
-/// What waits for the readers of all streams together, as far as the least of each allows.
+/// Bytes of all streams together that may wait, unless the smallest capacities add up to more.
 const TOTAL_CAPACITY: usize = 64 * 1024 * 1024;
-/// The most that one read gives.
+/// Largest result of one read, in bytes.
 const MAX_READ: usize = 128 * 1024;
-/// A body that is here to its end with the head is given whole up to this size.
+/// Largest body, in bytes, that is returned whole if it arrives together with the head.
 const MAX_WHOLE: usize = 64 * 1024;
 
-/// What a read found.
+/// The result of a read.
 #[derive(Debug)]
 pub enum StreamRead {
     /// Bytes, never empty.
     Data(Bytes),
-    /// Nothing yet: the queue calls its waker once there is.
+    /// No data yet. The queue calls its waker once there is.
     Pending,
-    /// The end.
+    /// The end of the body.
     End,
-    /// The answer broke off.
+    /// The body was cut by this error.
     Failed(Error),
 }
 
-/// What an answer's body is when its head is here.
+/// The body of an answer at the time of its head.
 #[derive(Debug)]
 pub enum ReceivedBody {
-    /// All of it came with the head.
+    /// The whole body.
     Whole(Bytes),
-    /// The rest is still to come.
+    /// A body that is still arriving.
     Stream(Stream),
 }
 
-/// The reader's end of an answer's body. Dropping it cancels the answer.
+/// The reader of a body. Dropping it cancels the answer.
 pub struct Stream {
     queue: Arc<Queue>,
-    /// `None` where all has been read.
+    /// The task that reads from the network; `None` if the body is complete.
     pump: Option<AbortHandle>,
 }
 
-/// The streams that share the memory for what waits to be read. Each has a clone.
+/// The streams that share the memory for unread data. Each stream has a clone.
 #[derive(Debug, Clone, Default)]
 pub struct Streams(Arc<()>);
 
 impl Streams {
-    /// Whether there are so many that each has less than it could use.
+    /// True if there are so many streams that their capacity is reduced.
     fn are_crowded(&self) -> bool {
         self.capacity() < MAX_CAPACITY
     }
 
     fn capacity(&self) -> usize {
-        // The first one belongs to whoever makes streams.
+        // The first one belongs to the creator of the streams.
         let share = TOTAL_CAPACITY / (Arc::strong_count(&self.0) - 1).max(1);
         share.clamp(MIN_CAPACITY, MAX_CAPACITY)
     }
@@ -100,8 +100,9 @@ impl State {
         }
     }
 
-    /// Takes what need not be waited for. A connection hands over one piece at a time, so it gets a turn in between.
-    async fn take_what_is_here(&mut self, body: &mut Body) {
+    /// Takes the data that is available without waiting. A connection hands over one piece at a time, so it gets a turn in
+    /// between.
+    async fn take_available(&mut self, body: &mut Body) {
         let mut had_turn = false;
         while self.end.is_none() && self.size < MAX_WHOLE {
             match body.next_if_here() {
@@ -118,21 +119,21 @@ impl State {
         }
     }
 
-    /// Whether all of a small body is here.
+    /// True if this is a small body that is complete.
     fn is_whole(&self) -> bool {
         self.size <= MAX_WHOLE && matches!(self.end, Some(Ok(())))
     }
 
-    /// As [`take_what_is_here`](Self::take_what_is_here), and lets go of the HTTP library's buffers where that matters: for
-    /// the next answer of the connection, or among many streams.
+    /// Takes the available data. Frees the buffers of the HTTP library for the next answer of the connection, or if there are
+    /// many streams.
     async fn gather(&mut self, body: &mut Body, streams: &Streams) {
-        self.take_what_is_here(body).await;
+        self.take_available(body).await;
         if self.is_whole() || streams.are_crowded() {
             self.compact();
         }
     }
 
-    /// Copies all chunks into one. One of the HTTP library's, however small, keeps a buffer of up to 400 KB alive.
+    /// Copies all chunks into one. Even a small chunk of the HTTP library keeps a buffer of up to 400 KB alive.
     fn compact(&mut self) {
         let mut compact = BytesMut::with_capacity(self.size);
         for chunk in self.chunks.drain(..) {
@@ -148,7 +149,7 @@ impl State {
     }
 }
 
-/// Lets the tasks that are ready run first. Unlike tokio's own `yield_now` it does not ask the system for news.
+/// Lets the ready tasks run first. Unlike `yield_now` of tokio it does not poll the system for events.
 pub(crate) async fn turn() {
     let mut had_turn = false;
     poll_fn(|context| {
@@ -199,7 +200,7 @@ impl Queue {
     }
 }
 
-/// Starts reading. `waker` is called, from another thread, after a read that found nothing, once there is something.
+/// Starts reading. After a read without data, `waker` is called from another thread once there is data.
 pub async fn receive_body(
     mut body: Body,
     streams: Streams,
@@ -219,7 +220,7 @@ pub async fn receive_body(
 }
 
 impl Stream {
-    /// Takes what is there. Never blocks.
+    /// Takes the available data. Never blocks.
     #[must_use]
     pub fn read(&self) -> StreamRead {
         let mut state = self.queue.lock();
@@ -244,7 +245,7 @@ impl Stream {
     }
 }
 
-/// Joins waiting chunks, since each crossing to the reader costs more than a copy of a small one.
+/// Joins small chunks, since each crossing to the reader costs more than copying one.
 fn take(state: &mut State, first: Bytes) -> Bytes {
     if first.len() > MAX_READ {
         let mut first = first;
@@ -283,7 +284,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn everything_arrives_in_order_and_a_reader_is_woken_once_per_wait() {
+    async fn all_bytes_arrive_in_order_and_the_reader_is_woken_once_for_each_wait() {
         let (wake, mut woken) = tokio::sync::mpsc::unbounded_channel();
         let bytes = Bytes::from((0..1_000_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>());
         let body = Body::from_bytes(bytes.clone());
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_small_body_that_is_here_is_given_whole() {
+    async fn a_small_complete_body_is_returned_whole() {
         for text in ["", "all of it"] {
             let body = Body::from_bytes(Bytes::from_static(text.as_bytes()));
             let received = receive_body(body, Streams::default(), || {}).await;
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn many_streams_share_what_few_have_for_themselves() {
+    fn many_streams_share_the_capacity() {
         let streams = Streams::default();
         let few = vec![streams.clone(); 128];
         assert_eq!(streams.capacity(), MAX_CAPACITY);
@@ -328,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_compact_is_one_chunk_or_none() {
+    fn compacting_leaves_one_chunk_or_none() {
         let mut state = State::default();
         state.compact();
         assert!(state.chunks.is_empty());

@@ -1,9 +1,9 @@
-//! Where a request goes: a token never leaves for a host that is not its own. Pure.
+//! Resolves the URL of a request, so that a token is sent to its own host only. Pure.
 
 use qwen_base::{Code, Error, Result, display_url};
 use url::Url;
 
-/// A request's place, apart from the account it is sent with.
+/// The path and query of a request below the base URL of any account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// The path below the base URL, such as `/chat/completions`.
@@ -12,8 +12,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// Finds what a URL means. One below the client's own base, or else an account's, means the same place below the base of
-    /// the account that is chosen in the end.
+    /// Resolves a URL below the base URL of the client or of an account. The result is joined to the base URL of the chosen
+    /// account.
     ///
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT` for anything else.
@@ -43,7 +43,7 @@ impl Target {
         Ok(Self { path: path.to_owned(), query: url.query().map(str::to_owned) })
     }
 
-    /// The URL below an account's base.
+    /// Returns the URL below an account's base URL.
     #[must_use]
     pub fn url_below(&self, base: &Url) -> Url {
         let mut url = base.clone();
@@ -52,14 +52,14 @@ impl Target {
         url
     }
 
-    /// Whether this asks for a chat completion.
+    /// True for a chat completion.
     #[must_use]
     pub fn is_chat(&self) -> bool {
         self.path.trim_end_matches('/') == "/chat/completions"
     }
 }
 
-/// What nearly every request has: the base URL, and a path that no parser would change.
+/// Returns the path below a base URL if no URL parser would change it. This is the usual case.
 fn plain_path_below<'a>(url: &'a str, base: &Url) -> Option<&'a str> {
     let base = base.as_str();
     let path = url.strip_prefix(base.trim_end_matches('/'))?;
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn any_base_means_the_chosen_accounts_base() {
+    fn a_url_below_any_base_leads_to_the_base_of_the_chosen_account() {
         assert_eq!(
             sent_to("https://dashscope.aliyuncs.com/compatible-mode/v1/chat/completions?a=b#c").unwrap(),
             "https://portal.qwen.ai/v1/chat/completions?a=b"
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn every_other_place_is_refused() {
+    fn all_other_urls_are_refused() {
         for url in [
             "https://evil.example/v1/chat/completions",
             "http://portal.qwen.ai/v1/models",
@@ -122,7 +122,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_plain_path_means_what_the_parser_says(
+        fn a_plain_path_is_read_as_the_parser_reads_it(
             base in prop_oneof![
                 Just("https://portal.qwen.ai/v1"), Just("https://portal.qwen.ai"), Just("http://[::1]:8080/a/v1/"),
             ],

@@ -32,7 +32,7 @@ fn exhausted(window: Option<QuotaWindow>) -> Verdict {
 }
 
 #[test]
-fn every_reported_answer_is_understood() {
+fn each_reported_answer_has_the_specified_verdict() {
     let cases: Vec<Value> = serde_json::from_str(include_str!("../../tests/cases/answers.json")).unwrap();
     for case in &cases {
         let expect = &case["expect"];
@@ -61,7 +61,7 @@ fn every_reported_answer_is_understood() {
             let is_timed = until.ends_with("UTC") || until.contains("Monday");
             assert_eq!(found.is_some(), is_timed, "{case}: {verdict:?}");
         }
-        // The same error inside a success means the same.
+        // The same error inside a success has the same verdict.
         let mut reader = AnswerReader::default();
         assert_eq!(reader.read(case["body"].to_string().as_bytes()), None);
         let Content::Error(error) = reader.end() else { panic!("{case}") };
@@ -71,7 +71,7 @@ fn every_reported_answer_is_understood() {
 }
 
 #[test]
-fn the_windows_of_a_quota() {
+fn the_window_of_a_quota_is_read_from_the_message() {
     for (words, window) in [
         ("hour allocated quota exceeded", QuotaWindow::FiveHours),
         ("MONTH allocated quota exceeded, please wait.", QuotaWindow::Month),
@@ -89,7 +89,7 @@ fn the_windows_of_a_quota() {
 }
 
 #[test]
-fn rate_limits_are_no_quota() {
+fn a_rate_limit_is_not_a_used_up_quota() {
     for (code, message) in [
         ("insufficient_quota", "concurrency allocated quota exceeded"),
         ("Throttling", ""),
@@ -103,7 +103,7 @@ fn rate_limits_are_no_quota() {
 }
 
 #[test]
-fn a_refused_login_a_refused_key_and_a_rule_are_three_things() {
+fn a_refused_login_a_refused_key_and_a_permission_rule_are_distinguished() {
     assert_eq!(Reading::of_body(401, b"", &asked(false)).verdict, Verdict::TokenRejected);
     assert_eq!(Reading::of_body(401, b"", &asked(true)).verdict, Verdict::KeyRejected);
     assert_eq!(login(403, "", "Access denied."), Verdict::TokenRejected);
@@ -119,7 +119,7 @@ fn a_refused_login_a_refused_key_and_a_rule_are_three_things() {
 }
 
 #[test]
-fn a_model_that_is_missing_and_a_feature_that_is() {
+fn a_missing_model_and_a_missing_feature_are_distinguished() {
     for message in [
         "model 'qwen3-coder-plus' is not supported.",
         "Model qwen3-coder-plus not supported",
@@ -160,7 +160,7 @@ fn a_model_that_is_missing_and_a_feature_that_is() {
 }
 
 #[test]
-fn what_is_too_long_and_how_much_fits() {
+fn a_conversation_that_is_too_long_has_the_limit_of_the_message() {
     for (status, code, message, limit) in [
         (400, "", "This model's maximum context length is 131072 tokens. However, you", Some(131_072)),
         (400, "InvalidParameter", "Range of input length should be [1, 98304]", Some(98_304)),
@@ -173,7 +173,7 @@ fn what_is_too_long_and_how_much_fits() {
 }
 
 #[test]
-fn only_refusals_say_something_of_the_account() {
+fn only_client_errors_concern_the_account() {
     let quota = json!({"error": {"code": "insufficient_quota", "message": "x"}});
     for status in [200, 302, 400, 405, 500, 503] {
         assert_eq!(verdict(true, status, &quota), Verdict::Pass, "{status}");
@@ -224,7 +224,7 @@ fn an_error_is_found_in_every_dialect() {
 }
 
 #[test]
-fn an_answer_is_no_error_even_if_it_contradicts_itself() {
+fn content_beside_an_error_is_not_an_error() {
     for body in [
         r#"{"error":{"code":"insufficient_quota"},"choices":[{"message":{"content":"hi"}}]}"#,
         "data: {\"error\":{\"code\":\"x\"},\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\n",
@@ -257,7 +257,7 @@ fn an_answer_is_no_error_even_if_it_contradicts_itself() {
 }
 
 #[test]
-fn words_alone_have_the_status_of_their_code() {
+fn an_error_without_a_code_has_the_status_of_its_words() {
     for (message, verdict) in [
         ("You exceeded your current quota, please check your plan.", Verdict::AllocationLimit),
         ("Request rate increased too quickly.", Verdict::RateLimited),
@@ -282,7 +282,7 @@ fn words_alone_have_the_status_of_their_code() {
 }
 
 #[test]
-fn a_long_error_is_read_from_its_beginning() {
+fn the_beginning_of_a_long_error_is_enough() {
     let long = "\\u00e9\\ud83d\\ude00".repeat(20_000);
     let error = r#""code":"insufficient_quota","message":"no""#;
     for (body, message) in [
@@ -312,7 +312,7 @@ fn a_long_error_is_read_from_its_beginning() {
 }
 
 #[test]
-fn bad_input_is_read_in_bounds() {
+fn bad_input_takes_bounded_memory() {
     let deep = format!(
         "{{\"error\":{{\"code\":\"insufficient_quota\",\"x\":{}1{}}}}}",
         "[".repeat(100_000),
@@ -334,7 +334,7 @@ fn bad_input_is_read_in_bounds() {
 
 proptest! {
     #[test]
-    fn the_same_answer_however_it_is_cut(body in "(data: |event: error|:HTTP_STATUS/4|29|\\{|\\}|\"error\":|\"choices\":\\[|\\]|\"a\"|\n|\r|\u{feff}|[a-z ]){0,20}", chunk in 1_usize..9) {
+    fn the_content_does_not_depend_on_the_chunks(body in "(data: |event: error|:HTTP_STATUS/4|29|\\{|\\}|\"error\":|\"choices\":\\[|\\]|\"a\"|\n|\r|\u{feff}|[a-z ]){0,20}", chunk in 1_usize..9) {
         let read = |chunk: usize| {
             let mut reader = AnswerReader::default();
             let found = body.as_bytes().chunks(chunk).find_map(|piece| reader.read(piece));
