@@ -10,7 +10,7 @@ use qwen_accounts::{
 use qwen_base::{KeyPlan, Redactor, Secret, api_base_url, display_url, is_secure, retry_after_ms};
 use qwen_client::internals::{
     AnswerReader, Asked, CliEvent, CliParser, Content, EventReader, Guard, Ids, MAX_ID, MAX_IDS, Reading,
-    Target, Verdict, candidate_places, degrade_body, read_key, read_list, shape_body, write_prompt,
+    Target, Verdict, candidate_endpoints, degrade_body, read_key, read_list, shape_body, write_prompt,
 };
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -252,7 +252,7 @@ pub fn key(data: &[u8]) {
     let places = |text: &str| {
         let mut notes = Vec::new();
         let key = read_key(text, &mut notes).ok()?;
-        candidate_places(&key, None, None, None, &mut notes).ok()?;
+        candidate_endpoints(&key, None, None, None, &mut notes).ok()?;
         Some(key.expose().to_owned())
     };
     if let Some(key) = places(&text) {

@@ -205,7 +205,7 @@ pub fn base_url_override(
     environment: &Environment,
     oauth: &OAuthConfig,
 ) -> Result<Option<BaseUrlOverride>> {
-    let source = Source::option("baseUrl".to_owned(), options.base_url.as_deref())
+    let source = UrlSource::option("baseUrl".to_owned(), options.base_url.as_deref())
         .or_variable(environment, "OPENCODE_QWEN_BASE_URL");
     let Some(source) = source else { return Ok(None) };
     let url = api_base_url(source.value).map_err(|reason| source.unusable(reason))?;
@@ -218,13 +218,13 @@ pub fn base_url_override(
 /// As [`ClientConfig::read`].
 pub fn oauth_config(options: &OAuthOptions, environment: &Environment, prefix: &str) -> Result<OAuthConfig> {
     let named = |name: &str| format!("{prefix}{name}");
-    let given = Source::option(named("baseUrl"), options.base_url.as_deref())
+    let given = UrlSource::option(named("baseUrl"), options.base_url.as_deref())
         .or_variable(environment, "OPENCODE_QWEN_OAUTH_BASE_URL");
     let named_by = match &options.token_endpoint {
         Some(_) => Some(named("tokenEndpoint")),
         None => given.as_ref().map(|source| source.name.clone()),
     };
-    let base = given.unwrap_or_else(|| Source::new("baseUrl".to_owned(), DEFAULT_OAUTH_BASE_URL));
+    let base = given.unwrap_or_else(|| UrlSource::new("baseUrl".to_owned(), DEFAULT_OAUTH_BASE_URL));
     let mut base_url = secure_url(&base)?;
     if base_url.query().is_some() || base_url.fragment().is_some() {
         return Err(base.unusable("has a query or fragment"));
@@ -232,7 +232,7 @@ pub fn oauth_config(options: &OAuthOptions, environment: &Environment, prefix: &
     if !base_url.path().ends_with('/') {
         base_url.set_path(&format!("{}/", base_url.path()));
     }
-    let endpoint = |name: &str, given: Option<&str>, path: &str| match Source::option(named(name), given) {
+    let endpoint = |name: &str, given: Option<&str>, path: &str| match UrlSource::option(named(name), given) {
         Some(source) => secure_url(&source),
         None => base_url.join(path).map_err(Error::internal),
     };
@@ -251,17 +251,17 @@ pub fn oauth_config(options: &OAuthOptions, environment: &Environment, prefix: &
 }
 
 /// A URL setting and the name that errors give it.
-struct Source<'a> {
+struct UrlSource<'a> {
     name: String,
     value: &'a str,
     code: Code,
 }
 
 trait OrVariable<'a> {
-    fn or_variable(self, environment: &'a Environment, name: &str) -> Option<Source<'a>>;
+    fn or_variable(self, environment: &'a Environment, name: &str) -> Option<UrlSource<'a>>;
 }
 
-impl<'a> Source<'a> {
+impl<'a> UrlSource<'a> {
     fn new(name: String, value: &'a str) -> Self {
         Self { name, value, code: Code::InvalidArgument }
     }
@@ -281,14 +281,14 @@ impl<'a> Source<'a> {
     }
 }
 
-impl<'a> OrVariable<'a> for Option<Source<'a>> {
-    fn or_variable(self, environment: &'a Environment, name: &str) -> Option<Source<'a>> {
-        let from_variable = |value| Source { name: name.to_owned(), value, code: Code::InvalidConfig };
+impl<'a> OrVariable<'a> for Option<UrlSource<'a>> {
+    fn or_variable(self, environment: &'a Environment, name: &str) -> Option<UrlSource<'a>> {
+        let from_variable = |value| UrlSource { name: name.to_owned(), value, code: Code::InvalidConfig };
         self.or_else(|| environment.get(name).map(from_variable))
     }
 }
 
-fn secure_url(source: &Source) -> Result<Url> {
+fn secure_url(source: &UrlSource) -> Result<Url> {
     let text = source.value.trim();
     if !text.to_ascii_lowercase().starts_with("http") {
         return Err(source.unusable("is not a URL"));

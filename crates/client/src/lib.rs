@@ -51,7 +51,7 @@ pub mod internals {
     pub use crate::cli::{CliAnswer, CliFallback};
     pub use crate::config::ClientConfig;
     pub use crate::host::guard::Guard;
-    pub use crate::keys::input::candidate_places;
+    pub use crate::keys::input::candidate_endpoints;
     pub use crate::keys::paste::read_key;
     pub use crate::models::lists::{MAX_ID, MAX_IDS, read_list};
     pub use crate::request::answer::Body;

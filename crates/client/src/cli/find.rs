@@ -24,7 +24,7 @@ pub struct Program {
 
 /// Finds the CLI by `QWEN_CLI_PATH`, then on `PATH`, then in the directories of npm and other installers. Fails with
 /// `ERR_QWEN_CLI_NOT_FOUND`.
-pub fn find(environment: &Environment, paths: &Paths) -> Result<Program> {
+pub fn find_cli(environment: &Environment, paths: &Paths) -> Result<Program> {
     if let Some(value) = environment.get("QWEN_CLI_PATH") {
         let path = expand_home(value, paths.home());
         let path = if path.extension().is_none() && cfg!(windows) { shim_beside(path) } else { path };
@@ -205,7 +205,7 @@ mod tests {
 
         fn find_in(pairs: &[(&str, &str)]) -> Result<Program> {
             let environment = pairs.iter().copied().collect();
-            find(&environment, &Paths::from_environment(&environment).unwrap())
+            find_cli(&environment, &Paths::from_environment(&environment).unwrap())
         }
 
         #[test]

@@ -24,8 +24,8 @@ use tokio::task::spawn_blocking;
 use self::completion::Completion;
 use self::find::Program;
 use self::output::CliEvent;
-use self::run::{CliLimits, Job, Request, Run};
-use self::source::{Source, TURN_OFF, broken_off, oauth_ended};
+use self::run::{CliLimits, CliRequest, Job, Run};
+use self::source::{CliSource, TURN_OFF, broken_off, oauth_ended};
 
 /// Each run is a Node process of at least 150 MB.
 const MAX_RUNS: usize = 2;
@@ -57,7 +57,7 @@ pub struct CliAnswer {
 pub struct CliBody {
     ready: VecDeque<Bytes>,
     /// `None` after the CLI has been stopped.
-    source: Option<Source>,
+    source: Option<CliSource>,
     completion: Completion,
     has_text: bool,
     is_whole: bool,
@@ -119,8 +119,8 @@ impl CliFallback {
     ///
     /// # Errors
     /// `ERR_QWEN_CLI_NOT_FOUND`.
-    pub fn find(&self) -> Result<Program> {
-        find::find(&self.environment, &self.paths)
+    pub fn find_cli(&self) -> Result<Program> {
+        find::find_cli(&self.environment, &self.paths)
     }
 
     /// Answers a chat request with a JSON object, or with events if the request asks for a stream. Returns when the answer
@@ -160,22 +160,22 @@ impl CliFallback {
     }
 
     /// Finds the CLI and its login and writes the prompt, on a thread that may block.
-    async fn prepare(&self, body: Bytes) -> Result<Arc<Request>> {
+    async fn prepare(&self, body: Bytes) -> Result<Arc<CliRequest>> {
         let (environment, paths) = (Arc::clone(&self.environment), self.paths.clone());
         let preparing = move || {
-            let program = find::find(&environment, &paths)?;
+            let program = find::find_cli(&environment, &paths)?;
             let prompt = prompt::write_prompt(&body)?;
             let login = home::login(&environment, &paths);
             if login.is_oauth() {
                 return Err(oauth_ended());
             }
-            Ok(Arc::new(Request { program, login, prompt }))
+            Ok(Arc::new(CliRequest { program, login, prompt }))
         };
         spawn_blocking(preparing).await.map_err(Error::internal)?
     }
 
     /// Starts the CLI, and again if it offers tools that were not turned off.
-    async fn ask(&self, request: &Arc<Request>) -> Result<(Source, Option<String>)> {
+    async fn ask(&self, request: &Arc<CliRequest>) -> Result<(CliSource, Option<String>)> {
         for is_last in [false, true] {
             let permit = Arc::clone(&self.runs).acquire_owned().await.map_err(Error::internal)?;
             let job = Job {
@@ -187,7 +187,7 @@ impl CliFallback {
                 busy: self.busy.clone(),
             };
             let run = spawn_blocking(move || Run::start(job)).await.map_err(Error::internal)??;
-            let mut source = Source::new(run, request.login.secrets(), self.limits);
+            let mut source = CliSource::new(run, request.login.secrets(), self.limits);
             let (model, tools) = match source.next_in_time().await {
                 Ok(CliEvent::Started { model, tools }) => (model, tools),
                 Ok(CliEvent::Failed(message)) => {
@@ -219,7 +219,7 @@ impl CliFallback {
 }
 
 /// Stops the CLI and returns the error.
-async fn stopped<T>(source: Source, error: Error) -> Result<T> {
+async fn stopped<T>(source: CliSource, error: Error) -> Result<T> {
     source.stop().await;
     Err(error)
 }

@@ -58,7 +58,7 @@ impl Default for CliLimits {
 
 #[derive(Debug)]
 pub struct Job {
-    pub request: Arc<Request>,
+    pub request: Arc<CliRequest>,
     /// Environment of the caller.
     pub environment: Arc<Environment>,
     /// Tools to turn off, in addition to [`TOOLS`].
@@ -71,14 +71,14 @@ pub struct Job {
 
 /// The parts of a job that stay the same for another start.
 #[derive(Debug)]
-pub struct Request {
+pub struct CliRequest {
     pub program: Program,
     pub login: Login,
     pub prompt: String,
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct Ended {
+pub struct CliEnd {
     /// Exit status, if the process ended on its own.
     pub status: Option<ExitStatus>,
     pub timed_out: bool,
@@ -91,7 +91,7 @@ pub enum Output {
     Bytes(Bytes),
     /// The output is larger than [`MAX_OUTPUT`].
     TooMuch,
-    Ended(Ended),
+    CliEnd(CliEnd),
 }
 
 /// A running CLI. Dropping it kills the CLI and its children, and removes its directories.
@@ -99,9 +99,9 @@ pub enum Output {
 pub struct Run {
     stdout: ChildStdout,
     has_read: usize,
-    ended: oneshot::Receiver<Ended>,
+    ended: oneshot::Receiver<CliEnd>,
     /// Set when the process has ended; the pipe may still contain output.
-    end: Option<Ended>,
+    end: Option<CliEnd>,
     cancel: Option<oneshot::Sender<BusyGuard>>,
     keeper: Option<JoinHandle<()>>,
     busy: Busy,
@@ -110,7 +110,7 @@ pub struct Run {
 impl Run {
     /// Starts the CLI without a shell, with the prompt on standard input. Blocks, and needs a runtime.
     pub fn start(job: Job) -> Result<Self> {
-        let Request { program, login, .. } = &*job.request;
+        let CliRequest { program, login, .. } = &*job.request;
         let workspace = Workspace::create(&job.environment, login)?;
         let mut command = CommandWrap::with_new(&program.executable, |command| {
             command.args(&program.script);
@@ -170,7 +170,7 @@ impl Run {
                 // A child outside of the group could keep the pipe open forever.
                 return match timeout(DRAIN, self.stdout.read_buf(&mut buffer)).await {
                     Ok(Ok(read)) if read > 0 => self.output(buffer),
-                    _ => Output::Ended(end.clone()),
+                    _ => Output::CliEnd(end.clone()),
                 };
             }
             tokio::select! {
@@ -253,13 +253,13 @@ impl Keeper {
     async fn keep(
         mut self,
         stdin: Option<ChildStdin>,
-        request: Arc<Request>,
+        request: Arc<CliRequest>,
         mut stderr: Option<ChildStderr>,
         cancelled: oneshot::Receiver<BusyGuard>,
         limits: CliLimits,
-        tell: oneshot::Sender<Ended>,
+        tell: oneshot::Sender<CliEnd>,
     ) {
-        let mut ended = Ended::default();
+        let mut ended = CliEnd::default();
         let mut tail = Vec::new();
         let feed = async {
             if let Some(mut stdin) = stdin {

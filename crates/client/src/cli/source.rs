@@ -10,14 +10,14 @@ use tokio::time::{Instant, timeout_at};
 use super::completion::Completion;
 use super::output::{CliEvent, CliParser};
 use super::redact;
-use super::run::{CliLimits, Ended, Output, Run};
+use super::run::{CliEnd, CliLimits, Output, Run};
 
 /// Longest quote of the CLI's output, in characters.
 const MAX_QUOTE: usize = 300;
 /// Alternative advice at the end of each message.
 pub const TURN_OFF: &str = "or turn the CLI fallback off";
 
-pub struct Source {
+pub struct CliSource {
     run: Run,
     parser: CliParser,
     events: VecDeque<CliEvent>,
@@ -26,9 +26,9 @@ pub struct Source {
     first_word_by: Instant,
 }
 
-opaque_debug!(Source);
+opaque_debug!(CliSource);
 
-impl Source {
+impl CliSource {
     pub fn new(run: Run, secrets: Vec<String>, limits: CliLimits) -> Self {
         let first_word_by = Instant::now() + limits.first_word;
         let (parser, events) = (CliParser::default(), VecDeque::new());
@@ -59,7 +59,7 @@ impl Source {
             match self.run.next().await {
                 Output::Bytes(bytes) => self.events.extend(self.parser.push(&bytes)),
                 Output::TooMuch => return Err(self.failed("it printed too much for an answer")),
-                Output::Ended(ended) => {
+                Output::CliEnd(ended) => {
                     self.events.extend(self.parser.end());
                     if self.events.is_empty() {
                         return Err(self.died(&ended));
@@ -133,7 +133,7 @@ impl Source {
     }
 
     /// Returns the error for a process that ended without a result.
-    fn died(&self, ended: &Ended) -> Error {
+    fn died(&self, ended: &CliEnd) -> Error {
         if ended.timed_out {
             return too_slow("was not done after", self.limits.total);
         }

@@ -22,7 +22,7 @@ const SHORTEST_SHOWN: usize = 12;
 
 /// One tool's entry for a key.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct KeyEntry {
     /// The key as written.
     pub key: Secret,
     /// The file or variable.
@@ -141,7 +141,7 @@ pub(super) fn shown(path: &Path) -> String {
 
 /// Merges entries into keys, in their order. An entry with a server completes one without. An entry with a different server
 /// stays separate.
-pub(super) fn collect(entries: Vec<Entry>, notes: &mut Vec<String>) -> Vec<FoundKey> {
+pub(super) fn collect(entries: Vec<KeyEntry>, notes: &mut Vec<String>) -> Vec<FoundKey> {
     let mut keys: Vec<FoundKey> = Vec::new();
     for found in entries.into_iter().filter_map(|entry| read_entry(entry, notes)) {
         let is_same = |known: &&mut FoundKey| known.id() == found.id();
@@ -153,7 +153,7 @@ pub(super) fn collect(entries: Vec<Entry>, notes: &mut Vec<String>) -> Vec<Found
     keys
 }
 
-fn read_entry(entry: Entry, notes: &mut Vec<String>) -> Option<FoundKey> {
+fn read_entry(entry: KeyEntry, notes: &mut Vec<String>) -> Option<FoundKey> {
     let secret = read_key(entry.key.expose(), &mut Vec::new()).ok()?;
     let mut found = FoundKey {
         secret,

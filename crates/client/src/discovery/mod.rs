@@ -14,8 +14,8 @@ use qwen_accounts::{Document, Token};
 use qwen_base::{Code, Environment, Error, Paths, Secret, safe_open};
 use serde_json::Value;
 
-use self::found::{Entry, collect};
 pub use self::found::{FoundKey, last_four};
+use self::found::{KeyEntry, collect};
 use self::opencode::Configuration;
 use self::variables::{EnvFile, Variables};
 use crate::opencode_files::{OpenCodeFiles, parse_configuration, read_configuration};
@@ -149,7 +149,7 @@ impl Discovery {
         paths.into_iter().filter_map(read).collect()
     }
 
-    fn opencode(&self, notes: &mut Vec<String>) -> Vec<Entry> {
+    fn opencode(&self, notes: &mut Vec<String>) -> Vec<KeyEntry> {
         let files =
             OpenCodeFiles::new(&self.environment, self.paths.home(), self.working_directory.as_deref());
         let mut configurations = Vec::new();

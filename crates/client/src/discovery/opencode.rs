@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use qwen_base::{KeyPlan, Secret, opaque_debug};
 use serde_json::Value;
 
-use super::found::{Entry, is_named, shown};
+use super::found::{KeyEntry, is_named, shown};
 
 /// `OpenCode`'s own providers for these plans.
 const PROVIDERS: [(&str, KeyPlan, &str); 6] = [
@@ -38,7 +38,7 @@ impl Configuration {
 }
 
 /// Reads `auth.json`. The base URL of a custom provider comes from a configuration.
-pub(super) fn of_auth(auth: &Value, path: &Path, configurations: &[Configuration]) -> Vec<Entry> {
+pub(super) fn of_auth(auth: &Value, path: &Path, configurations: &[Configuration]) -> Vec<KeyEntry> {
     let entries = auth.as_object().into_iter().flatten();
     let keys = entries.filter(|(_, entry)| entry.get("type").and_then(Value::as_str) == Some("api"));
     let entry = |(provider, entry): (&String, &Value)| {
@@ -53,7 +53,7 @@ pub(super) fn of_configuration(
     configuration: &Configuration,
     configurations: &[Configuration],
     resolve: impl Fn(&str) -> Option<Secret>,
-) -> Vec<Entry> {
+) -> Vec<KeyEntry> {
     let providers = configuration.contents.get("provider").and_then(Value::as_object).into_iter().flatten();
     let entry = |(provider, _): (&String, &Value)| {
         let key = resolve(configuration.option(provider, "apiKey")?)?;
@@ -74,10 +74,10 @@ fn of_provider(
     source: String,
     is_of_project: bool,
     configurations: &[Configuration],
-) -> Entry {
+) -> KeyEntry {
     let known = PROVIDERS.iter().find(|(name, ..)| *name == provider);
     let by_page = NAMED_BY_PAGES.iter().find(|(name, _)| *name == provider);
-    let mut entry = Entry {
+    let mut entry = KeyEntry {
         key,
         source,
         provider: provider.to_owned(),

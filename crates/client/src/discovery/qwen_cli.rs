@@ -5,12 +5,12 @@ use std::path::Path;
 use qwen_base::Secret;
 use serde_json::Value;
 
-use super::found::{Entry, is_named, shown};
+use super::found::{KeyEntry, is_named, shown};
 use super::variables::{Found, Variables, named};
 
 const PROVIDER: &str = "qwen-cli";
 
-pub(super) fn entries(settings: &Value, path: &Path, variables: &Variables) -> Vec<Entry> {
+pub(super) fn entries(settings: &Value, path: &Path, variables: &Variables) -> Vec<KeyEntry> {
     let source = shown(path);
     let own = |name: &str| settings.get("env")?.get(name)?.as_str().filter(|text| !text.trim().is_empty());
     let lookup = |name: &str| {
@@ -26,7 +26,7 @@ pub(super) fn entries(settings: &Value, path: &Path, variables: &Variables) -> V
         let Some(found) = lookup(variable).filter(|_| !variable.is_empty() && !base_url.is_empty()) else {
             continue;
         };
-        entries.push(Entry {
+        entries.push(KeyEntry {
             key: Secret::new(found.value),
             source: found.source,
             provider: PROVIDER.to_owned(),
@@ -42,7 +42,11 @@ pub(super) fn entries(settings: &Value, path: &Path, variables: &Variables) -> V
 }
 
 /// Reads the key and base URL from the CLI's own login. Either may refer to a variable.
-fn of_login<'a>(settings: &Value, source: &str, lookup: impl Fn(&str) -> Option<Found<'a>>) -> Option<Entry> {
+fn of_login<'a>(
+    settings: &Value,
+    source: &str,
+    lookup: impl Fn(&str) -> Option<Found<'a>>,
+) -> Option<KeyEntry> {
     let auth = settings.get("security")?.get("auth")?;
     let value = |name: &str| {
         let text = auth.get(name)?.as_str()?;
@@ -55,7 +59,7 @@ fn of_login<'a>(settings: &Value, source: &str, lookup: impl Fn(&str) -> Option<
         }
     };
     let base_url = value("baseUrl")?;
-    Some(Entry {
+    Some(KeyEntry {
         key: Secret::new(value("apiKey")?),
         source: source.to_owned(),
         provider: PROVIDER.to_owned(),

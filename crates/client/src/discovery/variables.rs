@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use qwen_base::{Environment, KeyPlan, Secret, opaque_debug};
 
-use super::found::{Entry, is_alibaba, shown};
+use super::found::{KeyEntry, is_alibaba, shown};
 
 /// Variables with a key, and the plan that their name tells.
 const KEYS: [(&str, KeyPlan); 5] = [
@@ -53,7 +53,7 @@ impl Variables<'_> {
     }
 
     /// Returns the keys in variables with known names.
-    pub fn entries(&self) -> Vec<Entry> {
+    pub fn entries(&self) -> Vec<KeyEntry> {
         let of_process = |name: &str| self.environment.get(name).map(str::to_owned);
         let mut entries = named(of_process, None, "environment", false);
         for file in self.env_files {
@@ -72,8 +72,8 @@ pub(super) fn named(
     source: Option<&str>,
     provider: &str,
     is_of_project: bool,
-) -> Vec<Entry> {
-    let entry = |name: &str, key: String, plan, base_url| Entry {
+) -> Vec<KeyEntry> {
+    let entry = |name: &str, key: String, plan, base_url| KeyEntry {
         key: Secret::new(key),
         source: source.unwrap_or(name).to_owned(),
         provider: provider.to_owned(),
@@ -88,12 +88,12 @@ pub(super) fn named(
         let Some(key) = get(name) else { continue };
         let is_of_other_plan = plan == KeyPlan::DashScope && key.trim().starts_with(SUBSCRIPTION_PREFIX);
         let found = entry(name, key, Some(plan), None);
-        entries.push(Entry { plan: Some(plan).filter(|_| !is_of_other_plan), ..found });
+        entries.push(KeyEntry { plan: Some(plan).filter(|_| !is_of_other_plan), ..found });
     }
     let (key, base_url) = OPENAI;
     if let (Some(text), Some(url)) = (get(key), get(base_url).filter(|url| is_alibaba(url))) {
         let found = entry(key, text, None, Some(url));
-        entries.push(Entry { is_named: true, ..found });
+        entries.push(KeyEntry { is_named: true, ..found });
     }
     entries
 }

@@ -8,10 +8,10 @@ use qwen_base::Paths;
 
 use super::files::FILES;
 use super::finding::{Finding, quoted};
-use super::settings::Settings;
+use super::settings::CheckedSettings;
 
 /// Returns files that may contain a secret.
-fn secret_files(paths: &Paths, settings: &Settings) -> Vec<PathBuf> {
+fn secret_files(paths: &Paths, settings: &CheckedSettings) -> Vec<PathBuf> {
     let store = settings.store.as_ref().map(|(path, _)| path.clone());
     let stores = [paths.qwen_dir().to_owned()]
         .into_iter()
@@ -39,7 +39,7 @@ fn entries(directory: &Path, is_wanted: impl Fn(&str) -> bool) -> impl Iterator<
         .filter(|path| path.is_file())
 }
 
-pub(super) fn access(paths: &Paths, settings: &Settings) -> Vec<Finding> {
+pub(super) fn access(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding> {
     let user = rustix::process::geteuid();
     // Root works for the directory's owner, in a container or with sudo.
     let owner = match fs::metadata(paths.qwen_dir()) {

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::finding::{Finding, ours, unset};
 use super::network::AskedAccount;
-use super::settings::Settings;
+use super::settings::CheckedSettings;
 use super::{Doctor, Local};
 use crate::config::DEFAULT_OAUTH_BASE_URL;
 use crate::discovery::Discovery;
@@ -19,7 +19,7 @@ use crate::request::refusal::FREE_TIER_END_MS;
 const ID: &str = "account";
 const OTHER_KEYS: &str = "other-keys";
 
-pub fn check(doctor: &Doctor, settings: &Settings, local: &mut Local) {
+pub fn check(doctor: &Doctor, settings: &CheckedSettings, local: &mut Local) {
     let (Some(paths), Some(store), Some(credentials)) =
         (&settings.paths, settings.store_file(), settings.credentials_file())
     else {
@@ -45,7 +45,7 @@ pub fn check(doctor: &Doctor, settings: &Settings, local: &mut Local) {
     }
 }
 
-fn account_finding(view: &Snapshot, record: &Record, settings: &Settings, now_ms: u64) -> Finding {
+fn account_finding(view: &Snapshot, record: &Record, settings: &CheckedSettings, now_ms: u64) -> Finding {
     let account = view.account(record);
     let name = format!("The account \"{}\"", account.label);
     if !record.is_enabled() {
@@ -108,7 +108,7 @@ fn account_finding(view: &Snapshot, record: &Record, settings: &Settings, now_ms
 }
 
 /// Reports a setting that points to a different server than the account's tokens. Nothing is sent then.
-fn elsewhere(account: &Account, record: &Record, settings: &Settings) -> Option<Finding> {
+fn elsewhere(account: &Account, record: &Record, settings: &CheckedSettings) -> Option<Finding> {
     if !record.is_enabled() || account.kind != Kind::OAuth {
         return None;
     }
@@ -133,14 +133,14 @@ fn has_lost_its_tier(record: &Record) -> bool {
 }
 
 /// True if the account can answer requests, now or after a cooldown.
-fn works(record: &Record, settings: &Settings, now_ms: u64) -> bool {
+fn works(record: &Record, settings: &CheckedSettings, now_ms: u64) -> bool {
     let is_available = matches!(availability(record, now_ms), Availability::Ready | Availability::Cooling(_));
     let is_refused = record.is_refused() || record.rejected_at().is_some() || has_lost_its_tier(record);
     is_available && !is_refused && !is_of_ended_tier(record, settings, now_ms)
 }
 
 /// True for a login of Qwen's own server after the end of the free tier. Logins of other servers may still work.
-fn is_of_ended_tier(record: &Record, settings: &Settings, now_ms: u64) -> bool {
+fn is_of_ended_tier(record: &Record, settings: &CheckedSettings, now_ms: u64) -> bool {
     let bound = record.binding().map(|binding| binding.token_endpoint);
     let endpoint = bound.or_else(|| settings.oauth.as_ref().map(|oauth| oauth.token_endpoint.clone()));
     let is_qwen = |endpoint: Url| DEFAULT_OAUTH_BASE_URL.strip_prefix("https://") == endpoint.host_str();
@@ -148,7 +148,7 @@ fn is_of_ended_tier(record: &Record, settings: &Settings, now_ms: u64) -> bool {
 }
 
 /// Returns the account for a network check that costs nothing.
-fn asked(view: &Snapshot, record: &Record, settings: &Settings, now_ms: u64) -> Option<AskedAccount> {
+fn asked(view: &Snapshot, record: &Record, settings: &CheckedSettings, now_ms: u64) -> Option<AskedAccount> {
     if !record.is_enabled() {
         return None;
     }
@@ -171,7 +171,7 @@ fn asked(view: &Snapshot, record: &Record, settings: &Settings, now_ms: u64) -> 
 }
 
 /// Returns the first key that no account has. It is only a warning if no account works.
-pub fn check_other_keys(doctor: &Doctor, settings: &Settings, local: &Local) -> Option<Finding> {
+pub fn check_other_keys(doctor: &Doctor, settings: &CheckedSettings, local: &Local) -> Option<Finding> {
     let discovery = Discovery {
         environment: doctor.environment.clone(),
         paths: settings.paths.clone()?,
@@ -213,10 +213,10 @@ mod tests {
         }
     }
 
-    fn settings(variables: &[(&str, &str)]) -> Settings {
+    fn settings(variables: &[(&str, &str)]) -> CheckedSettings {
         let environment: Environment = variables.iter().copied().collect();
         let oauth = oauth_config(&OAuthOptions::default(), &environment, "").unwrap();
-        Settings { oauth: Some(oauth), ..Settings::default() }
+        CheckedSettings { oauth: Some(oauth), ..CheckedSettings::default() }
     }
 
     fn key(id: &str) -> Record {
@@ -230,7 +230,7 @@ mod tests {
         Record::of_key(id, None, &key, 1)
     }
 
-    fn found(view: &Snapshot, id: &str, settings: &Settings, now_ms: u64) -> (FindingState, String) {
+    fn found(view: &Snapshot, id: &str, settings: &CheckedSettings, now_ms: u64) -> (FindingState, String) {
         let finding = account_finding(view, view.record(id).unwrap(), settings, now_ms);
         (finding.state, finding.fix.unwrap_or_default())
     }

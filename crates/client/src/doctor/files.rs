@@ -15,7 +15,7 @@ use qwen_base::{Clock, Code, KernelLock, Paths, safe_open::InPlace};
 #[cfg(unix)]
 use super::access::access;
 use super::finding::{Finding, ours, quoted, remove};
-use super::settings::Settings;
+use super::settings::CheckedSettings;
 use crate::usage::usage_file;
 
 pub(super) const FILES: &str = "files";
@@ -25,7 +25,7 @@ const STORE: &str = "store";
 const CREDENTIALS: &str = "credentials";
 const SET_ASIDE: &str = "set-aside";
 
-pub fn check(paths: &Paths, settings: &Settings, clock: &Clock) -> Vec<Finding> {
+pub fn check(paths: &Paths, settings: &CheckedSettings, clock: &Clock) -> Vec<Finding> {
     let mut findings = directory_findings(paths, settings);
     findings.extend(path_findings(paths, settings));
     findings.extend(lock_findings(settings, clock));
@@ -33,7 +33,7 @@ pub fn check(paths: &Paths, settings: &Settings, clock: &Clock) -> Vec<Finding> 
     findings
 }
 
-fn directory_findings(paths: &Paths, settings: &Settings) -> Vec<Finding> {
+fn directory_findings(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding> {
     let directory = paths.qwen_dir();
     if let (false, Ok(target)) = (directory.exists(), fs::read_link(directory)) {
         let message =
@@ -57,7 +57,7 @@ fn directory_findings(paths: &Paths, settings: &Settings) -> Vec<Finding> {
 
 /// Windows protects a user's directory on its own.
 #[cfg(not(unix))]
-fn access(paths: &Paths, _settings: &Settings) -> Vec<Finding> {
+fn access(paths: &Paths, _settings: &CheckedSettings) -> Vec<Finding> {
     vec![Finding::ok(FILES, format!("{} exists.", paths.qwen_dir().display()))]
 }
 
@@ -98,7 +98,7 @@ fn locking(directory: &Path, locked: std::io::Result<()>) -> Finding {
     }
 }
 
-fn path_findings(paths: &Paths, settings: &Settings) -> Vec<Finding> {
+fn path_findings(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding> {
     let credentials = settings.credentials_file();
     let store = settings.store_file();
     let usage = usage_file(paths.usage());
@@ -177,7 +177,7 @@ fn unchangeable(_target: &Path) -> Option<Finding> {
     None
 }
 
-fn lock_findings(settings: &Settings, clock: &Clock) -> Vec<Finding> {
+fn lock_findings(settings: &CheckedSettings, clock: &Clock) -> Vec<Finding> {
     let credentials = settings.credentials_file().map(|file| file.locks());
     let store = settings.store_file().map(|file| file.locks());
     let mut findings: Vec<_> =
@@ -211,7 +211,7 @@ fn lock_finding(paths: &LockPaths, clock: &Clock) -> Option<Finding> {
     })
 }
 
-fn content_findings(settings: &Settings, clock: &Clock) -> Vec<Finding> {
+fn content_findings(settings: &CheckedSettings, clock: &Clock) -> Vec<Finding> {
     let store = settings.store_file();
     let mut findings: Vec<_> = store.as_ref().map(store_finding).into_iter().collect();
     findings.extend(credentials_finding(settings, clock));
@@ -240,7 +240,7 @@ fn store_finding(store: &StoreFile) -> Finding {
     }
 }
 
-fn credentials_finding(settings: &Settings, clock: &Clock) -> Option<Finding> {
+fn credentials_finding(settings: &CheckedSettings, clock: &Clock) -> Option<Finding> {
     let credentials = settings.credentials_file()?;
     let shown = credentials.path().display();
     Some(match credentials.read() {
@@ -286,7 +286,7 @@ fn credentials_finding(settings: &Settings, clock: &Clock) -> Option<Finding> {
 }
 
 /// Reports damaged files that were moved aside.
-fn set_aside(settings: &Settings) -> Vec<Finding> {
+fn set_aside(settings: &CheckedSettings) -> Vec<Finding> {
     let directories = [
         settings.paths.as_ref().map(|paths| paths.qwen_dir().to_owned()),
         settings.store.as_ref().and_then(|(path, _)| path.parent().map(PathBuf::from)),

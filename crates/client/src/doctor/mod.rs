@@ -22,7 +22,7 @@ use std::time::Duration;
 use crate::config::ClientOptions;
 use finding::Finding;
 use qwen_base::{Clock, Environment, Error, Result, Secret};
-use settings::Settings;
+use settings::CheckedSettings;
 
 /// Time limit for one question to a server or a program.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -67,7 +67,7 @@ impl Doctor {
         Ok(findings)
     }
 
-    fn look_at_files(&self, settings: &Settings) -> Local {
+    fn look_at_files(&self, settings: &CheckedSettings) -> Local {
         let mut local = Local::default();
         let Some(paths) = &settings.paths else { return local };
         local.findings.extend(files::check(paths, settings, &self.clock));

@@ -16,10 +16,10 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::finding::{Finding, ours, unset};
-use super::settings::Settings;
+use super::settings::CheckedSettings;
 use super::{Doctor, PATIENCE};
-use crate::keys::check::{Inquiry, PlaceAnswer};
-use crate::keys::input::Candidate;
+use crate::keys::check::{EndpointAnswer, Inquiry};
+use crate::keys::input::CandidateEndpoint;
 use crate::request::headers::{PRODUCT, for_attempt};
 use crate::verdict::{Asked, Reading, Verdict};
 
@@ -48,7 +48,7 @@ pub struct AskedAccount {
     pub has_alternative: bool,
 }
 
-pub async fn check(doctor: &Doctor, settings: &Settings, accounts: &[AskedAccount]) -> Vec<Finding> {
+pub async fn check(doctor: &Doctor, settings: &CheckedSettings, accounts: &[AskedAccount]) -> Vec<Finding> {
     let (Some(oauth), Some(config)) = (&settings.oauth, &settings.http) else {
         let message = "No server was asked, because the settings above can't be used.";
         return vec![Finding::warning(
@@ -159,16 +159,16 @@ async fn prove(http: &Http, account: &AskedAccount, key: &Secret, name: &str, pr
         Kind::Key(plan) => plan,
         Kind::OAuth => None,
     };
-    let place = Candidate { plan, region: None, base_url: account.base_url.clone() };
+    let place = CandidateEndpoint { plan, region: None, base_url: account.base_url.clone() };
     let Err(answers) = Inquiry::new(http, key).first_yes(std::slice::from_ref(&place)).await else {
         return Finding::ok(API, format!("{name} accepts the key."));
     };
     match answers.first() {
-        Some(PlaceAnswer::Unknown(error)) if error.status().is_some() => {
+        Some(EndpointAnswer::Unknown(error)) if error.status().is_some() => {
             Finding::warning(API, format!("{name} has a problem of its own."), "Wait, and try again")
         }
-        Some(PlaceAnswer::Unknown(error)) => unreachable(API, error, &account.base_url, proxies),
-        Some(PlaceAnswer::NoApi(status)) => Finding::broken(
+        Some(EndpointAnswer::Unknown(error)) => unreachable(API, error, &account.base_url, proxies),
+        Some(EndpointAnswer::NoApi(status)) => Finding::broken(
             API,
             format!("{name} is not an API that accepts keys (status {status})."),
             ours("add-key"),

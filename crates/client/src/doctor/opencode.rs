@@ -9,14 +9,14 @@ use url::Url;
 
 use super::finding::{Finding, quoted};
 use super::opencode_config::{File, PACKAGE, PROVIDER, configuration_findings, package_of, takes_options};
-use super::settings::Settings;
+use super::settings::CheckedSettings;
 use super::{Doctor, programs};
 use crate::opencode_files::{MAX_SIZE, OpenCodeFiles, read_configuration};
 
 pub const ID: &str = "opencode";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-pub async fn check(doctor: &Doctor, settings: &Settings, had_host_login: bool) -> Vec<Finding> {
+pub async fn check(doctor: &Doctor, settings: &CheckedSettings, had_host_login: bool) -> Vec<Finding> {
     let Some(paths) = &settings.paths else { return Vec::new() };
     let places = OpenCodeFiles::new(&doctor.environment, paths.home(), Some(&doctor.working_directory));
     let (mut files, mut findings) = (Vec::new(), Vec::new());

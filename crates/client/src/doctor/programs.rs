@@ -10,9 +10,9 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::finding::{Finding, unset};
-use super::settings::Settings;
+use super::settings::CheckedSettings;
 use super::{Doctor, PATIENCE};
-use crate::cli::find::find;
+use crate::cli::find::find_cli;
 use crate::cli::{CliLogin, logged_in_with};
 
 const ID: &str = "qwen-cli";
@@ -64,9 +64,9 @@ pub fn numbers(version: &str) -> Option<[u64; 3]> {
     Some([next()?, next()?, next()?])
 }
 
-pub async fn check_qwen_cli(doctor: &Doctor, settings: &Settings) -> Vec<Finding> {
+pub async fn check_qwen_cli(doctor: &Doctor, settings: &CheckedSettings) -> Vec<Finding> {
     let (Some(paths), environment) = (&settings.paths, &doctor.environment) else { return Vec::new() };
-    let program = match find(environment, paths) {
+    let program = match find_cli(environment, paths) {
         Ok(program) => program,
         Err(error) if environment.get(CLI_VARIABLE).is_some() => {
             return vec![if settings.cli_fallback {

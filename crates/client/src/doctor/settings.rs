@@ -16,7 +16,7 @@ const FATAL: [&str; 4] =
 
 /// The usable settings.
 #[derive(Debug, Default)]
-pub struct Settings {
+pub struct CheckedSettings {
     pub paths: Option<Paths>,
     pub store: Option<(PathBuf, bool)>,
     pub oauth: Option<OAuthConfig>,
@@ -25,7 +25,7 @@ pub struct Settings {
     pub cli_fallback: bool,
 }
 
-impl Settings {
+impl CheckedSettings {
     pub fn store_file(&self) -> Option<StoreFile> {
         self.store.as_ref().map(|(path, is_default)| StoreFile::new(path.clone(), *is_default))
     }
@@ -35,7 +35,7 @@ impl Settings {
     }
 }
 
-pub fn check(doctor: &Doctor) -> (Settings, Vec<Finding>) {
+pub fn check(doctor: &Doctor) -> (CheckedSettings, Vec<Finding>) {
     let Doctor { options, environment, .. } = doctor;
     let mut findings = Vec::new();
     let mut keep = |error: Error| findings.push(unusable(&error, environment));
@@ -61,7 +61,7 @@ pub fn check(doctor: &Doctor) -> (Settings, Vec<Finding>) {
     if findings.is_empty() {
         findings.push(Finding::ok(ID, "All options and environment variables can be read."));
     }
-    let settings = Settings {
+    let settings = CheckedSettings {
         paths,
         store,
         oauth,

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::exchange::{Exchange, MAX_HEAD};
-use super::refusal::Refusal;
+use super::refusal::GatewayRefusal;
 use super::socket::{Progress, Socket};
 
 /// Largest read and write, in bytes.
@@ -58,21 +58,21 @@ pub(super) async fn serve(exchange: Arc<Exchange>, stream: TcpStream, mut closin
 }
 
 /// Returns the answer to a head that can't be parsed.
-fn refusal(error: &hyper::Error, socket: &Socket) -> Option<Refusal> {
+fn refusal(error: &hyper::Error, socket: &Socket) -> Option<GatewayRefusal> {
     let is_slow = std::error::Error::source(error)
         .and_then(|cause| cause.downcast_ref::<std::io::Error>())
         .is_some_and(|cause| cause.kind() == std::io::ErrorKind::TimedOut);
     if error.is_parse_too_large() {
-        Some(Refusal::head_too_large(MAX_HEAD))
+        Some(GatewayRefusal::head_too_large(MAX_HEAD))
     } else if error.is_parse() || socket.has_refused() {
-        Some(Refusal::malformed("head"))
+        Some(GatewayRefusal::malformed("head"))
     } else {
-        (is_slow && socket.has_begun_head()).then(|| Refusal::too_slow("head"))
+        (is_slow && socket.has_begun_head()).then(|| GatewayRefusal::too_slow("head"))
     }
 }
 
 /// Sends the last answer and lets the client read it.
-async fn finish(socket: Socket, refusal: Option<Refusal>) {
+async fn finish(socket: Socket, refusal: Option<GatewayRefusal>) {
     let is_at_end = socket.is_at_end();
     let mut stream = socket.into_inner();
     let farewell = async {

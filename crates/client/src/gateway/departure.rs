@@ -81,11 +81,11 @@ fn look_up(own: SocketAddr, peer: SocketAddr) -> Peer {
         .iter()
         .filter_map(|path| std::fs::read_to_string(path).ok())
         .collect();
-    judge(tables.iter().flat_map(|table| table.lines()), own, peer)
+    peer_state(tables.iter().flat_map(|table| table.lines()), own, peer)
 }
 
 /// The client waits if its row has an owner. Without a row for this end, the table tells nothing.
-fn judge<'a>(rows: impl Iterator<Item = &'a str>, own: SocketAddr, peer: SocketAddr) -> Peer {
+fn peer_state<'a>(rows: impl Iterator<Item = &'a str>, own: SocketAddr, peer: SocketAddr) -> Peer {
     let (own, peer) = (names(own), names(peer));
     let mut found = Peer::Unknown;
     for row in rows {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     fn judged(rows: &[String]) -> Peer {
-        judge(rows.iter().map(String::as_str), OWN.parse().unwrap(), PEER.parse().unwrap())
+        peer_state(rows.iter().map(String::as_str), OWN.parse().unwrap(), PEER.parse().unwrap())
     }
 
     #[test]

@@ -15,7 +15,7 @@ use qwen_base::Clock;
 use super::entry::{EntryListener, Recorder};
 use super::gate::{Gate, KEY_HEADER};
 use super::models;
-use super::refusal::Refusal;
+use super::refusal::GatewayRefusal;
 use super::reply::Reply;
 use super::socket::{Phase, Progress};
 use super::upload::Uploads;
@@ -40,7 +40,7 @@ pub(super) struct Exchange {
     pub(super) utc_offset_minutes: i32,
 }
 
-enum Outcome {
+enum ExchangeOutcome {
     Answer(Box<Answer>),
     Json(String),
 }
@@ -58,9 +58,11 @@ impl Exchange {
         let outcome =
             AssertUnwindSafe(self.carry_out(&progress, request, &mut recorder)).catch_unwind().await;
         progress.set(Phase::Answer);
-        let (status, mut headers, body) = match outcome.unwrap_or_else(|_| Err(Refusal::internal())) {
-            Ok(Outcome::Answer(answer)) => (answer.status, passed_on(answer.headers), Ok(answer.body)),
-            Ok(Outcome::Json(json)) => {
+        let (status, mut headers, body) = match outcome.unwrap_or_else(|_| Err(GatewayRefusal::internal())) {
+            Ok(ExchangeOutcome::Answer(answer)) => {
+                (answer.status, passed_on(answer.headers), Ok(answer.body))
+            }
+            Ok(ExchangeOutcome::Json(json)) => {
                 let kind = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 (StatusCode::OK, HeaderMap::from_iter([kind]), Err(json.into()))
             }
@@ -84,24 +86,24 @@ impl Exchange {
         progress: &Progress,
         request: http::Request<Incoming>,
         recorder: &mut Recorder,
-    ) -> Result<Outcome, Refusal> {
+    ) -> Result<ExchangeOutcome, GatewayRefusal> {
         let (head, body) = request.into_parts();
         if head_size(&head) > MAX_HEAD {
-            return Err(Refusal::head_too_large(MAX_HEAD));
+            return Err(GatewayRefusal::head_too_large(MAX_HEAD));
         }
         self.gate.check(&head.uri, &head.headers)?;
         let path = head.uri.path();
         let Some(below) = path.strip_prefix("/v1").filter(|rest| rest.is_empty() || rest.starts_with('/'))
         else {
-            return Err(Refusal::unknown_path(path));
+            return Err(GatewayRefusal::unknown_path(path));
         };
         let upload = self.uploads.read(body).await?;
         progress.set(Phase::Answer);
         if head.method == Method::GET && below == "/models" {
             return models::list(&self.client)
                 .await
-                .map(Outcome::Json)
-                .map_err(|error| Refusal::of_error(&error));
+                .map(ExchangeOutcome::Json)
+                .map_err(|error| GatewayRefusal::of_error(&error));
         }
         recorder.body(&upload.bytes);
         let query = head.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
@@ -113,8 +115,8 @@ impl Exchange {
             redirect: Redirect::Follow,
             utc_offset_minutes: self.utc_offset_minutes,
         };
-        let answer = self.client.fetch(request).await.map_err(|error| Refusal::of_error(&error))?;
-        Ok(Outcome::Answer(Box::new(answer)))
+        let answer = self.client.fetch(request).await.map_err(|error| GatewayRefusal::of_error(&error))?;
+        Ok(ExchangeOutcome::Answer(Box::new(answer)))
     }
 }
 

@@ -8,7 +8,7 @@ use http::{Uri, header::HeaderValue};
 use qwen_base::{Secret, opaque_debug};
 use sha2::{Digest as _, Sha256};
 
-use super::refusal::Refusal;
+use super::refusal::GatewayRefusal;
 
 /// Header for the key if `Authorization` is already used, as in `OpenCode` 2.
 pub const KEY_HEADER: HeaderName = HeaderName::from_static("x-qwen-gateway-key");
@@ -27,14 +27,14 @@ impl Gate {
     }
 
     /// Refuses a request that is not from a program of the user.
-    pub(super) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(super) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), GatewayRefusal> {
         if !self.is_addressed(uri, headers) {
-            return Err(Refusal::foreign_host(self.port));
+            return Err(GatewayRefusal::foreign_host(self.port));
         }
         if headers.contains_key(ORIGIN) {
-            return Err(Refusal::foreign_origin());
+            return Err(GatewayRefusal::foreign_origin());
         }
-        if self.has_key(headers) { Ok(()) } else { Err(Refusal::wrong_key()) }
+        if self.has_key(headers) { Ok(()) } else { Err(GatewayRefusal::wrong_key()) }
     }
 
     /// Checks the host, because a web page may resolve its own name to this machine (DNS rebinding).

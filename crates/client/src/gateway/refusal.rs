@@ -7,7 +7,7 @@ use qwen_base::{Code, Error};
 use serde_json::json;
 
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct GatewayRefusal {
     pub(super) status: StatusCode,
     code: Code,
     message: String,
@@ -15,7 +15,7 @@ pub(super) struct Refusal {
     is_last: bool,
 }
 
-impl Refusal {
+impl GatewayRefusal {
     fn new(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into(), is_last: false }
     }

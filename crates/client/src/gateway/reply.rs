@@ -24,7 +24,7 @@ const MAX_BATCH: usize = 256 * 1024;
 
 /// The body of an answer. Dropping it cancels the rest.
 pub(super) struct Reply {
-    source: Source,
+    source: ReplySource,
     recorder: Recorder,
     progress: Progress,
     /// The error that ends the body, kept until the bytes before it are written.
@@ -32,7 +32,7 @@ pub(super) struct Reply {
     tells_failure: bool,
 }
 
-enum Source {
+enum ReplySource {
     Whole(Option<Bytes>),
     Live(Batch, Batches),
 }
@@ -40,7 +40,7 @@ enum Source {
 impl Reply {
     pub(super) fn whole(bytes: Bytes, recorder: Recorder, progress: Progress) -> Self {
         let bytes = (!bytes.is_empty()).then_some(bytes);
-        Self { source: Source::Whole(bytes), recorder, progress, failure: None, tells_failure: false }
+        Self { source: ReplySource::Whole(bytes), recorder, progress, failure: None, tells_failure: false }
     }
 
     /// With `tells_failure`, an interrupted event stream ends with an event that gives the reason.
@@ -57,7 +57,7 @@ impl Reply {
                 Rest::Ended => None,
             }
         });
-        let source = Source::Live(Batch::new(), Box::pin(batches));
+        let source = ReplySource::Live(Batch::new(), Box::pin(batches));
         Self { source, recorder, progress, failure: None, tells_failure }
     }
 }
@@ -68,15 +68,15 @@ impl Reply {
             return self.poll_failure(context);
         }
         let next = match &mut self.source {
-            Source::Whole(bytes) => bytes.take().map(Ok),
-            Source::Live(batch, batches) => loop {
+            ReplySource::Whole(bytes) => bytes.take().map(Ok),
+            ReplySource::Live(batch, batches) => loop {
                 if let Some(bytes) = batch.pop_front() {
                     break Some(Ok(bytes));
                 }
                 match ready!(batches.as_mut().poll_next(context)) {
                     Some(Ok(next)) => *batch = next,
                     Some(Err(error)) if self.tells_failure => {
-                        self.source = Source::Whole(None);
+                        self.source = ReplySource::Whole(None);
                         break Some(Ok(failure_event(&error)));
                     }
                     Some(Err(error)) => {
@@ -156,13 +156,13 @@ impl Body for Reply {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.source, Source::Whole(None))
+        matches!(self.source, ReplySource::Whole(None))
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Source::Live(..) => SizeHint::default(),
+            ReplySource::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            ReplySource::Live(..) => SizeHint::default(),
         }
     }
 }

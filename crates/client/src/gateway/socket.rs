@@ -36,10 +36,10 @@ pub(super) enum Phase {
 
 /// The phase, shared by a connection and its service.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Progress(Arc<State>);
+pub(super) struct Progress(Arc<ProgressState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct ProgressState {
     phase: AtomicU8,
     /// True if hyper may hold unwritten bytes.
     has_unwritten: AtomicBool,

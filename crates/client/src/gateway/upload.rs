@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use hyper::body::{Body as _, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::refusal::Refusal;
+use super::refusal::GatewayRefusal;
 
 /// Largest body, in bytes.
 pub(super) const MAX_BODY: u64 = 64 * 1024 * 1024;
@@ -38,10 +38,10 @@ impl Default for Uploads {
 }
 
 impl Uploads {
-    pub(super) async fn read(&self, mut body: Incoming) -> Result<Upload, Refusal> {
+    pub(super) async fn read(&self, mut body: Incoming) -> Result<Upload, GatewayRefusal> {
         let length = body.size_hint().exact();
         if length.is_some_and(|length| length > MAX_BODY) {
-            return Err(Refusal::body_too_large(MAX_BODY));
+            return Err(GatewayRefusal::body_too_large(MAX_BODY));
         }
         let mut room = None;
         if let Some(length) = length.filter(|length| *length > SMALL) {
@@ -51,7 +51,7 @@ impl Uploads {
         while let Some(bytes) = next(&mut body).await? {
             let size = (all.len() + bytes.len()) as u64;
             if size > MAX_BODY {
-                return Err(Refusal::body_too_large(MAX_BODY));
+                return Err(GatewayRefusal::body_too_large(MAX_BODY));
             }
             if length.is_none() && room.is_none() && size > SMALL {
                 room = self.room(MAX_BODY).await;
@@ -72,7 +72,7 @@ impl Uploads {
 }
 
 /// Returns the next bytes, or `None` at the end.
-async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
+async fn next(body: &mut Incoming) -> Result<Option<Bytes>, GatewayRefusal> {
     loop {
         let frame = poll_fn(|context| Pin::new(&mut *body).poll_frame(context));
         match tokio::time::timeout(BODY_TIMEOUT, frame).await {
@@ -83,8 +83,8 @@ async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
                     return Ok(Some(bytes));
                 }
             }
-            Ok(Some(Err(_))) => return Err(Refusal::malformed("body")),
-            Err(_) => return Err(Refusal::too_slow("body")),
+            Ok(Some(Err(_))) => return Err(GatewayRefusal::malformed("body")),
+            Err(_) => return Err(GatewayRefusal::too_slow("body")),
         }
     }
 }

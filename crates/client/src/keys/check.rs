@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::input::Candidate;
+use super::input::CandidateEndpoint;
 use crate::models::COMMON_MODEL;
 use crate::request::headers;
 use crate::verdict::dialect::ServerError;
@@ -27,7 +27,7 @@ const MAX_ERROR_BODY: usize = 64 * 1024;
 
 /// A server's answer about a key.
 #[derive(Debug, Clone)]
-pub enum PlaceAnswer {
+pub enum EndpointAnswer {
     /// The key belongs to this server, even if it has no quota or not this model.
     Yes,
     /// The server refuses this program and may not have checked the key.
@@ -57,28 +57,28 @@ impl<'a> Inquiry<'a> {
 
     /// Asks the servers in turn. The first `Yes` ends it; without one, the first `Likely` is used. Otherwise returns the
     /// answers of all.
-    pub async fn first_yes(&self, places: &[Candidate]) -> Result<usize, Vec<PlaceAnswer>> {
+    pub async fn first_yes(&self, places: &[CandidateEndpoint]) -> Result<usize, Vec<EndpointAnswer>> {
         let mut answers = Vec::with_capacity(places.len());
         for (at, place) in places.iter().enumerate() {
             match self.ask(place).await {
-                PlaceAnswer::Yes => return Ok(at),
+                EndpointAnswer::Yes => return Ok(at),
                 answer => answers.push(answer),
             }
         }
-        answers.iter().position(|answer| matches!(answer, PlaceAnswer::Likely)).ok_or(answers)
+        answers.iter().position(|answer| matches!(answer, EndpointAnswer::Likely)).ok_or(answers)
     }
 
-    async fn ask(&self, place: &Candidate) -> PlaceAnswer {
+    async fn ask(&self, place: &CandidateEndpoint) -> EndpointAnswer {
         let host = place.base_url.host_str().unwrap_or_default();
         let limit = (Instant::now() + PLACE_LIMIT).min(self.ends_at);
         match timeout_at(limit, self.send(place, host)).await {
             Ok(Ok((status, body))) => meaning(status, &body, host),
-            Ok(Err(error)) => PlaceAnswer::Unknown(error),
-            Err(_) => PlaceAnswer::Unknown(TransportError::no_answer(host, PLACE_LIMIT).error),
+            Ok(Err(error)) => EndpointAnswer::Unknown(error),
+            Err(_) => EndpointAnswer::Unknown(TransportError::no_answer(host, PLACE_LIMIT).error),
         }
     }
 
-    async fn send(&self, place: &Candidate, host: &str) -> Result<(u16, Vec<u8>)> {
+    async fn send(&self, place: &CandidateEndpoint, host: &str) -> Result<(u16, Vec<u8>)> {
         let mut callers = HeaderMap::new();
         callers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let headers = headers::for_attempt(&callers, self.key, Kind::Key(place.plan), host)?;
@@ -99,7 +99,7 @@ impl<'a> Inquiry<'a> {
     }
 }
 
-fn meaning(status: u16, body: &[u8], host: &str) -> PlaceAnswer {
+fn meaning(status: u16, body: &[u8], host: &str) -> EndpointAnswer {
     let is_json = serde_json::from_slice::<Value>(body).is_ok_and(|value| value.is_object());
     let text = String::from_utf8_lossy(body).to_ascii_lowercase();
     let asked = Asked { is_key: true, model: COMMON_MODEL, now_ms: 0 };
@@ -108,18 +108,18 @@ fn meaning(status: u16, body: &[u8], host: &str) -> PlaceAnswer {
         _ => Reading::of_inner_error(ServerError::of_body(body), &asked),
     };
     match status {
-        401 => PlaceAnswer::No,
-        _ if reading.verdict == Verdict::KeyRejected => PlaceAnswer::No,
-        405 if text.contains("coding agents") => PlaceAnswer::Likely,
-        200..300 | 400 | 402 | 403 | 422 if is_json => PlaceAnswer::Yes,
+        401 => EndpointAnswer::No,
+        _ if reading.verdict == Verdict::KeyRejected => EndpointAnswer::No,
+        405 if text.contains("coding agents") => EndpointAnswer::Likely,
+        200..300 | 400 | 402 | 403 | 422 if is_json => EndpointAnswer::Yes,
         // A server without the model names it in its error. A server without the endpoint doesn't.
-        404 if is_json && text.contains("model") => PlaceAnswer::Yes,
-        429 => PlaceAnswer::Yes,
+        404 if is_json && text.contains("model") => EndpointAnswer::Yes,
+        429 => EndpointAnswer::Yes,
         500.. => {
             let message = format!("{host} answered with status {status}.");
-            PlaceAnswer::Unknown(Error::new(Code::Network, message).with_status(status))
+            EndpointAnswer::Unknown(Error::new(Code::Network, message).with_status(status))
         }
-        _ => PlaceAnswer::NoApi(status),
+        _ => EndpointAnswer::NoApi(status),
     }
 }
 
@@ -130,11 +130,11 @@ mod tests {
     #[test]
     fn only_an_error_about_the_key_refuses_it() {
         let answer = |status: u16, body: &str| match meaning(status, body.as_bytes(), "host") {
-            PlaceAnswer::Yes => "yes",
-            PlaceAnswer::Likely => "likely",
-            PlaceAnswer::No => "no",
-            PlaceAnswer::NoApi(_) => "no api",
-            PlaceAnswer::Unknown(_) => "unknown",
+            EndpointAnswer::Yes => "yes",
+            EndpointAnswer::Likely => "likely",
+            EndpointAnswer::No => "no",
+            EndpointAnswer::NoApi(_) => "no api",
+            EndpointAnswer::Unknown(_) => "unknown",
         };
         for (status, body, expected) in [
             (200, "{}", "yes"),

@@ -12,7 +12,7 @@ use crate::keys::paste::expect_alibaba_form;
 
 /// A server that a key may belong to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
+pub struct CandidateEndpoint {
     /// Plan; `None` for an unknown server.
     pub plan: Option<KeyPlan>,
     /// Region, if known.
@@ -20,7 +20,7 @@ pub struct Candidate {
     pub base_url: Url,
 }
 
-impl From<&Endpoint> for Candidate {
+impl From<&Endpoint> for CandidateEndpoint {
     fn from(place: &Endpoint) -> Self {
         // Tests check the table's URLs, and a workspace's host comes from a URL.
         let base_url = Url::parse(&place.base_url).unwrap_or_else(|_| unreachable!("{}", place.base_url));
@@ -30,11 +30,11 @@ impl From<&Endpoint> for Candidate {
 
 /// Servers for a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CandidatePlaces {
+pub struct CandidateEndpoints {
     /// Servers that match the user's options, most likely first.
-    pub places: Vec<Candidate>,
+    pub places: Vec<CandidateEndpoint>,
     /// Servers that are asked after all of `places` have refused the key, so that an error can name the right one.
-    pub others: Vec<Candidate>,
+    pub others: Vec<CandidateEndpoint>,
 }
 
 /// Finds the servers that a key may belong to. The user's plan, region and base URL are trusted.
@@ -42,20 +42,20 @@ pub struct CandidatePlaces {
 /// # Errors
 /// `ERR_QWEN_INVALID_ARGUMENT` for a key that can't be Alibaba's, for an unknown region or base URL, and for a plan, region
 /// and base URL that contradict each other.
-pub fn candidate_places(
+pub fn candidate_endpoints(
     key: &Secret,
     plan: Option<KeyPlan>,
     region: Option<&str>,
     base_url: Option<&str>,
     notes: &mut Vec<String>,
-) -> Result<CandidatePlaces> {
+) -> Result<CandidateEndpoints> {
     let region = region.map(read_region).transpose()?;
     if let Some(base_url) = base_url {
         let candidate = at_base_url(plan, region, base_url, notes)?;
         if endpoint_of(&candidate.base_url).is_some() {
             expect_alibaba_form(key)?;
         }
-        return Ok(CandidatePlaces { places: vec![candidate], others: Vec::new() });
+        return Ok(CandidateEndpoints { places: vec![candidate], others: Vec::new() });
     }
     expect_alibaba_form(key)?;
     let likely = endpoints_of_key(key.expose());
@@ -70,10 +70,11 @@ pub fn candidate_places(
     if places.is_empty() {
         return Err(no_such_region(plan));
     }
-    let others = likely.iter().filter(|place| !places.contains(place)).map(|place| Candidate::from(*place));
-    Ok(CandidatePlaces {
+    let others =
+        likely.iter().filter(|place| !places.contains(place)).map(|place| CandidateEndpoint::from(*place));
+    Ok(CandidateEndpoints {
         others: others.collect(),
-        places: places.into_iter().map(Candidate::from).collect(),
+        places: places.into_iter().map(CandidateEndpoint::from).collect(),
     })
 }
 
@@ -101,7 +102,7 @@ fn at_base_url(
     region: Option<Cow<'static, str>>,
     text: &str,
     notes: &mut Vec<String>,
-) -> Result<Candidate> {
+) -> Result<CandidateEndpoint> {
     let unusable = |reason: &str| {
         let expected = format!("is not usable: it {reason}. Give one such as https://host.example/v1");
         Error::invalid_argument("baseUrl", &expected)
@@ -117,13 +118,13 @@ fn at_base_url(
     // The host determines the server. Other paths, such as Anthropic's API, lead to the same one.
     let place = base_url.host_str().and_then(endpoint_on_host);
     if let Some(place) = &place {
-        base_url = Candidate::from(place).base_url;
+        base_url = CandidateEndpoint::from(place).base_url;
     }
     if display_url(&base_url) != given {
         notes.push(format!("The base URL was taken as {}.", display_url(&base_url)));
     }
     let Some(place) = place else {
-        return Ok(Candidate { plan, region: region.map(Cow::into_owned), base_url });
+        return Ok(CandidateEndpoint { plan, region: region.map(Cow::into_owned), base_url });
     };
     if plan.is_some_and(|plan| plan != place.plan) || region.is_some_and(|region| region != place.region) {
         let expected = format!(
@@ -133,7 +134,7 @@ fn at_base_url(
         );
         return Err(Error::invalid_argument("baseUrl", &expected));
     }
-    Ok(Candidate::from(&place))
+    Ok(CandidateEndpoint::from(&place))
 }
 
 #[cfg(test)]
@@ -148,7 +149,7 @@ mod tests {
         region: Option<&str>,
         base_url: Option<&str>,
     ) -> Result<Vec<String>> {
-        let choice = candidate_places(&Secret::new(key), plan, region, base_url, &mut Vec::new())?;
+        let choice = candidate_endpoints(&Secret::new(key), plan, region, base_url, &mut Vec::new())?;
         Ok(choice.places.iter().map(|candidate| display_url(&candidate.base_url)).collect())
     }
 
@@ -200,9 +201,10 @@ mod tests {
     fn other_servers_are_kept_for_the_error() {
         let key = Secret::new("sk-sp-1");
         let choice =
-            candidate_places(&key, Some(KeyPlan::TokenPlan), Some("cn"), None, &mut Vec::new()).unwrap();
+            candidate_endpoints(&key, Some(KeyPlan::TokenPlan), Some("cn"), None, &mut Vec::new()).unwrap();
         assert_eq!((choice.places.len(), choice.others.len()), (1, 3));
-        let own = candidate_places(&key, None, None, Some("https://host.example"), &mut Vec::new()).unwrap();
+        let own =
+            candidate_endpoints(&key, None, None, Some("https://host.example"), &mut Vec::new()).unwrap();
         assert_eq!((own.places.len(), own.others.len()), (1, 0));
     }
 
@@ -251,7 +253,7 @@ mod tests {
     #[test]
     fn a_base_url_determines_the_plan_if_it_is_known() {
         let at = |key: &str, plan, region, base_url| {
-            candidate_places(&Secret::new(key), plan, region, Some(base_url), &mut Vec::new())
+            candidate_endpoints(&Secret::new(key), plan, region, Some(base_url), &mut Vec::new())
                 .map(|mut choice| choice.places.remove(0))
                 .map(|place| (place.plan, place.region))
         };

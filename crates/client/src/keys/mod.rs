@@ -7,8 +7,8 @@ pub mod paste;
 use qwen_accounts::Key;
 use qwen_base::{Code, Error, Http, KeyPlan, Result, Secret, Tier, display_url, endpoint_of};
 
-use self::check::{Inquiry, PlaceAnswer};
-use self::input::{Candidate, CandidatePlaces, candidate_places};
+use self::check::{EndpointAnswer, Inquiry};
+use self::input::{CandidateEndpoint, CandidateEndpoints, candidate_endpoints};
 use self::paste::read_key;
 
 /// A key and the user's options for it.
@@ -48,7 +48,7 @@ pub async fn recognise(http: &Http, options: &KeyOptions) -> Result<Recognised> 
     let mut notes = Vec::new();
     let secret = read_key(options.key.expose(), &mut notes)?;
     let (region, base_url) = (options.region.as_deref(), options.base_url.as_deref());
-    let mut choice = candidate_places(&secret, options.plan, region, base_url, &mut notes)?;
+    let mut choice = candidate_endpoints(&secret, options.plan, region, base_url, &mut notes)?;
     expect_tier(options.tier, &choice.places)?;
     let at = if options.check { find(http, &secret, &choice).await? } else { 0 };
     expect_tier(options.tier, &choice.places[at..=at])?;
@@ -58,12 +58,12 @@ pub async fn recognise(http: &Http, options: &KeyOptions) -> Result<Recognised> 
             summary(&choice.places[..1])
         ));
     }
-    let Candidate { plan, region, base_url } = choice.places.swap_remove(at);
+    let CandidateEndpoint { plan, region, base_url } = choice.places.swap_remove(at);
     Ok(Recognised { key: Key { secret, plan, region, base_url, tier: options.tier }, notes })
 }
 
 /// Checks that one of the plans has this tier.
-fn expect_tier(tier: Option<Tier>, places: &[Candidate]) -> Result<()> {
+fn expect_tier(tier: Option<Tier>, places: &[CandidateEndpoint]) -> Result<()> {
     let Some(tier) = tier else { return Ok(()) };
     let mut plans = places.iter().map(|place| place.plan);
     if plans.any(|plan| plan.is_some_and(|plan| plan.tiers().contains(&tier))) {
@@ -79,7 +79,7 @@ fn expect_tier(tier: Option<Tier>, places: &[Candidate]) -> Result<()> {
 }
 
 /// Returns the index of the server that accepts the key.
-async fn find(http: &Http, key: &Secret, choice: &CandidatePlaces) -> Result<usize> {
+async fn find(http: &Http, key: &Secret, choice: &CandidateEndpoints) -> Result<usize> {
     let inquiry = Inquiry::new(http, key);
     let answers = match inquiry.first_yes(&choice.places).await {
         Ok(at) => return Ok(at),
@@ -87,15 +87,15 @@ async fn find(http: &Http, key: &Secret, choice: &CandidatePlaces) -> Result<usi
     };
     for (place, answer) in choice.places.iter().zip(&answers) {
         match answer {
-            PlaceAnswer::Unknown(cause) => return Err(unchecked(place, cause)),
-            PlaceAnswer::NoApi(status) => return Err(no_api(place, *status)),
-            PlaceAnswer::Yes | PlaceAnswer::Likely | PlaceAnswer::No => {}
+            EndpointAnswer::Unknown(cause) => return Err(unchecked(place, cause)),
+            EndpointAnswer::NoApi(status) => return Err(no_api(place, *status)),
+            EndpointAnswer::Yes | EndpointAnswer::Likely | EndpointAnswer::No => {}
         }
     }
     match inquiry.first_yes(&choice.others).await {
         Ok(at) => Err(misplaced(&choice.places, &choice.others[at])),
         Err(answers) => {
-            let is_no = |(_, answer): &(_, &PlaceAnswer)| matches!(answer, PlaceAnswer::No);
+            let is_no = |(_, answer): &(_, &EndpointAnswer)| matches!(answer, EndpointAnswer::No);
             let refusing = choice.others.iter().zip(&answers).filter(is_no).map(|(place, _)| place);
             Err(refused(&choice.places.iter().chain(refusing).cloned().collect::<Vec<_>>()))
         }
@@ -103,7 +103,7 @@ async fn find(http: &Http, key: &Secret, choice: &CandidatePlaces) -> Result<usi
 }
 
 /// Formats servers as `Token Plan (cn, intl), Coding Plan (cn)`.
-fn summary(places: &[Candidate]) -> String {
+fn summary(places: &[CandidateEndpoint]) -> String {
     let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
     for place in places {
         let (title, region) = match (place.plan, &place.region) {
@@ -123,7 +123,7 @@ fn summary(places: &[Candidate]) -> String {
 }
 
 /// Lists the web pages where the keys are shown.
-fn key_pages(places: &[Candidate]) -> String {
+fn key_pages(places: &[CandidateEndpoint]) -> String {
     let mut pages = Vec::new();
     for place in places.iter().filter(|place| endpoint_of(&place.base_url).is_some()) {
         let page = place.plan.zip(place.region.as_deref()).map(|(plan, region)| plan.key_page(region));
@@ -132,7 +132,7 @@ fn key_pages(places: &[Candidate]) -> String {
     if pages.is_empty() { String::new() } else { format!(" Key pages: {}", pages.join(" , ")) }
 }
 
-fn misplaced(tried: &[Candidate], place: &Candidate) -> Error {
+fn misplaced(tried: &[CandidateEndpoint], place: &CandidateEndpoint) -> Error {
     let (plan, region) =
         (place.plan.map_or("", KeyPlan::as_str), place.region.as_deref().unwrap_or_default());
     let field = if tried.iter().any(|tried| tried.plan == place.plan) { "region" } else { "plan" };
@@ -144,7 +144,7 @@ fn misplaced(tried: &[Candidate], place: &Candidate) -> Error {
     Error::invalid_argument(field, &expected)
 }
 
-fn refused(asked: &[Candidate]) -> Error {
+fn refused(asked: &[CandidateEndpoint]) -> Error {
     let message = format!(
         "The key was refused by {}. Copy it again and check that it was not deleted; for a workspace or another server, give its base URL (--base-url).{}",
         summary(asked),
@@ -153,7 +153,7 @@ fn refused(asked: &[Candidate]) -> Error {
     Error::new(Code::TokenRejected, message).with_status(401)
 }
 
-fn no_api(place: &Candidate, status: u16) -> Error {
+fn no_api(place: &CandidateEndpoint, status: u16) -> Error {
     let expected = format!(
         "is not an API that accepts keys: {}/chat/completions answered with status {status}. Check it, then try again",
         display_url(&place.base_url)
@@ -161,7 +161,7 @@ fn no_api(place: &Candidate, status: u16) -> Error {
     Error::invalid_argument("baseUrl", &expected)
 }
 
-fn unchecked(place: &Candidate, cause: &Error) -> Error {
+fn unchecked(place: &CandidateEndpoint, cause: &Error) -> Error {
     let message = format!(
         "The key could not be checked at {}: {} Try again, or name its plan and region and add it unchecked (check: false, or --no-check).",
         display_url(&place.base_url),
@@ -178,14 +178,14 @@ mod tests {
 
     #[test]
     fn a_tier_must_belong_to_the_plan() {
-        let places = |key| endpoints_of_key(key).into_iter().map(Candidate::from).collect::<Vec<_>>();
+        let places = |key| endpoints_of_key(key).into_iter().map(CandidateEndpoint::from).collect::<Vec<_>>();
         let of_plan = |plan| {
             let places = places("sk-1").into_iter().filter(|place| place.plan == Some(plan));
             places.collect::<Vec<_>>()
         };
         let (coding, token) = (of_plan(KeyPlan::CodingPlan), of_plan(KeyPlan::TokenPlan));
         let metered = of_plan(KeyPlan::DashScope);
-        let unknown = [Candidate { plan: None, ..metered[0].clone() }];
+        let unknown = [CandidateEndpoint { plan: None, ..metered[0].clone() }];
         for (tier, places, is_known) in [
             (Some(Tier::Lite), &coding[..], true),
             (Some(Tier::Standard), &coding, false),
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_servers_and_key_pages() {
-        let asked: Vec<_> = endpoints_of_key("sk-sp-1").into_iter().map(Candidate::from).collect();
+        let asked: Vec<_> = endpoints_of_key("sk-sp-1").into_iter().map(CandidateEndpoint::from).collect();
         let error = refused(&asked);
         let message = error.message();
         assert!(message.contains("Token Plan (cn, intl), Coding Plan (cn, intl)"), "{message}");

@@ -28,19 +28,19 @@ const CLAIM_MS: u64 = 60_000;
 /// The models of all accounts. Clones share state.
 #[derive(Clone)]
 pub struct ModelBook {
-    shared: Arc<Shared>,
+    shared: Arc<SharedBook>,
 }
 
-struct Shared {
+struct SharedBook {
     file: SharedFile<ModelLists>,
     clock: Clock,
     events: Events,
     logger: Logger,
-    state: Mutex<State>,
+    state: Mutex<BookState>,
 }
 
 #[derive(Default)]
-struct State {
+struct BookState {
     lists: Arc<ModelLists>,
     stamp: Option<Stamp>,
     looked_at: Option<Instant>,
@@ -69,7 +69,7 @@ impl ModelBook {
     #[must_use]
     pub fn new(path: std::path::PathBuf, clock: Clock, events: Events, logger: Logger) -> Self {
         let (file, state) = (SharedFile::new(path, "model lists are not kept"), Mutex::default());
-        Self { shared: Arc::new(Shared { file, clock, events, logger, state }) }
+        Self { shared: Arc::new(SharedBook { file, clock, events, logger, state }) }
     }
 
     /// Tells if an account serves a model. Any account may serve a model without a name.
@@ -220,8 +220,8 @@ fn serving_by_catalog(list: CatalogList, model: &str) -> Serving {
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl SharedBook {
+    fn state(&self) -> MutexGuard<'_, BookState> {
         lock(&self.state)
     }
 

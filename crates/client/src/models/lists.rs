@@ -91,22 +91,22 @@ pub struct ServerList {
 }
 
 #[derive(Deserialize)]
-struct Answer<'a> {
+struct ListAnswer<'a> {
     #[serde(borrow)]
     data: Vec<&'a serde_json::value::RawValue>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct ListEntry {
     id: String,
 }
 
 /// Parses the answer to `GET /models`. `None` if it has no chat model.
 #[must_use]
 pub fn read_list(body: &[u8]) -> Option<ServerList> {
-    let Answer { data } = serde_json::from_slice(body).ok()?;
+    let ListAnswer { data } = serde_json::from_slice(body).ok()?;
     let entries = data.len();
-    let ids = data.into_iter().filter_map(|entry| serde_json::from_str::<Entry>(entry.get()).ok());
+    let ids = data.into_iter().filter_map(|entry| serde_json::from_str::<ListEntry>(entry.get()).ok());
     let mut models: Vec<_> = ids.map(|entry| entry.id).filter(|id| is_usable_id(id)).collect();
     let usable = models.len();
     models.sort_unstable();

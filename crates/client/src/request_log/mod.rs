@@ -144,7 +144,7 @@ impl RequestRecord {
         if !record.secrets.contains(secret) {
             record.secrets.push(secret.clone());
         }
-        record.attempts.push(Attempt {
+        record.attempts.push(LoggedAttempt {
             account: account.to_owned(),
             base_url: display_url(base_url),
             started: Instant::now(),
@@ -228,7 +228,7 @@ struct Record {
     stream: bool,
     headers: HeaderMap,
     body: Option<Bytes>,
-    attempts: Vec<Attempt>,
+    attempts: Vec<LoggedAttempt>,
     notes: Vec<&'static str>,
     /// Secrets of the attempts.
     secrets: Vec<Secret>,
@@ -236,7 +236,7 @@ struct Record {
     outcome: LogOutcome,
 }
 
-struct Attempt {
+struct LoggedAttempt {
     account: String,
     base_url: String,
     started: Instant,

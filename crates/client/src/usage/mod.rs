@@ -34,10 +34,10 @@ pub fn usage_file(path: PathBuf) -> UsageFile {
 /// The sums of a client. Clones share state.
 #[derive(Clone)]
 pub struct UsageBook {
-    shared: Arc<Shared>,
+    shared: Arc<SharedUsage>,
 }
 
-struct Shared {
+struct SharedUsage {
     file: UsageFile,
     clock: Clock,
     events: Events,
@@ -59,7 +59,7 @@ impl UsageBook {
     #[must_use]
     pub fn new(file: UsageFile, clock: Clock, events: Events, logger: Logger) -> Self {
         let (pending, writing) = (Mutex::default(), Mutex::default());
-        Self { shared: Arc::new(Shared { file, clock, events, logger, pending, writing }) }
+        Self { shared: Arc::new(SharedUsage { file, clock, events, logger, pending, writing }) }
     }
 
     /// Meters a successful answer of an account. `utc_offset_minutes` is the user's time minus UTC.
@@ -115,7 +115,7 @@ impl UsageBook {
 
 /// A weak handle of the usage of a client.
 #[derive(Debug, Clone)]
-pub struct WeakUsageBook(Weak<Shared>);
+pub struct WeakUsageBook(Weak<SharedUsage>);
 
 impl WeakUsageBook {
     /// True if there is nothing left to write.
@@ -132,7 +132,7 @@ impl WeakUsageBook {
     }
 }
 
-impl Shared {
+impl SharedUsage {
     /// Writes pending usage. If that fails, it is kept for the next write.
     fn flush(&self) {
         let _writing = lock(&self.writing);
@@ -164,9 +164,9 @@ impl Shared {
     }
 }
 
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for SharedUsage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("file", &self.file).finish_non_exhaustive()
+        f.debug_struct("SharedUsage").field("file", &self.file).finish_non_exhaustive()
     }
 }
 

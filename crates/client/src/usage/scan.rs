@@ -136,14 +136,14 @@ struct Json {
     is_object: bool,
     in_string: bool,
     is_escaped: bool,
-    place: Place,
+    place: Position,
     /// The part of the `usage` object that has passed.
     object: Option<Vec<u8>>,
 }
 
 /// Position in the outermost object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Place {
+enum Position {
     #[default]
     BeforeKey,
     /// The number of bytes that match `usage`; `None` in another key.
@@ -185,22 +185,22 @@ impl Json {
 
     fn text(&mut self, bytes: &[u8]) {
         self.keep(bytes);
-        if let Place::InKey(Some(seen)) = self.place {
+        if let Position::InKey(Some(seen)) = self.place {
             let matches = KEY[seen..].starts_with(bytes);
-            self.place = Place::InKey(matches.then_some(seen + bytes.len()));
+            self.place = Position::InKey(matches.then_some(seen + bytes.len()));
         }
     }
 
     fn differ(&mut self) {
-        if matches!(self.place, Place::InKey(_)) {
-            self.place = Place::InKey(None);
+        if matches!(self.place, Position::InKey(_)) {
+            self.place = Position::InKey(None);
         }
     }
 
     fn end_string(&mut self) {
         self.in_string = false;
-        if let Place::InKey(seen) = self.place {
-            self.place = Place::AfterKey { is_usage: seen == Some(KEY.len()) };
+        if let Position::InKey(seen) = self.place {
+            self.place = Position::AfterKey { is_usage: seen == Some(KEY.len()) };
         }
     }
 
@@ -211,14 +211,14 @@ impl Json {
         match byte {
             b'"' => {
                 self.in_string = true;
-                if is_top && self.place == Place::BeforeKey {
-                    self.place = Place::InKey(Some(0));
+                if is_top && self.place == Position::BeforeKey {
+                    self.place = Position::InKey(Some(0));
                 }
             }
             b'{' | b'[' => {
                 if self.depth == 0 {
-                    (self.is_object, self.place) = (byte == b'{', Place::BeforeKey);
-                } else if is_top && byte == b'{' && self.place == (Place::Value { is_usage: true }) {
+                    (self.is_object, self.place) = (byte == b'{', Position::BeforeKey);
+                } else if is_top && byte == b'{' && self.place == (Position::Value { is_usage: true }) {
                     self.object = Some(vec![byte]);
                 }
                 self.depth += 1;
@@ -231,10 +231,10 @@ impl Json {
                     *found = read(&object).or(*found);
                 }
             }
-            b',' if is_top => self.place = Place::BeforeKey,
+            b',' if is_top => self.place = Position::BeforeKey,
             b':' if is_top => {
-                if let Place::AfterKey { is_usage } = self.place {
-                    self.place = Place::Value { is_usage };
+                if let Position::AfterKey { is_usage } = self.place {
+                    self.place = Position::Value { is_usage };
                 }
             }
             _ => {}
