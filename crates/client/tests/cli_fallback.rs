@@ -240,7 +240,7 @@ async fn a_failed_cli_is_explained_without_secrets() {
         )
     };
     let scene = Scene::new(&result("Qwen OAuth free tier was discontinued on 2026-04-15. Run /auth"));
-    assert!(scene.error().await.message().starts_with("The qwen CLI is only logged in by OAuth"));
+    assert!(scene.error().await.message().starts_with("The qwen CLI is only logged in with OAuth"));
     let scene = Scene::new(&result("No auth type is selected. Please configure"));
     assert!(scene.error().await.message().starts_with("The qwen CLI is not logged in"));
     let scene = Scene::new(&result("[API Error: 401 invalid access token]"));

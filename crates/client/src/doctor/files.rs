@@ -244,9 +244,10 @@ fn credentials_finding(settings: &CheckedSettings, clock: &Clock) -> Option<Find
     let credentials = settings.credentials_file()?;
     let shown = credentials.path().display();
     Some(match credentials.read() {
-        Ok(None) => {
-            Finding::ok(CREDENTIALS, format!("There is no {shown}: the qwen CLI is not logged in by OAuth."))
-        }
+        Ok(None) => Finding::ok(
+            CREDENTIALS,
+            format!("There is no {shown}: the qwen CLI is not logged in with OAuth."),
+        ),
         Ok(Some(_)) => Finding::ok(CREDENTIALS, format!("{shown} holds a login.")),
         Err(error) if error.code() == Code::CredentialsInvalid => {
             let contents = file::read(credentials.path(), 1024 * 1024).ok();
