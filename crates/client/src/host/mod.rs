@@ -1,4 +1,4 @@
-//! What `OpenCode` needs of an answer: errors that it says once, and streams that end as it knows. Pure.
+//! Adapts answers for `OpenCode`: final errors that it shows once, and streams with known finish reasons. Pure.
 
 mod chunk;
 mod completion;

@@ -59,7 +59,7 @@ impl<'a> Call<'a> {
         }
         let mut selection = Selection::new(&candidates, &pipeline.situation(&prepared, now_ms));
         if selection.allowed().is_empty() {
-            return Err(last_word::nobody_serves(&prepared.model, &selection));
+            return Err(last_word::no_account_serves(&prepared.model, &selection));
         }
         let mut call = Call {
             pipeline,
@@ -92,8 +92,8 @@ impl<'a> Call<'a> {
                 Step::FallBack => Box::pin(self.fall_back()).await,
                 Step::GiveUp => return Ok(self.give_up(selection)),
                 Step::PassOn => {
-                    let nobody = || Err(Error::internal("there was no account to ask"));
-                    return self.last.take().unwrap_or_else(nobody);
+                    let none = || Err(Error::internal("no account was asked"));
+                    return self.last.take().unwrap_or_else(none);
                 }
             };
             match ended {

@@ -130,7 +130,7 @@ pub fn limit_reached(name: &str) -> String {
 
 /// Returns the error for a request that no account may serve.
 #[must_use]
-pub fn nobody_serves(model: &str, selection: &Selection) -> Error {
+pub fn no_account_serves(model: &str, selection: &Selection) -> Error {
     let labels: Vec<_> =
         selection.too_expensive().iter().map(|candidate| candidate.account.label.as_str()).collect();
     let (code, message) = match labels.first() {

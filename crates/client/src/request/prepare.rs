@@ -41,7 +41,7 @@ pub struct Request {
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Option<Bytes>,
-    /// How redirects are treated.
+    /// The redirect mode.
     pub redirect: Redirect,
     /// Offset of the caller's time zone in minutes ahead of UTC, for times of day in messages.
     pub utc_offset_minutes: i32,
@@ -62,7 +62,7 @@ pub struct Prepared {
     pub other_bodies: Vec<(Kind, Bytes)>,
     /// The model of a chat; empty if it names none.
     pub model: String,
-    /// How redirects are treated.
+    /// The redirect mode.
     pub redirect: Redirect,
     /// True for a chat completion.
     pub is_chat: bool,
