@@ -34,7 +34,7 @@ export function temporaryHome(t) {
 }
 
 /** The paths in a home directory, and access to its credentials. */
-export function homeAt(home) {
+function homeAt(home) {
   const directory = join(home, ".qwen");
   const path = join(directory, "oauth_creds.json");
   return {

@@ -1,6 +1,6 @@
 import { stepNames } from "./steps.mjs";
 
-export const ENDPOINTS = ["device", "token", "models", "chat", "embeddings"];
+const ENDPOINTS = ["device", "token", "models", "chat", "embeddings"];
 
 /** Queued steps per endpoint: a request takes the first that fits it. */
 export class Scripts {
