@@ -81,7 +81,10 @@ describe("import", { concurrency: 4, timeout: 600_000 }, () => {
     assert.ok(!existsSync(join(home.directory, "oauth_accounts.json")));
     const first = await run("import", "theirs.json");
     assert.deepEqual([first.code, first.stderr], [0, ""]);
-    assert.match(first.stdout, /^Imported "Account 1" \(.+\)\.\nImported "Account 2" \(.+\)\.\nA login can/);
+    assert.match(
+      first.stdout,
+      /^Imported "Account 1" \(.+\)\.\nImported "Account 2" \(.+\)\.\nOnly one program can/,
+    );
     assert.match(first.stdout, /opencode\.json/);
     const again = await run("import", "theirs.json");
     assert.deepEqual(

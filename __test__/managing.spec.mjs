@@ -85,7 +85,7 @@ describe("managing accounts", { concurrency: 4, timeout: 600_000 }, () => {
     assert.equal(disabled.code, 0, disabled.stderr);
     assert.match(
       disabled.stdout,
-      /"one" \(id-one\) is disabled: no request.*\n"two" \(id-two\) is the active/,
+      /"one" \(id-one\) is disabled and gets no requests.*\n"two" \(id-two\) is the active/,
     );
     assert.match((await run("disable", "two")).stdout, /No account is enabled/);
     const renamed = await run("rename", "one", "Work", "--json");

@@ -76,7 +76,7 @@ function readHeaders(headers) {
     if (value === undefined) return;
     const text = String(value);
     if (name.includes(SEPARATOR) || text.includes(SEPARATOR))
-      throw invalidArgument("headers", "holds characters that no HTTP header may");
+      throw invalidArgument("headers", "contains characters that are not allowed in HTTP headers");
     flat.push(name, text);
   };
   try {

@@ -80,7 +80,7 @@ function problemOf(argv, options, { code }) {
     return unknown !== undefined && PLAIN.test(unknown) ? `Unknown option ${unknown}.` : "Unknown option.";
   }
   const named = given.findLast((option) => Object.hasOwn(options, option.slice(2)));
-  return `${named ?? "An option"} has no value, or one that it does not take.`;
+  return `${named ?? "An option"} has no value, or one that it doesn't accept.`;
 }
 
 /** Throws for secrets in the arguments: other users can see them, and the shell keeps them in its history. */

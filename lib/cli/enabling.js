@@ -26,7 +26,7 @@ function describe(before, accounts) {
   const left = accounts.find(({ enabled }) => enabled);
   if (left === undefined) return ["No account is enabled: every request is refused until you enable one."];
   return [
-    "Only accounts that are billed by use are enabled. None of them is asked until you choose it:",
+    "Only accounts that are billed by use are enabled. They get no requests until you choose one:",
     `opencode-qwen-cli-auth use ${left.id}`,
   ];
 }

@@ -18,7 +18,7 @@ function readKeyFile(path) {
   try {
     return create(path);
   } catch (error) {
-    if (error.code !== "EEXIST") throw unusable(path, `could not be made (${error.code})`);
+    if (error.code !== "EEXIST") throw unusable(path, `could not be created (${error.code})`);
   }
   let file;
   try {
@@ -49,8 +49,8 @@ function read(path, file) {
   if (status.size > MAX_BYTES) throw unusable(path, "is too large for a key");
   const key = fs.readFileSync(file, "utf8").trim();
   if (key.length < MIN_LENGTH) {
-    const problem = key === "" ? "is empty" : `holds fewer than ${MIN_LENGTH} characters`;
-    throw unusable(path, `${problem}: remove it, and the next start makes a new one`);
+    const problem = key === "" ? "is empty" : `has fewer than ${MIN_LENGTH} characters`;
+    throw unusable(path, `${problem}: remove it, and the next start creates a new one`);
   }
   return key;
 }

@@ -222,7 +222,7 @@ async fn a_failed_cli_is_explained_without_secrets() {
     let error = scene.error().await;
     assert_eq!(error.code(), Code::CliFailed);
     assert!(
-        error.message().contains("exit status: 3") && error.message().contains("no luck with [secret]"),
+        error.message().contains("exit status: 3") && error.message().contains("no luck with ***"),
         "{error}"
     );
 

@@ -5,7 +5,7 @@ const { setEnabled } = require("../enabling");
 
 async function run({ client, operand }) {
   const { account, active } = await setEnabled(client, operand, false);
-  return { value: account, lines: [`${shown(account)} is disabled: no request is sent with it.`, ...active] };
+  return { value: account, lines: [`${shown(account)} is disabled and gets no requests.`, ...active] };
 }
 
 module.exports = {

@@ -7,7 +7,7 @@ async function run({ client, operand }) {
   const { account, active } = await setEnabled(client, operand, true);
   return {
     value: account,
-    lines: [`${shown(account)} is enabled: requests may be sent with it.`, ...active],
+    lines: [`${shown(account)} is enabled and can get requests.`, ...active],
   };
 }
 

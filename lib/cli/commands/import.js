@@ -42,8 +42,8 @@ function describe(imported, file) {
   if (imported.every(({ kind }) => kind === "api-key")) return lines;
   return [
     ...lines,
-    "A login can be refreshed by one program alone. Take the plugin that wrote this file out of opencode.json, and",
-    "start no other program with this login: whichever refreshes it first logs the others out.",
+    "Only one program can refresh a login. Remove the plugin that wrote this file from opencode.json, and use this login",
+    "in no other program: the first program that refreshes it logs the others out.",
   ];
 }
 
@@ -103,7 +103,7 @@ function lineOf({ found, account, error }) {
 }
 
 module.exports = {
-  summary: "add keys that other tools keep, or the accounts in a file",
+  summary: "add the keys of other tools, or the accounts in a file",
   operand: "[<file>]",
   options: {
     yes: { type: "boolean", summary: "import all keys that are found, without asking" },

@@ -14,7 +14,7 @@ async function run({ client, options, screen }) {
 
 function table(models, accounts, style) {
   if (models.length === 0) {
-    return ["The accounts have no models that are known. `models --refresh` asks their servers."];
+    return ["No models of the accounts are known. `models --refresh` asks their servers."];
   }
   const missing = accounts.length === 0 ? [`There is no account. ${LOG_IN}`] : [];
   const labels = new Map(accounts.map(({ id, label }) => [id, label]));
@@ -50,7 +50,7 @@ function levels(thinking) {
 }
 
 module.exports = {
-  summary: "list the models that the accounts can be asked for",
+  summary: "list the models of the accounts",
   options: {
     refresh: { type: "boolean", summary: "ask the servers for their lists first" },
   },

@@ -94,7 +94,7 @@ module.exports = {
     "key-file": {
       type: "string",
       value: "F",
-      summary: "the file of the key that programs send (made if it is missing; default: a new key each time)",
+      summary: "the file with the key for programs (created if missing; default: a new key each time)",
     },
     "print-env": { type: "boolean", summary: "print OPENAI_BASE_URL and OPENAI_API_KEY, and nothing else" },
   },

@@ -9,7 +9,6 @@ pub mod home;
 pub mod login;
 pub mod output;
 pub mod prompt;
-pub mod redact;
 pub mod run;
 mod source;
 
@@ -187,7 +186,7 @@ impl CliFallback {
                 busy: self.busy.clone(),
             };
             let run = spawn_blocking(move || Run::start(job)).await.map_err(Error::internal)??;
-            let mut source = CliSource::new(run, request.login.secrets(), self.limits);
+            let mut source = CliSource::new(run, &request.login.secrets(), self.limits);
             let (model, tools) = match source.next_in_time().await {
                 Ok(CliEvent::Started { model, tools }) => (model, tools),
                 Ok(CliEvent::Failed(message)) => {

@@ -4,12 +4,11 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use qwen_base::{Code, Error, Result, opaque_debug};
+use qwen_base::{Code, Error, Redactor, Result, Secret, one_line, opaque_debug};
 use tokio::time::{Instant, timeout_at};
 
 use super::completion::Completion;
 use super::output::{CliEvent, CliParser};
-use super::redact;
 use super::run::{CliEnd, CliLimits, Output, Run};
 
 /// Longest quote of the CLI's output, in characters.
@@ -21,7 +20,7 @@ pub struct CliSource {
     run: Run,
     parser: CliParser,
     events: VecDeque<CliEvent>,
-    secrets: Vec<String>,
+    redactor: Redactor,
     limits: CliLimits,
     first_word_by: Instant,
 }
@@ -29,10 +28,10 @@ pub struct CliSource {
 opaque_debug!(CliSource);
 
 impl CliSource {
-    pub fn new(run: Run, secrets: Vec<String>, limits: CliLimits) -> Self {
+    pub fn new(run: Run, secrets: &[String], limits: CliLimits) -> Self {
         let first_word_by = Instant::now() + limits.first_word;
         let (parser, events) = (CliParser::default(), VecDeque::new());
-        Self { run, parser, events, secrets, limits, first_word_by }
+        Self { run, parser, events, redactor: redactor_of(secrets), limits, first_word_by }
     }
 
     /// Makes this event the next one.
@@ -47,7 +46,7 @@ impl CliSource {
 
     /// Quotes the CLI's message without secrets.
     pub fn quote(&self, message: &str) -> String {
-        redact::line(message, &self.secrets, MAX_QUOTE)
+        quote(&self.redactor, message)
     }
 
     /// Returns the next event. Fails if the CLI ends without a result or takes too long.
@@ -151,6 +150,17 @@ impl CliSource {
     }
 }
 
+fn redactor_of(secrets: &[String]) -> Redactor {
+    let secrets: Vec<Secret> = secrets.iter().map(|secret| Secret::new(secret.trim())).collect();
+    Redactor::new(&secrets)
+}
+
+fn quote(redactor: &Redactor, message: &str) -> String {
+    let text = redactor.text(message);
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    one_line(&words.collect::<Vec<_>>().join(" "), MAX_QUOTE)
+}
+
 /// Returns the line with an error, otherwise the last line.
 fn complaint(stderr: &str) -> Option<&str> {
     let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("at "));
@@ -193,6 +203,16 @@ pub fn broken_off(why: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quote_is_one_line_without_secrets() {
+        let redactor = redactor_of(&[" hunter2-long\n".to_owned(), "us".to_owned()]);
+        assert_eq!(
+            quote(&redactor, "\u{1b}[31mus hunter2-long,\n (sk-abcdefgh1234) Bearer abc task-list"),
+            "[31mus ***, (***) Bearer *** task-list"
+        );
+        assert_eq!(quote(&redactor, &"é".repeat(1_000)).chars().count(), MAX_QUOTE);
+    }
 
     #[test]
     fn the_error_line_of_a_stack_trace_is_shown() {
