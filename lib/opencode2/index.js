@@ -60,8 +60,9 @@ class Directory {
     } catch (error) {
       this.#problem = error;
     }
-    if (this.#gateway) await this.#look();
+    // Before the first read, so that no change during it goes unnoticed.
     this.#stopListening = this.#shared?.listen((event) => this.#hear(event)) ?? this.#stopListening;
+    if (this.#gateway) await this.#look();
     await this.#register("integration", (editor) => this.#addIntegration(editor));
     if (this.#gateway) await this.#register("provider", (editor) => this.#addProvider(editor));
     await this.#register("command", (editor) => this.#addCommand(editor));
