@@ -19,6 +19,8 @@ mod request;
 mod request_log;
 mod shared_file;
 mod sse;
+#[cfg(test)]
+mod test_tokens;
 mod usage;
 mod verdict;
 

@@ -84,19 +84,10 @@ pub fn other_issuer(setting: &str, label: &str, binding: &Binding, named: &Url) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::binding::tests::binding;
 
     fn issuer(base: &str, named_by: Option<&str>) -> Issuer {
         Issuer { token_endpoint: Url::parse(base).unwrap(), named_by: named_by.map(str::to_owned) }
-    }
-
-    fn binding(is_certain: bool) -> Binding {
-        Binding {
-            token_endpoint: Url::parse("https://one.example/token").unwrap(),
-            client_id: "client".into(),
-            base_url: Url::parse("https://api.one.example/v1").unwrap(),
-            resource_url: None,
-            is_certain,
-        }
     }
 
     #[test]

@@ -55,10 +55,10 @@ pub fn binding_fingerprint(token: &Token) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn binding(is_certain: bool) -> Binding {
+    pub(crate) fn binding(is_certain: bool) -> Binding {
         Binding {
             token_endpoint: Url::parse("https://one.example/token").unwrap(),
             client_id: "client".into(),

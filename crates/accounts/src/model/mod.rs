@@ -1,6 +1,6 @@
 //! Values that every other module of the crate uses. Pure.
 
-mod binding;
+pub(crate) mod binding;
 mod cooldown;
 pub mod fields;
 mod identity;

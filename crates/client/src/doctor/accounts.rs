@@ -201,17 +201,7 @@ mod tests {
     use super::super::finding::FindingState;
     use super::*;
     use crate::config::{OAuthOptions, oauth_config};
-
-    fn token(name: &str, expires_at: u64) -> qwen_accounts::Token {
-        qwen_accounts::Token {
-            access_token: Secret::new(format!("access-{name}")),
-            refresh_token: Some(Secret::new(format!("refresh-{name}"))),
-            token_type: "Bearer".into(),
-            resource_url: Some("portal.qwen.ai".into()),
-            scope: None,
-            expires_at,
-        }
-    }
+    use crate::test_tokens::token;
 
     fn settings(variables: &[(&str, &str)]) -> CheckedSettings {
         let environment: Environment = variables.iter().copied().collect();

@@ -264,20 +264,9 @@ mod tests {
     use proptest::prelude::*;
     use qwen_accounts::{Cooldown, availability};
     use qwen_base::KeyPlan;
-    use qwen_base::Secret;
 
     use super::*;
-
-    fn token(name: &str, expires_at: u64) -> qwen_accounts::Token {
-        qwen_accounts::Token {
-            access_token: Secret::new(format!("access-{name}")),
-            refresh_token: Some(Secret::new(format!("refresh-{name}"))),
-            token_type: "Bearer".into(),
-            resource_url: Some("portal.qwen.ai".into()),
-            scope: None,
-            expires_at,
-        }
-    }
+    use crate::test_tokens::token;
 
     const NOW: u64 = 1_000_000;
     const LOGIN: Kind = Kind::OAuth;

@@ -244,17 +244,23 @@ fn set_mode(setup: &Setup, mode: u32) {
     std::fs::set_permissions(setup.home.qwen_dir(), std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
-#[tokio::test]
-async fn a_redeemed_token_that_cannot_be_written_is_used_and_written_later() {
-    let setup = Setup::expired().await;
-    let user = for_a_user_whom_modes_stop(&setup);
-    let mut client = Child::start_as(&setup, user).await;
+/// Starts a client that redeems its token while nothing can be written to the Qwen directory.
+async fn redeemed_but_not_written(setup: &Setup) -> Child {
+    let user = for_a_user_whom_modes_stop(setup);
+    let mut client = Child::start_as(setup, user).await;
     setup.server.hold();
     client.ask().await;
     setup.server.until_token_requests(1).await;
-    set_mode(&setup, 0o500);
+    set_mode(setup, 0o500);
     setup.server.release();
     assert_eq!(client.answer().await, "access-1");
+    client
+}
+
+#[tokio::test]
+async fn a_redeemed_token_that_cannot_be_written_is_used_and_written_later() {
+    let setup = Setup::expired().await;
+    let mut client = redeemed_but_not_written(&setup).await;
     assert_eq!(setup.home.access_token(), "access-0");
     assert_eq!(client.token().await, "access-1");
     assert_eq!(setup.server.token_requests(), 1);
@@ -270,14 +276,7 @@ async fn a_redeemed_token_that_cannot_be_written_is_used_and_written_later() {
 async fn a_short_lived_token_that_could_not_be_written_is_not_forgotten() {
     let setup = Setup::expired().await;
     setup.server.issue_with("expires_in", json!(5));
-    let user = for_a_user_whom_modes_stop(&setup);
-    let mut client = Child::start_as(&setup, user).await;
-    setup.server.hold();
-    client.ask().await;
-    setup.server.until_token_requests(1).await;
-    set_mode(&setup, 0o500);
-    setup.server.release();
-    assert_eq!(client.answer().await, "access-1");
+    let mut client = redeemed_but_not_written(&setup).await;
     set_mode(&setup, 0o700);
     // The next refresh must redeem the token in memory, which is not in the file.
     assert_eq!(client.token().await, "access-2");
