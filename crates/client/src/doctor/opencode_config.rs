@@ -293,6 +293,16 @@ mod tests {
     use super::super::finding::FindingState;
     use super::*;
 
+    /// The plugin checks its options before there is a core, so both have the list.
+    #[test]
+    fn the_plugin_takes_the_same_options() {
+        let source = include_str!("../../../../lib/validate.js");
+        let (_, list) = source.split_once("const PLUGIN_FIELDS = [").unwrap();
+        let (list, _) = list.split_once("];").unwrap();
+        let names: Vec<_> = list.split('"').skip(1).step_by(2).collect();
+        assert_eq!(names, PLUGIN_OPTIONS);
+    }
+
     fn file(contents: Value) -> File {
         File { path: PathBuf::from("/h/opencode.json"), contents }
     }
