@@ -41,8 +41,8 @@ async function adopt(qwen, auth) {
   if (isReal) await qwen.adopt(auth);
 }
 
-// A key is asked for as a login code is: so OpenCode keeps a placeholder for the account, and not the key. A method of the
-// type `api` would write the key into its own file.
+// OpenCode asks for a key as for a login code, so that it keeps a placeholder for the account and not the key. A method of
+// type `api` would write the key into OpenCode's own file.
 
 const ANY = "";
 
@@ -77,11 +77,11 @@ const VISIBLE =
   "The key is visible while you paste it here. To enter it hidden, cancel and run `npx opencode-qwen-cli-auth add-key`.";
 
 /**
- * The login methods for keys: one that asks nothing but the key, and one that asks for plan and region too, for which
- * OpenCode needs a terminal.
+ * Returns the login methods for keys: one asks for the key alone, the other for plan and region too, which takes a
+ * terminal in OpenCode.
  *
- * @param {(key: string, choice: { plan?: string, region?: string }) => Promise<object>} add resolves with what OpenCode
- *   is to keep
+ * @param {(key: string, choice: { plan?: string, region?: string }) => Promise<object>} add adds the
+ *   key, and resolves with the credential that OpenCode keeps
  */
 function keyMethods(add) {
   const authorize = async (inputs) => {

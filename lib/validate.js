@@ -156,8 +156,8 @@ const CLIENT_FIELDS = {
 };
 
 /**
- * Options that OpenCode's configuration may give. A project's `opencode.json` is the project's word, and not the user's:
- * it may tune requests, but never choose a server, a file or a program, and never allow what costs money.
+ * Options that OpenCode's configuration may give. They may come from a project that the user has only cloned, so they tune
+ * requests, but never choose a server, a file or a program, and never allow higher costs.
  */
 const PLUGIN_FIELDS = [
   "quotaCooldownMs",

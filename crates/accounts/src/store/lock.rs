@@ -39,7 +39,7 @@ pub struct LockPaths {
 /// State of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockState {
-    /// Nobody holds it.
+    /// No process holds it.
     Free,
     /// A running process holds it.
     Held,
