@@ -582,9 +582,9 @@ declare namespace qwen {
      * Makes an account the active one, which gets requests first. For a login, the token in `oauth_creds.json` is saved
      * in the store and then replaced, so the qwen CLI uses this login too. For a key that file stays unchanged.
      *
-     * A login that may be dead (its access token has expired or was refused, or a newer login replaced it) is refreshed
-     * first. If the server gives no clear answer, the account becomes active, and a `config` event reports that it was
-     * not verified.
+     * A login is refreshed first, so that a dead one never replaces a good one. If `oauth_creds.json` holds this login
+     * already, it is refreshed only if its access token has expired or was refused. If the server gives no clear answer,
+     * the account becomes active, and a `config` event reports that it was not verified.
      *
      * @throws {@link QwenAuthError} `ERR_QWEN_REFRESH_TOKEN_INVALID` for a login that was refused or has no refresh
      * token (nothing is changed); `ERR_QWEN_INVALID_ARGUMENT` for an unknown id and for a disabled account; as {@link

@@ -96,17 +96,21 @@ pub enum Safeguard {
     KeepingBeside,
     /// Redeeming a token only at the server that issued it.
     Binding,
-    /// Refreshing a login that may be dead before the qwen CLI gets it.
+    /// Refreshing a login before the qwen CLI gets it.
     Proof,
     /// Locking next to the target of a symbolic link.
     SharedLock,
     /// Keeping the owner of a replaced file.
     Ownership,
+    /// Opening only regular files, and without blocking.
+    SafeOpen,
+    /// Testing that a login can be kept before the user is asked to approve it.
+    LoginPreparation,
 }
 
 impl Safeguard {
     /// All values.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::KernelLock,
         Self::ReadAgain,
         Self::Touch,
@@ -127,6 +131,8 @@ impl Safeguard {
         Self::Proof,
         Self::SharedLock,
         Self::Ownership,
+        Self::SafeOpen,
+        Self::LoginPreparation,
     ];
 }
 

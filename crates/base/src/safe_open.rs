@@ -6,6 +6,8 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read as _};
 use std::path::Path;
 
+use crate::fault::{self, Safeguard};
+
 /// An object that is not a regular file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InPlace {
@@ -86,7 +88,7 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// # Errors
 /// An [`InPlace`], and errors of the file system.
 pub fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    checked(flags::follow(options), path, InPlace::at)
+    checked(options, path, flags::follow, InPlace::at)
 }
 
 /// Opens a file that only this package writes: a lock, a log, a temporary file. Doesn't follow links. A new file gets
@@ -95,7 +97,7 @@ pub fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
 /// # Errors
 /// An [`InPlace`], and errors of the file system.
 pub fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    checked(flags::own(options), path, InPlace::at_own)
+    checked(options, path, flags::own, InPlace::at_own)
 }
 
 /// Reads a regular file of at most `limit` bytes; `None` if it is larger. Follows links.
@@ -118,13 +120,21 @@ pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
 }
 
-fn checked(options: &OpenOptions, path: &Path, at: fn(&Path) -> Option<InPlace>) -> io::Result<File> {
+fn checked(
+    options: &mut OpenOptions,
+    path: &Path,
+    with_flags: fn(&mut OpenOptions) -> &OpenOptions,
+    at: fn(&Path) -> Option<InPlace>,
+) -> io::Result<File> {
+    if fault::omits(Safeguard::SafeOpen) {
+        return options.open(path);
+    }
     // Checked before opening, because opening a device can have effects, and after, because the file may have been
     // replaced meanwhile.
     if let Some(found) = at(path) {
         return Err(found.into());
     }
-    let file = options.open(path).map_err(|error| at(path).map_or(error, io::Error::from))?;
+    let file = with_flags(options).open(path).map_err(|error| at(path).map_or(error, io::Error::from))?;
     match InPlace::of_metadata(&file.metadata()?) {
         Some(found) => Err(found.into()),
         None => Ok(file),

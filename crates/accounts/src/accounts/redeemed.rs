@@ -53,6 +53,9 @@ impl Registry {
     /// # Errors
     /// `ERR_QWEN_IO`, `ERR_QWEN_LOCK_TIMEOUT`.
     pub fn prepare_login(&self) -> Result<()> {
+        if fault::omits(Safeguard::LoginPreparation) {
+            return Ok(());
+        }
         let reserve = || {
             // Both reservations exist at once, so that there is space for both files.
             let credentials = self.credentials.reserve();

@@ -196,9 +196,8 @@ impl TokenManager {
         self.0.oauth_of(account)?.revoke(refresh_token).await
     }
 
-    /// Refreshes a login before it becomes the qwen CLI's, so that a dead login never replaces a good one. A fresh
-    /// login is not refreshed, unless the API refused it or a newer one replaced it. Keys and the CLI's own login are
-    /// not refreshed either.
+    /// Refreshes a login before the user's choice of it takes effect, so that a dead login never replaces a good one. A
+    /// good login that `oauth_creds.json` holds already replaces nothing, and is not refreshed. Keys are not tested.
     ///
     /// # Errors
     /// Those of [`TokenManager::token`]; `ERR_QWEN_REFRESH_TOKEN_INVALID` for a login without a refresh token, which
@@ -206,23 +205,24 @@ impl TokenManager {
     pub async fn prove(&self, id: &str) -> Result<()> {
         let snapshot = self.snapshot().await?;
         let (account, record) = find(&snapshot, id)?;
-        let needs_none = account.kind != Kind::OAuth || snapshot.linked.as_deref() == Some(id);
-        if needs_none || fault::omits(Safeguard::Proof) {
+        if account.kind != Kind::OAuth || fault::omits(Safeguard::Proof) {
             return Ok(());
         }
         let token = self.0.current(&account, record)?;
+        let is_linked = snapshot.linked.as_deref() == Some(id);
+        if is_linked && self.0.is_fresh(&token) && record.rejected_at().is_none() {
+            return Ok(());
+        }
         if token.refresh_token.is_none() {
             return Err(no_refresh_token(&account));
         }
         if let Some(error) = self.0.refused_before(&account, record) {
             return Err(error);
         }
-        let is_good = self.0.is_fresh(&token) && record.rejected_at().is_none() && !record.is_superseded();
-        if is_good {
-            return Ok(());
-        }
         let rejected = token.access_token.clone();
-        self.refresh(&account, token, Arc::clone(&snapshot), Some(rejected), true).await.map(drop)
+        let token = self.refresh(&account, token, Arc::clone(&snapshot), Some(rejected), true).await?;
+        self.bind(&snapshot, id, &token).await;
+        Ok(())
     }
 
     /// Delays the end of the process until the returned value is dropped.

@@ -359,8 +359,8 @@ impl Client {
         }
     }
 
-    /// Makes an account the active one, here and for the qwen CLI. A login that may be dead is refreshed first (see
-    /// [`TokenManager::prove`]). If the server gives no verdict, the account is still chosen, and an event says so.
+    /// Makes an account the active one, here and for the qwen CLI. A login is refreshed first (see [`TokenManager::prove`]).
+    /// If the server gives no verdict, the account is still chosen, and an event says so.
     ///
     /// # Errors
     /// Those of [`Registry::activate`]; those of [`TokenManager::prove`], such as `ERR_QWEN_REFRESH_TOKEN_INVALID`, for a
@@ -384,8 +384,6 @@ impl Client {
             registry.forget_host_login()
         };
         self.tokens.with_registry(choose).await?;
-        // The qwen CLI should find a working token. If this fails, the CLI refreshes the token itself.
-        let _ = self.tokens.token(id, None).await;
         self.account(id).await
     }
 

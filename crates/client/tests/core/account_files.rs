@@ -114,18 +114,18 @@ async fn the_users_choice_is_written_for_the_cli_once_the_old_token_is_safe() {
     assert_eq!((account.id.as_str(), account.active), ("bob", true));
     assert_eq!(
         (home.access_token(), home.document()["refresh_token"].as_str().unwrap()),
-        (access("bob", 0), refresh("bob", 0).as_str())
+        (access("bob", 1), refresh("bob", 1).as_str())
     );
     assert_eq!(home.document()["resource_url"], fleet.hosts[1].url());
     assert_eq!(home.document()["of_the_cli"], json!([1]));
     assert!(link.symlink_metadata().unwrap().is_symlink());
     let store = fleet.store().to_string();
-    for kept in ["ann", "bob", "cli"] {
-        assert!(store.contains(&refresh(kept, 0)), "{kept}");
+    for kept in [refresh("ann", 0), refresh("bob", 1), refresh("cli", 0)] {
+        assert!(store.contains(&kept), "{kept}");
     }
     assert_eq!(who_answers(&client).await, "bob");
     assert_eq!(active(&fleet.client()).await, "bob");
-    assert!(offered(&fleet.setup).is_empty());
+    assert_eq!(offered(&fleet.setup), [refresh("bob", 0)]);
 }
 
 #[tokio::test]
@@ -137,7 +137,11 @@ async fn a_chosen_account_is_renewed_for_the_cli() {
     assert_eq!(fleet.stored("bob")["token"]["refresh_token"], refresh("bob", 1));
     assert_eq!(who_answers(&client).await, "bob");
     client.set_active_account("ann").await.unwrap();
-    assert_eq!(fleet.setup.home.access_token(), access("ann", 0));
+    assert_eq!(fleet.setup.home.access_token(), access("ann", 1));
+    assert_eq!(fleet.stored("bob")["token"]["refresh_token"], refresh("bob", 1));
+    // Now the file holds this login, so the choice puts no refresh token at stake.
+    client.set_active_account("ann").await.unwrap();
+    assert_eq!(offered(&fleet.setup), [refresh("bob", 0), refresh("ann", 0)]);
 }
 
 #[tokio::test]
@@ -323,7 +327,7 @@ async fn the_store_works_without_a_usable_credentials_file() {
         assert_eq!(fleet.setup.server.redeemed_again(), 0);
         // A choice sets an unreadable file aside whole.
         client.set_active_account("bob").await.unwrap();
-        assert_eq!(fleet.setup.home.access_token(), access("bob", 0));
+        assert_eq!(fleet.setup.home.access_token(), access("bob", 1));
         let aside =
             fleet.setup.home.files().into_iter().find(|name| name.starts_with("oauth_creds.json.corrupt-"));
         let kept = aside.map(|name| std::fs::read_to_string(fleet.setup.home.qwen_dir().join(name)).unwrap());

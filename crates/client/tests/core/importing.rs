@@ -101,7 +101,7 @@ async fn a_credentials_file_in_another_plugins_form_is_read() {
     assert_eq!(ask(&client).await.status, 200);
     // The user's choice writes the qwen CLI's file, and keeps the login that was there.
     client.set_active_account(&added[0].id).await.unwrap();
-    assert_eq!(setup.home.access_token(), "access-0");
+    assert_eq!(setup.home.access_token(), "access-1");
     assert!(setup.home.files().iter().any(|name| name.starts_with("oauth_creds.json.corrupt-")));
 }
 

@@ -1,18 +1,20 @@
 //! Each promise is kept with its safeguard, and broken without it.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::process::Command;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use qwen_accounts::lock::TOUCH_INTERVAL;
 use qwen_base::Clock;
+use rustix::fs::OFlags;
 use tokio::time::sleep;
 
 use super::scene::read;
 use super::sleep::cli_refreshes;
 use crate::support::child::Child;
 use crate::support::faults::PLAN;
-use crate::support::fleet::Fleet;
+use crate::support::fleet::{Fleet, access};
 use crate::support::home::{document, in_seconds};
 use crate::support::qwen_cli::{CliLock, NEW_STALE, age};
 use crate::support::reply::Reply;
@@ -308,9 +310,9 @@ async fn a_refresh_token_goes_to_its_own_server_thanks_to_its_binding() {
     assert!(goes_to_another_server("omit Binding").await);
 }
 
-/// The user chooses a login that the server refuses. Returns true if it replaces the good one.
+/// The user chooses a login that the server refuses, and whose access token has not expired. Returns true if it replaces the good one.
 async fn replaces_a_good_login(omitted: Omitted) -> bool {
-    let fleet = Fleet::expiring_in(&[3600, -60]).await;
+    let fleet = Fleet::of(2).await;
     fleet.setup.server.on_every_token(Reply::oauth_error(400, "invalid_grant"));
     let before = fleet.setup.home.document();
     Child::start_with(&fleet.setup, omitted).await.choose("bob").await;
@@ -366,4 +368,44 @@ async fn root_locks_no_user_out_thanks_to_keeping_owners() {
     }
     assert!(!locks_its_user_out(NOTHING).await);
     assert!(locks_its_user_out("omit Ownership").await);
+}
+
+/// A named pipe stands in place of the credentials file. Returns true if a process waits for its writer.
+async fn waits_for_a_writer(omitted: Omitted) -> bool {
+    let fleet = Fleet::of(2).await;
+    let pipe = fleet.setup.home.credentials();
+    std::fs::remove_file(&pipe).unwrap();
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut client = Child::start_with(&fleet.setup, omitted).await;
+    client.ask().await;
+    // A writer that doesn't wait is refused while there is no reader.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let has_reader = || std::fs::File::options().write(true).custom_flags(flags).open(&pipe).is_ok();
+    tokio::select! {
+        answer = client.answer() => {
+            assert_eq!(answer, access("ann", 0));
+            false
+        }
+        () = until("a reader of the pipe", has_reader) => true,
+    }
+}
+
+#[tokio::test]
+async fn a_pipe_stops_no_process_thanks_to_safe_opens() {
+    assert!(!waits_for_a_writer(NOTHING).await);
+    assert!(waits_for_a_writer("omit SafeOpen").await);
+}
+
+/// The user logs in where a lock can't be made. Returns true if they are asked for an approval that can't be kept.
+async fn is_asked_in_vain(omitted: Omitted) -> bool {
+    let setup = Setup::logged_out().await;
+    std::fs::create_dir(setup.home.qwen_dir().join("oauth_creds.flock")).unwrap();
+    assert_eq!(Child::start_with(&setup, omitted).await.login().await, "ERR_QWEN_IO");
+    setup.server.all_requests() > 0
+}
+
+#[tokio::test]
+async fn no_login_is_approved_in_vain_thanks_to_its_preparation() {
+    assert!(!is_asked_in_vain(NOTHING).await);
+    assert!(is_asked_in_vain("omit LoginPreparation").await);
 }

@@ -12,7 +12,7 @@ use qwen_client::{Client, ClientOptions, Context};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
-use super::setup::{Setup, chat, read};
+use super::setup::{Setup, chat, quiet_login, read};
 use super::time::soon;
 
 /// Set in a process that runs a client.
@@ -119,6 +119,12 @@ impl Child {
     /// Makes an account the active one. Returns its id, or the error code.
     pub async fn choose(&mut self, id: &str) -> String {
         self.order(&format!("use {id}")).await;
+        self.answer().await
+    }
+
+    /// Logs in. Returns the account's id, or the error code.
+    pub async fn login(&mut self) -> String {
+        self.order("login").await;
         self.answer().await
     }
 
@@ -271,6 +277,9 @@ fn client() {
                 // The binding does this at the end of a process.
                 busy.shutdown().end();
                 std::process::exit(0);
+            }
+            None if line == "login" => {
+                runtime.block_on(client.login(quiet_login(), |_| {})).map(|account| account.id)
             }
             None if line == "told" => Ok(told.lock().unwrap().join(" ")),
             Some(("exhaust", id)) => exhaust(id),
