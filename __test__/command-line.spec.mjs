@@ -364,9 +364,9 @@ describe("the command line", { concurrency: 4, timeout: 600_000 }, () => {
 
   test("an account is chosen by its id or label", async (t) => {
     const { run, home, storePath } = await setUp(t, { accounts: [{ label: "work" }, { label: "Café ☕" }] });
-    const { access_token } = JSON.parse(readFileSync(storePath, "utf8")).accounts[1].token;
     const text = done(await run("use", "Cafe\u0301 ☕"));
     assert.equal(text, '"Café ☕" (acct_2) is the active account now, and the one of the qwen CLI.\n');
+    const { access_token } = JSON.parse(readFileSync(storePath, "utf8")).accounts[1].token;
     assert.equal(home.read().access_token, access_token);
     const account = JSON.parse(done(await run("use", "acct_1", "--json")));
     assert.deepEqual([account.id, account.label, account.active], ["acct_1", "work", true]);
