@@ -29,6 +29,7 @@ pub use environment::Environment;
 pub use error::{Code, Error, Result};
 pub use events::{Event, EventKind, Events};
 pub use http::certificates::read_certificates;
+pub use http::decoding::decoded;
 pub use http::proxy::{NamedProxy, Proxies, UnreadableProxy};
 pub use http::{
     Http, HttpConfig, PRODUCT, SharedHttp, TransportError, is_secure, read_limited, retry_after_ms,

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
-use qwen_base::{Clock, Code, Error, Http, Result, Secret, TransportError, read_limited, retry_after_ms};
+use qwen_base::{
+    Clock, Code, Error, Http, Result, Secret, TransportError, decoded, read_limited, retry_after_ms,
+};
 use tokio::time::{Instant, sleep};
 use url::{Url, form_urlencoded};
 
@@ -240,7 +242,8 @@ impl OAuthClient {
             request = request.header("x-request-id", id);
         }
         let exchange = async {
-            let mut response = request.send().await.map_err(|error| self.http.failure(&error, host))?;
+            let response = request.send().await.map_err(|error| self.http.failure(&error, host))?;
+            let mut response = decoded(response);
             let status = response.status().as_u16();
             let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
             let retry_after_ms = retry_after.and_then(|value| retry_after_ms(value, self.clock.now_ms()));

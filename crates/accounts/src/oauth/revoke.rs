@@ -2,7 +2,7 @@
 //! known.
 
 use http::header::ACCEPT;
-use qwen_base::{Code, Error, Result, Secret, TransportError, host_url, read_limited};
+use qwen_base::{Code, Error, Result, Secret, TransportError, decoded, host_url, read_limited};
 use serde_json::Value;
 use url::Url;
 
@@ -53,7 +53,7 @@ impl OAuthClient {
             let request =
                 self.http().client_for(&url).await?.get(url.clone()).header(ACCEPT, "application/json");
             let failed = |error: reqwest::Error| self.http().failure(&error, host).error;
-            let mut response = request.send().await.map_err(failed)?;
+            let mut response = decoded(request.send().await.map_err(failed)?);
             if !response.status().is_success() {
                 return Ok(None);
             }

@@ -1,6 +1,7 @@
 //! The HTTP client. It takes proxies and certificates from the environment map and detects dead connections early.
 
 pub mod certificates;
+pub mod decoding;
 mod names;
 pub mod proxy;
 
@@ -68,7 +69,7 @@ impl HttpConfig {
     }
 }
 
-/// A lazily built HTTP client. It never follows redirects and never decodes bodies.
+/// A lazily built HTTP client. It never follows redirects. [`decoded`](decoding::decoded) decodes the bodies.
 pub struct Http {
     config: HttpConfig,
     client: Mutex<Arc<OnceCell<Built>>>,

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use http::header::HeaderMap;
 use qwen_accounts::{Account, Record, Snapshot, Token, TokenManager};
 use qwen_base::{
-    Clock, Code, Error, Event, EventKind, Events, Http, Logger, Result, TransportError, display_url,
+    Clock, Code, Error, Event, EventKind, Events, Http, Logger, Result, TransportError, decoded, display_url,
     read_limited,
 };
 use tokio::task::spawn_blocking;
@@ -187,7 +187,7 @@ impl ListReader {
             let url = Url::parse(&format!("{}/models", display_url(&base_url))).map_err(Error::internal)?;
             let request = self.http.client_for(&url).await?.get(url).headers(headers);
             let broken = |error: reqwest::Error| self.http.failure(&error, &host).error;
-            let mut response = request.send().await.map_err(broken)?;
+            let mut response = decoded(request.send().await.map_err(broken)?);
             let status = response.status();
             if !status.is_success() {
                 return Err(unusable(&host, &format!("answered with status {}", status.as_u16())));

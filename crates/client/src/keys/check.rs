@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use qwen_accounts::Kind;
-use qwen_base::{Code, Error, Http, Result, Secret, TransportError, display_url};
+use qwen_base::{Code, Error, Http, Result, Secret, TransportError, decoded, display_url};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
@@ -88,7 +88,7 @@ impl<'a> Inquiry<'a> {
         let url = Url::parse(&url).map_err(Error::internal)?;
         let request = self.http.client_for(&url).await?.post(url).headers(headers).body(body.to_string());
         let failed = |error: reqwest::Error| self.http.failure(&error, host).error;
-        let mut response = request.send().await.map_err(failed)?;
+        let mut response = decoded(request.send().await.map_err(failed)?);
         let mut body = Vec::new();
         while body.len() < MAX_ERROR_BODY
             && let Some(chunk) = response.chunk().await.map_err(failed)?

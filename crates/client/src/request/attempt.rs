@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{Method, StatusCode};
 use qwen_accounts::{Account, BaseUrlOverride, Kind, Token};
-use qwen_base::{Clock, Code, Error, Http, Result, TransportError, lock, retry_after_ms};
+use qwen_base::{Clock, Code, Error, Http, Result, TransportError, decoded, lock, retry_after_ms};
 use url::Url;
 
 use super::answer::{Answer, Body};
@@ -195,7 +195,7 @@ impl Sender {
                 headers::for_attempt(&prepared.headers, &access.token.access_token, kind, &host)?;
             *request.body_mut() = prepared.body_for(kind).cloned().map(reqwest::Body::from);
             let response = match tokio::time::timeout(self.idle_timeout, client.execute(request)).await {
-                Ok(Ok(response)) => response,
+                Ok(Ok(response)) => decoded(response),
                 Ok(Err(error)) => {
                     let failure = self.http.failure(&error, &host);
                     match reconnecting.take().filter(|_| failure.before_send && budget.may_retry()) {

@@ -96,13 +96,20 @@ impl Scanner {
     }
 
     fn pass_events(&mut self, bytes: &[u8]) {
-        // Nearly all events report nothing, and skipping them avoids splitting them into lines.
-        let skipped = if self.lines.is_at_start() { uninteresting(bytes) } else { 0 };
         let Self { lines, found, is_done, .. } = self;
-        lines.read(&bytes[skipped..], |line| {
-            *is_done |= data_of(line.text).is_some_and(|data| data.trim_ascii() == DONE);
-            report(line.text, found);
-        });
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if lines.is_at_start() {
+                // Nearly all events report nothing, and skipping them avoids splitting them into lines.
+                rest = &rest[uninteresting(rest)..];
+            }
+            let line = lines.read_line(rest, |line| {
+                *is_done |= data_of(line.text).is_some_and(|data| data.trim_ascii() == DONE);
+                report(line.text, found);
+            });
+            let Some(length) = line else { return };
+            rest = &rest[length..];
+        }
     }
 }
 

@@ -84,7 +84,7 @@ async fn a_small_event_is_not_held_back() {
 }
 
 /// Returns the same answer in each encoding.
-const COMPRESSED: [(&str, &str); 4] = [
+const COMPRESSED: [(&str, &str); 6] = [
     (
         "gzip",
         "H4sIAAAAAAAAA2WMMQ6DMBAEe78Cbe2KdFeTNnkAspBln4IV8FnxUVn+e0RDQzuamejV09AQVkmBK2huiLypBzUEycpZQVgTenfdmHjzncVR/YfPoPxkL7qofDlX0MMiyF421iT5omO/PvP0fj2dMX/FMfObhgAAAA==",
@@ -93,9 +93,18 @@ const COMPRESSED: [(&str, &str); 4] = [
         "deflate",
         "eJxljDEOgzAQBHu/Am3tinRXkzZ5ALKQZZ+CFfBZ8VFZ/ntEQ0M7mpno1dPQEFZJgStoboi8qQc1BMnKWUFYE3p33Zh4853FUf2Hz6D8ZC+6qHw5V9DDIsheNtYk+aJjvz7z9H49nTF/FuAtGw==",
     ),
+    // Without the zlib header.
+    (
+        "deflate",
+        "ZYwxDoAgEAR7XmGuptKOWlt9gCGGyEWIyBE5K8PfxcbGdnZnrGGjmhtWR37FDGq+wWJgA6pCioyRQYHzUIouQtjfX0u4stnwFdJJR+KFacdYt07WxJECsqf40bZ8nbmfxkEL8QA=",
+    ),
     (
         "br",
         "G4UAUIzDOBbcpI+0WZURKh3KbamOC1HbpzrEqkEcahu2Ql8XS50csF++HfDxqSyWALwssIDzgKsyRjrLQJEl/xp5sjsooS+IMfk9VLWRgx1nr3i96LiojmHEKYUvf4l9AA==",
+    ),
+    (
+        "br, gzip",
+        "H4sIAAAAAAACAwFhAJ7/G4UAUIzDOBbcpI+0WZURKh3KbamOC1HbpzrEqkEcahu2Ql8XS50csF++HfDxqSyWALwssIDzgKsyRjrLQJEl/xp5sjsooS+IMfk9VLWRgx1nr3i96LiojmHEKYUvf4l9AEzrt51hAAAA",
     ),
     (
         "zstd",
