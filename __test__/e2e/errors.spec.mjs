@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { pathToFileURL } from "node:url";
 import { assertAnswer, assertClean, assertFailure, exchanges } from "./support/checks.mjs";
+import { QUOTA_BUT_DEGRADED } from "../support/accounts.mjs";
 import { CHECKOUT, CREDENTIALS, openHost, suite } from "./support/opencode.mjs";
 import { Package } from "./support/package.mjs";
 
@@ -43,6 +44,20 @@ describe("errors", suite(), () => {
     assert.deepEqual(exchanges(host.server, "chat"), [`200 ${first}`, `429 ${first}`, `200 ${second}`]);
     await service.waitForToast(/The Qwen account .* has used up its quota/);
     await service.waitForToast(/Requests go to the Qwen account .* now/);
+    assertClean(host.server);
+  });
+
+  test("an agent without tools gets a shorter answer, and a toast says so", async (t) => {
+    const agent = { writer: { mode: "primary", prompt: "Write.", tools: { "*": false } } };
+    const host = await openHost(t, { config: { agent } });
+    const service = await host.serve();
+    await service.listen();
+    host.server.script("chat", [QUOTA_BUT_DEGRADED]);
+    const { info } = (await (await service.prompt("hello", "coder-model", { agent: "writer" })).answer).body;
+    assert.equal(info.error, undefined);
+    assert.deepEqual(exchanges(host.server, "chat"), ["429 alice", "200 alice"]);
+    assert.equal(host.server.seen("chat").at(-1).body.max_tokens, 1_024);
+    await service.waitForToast(/All accounts are out of quota; a shorter request was answered: /);
     assertClean(host.server);
   });
 

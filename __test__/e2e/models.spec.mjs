@@ -156,7 +156,7 @@ describe("models", suite(), () => {
     for (const [kind, { model, plain, ...variants }] of Object.entries(KINDS)) {
       assert.deepEqual(Object.keys(listed[model].variants).sort(), Object.keys(variants).sort(), kind);
       for (const [variant, fields] of [[undefined, plain], ...Object.entries(variants)]) {
-        const { answer } = await service.prompt("think", model, variant);
+        const { answer } = await service.prompt("think", model, { variant });
         assert.equal((await answer).status, 200);
         const { body: sent } = host.server.seen("chat").at(-1);
         const expected = [0, 1, 2].map((at) => fields[at]);

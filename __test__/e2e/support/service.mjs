@@ -86,11 +86,11 @@ export class Service {
   }
 
   /** Sends a message in a new session without waiting for the answer. */
-  async prompt(text, model = "coder-model", variant = undefined) {
+  async prompt(text, model = "coder-model", fields = {}) {
     const { body: session } = await this.request("/session", { title: "a title" });
     const answer = this.request(`/session/${session.id}/message`, {
       model: { providerID: "qwen-code", modelID: model },
-      variant,
+      ...fields,
       parts: [{ type: "text", text }],
     });
     return { session, answer };
