@@ -23,7 +23,10 @@ function watchPoint(path) {
   return { directory, name };
 }
 
-/** Watches files that others replace. Where the system can't watch, such as on a network mount, nothing is reported. */
+/**
+ * Watches files that others replace. If a temporary file becomes one of them, Bun only names the temporary file, whose name
+ * contains that of the file. Where the system can't watch, such as on a network mount, nothing is reported.
+ */
 class FileWatch {
   #paths;
   #changed;
@@ -41,8 +44,7 @@ class FileWatch {
     const wanted = new Map();
     for (const path of this.#paths) {
       const { directory, name } = watchPoint(path);
-      if (!wanted.has(directory)) wanted.set(directory, new Set());
-      wanted.get(directory).add(name);
+      wanted.set(directory, [...(wanted.get(directory) ?? []), name]);
     }
     for (const directory of [...this.#watchers.keys()]) {
       if (!wanted.has(directory)) this.#drop(directory);
@@ -62,7 +64,7 @@ class FileWatch {
       watcher.on("change", (_, name) => {
         // The directory itself was removed or renamed.
         if (name === basename(directory) && !isDirectory(directory)) this.#drop(directory);
-        else if (name && !entry.names.has(name)) return;
+        else if (name && !entry.names.some((wanted) => name.includes(wanted))) return;
         this.#schedule();
       });
       watcher.on("error", () => this.#drop(directory));
