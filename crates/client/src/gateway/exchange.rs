@@ -25,7 +25,7 @@ use crate::request::prepare::{Redirect, Request};
 
 /// Largest head of a request, in bytes.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
-/// Tells `OpenCode` 2 that an error is final.
+/// Tells `OpenCode` 2 if it may send the request again.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const ERROR_HEADER: HeaderName = HeaderName::from_static("x-qwen-error");
 
@@ -163,10 +163,13 @@ fn drop_hop_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// True for an error of this package that a retry would meet again.
+/// True for answers that `OpenCode` 2 must not ask for again. Each further wait for a silent server would take as long as the
+/// first, and a stream's head also decides about an error at its end.
 fn is_final(status: StatusCode, headers: &HeaderMap) -> bool {
-    status.is_client_error()
-        && status != StatusCode::TOO_MANY_REQUESTS
-        && status != StatusCode::REQUEST_TIMEOUT
-        && headers.contains_key(ERROR_HEADER)
+    match status.as_u16() {
+        200 => is_stream(headers),
+        408 | 425 | 429 => false,
+        504 => headers.contains_key(ERROR_HEADER),
+        _ => status.is_client_error(),
+    }
 }

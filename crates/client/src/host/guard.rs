@@ -283,7 +283,8 @@ impl ChatEvents {
         }
         if data.trim_ascii() == b"[DONE]" {
             self.is_done = true;
-            return Fate::Kept;
+            // OpenCode 2 reads nothing after it, so the error of an unfinished answer must come without it.
+            return if self.is_finished { Fate::Kept } else { Fate::Dropped };
         }
         self.remember(data);
         // After the first content most events need no parsing.

@@ -249,7 +249,7 @@ fn an_error_block_is_held_back_until_the_next_event() {
     let error = Some("Qwen ended its answer with an error: no (C)");
     for (rest, problem, kept) in [
         (end("error_finish"), error, said.clone()),
-        ("data: [DONE]\n\n".to_owned(), error, format!("{said}data: [DONE]\n\n")),
+        ("data: [DONE]\n\n".to_owned(), error, said.clone()),
         (String::new(), error, said.clone()),
         // Here the model wrote the block.
         (format!("{more}{}", end("stop")), None, format!("{said}{block}{more}{}", end("stop"))),
