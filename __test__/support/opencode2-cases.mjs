@@ -91,6 +91,18 @@ export const cases = {
     });
   },
 
+  async "a new login ends the one before, also after a change of another plugin"(context) {
+    await withHost(context, async (host) => {
+      const location = await host.open();
+      const first = await location.connect(PROVIDER, "oauth");
+      location.reload();
+      assert.equal((await logIn(location, context)).status, "complete");
+      const { status, message } = await first.outcome();
+      assert.equal(status, "failed");
+      assert.match(message, /Another login/);
+    });
+  },
+
   async "a refused key is reported with the reason"(context) {
     await withHost(context, async (host) => {
       const location = await host.open();
@@ -117,29 +129,52 @@ export const cases = {
   },
 
   async "a final error is shown once"(context) {
-    await withHost(context, async (host) => {
-      const location = await host.open();
-      await context.server.script("chat", ...Array.from({ length: 8 }, () => ({ do: "quota" })));
-      const answers = await location.chat(PROVIDER, "coder-model");
-      assert.deepEqual(
-        answers.map(({ status }) => status),
-        [402],
-      );
-      assert.equal(answers[0].headers.get("x-should-retry"), "false");
-      assert.equal(JSON.parse(answers[0].text).error.type, "qwen_error");
-      await context.server.act("clearScripts", { endpoint: "chat" });
-    });
+    const steps = [
+      [{ do: "quota" }, 402],
+      [
+        { do: "answer", status: 409, body: { error: { message: "rate limit" } } },
+        400,
+        "invalid_request_error",
+      ],
+      [{ do: "hang" }, 504],
+    ];
+    for (const [step, status] of steps) {
+      await withHost(context, async (host) => {
+        const location = await host.open({ options: { idleTimeoutMs: 1_000 } });
+        await context.server.script("chat", { ...step, times: "always" });
+        const answers = await location.chat(PROVIDER, "coder-model");
+        await context.server.act("clearScripts", { endpoint: "chat" });
+        assert.deepEqual(
+          answers.map(({ status }) => status),
+          [status],
+        );
+        assert.equal(answers[0].headers.get("x-should-retry"), "false");
+        assert.ok(JSON.parse(answers[0].text).error.message);
+        await logIn(location, context);
+      });
+    }
   },
 
-  async "a cut stream ends with the reason"(context) {
+  async "an unfinished stream ends with the reason, and is not asked for again"(context) {
+    const half = { choices: [{ index: 0, delta: { content: "half" } }] };
+    const steps = [
+      { do: "cut", after: 2 },
+      { do: "no_finish" },
+      { do: "stall", after: 3 },
+      { do: "events", events: [{ json: half }, { json: { error: { message: "broken" } } }] },
+    ];
     await withHost(context, async (host) => {
-      const location = await host.open();
-      await context.server.script("chat", { do: "cut", after: 2 });
-      const [{ status, text }] = await location.chat(PROVIDER, "coder-model");
-      assert.equal(status, 200);
-      const { error } = JSON.parse(text.trim().split("data: ").at(-1));
-      assert.match(error.code, /^ERR_QWEN_/);
-      assert.ok(error.message.length > 20, error.message);
+      const location = await host.open({ options: { idleTimeoutMs: 1_000 } });
+      for (const step of steps) {
+        await context.server.script("chat", { ...step, times: "always" });
+        const answers = await location.chat(PROVIDER, "coder-model");
+        await context.server.act("clearScripts", { endpoint: "chat" });
+        assert.deepEqual([answers.length, answers[0].status], [1, 200], step.do);
+        assert.doesNotMatch(answers[0].text, /DONE/);
+        const { error } = JSON.parse(answers[0].text.trim().split("data: ").at(-1));
+        assert.match(error.code, /^ERR_QWEN_/);
+        assert.ok(error.message.length > 20, error.message);
+      }
     });
   },
 
@@ -160,7 +195,7 @@ export const cases = {
       ]) {
         const location = await host.open({ without });
         assert.equal((await location.chat(PROVIDER, "coder-model"))[0].status, 200, String(without));
-        if (without.includes("session") && location.command) await location.execute("qwen");
+        if (without.includes("session") && location.command.size > 0) await location.execute("qwen");
         await location.close();
       }
     });
@@ -223,7 +258,7 @@ export const cases = {
   async "invalid options are reported at login"(context) {
     await withHost(context, async (host) => {
       const location = await host.open({ options: { rotation: "sideways" } });
-      assert.equal(location.provider, undefined);
+      assert.equal(location.provider.size, 0);
       const { status, message } = await location.login(PROVIDER, "oauth");
       assert.equal(status, "failed");
       assert.match(message, /rotation/);

@@ -9,7 +9,6 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
 const NATIVE = "@opencode/ai/providers/openai-compatible";
-const METHOD_TYPES = ["oauth", "key", "env", "command", "external"];
 
 function deepFreeze(value) {
   if (typeof value === "object" && value !== null) {
@@ -21,33 +20,125 @@ function deepFreeze(value) {
 
 /** Fails for values that JSON can't hold, such as `undefined`. */
 function asJson(value, name) {
-  if (value === undefined) return undefined;
   const decoded = JSON.parse(JSON.stringify(value));
   assert.deepEqual(value, decoded, `${name} is not plain JSON`);
   return decoded;
 }
 
-function checkModel(model, providerID) {
-  const strings = ["id", "modelID", "providerID", "name"];
-  for (const name of strings) assert.equal(typeof model[name], "string", `${model.id}.${name}`);
-  assert.equal(model.providerID, providerID);
-  assert.equal(typeof model.capabilities.tools, "boolean");
-  for (const kind of ["input", "output"])
-    assert.ok(model.capabilities[kind].every((one) => typeof one === "string"));
-  assert.ok(
-    Number.isInteger(model.limit.context) && Number.isInteger(model.limit.output),
-    `${model.id}.limit`,
-  );
-  for (const { input, output, cache } of model.cost) {
-    assert.ok([input, output, cache.read, cache.write].every(Number.isFinite), `${model.id}.cost`);
+/** A check that a field may be absent, but not `undefined`. */
+const optional = (check) => Object.assign((value, name) => check(value, name), { isOptional: true });
+const is = (type) => (value, name) => assert.equal(typeof value, type, name);
+const number = (value, name) => assert.ok(Number.isFinite(value), name);
+const integer = (value, name) => assert.ok(Number.isInteger(value) && value >= 0, name);
+const oneOf =
+  (...values) =>
+  (value, name) =>
+    assert.ok(values.includes(value), `${name}: ${value}`);
+const list = (check) => (values, name) => {
+  assert.ok(Array.isArray(values), name);
+  values.forEach((value, index) => check(value, `${name}[${index}]`));
+};
+/** Checks an object that has these fields and no others. */
+const record = (fields) => (value, name) => {
+  for (const [field, check] of Object.entries(fields)) {
+    if (field in value || !check.isOptional) check(value[field], `${name}.${field}`);
   }
-  for (const variant of model.variants) {
-    assert.equal(typeof variant.id, "string");
-    asJson(variant.body, `${model.id}#${variant.id}.body`);
-  }
-  assert.ok(["alpha", "beta", "deprecated", "active"].includes(model.status));
-  assert.equal(typeof model.enabled, "boolean");
-  assert.ok(Number.isFinite(model.time.released));
+  for (const field of Object.keys(value)) assert.ok(field in fields, `${name}.${field} is unknown`);
+};
+
+const overlays = { settings: optional(asJson), headers: optional(asJson), body: optional(asJson) };
+const checkInfo = record({
+  id: is("string"),
+  integrationID: optional(is("string")),
+  name: is("string"),
+  activation: oneOf("auto", "enabled", "disabled"),
+  package: is("string"),
+  ...overlays,
+});
+const checkModel = record({
+  id: is("string"),
+  modelID: is("string"),
+  providerID: is("string"),
+  name: is("string"),
+  capabilities: record({ tools: is("boolean"), input: list(is("string")), output: list(is("string")) }),
+  limit: record({ context: integer, input: optional(integer), output: integer }),
+  cost: list(
+    record({
+      input: number,
+      output: number,
+      cache: record({ read: number, write: number }),
+      tier: optional(record({ type: oneOf("context"), size: integer })),
+    }),
+  ),
+  variants: list(record({ id: is("string"), ...overlays })),
+  compatibility: optional(
+    record({
+      reasoningField: optional(is("string")),
+      maxTokensField: optional(oneOf("max_tokens", "max_completion_tokens")),
+    }),
+  ),
+  status: oneOf("alpha", "beta", "deprecated", "active"),
+  enabled: is("boolean"),
+  time: record({ released: number }),
+  ...overlays,
+});
+const checkMethod = record({
+  id: is("string"),
+  // A key method would keep the key in OpenCode's file.
+  type: oneOf("oauth"),
+  label: is("string"),
+  form: optional(
+    list(
+      record({
+        key: is("string"),
+        type: oneOf("string", "number", "integer", "boolean", "multiselect"),
+        title: optional(is("string")),
+        required: optional(is("boolean")),
+        hidden: optional(is("boolean")),
+        options: optional(list(record({ value: is("string"), label: is("string") }))),
+      }),
+    ),
+  ),
+});
+const checkAuthorization = record({
+  url: is("string"),
+  instructions: is("string"),
+  expiresAt: optional(number),
+  mode: oneOf("auto", "code"),
+  callback: (callback) => assert.ok(callback),
+});
+const checkCredential = record({
+  type: oneOf("oauth"),
+  methodID: is("string"),
+  access: is("string"),
+  refresh: is("string"),
+  expires: integer,
+});
+const checkReport = record({
+  integrationID: is("string"),
+  connection: record({
+    type: oneOf("credential"),
+    id: is("string"),
+    label: is("string"),
+    method: is("string"),
+  }),
+  status: (status, name) =>
+    status &&
+    record({ status: oneOf("needs_auth"), message: is("string"), url: optional(is("string")) })(status, name),
+});
+
+/** An editor that throws once its transform has returned. */
+function revocable(editor) {
+  let isOpen = true;
+  const guard = (object) =>
+    new Proxy(object, {
+      get(target, name) {
+        assert.ok(isOpen, "an editor was used after its transform");
+        const value = target[name];
+        return typeof value === "object" ? guard(value) : value;
+      },
+    });
+  return { editor: guard(editor), revoke: () => (isOpen = false) };
 }
 
 export class Host {
@@ -77,8 +168,7 @@ export class Host {
   async open({ options = {}, without = [] } = {}) {
     const location = new Location(this, options, without);
     this.locations.push(location);
-    location.cleanup = await this.plugin.setup(location.context);
-    assert.ok(["undefined", "function"].includes(typeof location.cleanup));
+    await location.boot(this.plugin);
     return location;
   }
 
@@ -93,9 +183,10 @@ export class Host {
 
 class Location {
   disabled;
-  #host;
-  #transforms = { provider: [], integration: [], command: [] };
   synthetic = [];
+  #host;
+  #isBooting = true;
+  #transforms = { provider: [], integration: [], command: [] };
 
   constructor(host, options, without) {
     this.#host = host;
@@ -103,9 +194,11 @@ class Location {
       transform: async (callback) => {
         this.#transforms[name].push(callback);
         this.#run(name);
-        return {
-          dispose: async () => this.#transforms[name].splice(this.#transforms[name].indexOf(callback), 1),
+        const dispose = async () => {
+          this.#transforms[name] = this.#transforms[name].filter((one) => one !== callback);
+          this.#run(name);
         };
+        return { dispose };
       },
       reload: async () => this.#run(name),
     });
@@ -116,11 +209,7 @@ class Location {
       },
       resolve: async ({ id }) => host.credentials.find((credential) => credential.id === id)?.value,
       status: async (report) => {
-        assert.equal(report.connection.type, "credential");
-        if (report.status !== undefined) {
-          assert.equal(report.status.status, "needs_auth");
-          assert.equal(typeof report.status.message, "string");
-        }
+        checkReport(report, "status");
         host.statuses.push(report);
       },
     };
@@ -142,31 +231,48 @@ class Location {
     this.context = context;
   }
 
-  /** Runs all transforms of a domain again. One that throws disables the plugin. */
+  async boot(plugin) {
+    this.cleanup = await plugin.setup(this.context);
+    assert.ok(["undefined", "function"].includes(typeof this.cleanup));
+    this.#isBooting = false;
+    this.reload();
+  }
+
+  /** Runs all transforms again, as a change of another plugin does. */
+  reload() {
+    for (const name of Object.keys(this.#transforms)) this.#run(name);
+  }
+
+  /** Runs all transforms of a domain, after the setup. One that throws disables the plugin. */
   #run(name) {
-    const editor = { provider: () => this.#providerEditor(), integration: () => this.#integrationEditor() };
+    if (this.#isBooting) return;
+    const editors = {
+      provider: () => this.#providerEditor(),
+      integration: () => this.#integrationEditor(),
+      command: () => ({ add: (command) => this.#addCommand(command) }),
+    };
     this[name] = new Map();
-    const made = editor[name]?.() ?? { add: (command) => this.#addCommand(command) };
     for (const callback of this.#transforms[name]) {
+      const { editor, revoke } = revocable(editors[name]());
       try {
-        assert.equal(callback(made), undefined, "a transform is synchronous");
+        assert.equal(callback(editor), undefined, "a transform is synchronous");
       } catch (error) {
         this.disabled = `Plugin disabled after ${name}.transform failed: ${error.stack}`;
-        this.#transforms[name] = [];
+        this.#transforms = { provider: [], integration: [], command: [] };
+        this.reload();
       }
+      revoke();
     }
   }
 
   #providerEditor() {
     return {
       add: ({ info, models }) => {
-        assert.ok(Array.isArray(models));
         const provider = structuredClone(info);
-        for (const name of ["id", "name", "package"]) assert.equal(typeof provider[name], "string", name);
-        assert.ok(["auto", "enabled", "disabled"].includes(provider.activation));
-        for (const name of ["settings", "headers", "body"]) asJson(provider[name], `info.${name}`);
+        checkInfo(provider, "info");
+        list(checkModel)(models, "models");
         assert.ok(!models.some(Object.isFrozen), "frozen objects were handed out again");
-        models.forEach((model) => checkModel(model, provider.id));
+        assert.ok(models.every(({ providerID }) => providerID === provider.id));
         this.provider.set(provider.id, { provider, models: deepFreeze(models) });
       },
     };
@@ -181,10 +287,7 @@ class Location {
       },
       method: {
         update: ({ integrationID, method, authorize, label }) => {
-          assert.ok(METHOD_TYPES.includes(method.type), method.type);
-          structuredClone(method);
-          if (method.form)
-            assert.ok(method.form.length > 0 && method.form.every(({ key, type }) => key && type));
+          checkMethod(structuredClone(method), "method");
           this.integration.get(integrationID).methods.set(method.id, { method, authorize, label });
         },
       },
@@ -196,34 +299,42 @@ class Location {
     this.command.set(name, { execute, description });
   }
 
-  /** Runs a login to its end; `complete` returns the code. Returns the outcome of the attempt. */
-  async login(integrationID, methodID, { answer = {}, code, approve } = {}) {
-    const { authorize, label } = this.integration.get(integrationID).methods.get(methodID);
-    const started = await authorize(answer);
-    assert.equal(typeof started.url, "string");
-    assert.equal(typeof started.instructions, "string");
-    let value;
-    try {
-      if (started.mode === "auto") {
-        assert.equal(typeof started.callback.then, "function", "a promise, and not a function");
-        await approve?.(started);
-        value = await started.callback;
-      } else {
-        value = await started.callback(code);
+  /** Starts a login. Its `outcome`, which takes the code if it needs one, stores the credential and returns the result. */
+  async connect(integrationID, methodID, answer = {}) {
+    const { method, authorize, label } = this.integration.get(integrationID).methods.get(methodID);
+    for (const field of Object.keys(answer))
+      assert.ok(
+        method.form?.some(({ key }) => key === field),
+        field,
+      );
+    const { callback, ...started } = await authorize(answer);
+    checkAuthorization({ ...started, callback }, "authorization");
+    const isPromise = typeof callback.then === "function";
+    assert.equal(isPromise, started.mode === "auto", "a promise, and not a function");
+    const outcome = async (code) => {
+      try {
+        const value = await (isPromise ? callback : callback(code));
+        checkCredential(value, "credential");
+        assert.equal(value.methodID, methodID);
+        const id = `cred_${this.#host.credentials.length}`;
+        this.#host.credentials.unshift({ id, integrationID, label: label?.(value) ?? methodID, value });
+        return { status: "complete", value };
+      } catch (error) {
+        return { status: "failed", message: error.message };
       }
-    } catch (error) {
-      return { status: "failed", message: error.message };
-    }
-    assert.deepEqual([value.type, value.methodID], ["oauth", methodID]);
-    for (const name of ["access", "refresh"]) assert.equal(typeof value[name], "string");
-    assert.ok(Number.isInteger(value.expires) && value.expires >= 0);
-    const id = `cred_${this.#host.credentials.length}`;
-    this.#host.credentials.unshift({ id, integrationID, label: label?.(value) ?? methodID, value });
-    return { status: "complete", value };
+    };
+    return { ...started, outcome };
+  }
+
+  /** Runs a login to its end. */
+  async login(integrationID, methodID, { answer, code, approve } = {}) {
+    const attempt = await this.connect(integrationID, methodID, answer);
+    await approve?.(attempt);
+    return attempt.outcome(code);
   }
 
   /** Calls a model as the native package does. Returns every answer that OpenCode got, the last one last. */
-  async chat(providerID, modelID, { variant, fields = {}, signal, retries = 3 } = {}) {
+  async chat(providerID, modelID, { variant, fields = {}, signal, retries = 10 } = {}) {
     const { provider, models } = this.provider.get(providerID);
     assert.equal(provider.package, NATIVE, "OpenCode would install it from npm");
     const model = models.find(({ id }) => id === modelID);
@@ -273,20 +384,21 @@ class Location {
   async close() {
     await this.cleanup?.();
     this.cleanup = undefined;
+    this.#transforms = { provider: [], integration: [], command: [] };
   }
 }
 
-/** Classifies an answer as OpenCode does, without its pauses. */
+/** Decides as OpenCode does, without its pauses. An answer's header decides before anything else. */
 function isRetried({ status, headers, text }) {
-  if (status < 400) return false;
+  const events = text.split("\n\n").filter((event) => event.startsWith("data: {"));
+  const parsed = status < 400 ? events.map((event) => JSON.parse(event.slice(6))) : [];
+  const end = parsed.find(({ error, choices }) => error || choices?.[0]?.finish_reason);
+  if (status < 400 && end && !end.error) return false;
   const told = headers.get("x-should-retry");
   if (told !== null) return told === "true";
+  // An unfinished stream, or one with an unknown error.
+  if (status < 400) return true;
+  if ([401, 402, 403].includes(status)) return false;
   if (/insufficient_quota|usage limit|quota exceeded|limit exhausted/i.test(text)) return false;
-  return (
-    status === 429 ||
-    status === 408 ||
-    status === 409 ||
-    status >= 500 ||
-    /rate limit|too many requests/i.test(text)
-  );
+  return [408, 409, 429].includes(status) || status >= 500 || /rate limit|too many requests/i.test(text);
 }

@@ -43,6 +43,7 @@ class Directory {
   /** The latest read of the accounts. */
   #looking = Promise.resolve(false);
   #labels = new Map();
+  #methods;
   #ended = new AbortController();
   #registrations = [];
   #stopListening = () => {};
@@ -110,7 +111,8 @@ class Directory {
     editor.update?.(INTEGRATION, (integration) => {
       integration.name = "Qwen Code";
     });
-    const methods = loginMethods({
+    // OpenCode runs this again on changes of other plugins, which must not forget a login in progress.
+    this.#methods ??= loginMethods({
       client: () => {
         if (this.#problem) throw this.#problem;
         return this.#shared.client;
@@ -122,7 +124,7 @@ class Directory {
       },
       signal: this.#ended.signal,
     });
-    for (const method of methods) editor.method?.update?.(method);
+    for (const method of this.#methods) editor.method?.update?.(method);
   }
 
   #addProvider(editor) {
