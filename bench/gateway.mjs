@@ -110,39 +110,45 @@ export async function measureGateway({ server, isQuick, record }) {
   }
 }
 
-/** Measures from the client's disconnection during a stream to the end of the server's connection. */
+/** Measures from the client's disconnection, during a stream or before its head, to the end of the server's connection. */
 async function measureCancels(contenders, server, { cancels }, record) {
-  const watch = await watchClosings(server.origin);
+  const watch = await watchReports(server.origin);
   // The server's keys are numbers.
   let name = 0;
   // The plain proxy doesn't cancel its request.
   const { "node-proxy": _, ...cancelling } = contenders;
   for (const [contender, address] of Object.entries(cancelling)) {
-    const times = [];
-    for (let count = 0; count < cancels; count += 1) {
-      name += 1;
-      const connection = await Connection.open(address, `hold:${name}`, /x\r\n$/);
-      await connection.exchange();
-      const closed = watch.closing(name);
-      const before = performance.now();
-      connection.close();
-      times.push((await closed) - before);
+    for (const [kind, measure] of [
+      ["hold", "gateway: cancel to upstream closed"],
+      ["silent", "gateway: cancel before the head to upstream closed"],
+    ]) {
+      const times = [];
+      for (let count = 0; count < cancels; count += 1) {
+        name += 1;
+        const connection = await Connection.open(address, `${kind}:${name}`, /x\r\n$/);
+        const [arrived, closed] = [watch.report(`+${name}`), watch.report(`${name}`)];
+        const answered = connection.exchange();
+        await (kind === "hold" ? answered : arrived);
+        const before = performance.now();
+        connection.close();
+        times.push((await closed) - before);
+      }
+      record({ measure, contender, unit: "ms", ...summary(times) });
     }
-    record({ measure: "gateway: cancel to upstream closed", contender, unit: "ms", ...summary(times) });
   }
   watch.close();
 }
 
-/** Receives the server's reports of closed held answers. */
-async function watchClosings(origin) {
+/** Receives the server's reports of held answers. */
+async function watchReports(origin) {
   const { hostname, port, host } = new URL(origin);
   const socket = connect(Number(port), hostname);
   await once(socket, "connect");
   socket.write(`GET /watch HTTP/1.1\r\nhost: ${host}\r\n\r\n`);
   const waiting = new Map();
-  createInterface({ input: socket }).on("line", (name) => waiting.get(Number(name))?.(performance.now()));
+  createInterface({ input: socket }).on("line", (text) => waiting.get(text)?.(performance.now()));
   return {
-    closing: (name) => new Promise((resolve) => waiting.set(name, resolve)),
+    report: (text) => new Promise((resolve) => waiting.set(text, resolve)),
     close: () => socket.destroy(),
   };
 }

@@ -8,6 +8,7 @@
 //   events:<count>    a stream of chat events of 200 bytes, each in a chunk of its own
 //   endless           16 KiB chunks for as long as somebody reads
 //   hold:<key>        the head and one chunk, then nothing; the control connection hears when the socket closes
+//   silent:<key>      nothing; the control connection hears of the request (`+<key>`), and when the socket closes
 //   gather:<n>,<MiB>  as bytes, once n such requests are there
 //
 // `POST …/token` redeems after the delay of `/delay`. `GET /stats` returns the counters.
@@ -64,6 +65,7 @@ const stats = { requests: 0, redemptions: 0, lastToken: "", bodyBytes: 0 };
 let redemptionDelayMs = 0;
 /** Control connections that receive reports of closed held answers. */
 const watchers = new Set();
+const report = (text) => watchers.forEach((watcher) => watcher.write(`${text}\n`));
 /** Requests that wait until enough of them have arrived. */
 let gathered = [];
 
@@ -98,7 +100,11 @@ const answers = {
   },
   hold: (socket, key) => {
     socket.write(Buffer.concat([BYTES, CHUNK]));
-    socket.once("close", () => watchers.forEach((watcher) => watcher.write(`${key}\n`)));
+    socket.once("close", () => report(key));
+  },
+  silent: (socket, key) => {
+    report(`+${key}`);
+    socket.once("close", () => report(key));
   },
   gather: (socket, count, mib) => {
     gathered.push(socket);

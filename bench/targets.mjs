@@ -176,12 +176,14 @@ export function judge(results) {
     atLeast(0.6),
     "x",
   );
-  add(
-    "Gateway: cancel to upstream closed, at most 50 ms",
-    find("node", "gateway: cancel to upstream closed", "gateway"),
-    atMost(50),
-    " ms",
-  );
+  for (const measure of ["cancel", "cancel before the head"]) {
+    add(
+      `Gateway: ${measure} to upstream closed, at most 50 ms`,
+      find("node", `gateway: ${measure} to upstream closed`, "gateway"),
+      atMost(50),
+      " ms",
+    );
+  }
   add(
     "Gateway: memory while idle, at most 1 MiB",
     find("node", "gateway: memory while idle", "gateway"),
