@@ -7,7 +7,6 @@ mod usage;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use qwen_accounts::{
     Account, AccountChanges, BaseUrlOverride, CredentialsFile, DeviceAuthorization, Kind, LegacyFile,
@@ -36,9 +35,6 @@ use crate::request::pipeline::{Journal, Pipeline, Settings};
 use crate::request::prepare::Request;
 use crate::request_log::RequestLog;
 use crate::usage::{UsageBook, usage_file};
-
-/// Longest time for which the head of a silent stream is held back, outside of `OpenCode`.
-const LONGEST_HOLD: Duration = Duration::from_secs(1);
 
 /// Things that the host hands to a client.
 #[derive(Debug, Clone)]
@@ -148,8 +144,7 @@ impl Client {
             http: Arc::clone(&http),
             base_url_override: config.base_url_override.clone(),
             idle_timeout: config.idle_timeout,
-            // OpenCode waits for content anyway. Other callers get the head of a slow stream.
-            hold: if for_host { config.idle_timeout } else { config.idle_timeout.min(LONGEST_HOLD) },
+            for_host,
             clock: clock.clone(),
             last_base_url: Mutex::default(),
         };

@@ -164,10 +164,12 @@ impl Guard {
     /// The problem of a stream without a good end, in words that make no host retry.
     pub fn end(&mut self, failure: Option<&Error>) -> Result<Option<Bytes>> {
         let mut rest = Vec::new();
-        if let Some(json) = self.json.take().filter(|_| failure.is_none() && !self.is_over())
-            && let Some(events) = as_events(&json)
-        {
-            rest.extend_from_slice(&self.pass_lines(Bytes::from(events)));
+        if let Some(json) = self.json.take().filter(|_| failure.is_none() && !self.is_over()) {
+            if let Some(events) = as_events(&json) {
+                rest.extend_from_slice(&self.pass_lines(Bytes::from(events)));
+            } else if let Content::Error(error) = Content::of_json(&json, false) {
+                self.events.fail_with(Some(error), None);
+            }
         }
         let Self { lines, events, .. } = self;
         if failure.is_none() {

@@ -7,7 +7,7 @@ use qwen_base::{Code, Error};
 use serde_json::{Value, json};
 use url::Url;
 
-pub use super::body::Body;
+pub use super::body::{Beginning, Body};
 use crate::chat::degrade::LeftOut;
 use crate::cli::CliAnswer;
 use crate::host::errors::FinalError;
@@ -118,18 +118,14 @@ impl Answer {
         self
     }
 
-    /// Guards the stream of chat events for a host. Returns the problem if it ends before any content. A completion in one
-    /// JSON document becomes a stream.
-    pub async fn watch(&mut self) -> Option<Error> {
-        match self.body.watch().await {
-            Ok(true) => {
-                self.headers.remove(CONTENT_LENGTH);
-                self.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-                None
-            }
-            Ok(false) => None,
-            Err(problem) => Some(problem),
+    /// Guards the stream of chat events for a host. A completion in one JSON document becomes a stream.
+    pub async fn watch(&mut self) -> Beginning {
+        let beginning = self.body.watch().await;
+        if self.body.became_stream() {
+            self.headers.remove(CONTENT_LENGTH);
+            self.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         }
+        beginning
     }
 
     /// Returns the answer of the qwen CLI.

@@ -9,9 +9,10 @@ use qwen_accounts::{Account, BaseUrlOverride, Kind, Token};
 use qwen_base::{Clock, Code, Error, Http, Result, TransportError, decoded, lock, retry_after_ms};
 use url::Url;
 
-use super::answer::{Answer, Body};
+use super::answer::{Answer, Beginning, Body};
 use super::headers;
 use super::prepare::{Prepared, Redirect};
+use crate::host::errors::FinalError;
 use crate::verdict::dialect::{Content, MAX_ERROR_BODY};
 use crate::verdict::{AnswerReader, Asked, Reading};
 
@@ -22,6 +23,9 @@ const MAX_READ_AHEAD: usize = 1024 * 1024;
 const LONGEST_WAIT_MS: u64 = 10_000;
 /// Wait in milliseconds before the second try, without `Retry-After`.
 const DEFAULT_WAIT_MS: u64 = 1_000;
+
+/// Longest time for which the head of a silent stream is held back, since its beginning may be an error.
+const LONGEST_HOLD: Duration = Duration::from_secs(1);
 
 /// Limits the number of requests for one call.
 #[derive(Debug)]
@@ -92,8 +96,8 @@ pub struct Sender {
     pub base_url_override: Option<BaseUrlOverride>,
     /// Longest silence of a server.
     pub idle_timeout: Duration,
-    /// Longest time to hold back the beginning of a stream, since it may be an error.
-    pub hold: Duration,
+    /// True to guard streams for `OpenCode`.
+    pub for_host: bool,
     pub clock: Clock,
     /// The base URL of the last request.
     pub last_base_url: Mutex<LastBaseUrl>,
@@ -148,17 +152,31 @@ impl Sender {
             error_body = answer.body.peek(MAX_ERROR_BODY).await;
             reading = Reading::of_body(status.as_u16(), &error_body, &asked);
         } else if status.is_success() && prepared.is_chat {
-            let read = tokio::time::timeout(self.hold_of(&answer), inside(&mut answer.body)).await;
-            if let Ok(Content::Error(error)) = read {
-                reading = Reading::of_inner_error(error, &asked);
-                let body = reading.error.to_json();
-                answer.status = StatusCode::from_u16(reading.status).unwrap_or(StatusCode::BAD_GATEWAY);
-                answer.set_json(&body);
-                error_body = body.to_string().into_bytes();
+            match self.beginning(&mut answer, prepared).await {
+                Beginning::Content => {}
+                Beginning::Error(error) => {
+                    reading = Reading::of_inner_error(error, &asked);
+                    let body = reading.error.to_json();
+                    answer.status = StatusCode::from_u16(reading.status).unwrap_or(StatusCode::BAD_GATEWAY);
+                    answer.set_json(&body);
+                    error_body = body.to_string().into_bytes();
+                }
+                Beginning::Problem(problem) => answer = answer.into_final(&FinalError::of_stream(&problem)),
             }
         }
         answer.note_account(&account.id);
         Ok(Attempt { answer, reading, error_body, retry_after_ms })
+    }
+
+    /// Reads the beginning of a success. For a host, an empty stream is an error.
+    async fn beginning(&self, answer: &mut Answer, prepared: &Prepared) -> Beginning {
+        if self.for_host && prepared.is_chat_stream {
+            return answer.watch().await;
+        }
+        match tokio::time::timeout(self.hold_of(answer), inside(&mut answer.body)).await {
+            Ok(Content::Error(error)) => Beginning::Error(error),
+            _ => Beginning::Content,
+        }
     }
 
     /// Returns the longest time to hold back the beginning of a success. A JSON document is useless before its end. A body that
@@ -168,7 +186,7 @@ impl Sender {
         match content_type.map(str::to_ascii_lowercase) {
             Some(kind) if kind.contains("json") => self.idle_timeout,
             Some(kind) if !kind.starts_with("text/") => Duration::ZERO,
-            _ => self.hold,
+            _ => self.idle_timeout.min(LONGEST_HOLD),
         }
     }
 

@@ -33,6 +33,17 @@ struct OnServerError(Box<dyn FnOnce(ServerError) + Send + Sync>);
 
 opaque_debug!(OnServerError);
 
+/// The beginning of the answer to a chat.
+#[derive(Debug)]
+pub enum Beginning {
+    /// Content, or a beginning that says nothing yet.
+    Content,
+    /// An error of the server before any content.
+    Error(ServerError),
+    /// A stream that ended before any content.
+    Problem(Error),
+}
+
 /// The body of an answer, which may still be arriving.
 #[derive(Debug)]
 pub struct Body {
@@ -241,34 +252,34 @@ impl Body {
         None
     }
 
-    /// Guards the stream of chat events for a host. Returns true if the body is one JSON document, which becomes a stream.
-    ///
-    /// # Errors
-    /// The problem of a stream that ends before any content.
-    pub async fn watch(&mut self) -> Result<bool> {
+    /// Guards the stream of chat events for a host, and reads ahead to its first content or its end.
+    pub async fn watch(&mut self) -> Beginning {
         let limit = self.idle_timeout;
         let mut guard = Guard::default();
-        match tokio::time::timeout(limit, self.watch_for_content(&mut guard)).await {
+        let problem = match tokio::time::timeout(limit, self.watch_for_content(&mut guard)).await {
             Ok(Ok(())) if !guard.has_failed_at_once() => {
-                let is_json = guard.is_json();
                 self.guard = Some(guard);
-                Ok(is_json)
+                return Beginning::Content;
             }
-            Ok(Ok(())) => Err(guard.problem(None)),
-            Ok(Err(problem)) => Err(problem),
+            Ok(Ok(())) => guard.problem(None),
+            Ok(Err(problem)) => problem,
             // Comments that keep the connection alive are not content.
-            Err(_) => Err(guard.problem(Some(&TransportError::timeout("Qwen", limit).error))),
-        }
+            Err(_) => guard.problem(Some(&TransportError::timeout("Qwen", limit).error)),
+        };
+        guard.take_server_error().map_or(Beginning::Problem(problem), Beginning::Error)
+    }
+
+    /// True if the body was one JSON document, which the guard turned into a stream.
+    #[must_use]
+    pub fn became_stream(&self) -> bool {
+        self.guard.as_ref().is_some_and(Guard::is_json)
     }
 
     async fn watch_for_content(&mut self, guard: &mut Guard) -> Result<()> {
         let mut held = 0;
-        for bytes in std::mem::take(&mut self.head) {
-            held += bytes.len();
-            self.head.push_back(guard.pass(bytes));
-        }
         while !guard.has_said_something() && held < MAX_HELD {
-            match self.receive().await {
+            let next = if guard.is_over() { Ok(None) } else { self.receive().await };
+            match next {
                 Ok(Some(bytes)) => {
                     held += bytes.len();
                     self.head.push_back(guard.pass(bytes));

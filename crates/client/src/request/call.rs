@@ -9,7 +9,7 @@ use qwen_accounts::{Account, Kind, Snapshot, is_degraded_try_due};
 use qwen_base::{Code, Error, Event, EventKind, Result};
 use url::Url;
 
-use super::answer::Answer;
+use super::answer::{Answer, Beginning};
 use super::attempt::{Access, Attempt, Budget};
 use super::last_word::{self, LastWord};
 use super::pipeline::Pipeline;
@@ -267,7 +267,7 @@ impl<'a> Call<'a> {
         let is_last = selection.left() == 0 && selection.allowed().len() > 1;
         self.pipeline.succeeded(candidate, self.first_asked, is_last).await;
         self.pipeline.note_late_error(candidate.account, &mut answer.body);
-        self.watched(answer, None).await
+        answer
     }
 
     /// Keeps the answer of an account that can't answer this request, in case no other account can.
@@ -295,17 +295,6 @@ impl<'a> Call<'a> {
         let (reading, headers) = (&attempt.reading, &attempt.answer.headers);
         let refusal = Refusal { kind, label, reading, headers, has_key };
         refusal.error(self.pipeline.now_ms()).with_account(&account.id)
-    }
-
-    /// Guards a stream for a host, in which an empty one is an error. `degraded` is the request that was sent in its place.
-    async fn watched(&self, mut answer: Answer, degraded: Option<&Prepared>) -> Answer {
-        if self.pipeline.settings.for_host
-            && degraded.unwrap_or(&self.prepared).is_chat_stream
-            && let Some(problem) = answer.watch().await
-        {
-            return answer.into_final(&FinalError::of_stream(&problem));
-        }
-        answer
     }
 
     /// Sends a smaller request after every account is out of quota.
@@ -347,7 +336,7 @@ impl<'a> Call<'a> {
         let message = format!("All accounts are out of quota; a shorter request was answered: {left_out}.");
         pipeline.tell(EventKind::Degraded, account, &message, None);
         answer.note_degraded(left_out);
-        Ok(Ended::Answered(Box::new(self.watched(answer, Some(&degraded)).await)))
+        Ok(Ended::Answered(Box::new(answer)))
     }
 
     /// Asks the qwen CLI, which has its own login or key.
@@ -365,8 +354,14 @@ impl<'a> Call<'a> {
         };
         let message = "All accounts are out of quota; the qwen CLI answered.".to_owned();
         self.pipeline.emit(Event::new(EventKind::CliFallback, self.pipeline.now_ms(), message));
-        let answer = Answer::of_cli(self.own_url(), answer);
-        Ended::Answered(Box::new(self.watched(answer, None).await))
+        let mut answer = Answer::of_cli(self.own_url(), answer);
+        if self.pipeline.settings.for_host
+            && self.prepared.is_chat_stream
+            && let Beginning::Problem(problem) = answer.watch().await
+        {
+            answer = answer.into_final(&FinalError::of_stream(&problem));
+        }
+        Ended::Answered(Box::new(answer))
     }
 
     /// Returns the error for a call that found no account.

@@ -171,6 +171,18 @@ async fn an_empty_stream_is_an_error() {
 }
 
 #[tokio::test]
+async fn the_last_event_of_an_empty_stream_ends_it() {
+    let setup = Setup::fresh().await;
+    setup.server.on_every_api(Reply::events(vec![Part::text("data: [DONE]\n\n"), Part::Stall]));
+    let client = setup.host_client();
+    let asked = client.fetch(chat(true));
+    let answer = tokio::time::timeout(Duration::from_secs(60), asked).await.unwrap().unwrap();
+    let (_, message) = last_word(answer, 400).await;
+    assert_eq!(message, "Qwen sent an empty answer. Send the message again.");
+    setup.server.until_closed().await;
+}
+
+#[tokio::test]
 async fn a_broken_stream_ends_in_an_error_that_is_shown_unchanged() {
     let start = &GOOD_STREAM[..GOOD_STREAM.find("data: [").unwrap()];
     let start = &start[..start.find("\n\n").unwrap() + 2];
