@@ -1,26 +1,26 @@
 //! Distinguishes a client that is gone from one that only closed its sending half. TCP shows no difference until something
-//! is sent. Both ends are on this machine, so the system's table of connections tells, if there is one.
+//! is sent. Both ends are on this machine, so Linux tells if the client's end still has an owner.
 
-use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Sent if no table can be read: if the client is gone, its system answers with a reset. All HTTP clients ignore this
+/// Sent if the system doesn't tell: if the client is gone, its system answers with a reset. All HTTP clients ignore this
 /// interim response.
 const PROBE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(40);
 
 /// State of the client's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Peer {
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "other systems don't tell"))]
     Gone,
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "other systems don't tell"))]
     Waiting,
     Unknown,
 }
@@ -30,7 +30,6 @@ enum Peer {
 pub(super) struct Departure {
     own: SocketAddr,
     peer: SocketAddr,
-    look: Option<JoinHandle<Peer>>,
     pause: Duration,
     rest: Pin<Box<Sleep>>,
     has_probed: bool,
@@ -38,8 +37,7 @@ pub(super) struct Departure {
 
 impl Departure {
     pub(super) fn new(own: SocketAddr, peer: SocketAddr) -> Self {
-        let rest = Box::pin(sleep(Duration::ZERO));
-        Self { own, peer, look: None, pause: FIRST_PAUSE, rest, has_probed: false }
+        Self { own, peer, pause: FIRST_PAUSE, rest: Box::pin(sleep(Duration::ZERO)), has_probed: false }
     }
 
     /// Resolves when the client is gone. `may_probe` is true until a part of the answer was sent.
@@ -53,14 +51,8 @@ impl Departure {
             if !matches!(stream.take_error(), Ok(None)) {
                 return Poll::Ready(());
             }
-            let Some(look) = &mut self.look else {
-                ready!(self.rest.as_mut().poll(context));
-                let (own, peer) = (self.own, self.peer);
-                self.look = Some(tokio::task::spawn_blocking(move || look_up(own, peer)));
-                continue;
-            };
-            let found = ready!(Pin::new(look).poll(context)).unwrap_or(Peer::Unknown);
-            self.look = None;
+            ready!(self.rest.as_mut().poll(context));
+            let found = look_up(self.own, self.peer);
             if found == Peer::Gone {
                 return Poll::Ready(());
             }
@@ -75,79 +67,108 @@ impl Departure {
     }
 }
 
-/// Reads the system's tables.
-fn look_up(own: SocketAddr, peer: SocketAddr) -> Peer {
-    let tables: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
-        .iter()
-        .filter_map(|path| std::fs::read_to_string(path).ok())
-        .collect();
-    peer_state(tables.iter().flat_map(|table| table.lines()), own, peer)
+#[cfg(not(target_os = "linux"))]
+fn look_up(_own: SocketAddr, _peer: SocketAddr) -> Peer {
+    Peer::Unknown
 }
 
-/// The client waits if its row has an owner. Without a row for this end, the table tells nothing.
-fn peer_state<'a>(rows: impl Iterator<Item = &'a str>, own: SocketAddr, peer: SocketAddr) -> Peer {
-    let (own, peer) = (names(own), names(peer));
-    let mut found = Peer::Unknown;
-    for row in rows {
-        let mut columns = row.split_ascii_whitespace().skip(1);
-        let (Some(local), Some(remote)) = (columns.next(), columns.next()) else { continue };
-        let is = |name: &str, names: &[String]| names.iter().any(|known| known == name);
-        if is(local, &peer) && is(remote, &own) {
-            let owner = columns.nth(6);
-            return if owner.is_some_and(|inode| inode != "0") { Peer::Waiting } else { Peer::Gone };
+#[cfg(target_os = "linux")]
+use self::linux::look_up;
+
+/// Asks the kernel for one socket (`sock_diag(7)`). A table of all sockets takes long to read and changes meanwhile.
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::net::{IpAddr, SocketAddr};
+
+    use rustix::io::Result;
+    use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
+
+    use super::Peer;
+
+    const SOCK_DIAG_BY_FAMILY: u16 = 20;
+    const NLM_F_REQUEST: u16 = 1;
+    const IPPROTO_TCP: u8 = 6;
+    const TCP_LISTEN: u8 = 10;
+    /// Positions in the kernel's answer: a header of 16 bytes, then `inet_diag_msg`.
+    const TYPE: usize = 4;
+    const STATE: usize = 17;
+    const INODE: usize = 84;
+
+    /// The client's end waits if it has an owner. If this end isn't found either, the kernel tells nothing.
+    pub(super) fn look_up(own: SocketAddr, peer: SocketAddr) -> Peer {
+        match has_owner(peer, own) {
+            Ok(Some(true)) => Peer::Waiting,
+            Ok(_) if matches!(has_owner(own, peer), Ok(Some(_))) => Peer::Gone,
+            _ => Peer::Unknown,
         }
-        if is(local, &own) && is(remote, &peer) {
-            found = Peer::Gone;
+    }
+
+    /// Returns whether a process has the connected socket open; `None` if there is no such socket.
+    fn has_owner(local: SocketAddr, remote: SocketAddr) -> Result<Option<bool>> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            flags,
+            Some(netlink::SOCK_DIAG),
+        )?;
+        rustix::net::send(&socket, &request(local, remote), SendFlags::empty())?;
+        // The kernel answers before `send` returns.
+        let mut answer = [0; 512];
+        let (_, length) = rustix::net::recv(&socket, &mut answer, RecvFlags::empty())?;
+        let is_found = length >= INODE + 4 && answer[TYPE..][..2] == SOCK_DIAG_BY_FAMILY.to_ne_bytes();
+        // Without a connection, the kernel finds a listening socket with the same local address.
+        Ok((is_found && answer[STATE] != TCP_LISTEN).then(|| answer[INODE..][..4] != [0; 4]))
+    }
+
+    /// Returns a `nlmsghdr` and an `inet_diag_req_v2`.
+    fn request(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
+        let family = if local.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let family = u8::try_from(family.as_raw()).unwrap_or(0);
+        let mut bytes = 72_u32.to_ne_bytes().to_vec();
+        bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        bytes.extend(NLM_F_REQUEST.to_ne_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend([family, IPPROTO_TCP, 0, 0]);
+        // All states.
+        bytes.extend([0xff; 4]);
+        bytes.extend(local.port().to_be_bytes());
+        bytes.extend(remote.port().to_be_bytes());
+        for address in [local, remote] {
+            let mut octets = [0; 16];
+            match address.ip() {
+                IpAddr::V4(ip) => octets[..4].copy_from_slice(&ip.octets()),
+                IpAddr::V6(ip) => octets = ip.octets(),
+            }
+            bytes.extend(octets);
         }
+        // Any interface, and no cookie.
+        bytes.extend([0; 4]);
+        bytes.extend([0xff; 8]);
+        bytes
     }
-    found
-}
 
-/// Returns an address as the tables write it. An IPv4 address may be in the IPv6 table.
-fn names(address: SocketAddr) -> Vec<String> {
-    let words = |octets: &[u8]| {
-        let mut text = String::new();
-        for word in octets.chunks_exact(4) {
-            let _ = write!(text, "{:08X}", u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+    #[cfg(test)]
+    mod tests {
+        use std::net::{Shutdown, TcpListener, TcpStream};
+
+        use super::*;
+
+        #[test]
+        fn a_half_closed_client_waits_until_it_closes() {
+            for address in ["127.0.0.1:0", "[::1]:0"] {
+                let Ok(listener) = TcpListener::bind(address) else { continue };
+                let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let (server, peer) = listener.accept().unwrap();
+                let own = server.local_addr().unwrap();
+                assert_eq!(look_up(own, peer), Peer::Waiting);
+                client.shutdown(Shutdown::Write).unwrap();
+                assert_eq!(look_up(own, peer), Peer::Waiting);
+                drop(client);
+                assert_eq!(look_up(own, peer), Peer::Gone);
+            }
+            let [own, peer] = ["127.0.0.1:1", "127.0.0.1:2"].map(|address| address.parse().unwrap());
+            assert_eq!(look_up(own, peer), Peer::Unknown);
         }
-        let _ = write!(text, ":{:04X}", address.port());
-        text
-    };
-    match address.ip() {
-        IpAddr::V4(ip) => vec![words(&ip.octets()), words(&ip.to_ipv6_mapped().octets())],
-        IpAddr::V6(ip) => vec![words(&ip.octets())],
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const OWN: &str = "127.0.0.1:4141";
-    const PEER: &str = "127.0.0.1:50000";
-
-    fn row(local: &str, remote: &str, state: &str, inode: u32) -> String {
-        let [local, remote] = [local, remote].map(|address| names(address.parse().unwrap()).remove(0));
-        format!(
-            "  1: {local} {remote} {state} 00000000:00000000 00:00000000 00000000  1000        0 {inode} 1 0"
-        )
-    }
-
-    fn judged(rows: &[String]) -> Peer {
-        peer_state(rows.iter().map(String::as_str), OWN.parse().unwrap(), PEER.parse().unwrap())
-    }
-
-    #[test]
-    fn a_client_without_an_owner_is_gone() {
-        let own = row(OWN, PEER, "08", 77);
-        assert_eq!(judged(&[own.clone(), row(PEER, OWN, "05", 78)]), Peer::Waiting);
-        assert_eq!(judged(&[own.clone(), row(PEER, OWN, "05", 0)]), Peer::Gone);
-        assert_eq!(judged(&[own, row("127.0.0.1:50001", OWN, "05", 79)]), Peer::Gone);
-    }
-
-    #[test]
-    fn an_empty_table_tells_nothing() {
-        assert_eq!(judged(&[]), Peer::Unknown);
-        assert_eq!(judged(&["  sl  local_address rem_address   st".to_owned()]), Peer::Unknown);
     }
 }
