@@ -37,6 +37,8 @@ pub(super) async fn serve(exchange: Arc<Exchange>, stream: TcpStream, mut closin
     };
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
+        // The socket notices clients that leave during an answer.
+        .half_close(true)
         .max_header_size(MAX_HEAD)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(Socket::new(stream, progress)), service);

@@ -1,13 +1,13 @@
 //! A connection for hyper, with time limits for heads, which distinguishes closed and half-closed clients.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -19,6 +19,8 @@ use super::departure::Departure;
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest pause between two requests.
 const REST_TIMEOUT: Duration = Duration::from_secs(300);
+/// Bytes of further requests that are read during an answer to notice a client that leaves.
+const MAX_AHEAD: usize = 16 * 1024;
 
 /// Phase of the current request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +102,8 @@ pub(super) struct Socket {
     has_head_bytes: bool,
     /// True if the client has received a part of the answer.
     has_answered: bool,
+    /// Bytes of further requests that were read during an answer.
+    ahead: BytesMut,
     /// Set when the client has closed its sending half.
     departure: Option<Departure>,
     is_at_end: bool,
@@ -116,6 +120,7 @@ impl Socket {
             has_head_begun: true,
             has_head_bytes: false,
             has_answered: false,
+            ahead: BytesMut::new(),
             departure: None,
             is_at_end: false,
             has_refused: false,
@@ -161,31 +166,37 @@ impl Socket {
     }
 
     fn poll_stream(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let length = self.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&self.ahead.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         self.is_at_end = buffer.filled().len() == before && buffer.remaining() > 0;
         Poll::Ready(Ok(()))
     }
 
-    /// Reports the end of the input during an answer only if the client is gone. A client that closed only its sending half
-    /// still waits.
-    fn poll_departure(
-        &mut self,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.departure.is_none() {
-            ready!(self.poll_stream(context, buffer))?;
-            if !self.is_at_end {
-                return Poll::Ready(Ok(()));
+    /// Resolves during an answer when the client is gone. A client that closed only its sending half still waits.
+    fn poll_departure(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.departure.is_none() {
+            if self.ahead.len() >= MAX_AHEAD {
+                return Poll::Pending;
             }
-            let (own, peer): (SocketAddr, SocketAddr) = (self.stream.local_addr()?, self.stream.peer_addr()?);
-            self.departure = Some(Departure::new(own, peer));
+            let mut bytes = [0; 1024];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
+            self.ahead.extend_from_slice(buffer.filled());
+            self.is_at_end = buffer.filled().is_empty();
+            if self.is_at_end {
+                let (own, peer) = (self.stream.local_addr()?, self.stream.peer_addr()?);
+                self.departure = Some(Departure::new(own, peer));
+            }
         }
         let may_probe = !self.has_answered && self.progress.phase() == Phase::Answer;
         match &mut self.departure {
             Some(departure) => departure.poll(context, &self.stream, may_probe).map(Ok),
-            None => Poll::Ready(Ok(())),
+            None => Poll::Pending,
         }
     }
 
@@ -205,14 +216,9 @@ impl AsyncRead for Socket {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let socket = self.get_mut();
-        let phase = socket.progress.phase();
-        if phase == Phase::Head {
-            return socket.poll_head(context, buffer);
-        }
-        socket.awaits_head = false;
-        match phase {
-            Phase::Head | Phase::Body => socket.poll_stream(context, buffer),
-            Phase::Answer | Phase::Flush => socket.poll_departure(context, buffer),
+        match socket.progress.phase() {
+            Phase::Head => socket.poll_head(context, buffer),
+            _ => socket.poll_stream(context, buffer),
         }
     }
 }
@@ -247,8 +253,16 @@ impl AsyncWrite for Socket {
         let socket = self.get_mut();
         ready!(Pin::new(&mut socket.stream).poll_flush(context))?;
         socket.progress.note_written();
-        if socket.progress.phase() == Phase::Flush {
-            socket.progress.set(Phase::Head);
+        match socket.progress.phase() {
+            Phase::Flush => {
+                socket.progress.set(Phase::Head);
+                socket.awaits_head = false;
+            }
+            // hyper ignores the end of the input from here on, since it can't tell the two kinds of clients apart.
+            Phase::Answer if socket.poll_departure(context)?.is_ready() => {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+            _ => {}
         }
         // A pending body wakes the connection. If the flush were ready, hyper would poll the body again up to 16 times, so
         // that no other task gets a turn and pieces are written one by one.

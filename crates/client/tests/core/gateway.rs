@@ -1,5 +1,6 @@
 //! The local gateway over raw sockets: authorization, forwarding, and clients that leave.
 
+use std::io::{Read as _, Write as _};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -116,6 +117,24 @@ async fn a_half_closed_client_gets_its_answer_and_no_probe() {
     assert!(entry.account.is_some());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_client_that_half_closes_at_once_gets_its_answer() {
+    let scene = Scene::new().await;
+    for _ in 0..30 {
+        let (address, request) = (scene.address(), scene.chat());
+        let answer = tokio::task::spawn_blocking(move || {
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        });
+        let answer = soon("the answer", answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("0\r\n\r\n"), "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_leaves_in_mid_stream_cancels_its_request() {
     let scene = Scene::new().await;
@@ -169,6 +188,40 @@ async fn a_client_that_half_closes_and_then_leaves_cancels_its_request() {
     read_until(&mut stream, "hi").await;
     drop(stream);
     soon("the end", scene.setup.server.until_closed()).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_cancels_its_request_even_with_a_further_one_behind_it() {
+    let scene = Scene::new().await;
+    scene.setup.server.on_every_api(endless());
+    let mut stream = scene.connect().await;
+    stream.write_all(scene.chat().repeat(2).as_bytes()).await.unwrap();
+    read_until(&mut stream, "hi").await;
+    drop(stream);
+    soon("the end", scene.setup.server.until_closed()).await;
+    assert_eq!(scene.setup.server.api_requests().len(), 1);
+}
+
+#[tokio::test]
+async fn further_requests_that_arrive_during_an_answer_are_answered_in_order() {
+    let scene = Scene::new().await;
+    let parts =
+        vec![Part::Pause(Duration::from_millis(50)), Part::Bytes(Bytes::from_static(b"data: [DONE]\n\n"))];
+    scene.setup.server.on_every_api(Reply::events(parts));
+    let mut stream = scene.connect().await;
+    for _ in 0..2 {
+        stream.write_all(scene.chat().as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // More than is read ahead.
+    let padding = format!("x-padding: {}\r\n", "a".repeat(8 * 1024));
+    stream.write_all(scene.request("GET /v1/models", &padding, "").repeat(4).as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    while answers.matches("]}").count() < 4 {
+        answers += &read_until(&mut stream, "\n").await;
+    }
+    assert_eq!(answers.matches("data: [DONE]").count(), 2, "{answers}");
+    assert!(answers.rfind("[DONE]") < answers.find("\"object\""), "{answers}");
 }
 
 #[tokio::test]
