@@ -47,21 +47,22 @@ pub struct Changed<T> {
     pub set_aside: Option<PathBuf>,
 }
 
+/// Returns the locks of a shared file.
+#[must_use]
+pub fn locks_of(path: &Path) -> LockPaths {
+    LockPaths::beside(path, Path::with_extension)
+}
+
 impl<T: Default + Serialize + DeserializeOwned> SharedFile<T> {
     #[must_use]
     pub fn new(path: PathBuf, loss: &'static str) -> Self {
-        let locks = LockPaths::beside(&path, Path::with_extension);
+        let locks = locks_of(&path);
         Self { path, locks, loss, contents: PhantomData }
     }
 
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    #[must_use]
-    pub fn locks(&self) -> &LockPaths {
-        &self.locks
     }
 
     /// Returns a value that changes with the file.

@@ -36,14 +36,20 @@ impl Registry {
         if fault::omits(Safeguard::Preparation) {
             return Ok(Prepared::default());
         }
-        let store = self.store.reserve();
+        // Taking the lock shows that the store can be written after the redemption.
+        let only_in_store = || {
+            let store = self.with_store_locked(|| self.store.reserve())?;
+            Ok(Prepared { credentials: None, store: Some(store) })
+        };
         if snapshot.linked.as_deref() != Some(id) {
-            return Ok(Prepared { credentials: None, store: Some(store?) });
+            return only_in_store();
         }
-        match (self.credentials.reserve(), store) {
-            (Err(error), Err(_)) => Err(error.with_account(id)),
+        match self.credentials.reserve() {
+            Ok(credentials) => {
+                Ok(Prepared { credentials: Some(credentials), store: self.store.reserve().ok() })
+            }
             // A file that can't be replaced may still be written in place, once the tokens are in the store.
-            (credentials, store) => Ok(Prepared { credentials: credentials.ok(), store: store.ok() }),
+            Err(error) => only_in_store().map_err(|_: Error| error.with_account(id)),
         }
     }
 

@@ -321,7 +321,7 @@ impl Registry {
         })
     }
 
-    fn with_store_locked<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(super) fn with_store_locked<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
         lock::exclusively(
             &self.store.locks(),
             &self.clock,

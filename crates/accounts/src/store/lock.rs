@@ -76,11 +76,12 @@ impl LockPaths {
         directories.into_iter().try_for_each(create_private_directory)
     }
 
-    /// Checks that an existing kernel lock file can be opened. Creates nothing.
+    /// Checks that nothing else stands in the place of the lock files. Creates nothing.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`.
     pub fn expect_usable(&self) -> Result<()> {
+        expect_file(&self.cli)?;
         match safe_open::open_own(OpenOptions::new().read(true).write(true), &self.kernel) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("open", &self.kernel, &error)),
             _ => Ok(()),
@@ -324,7 +325,7 @@ fn create_directly(path: &Path, contents: &str) -> std::io::Result<()> {
 fn remove_if_abandoned(path: &Path, clock: &Clock, is_sole: bool) -> Result<bool> {
     let Some(is_stale) = is_stale(path, clock)? else { return Ok(true) };
     if !is_abandoned(is_ours(path), is_sole, is_stale) {
-        return Ok(false);
+        return expect_file(path).map(|()| false);
     }
     #[expect(clippy::disallowed_methods, reason = "an abandoned lock is removed, as the CLI does it")]
     match fs::remove_file(path) {
@@ -332,6 +333,11 @@ fn remove_if_abandoned(path: &Path, clock: &Clock, is_sole: bool) -> Result<bool
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
         Err(error) => Err(Error::io("remove the abandoned lock", path, &error)),
     }
+}
+
+/// Fails for anything but a file, since no process will ever release it.
+fn expect_file(path: &Path) -> Result<()> {
+    InPlace::at_own(path).map_or(Ok(()), |found| Err(Error::io("create", path, &found.into())))
 }
 
 /// True if a lock file has not been touched for too long; `None` if there is none.

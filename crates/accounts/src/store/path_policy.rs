@@ -9,7 +9,7 @@ use qwen_base::{Code, Error, Result};
 use super::atomic::follow_links;
 
 /// Files of the qwen CLI, and of ours, that can't hold accounts.
-const TAKEN: [&str; 10] = [
+const TAKEN: [&str; 11] = [
     "oauth_creds.json",
     "settings.json",
     "settings.json.orig",
@@ -20,6 +20,7 @@ const TAKEN: [&str; 10] = [
     "installation_id.json",
     "package.json",
     "opencode_qwen_usage.json",
+    "opencode_qwen_models.json",
 ];
 
 /// Checks that a path leads to a `.json` file inside `directory`, links included, and not to a file of the CLI. `name`

@@ -16,7 +16,7 @@ use qwen_base::{Clock, Code, KernelLock, Paths, safe_open::InPlace};
 use super::access::access;
 use super::finding::{Finding, ours, quoted, remove};
 use super::settings::CheckedSettings;
-use crate::usage::usage_file;
+use crate::shared_file::locks_of;
 
 pub(super) const FILES: &str = "files";
 const FILE_SYSTEM: &str = "file-system";
@@ -101,13 +101,13 @@ fn locking(directory: &Path, locked: std::io::Result<()>) -> Finding {
 fn path_findings(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding> {
     let credentials = settings.credentials_file();
     let store = settings.store_file();
-    let usage = usage_file(paths.usage());
+    let counted = [paths.usage(), paths.models()];
     let shared = [credentials.as_ref().map(CredentialsFile::path), store.as_ref().map(StoreFile::path)];
     let mut findings: Vec<Finding> =
         shared.iter().flatten().filter_map(|path| in_place(path, InPlace::at)).collect();
     let locks = [credentials.as_ref().map(CredentialsFile::locks), store.as_ref().map(StoreFile::locks)];
-    let own = own_files(locks.into_iter().flatten().chain([usage.locks().clone()]));
-    findings.extend(in_place(usage.path(), InPlace::at));
+    let own = own_files(locks.into_iter().flatten().chain(counted.iter().map(|path| locks_of(path))));
+    findings.extend(counted.iter().filter_map(|path| in_place(path, InPlace::at)));
     findings.extend(own.iter().filter_map(|path| in_place(path, InPlace::at_own)));
     findings.extend(shared.into_iter().flatten().filter_map(replaceable));
     findings

@@ -112,6 +112,9 @@ async fn something_else_in_a_files_place_blocks_nothing_and_doctor_removes_it() 
         "opencode_qwen_usage.json",
         "opencode_qwen_usage.flock",
         "opencode_qwen_usage.lock",
+        "opencode_qwen_models.json",
+        "opencode_qwen_models.flock",
+        "opencode_qwen_models.lock",
     ];
     for (name, kind) in names.into_iter().flat_map(|name| ["fifo", "directory"].map(|kind| (name, kind))) {
         let setup = Setup::fresh().await;
@@ -119,9 +122,7 @@ async fn something_else_in_a_files_place_blocks_nothing_and_doctor_removes_it() 
         put(&path, kind);
         let client = setup.client();
         assert_eq!(soon(name, client.fetch(chat(false))).await.unwrap().status, 200, "{name}");
-        if !name.starts_with("opencode_qwen_usage.l") {
-            client.flush();
-        }
+        client.flush();
         let findings = soon(name, doctor(&setup).examine()).await.unwrap();
         let shown = format!("{} ", path.display());
         let Some(found) = findings.iter().find(|found| found.message.starts_with(&shown)) else {
@@ -132,6 +133,23 @@ async fn something_else_in_a_files_place_blocks_nothing_and_doctor_removes_it() 
         let fix = found.fix.as_ref().unwrap();
         assert!(Command::new("sh").args(["-c", fix]).status().unwrap().success(), "{fix}");
         assert!(path.symlink_metadata().is_err(), "{fix}");
+    }
+}
+
+#[tokio::test]
+async fn something_else_in_a_locks_place_spends_no_token_and_is_named_at_once() {
+    for name in ["oauth_creds.flock", "oauth_creds.lock", "oauth_accounts.flock", "oauth_accounts.lock"] {
+        for kind in ["fifo", "directory"] {
+            let fleet = Fleet::expiring_in(&[3600, -60]).await;
+            let path = fleet.setup.home.qwen_dir().join(name);
+            put(&path, kind);
+            let client = fleet.client();
+            // The store is the only place for the tokens of this account.
+            let error = client.access_token(Some("bob")).await.map(drop).unwrap_err();
+            assert_eq!((error.code(), error.path()), (Code::Io, Some(path.as_path())), "{name}: {error}");
+            assert_eq!(client.set_active_account("bob").await.unwrap_err().code(), Code::Io);
+            assert_eq!(fleet.setup.server.token_requests(), 0, "{name}");
+        }
     }
 }
 
@@ -218,12 +236,12 @@ async fn the_choice_of_a_dead_login_changes_nothing() {
 
 #[tokio::test]
 async fn a_login_that_can_not_be_kept_is_not_begun() {
-    for obstacle in ["dangling link", "file above", "lock", "lock of the store"] {
+    let locks = ["oauth_creds.flock", "oauth_creds.lock", "oauth_accounts.flock", "oauth_accounts.lock"];
+    for obstacle in ["dangling link", "file above"].into_iter().chain(locks) {
         let setup = Setup::logged_out().await;
         let directory = setup.home.qwen_dir();
         match obstacle {
-            "lock" => put(&directory.join("oauth_creds.flock"), "directory"),
-            "lock of the store" => put(&directory.join("oauth_accounts.flock"), "directory"),
+            lock if locks.contains(&lock) => put(&directory.join(lock), "fifo"),
             _ => fs::remove_dir_all(&directory).unwrap(),
         }
         match obstacle {

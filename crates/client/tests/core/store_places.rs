@@ -46,6 +46,7 @@ async fn a_forbidden_store_path_is_refused_and_nothing_touched() {
         "oauth_creds.json",
         "OAUTH_CREDS.json",
         "settings.json",
+        "opencode_qwen_models.json",
         "oauth_creds.lock",
         "oauth_accounts.flock",
         "store.txt",
