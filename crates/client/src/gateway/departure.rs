@@ -15,16 +15,6 @@ const PROBE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(40);
 
-/// State of the client's end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Peer {
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "other systems don't tell"))]
-    Gone,
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "other systems don't tell"))]
-    Waiting,
-    Unknown,
-}
-
 /// Watches a client that has closed its sending half.
 #[derive(Debug)]
 pub(super) struct Departure {
@@ -52,14 +42,14 @@ impl Departure {
                 return Poll::Ready(());
             }
             ready!(self.rest.as_mut().poll(context));
-            let found = look_up(self.own, self.peer);
-            if found == Peer::Gone {
-                return Poll::Ready(());
-            }
-            if found == Peer::Unknown && may_probe && !self.has_probed {
-                self.has_probed = true;
-                // The send buffer is empty. A failure becomes the connection's error.
-                let _ = stream.try_write(PROBE);
+            match is_waiting(self.own, self.peer) {
+                Some(false) => return Poll::Ready(()),
+                None if may_probe && !self.has_probed => {
+                    self.has_probed = true;
+                    // The send buffer is empty. A failure becomes the connection's error.
+                    let _ = stream.try_write(PROBE);
+                }
+                Some(true) | None => {}
             }
             self.rest.as_mut().reset(Instant::now() + self.pause);
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -67,13 +57,14 @@ impl Departure {
     }
 }
 
+/// Returns whether the client still waits for its answer; `None` if the system doesn't tell.
 #[cfg(not(target_os = "linux"))]
-fn look_up(_own: SocketAddr, _peer: SocketAddr) -> Peer {
-    Peer::Unknown
+fn is_waiting(_own: SocketAddr, _peer: SocketAddr) -> Option<bool> {
+    None
 }
 
 #[cfg(target_os = "linux")]
-use self::linux::look_up;
+use self::linux::is_waiting;
 
 /// Asks the kernel for one socket (`sock_diag(7)`). A table of all sockets takes long to read and changes meanwhile.
 #[cfg(target_os = "linux")]
@@ -82,8 +73,6 @@ mod linux {
 
     use rustix::io::Result;
     use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
-
-    use super::Peer;
 
     const SOCK_DIAG_BY_FAMILY: u16 = 20;
     const NLM_F_REQUEST: u16 = 1;
@@ -94,12 +83,11 @@ mod linux {
     const STATE: usize = 17;
     const INODE: usize = 84;
 
-    /// The client's end waits if it has an owner. If this end isn't found either, the kernel tells nothing.
-    pub(super) fn look_up(own: SocketAddr, peer: SocketAddr) -> Peer {
-        match has_owner(peer, own) {
-            Ok(Some(true)) => Peer::Waiting,
-            Ok(_) if matches!(has_owner(own, peer), Ok(Some(_))) => Peer::Gone,
-            _ => Peer::Unknown,
+    /// Returns whether the client's end has an owner. If this end isn't found either, the kernel tells nothing.
+    pub(super) fn is_waiting(own: SocketAddr, peer: SocketAddr) -> Option<bool> {
+        match has_owner(peer, own).ok()? {
+            Some(true) => Some(true),
+            _ => has_owner(own, peer).ok()?.map(|_| false),
         }
     }
 
@@ -161,14 +149,14 @@ mod linux {
                 let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
                 let (server, peer) = listener.accept().unwrap();
                 let own = server.local_addr().unwrap();
-                assert_eq!(look_up(own, peer), Peer::Waiting);
+                assert_eq!(is_waiting(own, peer), Some(true));
                 client.shutdown(Shutdown::Write).unwrap();
-                assert_eq!(look_up(own, peer), Peer::Waiting);
+                assert_eq!(is_waiting(own, peer), Some(true));
                 drop(client);
-                assert_eq!(look_up(own, peer), Peer::Gone);
+                assert_eq!(is_waiting(own, peer), Some(false));
             }
             let [own, peer] = ["127.0.0.1:1", "127.0.0.1:2"].map(|address| address.parse().unwrap());
-            assert_eq!(look_up(own, peer), Peer::Unknown);
+            assert_eq!(is_waiting(own, peer), None);
         }
     }
 }
