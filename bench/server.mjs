@@ -63,7 +63,7 @@ const SMALL = json({
 
 const stats = { requests: 0, redemptions: 0, lastToken: "", bodyBytes: 0 };
 let redemptionDelayMs = 0;
-/** Control connections that receive reports of closed held answers. */
+/** Control connections that receive reports of held answers. */
 const watchers = new Set();
 const report = (text) => watchers.forEach((watcher) => watcher.write(`${text}\n`));
 /** Requests that wait until enough of them have arrived. */

@@ -101,13 +101,14 @@ fn locking(directory: &Path, locked: std::io::Result<()>) -> Finding {
 fn path_findings(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding> {
     let credentials = settings.credentials_file();
     let store = settings.store_file();
-    let counted = [paths.usage(), paths.models()];
+    let usage_and_models = [paths.usage(), paths.models()];
     let shared = [credentials.as_ref().map(CredentialsFile::path), store.as_ref().map(StoreFile::path)];
     let mut findings: Vec<Finding> =
         shared.iter().flatten().filter_map(|path| in_place(path, InPlace::at)).collect();
     let locks = [credentials.as_ref().map(CredentialsFile::locks), store.as_ref().map(StoreFile::locks)];
-    let own = own_files(locks.into_iter().flatten().chain(counted.iter().map(|path| locks_of(path))));
-    findings.extend(counted.iter().filter_map(|path| in_place(path, InPlace::at)));
+    let own =
+        own_files(locks.into_iter().flatten().chain(usage_and_models.iter().map(|path| locks_of(path))));
+    findings.extend(usage_and_models.iter().filter_map(|path| in_place(path, InPlace::at)));
     findings.extend(own.iter().filter_map(|path| in_place(path, InPlace::at_own)));
     findings.extend(shared.into_iter().flatten().filter_map(replaceable));
     findings

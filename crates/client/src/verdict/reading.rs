@@ -212,12 +212,6 @@ impl AnswerReader {
         self.events.end(|event| see(&mut found, &event));
         found.unwrap_or(Content::Nothing)
     }
-
-    /// True if the body is one JSON document.
-    #[must_use]
-    pub fn is_json(&self) -> bool {
-        self.form == BodyForm::Json
-    }
 }
 
 fn see(found: &mut Option<Content>, event: &crate::sse::SseEvent) {
