@@ -94,19 +94,20 @@ async fn read_until(stream: &mut TcpStream, text: &str) -> String {
 
 fn endless() -> Reply {
     Reply::events(vec![
-        Part::Bytes(Bytes::from_static(
-            b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}]}\n\n",
-        )),
+        Part::text("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}]}\n\n"),
         Part::Pause(Duration::from_secs(600)),
     ])
+}
+
+/// An answer that ends after this time.
+fn done_after(pause_ms: u64) -> Reply {
+    Reply::events(vec![Part::Pause(Duration::from_millis(pause_ms)), Part::text("data: [DONE]\n\n")])
 }
 
 #[tokio::test]
 async fn a_half_closed_client_gets_its_answer_and_no_probe() {
     let scene = Scene::new().await;
-    let answer =
-        vec![Part::Pause(Duration::from_millis(150)), Part::Bytes(Bytes::from_static(b"data: [DONE]\n\n"))];
-    scene.setup.server.on_every_api(Reply::events(answer));
+    scene.setup.server.on_every_api(done_after(150));
     let answer = scene.exchange(&scene.chat()).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(answer.contains("data: [DONE]\n\n") && answer.ends_with("0\r\n\r\n"), "{answer}");
@@ -205,9 +206,7 @@ async fn a_client_that_leaves_cancels_its_request_even_with_a_further_one_behind
 #[tokio::test]
 async fn further_requests_that_arrive_during_an_answer_are_answered_in_order() {
     let scene = Scene::new().await;
-    let parts =
-        vec![Part::Pause(Duration::from_millis(50)), Part::Bytes(Bytes::from_static(b"data: [DONE]\n\n"))];
-    scene.setup.server.on_every_api(Reply::events(parts));
+    scene.setup.server.on_every_api(done_after(50));
     let mut stream = scene.connect().await;
     for _ in 0..2 {
         stream.write_all(scene.chat().as_bytes()).await.unwrap();

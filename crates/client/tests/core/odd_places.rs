@@ -9,7 +9,7 @@ use qwen_base::{Busy, Code, EventKind};
 use qwen_client::{Client, Context, Doctor, LoginOptions};
 
 use crate::support::fleet::Fleet;
-use crate::support::home::{document, in_seconds};
+use crate::support::home::{document, in_seconds, make_pipe};
 use crate::support::reply::Reply;
 use crate::support::setup::{Setup, chat};
 use crate::support::skipped;
@@ -97,7 +97,7 @@ fn doctor(setup: &Setup) -> Doctor {
 fn put(path: &Path, kind: &str) {
     let _ = fs::remove_file(path);
     match kind {
-        "fifo" => assert!(Command::new("mkfifo").arg(path).status().unwrap().success()),
+        "fifo" => make_pipe(path),
         _ => fs::create_dir_all(path.join("child")).unwrap(),
     }
 }

@@ -6,7 +6,7 @@ use qwen_client::{AccountInfo, Client};
 use serde_json::{Value, json};
 
 use crate::support::fleet::{Fleet, NAMES, access, ask, quota, token, who, who_answers};
-use crate::support::home::private;
+use crate::support::home::{make_pipe, private};
 use crate::support::reply::Reply;
 use crate::support::server::TOKEN_PATH;
 use crate::support::setup::{ONLY, Setup, get, post};
@@ -263,7 +263,7 @@ async fn a_directory_or_a_pipe_in_the_stores_place_is_moved_aside() {
     let fleet = Fleet::of(1).await;
     let store = fleet.setup.home.store();
     std::fs::remove_file(&store).unwrap();
-    assert!(std::process::Command::new("mkfifo").arg(&store).status().unwrap().success());
+    make_pipe(&store);
     let client = fleet.client();
     assert_eq!(soon("an answer", ask(&client)).await.status, 200);
 }

@@ -8,7 +8,7 @@ use qwen_client::LoginOptions;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::home::{document, in_seconds};
+use crate::support::home::{document, in_seconds, make_pipe};
 use crate::support::port::ClosedPort;
 use crate::support::proxies;
 use crate::support::reply::Reply;
@@ -315,7 +315,7 @@ async fn a_certificate_file_that_cannot_be_read_is_named() {
     std::fs::write(&empty, "no certificate in here\n").unwrap();
     let missing = setup.home.path().join("missing.pem");
     let fifo = setup.home.path().join("fifo.pem");
-    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    make_pipe(&fifo);
     for path in [&empty, &missing, &fifo] {
         let path = path.to_str().unwrap();
         // Other requests don't need it.

@@ -1,7 +1,6 @@
 //! Each promise is kept with its safeguard, and broken without it.
 
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::process::Command;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -15,7 +14,7 @@ use super::sleep::cli_refreshes;
 use crate::support::child::Child;
 use crate::support::faults::PLAN;
 use crate::support::fleet::{Fleet, access};
-use crate::support::home::{document, in_seconds};
+use crate::support::home::{document, in_seconds, make_pipe};
 use crate::support::qwen_cli::{CliLock, NEW_STALE, age};
 use crate::support::reply::Reply;
 use crate::support::server::Server;
@@ -310,7 +309,8 @@ async fn a_refresh_token_goes_to_its_own_server_thanks_to_its_binding() {
     assert!(goes_to_another_server("omit Binding").await);
 }
 
-/// The user chooses a login that the server refuses, and whose access token has not expired. Returns true if it replaces the good one.
+/// The user chooses a login that the server refuses, and whose access token has not expired. Returns true if it replaces the
+/// good one.
 async fn replaces_a_good_login(omitted: Omitted) -> bool {
     let fleet = Fleet::of(2).await;
     fleet.setup.server.on_every_token(Reply::oauth_error(400, "invalid_grant"));
@@ -375,7 +375,7 @@ async fn waits_for_a_writer(omitted: Omitted) -> bool {
     let fleet = Fleet::of(2).await;
     let pipe = fleet.setup.home.credentials();
     std::fs::remove_file(&pipe).unwrap();
-    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    make_pipe(&pipe);
     let mut client = Child::start_with(&fleet.setup, omitted).await;
     client.ask().await;
     // A writer that doesn't wait is refused while there is no reader.

@@ -143,6 +143,11 @@ pub fn private(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
+/// Makes a named pipe.
+pub fn make_pipe(path: &Path) {
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
 pub fn document(access_token: &str, refresh_token: &str, expiry_date: u64, resource_url: &str) -> Value {
     json!({
         "access_token": access_token, "refresh_token": refresh_token, "token_type": "Bearer",
