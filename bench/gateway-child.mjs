@@ -1,5 +1,5 @@
 // A proxy in its own process: `gateway` is this package's, `node` is a plain proxy. `idle` measures the cost of an idle
-// open gateway over a number of ms.
+// open gateway over a number of ms. Each line of input is answered with the memory in use, in bytes.
 import { Agent, createServer, request } from "node:http";
 import { createRequire } from "node:module";
 
@@ -60,5 +60,5 @@ async function measureIdle() {
 
 const open = { gateway: openGateway, node: openProxy, idle: measureIdle };
 console.log(JSON.stringify(await open[kind]()));
-process.stdin.resume();
+process.stdin.on("data", () => console.log(process.memoryUsage.rss()));
 process.stdin.on("end", () => process.exit(0));

@@ -7,6 +7,7 @@ import { createRequire } from "node:module";
 import { connect } from "node:net";
 import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
+import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { targetDirectory } from "../scripts/cargo.mjs";
 import { environmentOf, makeHome, removeHome } from "./homes.mjs";
@@ -17,9 +18,10 @@ const require = createRequire(import.meta.url);
 const SPLICE = join(targetDirectory, "release/examples/splice");
 const BODY = JSON.stringify({ model: "coder-model", messages: [{ role: "user", content: "Hello" }] });
 const MIB = 1024 * 1024;
+const SETTLE_MS = 1_000;
 
-const FULL = { rounds: 9, requests: 1_000, mib: 128, cancels: 50, idles: 3, idleMs: 10_000 };
-const QUICK = { rounds: 1, requests: 20, mib: 4, cancels: 2, idles: 1, idleMs: 500 };
+const FULL = { rounds: 9, requests: 1_000, mib: 128, cancels: 50, idles: 3, idleMs: 10_000, stalled: 100 };
+const QUICK = { rounds: 1, requests: 20, mib: 4, cancels: 2, idles: 1, idleMs: 500, stalled: 5 };
 
 /** A persistent connection. `exchange` sends a request and resolves at the end of its answer. */
 class Connection {
@@ -66,16 +68,27 @@ class Connection {
     });
   }
 
+  /** Sends a request, and reads nothing of its answer. */
+  stall() {
+    this.#socket.pause();
+    this.#socket.write(this.#request);
+  }
+
   close() {
     this.#socket.destroy();
   }
 }
 
-/** Starts a program that prints its address as one line. */
+/** Starts a program that prints its address as one line. `ask` sends it an empty line and resolves to the answer. */
 async function startProgram(command, args, env = process.env) {
   const child = spawn(command, args, { env, stdio: ["pipe", "pipe", "inherit"] });
-  const [line] = await once(createInterface({ input: child.stdout }), "line");
-  return { line, stop: () => child.kill() };
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  const { value: line } = await lines.next();
+  const ask = async () => {
+    child.stdin.write("\n");
+    return (await lines.next()).value;
+  };
+  return { line, ask, stop: () => child.kill() };
 }
 
 /** @param {{ server: { origin: string }, isQuick: boolean, record: (entry: object) => void }} options */
@@ -103,6 +116,7 @@ export async function measureGateway({ server, isQuick, record }) {
     await measureStreams(contenders, size, record);
     await measureCancels(contenders, server, size, record);
     client.close();
+    await measureStalled(contenders.gateway, () => started[0].ask(), size, record);
     await measureIdle(env, server, size, record);
   } finally {
     for (const program of started) program.stop();
@@ -151,6 +165,31 @@ async function watchReports(origin) {
     report: (text) => new Promise((resolve) => waiting.set(text, resolve)),
     close: () => socket.destroy(),
   };
+}
+
+/** Measures the gateway's memory for clients that do not read their streams. */
+async function measureStalled(address, memory, { mib, stalled }, record) {
+  const before = Number(await memory());
+  const connections = [];
+  for (let count = 0; count < stalled; count += 1) {
+    const connection = await Connection.open(address, `bytes:${mib}`, /$^/);
+    connection.stall();
+    connections.push(connection);
+  }
+  let [last, bytes] = [0, before];
+  // Until all buffers are full.
+  while (bytes > last) {
+    last = bytes;
+    await setTimeout(SETTLE_MS);
+    bytes = Number(await memory());
+  }
+  for (const connection of connections) connection.close();
+  record({
+    measure: "gateway: memory of a client that does not read",
+    contender: "gateway",
+    unit: "MiB",
+    median: (bytes - before) / MIB / stalled,
+  });
 }
 
 /** Measures an idle open gateway in a process with a client. */

@@ -1,6 +1,5 @@
 //! Streams the body of an answer. The server is read as fast as the client reads.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -15,11 +14,9 @@ use super::socket::{Phase, Progress};
 use crate::request::answer;
 use crate::request::stream::turn;
 
-/// Pieces that arrive together. They are written together, because a system call costs more than a piece.
-type Batch = VecDeque<Bytes>;
-type Batches = Pin<Box<dyn Stream<Item = Result<Batch>> + Send>>;
+type Batches = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 
-/// Approximate limit of a batch, in bytes.
+/// Approximate limit, in bytes, of what is written together.
 const MAX_BATCH: usize = 256 * 1024;
 
 /// The body of an answer. Dropping it cancels the rest.
@@ -34,7 +31,7 @@ pub(super) struct Reply {
 
 enum ReplySource {
     Whole(Option<Bytes>),
-    Live(Batch, Batches),
+    Live(Batches),
 }
 
 impl Reply {
@@ -57,7 +54,7 @@ impl Reply {
                 Rest::Ended => None,
             }
         });
-        let source = ReplySource::Live(Batch::new(), Box::pin(batches));
+        let source = ReplySource::Live(Box::pin(batches));
         Self { source, recorder, progress, failure: None, tells_failure }
     }
 }
@@ -69,22 +66,16 @@ impl Reply {
         }
         let next = match &mut self.source {
             ReplySource::Whole(bytes) => bytes.take().map(Ok),
-            ReplySource::Live(batch, batches) => loop {
-                if let Some(bytes) = batch.pop_front() {
-                    break Some(Ok(bytes));
+            ReplySource::Live(batches) => match ready!(batches.as_mut().poll_next(context)) {
+                Some(Err(error)) if self.tells_failure => {
+                    self.source = ReplySource::Whole(None);
+                    Some(Ok(failure_event(&error)))
                 }
-                match ready!(batches.as_mut().poll_next(context)) {
-                    Some(Ok(next)) => *batch = next,
-                    Some(Err(error)) if self.tells_failure => {
-                        self.source = ReplySource::Whole(None);
-                        break Some(Ok(failure_event(&error)));
-                    }
-                    Some(Err(error)) => {
-                        self.failure = Some(error);
-                        return self.poll_failure(context);
-                    }
-                    None => break None,
+                Some(Err(error)) => {
+                    self.failure = Some(error);
+                    return self.poll_failure(context);
                 }
+                next => next,
             },
         };
         if let Some(Ok(bytes)) = &next {
@@ -113,32 +104,41 @@ enum Rest {
     Ended,
 }
 
-/// Returns the next pieces. A connection delivers one piece at a time, so it gets a turn in between.
-async fn next_batch(mut body: Box<answer::Body>) -> Option<(Result<Batch>, Rest)> {
+/// Returns the pieces that are there as one, because a system call costs more than a copy. A connection delivers one piece
+/// at a time, so it gets a turn in between.
+async fn next_batch(mut body: Box<answer::Body>) -> Option<(Result<Bytes>, Rest)> {
     let first = match body.next().await {
         Ok(first) => first?,
         Err(error) => return Some((Err(error), Rest::Ended)),
     };
     let mut size = first.len();
-    let mut batch = Batch::from([first]);
+    let mut pieces = vec![first];
     let mut had_turn = false;
-    while size < MAX_BATCH {
+    let rest = loop {
+        if size >= MAX_BATCH {
+            break Rest::Body(body);
+        }
         match body.next_if_here() {
             Some(Ok(Some(bytes))) => {
                 size += bytes.len();
-                batch.push_back(bytes);
+                pieces.push(bytes);
                 had_turn = false;
             }
-            Some(Ok(None)) => return Some((Ok(batch), Rest::Ended)),
-            Some(Err(error)) => return Some((Ok(batch), Rest::Failed(error))),
-            None if had_turn => break,
+            Some(Ok(None)) => break Rest::Ended,
+            Some(Err(error)) => break Rest::Failed(error),
+            None if had_turn => break Rest::Body(body),
             None => {
                 turn().await;
                 had_turn = true;
             }
         }
-    }
-    Some((Ok(batch), Rest::Body(body)))
+    };
+    Some((Ok(joined(pieces)), rest))
+}
+
+/// Copies several pieces into one. Even a small piece keeps a buffer of the HTTP library of up to 400 KB alive.
+fn joined(mut pieces: Vec<Bytes>) -> Bytes {
+    if pieces.len() > 1 { pieces.concat().into() } else { pieces.pop().unwrap_or_default() }
 }
 
 impl Body for Reply {
@@ -162,7 +162,7 @@ impl Body for Reply {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             ReplySource::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            ReplySource::Live(..) => SizeHint::default(),
+            ReplySource::Live(_) => SizeHint::default(),
         }
     }
 }
