@@ -47,23 +47,9 @@ function searchSecrets() {
 }
 
 const RUST = ["test", "--locked", "--workspace"];
-
-// The end of the release build uses one core, and installing uses none.
-await timed("Install and build", () =>
-  Promise.all([
-    installAll([".", END_TO_END, REAL_CLI]),
-    run(process.execPath, ["scripts/build.mjs"]),
-    run("cargo", [...RUST, "--no-run"]),
-  ]),
-);
-const suites = [
-  ["Rust", "cargo", [...RUST, "--", `--test-threads=${AT_ONCE}`]],
-  ["Node and Bun", process.execPath, [...RUNNER, ...specs("__test__")]],
-  ["OpenCode", process.execPath, [...RUNNER, ...specs(END_TO_END)]],
-];
 const failed = new Set();
-for (const [name, command, args] of suites) {
-  console.log(`\n${name} tests`);
+
+async function runSuite(name, command, args) {
   const search = searchSecrets();
   const code = await timed(`${name} tests`, () => exitCode(command, args, { onOutput: search.look }));
   if (code !== 0) failed.add(name);
@@ -72,5 +58,21 @@ for (const [name, command, args] of suites) {
     failed.add(name);
   }
 }
+
+async function testRust() {
+  await run("cargo", [...RUST, "--no-run"]);
+  await runSuite("Rust", "cargo", [...RUST, "--", `--test-threads=${AT_ONCE}`]);
+}
+
+// The end of the release build uses one core, and the Rust tests mostly wait.
+await timed("Install, build and Rust tests", () =>
+  Promise.all([
+    installAll([".", END_TO_END, REAL_CLI]),
+    run(process.execPath, ["scripts/build.mjs"]),
+    testRust(),
+  ]),
+);
+await runSuite("Node and Bun", process.execPath, [...RUNNER, ...specs("__test__")]);
+await runSuite("OpenCode", process.execPath, [...RUNNER, ...specs(END_TO_END)]);
 if (failed.size > 0) console.error(`\nFailed: ${[...failed].join(", ")} tests.`);
 process.exit(failed.size === 0 ? 0 : 1);
