@@ -48,7 +48,7 @@ function skipReason(version) {
 }
 
 /** Options for `describe`. */
-export const suite = (version = CURRENT) => ({ concurrency: 2, skip: skipReason(version) });
+export const suite = (version = CURRENT) => ({ skip: skipReason(version) });
 
 export function binary(version = CURRENT) {
   if (version === CURRENT && OPENCODE_BINARY) return OPENCODE_BINARY;
