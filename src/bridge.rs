@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use napi::bindgen_prelude::{Array, Function, Null};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Env, Status};
@@ -83,6 +84,11 @@ impl Shared {
 
     /// Runs a call until it ends or is cancelled.
     pub fn run(self: &Arc<Self>, id: u32, call: impl Future<Output = Result<Outcome>> + Send + 'static) {
+        // Boxed, since tokio's code for a task is large and would be compiled for each kind of call.
+        self.run_boxed(id, call.boxed());
+    }
+
+    fn run_boxed(self: &Arc<Self>, id: u32, call: BoxFuture<'static, Result<Outcome>>) {
         let runtime = match runtime() {
             Ok(runtime) => runtime,
             Err(error) => return self.send_value(id, "error", error_value(&error)),
@@ -90,8 +96,8 @@ impl Shared {
         let shared = Arc::clone(self);
         // Locked until the call is inserted, so that a call that ends at once finds its entry to remove.
         let mut calls = lock(&self.calls);
-        // An async block would store the call twice.
-        let call = AssertUnwindSafe(call).catch_unwind().map(move |outcome| {
+        let task = runtime.spawn(async move {
+            let outcome = AssertUnwindSafe(call).catch_unwind().await;
             lock(&shared.calls).remove(&id);
             match outcome.unwrap_or_else(|_| Err(Error::internal("a call panicked"))) {
                 Ok(Outcome::Value(value)) => shared.send_value(id, "value", value),
@@ -99,7 +105,6 @@ impl Shared {
                 Err(error) => shared.send_value(id, "error", error_value(&error)),
             }
         });
-        let task = runtime.spawn(call);
         calls.insert(id, task.abort_handle());
     }
 }

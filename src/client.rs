@@ -17,7 +17,7 @@ use super::body::ResponseBody;
 use super::bridge::{Bridge, Outcome, Shared};
 use super::gateway::{Gateways, listener};
 use super::process_end;
-use super::runtime::runtime;
+use super::runtime::{runtime, start_blocking};
 use super::types::{
     AccountUpdate, Authorization, Content, FetchResponse, HostTokens, KeySettings, LoginSettings,
     RequestBody, SEPARATOR, Variables, access_token_value, account_value, error_value, event_value,
@@ -266,7 +266,7 @@ impl NativeClient {
         }
         if let Ok(runtime) = runtime() {
             let (client, busy) = (Arc::clone(&self.client), self.busy.enter());
-            runtime.spawn_blocking(move || {
+            start_blocking(runtime, move || {
                 client.flush();
                 drop(busy);
             });

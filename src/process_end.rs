@@ -10,7 +10,7 @@ use std::time::Duration;
 use qwen_base::{Shutdown, lock};
 use qwen_client::WeakUsageBook;
 
-use super::runtime::started_runtime;
+use super::runtime::{start_blocking, started_runtime};
 use super::signals;
 
 /// Longest wait for the usage to be written.
@@ -50,7 +50,7 @@ pub fn finish() {
     let books = std::mem::take(&mut *lock(&BOOKS));
     let written = Arc::new((Mutex::new(false), Condvar::new()));
     let done = Arc::clone(&written);
-    runtime.spawn_blocking(move || {
+    start_blocking(runtime, move || {
         books.iter().for_each(WeakUsageBook::flush);
         *lock(&done.0) = true;
         done.1.notify_all();

@@ -11,6 +11,13 @@ const MAX_BLOCKING_THREADS: usize = 64;
 /// One async thread for the process. All workers share it, and it outlives them.
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 
+/// Starts work on a thread of the runtime that may block. Unlike [`qwen_base::blocking`], it works on threads that are
+/// ending.
+pub fn start_blocking(runtime: &Runtime, work: impl FnOnce() + Send + 'static) {
+    let work: Box<dyn FnOnce() + Send> = Box::new(work);
+    runtime.spawn_blocking(work);
+}
+
 /// Returns the runtime if it was created.
 pub fn started_runtime() -> Option<&'static Runtime> {
     RUNTIME.get()

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod base_url;
+mod blocking;
 mod busy;
 mod clock;
 mod environment;
@@ -23,6 +24,7 @@ mod shutdown;
 mod text;
 
 pub use base_url::{DEFAULT_API_BASE_URL, api_base_url, display_url, host_url};
+pub use blocking::blocking;
 pub use busy::{Busy, BusyGuard};
 pub use clock::{Clock, NEVER, epoch_ms, instant_from_number, iso_time};
 pub use environment::Environment;

@@ -93,7 +93,7 @@ impl<T: Default + Serialize + DeserializeOwned> SharedFile<T> {
 
     /// Changes the file under its lock. If `change` returns false or the directory is gone, nothing is written. On an
     /// error, including `ERR_QWEN_LOCK_TIMEOUT`, the file is unchanged.
-    pub fn change(&self, clock: &Clock, change: impl FnOnce(&mut T) -> bool) -> Result<Changed<T>> {
+    pub fn change(&self, clock: &Clock, change: &mut dyn FnMut(&mut T) -> bool) -> Result<Changed<T>> {
         if self.path.parent().is_some_and(|directory| !directory.exists()) {
             let mut contents = T::default();
             change(&mut contents);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     fn add_one(file: &SharedFile<Numbers>) -> Result<Changed<Numbers>> {
-        file.change(&Clock::system(), |numbers| {
+        file.change(&Clock::system(), &mut |numbers| {
             *numbers.entry("acct_1".into()).or_default() += 1;
             true
         })

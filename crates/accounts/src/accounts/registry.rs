@@ -173,7 +173,7 @@ impl Registry {
             return true;
         }
         // If the note can't be written, each process tells the user once.
-        let _ = self.with_notes(|document| {
+        let _ = self.with_notes(&|document| {
             document.note_told_of_open(path);
             Ok(())
         });
@@ -289,6 +289,17 @@ impl Registry {
         reserved: Option<Reservation>,
         change: impl FnOnce(&mut Document) -> T,
     ) -> Result<T> {
+        let (mut change, mut result) = (Some(change), None);
+        self.change_store(reserved, &mut |document| result = change.take().map(|change| change(document)))?;
+        result.ok_or_else(|| Error::internal("a change of the store was not made"))
+    }
+
+    /// The part of [`Registry::with_store_in`] that is compiled once.
+    fn change_store(
+        &self,
+        reserved: Option<Reservation>,
+        change: &mut dyn FnMut(&mut Document),
+    ) -> Result<()> {
         self.with_store_locked(|| {
             let mut must_write = false;
             let mut document = match self.store.read()? {
@@ -313,11 +324,11 @@ impl Registry {
                 document = snapshot.document;
             }
             let before = document.clone();
-            let result = change(&mut document);
+            change(&mut document);
             if must_write || document != before {
                 self.note_unsynced(&self.store.write(&document, reserved)?);
             }
-            Ok(result)
+            Ok(())
         })
     }
 
@@ -352,14 +363,14 @@ impl Registry {
     }
 
     fn set_host_login(&self, had_one: bool) -> Result<()> {
-        self.with_notes(|document| {
+        self.with_notes(&|document| {
             document.set_host_login(had_one);
             Ok(())
         })
     }
 
     /// Changes notes in the store. A note alone doesn't move accounts into the store.
-    fn with_notes(&self, note: impl FnOnce(&mut Document) -> Result<()>) -> Result<()> {
+    fn with_notes(&self, note: &dyn Fn(&mut Document) -> Result<()>) -> Result<()> {
         self.with_store_locked(|| {
             let mut document = match self.store.read()? {
                 Stored::Missing => Document::default(),
@@ -381,7 +392,7 @@ impl Registry {
     /// # Errors
     /// As [`Registry::with_store`].
     pub fn bind(&self, id: &str, binding: &Binding) -> Result<()> {
-        self.set_binding(id, |known| {
+        self.set_binding(id, &|known| {
             let is_known = known.is_some_and(|known| known.is_certain);
             (!is_known).then(|| binding.clone())
         })
@@ -392,11 +403,11 @@ impl Registry {
     /// # Errors
     /// As [`Registry::with_store`].
     pub fn rebind(&self, id: &str, binding: &Binding) -> Result<()> {
-        self.set_binding(id, |_| Some(binding.clone()))
+        self.set_binding(id, &|_| Some(binding.clone()))
     }
 
-    fn set_binding(&self, id: &str, change: impl FnOnce(Option<Binding>) -> Option<Binding>) -> Result<()> {
-        self.with_notes(|document| {
+    fn set_binding(&self, id: &str, change: &dyn Fn(Option<Binding>) -> Option<Binding>) -> Result<()> {
+        self.with_notes(&|document| {
             if !document.keeps_nothing() {
                 let Some(record) = document.record_mut(id) else { return Ok(()) };
                 if let Some(binding) = change(record.binding()) {
@@ -451,18 +462,23 @@ impl Registry {
     ) -> Result<T> {
         lock::exclusively(&self.credentials.locks(), &self.clock, meanwhile, |cli| {
             if cli.is_sole {
-                for path in [self.credentials.path(), self.store.path()] {
-                    atomic::remove_reservations(path);
-                }
-                atomic::complete(self.credentials.path());
-                // A dead process may have left new tokens there. They must be found before the spent token is offered
-                // again.
-                if atomic::is_interrupted(self.store.path()) {
-                    self.with_store_locked(|| Ok(()))?;
-                }
+                self.complete_writes()?;
             }
             body(&mut Guarded(cli))
         })
+    }
+
+    /// Completes the writes of processes that have died.
+    fn complete_writes(&self) -> Result<()> {
+        for path in [self.credentials.path(), self.store.path()] {
+            atomic::remove_reservations(path);
+        }
+        atomic::complete(self.credentials.path());
+        // A dead process may have left new tokens there. They must be found before the spent token is offered again.
+        if atomic::is_interrupted(self.store.path()) {
+            self.with_store_locked(|| Ok(()))?;
+        }
+        Ok(())
     }
 
     /// Tells the user once per process that a directory can't be synced. Only a power cut can lose data then.

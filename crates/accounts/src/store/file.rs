@@ -64,7 +64,7 @@ pub fn size(path: &Path) -> u64 {
 /// # Errors
 /// `ERR_QWEN_IO`.
 pub fn read(path: &Path, limit: u64) -> Result<Contents> {
-    read_checked(path, limit, |_| None)
+    read_checked(path, limit, &|_| None)
 }
 
 /// As [`read`], but refuses a file of another user, who could have put any login there.
@@ -72,7 +72,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Contents> {
 /// # Errors
 /// `ERR_QWEN_IO`, and `refusal` for another user's file.
 pub fn read_own(path: &Path, limit: u64, refusal: Code) -> Result<Contents> {
-    read_checked(path, limit, |metadata| {
+    read_checked(path, limit, &|metadata| {
         let why = ownership::foreign_owner(path, metadata)?;
         Some(Error::new(refusal, format!("{} {why}", path.display())).with_path(path))
     })
@@ -81,7 +81,7 @@ pub fn read_own(path: &Path, limit: u64, refusal: Code) -> Result<Contents> {
 fn read_checked(
     path: &Path,
     limit: u64,
-    refuse: impl FnOnce(&fs::Metadata) -> Option<Error>,
+    refuse: &dyn Fn(&fs::Metadata) -> Option<Error>,
 ) -> Result<Contents> {
     let mut file = match safe_open::open(path) {
         Ok(file) => file,

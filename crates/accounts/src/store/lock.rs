@@ -117,6 +117,24 @@ pub fn exclusively<T>(
     mut meanwhile: impl FnMut() -> Option<T>,
     body: impl FnOnce(&mut CliLock) -> Result<T>,
 ) -> Result<T> {
+    let (mut body, mut result) = (Some(body), None);
+    take_turns(paths, clock, &mut |cli| {
+        result = match cli {
+            Some(cli) => body.take().map(|body| body(cli)),
+            None => meanwhile().map(Ok),
+        };
+        result.is_some()
+    })?;
+    result.unwrap_or_else(|| Err(Error::internal("work under a lock left no result")))
+}
+
+/// Calls `step` with the CLI's lock once both locks are held, and with `None` after each try that fails. Ends if `step`
+/// returns true. Not generic, so that it is compiled once.
+fn take_turns(
+    paths: &LockPaths,
+    clock: &Clock,
+    step: &mut dyn FnMut(Option<&mut CliLock>) -> bool,
+) -> Result<()> {
     paths.make_directories()?;
     let file = open_lock_file(&paths.kernel).map_err(|error| Error::io("open", &paths.kernel, &error))?;
     fault::reached(Point::LockFileOpened);
@@ -133,20 +151,22 @@ pub fn exclusively<T>(
                 if let Some(mut cli) = CliLock::try_acquire(&paths.cli, clock, true)? {
                     fault::reached(Point::CliLocked);
                     cli.waited_for_cli = waited_for_cli;
-                    return body(&mut cli);
+                    step(Some(&mut cli));
+                    return Ok(());
                 }
                 waited_for_cli = true;
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) if KernelLock::is_unsupported(&error) => {
                 if let Some(mut cli) = CliLock::try_acquire(&paths.cli, clock, false)? {
-                    return body(&mut cli);
+                    step(Some(&mut cli));
+                    return Ok(());
                 }
             }
             Err(error) => return Err(Error::io("lock", &paths.kernel, &error)),
         }
-        if let Some(done) = meanwhile() {
-            return Ok(done);
+        if step(None) {
+            return Ok(());
         }
         if started.elapsed() >= WAIT_LIMIT {
             return Err(timed_out(&paths.cli));

@@ -14,7 +14,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use qwen_base::{
     Busy, Clock, Code, DEFAULT_API_BASE_URL, Error, Event, EventKind, Events, KnownSecrets, Result, Secret,
-    Section, api_base_url,
+    Section, api_base_url, blocking,
     fault::{self, Safeguard},
     lock,
 };
@@ -265,7 +265,7 @@ impl TokenManager {
             let _busy = busy;
             action(&registry)
         })
-        .await
+        .await?
     }
 
     /// Joins the refresh that is under way, or starts one. It runs to its end even if every caller gives up, since a
@@ -299,7 +299,7 @@ impl TokenManager {
             let task = tokio::spawn(async move {
                 let (inner, id) = (Arc::clone(&work.inner), work.account.id.clone());
                 let runtime = Handle::current();
-                let outcome = blocking(move || work.run(&runtime)).await;
+                let outcome = blocking(move || work.run(&runtime)).await.and_then(|outcome| outcome);
                 inner.with_state(&id, |state| state.refresh = None);
                 drop(busy);
                 outcome
@@ -427,9 +427,4 @@ fn refused_elsewhere(account: &Account, record: &Record) -> Error {
         |error| error.message,
     );
     account.error(Code::RefreshTokenInvalid, message)
-}
-
-/// Runs file work on a thread that may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|failure| Err(Error::internal(failure)))
 }

@@ -18,6 +18,7 @@ use url::{Host, Url};
 use self::certificates::read_certificates;
 use self::names::{Names, UnknownProxy};
 use self::proxy::{NamedProxy, Proxies};
+use crate::blocking::blocking;
 use crate::clock::Clock;
 use crate::environment::Environment;
 use crate::error::{Code, Error, Result};
@@ -106,8 +107,7 @@ impl Http {
         let build = || async {
             let config = self.config.clone();
             // Certificate stores are files, on some systems hundreds of them.
-            let (built, warnings) =
-                tokio::task::spawn_blocking(move || build(&config)).await.map_err(Error::internal)??;
+            let (built, warnings) = blocking(move || build(&config)).await??;
             if let Some((events, clock)) = &self.events {
                 for warning in warnings {
                     events.emit(Event::new(EventKind::Config, clock.now_ms(), warning.message().to_owned()));

@@ -16,9 +16,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
-use qwen_base::{Busy, Clock, Code, Environment, Error, Paths, Result, lock};
+use qwen_base::{Busy, Clock, Code, Environment, Error, Paths, Result, blocking, lock};
 use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 
 use self::completion::Completion;
 use self::find::Program;
@@ -170,7 +169,7 @@ impl CliFallback {
             }
             Ok(Arc::new(CliRequest { program, login, prompt }))
         };
-        spawn_blocking(preparing).await.map_err(Error::internal)?
+        blocking(preparing).await?
     }
 
     /// Starts the CLI, and again if it offers tools that were not turned off.
@@ -185,7 +184,7 @@ impl CliFallback {
                 permit,
                 busy: self.busy.clone(),
             };
-            let run = spawn_blocking(move || Run::start(job)).await.map_err(Error::internal)??;
+            let run = blocking(move || Run::start(job)).await??;
             let mut source = CliSource::new(run, &request.login.secrets(), self.limits);
             let (model, tools) = match source.next_in_time().await {
                 Ok(CliEvent::Started { model, tools }) => (model, tools),

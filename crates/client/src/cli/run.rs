@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use process_wrap::tokio::{ChildWrapper, CommandWrap};
-use qwen_base::{Busy, BusyGuard, Code, Environment, Error, Result};
+use qwen_base::{Busy, BusyGuard, Code, Environment, Error, Result, blocking};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::find::{Program, path_variable};
@@ -296,7 +296,7 @@ impl Keeper {
         ended.complaint = String::from_utf8_lossy(&tail).into_owned();
         let _ = tell.send(ended);
         let workspace = self.workspace.take();
-        let _ = spawn_blocking(move || drop(workspace)).await;
+        let _ = blocking(move || drop(workspace)).await;
         drop(guard);
     }
 }

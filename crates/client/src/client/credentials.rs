@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use qwen_accounts::{ImportFile, Imported, Kind, Login, Snapshot, describe_left_out, fingerprint};
-use qwen_base::{Code, Error, Event, EventKind, Price, Result, api_base_url, display_url};
+use qwen_base::{Code, Event, EventKind, Price, Result, api_base_url, blocking, display_url};
 
 use super::{AccountInfo, Client};
 use crate::discovery::{Discovered, Discovery, FoundKey, is_known, last_four};
@@ -202,7 +202,7 @@ impl Client {
 
     async fn discover(&self, working_directory: Option<PathBuf>) -> Result<Discovered> {
         let discovery = self.discovery(working_directory);
-        let found = tokio::task::spawn_blocking(move || discovery.look()).await.map_err(Error::internal)?;
+        let found = blocking(move || discovery.look()).await?;
         for key in &found.keys {
             self.tokens.keep_secret(&key.secret);
         }

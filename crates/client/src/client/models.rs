@@ -8,10 +8,9 @@ use futures_util::future::join_all;
 use http::header::HeaderMap;
 use qwen_accounts::{Account, Record, Snapshot, Token, TokenManager};
 use qwen_base::{
-    Clock, Code, Error, Event, EventKind, Events, Http, Logger, Result, TransportError, decoded, display_url,
-    read_limited,
+    Clock, Code, Error, Event, EventKind, Events, Http, Logger, Result, TransportError, blocking, decoded,
+    display_url, read_limited,
 };
-use tokio::task::spawn_blocking;
 use url::Url;
 
 use super::Client;
@@ -73,7 +72,7 @@ impl Client {
         if view.document.keys.is_empty() {
             return Ok(offers(&view, None, now));
         }
-        spawn_blocking(move || offers(&view, Some(&book), now)).await.map_err(Error::internal)
+        blocking(move || offers(&view, Some(&book), now)).await
     }
 
     /// Reads the model list of a new key.
@@ -124,7 +123,7 @@ impl ListReader {
                 }
                 due
             };
-            if let Ok(due) = spawn_blocking(claim).await {
+            if let Ok(due) = blocking(claim).await {
                 reader.ask_all(due).await;
             }
         });
@@ -174,7 +173,7 @@ impl ListReader {
                 book.keep(&source, answer.as_ref().ok(), was_reached);
             };
             // The list is in memory even if this fails.
-            let _ = spawn_blocking(keep).await;
+            let _ = blocking(keep).await;
         }
     }
 
@@ -194,7 +193,7 @@ impl ListReader {
             }
             let body = read_limited(&mut response, MAX_BODY).await.map_err(broken)?;
             let body = body.ok_or_else(|| unusable(&host, "sent more than 4 MiB"))?;
-            let list = spawn_blocking(move || read_list(&body)).await.map_err(Error::internal)?;
+            let list = blocking(move || read_list(&body)).await?;
             list.ok_or_else(|| unusable(&host, "sent no list of models"))
         };
         let timeout = |_| Err(TransportError::no_answer(&host, LIMIT).error);

@@ -1,6 +1,6 @@
 //! Usage of the accounts, as a client reports it.
 
-use qwen_base::{Error, Result};
+use qwen_base::{Result, blocking};
 
 use super::{AccountInfo, Client};
 use crate::usage::WeakUsageBook;
@@ -29,7 +29,7 @@ impl Client {
     pub async fn usage(&self, utc_offset_minutes: i32) -> Result<Vec<AccountUsage>> {
         let accounts = self.accounts().await?;
         let usage = self.usage.clone();
-        let ledger = tokio::task::spawn_blocking(move || usage.read()).await.map_err(Error::internal)??;
+        let ledger = blocking(move || usage.read()).await??;
         let now = Moment::new(self.clock.now_ms(), utc_offset_minutes);
         let usage_of = |account: AccountInfo| AccountUsage {
             summary: ledger.summary(&account.id, now),

@@ -11,7 +11,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use qwen_accounts::{Document, Token};
-use qwen_base::{Code, Environment, Error, Paths, Secret, safe_open};
+use qwen_base::{Code, Environment, Error, Paths, Secret, blocking, safe_open};
 use serde_json::Value;
 
 pub use self::found::{FoundKey, last_four};
@@ -71,7 +71,7 @@ impl Discovery {
             return error;
         }
         let discovery = self.clone();
-        let found = tokio::task::spawn_blocking(move || discovery.look().keys).await.unwrap_or_default();
+        let found = blocking(move || discovery.look().keys).await.unwrap_or_default();
         match found.iter().find(|key| !is_known(key, accounts)) {
             Some(key) => {
                 error.with_advice(&format!("{}: run `npx opencode-qwen-cli-auth import`.", key.sentence()))

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use crate::config::ClientOptions;
 use finding::Finding;
-use qwen_base::{Clock, Environment, Error, Result, Secret};
+use qwen_base::{Clock, Environment, Result, Secret, blocking};
 use settings::CheckedSettings;
 
 /// Time limit for one question to a server or a program.
@@ -51,9 +51,7 @@ impl Doctor {
         let settings = Arc::new(settings);
         let local = {
             let (doctor, settings) = (Arc::clone(&doctor), Arc::clone(&settings));
-            tokio::task::spawn_blocking(move || doctor.look_at_files(&settings))
-                .await
-                .map_err(Error::internal)?
+            blocking(move || doctor.look_at_files(&settings)).await?
         };
         findings.extend(local.findings);
         let (network, qwen_cli, opencode) = tokio::join!(

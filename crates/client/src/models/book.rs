@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use qwen_accounts::{Kind, Record, Serving, file::Stamp};
-use qwen_base::{Clock, Code, Error, Event, EventKind, Events, Logger, lock};
+use qwen_base::{Clock, Code, Error, Event, EventKind, Events, Logger, blocking, lock};
 use tokio::runtime::Handle;
 
 use super::catalog::{self, CatalogList};
@@ -100,7 +100,22 @@ impl ModelBook {
     pub fn note_unavailable(&self, account_id: &str, model: &str) {
         let (account, model) = (account_id.to_owned(), model.to_owned());
         let now = self.shared.clock.now_ms();
-        self.shared.change_in_background(move |lists| lists.note_unavailable(&account, &model, now));
+        let note = move |lists: &mut ModelLists| lists.note_unavailable(&account, &model, now);
+        // This process knows it at once, even if the file can't be written.
+        let mut lists = (*self.lists()).clone();
+        note(&mut lists);
+        self.shared.state().lists = Arc::new(lists);
+        let shared = Arc::clone(&self.shared);
+        let write = move || {
+            shared.change(&mut |lists| {
+                note(lists);
+                true
+            });
+        };
+        match Handle::try_current() {
+            Ok(_) => drop(blocking(write)),
+            Err(_) => write(),
+        }
     }
 
     /// Returns the last good list of a key's server.
@@ -134,7 +149,7 @@ impl ModelBook {
     pub fn claim(&self, sources: &[ListSource]) -> Vec<ListSource> {
         let now = self.shared.clock.now_ms();
         let mut claimed = Vec::new();
-        self.shared.change(|lists| {
+        self.shared.change(&mut |lists| {
             claimed = sources.to_vec();
             claimed.retain(|source| {
                 lists.0.get(&source.account).is_none_or(|known| is_due(known, &source.base_url, now))
@@ -150,7 +165,7 @@ impl ModelBook {
     /// Stores an answer. A good list replaces the last one. `was_reached` is false if there was no answer. Blocks.
     pub fn keep(&self, source: &ListSource, list: Option<&ServerList>, was_reached: bool) {
         let now = self.shared.clock.now_ms();
-        self.shared.change(|lists| {
+        self.shared.change(&mut |lists| {
             let asked_at = if was_reached { now } else { due_after(now, UNREACHED_MS) };
             let known = note_asked(lists, source, asked_at);
             if let Some(list) = list {
@@ -167,7 +182,7 @@ impl ModelBook {
     /// Removes an account. Blocks.
     pub fn forget(&self, account_id: &str) {
         if self.lists().0.contains_key(account_id) {
-            self.shared.change(|lists| lists.0.remove(account_id).is_some());
+            self.shared.change(&mut |lists| lists.0.remove(account_id).is_some());
         }
     }
 
@@ -236,9 +251,9 @@ impl SharedBook {
             state.is_slow
         };
         match Handle::try_current() {
-            Ok(runtime) if is_slow => {
+            Ok(_) if is_slow => {
                 let shared = Arc::clone(self);
-                runtime.spawn_blocking(move || shared.look());
+                drop(blocking(move || shared.look()));
             }
             _ => self.look(),
         }
@@ -273,30 +288,8 @@ impl SharedBook {
         }
     }
 
-    fn change_in_background(self: &Arc<Self>, change: impl Fn(&mut ModelLists) + Send + 'static) {
-        // This process knows it at once, even if the file can't be written.
-        self.change_memory(&change);
-        let shared = Arc::clone(self);
-        let write = move || {
-            shared.change(|lists| {
-                change(lists);
-                true
-            });
-        };
-        match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(write)),
-            Err(_) => write(),
-        }
-    }
-
-    fn change_memory(self: &Arc<Self>, change: impl FnOnce(&mut ModelLists)) {
-        let mut lists = (*self.lists()).clone();
-        change(&mut lists);
-        self.state().lists = Arc::new(lists);
-    }
-
     /// Changes the file and the memory. If the file can't be changed, only the memory changes.
-    fn change(&self, mut change: impl FnMut(&mut ModelLists) -> bool) {
+    fn change(&self, change: &mut dyn FnMut(&mut ModelLists) -> bool) {
         let now = self.clock.now_ms();
         let mut change = |lists: &mut ModelLists| {
             let is_changed = change(lists);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::Method;
 use http::header::{CONTENT_TYPE, HeaderMap};
 use qwen_accounts::Kind;
-use qwen_base::{Error, Result, opaque_debug};
+use qwen_base::{Error, Result, blocking, opaque_debug};
 
 use super::target::Target;
 use crate::chat::body::{BodyRules, Ids, Shaped, shape_body};
@@ -171,5 +171,5 @@ pub async fn off_thread<T: Send + 'static>(
     if size <= LARGE_BODY {
         return Ok(work());
     }
-    tokio::task::spawn_blocking(work).await.map_err(Error::internal)
+    blocking(work).await
 }

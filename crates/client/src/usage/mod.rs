@@ -16,7 +16,7 @@ use http::header::CONTENT_TYPE;
 use tokio::runtime::Handle;
 
 use ledger::{Counts, Ledger, Moment};
-use qwen_base::{Clock, Event, EventKind, Events, Logger, Result, lock};
+use qwen_base::{Clock, Event, EventKind, Events, Logger, Result, blocking, lock};
 use scan::{Form, Scanner};
 
 use crate::shared_file::{Changed, SharedFile};
@@ -87,7 +87,7 @@ impl UsageBook {
             let shared = Arc::clone(&self.shared);
             runtime.spawn(async move {
                 tokio::time::sleep(DELAY).await;
-                let _ = tokio::task::spawn_blocking(move || shared.flush()).await;
+                let _ = blocking(move || shared.flush()).await;
             });
         }
     }
@@ -141,12 +141,12 @@ impl SharedUsage {
             return;
         }
         let now = Moment::new(self.clock.now_ms(), 0);
-        let add = |sums: &mut Ledger| {
+        let mut add = |sums: &mut Ledger| {
             sums.merge(&ledger);
             sums.prune(now);
             true
         };
-        match self.file.change(&self.clock, add) {
+        match self.file.change(&self.clock, &mut add) {
             Ok(Changed { set_aside: None, .. }) => {}
             Ok(Changed { set_aside: Some(aside), .. }) => {
                 let message = format!(
