@@ -24,9 +24,7 @@ use tokio::task::AbortHandle;
 
 use super::process_end;
 use super::runtime::runtime;
-use super::types::{
-    Authorization, FetchResponse, Variables, error_value, finding_value, read_options, token_value,
-};
+use super::types::{FetchResponse, Variables, error_value, read_options, token_value, without_null};
 
 type Wake = ThreadsafeFunction<(), (), (), Status, false, true>;
 
@@ -212,7 +210,7 @@ impl Bridge {
                 clock: Clock::system(),
             };
             let findings = doctor.examine().await?;
-            Ok(Outcome::Value(findings.iter().map(finding_value).collect()))
+            Ok(Outcome::Value(without_null(json!(findings))))
         });
     }
 
@@ -223,22 +221,16 @@ impl Bridge {
         self.shared.run(id, async move {
             let authorization =
                 oauth_client(options, variables, &http)?.request_device_authorization().await?;
-            Ok(Outcome::Value(Authorization::from(&authorization).into_value()))
+            Ok(Outcome::Value(json!(authorization)))
         });
     }
 
     /// Polls for the token (RFC 8628 section 3.4).
     #[napi(catch_unwind)]
-    pub fn poll_device_token(
-        &self,
-        id: u32,
-        authorization: Authorization,
-        options: Value,
-        variables: Variables,
-    ) {
+    pub fn poll_device_token(&self, id: u32, authorization: Value, options: Value, variables: Variables) {
         let http = Arc::clone(&self.http);
         self.shared.run(id, async move {
-            let authorization = authorization.into();
+            let authorization = read_options(authorization)?;
             let token = oauth_client(options, variables, &http)?.poll_device_token(&authorization).await?;
             Ok(Outcome::Value(token_value(&token)))
         });

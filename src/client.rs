@@ -19,9 +19,8 @@ use super::gateway::{Gateways, listener};
 use super::process_end;
 use super::runtime::{runtime, start_blocking};
 use super::types::{
-    AccountUpdate, Authorization, Content, FetchResponse, HostTokens, KeySettings, LoginSettings,
-    RequestBody, SEPARATOR, Variables, access_token_value, account_value, error_value, event_value,
-    found_value, imported_value, model_value, read_options, usage_value,
+    Content, FetchResponse, HostTokens, RequestBody, SEPARATOR, Variables, access_token_value, account_value,
+    error_value, event_value, found_value, imported_value, model_value, read_options, usage_value,
 };
 
 #[napi]
@@ -157,12 +156,12 @@ impl NativeClient {
 
     /// Logs in. The authorization is sent as progress.
     #[napi(catch_unwind)]
-    pub fn login(&self, id: u32, options: LoginSettings) {
+    pub fn login(&self, id: u32, options: Value) {
         let (client, shared) = (Arc::clone(&self.client), Arc::clone(&self.shared));
         self.shared.run(id, async move {
             let account = client
-                .login(options.into(), |authorization| {
-                    shared.send_value(id, "progress", Authorization::from(authorization).into_value());
+                .login(read_options(options)?, |authorization| {
+                    shared.send_value(id, "progress", json!(authorization));
                 })
                 .await?;
             Ok(Outcome::Value(account_value(&account)))
@@ -171,11 +170,10 @@ impl NativeClient {
 
     /// Adds a key as an account.
     #[napi(catch_unwind)]
-    pub fn add_api_key(&self, id: u32, options: KeySettings) {
+    pub fn add_api_key(&self, id: u32, options: Value) {
         let client = Arc::clone(&self.client);
-        let options = options.into();
         self.shared.run(id, async move {
-            let account = client.add_api_key(options).await?;
+            let account = client.add_api_key(read_options(options)?).await?;
             Ok(Outcome::Value(account_value(&account)))
         });
     }
@@ -285,11 +283,10 @@ impl NativeClient {
 
     /// Renames, enables or disables an account.
     #[napi(catch_unwind)]
-    pub fn update_account(&self, id: u32, account_id: String, changes: AccountUpdate) {
+    pub fn update_account(&self, id: u32, account_id: String, changes: Value) {
         let client = Arc::clone(&self.client);
-        let changes = changes.into();
         self.shared.run(id, async move {
-            let account = client.update_account(&account_id, changes).await?;
+            let account = client.update_account(&account_id, read_options(changes)?).await?;
             Ok(Outcome::Value(account_value(&account)))
         });
     }

@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use napi::bindgen_prelude::{Array, BufferSlice, Either, Env, Uint8Array, Utf16String};
 use napi_derive::napi;
-use qwen_accounts::{AccountChanges, Availability, DeviceAuthorization, Kind, QuotaWindow, Token};
-use qwen_base::{Error, Event, KeyPlan, Result, Secret, Tier, instant_from_number};
+use qwen_accounts::{Availability, Kind, QuotaWindow, Token};
+use qwen_base::{Error, Event, KeyPlan, Result, Secret, instant_from_number};
 use qwen_client::{
-    AccessToken, AccountInfo, AccountUsage, Counts, Estimate, Finding, FoundCredential, ImportedKey, Input,
-    KeyOptions, LoginOptions, OfferedModel, Prices, Summary, Thinking, ThinkingLevel,
+    AccessToken, AccountInfo, AccountUsage, Counts, Estimate, FoundCredential, ImportedKey, OfferedModel,
+    Summary, Thinking,
 };
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::body::ResponseBody;
 
@@ -24,70 +24,6 @@ pub type Variables = HashMap<String, String>;
 /// `ERR_QWEN_INTERNAL` for a value of another type.
 pub fn read_options<T: DeserializeOwned>(options: Value) -> Result<T> {
     serde_json::from_value(options).map_err(Error::internal)
-}
-
-/// `DeviceAuthorization` of index.d.ts.
-#[napi(object, object_to_js = false)]
-pub struct Authorization {
-    pub device_code: String,
-    pub user_code: String,
-    pub verification_uri: String,
-    pub verification_uri_complete: String,
-    pub expires_in: f64,
-    pub interval: f64,
-    pub code_verifier: String,
-}
-
-#[napi(object, object_to_js = false)]
-pub struct LoginSettings {
-    pub label: Option<String>,
-    pub replace: Option<String>,
-    pub open_browser: Option<bool>,
-}
-
-impl From<LoginSettings> for LoginOptions {
-    fn from(settings: LoginSettings) -> Self {
-        Self { label: settings.label, replace: settings.replace, open_browser: settings.open_browser }
-    }
-}
-
-#[napi(object, object_to_js = false)]
-pub struct KeySettings {
-    pub key: String,
-    /// A name of `KeyPlan`.
-    pub plan: Option<String>,
-    pub region: Option<String>,
-    pub base_url: Option<String>,
-    pub label: Option<String>,
-    /// A name of `Tier`.
-    pub tier: Option<String>,
-    pub check: Option<bool>,
-}
-
-impl From<KeySettings> for KeyOptions {
-    fn from(settings: KeySettings) -> Self {
-        Self {
-            key: Secret::new(settings.key),
-            plan: settings.plan.as_deref().and_then(KeyPlan::from_name),
-            region: settings.region,
-            base_url: settings.base_url,
-            label: settings.label,
-            tier: settings.tier.as_deref().and_then(Tier::from_name),
-            check: settings.check.unwrap_or(true),
-        }
-    }
-}
-
-#[napi(object, object_to_js = false)]
-pub struct AccountUpdate {
-    pub label: Option<String>,
-    pub enabled: Option<bool>,
-}
-
-impl From<AccountUpdate> for AccountChanges {
-    fn from(update: AccountUpdate) -> Self {
-        Self { label: update.label, enabled: update.enabled }
-    }
 }
 
 /// Tokens in a host's own store.
@@ -152,48 +88,6 @@ impl From<HostTokens> for Token {
             scope: None,
             expires_at: instant_from_number(tokens.expires).unwrap_or(0),
         }
-    }
-}
-
-impl From<Authorization> for DeviceAuthorization {
-    fn from(authorization: Authorization) -> Self {
-        Self {
-            device_code: Secret::new(authorization.device_code),
-            user_code: authorization.user_code,
-            verification_uri: authorization.verification_uri,
-            verification_uri_complete: authorization.verification_uri_complete,
-            expires_in: authorization.expires_in,
-            interval: authorization.interval,
-            code_verifier: Secret::new(authorization.code_verifier),
-        }
-    }
-}
-
-impl From<&DeviceAuthorization> for Authorization {
-    fn from(authorization: &DeviceAuthorization) -> Self {
-        Self {
-            device_code: authorization.device_code.expose().to_owned(),
-            user_code: authorization.user_code.clone(),
-            verification_uri: authorization.verification_uri.clone(),
-            verification_uri_complete: authorization.verification_uri_complete.clone(),
-            expires_in: authorization.expires_in,
-            interval: authorization.interval,
-            code_verifier: authorization.code_verifier.expose().to_owned(),
-        }
-    }
-}
-
-impl Authorization {
-    pub fn into_value(self) -> Value {
-        json!({
-            "deviceCode": self.device_code,
-            "userCode": self.user_code,
-            "verificationUri": self.verification_uri,
-            "verificationUriComplete": self.verification_uri_complete,
-            "expiresIn": self.expires_in,
-            "interval": self.interval,
-            "codeVerifier": self.code_verifier,
-        })
     }
 }
 
@@ -263,36 +157,17 @@ pub fn model_value(model: &OfferedModel) -> Value {
         "name": model.name,
         "context": model.context,
         "output": model.output,
-        "input": model.input.iter().map(|input| Input::as_str(*input)).collect::<Vec<_>>(),
+        "input": model.input,
         "accounts": model.accounts,
         "thinking": (thinking != json!({})).then_some(thinking),
-        "host": without_null(json!({
+        "host": {
             "reasoning": model.reasoning,
             "interleaved": model.interleaved,
             "temperature": model.temperature,
             "released": model.released,
-            "prices": model.prices.as_ref().map(prices_value),
-            "levels": model.thinking_levels().iter().map(level_value).collect::<Vec<_>>(),
-        })),
-    }))
-}
-
-fn prices_value(prices: &Prices) -> Value {
-    without_null(json!({
-        "input": prices.input,
-        "output": prices.output,
-        "cache_read": prices.cache_read,
-        "cache_write": prices.cache_write,
-        "context_over_200k": prices.context_over_200k.as_deref().map(prices_value),
-    }))
-}
-
-fn level_value(level: &ThinkingLevel) -> Value {
-    without_null(json!({
-        "name": level.name,
-        "enable": level.enable,
-        "budget": level.budget,
-        "effort": level.effort,
+            "prices": model.prices,
+            "levels": model.thinking_levels(),
+        },
     }))
 }
 
@@ -302,23 +177,22 @@ pub fn found_value(found: &FoundCredential) -> Value {
         Kind::Key(plan) => plan.map(KeyPlan::as_str),
         Kind::OAuth => None,
     };
-    let credential = without_null(json!({
-        "source": found.source,
-        "provider": found.provider,
-        "plan": plan,
-        "region": found.region,
-        "baseUrl": found.base_url,
-        "lastFour": found.last_four,
-        "known": found.known,
-    }));
-    json!({
+    without_null(json!({
         "id": found.id,
-        "credential": credential,
+        "credential": {
+            "source": found.source,
+            "provider": found.provider,
+            "plan": plan,
+            "region": found.region,
+            "baseUrl": found.base_url,
+            "lastFour": found.last_four,
+            "known": found.known,
+        },
         "alsoIn": found.also_in,
         "login": found.kind == Kind::OAuth,
         "foreign": found.foreign,
         "takenWithAll": found.taken_with_all,
-    })
+    }))
 }
 
 pub fn imported_value(imported: &ImportedKey) -> Value {
@@ -369,16 +243,6 @@ pub fn event_value(event: &Event) -> Value {
     }))
 }
 
-/// `Finding` in index.d.ts.
-pub fn finding_value(finding: &Finding) -> Value {
-    without_null(json!({
-        "id": finding.id,
-        "state": finding.state.as_str(),
-        "message": finding.message,
-        "fix": finding.fix,
-    }))
-}
-
 /// Returns the fields of a `QwenAuthError`.
 pub fn error_value(error: &Error) -> Value {
     without_null(json!({
@@ -394,12 +258,14 @@ pub fn error_value(error: &Error) -> Value {
     }))
 }
 
-/// Removes null fields: missing optional properties are left out.
-fn without_null(value: Value) -> Value {
+/// Removes null fields at any depth: missing optional properties are left out.
+pub fn without_null(value: Value) -> Value {
     match value {
         Value::Object(fields) => {
-            Value::Object(fields.into_iter().filter(|(_, value)| !value.is_null()).collect::<Map<_, _>>())
+            let given = fields.into_iter().filter(|(_, value)| !value.is_null());
+            given.map(|(name, value)| (name, without_null(value))).collect()
         }
+        Value::Array(items) => items.into_iter().map(without_null).collect(),
         other => other,
     }
 }

@@ -2,23 +2,28 @@
 
 use std::borrow::Cow;
 
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IntoDeserializer as _, value};
 use url::Url;
 
 use crate::base_url::display_url;
 
 /// The plan that a key belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum KeyPlan {
     /// A subscription with quotas per 5 hours, week and month.
     CodingPlan,
     /// A subscription with a number of tokens.
     TokenPlan,
     /// Pay-as-you-go, billed per token.
+    #[serde(rename = "dashscope")]
     DashScope,
 }
 
 /// The tier of a subscription. It determines the quota.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Tier {
     /// The smallest tier.
     Lite,
@@ -45,7 +50,7 @@ impl Tier {
     /// Parses the name in the API and in files.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|tier| tier.as_str() == name)
+        named(name)
     }
 }
 
@@ -173,7 +178,7 @@ impl KeyPlan {
     /// Parses the name in the API and in files.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|plan| plan.as_str() == name)
+        named(name)
     }
 
     /// Returns the name for users.
@@ -230,6 +235,11 @@ impl KeyPlan {
     pub fn endpoints(self) -> impl Iterator<Item = &'static Endpoint> {
         ENDPOINTS.iter().filter(move |endpoint| endpoint.plan == self)
     }
+}
+
+fn named<T: DeserializeOwned>(name: &str) -> Option<T> {
+    let name: value::StrDeserializer<'_, value::Error> = name.into_deserializer();
+    T::deserialize(name).ok()
 }
 
 /// Finds a region by any of its names. Regions that only workspaces have keep Alibaba Cloud's name, such as
@@ -368,10 +378,13 @@ mod tests {
     }
 
     #[test]
-    fn plans_and_regions_are_found_by_name() {
+    fn plans_tiers_and_regions_are_found_by_name() {
         for plan in KeyPlan::ALL {
             assert_eq!(KeyPlan::from_name(plan.as_str()), Some(plan));
             assert!(plan.endpoints().count() > 1);
+        }
+        for tier in Tier::ALL {
+            assert_eq!(Tier::from_name(tier.as_str()), Some(tier));
         }
         assert_eq!(KeyPlan::from_name("free"), None);
         for (name, region) in [

@@ -3,22 +3,30 @@
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 
 /// A secret string. `Debug` hides it, and its memory is zeroed when the last copy is dropped.
-#[derive(Clone)]
+#[derive(Clone, Deserialize)]
+#[serde(from = "String")]
 pub struct Secret(SecretString);
 
 impl Secret {
     /// Wraps a string.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
-        Self(SecretString::from(text.into()))
+        Self::from(text.into())
     }
 
     /// Returns the text. Only for requests and credentials files.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(SecretString::from(text))
     }
 }
 

@@ -1,10 +1,11 @@
 //! Changes that a user makes to the accounts: log in, add a key, choose, update, import, remove.
 
-use super::availability::{Availability, availability};
 use std::path::{Path, PathBuf};
 
 use qwen_base::{Code, Error, EventKind, Result};
+use serde::Deserialize;
 
+use super::availability::{Availability, availability};
 use super::erase::Traces;
 use super::reconcile::{self, Imported};
 use super::registry::{ONLY_ACCOUNT, Registry, disabled_account, new_id, unknown_account};
@@ -18,7 +19,8 @@ use crate::store::import_formats::Login;
 use crate::store::record::{Key, Record};
 
 /// Changes to an account; `None` leaves a field as it is.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
 pub struct AccountChanges {
     /// New label.
     pub label: Option<String>,

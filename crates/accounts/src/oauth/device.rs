@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use qwen_base::{Code, Error, Result, Secret};
+use serde::{Deserialize, Serialize, Serializer};
 use url::Url;
 
 use super::error_response::{Answer, Body, seconds};
@@ -14,9 +15,11 @@ use crate::model::fields::text;
 pub const QWEN_CLIENT_ID: &str = "f0304373b74a44d2b584a3fb70ca9e56";
 
 /// A login that waits for the user's approval.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct DeviceAuthorization {
     /// Exchanged for tokens once the user has approved.
+    #[serde(serialize_with = "expose")]
     pub device_code: Secret,
     /// Code that the user types or compares.
     pub user_code: String,
@@ -29,7 +32,12 @@ pub struct DeviceAuthorization {
     /// Shortest time between two polls, in seconds.
     pub interval: f64,
     /// PKCE verifier of the request (RFC 7636).
+    #[serde(serialize_with = "expose")]
     pub code_verifier: Secret,
+}
+
+fn expose<S: Serializer>(secret: &Secret, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_str(secret.expose())
 }
 
 /// Reads a device authorization answer.

@@ -17,6 +17,7 @@ use qwen_base::{
     Busy, Clock, Code, Environment, Event, EventKind, Events, Http, KnownSecrets, Logger, Paths, Price,
     Result, Secret, display_url,
 };
+use serde::Deserialize;
 use url::Url;
 
 pub use self::credentials::{FoundCredential, ImportedKey};
@@ -50,7 +51,8 @@ pub struct Context {
 }
 
 /// Settings of a login.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct LoginOptions {
     /// Name for the account.
     pub label: Option<String>,

@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use qwen_base::shorten_message;
+use serde::Serialize;
 
 /// Severity of a finding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum FindingState {
     /// No problem.
     Ok,
@@ -15,20 +17,8 @@ pub enum FindingState {
     Broken,
 }
 
-impl FindingState {
-    /// Returns the name that callers see.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warning => "warning",
-            Self::Broken => "broken",
-        }
-    }
-}
-
 /// Result of one check. It never contains a secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// Name of the check. A check may have several findings.
     pub id: &'static str,

@@ -6,13 +6,15 @@ pub mod paste;
 
 use qwen_accounts::Key;
 use qwen_base::{Code, Error, Http, KeyPlan, Result, Secret, Tier, display_url, endpoint_of};
+use serde::Deserialize;
 
 use self::check::{EndpointAnswer, Inquiry};
 use self::input::{CandidateEndpoint, CandidateEndpoints, candidate_endpoints};
 use self::paste::read_key;
 
 /// A key and the user's options for it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct KeyOptions {
     /// The key as given.
     pub key: Secret,
@@ -26,8 +28,13 @@ pub struct KeyOptions {
     pub label: Option<String>,
     /// Tier of the subscription, for estimates of usage.
     pub tier: Option<Tier>,
-    /// True to ask the server before the key is kept.
+    /// True to ask the server before the key is kept. Default: true.
+    #[serde(default = "yes")]
     pub check: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A checked key.

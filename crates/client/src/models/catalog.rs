@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{LazyLock, OnceLock};
 
 use qwen_base::KeyPlan;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 const DATA: &str = include_str!("../../../../catalog/catalog.json");
@@ -109,7 +109,7 @@ pub struct ModelFacts {
 }
 
 /// A kind of input that a model takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Input {
     /// Text.
@@ -120,19 +120,6 @@ pub enum Input {
     Pdf,
     /// Videos.
     Video,
-}
-
-impl Input {
-    /// Returns the name that callers see.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::Image => "image",
-            Self::Pdf => "pdf",
-            Self::Video => "video",
-        }
-    }
 }
 
 /// Controls for a model's thinking. Empty if there are none.
@@ -158,7 +145,7 @@ impl Thinking {
 }
 
 /// Prices in US dollars per million tokens.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prices {
     /// Input that isn't cached.
     pub input: f64,

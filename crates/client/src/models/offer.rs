@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use qwen_accounts::{Kind, Record};
+use serde::Serialize;
 
 use super::catalog::{self, CatalogList, Input, ModelFacts, Prices, Thinking};
 use super::output_cap_by_name;
@@ -131,7 +132,7 @@ fn unknown(id: &str) -> OfferedModel {
 }
 
 /// A choice of how much a model thinks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ThinkingLevel {
     /// Name of the level.
     pub name: &'static str,
