@@ -1,7 +1,9 @@
 //! The error type of all crates: a stable code, a message for the user, and details for the caller.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::text::shorten_message;
 
@@ -116,11 +118,10 @@ impl fmt::Display for Code {
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error for the user. It never contains a token or a key.
+/// An error for the user. Neither it nor its source contains a token or a key.
 ///
 /// Cheap to clone, because every caller that waited for a refresh gets the same error.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{}", .0.message)]
+#[derive(Debug, Clone)]
 pub struct Error(Box<Details>);
 
 #[derive(Debug, Clone)]
@@ -133,7 +134,7 @@ struct Details {
     path: Option<PathBuf>,
     retry_after_ms: Option<u64>,
     retryable: bool,
-    cause: Option<Error>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
@@ -150,7 +151,7 @@ impl Error {
             path: None,
             retry_after_ms: None,
             retryable: false,
-            cause: None,
+            source: None,
         }))
     }
 
@@ -162,9 +163,9 @@ impl Error {
 
     /// Creates an error for a failed file operation. `action` completes the sentence "Could not …".
     #[must_use]
-    pub fn io(action: &str, path: &Path, cause: &std::io::Error) -> Self {
-        Self::new(Code::Io, format!("Could not {action} {}: {}. {}", path.display(), cause, io_advice(cause)))
-            .with_path(path)
+    pub fn io(action: &str, path: &Path, error: io::Error) -> Self {
+        let message = format!("Could not {action} {}: {error}. {}", path.display(), io_advice(&error));
+        Self::new(Code::Io, message).with_path(path).with_source(error)
     }
 
     /// Creates an error for a bug in this package.
@@ -226,10 +227,10 @@ impl Error {
         self
     }
 
-    /// The error that caused this one.
+    /// Sets the error that caused this one. It must not print a secret.
     #[must_use]
-    pub fn with_cause(mut self, cause: Self) -> Self {
-        self.0.cause = Some(cause);
+    pub fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.0.source = Some(Arc::new(source));
         self
     }
 
@@ -281,16 +282,29 @@ impl Error {
         self.0.retryable
     }
 
-    /// The error that caused this one.
+    /// Returns the source if it is an error of this type too, with a code that callers can act on.
     #[must_use]
     pub fn cause(&self) -> Option<&Self> {
-        self.0.cause.as_ref()
+        self.0.source.as_ref()?.downcast_ref()
     }
 }
 
-fn io_advice(cause: &std::io::Error) -> &'static str {
-    use std::io::ErrorKind as Kind;
-    match cause.kind() {
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        let source = self.0.source.as_deref()?;
+        Some(source)
+    }
+}
+
+fn io_advice(error: &io::Error) -> &'static str {
+    use io::ErrorKind as Kind;
+    match error.kind() {
         Kind::PermissionDenied => "Check its owner and mode, then try again.",
         Kind::StorageFull | Kind::QuotaExceeded => "Free some disk space, then try again.",
         Kind::ReadOnlyFilesystem => "Make the file system writable, or point QWEN_HOME at one that is.",
@@ -303,14 +317,21 @@ fn io_advice(cause: &std::io::Error) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error as _;
+
     use super::*;
 
     #[test]
-    fn an_io_error_names_the_file_and_the_fix() {
-        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
-        let error = Error::io("write", Path::new("/home/u/.qwen/oauth_creds.json"), &full);
+    fn an_io_error_names_the_file_and_the_fix_and_keeps_its_source() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let error = Error::io("write", Path::new("/home/u/.qwen/oauth_creds.json"), full);
         assert_eq!(error.code().as_str(), "ERR_QWEN_IO");
         assert!(error.message().contains("/home/u/.qwen/oauth_creds.json"));
         assert!(error.message().contains("Free some disk space"));
+        let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+        assert_eq!(source.map(io::Error::kind), Some(io::ErrorKind::StorageFull));
+        assert!(error.cause().is_none());
+        let outer = Error::internal("test").with_source(error);
+        assert_eq!(outer.cause().map(Error::code), Some(Code::Io));
     }
 }

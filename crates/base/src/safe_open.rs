@@ -117,7 +117,8 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
 pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
     let bytes =
         read(path, limit)?.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "it is too large"))?;
-    String::from_utf8(bytes).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
+    // The error of `String` holds the bytes, which may be a secret.
+    String::from_utf8(bytes).map_err(|error| io::Error::new(ErrorKind::InvalidData, error.utf8_error()))
 }
 
 fn checked(
@@ -226,5 +227,14 @@ mod tests {
         assert_eq!(open(&path("missing")).unwrap_err().kind(), ErrorKind::NotFound);
         let made = open_own(&mut own(), &path("new")).unwrap();
         assert_eq!(made.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn an_error_about_text_contains_nothing_of_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), b"sk-secret\xff").unwrap();
+        let error = read_text(file.path(), 100).unwrap_err();
+        // The bytes of "sk-".
+        assert!(!format!("{error:?}").contains("115, 107, 45"), "{error:?}");
     }
 }

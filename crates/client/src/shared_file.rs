@@ -111,7 +111,7 @@ impl<T: Default + Serialize + DeserializeOwned> SharedFile<T> {
             let set_aside = is_damaged
                 .then(|| file::set_aside(&self.path, clock.now_ms()))
                 .transpose()
-                .map_err(|error| Error::io("set aside", &self.path, &error))?;
+                .map_err(|error| Error::io("set aside", &self.path, error))?;
             let document = Document { version: VERSION, accounts: contents };
             atomic::replace(&self.path, &serde_json::to_vec(&document).map_err(Error::internal)?)?;
             Ok(Ok(Changed { contents: document.accounts, set_aside }))

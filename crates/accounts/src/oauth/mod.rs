@@ -128,7 +128,7 @@ impl OAuthClient {
                     sleep(left).await;
                     let error = poll::expired_error();
                     return Err(match last_trouble {
-                        Some(cause) => error.with_cause(cause),
+                        Some(cause) => error.with_source(cause),
                         None => error,
                     });
                 }
@@ -273,5 +273,5 @@ pub fn refresh_unavailable(cause: Error) -> Error {
     if let Some(status) = cause.status() {
         error = error.with_status(status);
     }
-    error.with_oauth_error(cause.oauth_error().map(str::to_owned)).with_cause(cause)
+    error.with_oauth_error(cause.oauth_error().map(str::to_owned)).with_source(cause)
 }

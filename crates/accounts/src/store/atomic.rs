@@ -57,33 +57,33 @@ pub fn replace_if(
     create_private_directory(directory)?;
     if fault::omits(Safeguard::Replacement) {
         let written = File::create(&target).and_then(|mut file| write_all(&mut file, contents));
-        return written.map(|()| Replaced::Synced).map_err(|error| Error::io("write", &target, &error));
+        return written.map(|()| Replaced::Synced).map_err(|error| Error::io("write", &target, error));
     }
     let name = temporary_name(&target, &fingerprint(&target));
     let mut temporary = match reserved.filter(|reserved| reserved.target == target) {
         Some(reserved) => reserved.temporary.renamed(&name),
         None => Temporary::create(&target, &name),
     }
-    .map_err(|error| Error::io("create a file in", directory, &error))?;
+    .map_err(|error| Error::io("create a file in", directory, error))?;
     fault::reached(Point::TemporaryCreated);
     // Surplus space is given back before the write; the rest stays reserved.
     let shortened = temporary.file.set_len(contents.len() as u64);
     shortened
         .and_then(|()| write_all(&mut temporary.file, contents))
         .and_then(|()| sync_data(&temporary.file))
-        .map_err(|error| Error::io("write", &target, &error))?;
+        .map_err(|error| Error::io("write", &target, error))?;
     fault::reached(Point::DataSynced);
     if !still() {
         return Ok(Replaced::Declined);
     }
-    persist(temporary, &target).map_err(|error| Error::io("replace", &target, &error))?;
+    persist(temporary, &target).map_err(|error| Error::io("replace", &target, error))?;
     fault::reached(Point::Renamed);
     // The file is replaced even if its directory can't be synced.
     let synced = sync_directory(directory);
     fault::reached(Point::DirectorySynced);
     Ok(match synced {
         Ok(()) => Replaced::Synced,
-        Err(error) => Replaced::Unsynced(Error::io("sync", directory, &error)),
+        Err(error) => Replaced::Unsynced(Error::io("sync", directory, error)),
     })
 }
 
@@ -98,7 +98,7 @@ pub fn overwrite(path: &Path, contents: &[u8]) -> Result<()> {
         file.set_len(contents.len() as u64)?;
         file.sync_all()
     });
-    written.map_err(|error| Error::io("write", path, &error))
+    written.map_err(|error| Error::io("write", path, error))
 }
 
 /// Reserved disk space for later contents: a temporary file beside the one that they will replace.
@@ -130,7 +130,7 @@ impl Reservation {
             });
         match made {
             Ok(temporary) => Ok(Self { temporary, target }),
-            Err(error) => Err(Error::io("reserve space for new tokens in", directory, &error)),
+            Err(error) => Err(Error::io("reserve space for new tokens in", directory, error)),
         }
     }
 }
@@ -323,7 +323,7 @@ pub fn create_private_directory(directory: &Path) -> Result<()> {
     match private_files::directory_builder().create(directory) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::AlreadyExists && directory.is_dir() => return Ok(()),
-        Err(error) => return Err(Error::io("create", directory, &error)),
+        Err(error) => return Err(Error::io("create", directory, error)),
     }
     if let (Some(above), Ok(made)) = (above, File::open(directory)) {
         ownership::inherit_owner(&made, above);
@@ -346,7 +346,7 @@ pub fn follow_links(path: &Path) -> Result<PathBuf> {
         }
     }
     let looped = std::io::Error::other("too many symbolic links");
-    Err(Error::io("follow", path, &looped))
+    Err(Error::io("follow", path, looped))
 }
 
 #[cfg(unix)]

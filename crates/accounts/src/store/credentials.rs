@@ -137,7 +137,7 @@ impl CredentialsFile {
         match fs::remove_file(&self.path) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(Error::io("remove", &self.path, &error)),
+            Err(error) => Err(Error::io("remove", &self.path, error)),
         }
     }
 
@@ -147,7 +147,7 @@ impl CredentialsFile {
     /// `ERR_QWEN_IO`.
     pub fn set_aside(&self, now_ms: u64) -> Result<PathBuf> {
         let aside = file::aside(&self.path, now_ms);
-        fs::rename(&self.path, &aside).map_err(|error| Error::io("move aside", &self.path, &error))?;
+        fs::rename(&self.path, &aside).map_err(|error| Error::io("move aside", &self.path, error))?;
         Ok(aside)
     }
 

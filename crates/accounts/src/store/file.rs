@@ -49,7 +49,7 @@ pub fn stamp(path: &Path) -> Result<Option<Stamp>> {
             Ok(Some(Stamp { modified, length: metadata.len(), inode: inode(&metadata) }))
         }
         Err(error) if is_missing(path, &error) => Ok(None),
-        Err(error) => Err(unreadable(path, &error)),
+        Err(error) => Err(unreadable(path, error)),
     }
 }
 
@@ -87,15 +87,15 @@ fn read_checked(
         Ok(file) => file,
         Err(error) if InPlace::of(&error).is_some() => return Ok(Contents::NotAFile),
         Err(error) if is_missing(path, &error) => return Ok(Contents::Missing),
-        Err(error) => return Err(unreadable(path, &error)),
+        Err(error) => return Err(unreadable(path, error)),
     };
-    let metadata = file.metadata().map_err(|error| unreadable(path, &error))?;
+    let metadata = file.metadata().map_err(|error| unreadable(path, error))?;
     if let Some(error) = refuse(&metadata) {
         return Err(error);
     }
     let modified_at = metadata.modified().map_or(0, epoch_ms);
     let mut bytes = Vec::new();
-    file.by_ref().take(limit + 1).read_to_end(&mut bytes).map_err(|error| unreadable(path, &error))?;
+    file.by_ref().take(limit + 1).read_to_end(&mut bytes).map_err(|error| unreadable(path, error))?;
     if bytes.len() as u64 > limit {
         return Ok(Contents::TooLarge);
     }
@@ -156,7 +156,7 @@ fn is_missing(path: &Path, error: &std::io::Error) -> bool {
     error.kind() == ErrorKind::NotFound && !is_blocked()
 }
 
-fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+fn unreadable(path: &Path, error: std::io::Error) -> Error {
     Error::io("read", path, error)
 }
 

@@ -83,7 +83,7 @@ impl LockPaths {
     pub fn expect_usable(&self) -> Result<()> {
         expect_file(&self.cli)?;
         match safe_open::open_own(OpenOptions::new().read(true).write(true), &self.kernel) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("open", &self.kernel, &error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("open", &self.kernel, error)),
             _ => Ok(()),
         }
     }
@@ -136,7 +136,7 @@ fn take_turns(
     step: &mut dyn FnMut(Option<&mut CliLock>) -> bool,
 ) -> Result<()> {
     paths.make_directories()?;
-    let file = open_lock_file(&paths.kernel).map_err(|error| Error::io("open", &paths.kernel, &error))?;
+    let file = open_lock_file(&paths.kernel).map_err(|error| Error::io("open", &paths.kernel, error))?;
     fault::reached(Point::LockFileOpened);
     let mut kernel = KernelLock::new(file);
     let started = Instant::now();
@@ -163,7 +163,7 @@ fn take_turns(
                     return Ok(());
                 }
             }
-            Err(error) => return Err(Error::io("lock", &paths.kernel, &error)),
+            Err(error) => return Err(Error::io("lock", &paths.kernel, error)),
         }
         if step(None) {
             return Ok(());
@@ -255,7 +255,7 @@ impl CliLock {
                     return Ok(Some(Self { claim, is_sole, waited_for_cli: false, was_stolen: false }));
                 }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(Error::io("create", path, &error)),
+                Err(error) => return Err(Error::io("create", path, error)),
             }
             if !remove_if_abandoned(path, clock, is_sole)? {
                 return Ok(None);
@@ -351,13 +351,13 @@ fn remove_if_abandoned(path: &Path, clock: &Clock, is_sole: bool) -> Result<bool
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(Error::io("remove the abandoned lock", path, &error)),
+        Err(error) => Err(Error::io("remove the abandoned lock", path, error)),
     }
 }
 
 /// Fails for anything but a file, since no process will ever release it.
 fn expect_file(path: &Path) -> Result<()> {
-    InPlace::at_own(path).map_or(Ok(()), |found| Err(Error::io("create", path, &found.into())))
+    InPlace::at_own(path).map_or(Ok(()), |found| Err(Error::io("create", path, found.into())))
 }
 
 /// True if a lock file has not been touched for too long; `None` if there is none.
@@ -369,7 +369,7 @@ fn is_stale(path: &Path, clock: &Clock) -> Result<Option<bool>> {
             Ok(Some(u128::from(age_ms) >= STALE_AFTER.as_millis()))
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io("look at", path, &error)),
+        Err(error) => Err(Error::io("look at", path, error)),
     }
 }
 

@@ -49,7 +49,7 @@ impl Workspace {
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
         let root =
-            builder.tempdir_in(&base).map_err(|error| Error::io("create a directory in", &base, &error))?;
+            builder.tempdir_in(&base).map_err(|error| Error::io("create a directory in", &base, error))?;
         remove_forgotten(&base, root.path());
         let workspace = Self { root };
         for directory in [workspace.home(), workspace.work()] {
@@ -128,7 +128,7 @@ fn same_owner(_one: &fs::Metadata, _other: &fs::Metadata) -> bool {
 }
 
 fn write(path: &Path, contents: &str) -> Result<()> {
-    private_files::create_file(path, contents.as_bytes()).map_err(|error| Error::io("write", path, &error))
+    private_files::create_file(path, contents.as_bytes()).map_err(|error| Error::io("write", path, error))
 }
 
 /// Returns the login settings, with everything else turned off. Names of several versions are set; the CLI ignores unknown

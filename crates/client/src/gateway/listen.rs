@@ -34,15 +34,18 @@ pub(super) async fn bind(port: u16) -> Result<Listeners> {
 
 async fn listen(ip: IpAddr, port: u16) -> Result<TcpListener> {
     let address = SocketAddr::new(ip, port);
-    TcpListener::bind(address).await.map_err(|cause| match cause.kind() {
-        ErrorKind::AddrInUse => Error::new(
-            Code::PortInUse,
-            format!("Port {port} is in use: another program listens on {address}. Choose another port, or end that program."),
-        ),
-        ErrorKind::PermissionDenied => Error::new(
-            Code::InvalidArgument,
-            format!("The system does not allow listening on port {port}. Choose one from 1024 to 65535."),
-        ),
-        _ => Error::new(Code::Io, format!("Could not listen on {address}: {cause}. Choose another port.")),
+    TcpListener::bind(address).await.map_err(|error| {
+        let (code, message) = match error.kind() {
+            ErrorKind::AddrInUse => (
+                Code::PortInUse,
+                format!("Port {port} is in use: another program listens on {address}. Choose another port, or end that program."),
+            ),
+            ErrorKind::PermissionDenied => (
+                Code::InvalidArgument,
+                format!("The system does not allow listening on port {port}. Choose one from 1024 to 65535."),
+            ),
+            _ => (Code::Io, format!("Could not listen on {address}: {error}. Choose another port.")),
+        };
+        Error::new(code, message).with_source(error)
     })
 }

@@ -174,7 +174,7 @@ fn unchecked(place: &CandidateEndpoint, cause: &Error) -> Error {
         display_url(&place.base_url),
         cause.message()
     );
-    Error::new(cause.code(), message).retryable().with_cause(cause.clone())
+    Error::new(cause.code(), message).retryable().with_source(cause.clone())
 }
 
 #[cfg(test)]

@@ -77,9 +77,8 @@ async fn no_debug_print_shows_a_secret() {
 #[tokio::test]
 async fn no_panic_shows_a_secret() {
     let setup = Setup::fresh().await;
-    let credentials = CredentialsFile::new(setup.home.credentials()).read();
-    let caught =
-        std::panic::catch_unwind(|| credentials.map(|held| assert!(held.is_none(), "{held:?}")).unwrap());
+    let credentials = CredentialsFile::new(setup.home.credentials()).read().unwrap();
+    let caught = std::panic::catch_unwind(|| assert!(credentials.is_none(), "{credentials:?}"));
     let message = caught.unwrap_err().downcast::<String>().unwrap();
     assert!(message.contains("Credentials") && !message.contains("access-0"), "{message}");
 }
