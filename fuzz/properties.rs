@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use qwen_accounts::{
-    Answer, Body, Document, Held, Kind, Redemption, Reply, Token, read_device_authorization, read_poll,
-    read_refresh, reconcile, recover,
+    Document, Held, Kind, OAuthAnswer, OAuthBody, PollReply, Redemption, Token, read_device_authorization,
+    read_poll, read_refresh, reconcile, recover,
 };
 use qwen_base::{KeyPlan, Redactor, Secret, api_base_url, display_url, is_secure, retry_after_ms};
 use qwen_client::internals::{
@@ -55,7 +55,7 @@ fn assert_usable(token: &Token) {
 /// the server.
 pub fn token_answer(data: &[u8]) {
     let (status, bytes) = choice(&[200, 400, 401, 403, 404, 429, 500, 503, 204, 302], data);
-    let answer = Answer { status, retry_after_ms: None, body: Body::read(Some(bytes)) };
+    let answer = OAuthAnswer { status, retry_after_ms: None, body: OAuthBody::read(Some(bytes)) };
     let object: Option<Value> = serde_json::from_slice(bytes).ok().filter(Value::is_object);
     let error = object.as_ref().and_then(|object| object["error"].as_str()).filter(|error| !error.is_empty());
     match read_refresh(&answer, NOW) {
@@ -70,7 +70,7 @@ pub fn token_answer(data: &[u8]) {
         Redemption::Unusable(told) => assert!((200..300).contains(&status) && told.message().is_ascii()),
         Redemption::Unavailable { cause, .. } => assert!(cause.is_retryable() && cause.message().is_ascii()),
     }
-    if let Reply::Approved(token) = read_poll(&answer, NOW) {
+    if let PollReply::Approved(token) = read_poll(&answer, NOW) {
         assert_usable(&token);
     }
     if let Ok(given) = read_device_authorization(&answer, "client", Secret::new("verifier")) {

@@ -28,7 +28,7 @@ use super::types::{FetchResponse, Variables, error_value, read_options, token_va
 
 type Wake = ThreadsafeFunction<(), (), (), Status, false, true>;
 
-pub enum Outcome {
+pub enum CallOutput {
     Value(Value),
     Response(Box<FetchResponse>),
 }
@@ -38,14 +38,14 @@ struct Message {
     id: u32,
     /// `value`, `response`, `error`, `progress`, `event` or `readable`.
     kind: &'static str,
-    content: Option<Outcome>,
+    content: Option<CallOutput>,
 }
 
 /// Array elements for each message.
 const MESSAGE_LENGTH: usize = 3;
 
 /// The part of a bridge that other threads share.
-pub struct Shared {
+pub struct SharedBridge {
     wake: Mutex<Wake>,
     is_woken: AtomicBool,
     messages: Mutex<Vec<Message>>,
@@ -53,7 +53,7 @@ pub struct Shared {
     streams: Streams,
 }
 
-impl Shared {
+impl SharedBridge {
     fn wake(&self) {
         if !self.is_woken.swap(true, Ordering::AcqRel) {
             // The call fails only if the environment is ending, and then nothing listens.
@@ -68,7 +68,7 @@ impl Shared {
 
     /// Sends progress of a call, or an event of a client.
     pub fn send_value(&self, id: u32, kind: &'static str, value: Value) {
-        self.send(Message { id, kind, content: Some(Outcome::Value(value)) });
+        self.send(Message { id, kind, content: Some(CallOutput::Value(value)) });
     }
 
     /// Reports that a body has data.
@@ -81,12 +81,12 @@ impl Shared {
     }
 
     /// Runs a call until it ends or is cancelled.
-    pub fn run(self: &Arc<Self>, id: u32, call: impl Future<Output = Result<Outcome>> + Send + 'static) {
+    pub fn run(self: &Arc<Self>, id: u32, call: impl Future<Output = Result<CallOutput>> + Send + 'static) {
         // Boxed, since tokio's code for a task is large and would be compiled for each kind of call.
         self.run_boxed(id, call.boxed());
     }
 
-    fn run_boxed(self: &Arc<Self>, id: u32, call: BoxFuture<'static, Result<Outcome>>) {
+    fn run_boxed(self: &Arc<Self>, id: u32, call: BoxFuture<'static, Result<CallOutput>>) {
         let runtime = match runtime() {
             Ok(runtime) => runtime,
             Err(error) => return self.send_value(id, "error", error_value(&error)),
@@ -98,7 +98,7 @@ impl Shared {
             let outcome = AssertUnwindSafe(call).catch_unwind().await;
             lock(&shared.calls).remove(&id);
             match outcome.unwrap_or_else(|_| Err(Error::internal("a call panicked"))) {
-                Ok(Outcome::Value(value)) => shared.send_value(id, "value", value),
+                Ok(CallOutput::Value(value)) => shared.send_value(id, "value", value),
                 Ok(response) => shared.send(Message { id, kind: "response", content: Some(response) }),
                 Err(error) => shared.send_value(id, "error", error_value(&error)),
             }
@@ -134,7 +134,7 @@ pub fn key_pages() -> Value {
 /// Connects one JavaScript environment to the core.
 #[napi]
 pub struct Bridge {
-    shared: Arc<Shared>,
+    shared: Arc<SharedBridge>,
     busy: Busy,
     http: Arc<SharedHttp>,
 }
@@ -145,7 +145,7 @@ impl Bridge {
     #[napi(constructor, catch_unwind)]
     pub fn new(on_wake: Function<(), ()>) -> napi::Result<Self> {
         let wake = on_wake.build_threadsafe_function::<()>().weak::<true>().build()?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedBridge {
             wake: Mutex::new(wake),
             is_woken: AtomicBool::new(false),
             messages: Mutex::default(),
@@ -171,8 +171,8 @@ impl Bridge {
             drained.set(at, id)?;
             drained.set(at + 1, kind)?;
             match content {
-                Some(Outcome::Value(value)) => drained.set(at + 2, value)?,
-                Some(Outcome::Response(response)) => drained.set(at + 2, response.into_array(env)?)?,
+                Some(CallOutput::Value(value)) => drained.set(at + 2, value)?,
+                Some(CallOutput::Response(response)) => drained.set(at + 2, response.into_array(env)?)?,
                 None => drained.set(at + 2, Null)?,
             }
         }
@@ -210,7 +210,7 @@ impl Bridge {
                 clock: Clock::system(),
             };
             let findings = doctor.examine().await?;
-            Ok(Outcome::Value(without_null(json!(findings))))
+            Ok(CallOutput::Value(without_null(json!(findings))))
         });
     }
 
@@ -221,7 +221,7 @@ impl Bridge {
         self.shared.run(id, async move {
             let authorization =
                 oauth_client(options, variables, &http)?.request_device_authorization().await?;
-            Ok(Outcome::Value(json!(authorization)))
+            Ok(CallOutput::Value(json!(authorization)))
         });
     }
 
@@ -232,7 +232,7 @@ impl Bridge {
         self.shared.run(id, async move {
             let authorization = read_options(authorization)?;
             let token = oauth_client(options, variables, &http)?.poll_device_token(&authorization).await?;
-            Ok(Outcome::Value(token_value(&token)))
+            Ok(CallOutput::Value(token_value(&token)))
         });
     }
 
@@ -243,13 +243,13 @@ impl Bridge {
         self.shared.run(id, async move {
             let refresh_token = Secret::new(refresh_token);
             let token = oauth_client(options, variables, &http)?.refresh_access_token(&refresh_token).await?;
-            Ok(Outcome::Value(token_value(&token)))
+            Ok(CallOutput::Value(token_value(&token)))
         });
     }
 }
 
 impl Bridge {
-    pub fn shared(&self) -> &Arc<Shared> {
+    pub fn shared(&self) -> &Arc<SharedBridge> {
         &self.shared
     }
 

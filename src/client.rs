@@ -14,19 +14,20 @@ use qwen_client::{
 use serde_json::{Value, json};
 
 use super::body::ResponseBody;
-use super::bridge::{Bridge, Outcome, Shared};
+use super::bridge::{Bridge, CallOutput, SharedBridge};
 use super::gateway::{Gateways, listener};
 use super::process_end;
 use super::runtime::{runtime, start_blocking};
 use super::types::{
-    Content, FetchResponse, HostTokens, RequestBody, SEPARATOR, Variables, access_token_value, account_value,
-    error_value, event_value, found_value, imported_value, model_value, read_options, usage_value,
+    FetchResponse, HostTokens, RequestBody, ResponseContent, SEPARATOR, Variables, access_token_value,
+    account_value, error_value, event_value, found_value, imported_value, model_value, read_options,
+    usage_value,
 };
 
 #[napi]
 pub struct NativeClient {
     client: Arc<Client>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedBridge>,
     busy: Busy,
     gateways: Gateways,
     for_host: bool,
@@ -118,7 +119,7 @@ impl NativeClient {
                 request.body = Some(utf8(text).await?);
             }
             let answer = client.fetch(request).await?;
-            Ok(Outcome::Response(Box::new(response(id, answer, shared).await)))
+            Ok(CallOutput::Response(Box::new(response(id, answer, shared).await)))
         });
     }
 
@@ -141,7 +142,7 @@ impl NativeClient {
             utc_offset_minutes,
             listener: entries.map(|entries| listener(entries, &self.shared)),
         };
-        self.shared.run(id, async move { Ok(Outcome::Value(gateways.open(id, client, settings).await?)) });
+        self.shared.run(id, async move { Ok(CallOutput::Value(gateways.open(id, client, settings).await?)) });
     }
 
     /// Closes a gateway. Resolves within 3 s.
@@ -150,7 +151,7 @@ impl NativeClient {
         let gateways = self.gateways.clone();
         self.shared.run(id, async move {
             gateways.close(gateway).await;
-            Ok(Outcome::Value(Value::Null))
+            Ok(CallOutput::Value(Value::Null))
         });
     }
 
@@ -164,7 +165,7 @@ impl NativeClient {
                     shared.send_value(id, "progress", json!(authorization));
                 })
                 .await?;
-            Ok(Outcome::Value(account_value(&account)))
+            Ok(CallOutput::Value(account_value(&account)))
         });
     }
 
@@ -174,7 +175,7 @@ impl NativeClient {
         let client = Arc::clone(&self.client);
         self.shared.run(id, async move {
             let account = client.add_api_key(read_options(options)?).await?;
-            Ok(Outcome::Value(account_value(&account)))
+            Ok(CallOutput::Value(account_value(&account)))
         });
     }
 
@@ -184,7 +185,7 @@ impl NativeClient {
         let client = Arc::clone(&self.client);
         self.shared.run(id, async move {
             let models = client.models(refresh).await?;
-            Ok(Outcome::Value(models.iter().map(model_value).collect()))
+            Ok(CallOutput::Value(models.iter().map(model_value).collect()))
         });
     }
 
@@ -192,7 +193,7 @@ impl NativeClient {
     #[napi(catch_unwind)]
     pub fn adopt(&self, id: u32, tokens: HostTokens) {
         let client = Arc::clone(&self.client);
-        self.shared.run(id, async move { Ok(Outcome::Value(client.adopt(tokens.into()).await?.into())) });
+        self.shared.run(id, async move { Ok(CallOutput::Value(client.adopt(tokens.into()).await?.into())) });
     }
 
     /// Imports the accounts in another tool's file.
@@ -201,7 +202,7 @@ impl NativeClient {
         let client = Arc::clone(&self.client);
         self.shared.run(id, async move {
             let accounts = client.import_accounts(&path).await?;
-            Ok(Outcome::Value(accounts.iter().map(account_value).collect()))
+            Ok(CallOutput::Value(accounts.iter().map(account_value).collect()))
         });
     }
 
@@ -211,7 +212,7 @@ impl NativeClient {
         let client = Arc::clone(&self.client);
         self.shared.run(id, async move {
             let found = client.preview_import(&path).await?;
-            Ok(Outcome::Value(found.iter().map(found_value).collect()))
+            Ok(CallOutput::Value(found.iter().map(found_value).collect()))
         });
     }
 
@@ -221,7 +222,7 @@ impl NativeClient {
         let client = Arc::clone(&self.client);
         self.shared.run(id, async move {
             let found = client.find_credentials(working_directory.map(Into::into)).await?;
-            Ok(Outcome::Value(found.iter().map(found_value).collect()))
+            Ok(CallOutput::Value(found.iter().map(found_value).collect()))
         });
     }
 
@@ -231,7 +232,7 @@ impl NativeClient {
         let client = Arc::clone(&self.client);
         self.shared.run(id, async move {
             let imported = client.import_found(working_directory.map(Into::into), chosen.as_deref()).await?;
-            Ok(Outcome::Value(imported.iter().map(imported_value).collect()))
+            Ok(CallOutput::Value(imported.iter().map(imported_value).collect()))
         });
     }
 
@@ -241,7 +242,7 @@ impl NativeClient {
         let client = Arc::clone(&self.client);
         self.shared.run(id, async move {
             let accounts = client.accounts().await?;
-            Ok(Outcome::Value(accounts.iter().map(account_value).collect()))
+            Ok(CallOutput::Value(accounts.iter().map(account_value).collect()))
         });
     }
 
@@ -251,7 +252,7 @@ impl NativeClient {
         let client = Arc::clone(&self.client);
         self.shared.run(id, async move {
             let usage = client.usage(utc_offset_minutes).await?;
-            Ok(Outcome::Value(usage.iter().map(usage_value).collect()))
+            Ok(CallOutput::Value(usage.iter().map(usage_value).collect()))
         });
     }
 
@@ -277,7 +278,7 @@ impl NativeClient {
         let client = Arc::clone(&self.client);
         self.shared.run(id, async move {
             let account = client.set_active_account(&account_id).await?;
-            Ok(Outcome::Value(account_value(&account)))
+            Ok(CallOutput::Value(account_value(&account)))
         });
     }
 
@@ -287,7 +288,7 @@ impl NativeClient {
         let client = Arc::clone(&self.client);
         self.shared.run(id, async move {
             let account = client.update_account(&account_id, read_options(changes)?).await?;
-            Ok(Outcome::Value(account_value(&account)))
+            Ok(CallOutput::Value(account_value(&account)))
         });
     }
 
@@ -298,7 +299,7 @@ impl NativeClient {
         self.shared.run(id, async move {
             let left_behind = client.remove_account(&account_id, revoke).await?;
             let left_behind: Vec<_> = left_behind.iter().map(|path| path.display().to_string()).collect();
-            Ok(Outcome::Value(json!({ "leftBehind": left_behind })))
+            Ok(CallOutput::Value(json!({ "leftBehind": left_behind })))
         });
     }
 
@@ -308,7 +309,7 @@ impl NativeClient {
         let client = Arc::clone(&self.client);
         self.shared.run(id, async move {
             client.note_host_login().await?;
-            Ok(Outcome::Value(Value::Null))
+            Ok(CallOutput::Value(Value::Null))
         });
     }
 
@@ -316,7 +317,7 @@ impl NativeClient {
     #[napi(catch_unwind)]
     pub fn had_host_login(&self, id: u32) {
         let client = Arc::clone(&self.client);
-        self.shared.run(id, async move { Ok(Outcome::Value(client.had_host_login().await?.into())) });
+        self.shared.run(id, async move { Ok(CallOutput::Value(client.had_host_login().await?.into())) });
     }
 
     /// Returns a fresh token.
@@ -325,7 +326,7 @@ impl NativeClient {
         let client = Arc::clone(&self.client);
         self.shared.run(id, async move {
             let token = client.access_token(account_id.as_deref()).await?;
-            Ok(Outcome::Value(access_token_value(&token)))
+            Ok(CallOutput::Value(access_token_value(&token)))
         });
     }
 }
@@ -367,7 +368,7 @@ async fn utf8(text: Utf16String) -> Result<Bytes> {
     .await
 }
 
-async fn response(id: u32, answer: Answer, shared: Arc<Shared>) -> FetchResponse {
+async fn response(id: u32, answer: Answer, shared: Arc<SharedBridge>) -> FetchResponse {
     let streams = shared.streams().clone();
     let mut headers = String::new();
     for (name, value) in &answer.headers {
@@ -378,8 +379,8 @@ async fn response(id: u32, answer: Answer, shared: Arc<Shared>) -> FetchResponse
         headers.push(SEPARATOR);
     }
     let content = match receive_body(answer.body, streams, move || shared.send_readable(id)).await {
-        ReceivedBody::Whole(bytes) => Content::Whole(bytes),
-        ReceivedBody::Stream(stream) => Content::Stream(ResponseBody::new(id, stream)),
+        ReceivedBody::Whole(bytes) => ResponseContent::Whole(bytes),
+        ReceivedBody::Stream(stream) => ResponseContent::Stream(ResponseBody::new(id, stream)),
     };
     FetchResponse {
         status: answer.status.as_u16(),

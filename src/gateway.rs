@@ -7,13 +7,13 @@ use qwen_base::{Clock, Result, lock};
 use qwen_client::{Client, EntryListener, Gateway, GatewayEntry, GatewaySettings};
 use serde_json::{Value, json};
 
-use super::bridge::Shared;
+use super::bridge::SharedBridge;
 
 #[derive(Default, Clone)]
-pub struct Gateways(Arc<Mutex<State>>);
+pub struct Gateways(Arc<Mutex<OpenGateways>>);
 
 #[derive(Default)]
-struct State {
+struct OpenGateways {
     open: HashMap<u32, Gateway>,
     /// True if the client is closed. A gateway that opens later is closed too.
     is_closed: bool,
@@ -49,13 +49,13 @@ impl Gateways {
         state.open.clear();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, OpenGateways> {
         lock(&self.0)
     }
 }
 
 /// Reports each request to the JavaScript listener `id`.
-pub fn listener(id: u32, shared: &Arc<Shared>) -> EntryListener {
+pub fn listener(id: u32, shared: &Arc<SharedBridge>) -> EntryListener {
     let shared = Arc::downgrade(shared);
     Arc::new(move |entry| {
         if let Some(shared) = shared.upgrade() {

@@ -50,10 +50,10 @@ pub struct FetchResponse {
     pub url: String,
     /// Names and values in turn, each followed by a [`SEPARATOR`].
     pub headers: String,
-    pub content: Content,
+    pub content: ResponseContent,
 }
 
-pub enum Content {
+pub enum ResponseContent {
     /// The complete body.
     Whole(Bytes),
     /// A body that is still arriving.
@@ -71,8 +71,8 @@ impl FetchResponse {
         fields.set(2, self.url)?;
         fields.set(3, self.headers)?;
         match self.content {
-            Content::Whole(bytes) => fields.set(4, BufferSlice::copy_from(env, bytes)?)?,
-            Content::Stream(body) => fields.set(4, body)?,
+            ResponseContent::Whole(bytes) => fields.set(4, BufferSlice::copy_from(env, bytes)?)?,
+            ResponseContent::Stream(body) => fields.set(4, body)?,
         }
         Ok(fields)
     }

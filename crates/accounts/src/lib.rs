@@ -22,9 +22,9 @@ pub use model::{
     least_cooldown_ms,
 };
 pub use oauth::device::{DeviceAuthorization, QWEN_CLIENT_ID, read_device_authorization};
-pub use oauth::error_response::{Answer, Body};
+pub use oauth::error_response::{OAuthAnswer, OAuthBody};
 pub use oauth::pkce::code_verifier;
-pub use oauth::poll::{Reply, read_poll};
+pub use oauth::poll::{PollReply, read_poll};
 pub use oauth::redemption::{Redemption, read_refresh};
 pub use oauth::revoke::Revocation;
 pub use oauth::{OAuthClient, OAuthConfig};

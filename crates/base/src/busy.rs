@@ -9,9 +9,9 @@ use crate::shutdown::Shutdown;
 /// A shared count of work that must finish. Unlike a [`Section`](crate::Section), it keeps the host's event loop
 /// running but doesn't delay an exit.
 #[derive(Clone)]
-pub struct Busy(Arc<Inner>);
+pub struct Busy(Arc<Counter>);
 
-struct Inner {
+struct Counter {
     count: AtomicUsize,
     shutdown: Shutdown,
     on_idle: Box<dyn Fn() + Send + Sync>,
@@ -24,7 +24,7 @@ pub struct BusyGuard(Busy);
 impl Busy {
     /// Calls `on_idle` each time the last work ends. `shutdown` belongs to the process.
     pub fn new(shutdown: Shutdown, on_idle: impl Fn() + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Inner { count: AtomicUsize::new(0), shutdown, on_idle: Box::new(on_idle) }))
+        Self(Arc::new(Counter { count: AtomicUsize::new(0), shutdown, on_idle: Box::new(on_idle) }))
     }
 
     /// Creates a count without an idle callback and with its own [`Shutdown`].

@@ -15,16 +15,16 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// The sections of one process. Clones share them.
 #[derive(Clone)]
-pub struct Shutdown(Arc<Inner>);
+pub struct Shutdown(Arc<Sections>);
 
-struct Inner {
-    state: Mutex<State>,
+struct Sections {
+    state: Mutex<SectionState>,
     changed: Condvar,
     on_change: Box<dyn Fn(bool) + Send + Sync>,
 }
 
 #[derive(Default)]
-struct State {
+struct SectionState {
     sections: usize,
     /// Time when the process ends, even with open sections.
     ends_at: Option<Instant>,
@@ -39,7 +39,7 @@ impl Shutdown {
     /// Calls `on_change(true)` when the first section begins and `on_change(false)` when the last one ends.
     pub fn new(on_change: impl Fn(bool) + Send + Sync + 'static) -> Self {
         let (state, changed) = (Mutex::default(), Condvar::new());
-        Self(Arc::new(Inner { state, changed, on_change: Box::new(on_change) }))
+        Self(Arc::new(Sections { state, changed, on_change: Box::new(on_change) }))
     }
 
     /// Begins a section; `None` if the process is ending.
@@ -88,7 +88,7 @@ impl Shutdown {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SectionState> {
         lock(&self.0.state)
     }
 }

@@ -29,7 +29,7 @@ pub struct SharedFile<T> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Document<T> {
+struct SharedContents<T> {
     version: u64,
     accounts: T,
 }
@@ -87,7 +87,7 @@ impl<T: Default + Serialize + DeserializeOwned> SharedFile<T> {
                 );
                 Err(Error::new(Code::StoreUnsupported, message).with_path(&self.path))
             }
-            _ => Ok(serde_json::from_slice(&bytes).ok().map(|document: Document<T>| document.accounts)),
+            _ => Ok(serde_json::from_slice(&bytes).ok().map(|document: SharedContents<T>| document.accounts)),
         }
     }
 
@@ -112,7 +112,7 @@ impl<T: Default + Serialize + DeserializeOwned> SharedFile<T> {
                 .then(|| file::set_aside(&self.path, clock.now_ms()))
                 .transpose()
                 .map_err(|error| Error::io("set aside", &self.path, error))?;
-            let document = Document { version: VERSION, accounts: contents };
+            let document = SharedContents { version: VERSION, accounts: contents };
             atomic::replace(&self.path, &serde_json::to_vec(&document).map_err(Error::internal)?)?;
             Ok(Ok(Changed { contents: document.accounts, set_aside }))
         })?

@@ -21,7 +21,7 @@ use crate::store::store_file::Stored;
 
 /// Disk space for the tokens that a refresh will bring.
 #[derive(Debug, Default)]
-pub struct Prepared {
+pub struct ReservedSpace {
     credentials: Option<Reservation>,
     store: Option<Reservation>,
 }
@@ -32,21 +32,21 @@ impl Registry {
     ///
     /// # Errors
     /// `ERR_QWEN_IO` if no file can be written.
-    pub fn prepare(&self, _guard: &mut Guarded, snapshot: &Snapshot, id: &str) -> Result<Prepared> {
+    pub fn prepare(&self, _guard: &mut Guarded, snapshot: &Snapshot, id: &str) -> Result<ReservedSpace> {
         if fault::omits(Safeguard::Preparation) {
-            return Ok(Prepared::default());
+            return Ok(ReservedSpace::default());
         }
         // Taking the lock shows that the store can be written after the redemption.
         let only_in_store = || {
             let store = self.with_store_locked(|| self.store.reserve())?;
-            Ok(Prepared { credentials: None, store: Some(store) })
+            Ok(ReservedSpace { credentials: None, store: Some(store) })
         };
         if snapshot.linked.as_deref() != Some(id) {
             return only_in_store();
         }
         match self.credentials.reserve() {
             Ok(credentials) => {
-                Ok(Prepared { credentials: Some(credentials), store: self.store.reserve().ok() })
+                Ok(ReservedSpace { credentials: Some(credentials), store: self.store.reserve().ok() })
             }
             // A file that can't be replaced may still be written in place, once the tokens are in the store.
             Err(error) => only_in_store().map_err(|_: Error| error.with_account(id)),
@@ -85,12 +85,12 @@ impl Registry {
     pub fn replace_token(
         &self,
         guard: &mut Guarded,
-        prepared: Prepared,
+        reserved: ReservedSpace,
         account: &Account,
         spent: &Secret,
         token: &Token,
     ) -> Result<()> {
-        let Prepared { credentials: room, store } = prepared;
+        let ReservedSpace { credentials: room, store } = reserved;
         let mut store = Some(store);
         let mut in_store = || match store.take() {
             Some(room) => self.keep_in_store(room, &account.id, token),

@@ -6,7 +6,7 @@ use qwen_base::{Code, Error, Result, Secret};
 use serde::{Deserialize, Serialize, Serializer};
 use url::Url;
 
-use super::error_response::{Answer, Body, seconds};
+use super::error_response::{OAuthAnswer, OAuthBody, seconds};
 use super::poll::DEFAULT_INTERVAL_S;
 use super::redemption::{invalid, unreadable};
 use crate::model::fields::text;
@@ -46,14 +46,14 @@ fn expose<S: Serializer>(secret: &Secret, serializer: S) -> std::result::Result<
 /// `ERR_QWEN_DEVICE_AUTHORIZATION_FAILED` if the server refused, `ERR_QWEN_INVALID_RESPONSE` if a success lacks a
 /// required field.
 pub fn read_device_authorization(
-    answer: &Answer,
+    answer: &OAuthAnswer,
     client_id: &str,
     code_verifier: Secret,
 ) -> Result<DeviceAuthorization> {
     if !(200..300).contains(&answer.status) {
         return Err(refused(answer));
     }
-    let Body::Object(object) = &answer.body else {
+    let OAuthBody::Object(object) = &answer.body else {
         return Err(unreadable(&answer.body).with_status(answer.status));
     };
     let required = |field: &'static str| {
@@ -91,7 +91,7 @@ pub fn read_device_authorization(
     })
 }
 
-fn refused(answer: &Answer) -> Error {
+fn refused(answer: &OAuthAnswer) -> Error {
     let reason = answer.printable_error();
     let message = format!(
         "The OAuth server refused to start a login ({}, HTTP status {}). Try again later; if it stays, check the OAuth settings and the proxy.",
@@ -125,9 +125,9 @@ mod tests {
     }
 
     fn read(value: &Value, client_id: &str) -> Result<DeviceAuthorization> {
-        let body = Body::read(Some(value.to_string().as_bytes()));
+        let body = OAuthBody::read(Some(value.to_string().as_bytes()));
         read_device_authorization(
-            &Answer { status: 200, retry_after_ms: None, body },
+            &OAuthAnswer { status: 200, retry_after_ms: None, body },
             client_id,
             Secret::new("v"),
         )

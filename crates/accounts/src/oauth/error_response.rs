@@ -5,18 +5,18 @@ use serde_json::{Map, Value};
 
 /// An answer of an OAuth endpoint.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
+pub struct OAuthAnswer {
     /// HTTP status.
     pub status: u16,
     /// The server's `Retry-After`, in milliseconds.
     pub retry_after_ms: Option<u64>,
     /// Body of the answer.
-    pub body: Body,
+    pub body: OAuthBody,
 }
 
 /// Body of an answer.
 #[derive(Clone, PartialEq)]
-pub enum Body {
+pub enum OAuthBody {
     /// A JSON object, the only form in the protocol.
     Object(Map<String, Value>),
     /// JSON of another type.
@@ -30,9 +30,9 @@ pub enum Body {
     TooLarge,
 }
 
-opaque_debug!(Body);
+opaque_debug!(OAuthBody);
 
-impl Body {
+impl OAuthBody {
     /// Reads a body; `None` stands for one that was too large.
     #[must_use]
     pub fn read(bytes: Option<&[u8]>) -> Self {
@@ -54,7 +54,7 @@ impl Body {
     }
 }
 
-impl Answer {
+impl OAuthAnswer {
     /// The `error` of an error response (RFC 6749 section 5.2), if the answer is one.
     #[must_use]
     pub fn error(&self) -> Option<&str> {
@@ -81,7 +81,11 @@ mod tests {
 
     #[test]
     fn only_an_object_with_a_string_is_an_error_response() {
-        let answer = |body: &[u8]| Answer { status: 400, retry_after_ms: None, body: Body::read(Some(body)) };
+        let answer = |body: &[u8]| OAuthAnswer {
+            status: 400,
+            retry_after_ms: None,
+            body: OAuthBody::read(Some(body)),
+        };
         assert_eq!(answer(br#"{"error":"invalid_grant"}"#).error(), Some("invalid_grant"));
         for body in [&br#"{"error":7}"#[..], br#"{"error":""}"#, b"[]", b"<html>", b"", b"\xff\xfe"] {
             assert_eq!(answer(body).error(), None);

@@ -20,9 +20,9 @@ use tokio::time::{Instant, sleep};
 use url::{Url, form_urlencoded};
 
 use self::device::DeviceAuthorization;
-use self::error_response::{Answer, Body};
+use self::error_response::{OAuthAnswer, OAuthBody};
 use self::gated_body::GatedBody;
-use self::poll::{Next, Polling, Reply};
+use self::poll::{Next, PollReply, Polling};
 use self::redemption::Redemption;
 use self::refresh::RefreshRetries;
 use crate::model::Token;
@@ -138,15 +138,15 @@ impl OAuthClient {
             let reply = match self.post(&self.config.token_endpoint, &form, None, limit).await {
                 Ok(answer) => poll::read_poll(&answer, self.clock.now_ms()),
                 // An unreadable certificate file stays unreadable, so waiting is useless.
-                Err(failure) if !failure.error.is_retryable() => Reply::Failed(failure.error),
-                Err(failure) => Reply::Trouble(failure.error),
+                Err(failure) if !failure.error.is_retryable() => PollReply::Failed(failure.error),
+                Err(failure) => PollReply::Trouble(failure.error),
             };
             polling.note(&reply);
             match reply {
-                Reply::Approved(token) => return Ok(token),
-                Reply::Failed(error) => return Err(error),
-                Reply::Trouble(error) => last_trouble = Some(error),
-                Reply::Pending | Reply::SlowDown => last_trouble = None,
+                PollReply::Approved(token) => return Ok(token),
+                PollReply::Failed(error) => return Err(error),
+                PollReply::Trouble(error) => last_trouble = Some(error),
+                PollReply::Pending | PollReply::SlowDown => last_trouble = None,
             }
         }
     }
@@ -216,7 +216,7 @@ impl OAuthClient {
         form: &[(&str, &str)],
         request_id: Option<&str>,
         limit: Duration,
-    ) -> Result<Answer, TransportError> {
+    ) -> Result<OAuthAnswer, TransportError> {
         self.post_body(endpoint, encoded(form).into(), request_id, limit).await
     }
 
@@ -226,7 +226,7 @@ impl OAuthClient {
         body: reqwest::Body,
         request_id: Option<&str>,
         limit: Duration,
-    ) -> Result<Answer, TransportError> {
+    ) -> Result<OAuthAnswer, TransportError> {
         let host = endpoint.host_str().unwrap_or("the OAuth server");
         let client = self
             .http
@@ -250,7 +250,7 @@ impl OAuthClient {
             let body = read_limited(&mut response, MAX_BODY)
                 .await
                 .map_err(|error| TransportError::broken_body(&error, host))?;
-            Ok(Answer { status, retry_after_ms, body: Body::read(body.as_deref()) })
+            Ok(OAuthAnswer { status, retry_after_ms, body: OAuthBody::read(body.as_deref()) })
         };
         tokio::time::timeout(limit, exchange)
             .await

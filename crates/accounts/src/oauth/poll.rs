@@ -6,7 +6,7 @@ use qwen_base::{Code, Error};
 use serde_json::{Map, Value};
 
 use super::device::finite_duration;
-use super::error_response::{Answer, Body};
+use super::error_response::{OAuthAnswer, OAuthBody};
 use super::redemption::{read_token, unreadable};
 use crate::model::{Token, fields::text};
 
@@ -21,7 +21,7 @@ const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Meaning of one poll's answer.
 #[derive(Debug, Clone)]
-pub enum Reply {
+pub enum PollReply {
     /// The user approved.
     Approved(Token),
     /// The user has not decided yet.
@@ -70,10 +70,10 @@ impl Polling {
     }
 
     /// Adapts the interval to a reply.
-    pub fn note(&mut self, reply: &Reply) {
+    pub fn note(&mut self, reply: &PollReply) {
         match reply {
-            Reply::SlowDown => self.interval += SLOW_DOWN_STEP,
-            Reply::Trouble(error) if error.code() == Code::Timeout => {
+            PollReply::SlowDown => self.interval += SLOW_DOWN_STEP,
+            PollReply::Trouble(error) if error.code() == Code::Timeout => {
                 self.interval =
                     (self.interval * 2).clamp(self.interval.min(MAX_BACKOFF), MAX_BACKOFF.max(self.interval));
             }
@@ -84,10 +84,10 @@ impl Polling {
 
 /// Interprets an answer, in RFC 8628's terms and in Qwen's dialect.
 #[must_use]
-pub fn read_poll(answer: &Answer, now_ms: u64) -> Reply {
+pub fn read_poll(answer: &OAuthAnswer, now_ms: u64) -> PollReply {
     match answer.error() {
-        Some("authorization_pending") => return Reply::Pending,
-        Some("slow_down") => return Reply::SlowDown,
+        Some("authorization_pending") => return PollReply::Pending,
+        Some("slow_down") => return PollReply::SlowDown,
         Some("access_denied") => {
             return failed(
                 Code::AccessDenied,
@@ -99,16 +99,16 @@ pub fn read_poll(answer: &Answer, now_ms: u64) -> Reply {
         _ => {}
     }
     match (answer.status, &answer.body) {
-        (200..=299, Body::Object(object)) => approved(object, answer, now_ms),
-        (429, _) => Reply::SlowDown,
-        (401, Body::NotJson { empty: true }) => expired(answer),
-        (500..=599, body) | (_, body @ Body::NotJson { .. }) => {
-            Reply::Trouble(unreadable(body).with_status(answer.status).retryable())
+        (200..=299, OAuthBody::Object(object)) => approved(object, answer, now_ms),
+        (429, _) => PollReply::SlowDown,
+        (401, OAuthBody::NotJson { empty: true }) => expired(answer),
+        (500..=599, body) | (_, body @ OAuthBody::NotJson { .. }) => {
+            PollReply::Trouble(unreadable(body).with_status(answer.status).retryable())
         }
         (401, _) if !matches!(answer.error(), Some("invalid_client" | "unauthorized_client")) => {
             expired(answer)
         }
-        (_, Body::Object(_)) => {
+        (_, OAuthBody::Object(_)) => {
             let error = answer.printable_error();
             let message = format!(
                 "The OAuth server ended the login: {} (HTTP status {}). Log in again; if it stays, check the OAuth settings.",
@@ -117,17 +117,17 @@ pub fn read_poll(answer: &Answer, now_ms: u64) -> Reply {
             );
             failed(Code::OAuthError, &message, answer)
         }
-        (_, body) => Reply::Failed(unreadable(body).with_status(answer.status)),
+        (_, body) => PollReply::Failed(unreadable(body).with_status(answer.status)),
     }
 }
 
-fn approved(object: &Map<String, Value>, answer: &Answer, now_ms: u64) -> Reply {
+fn approved(object: &Map<String, Value>, answer: &OAuthAnswer, now_ms: u64) -> PollReply {
     if text(object, "access_token").is_none() && text(object, "status") == Some("pending") {
-        return Reply::Pending;
+        return PollReply::Pending;
     }
     match read_token(object, now_ms) {
-        Ok(token) => Reply::Approved(token),
-        Err(error) => Reply::Failed(error.with_status(answer.status)),
+        Ok(token) => PollReply::Approved(token),
+        Err(error) => PollReply::Failed(error.with_status(answer.status)),
     }
 }
 
@@ -138,12 +138,12 @@ pub fn expired_error() -> Error {
     )
 }
 
-fn expired(answer: &Answer) -> Reply {
-    Reply::Failed(expired_error().with_status(answer.status).with_oauth_error(answer.printable_error()))
+fn expired(answer: &OAuthAnswer) -> PollReply {
+    PollReply::Failed(expired_error().with_status(answer.status).with_oauth_error(answer.printable_error()))
 }
 
-fn failed(code: Code, message: &str, answer: &Answer) -> Reply {
-    Reply::Failed(
+fn failed(code: Code, message: &str, answer: &OAuthAnswer) -> PollReply {
+    PollReply::Failed(
         Error::new(code, message).with_status(answer.status).with_oauth_error(answer.printable_error()),
     )
 }
@@ -154,27 +154,30 @@ mod tests {
 
     use super::*;
 
-    fn read(status: u16, body: &str) -> Reply {
-        read_poll(&Answer { status, retry_after_ms: None, body: Body::read(Some(body.as_bytes())) }, 0)
+    fn read(status: u16, body: &str) -> PollReply {
+        read_poll(
+            &OAuthAnswer { status, retry_after_ms: None, body: OAuthBody::read(Some(body.as_bytes())) },
+            0,
+        )
     }
 
     #[test]
     fn replies_in_qwens_dialect_and_of_the_rfc_are_read() {
-        assert!(matches!(read(400, r#"{"error":"authorization_pending"}"#), Reply::Pending));
-        assert!(matches!(read(200, r#"{"status":"pending"}"#), Reply::Pending));
-        assert!(matches!(read(429, r#"{"error":"slow_down"}"#), Reply::SlowDown));
-        assert!(matches!(read(400, r#"{"error":"slow_down"}"#), Reply::SlowDown));
-        assert!(matches!(read(429, r#"{"message":"too many"}"#), Reply::SlowDown));
-        assert!(matches!(read(504, "<html>Gateway Time-out</html>"), Reply::Trouble(_)));
-        assert!(matches!(read(200, "<html>wifi</html>"), Reply::Trouble(_)));
-        assert!(matches!(read(502, r#"{"error":"bad_gateway"}"#), Reply::Trouble(_)));
-        assert!(matches!(read(200, r#"{"access_token":"a"}"#), Reply::Approved(_)));
+        assert!(matches!(read(400, r#"{"error":"authorization_pending"}"#), PollReply::Pending));
+        assert!(matches!(read(200, r#"{"status":"pending"}"#), PollReply::Pending));
+        assert!(matches!(read(429, r#"{"error":"slow_down"}"#), PollReply::SlowDown));
+        assert!(matches!(read(400, r#"{"error":"slow_down"}"#), PollReply::SlowDown));
+        assert!(matches!(read(429, r#"{"message":"too many"}"#), PollReply::SlowDown));
+        assert!(matches!(read(504, "<html>Gateway Time-out</html>"), PollReply::Trouble(_)));
+        assert!(matches!(read(200, "<html>wifi</html>"), PollReply::Trouble(_)));
+        assert!(matches!(read(502, r#"{"error":"bad_gateway"}"#), PollReply::Trouble(_)));
+        assert!(matches!(read(200, r#"{"access_token":"a"}"#), PollReply::Approved(_)));
     }
 
     #[test]
     fn errors_that_end_the_polling_have_codes() {
         let code = |status, body: &str| match read(status, body) {
-            Reply::Failed(error) => error.code(),
+            PollReply::Failed(error) => error.code(),
             other => panic!("{status} {body}: {other:?}"),
         };
         assert_eq!(code(400, r#"{"error":"access_denied"}"#), Code::AccessDenied);
@@ -209,9 +212,9 @@ mod tests {
                     }
                 }
                 let reply = match step {
-                    0 => Reply::Pending,
-                    1 => Reply::SlowDown,
-                    _ => Reply::Trouble(Error::new(Code::Timeout, "")),
+                    0 => PollReply::Pending,
+                    1 => PollReply::SlowDown,
+                    _ => PollReply::Trouble(Error::new(Code::Timeout, "")),
                 };
                 slowdowns += u32::from(step == 1);
                 polling.note(&reply);

@@ -3,7 +3,7 @@
 use qwen_base::{Code, Error, Result};
 use serde_json::{Map, Value};
 
-use super::error_response::{Answer, Body, seconds};
+use super::error_response::{OAuthAnswer, OAuthBody, seconds};
 use crate::model::Token;
 
 /// Lifetime if the server names none.
@@ -44,13 +44,13 @@ pub(super) fn invalid(what: &str) -> Error {
 }
 
 /// The error for a body that can't be used.
-pub(super) fn unreadable(body: &Body) -> Error {
+pub(super) fn unreadable(body: &OAuthBody) -> Error {
     match body {
-        Body::Object(_) => invalid("lacks required fields"),
-        Body::OtherJson => invalid("is not a JSON object"),
-        Body::NotJson { empty: true } => invalid("is empty"),
-        Body::NotJson { empty: false } => invalid("is not JSON"),
-        Body::TooLarge => invalid("is larger than 1 MiB"),
+        OAuthBody::Object(_) => invalid("lacks required fields"),
+        OAuthBody::OtherJson => invalid("is not a JSON object"),
+        OAuthBody::NotJson { empty: true } => invalid("is empty"),
+        OAuthBody::NotJson { empty: false } => invalid("is not JSON"),
+        OAuthBody::TooLarge => invalid("is larger than 1 MiB"),
     }
 }
 
@@ -78,17 +78,17 @@ const VERDICTS: [&str; 4] = ["invalid_grant", "invalid_request", "invalid_client
 /// Interprets a refresh answer. Only a JSON object with an `error` is a verdict, not the 403 of a captive portal, a
 /// redirect or the page of a gateway.
 #[must_use]
-pub fn read_refresh(answer: &Answer, now_ms: u64) -> Redemption {
+pub fn read_refresh(answer: &OAuthAnswer, now_ms: u64) -> Redemption {
     if (200..300).contains(&answer.status) {
         return match &answer.body {
-            Body::Object(object) => match read_token(object, now_ms) {
+            OAuthBody::Object(object) => match read_token(object, now_ms) {
                 Ok(token) => Redemption::Redeemed(token),
                 Err(error) => Redemption::Unusable(error.with_status(answer.status)),
             },
-            Body::OtherJson | Body::TooLarge => {
+            OAuthBody::OtherJson | OAuthBody::TooLarge => {
                 Redemption::Unusable(unreadable(&answer.body).with_status(answer.status))
             }
-            Body::NotJson { .. } => unavailable(unreadable(&answer.body), answer),
+            OAuthBody::NotJson { .. } => unavailable(unreadable(&answer.body), answer),
         };
     }
     let refused = match (answer.status, answer.error()) {
@@ -110,7 +110,7 @@ pub fn read_refresh(answer: &Answer, now_ms: u64) -> Redemption {
     unavailable(Error::new(Code::OAuthError, message).with_oauth_error(answer.printable_error()), answer)
 }
 
-fn unavailable(cause: Error, answer: &Answer) -> Redemption {
+fn unavailable(cause: Error, answer: &OAuthAnswer) -> Redemption {
     let cause = cause.with_status(answer.status).with_retry_after_ms(answer.retry_after_ms).retryable();
     Redemption::Unavailable { cause, in_doubt: false }
 }
@@ -122,8 +122,8 @@ mod tests {
 
     use super::*;
 
-    fn answer(status: u16, body: &[u8]) -> Answer {
-        Answer { status, retry_after_ms: None, body: Body::read(Some(body)) }
+    fn answer(status: u16, body: &[u8]) -> OAuthAnswer {
+        OAuthAnswer { status, retry_after_ms: None, body: OAuthBody::read(Some(body)) }
     }
 
     fn parse(value: &Value) -> Result<Token> {
@@ -195,7 +195,7 @@ mod tests {
             );
         }
         assert!(matches!(read_refresh(&answer(200, b"{}"), 0), Redemption::Unusable(_)));
-        let large = Answer { status: 200, retry_after_ms: None, body: Body::read(None) };
+        let large = OAuthAnswer { status: 200, retry_after_ms: None, body: OAuthBody::read(None) };
         assert!(matches!(read_refresh(&large, 0), Redemption::Unusable(_)));
     }
 

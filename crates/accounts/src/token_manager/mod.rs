@@ -36,14 +36,14 @@ const QUICK_LOOK: Duration = Duration::from_millis(5);
 /// Longest time that a request waits for its account's binding to be written. The write goes on afterwards.
 const BINDING_PATIENCE: Duration = Duration::from_secs(2);
 
-type Outcome = Result<Arc<Token>>;
-type SharedRefresh = Shared<BoxFuture<'static, Outcome>>;
+type TokenResult = Result<Arc<Token>>;
+type SharedRefresh = Shared<BoxFuture<'static, TokenResult>>;
 
 /// Source of fresh tokens for all accounts.
 #[derive(Debug, Clone)]
-pub struct TokenManager(Arc<Inner>);
+pub struct TokenManager(Arc<Manager>);
 
-struct Inner {
+struct Manager {
     oauth: OAuthClient,
     registry: Arc<Registry>,
     clock: Clock,
@@ -56,7 +56,7 @@ struct Inner {
     looks_are_quick: AtomicBool,
 }
 
-impl std::fmt::Debug for Inner {
+impl std::fmt::Debug for Manager {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TokenManager").finish_non_exhaustive()
     }
@@ -89,7 +89,7 @@ impl TokenManager {
     ) -> Self {
         let looks_are_quick = AtomicBool::new(false);
         let state = Mutex::default();
-        Self(Arc::new(Inner {
+        Self(Arc::new(Manager {
             oauth,
             registry,
             clock,
@@ -108,7 +108,7 @@ impl TokenManager {
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT` for an unknown id, `ERR_QWEN_CREDENTIALS_INVALID`, `ERR_QWEN_REFRESH_TOKEN_INVALID`,
     /// `ERR_QWEN_REFRESH_UNAVAILABLE`, `ERR_QWEN_INVALID_RESPONSE`, `ERR_QWEN_LOCK_TIMEOUT`, `ERR_QWEN_IO`.
-    pub async fn token(&self, id: &str, rejected: Option<&Secret>) -> Outcome {
+    pub async fn token(&self, id: &str, rejected: Option<&Secret>) -> TokenResult {
         self.token_in(self.snapshot().await?, id, rejected).await
     }
 
@@ -116,13 +116,23 @@ impl TokenManager {
     ///
     /// # Errors
     /// Those of [`TokenManager::token`].
-    pub async fn token_in(&self, snapshot: Arc<Snapshot>, id: &str, rejected: Option<&Secret>) -> Outcome {
+    pub async fn token_in(
+        &self,
+        snapshot: Arc<Snapshot>,
+        id: &str,
+        rejected: Option<&Secret>,
+    ) -> TokenResult {
         let token = self.fresh_token(Arc::clone(&snapshot), id, rejected).await?;
         self.bind(&snapshot, id, &token).await;
         Ok(token)
     }
 
-    async fn fresh_token(&self, mut snapshot: Arc<Snapshot>, id: &str, rejected: Option<&Secret>) -> Outcome {
+    async fn fresh_token(
+        &self,
+        mut snapshot: Arc<Snapshot>,
+        id: &str,
+        rejected: Option<&Secret>,
+    ) -> TokenResult {
         // A refresh that was under way may return the rejected token, so there may be a second refresh.
         for _ in 0..2 {
             let (account, record) = find(&snapshot, id)?;
@@ -313,7 +323,7 @@ impl TokenManager {
     }
 }
 
-impl Inner {
+impl Manager {
     /// Returns the last snapshot if no file has changed, and measures the time that this takes.
     fn look(&self) -> Option<Arc<Snapshot>> {
         let started = Instant::now();
@@ -329,7 +339,7 @@ impl Inner {
     }
 
     /// Returns the token in the files, or the unsaved one that was redeemed for it.
-    fn current(&self, account: &Account, record: &Record) -> Outcome {
+    fn current(&self, account: &Account, record: &Record) -> TokenResult {
         let token = record.token().ok_or_else(|| without_token(account))?;
         let unsaved = self.with_state(&account.id, |state| state.unsaved.clone());
         let token = match unsaved {

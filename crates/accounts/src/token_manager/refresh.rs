@@ -13,9 +13,9 @@ use qwen_base::{
 use tokio::runtime::Handle;
 use tokio::time::MissedTickBehavior;
 
-use super::{Inner, Outcome, find, no_refresh_token, superseded};
+use super::{Manager, TokenResult, find, no_refresh_token, superseded};
 use crate::accounts::account::Account;
-use crate::accounts::redeemed::Prepared;
+use crate::accounts::redeemed::ReservedSpace;
 use crate::accounts::registry::Guarded;
 use crate::accounts::snapshot::Snapshot;
 use crate::model::Token;
@@ -41,7 +41,7 @@ const OUTLAST_LIMIT: Duration = Duration::from_secs(10);
 
 /// One refresh of one account, on a blocking thread.
 pub(super) struct Refresh {
-    pub(super) inner: Arc<Inner>,
+    pub(super) inner: Arc<Manager>,
     pub(super) account: Account,
     /// The stale or rejected token that triggered this refresh.
     pub(super) seen: Arc<Token>,
@@ -70,7 +70,7 @@ enum Redeemed {
 }
 
 impl Refresh {
-    pub(super) fn run(self, runtime: &Handle) -> Outcome {
+    pub(super) fn run(self, runtime: &Handle) -> TokenResult {
         for _ in 0..ROUNDS {
             let elsewhere = || {
                 let snapshot = self.inner.registry.snapshot().ok()?;
@@ -115,7 +115,7 @@ impl Refresh {
         let stored = record.token().and_then(|token| token.refresh_token);
         if let Some(spent) = stored.filter(|stored| current.refresh_token.as_ref() != Some(stored)) {
             // The files still hold a spent token, so its successor must be written first.
-            self.save_or_tell(guard, Prepared::default(), &spent, &current);
+            self.save_or_tell(guard, ReservedSpace::default(), &spent, &current);
             if self.inner.is_fresh(&current) && self.rejected.as_ref() != Some(&current.access_token) {
                 return Ok(Some(current));
             }
@@ -135,13 +135,13 @@ impl Refresh {
         if let Some(error) = self.doubtful_refusal_of(&spent) {
             return Err(self.refuse(&spent, error));
         }
-        let prepared = self.inner.registry.prepare(guard, &snapshot, &self.account.id)?;
+        let reserved = self.inner.registry.prepare(guard, &snapshot, &self.account.id)?;
         let token = match runtime.block_on(self.redeem(&spent, snapshot, guard))? {
             Redeemed::ByUs(token) => token.or_else_from(&current),
             Redeemed::Elsewhere(token) => return Ok(Some(token)),
             Redeemed::NotYet => return Ok(None),
         };
-        Ok(Some(self.keep(guard, prepared, &spent, token)))
+        Ok(Some(self.keep(guard, reserved, &spent, token)))
     }
 
     /// Redeems the refresh token that `snapshot` holds, and keeps the CLI's lock meanwhile.
@@ -295,12 +295,12 @@ impl Refresh {
         error
     }
 
-    fn keep(&self, guard: &mut Guarded, prepared: Prepared, spent: &Secret, token: Token) -> Arc<Token> {
+    fn keep(&self, guard: &mut Guarded, reserved: ReservedSpace, spent: &Secret, token: Token) -> Arc<Token> {
         self.inner.know(&token);
         self.inner.with_state(&self.account.id, |state| state.unsaved = Some((spent.clone(), token.clone())));
         let message = format!("The token of the Qwen account \"{}\" was refreshed.", self.account.label);
         self.inner.emit(EventKind::Refreshed, &self.account, message, None);
-        self.save_or_tell(guard, prepared, spent, &token);
+        self.save_or_tell(guard, reserved, spent, &token);
         // The CLI knows only the account in its file.
         let is_linked = self.snapshot.linked.as_deref() == Some(&self.account.id);
         if is_linked && guard.0.was_stolen && !fault::omits(Safeguard::Outlasting) {
@@ -311,8 +311,8 @@ impl Refresh {
     }
 
     /// Writes the token, or tells the user. An unsaved token still works, and is written at the next chance.
-    fn save_or_tell(&self, guard: &mut Guarded, prepared: Prepared, spent: &Secret, token: &Token) {
-        match self.inner.registry.replace_token(guard, prepared, &self.account, spent, token) {
+    fn save_or_tell(&self, guard: &mut Guarded, reserved: ReservedSpace, spent: &Secret, token: &Token) {
+        match self.inner.registry.replace_token(guard, reserved, &self.account, spent, token) {
             Ok(()) => self.inner.with_state(&self.account.id, |state| state.unsaved = None),
             Err(error) => {
                 let message = format!(

@@ -149,12 +149,12 @@ const VARIABLES: [&str; 10] = [
     "NODE_EXTRA_CA_CERTS",
 ];
 
-type Key = ([Option<String>; VARIABLES.len()], Duration);
+type SharedSettings = ([Option<String>; VARIABLES.len()], Duration);
 
 /// One [`Http`] for callers without a client, because reading the certificates costs more than their request. A change
 /// of settings makes a new one.
 #[derive(Default)]
-pub struct SharedHttp(Mutex<Option<(Key, Arc<Http>)>>);
+pub struct SharedHttp(Mutex<Option<(SharedSettings, Arc<Http>)>>);
 
 impl SharedHttp {
     /// Returns the client for these settings.

@@ -10,18 +10,18 @@ use crate::lock::lock;
 /// Processes items on its own thread, in order and in batches. The thread starts with the first item. Dropping this
 /// waits up to 2 s for the remaining items.
 pub struct Background<T: Send + 'static> {
-    shared: Arc<Shared<T>>,
+    shared: Arc<SharedBacklog<T>>,
     capacity: usize,
 }
 
 type Work<T> = Box<dyn FnMut(VecDeque<T>, u64) + Send>;
 
-struct Shared<T> {
-    state: Mutex<State<T>>,
+struct SharedBacklog<T> {
+    state: Mutex<Backlog<T>>,
     changed: Condvar,
 }
 
-struct State<T> {
+struct Backlog<T> {
     waiting: VecDeque<T>,
     dropped: u64,
     is_working: bool,
@@ -38,7 +38,7 @@ impl<T: Send + 'static> Background<T> {
     /// Queues at most `capacity` items and drops further ones. `work` gets a batch and the number of items dropped
     /// since the last batch. A batch whose work panics is lost; later ones are processed.
     pub fn new(capacity: usize, work: impl FnMut(VecDeque<T>, u64) + Send + 'static) -> Self {
-        let state = State {
+        let state = Backlog {
             waiting: VecDeque::new(),
             dropped: 0,
             is_working: false,
@@ -46,7 +46,10 @@ impl<T: Send + 'static> Background<T> {
             has_thread: false,
             work: Some(Box::new(work)),
         };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() }), capacity }
+        Self {
+            shared: Arc::new(SharedBacklog { state: Mutex::new(state), changed: Condvar::new() }),
+            capacity,
+        }
     }
 
     /// Queues an item without waiting. Returns false if the queue is full.
@@ -71,14 +74,14 @@ impl<T: Send + 'static> Background<T> {
     /// Waits up to `limit` until all items are processed. Returns true if they are.
     pub fn flush(&self, limit: Duration) -> bool {
         let state = self.shared.lock();
-        let is_busy = |state: &mut State<T>| state.is_working || !state.waiting.is_empty();
+        let is_busy = |state: &mut Backlog<T>| state.is_working || !state.waiting.is_empty();
         let waited = self.shared.changed.wait_timeout_while(state, limit, is_busy);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }
 
-impl<T> Shared<T> {
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+impl<T> SharedBacklog<T> {
+    fn lock(&self) -> MutexGuard<'_, Backlog<T>> {
         lock(&self.state)
     }
 
@@ -111,7 +114,7 @@ impl<T: Send + 'static> Drop for Background<T> {
         let mut state = self.shared.lock();
         state.is_closed = true;
         self.shared.changed.notify_all();
-        let has_thread = |state: &mut State<T>| state.has_thread;
+        let has_thread = |state: &mut Backlog<T>| state.has_thread;
         drop(self.shared.changed.wait_timeout_while(state, END_LIMIT, has_thread));
     }
 }

@@ -52,9 +52,9 @@ impl Level {
 
 /// A log that may be off. Clones write to the same file.
 #[derive(Clone, Default)]
-pub struct Logger(Option<Arc<Open>>);
+pub struct Logger(Option<Arc<OpenLog>>);
 
-struct Open {
+struct OpenLog {
     clock: Clock,
     background: Background<Entry>,
 }
@@ -78,7 +78,7 @@ impl Logger {
     pub fn in_directory(directory: &Path, clock: Clock, secrets: KnownSecrets) -> Self {
         let file = Rotating::new(directory.join(DEBUG_LOG), MAX_LOG_BYTES);
         let work = move |entries, dropped| write(&file, &secrets.redactor(), entries, dropped);
-        Self(Some(Arc::new(Open { clock, background: Background::new(CAPACITY, work) })))
+        Self(Some(Arc::new(OpenLog { clock, background: Background::new(CAPACITY, work) })))
     }
 
     /// True if anything is written. Lets callers skip expensive fields.

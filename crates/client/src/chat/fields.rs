@@ -106,7 +106,7 @@ impl<'de> Visitor<'de> for ChatVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut fields: Vec<(Cow<'de, str>, Cow<'de, str>)> = Vec::new();
         let mut messages = None;
-        while let Some(Key(key)) = map.next_key()? {
+        while let Some(FieldName(key)) = map.next_key()? {
             let value = if self.takes_apart && key == MESSAGES {
                 messages = Some(map.next_value()?);
                 ""
@@ -123,7 +123,7 @@ impl<'de> Visitor<'de> for ChatVisitor {
 
 /// A key, borrowed unless it is written with escapes.
 #[derive(Deserialize)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+struct FieldName<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Joins JSON values to an array.
 pub(super) fn array(items: &[Cow<str>]) -> String {

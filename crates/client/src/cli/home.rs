@@ -8,7 +8,7 @@ use qwen_accounts::atomic;
 use qwen_base::{Environment, Error, Paths, Result, private_files, safe_open};
 use serde_json::{Map, Value, json};
 
-use super::login::Login;
+use super::login::CliLogin;
 use super::prompt::SYSTEM_PROMPT;
 
 /// Directory where the CLI looks for an administrator's settings.
@@ -40,7 +40,7 @@ pub struct Workspace {
 
 impl Workspace {
     /// Creates an empty working directory and a home without memory, hooks, servers, skills and statistics.
-    pub fn create(environment: &Environment, login: &Login) -> Result<Self> {
+    pub fn create(environment: &Environment, login: &CliLogin) -> Result<Self> {
         let base = environment.first(&["TMPDIR", "TEMP", "TMP"]);
         let base = base.map_or_else(std::env::temp_dir, |(_, value)| PathBuf::from(value));
         let base = std::path::absolute(&base).unwrap_or(base);
@@ -133,7 +133,7 @@ fn write(path: &Path, contents: &str) -> Result<()> {
 
 /// Returns the login settings, with everything else turned off. Names of several versions are set; the CLI ignores unknown
 /// ones.
-fn settings(login: &Login) -> Value {
+fn settings(login: &CliLogin) -> Value {
     let mut settings = json!({
         "$version": 4,
         "privacy": {"usageStatisticsEnabled": false},
@@ -168,7 +168,7 @@ fn settings(login: &Login) -> Value {
 
 /// Reads the CLI settings of the user and the system.
 #[must_use]
-pub fn login(environment: &Environment, paths: &Paths) -> Login {
+pub fn login(environment: &Environment, paths: &Paths) -> CliLogin {
     let system = environment
         .get("QWEN_CODE_SYSTEM_SETTINGS_PATH")
         .map_or_else(|| Path::new(SYSTEM_DIRECTORY).join("settings.json"), PathBuf::from);
@@ -180,7 +180,7 @@ pub fn login(environment: &Environment, paths: &Paths) -> Login {
     let env_files = [paths.qwen_dir().to_owned(), paths.home().join(".qwen"), paths.home().to_owned()];
     let env_files: Vec<String> =
         env_files.iter().filter_map(|directory| read(&directory.join(".env"))).collect();
-    Login::new(environment, &documents, &env_files)
+    CliLogin::new(environment, &documents, &env_files)
 }
 
 /// Reads a settings file, which may have comments. Null if it can't be read.
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn the_settings_keep_the_login_and_turn_off_the_rest() {
         let user = json!({"security": {"auth": {"selectedType": "openai"}}, "model": {"name": "m"}, "modelProviders": {"openai": []}});
-        let settings = settings(&Login::new(&Environment::default(), &[user], &[]));
+        let settings = settings(&CliLogin::new(&Environment::default(), &[user], &[]));
         assert_eq!(
             settings["security"],
             json!({"auth": {"selectedType": "openai"}, "folderTrust": {"enabled": false}})
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(settings["model"]["name"], "m");
         assert_eq!(settings["modelProviders"], json!({"openai": []}));
         assert_eq!(settings["disableAllHooks"], true);
-        let nothing = super::settings(&Login::default());
+        let nothing = super::settings(&CliLogin::default());
         assert_eq!(nothing["model"]["skipStartupContext"], true);
     }
 
@@ -225,7 +225,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let temporary = tempfile::tempdir().unwrap();
         let environment = [("TMPDIR", temporary.path().to_str().unwrap())].into_iter().collect();
-        let workspace = Workspace::create(&environment, &Login::default()).unwrap();
+        let workspace = Workspace::create(&environment, &CliLogin::default()).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(workspace.root.path()), 0o700);
         assert_eq!(mode(&workspace.home().join("settings.json")), 0o600);
@@ -254,7 +254,7 @@ mod tests {
         directory("other-old", 4_000);
         std::os::unix::fs::symlink("other-old", temporary.path().join("qwen-fallback-link")).unwrap();
         let environment = [("TMPDIR", temporary.path().to_str().unwrap())].into_iter().collect();
-        drop(Workspace::create(&environment, &Login::default()).unwrap());
+        drop(Workspace::create(&environment, &CliLogin::default()).unwrap());
         let mut left: Vec<_> =
             fs::read_dir(temporary.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();

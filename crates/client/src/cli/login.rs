@@ -27,16 +27,16 @@ const WITHHELD: [&str; 8] = [
 ];
 
 #[derive(Clone, Default)]
-pub struct Login {
+pub struct CliLogin {
     /// Login and model settings.
     pub settings: Map<String, Value>,
     /// Variables that come from the user.
     pub variables: Vec<(String, String)>,
 }
 
-opaque_debug!(Login);
+opaque_debug!(CliLogin);
 
-impl Login {
+impl CliLogin {
     /// Reads the settings files of the system's defaults, the user and the system, in this order. Later ones win, as in the
     /// CLI. Variables of the process win over the user's `.env` files, and those over the settings' `env`.
     #[must_use]
@@ -174,7 +174,7 @@ mod tests {
 
     use super::*;
 
-    fn value<'a>(login: &'a Login, name: &str) -> Option<&'a str> {
+    fn value<'a>(login: &'a CliLogin, name: &str) -> Option<&'a str> {
         login.variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
@@ -188,7 +188,7 @@ mod tests {
             "modelProviders": {"openai": [{"id": "m", "envKey": "MY_PLAN", "baseUrl": "https://y/v1", "apiKey": "$MY_PLAN"}]},
             "env": {"MY_PLAN": "sk-plan-2", "QWEN_SANDBOX": "1", "LD_PRELOAD": "x"},
         });
-        let login = Login::new(&Environment::default(), &[user], &[]);
+        let login = CliLogin::new(&Environment::default(), &[user], &[]);
         assert_eq!(login.settings["security"]["auth"]["apiKey"], "$CLI_FALLBACK_SECRET_1");
         assert_eq!(value(&login, "CLI_FALLBACK_SECRET_1"), Some("sk-user-1"));
         assert_eq!(value(&login, "MY_PLAN"), Some("sk-plan-2"));
@@ -215,7 +215,7 @@ mod tests {
         let files = ["# c\nexport OPENAI_API_KEY=b\nOPENAI_BASE_URL=\"http://f\" # c\nOPENAI_MODEL = x # c\nBAD NAME=1\nPATH=/evil\nQWEN_RUNTIME_DIR=/x".to_owned(), "OPENAI_MODEL=later".to_owned()];
         let settings =
             json!({"env": {"OPENAI_BASE_URL": "s", "DASHSCOPE_API_KEY": "d", "ANTHROPIC_MODEL": 1}});
-        let login = Login::new(&environment, &[settings], &files);
+        let login = CliLogin::new(&environment, &[settings], &files);
         let mut pairs = login.variables.clone();
         pairs.sort();
         let expected = [
@@ -232,9 +232,9 @@ mod tests {
     #[test]
     fn the_systems_settings_win_and_old_names_are_read() {
         let user = json!({"selectedAuthType": "qwen-oauth", "model": "old"});
-        assert!(Login::new(&Environment::default(), std::slice::from_ref(&user), &[]).is_oauth());
+        assert!(CliLogin::new(&Environment::default(), std::slice::from_ref(&user), &[]).is_oauth());
         let system = json!({"security": {"auth": {"selectedType": "openai"}}, "model": {"name": "new"}});
-        let login = Login::new(&Environment::default(), &[user, system], &[]);
+        let login = CliLogin::new(&Environment::default(), &[user, system], &[]);
         assert!(!login.is_oauth());
         assert_eq!(login.settings["model"]["name"], "new");
     }
@@ -248,7 +248,7 @@ mod tests {
                 2 => json!({"modelProviders": {"openai": [{"headers": {"Authorization": [text]}}]}}),
                 _ => json!([text]),
             };
-            let login = Login::new(&Environment::default(), &[document], &[file]);
+            let login = CliLogin::new(&Environment::default(), &[document], &[file]);
             prop_assert!(!Value::Object(login.settings).to_string().contains(&text));
         }
     }

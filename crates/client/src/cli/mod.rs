@@ -62,7 +62,7 @@ pub struct CliBody {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CliLogin {
+pub enum CliLoginKind {
     /// Qwen's OAuth, which the CLI refuses since the free tier ended.
     OAuth,
     Key,
@@ -71,16 +71,16 @@ pub enum CliLogin {
 
 /// Reads the CLI's settings and the environment.
 #[must_use]
-pub fn logged_in_with(environment: &Environment, paths: &Paths) -> CliLogin {
+pub fn logged_in_with(environment: &Environment, paths: &Paths) -> CliLoginKind {
     let login = home::login(environment, paths);
     if login.is_oauth() {
-        CliLogin::OAuth
+        CliLoginKind::OAuth
     } else if login.variables.iter().any(|(name, value)| name.ends_with("_API_KEY") && !value.is_empty())
         || !login.secrets().is_empty()
     {
-        CliLogin::Key
+        CliLoginKind::Key
     } else {
-        CliLogin::None
+        CliLoginKind::None
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::find::{Program, path_variable};
 use super::home::Workspace;
-use super::login::Login;
+use super::login::CliLogin;
 
 /// Number of bytes kept from the end of standard error.
 const MAX_COMPLAINT: usize = 4 * 1024;
@@ -73,7 +73,7 @@ pub struct Job {
 #[derive(Debug)]
 pub struct CliRequest {
     pub program: Program,
-    pub login: Login,
+    pub login: CliLogin,
     pub prompt: String,
 }
 

@@ -53,7 +53,7 @@ struct FileContents {
     logins: ImportFile,
     keys: Vec<FoundKey>,
     /// The accounts when the file was read.
-    view: Arc<Snapshot>,
+    snapshot: Arc<Snapshot>,
 }
 
 impl Client {
@@ -67,8 +67,8 @@ impl Client {
         for note in notes {
             self.events.emit(Event::new(EventKind::Config, self.clock.now_ms(), note));
         }
-        let view = self.tokens.snapshot().await?;
-        Ok(keys.iter().map(|key| shown(key, &view)).collect())
+        let snapshot = self.tokens.snapshot().await?;
+        Ok(keys.iter().map(|key| shown(key, &snapshot)).collect())
     }
 
     /// Imports the found keys with these ids. Each is checked at its server first. Without ids, imports all keys that no
@@ -82,13 +82,13 @@ impl Client {
         chosen: Option<&[String]>,
     ) -> Result<Vec<ImportedKey>> {
         let keys = self.discover(working_directory).await?.keys;
-        let view = self.tokens.snapshot().await?;
+        let snapshot = self.tokens.snapshot().await?;
         let is_wanted = |key: &FoundKey| match chosen {
             Some(ids) => ids.contains(&key.id()),
-            None => key.is_taken_with_all() && !is_known(key, &view.document),
+            None => key.is_taken_with_all() && !is_known(key, &snapshot.document),
         };
         let wanted = keys.into_iter().filter(is_wanted).collect();
-        let imported = self.import_keys(wanted, &view).await;
+        let imported = self.import_keys(wanted, &snapshot).await;
         if chosen.is_none() {
             self.tell_failures(&imported);
         }
@@ -112,10 +112,10 @@ impl Client {
                 accounts.push(self.account(id).await?);
             }
         }
-        let FileContents { keys, view, .. } = file;
-        let keys = keys.into_iter().filter(|key| !is_known(key, &view.document)).collect();
+        let FileContents { keys, snapshot, .. } = file;
+        let keys = keys.into_iter().filter(|key| !is_known(key, &snapshot.document)).collect();
         let mut failed = None;
-        let imported = self.import_keys(keys, &view).await;
+        let imported = self.import_keys(keys, &snapshot).await;
         self.tell_failures(&imported);
         for ImportedKey { outcome, .. } in imported {
             match outcome {
@@ -144,7 +144,7 @@ impl Client {
         let logins = logins.filter(|(_, imported)| **imported != Imported::Removed);
         let mut found: Vec<_> =
             logins.map(|(login, imported)| shown_login(login, imported, &source)).collect();
-        found.extend(file.keys.iter().map(|key| shown(key, &file.view)));
+        found.extend(file.keys.iter().map(|key| shown(key, &file.snapshot)));
         Ok(found)
     }
 
@@ -152,7 +152,7 @@ impl Client {
         let path = self.paths.named(path)?;
         let (now, discovery) = (self.clock.now_ms(), self.discovery(None));
         let file = self.tokens.with_registry(move |registry| {
-            let view = registry.snapshot()?;
+            let snapshot = registry.snapshot()?;
             let keys = discovery.in_file(&path);
             let logins = match ImportFile::read(&path, now) {
                 Err(error) if error.code() == Code::CredentialsInvalid && !keys.is_empty() => {
@@ -160,7 +160,7 @@ impl Client {
                 }
                 logins => logins?,
             };
-            Ok(FileContents { path, logins, keys, view })
+            Ok(FileContents { path, logins, keys, snapshot })
         });
         file.await
     }
@@ -173,7 +173,7 @@ impl Client {
 
     /// Adds keys as accounts. A failed key does not stop the others. Subscription keys go first: the first added account
     /// may become the active one, and it must not be billed by use.
-    pub(super) async fn import_keys(&self, mut keys: Vec<FoundKey>, view: &Snapshot) -> Vec<ImportedKey> {
+    pub(super) async fn import_keys(&self, mut keys: Vec<FoundKey>, snapshot: &Snapshot) -> Vec<ImportedKey> {
         keys.sort_by_key(|key| match key.plan {
             Some(plan) => (plan.price() == Price::Metered, 0),
             None => (key.is_foreign, 1),
@@ -181,7 +181,7 @@ impl Client {
         let mut imported: Vec<ImportedKey> = Vec::new();
         for key in keys {
             let outcome = self.add_api_key(key.options()).await;
-            imported.push(ImportedKey { found: shown(&key, view), outcome });
+            imported.push(ImportedKey { found: shown(&key, snapshot), outcome });
         }
         imported
     }
@@ -210,7 +210,7 @@ impl Client {
     }
 }
 
-fn shown(key: &FoundKey, view: &Snapshot) -> FoundCredential {
+fn shown(key: &FoundKey, snapshot: &Snapshot) -> FoundCredential {
     FoundCredential {
         id: key.id(),
         source: key.source.clone(),
@@ -220,7 +220,7 @@ fn shown(key: &FoundKey, view: &Snapshot) -> FoundCredential {
         region: key.region.clone(),
         base_url: key.base_url.as_ref().map(display_url),
         last_four: key.last_four().to_owned(),
-        known: is_known(key, &view.document),
+        known: is_known(key, &snapshot.document),
         foreign: key.is_foreign,
         taken_with_all: key.is_taken_with_all(),
     }

@@ -54,8 +54,8 @@ pub struct AccessToken {
 }
 
 impl Client {
-    pub(super) fn describe(&self, view: &Snapshot, record: &Record) -> AccountInfo {
-        let account = view.account(record);
+    pub(super) fn describe(&self, snapshot: &Snapshot, record: &Record) -> AccountInfo {
+        let account = snapshot.account(record);
         let token = record.token();
         let base_url = token.as_ref().map(|token| account.base_url(token, self.base_url_override.as_ref()));
         let mut availability = availability(record, self.clock.now_ms());
@@ -71,7 +71,7 @@ impl Client {
             tier: record.tier(),
             quota_window: record.cooldown(self.clock.now_ms()).and_then(|cooldown| cooldown.window),
             enabled: record.is_enabled(),
-            active: view.document.active_id() == Some(record.id()),
+            active: snapshot.document.active_id() == Some(record.id()),
             availability,
             base_url: display_url(base_url.and_then(Result::ok).as_ref().unwrap_or(&self.base_url)),
             expires_at: token.filter(|_| account.kind == Kind::OAuth).map(|token| token.expires_at),

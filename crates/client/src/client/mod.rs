@@ -311,10 +311,10 @@ impl Client {
     /// Those of [`Registry::add_login`].
     pub async fn adopt(&self, token: Token) -> Result<bool> {
         let take_over = move |registry: &Registry| {
-            let view = registry.snapshot()?;
-            let is_wanted = view.document.records.is_empty()
-                && view.problem.is_none()
-                && !view.document.was_removed(&token);
+            let snapshot = registry.snapshot()?;
+            let is_wanted = snapshot.document.records.is_empty()
+                && snapshot.problem.is_none()
+                && !snapshot.document.was_removed(&token);
             if is_wanted {
                 registry.add_login(&token, None, None)?;
             }
@@ -349,10 +349,13 @@ impl Client {
     /// `ERR_QWEN_CREDENTIALS_INVALID` if there is no account and the credentials file is damaged; those of
     /// [`Registry::snapshot`].
     pub async fn accounts(&self) -> Result<Vec<AccountInfo>> {
-        let view = self.tokens.snapshot().await?;
-        match &view.problem {
-            Some(problem) if view.document.is_empty() => Err(problem.clone()),
-            _ => Ok(view.listed(self.clock.now_ms()).map(|record| self.describe(&view, record)).collect()),
+        let snapshot = self.tokens.snapshot().await?;
+        match &snapshot.problem {
+            Some(problem) if snapshot.document.is_empty() => Err(problem.clone()),
+            _ => Ok(snapshot
+                .listed(self.clock.now_ms())
+                .map(|record| self.describe(&snapshot, record))
+                .collect()),
         }
     }
 
@@ -413,9 +416,9 @@ impl Client {
     /// # Errors
     /// Those of [`Registry::remove`].
     pub async fn remove_account(&self, id: &str, revoke: bool) -> Result<Vec<PathBuf>> {
-        let view = self.tokens.snapshot().await?;
-        let record = view.record(id);
-        let account = record.map(|record| (view.account(record), record.token()));
+        let snapshot = self.tokens.snapshot().await?;
+        let record = snapshot.record(id);
+        let account = record.map(|record| (snapshot.account(record), record.token()));
         let (removed, models) = (id.to_owned(), self.lists.book.clone());
         let remove = move |registry: &Registry| {
             let left_behind = registry.remove(&removed)?;
@@ -460,21 +463,21 @@ impl Client {
     /// # Errors
     /// `ERR_QWEN_NOT_LOGGED_IN`; those of [`TokenManager::token`].
     pub async fn access_token(&self, account_id: Option<&str>) -> Result<AccessToken> {
-        let view = self.tokens.snapshot().await?;
-        let Some(id) = account_id.or(view.document.active_id()) else {
-            return Err(self.discovery(None).explain(view.no_account(), &view.document).await);
+        let snapshot = self.tokens.snapshot().await?;
+        let Some(id) = account_id.or(snapshot.document.active_id()) else {
+            return Err(self.discovery(None).explain(snapshot.no_account(), &snapshot.document).await);
         };
-        if let Some(disabled) = view.record(id).filter(|record| !record.is_enabled()) {
-            let is_any_enabled = view.document.all().any(Record::is_enabled);
+        if let Some(disabled) = snapshot.record(id).filter(|record| !record.is_enabled()) {
+            let is_any_enabled = snapshot.document.all().any(Record::is_enabled);
             return Err(if account_id.is_some() || is_any_enabled {
-                disabled_account("accountId", &view.account(disabled))
+                disabled_account("accountId", &snapshot.account(disabled))
             } else {
-                view.no_account()
+                snapshot.no_account()
             });
         }
         let token = self.tokens.token(id, None).await?;
-        let record = view.record(id).ok_or_else(|| unknown_account("accountId", id))?;
-        let base_url = view.account(record).base_url(&token, self.base_url_override.as_ref())?;
+        let record = snapshot.record(id).ok_or_else(|| unknown_account("accountId", id))?;
+        let base_url = snapshot.account(record).base_url(&token, self.base_url_override.as_ref())?;
         Ok(AccessToken {
             access_token: token.access_token.clone(),
             base_url: display_url(&base_url),
@@ -484,9 +487,9 @@ impl Client {
     }
 
     async fn account(&self, id: &str) -> Result<AccountInfo> {
-        let view = self.tokens.snapshot().await?;
-        let record = view.record(id).ok_or_else(|| unknown_account("id", id))?;
-        Ok(self.describe(&view, record))
+        let snapshot = self.tokens.snapshot().await?;
+        let record = snapshot.record(id).ok_or_else(|| unknown_account("id", id))?;
+        Ok(self.describe(&snapshot, record))
     }
 }
 

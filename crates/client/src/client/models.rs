@@ -47,9 +47,9 @@ struct Server {
 
 impl Server {
     /// Returns `None` for a login and for a disabled key.
-    fn of(view: &Snapshot, record: &Record) -> Option<Self> {
+    fn of(snapshot: &Snapshot, record: &Record) -> Option<Self> {
         let source = ListSource::of(record).filter(|_| record.is_enabled())?;
-        Some(Self { source, account: view.account(record), token: record.token()? })
+        Some(Self { source, account: snapshot.account(record), token: record.token()? })
     }
 }
 
@@ -61,33 +61,34 @@ impl Client {
     /// Those of [`Registry::snapshot`](qwen_accounts::Registry::snapshot). A list that can't be read is reported as an event.
     pub async fn models(&self, refresh: bool) -> Result<Vec<OfferedModel>> {
         if refresh {
-            let view = self.tokens.snapshot().await?;
-            let servers = view.document.all().filter_map(|record| Server::of(&view, record)).collect();
+            let snapshot = self.tokens.snapshot().await?;
+            let servers =
+                snapshot.document.all().filter_map(|record| Server::of(&snapshot, record)).collect();
             self.lists.ask_all(servers).await;
         } else {
             self.lists.refresh_in_background(false);
         }
-        let view = self.tokens.snapshot().await?;
+        let snapshot = self.tokens.snapshot().await?;
         let (book, now) = (self.lists.book.clone(), self.clock.now_ms());
-        if view.document.keys.is_empty() {
-            return Ok(offers(&view, None, now));
+        if snapshot.document.keys.is_empty() {
+            return Ok(offers(&snapshot, None, now));
         }
-        blocking(move || offers(&view, Some(&book), now)).await
+        blocking(move || offers(&snapshot, Some(&book), now)).await
     }
 
     /// Reads the model list of a new key.
     pub(super) async fn learn_models(&self, id: &str) {
-        let Ok(view) = self.tokens.snapshot().await else { return };
-        let server = view.record(id).and_then(|record| Server::of(&view, record));
+        let Ok(snapshot) = self.tokens.snapshot().await else { return };
+        let server = snapshot.record(id).and_then(|record| Server::of(&snapshot, record));
         self.lists.ask_all(server.into_iter().collect()).await;
     }
 }
 
 /// Returns the models of the active account, then those of the cheapest. Logins need no book, so that no file is read for
 /// them.
-fn offers(view: &Snapshot, book: Option<&ModelBook>, now_ms: u64) -> Vec<OfferedModel> {
-    let mut records: Vec<_> = view.listed(now_ms).filter(|record| record.is_enabled()).collect();
-    records.sort_by_key(|record| (view.document.active_id() != Some(record.id()), record.kind().price()));
+fn offers(snapshot: &Snapshot, book: Option<&ModelBook>, now_ms: u64) -> Vec<OfferedModel> {
+    let mut records: Vec<_> = snapshot.listed(now_ms).filter(|record| record.is_enabled()).collect();
+    records.sort_by_key(|record| (snapshot.document.active_id() != Some(record.id()), record.kind().price()));
     let listed = |record: &Record| book.and_then(|book| book.list_of(record));
     let accounts: Vec<_> =
         records.into_iter().map(|record| Offering { record, listed: listed(record) }).collect();
@@ -106,9 +107,9 @@ impl ListReader {
     fn refresh_in_background(&self, since_asked: bool) {
         let reader = self.clone();
         tokio::spawn(async move {
-            let Ok(view) = reader.tokens.snapshot().await else { return };
+            let Ok(snapshot) = reader.tokens.snapshot().await else { return };
             let servers: Vec<_> =
-                view.document.all().filter_map(|record| Server::of(&view, record)).collect();
+                snapshot.document.all().filter_map(|record| Server::of(&snapshot, record)).collect();
             if servers.is_empty() {
                 return;
             }

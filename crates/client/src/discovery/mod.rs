@@ -17,7 +17,7 @@ use serde_json::Value;
 pub use self::found::{FoundKey, last_four};
 use self::found::{KeyEntry, collect};
 use self::opencode::Configuration;
-use self::variables::{EnvFile, Variables};
+use self::variables::{EnvFile, VariableSources};
 use crate::opencode_files::{OpenCodeFiles, parse_configuration, read_configuration};
 
 const MAX_FILE: u64 = 1024 * 1024;
@@ -51,7 +51,7 @@ impl Discovery {
         let mut notes = Vec::new();
         let settings = self.settings(&mut notes);
         let env_files = self.env_files(&mut notes);
-        let variables = Variables { environment: &self.environment, env_files: &env_files };
+        let variables = VariableSources { environment: &self.environment, env_files: &env_files };
         let mut entries = variables.entries();
         entries.extend(qwen_cli::entries(&settings, &self.settings_path(), &variables));
         entries.extend(self.opencode(&mut notes));
@@ -98,14 +98,14 @@ impl Discovery {
             Some(settings)
                 if ["env", "modelProviders", "security"].iter().any(|name| settings.get(name).is_some()) =>
             {
-                let variables = Variables { environment: &self.environment, env_files: &[] };
+                let variables = VariableSources { environment: &self.environment, env_files: &[] };
                 qwen_cli::entries(&settings, path, &variables)
             }
             Some(auth) => opencode::of_auth(&auth, path, &[]),
             None => {
                 let variables = crate::dotenv::variables(&text).collect();
                 let file = EnvFile { path: path.to_owned(), variables, is_of_project: false };
-                Variables { environment: &Environment::default(), env_files: &[file] }.entries()
+                VariableSources { environment: &Environment::default(), env_files: &[file] }.entries()
             }
         };
         collect(entries, notes)

@@ -29,7 +29,7 @@ opaque_debug!(EnvFile);
 
 /// Variables in the qwen CLI's order: the process first, then `.env` files.
 #[derive(Debug)]
-pub(super) struct Variables<'a> {
+pub(super) struct VariableSources<'a> {
     pub environment: &'a Environment,
     pub env_files: &'a [EnvFile],
 }
@@ -40,7 +40,7 @@ pub(super) struct Found<'a> {
     pub is_of_project: bool,
 }
 
-impl Variables<'_> {
+impl VariableSources<'_> {
     pub fn get(&self, name: &str) -> Option<Found<'_>> {
         if let Some(value) = self.environment.get(name) {
             return Some(Found { value, source: name.to_owned(), is_of_project: false });

@@ -28,30 +28,30 @@ pub fn check(doctor: &Doctor, settings: &CheckedSettings, local: &mut Local) {
     let legacy = LegacyFile::new(paths.legacy_token());
     let registry = Registry::new(credentials, store, legacy, doctor.clock.clone(), Events::none());
     // Another check reports a file that can't be read.
-    let Ok(view) = registry.peek() else { return };
-    local.had_host_login = view.document.had_host_login();
+    let Ok(snapshot) = registry.peek() else { return };
+    local.had_host_login = snapshot.document.had_host_login();
     let now = doctor.clock.now_ms();
-    local.keys = view.document.keys.iter().filter_map(|key| Some(key.token()?.access_token)).collect();
-    local.has_working_account = view.enabled(now).any(|record| works(record, settings, now));
-    let records: Vec<&Record> = view.listed(now).collect();
+    local.keys = snapshot.document.keys.iter().filter_map(|key| Some(key.token()?.access_token)).collect();
+    local.has_working_account = snapshot.enabled(now).any(|record| works(record, settings, now));
+    let records: Vec<&Record> = snapshot.listed(now).collect();
     if records.is_empty() {
         let fix = format!("{} (a key of a plan), or {}", ours("add-key"), ours("login"));
         local.findings.push(Finding::warning(ID, "There is no account.", fix));
     }
     for record in records {
-        local.findings.push(account_finding(&view, record, settings, now));
-        local.findings.extend(elsewhere(&view.account(record), record, settings));
-        local.accounts.extend(asked(&view, record, settings, now));
+        local.findings.push(account_finding(&snapshot, record, settings, now));
+        local.findings.extend(elsewhere(&snapshot.account(record), record, settings));
+        local.accounts.extend(asked(&snapshot, record, settings, now));
     }
 }
 
-fn account_finding(view: &Snapshot, record: &Record, settings: &CheckedSettings, now_ms: u64) -> Finding {
-    let account = view.account(record);
+fn account_finding(snapshot: &Snapshot, record: &Record, settings: &CheckedSettings, now_ms: u64) -> Finding {
+    let account = snapshot.account(record);
     let name = format!("The account \"{}\"", account.label);
     if !record.is_enabled() {
         return Finding::ok(ID, format!("{name} is disabled: no request is sent with it."));
     }
-    let others = || view.enabled(now_ms).filter(|other| other.id() != record.id());
+    let others = || snapshot.enabled(now_ms).filter(|other| other.id() != record.id());
     let has_other = || others().any(|other| works(other, settings, now_ms));
     let remove = || ours(&format!("remove {}", account.id));
     let last = record.last_error().map(|error| format!(" {}", error.message)).unwrap_or_default();
@@ -88,7 +88,7 @@ fn account_finding(view: &Snapshot, record: &Record, settings: &CheckedSettings,
     match availability(record, now_ms) {
         Availability::Ready => {
             let active =
-                if view.document.active_id() == Some(record.id()) { " and the active one" } else { "" };
+                if snapshot.document.active_id() == Some(record.id()) { " and the active one" } else { "" };
             Finding::ok(ID, format!("{name} is ready{active}."))
         }
         Availability::Cooling(until) => {
@@ -148,17 +148,22 @@ fn is_of_ended_tier(record: &Record, settings: &CheckedSettings, now_ms: u64) ->
 }
 
 /// Returns the account for a network check that costs nothing.
-fn asked(view: &Snapshot, record: &Record, settings: &CheckedSettings, now_ms: u64) -> Option<AskedAccount> {
+fn asked(
+    snapshot: &Snapshot,
+    record: &Record,
+    settings: &CheckedSettings,
+    now_ms: u64,
+) -> Option<AskedAccount> {
     if !record.is_enabled() {
         return None;
     }
-    let account = view.account(record);
+    let account = snapshot.account(record);
     // The server would refuse the token again.
     let token = record.token().filter(|_| !has_lost_its_tier(record))?;
     let base_url = account.base_url(&token, settings.base_url_override.as_ref()).ok()?;
     let access_token = token.is_fresh(now_ms).then(|| token.access_token.clone());
     let is_ready = availability(record, now_ms) == Availability::Ready && record.rejected_at().is_none();
-    let mut others = view.enabled(now_ms).filter(|other| other.id() != record.id());
+    let mut others = snapshot.enabled(now_ms).filter(|other| other.id() != record.id());
     Some(AskedAccount {
         is_to_be_proved: account.kind != Kind::OAuth && is_ready,
         has_alternative: others.any(|other| works(other, settings, now_ms)),
@@ -220,39 +225,44 @@ mod tests {
         Record::of_key(id, None, &key, 1)
     }
 
-    fn found(view: &Snapshot, id: &str, settings: &CheckedSettings, now_ms: u64) -> (FindingState, String) {
-        let finding = account_finding(view, view.record(id).unwrap(), settings, now_ms);
+    fn found(
+        snapshot: &Snapshot,
+        id: &str,
+        settings: &CheckedSettings,
+        now_ms: u64,
+    ) -> (FindingState, String) {
+        let finding = account_finding(snapshot, snapshot.record(id).unwrap(), settings, now_ms);
         (finding.state, finding.fix.unwrap_or_default())
     }
 
     #[test]
     fn a_qwen_login_warns_about_the_ended_free_tier() {
-        let mut view = Snapshot::default();
-        view.document.records.push(Record::new("login", None, &token("a", u64::MAX), 1));
+        let mut snapshot = Snapshot::default();
+        snapshot.document.records.push(Record::new("login", None, &token("a", u64::MAX), 1));
         let own = settings(&[]);
-        let (state, fix) = found(&view, "login", &own, FREE_TIER_END_MS);
+        let (state, fix) = found(&snapshot, "login", &own, FREE_TIER_END_MS);
         assert!(state == FindingState::Warning && fix.contains("add-key"), "{fix}");
-        assert_eq!(found(&view, "login", &own, FREE_TIER_END_MS - 1).0, FindingState::Ok);
+        assert_eq!(found(&snapshot, "login", &own, FREE_TIER_END_MS - 1).0, FindingState::Ok);
         let elsewhere = settings(&[("OPENCODE_QWEN_OAUTH_BASE_URL", "https://login.example")]);
-        assert_eq!(found(&view, "login", &elsewhere, FREE_TIER_END_MS).0, FindingState::Ok);
-        view.document.keys.push(key("key"));
-        assert_eq!(found(&view, "login", &own, FREE_TIER_END_MS).0, FindingState::Ok);
-        view.document.keys[0].set_enabled(false, 2);
-        assert_eq!(found(&view, "login", &own, FREE_TIER_END_MS).0, FindingState::Warning);
-        assert_eq!(found(&view, "key", &own, FREE_TIER_END_MS).0, FindingState::Ok);
+        assert_eq!(found(&snapshot, "login", &elsewhere, FREE_TIER_END_MS).0, FindingState::Ok);
+        snapshot.document.keys.push(key("key"));
+        assert_eq!(found(&snapshot, "login", &own, FREE_TIER_END_MS).0, FindingState::Ok);
+        snapshot.document.keys[0].set_enabled(false, 2);
+        assert_eq!(found(&snapshot, "login", &own, FREE_TIER_END_MS).0, FindingState::Warning);
+        assert_eq!(found(&snapshot, "key", &own, FREE_TIER_END_MS).0, FindingState::Ok);
     }
 
     #[test]
     fn remove_is_advised_for_a_refused_key_if_another_account_works() {
-        let mut view = Snapshot::default();
-        view.document.keys.push(key("dead"));
-        let secret = view.document.keys[0].token().unwrap().access_token;
-        view.document.keys[0].set_rejected(Some((&secret, 1)));
+        let mut snapshot = Snapshot::default();
+        snapshot.document.keys.push(key("dead"));
+        let secret = snapshot.document.keys[0].token().unwrap().access_token;
+        snapshot.document.keys[0].set_rejected(Some((&secret, 1)));
         let own = settings(&[]);
-        let (state, fix) = found(&view, "dead", &own, FREE_TIER_END_MS);
+        let (state, fix) = found(&snapshot, "dead", &own, FREE_TIER_END_MS);
         assert!(state == FindingState::Broken && fix.contains("add-key"), "{fix}");
-        view.document.keys.push(key("good"));
-        let (state, fix) = found(&view, "dead", &own, FREE_TIER_END_MS);
+        snapshot.document.keys.push(key("good"));
+        let (state, fix) = found(&snapshot, "dead", &own, FREE_TIER_END_MS);
         assert!(state == FindingState::Warning && fix.ends_with("remove dead"), "{fix}");
     }
 }

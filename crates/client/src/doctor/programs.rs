@@ -13,7 +13,7 @@ use super::finding::{Finding, unset};
 use super::settings::CheckedSettings;
 use super::{Doctor, PATIENCE};
 use crate::cli::find::find_cli;
-use crate::cli::{CliLogin, logged_in_with};
+use crate::cli::{CliLoginKind, logged_in_with};
 
 const ID: &str = "qwen-cli";
 const CLI_VARIABLE: &str = "QWEN_CLI_PATH";
@@ -98,11 +98,11 @@ pub async fn check_qwen_cli(doctor: &Doctor, settings: &CheckedSettings) -> Vec<
     let name = format!("The qwen CLI {version} at {}", program.cli.display());
     let login = logged_in_with(environment, paths);
     let what = match login {
-        CliLogin::Key => "has a key",
-        CliLogin::OAuth => "uses OAuth, with which it answers nothing since 2026-04-15",
-        CliLogin::None => "is not logged in",
+        CliLoginKind::Key => "has a key",
+        CliLoginKind::OAuth => "uses OAuth, with which it answers nothing since 2026-04-15",
+        CliLoginKind::None => "is not logged in",
     };
-    vec![if settings.cli_fallback && login != CliLogin::Key {
+    vec![if settings.cli_fallback && login != CliLoginKind::Key {
         let message = format!("{name} {what}: it can't serve as the fallback.");
         Finding::broken(
             ID,

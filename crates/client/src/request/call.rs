@@ -23,7 +23,7 @@ use crate::verdict::Verdict;
 /// The state of one call.
 pub(super) struct Call<'a> {
     pipeline: &'a Pipeline,
-    view: &'a Arc<Snapshot>,
+    snapshot: &'a Arc<Snapshot>,
     prepared: Prepared,
     utc_offset_minutes: i32,
     budget: Budget,
@@ -49,13 +49,13 @@ enum Ended {
 impl<'a> Call<'a> {
     /// Sends a request.
     pub(super) async fn run(pipeline: &'a Pipeline, request: Request) -> Result<Answer> {
-        let view = pipeline.tokens.snapshot().await?;
+        let snapshot = pipeline.tokens.snapshot().await?;
         let (url, utc_offset_minutes) = (request.url.clone(), request.utc_offset_minutes);
-        let prepared = pipeline.prepare(request, &view).await?;
+        let prepared = pipeline.prepare(request, &snapshot).await?;
         let now_ms = pipeline.now_ms();
-        let candidates = pipeline.candidates(&view, &prepared.model, now_ms);
+        let candidates = pipeline.candidates(&snapshot, &prepared.model, now_ms);
         if candidates.is_empty() {
-            return Err(pipeline.settings.discovery.explain(view.no_account(), &view.document).await);
+            return Err(pipeline.settings.discovery.explain(snapshot.no_account(), &snapshot.document).await);
         }
         let mut selection = Selection::new(&candidates, &pipeline.situation(&prepared, now_ms));
         if selection.allowed().is_empty() {
@@ -63,7 +63,7 @@ impl<'a> Call<'a> {
         }
         let mut call = Call {
             pipeline,
-            view: &view,
+            snapshot: &snapshot,
             utc_offset_minutes,
             budget: Budget::for_accounts(selection.allowed().len()),
             record: pipeline.record(&url, &prepared),
@@ -118,7 +118,7 @@ impl<'a> Call<'a> {
             pipeline.tell_of_paid_fallback(account, self.first_asked);
         }
         // For the first account the snapshot from the start of the call is recent enough.
-        let seen = self.first_asked.is_none().then(|| Arc::clone(self.view));
+        let seen = self.first_asked.is_none().then(|| Arc::clone(self.snapshot));
         self.first_asked.get_or_insert(account);
         let mut access = match pipeline.access(account, seen).await {
             Ok(access) => access,
@@ -283,7 +283,7 @@ impl<'a> Call<'a> {
         let Attempt { mut answer, error_body, .. } = attempt;
         let (id, token, why) = (account.id.clone(), access.token.access_token.clone(), error.clone());
         self.pipeline.note(move |registry| registry.mark_rejected(&id, &token, &why)).await;
-        let error = self.pipeline.settings.discovery.explain(error, &self.view.document).await;
+        let error = self.pipeline.settings.discovery.explain(error, &self.snapshot.document).await;
         answer.explain(&error, &error_body);
         self.last = Some(Ok(self.for_host(answer, FinalError::of_error(&error))));
         Ended::With(Outcome::Unusable)
@@ -291,7 +291,7 @@ impl<'a> Call<'a> {
 
     /// Returns the reason why the API refuses an account with a fresh token.
     fn refusal(&self, account: &Account, attempt: &Attempt) -> Error {
-        let (kind, label, has_key) = (account.kind, &account.label, !self.view.document.keys.is_empty());
+        let (kind, label, has_key) = (account.kind, &account.label, !self.snapshot.document.keys.is_empty());
         let (reading, headers) = (&attempt.reading, &attempt.answer.headers);
         let refusal = Refusal { kind, label, reading, headers, has_key };
         refusal.error(self.pipeline.now_ms()).with_account(&account.id)
@@ -302,7 +302,7 @@ impl<'a> Call<'a> {
         let (pipeline, account) = (self.pipeline, candidate.account);
         let failed = Ok(Ended::With(Outcome::Failed));
         let is_limited = selection.found_none_ready();
-        if is_limited && !is_degraded_try_due(&self.view.document, pipeline.now_ms()) {
+        if is_limited && !is_degraded_try_due(&self.snapshot.document, pipeline.now_ms()) {
             return failed;
         }
         let Some((degraded, left_out)) = self.prepared.degraded(account.kind).await? else { return failed };

@@ -103,20 +103,25 @@ impl Pipeline {
     }
 
     /// Resolves the URL of a request and shapes its body.
-    pub(super) async fn prepare(&self, request: Request, view: &Snapshot) -> Result<Prepared> {
+    pub(super) async fn prepare(&self, request: Request, snapshot: &Snapshot) -> Result<Prepared> {
         // Evaluated only if the URL is not below the client's base URL, since there may be many accounts.
-        let bases = view.document.all().filter_map(|record| {
-            view.account(record).base_url(&record.token()?, self.sender.base_url_override.as_ref()).ok()
+        let bases = snapshot.document.all().filter_map(|record| {
+            snapshot.account(record).base_url(&record.token()?, self.sender.base_url_override.as_ref()).ok()
         });
         let target = Target::resolve(&request.url, &self.settings.base_url, bases)?;
-        let kinds = view.document.all().filter(|record| record.is_enabled()).map(Record::kind).collect();
+        let kinds = snapshot.document.all().filter(|record| record.is_enabled()).map(Record::kind).collect();
         let ids = self.settings.options.qwen_mode.then(|| self.ids(&request.headers));
         Prepared::new(request, target, ids, kinds).await
     }
 
     /// Returns the enabled accounts for a request for `model`.
-    pub(super) fn candidates<'a>(&self, view: &'a Snapshot, model: &str, now_ms: u64) -> Vec<Candidate<'a>> {
-        let active = view.document.active_id();
+    pub(super) fn candidates<'a>(
+        &self,
+        snapshot: &'a Snapshot,
+        model: &str,
+        now_ms: u64,
+    ) -> Vec<Candidate<'a>> {
+        let active = snapshot.document.active_id();
         let candidate = |(record, account): (&'a Record, &'a Account)| Candidate {
             account,
             record,
@@ -130,7 +135,7 @@ impl Pipeline {
             },
             is_active: active == Some(record.id()),
         };
-        view.enabled_accounts(now_ms).map(candidate).collect()
+        snapshot.enabled_accounts(now_ms).map(candidate).collect()
     }
 
     /// Returns the facts that the selection needs for a new call.
@@ -159,11 +164,11 @@ impl Pipeline {
 
     /// Returns a fresh token of an account. `seen` is a recent snapshot of the accounts.
     pub(super) async fn access(&self, account: &Account, seen: Option<Arc<Snapshot>>) -> Result<Access> {
-        let view = match seen {
-            Some(view) => view,
+        let snapshot = match seen {
+            Some(snapshot) => snapshot,
             None => self.tokens.snapshot().await?,
         };
-        self.sender.access(account, self.tokens.token_in(view, &account.id, None).await?)
+        self.sender.access(account, self.tokens.token_in(snapshot, &account.id, None).await?)
     }
 
     /// Returns a token in place of a refused one; `None` if that was fresh, so that another one would also be refused.
@@ -175,8 +180,8 @@ impl Pipeline {
             && record.rejected_at().is_some()
             && record.last_error().is_some_and(|last| last.code == Code::FreeTierDiscontinued.as_str());
         if was_just_obtained || is_known {
-            let view = self.tokens.snapshot().await?;
-            let held = view.record(&account.id).and_then(Record::token);
+            let snapshot = self.tokens.snapshot().await?;
+            let held = snapshot.record(&account.id).and_then(Record::token);
             let other = held.filter(|held| held.access_token != refused.access_token);
             return other.map(|token| self.sender.access(account, Arc::new(token))).transpose();
         }

@@ -275,26 +275,26 @@ mod tests {
 
     /// The state of an account in a test.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    enum State {
+    enum Health {
         Ready,
         Rejected,
         Dead,
         Cooling(u64, CoolingReason),
     }
-    use State::{Dead, Ready, Rejected};
+    use Health::{Dead, Ready, Rejected};
 
     struct Scene(Vec<(Account, Record, Kind, Serving)>);
 
     impl Scene {
-        fn new(all: &[(Kind, State, Serving)]) -> Self {
-            let account = |(at, (kind, state, serving)): (usize, &(Kind, State, Serving))| {
+        fn new(all: &[(Kind, Health, Serving)]) -> Self {
+            let account = |(at, (kind, state, serving)): (usize, &(Kind, Health, Serving))| {
                 let id = at.to_string();
                 let mut record = Record::new(&id, None, &token(&id, NOW + 60_000), 1);
                 match state {
                     Ready => {}
                     Rejected => record.set_rejected(Some((&token(&id, 0).access_token, NOW))),
                     Dead => record = Record::new(&id, None, &token(&id, 0), 1),
-                    State::Cooling(until, reason) => record.start_cooling(&cooldown(*until, *reason), NOW),
+                    Health::Cooling(until, reason) => record.start_cooling(&cooldown(*until, *reason), NOW),
                 }
                 if *state == Dead {
                     record.set_superseded(true);
@@ -305,7 +305,7 @@ mod tests {
             Self(all.iter().enumerate().map(account).collect())
         }
 
-        fn logins(states: &[State]) -> Self {
+        fn logins(states: &[Health]) -> Self {
             Self::new(&states.iter().map(|state| (LOGIN, *state, Serving::Yes)).collect::<Vec<_>>())
         }
 
@@ -373,7 +373,7 @@ mod tests {
 
     #[test]
     fn each_ready_account_is_asked_once_then_a_smaller_request_then_the_cli() {
-        let scene = Scene::logins(&[Ready, Dead, Ready, State::Cooling(NOW + 300, CoolingReason::Quota)]);
+        let scene = Scene::logins(&[Ready, Dead, Ready, Health::Cooling(NOW + 300, CoolingReason::Quota)]);
         let steps = course(
             &scene,
             0,
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn while_all_accounts_cool_no_full_request_is_sent() {
-        let quota = |until| State::Cooling(until, CoolingReason::Quota);
+        let quota = |until| Health::Cooling(until, CoolingReason::Quota);
         let scene = Scene::logins(&[quota(NOW + 900), quota(NOW + 100)]);
         assert_eq!(course(&scene, 0, &SITUATION, &[]), ["degrade 1"]);
         let without = Situation { may_degrade: false, ..SITUATION };
@@ -485,17 +485,17 @@ mod tests {
         }
     }
 
-    fn any_state() -> impl Strategy<Value = State> {
+    fn any_state() -> impl Strategy<Value = Health> {
         let reason = proptest::sample::select(&CoolingReason::ALL[..]);
         prop_oneof![
             3 => Just(Ready),
             1 => Just(Rejected),
             1 => Just(Dead),
-            2 => (NOW + 1..NOW * 2, reason).prop_map(|(until, reason)| State::Cooling(until, reason)),
+            2 => (NOW + 1..NOW * 2, reason).prop_map(|(until, reason)| Health::Cooling(until, reason)),
         ]
     }
 
-    fn any_candidate() -> impl Strategy<Value = (Kind, State, Serving)> {
+    fn any_candidate() -> impl Strategy<Value = (Kind, Health, Serving)> {
         let kind = prop_oneof![Just(LOGIN), Just(PLAN), Just(METERED), Just(Kind::Key(None))];
         let serving = prop_oneof![4 => Just(Serving::Yes), 1 => Just(Serving::Maybe), 1 => Just(Serving::Unlikely), 1 => Just(Serving::No)];
         (kind, any_state(), serving)
@@ -526,7 +526,7 @@ mod tests {
             let is_empty = selection.allowed().is_empty() && selection.too_expensive().is_empty();
             prop_assert!(is_empty || all.iter().any(|(_, _, serving)| *serving != Serving::No));
             // Beside a key, a login that does not work may be left out.
-            let serves_nothing = |(kind, _, serving): &(Kind, State, Serving)| {
+            let serves_nothing = |(kind, _, serving): &(Kind, Health, Serving)| {
                 *serving == Serving::No || *kind == LOGIN && *serving == Serving::Maybe
             };
             let may_be_empty = all.iter().all(serves_nothing);

@@ -73,21 +73,21 @@ impl Streams {
 }
 
 struct Queue {
-    state: Mutex<State>,
+    state: Mutex<StreamState>,
     room: Notify,
     waker: Box<dyn Fn() + Send + Sync>,
     streams: Streams,
 }
 
 #[derive(Default)]
-struct State {
+struct StreamState {
     chunks: VecDeque<Bytes>,
     size: usize,
     end: Option<Result<(), Error>>,
     reader_waits: bool,
 }
 
-impl State {
+impl StreamState {
     fn take(&mut self, next: Result<Option<Bytes>, Error>) {
         match next {
             Ok(Some(chunk)) if chunk.is_empty() => {}
@@ -164,11 +164,11 @@ pub(crate) async fn turn() {
 }
 
 impl Queue {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, StreamState> {
         lock(&self.state)
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, change: impl FnOnce(&mut StreamState)) {
         let wake = {
             let mut state = self.lock();
             change(&mut state);
@@ -186,7 +186,7 @@ impl Queue {
                 room.await;
                 continue;
             }
-            let mut news = State::default();
+            let mut news = StreamState::default();
             news.take(body.next().await);
             news.gather(&mut body, &self.streams).await;
             let is_end = news.end.is_some();
@@ -206,7 +206,7 @@ pub async fn receive_body(
     streams: Streams,
     waker: impl Fn() + Send + Sync + 'static,
 ) -> ReceivedBody {
-    let mut state = State::default();
+    let mut state = StreamState::default();
     state.gather(&mut body, &streams).await;
     if state.is_whole() {
         return ReceivedBody::Whole(state.chunks.pop_front().unwrap_or_default());
@@ -246,7 +246,7 @@ impl Stream {
 }
 
 /// Joins small chunks, since each crossing to the reader costs more than copying one.
-fn take(state: &mut State, first: Bytes) -> Bytes {
+fn take(state: &mut StreamState, first: Bytes) -> Bytes {
     if first.len() > MAX_READ {
         let mut first = first;
         let rest = first.split_off(MAX_READ);
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn compacting_leaves_one_chunk_or_none() {
-        let mut state = State::default();
+        let mut state = StreamState::default();
         state.compact();
         assert!(state.chunks.is_empty());
         for chunk in ["a", "", "bc"] {
@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn small_chunks_are_joined_and_large_ones_split() {
-        let mut state = State::default();
+        let mut state = StreamState::default();
         state.chunks.extend([
             Bytes::from_static(b"b"),
             Bytes::from_static(b"c"),

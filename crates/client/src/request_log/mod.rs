@@ -30,11 +30,11 @@ const CAPACITY: usize = 16;
 
 /// A log of requests, which may be off. Clones write to the same directory.
 #[derive(Clone, Default)]
-pub struct RequestLog(Option<Arc<Open>>);
+pub struct RequestLog(Option<Arc<OpenRequestLog>>);
 
-struct Open {
+struct OpenRequestLog {
     clock: Clock,
-    background: Background<Record>,
+    background: Background<LoggedRequest>,
 }
 
 /// A request, for [`RequestLog::start`].
@@ -86,14 +86,14 @@ impl RequestLog {
     pub fn in_directory(directory: &Path, clock: Clock, secrets: KnownSecrets, logger: Logger) -> Self {
         let mut writer = Writer::new(directory.to_owned(), secrets, logger);
         let background = Background::new(CAPACITY, move |records, dropped| writer.write(records, dropped));
-        Self(Some(Arc::new(Open { clock, background })))
+        Self(Some(Arc::new(OpenRequestLog { clock, background })))
     }
 
     /// Starts a record, which is written when it is dropped.
     #[must_use]
     pub fn start(&self, start: &LogStart) -> RequestRecord {
         let Some(open) = &self.0 else { return RequestRecord(None) };
-        let record = Record {
+        let record = LoggedRequest {
             at: open.clock.now_ms(),
             started: Instant::now(),
             duration: Duration::ZERO,
@@ -132,8 +132,8 @@ pub struct RequestRecord(Option<Box<Active>>);
 
 struct Active {
     /// `None` only after the drop.
-    record: Option<Record>,
-    open: Arc<Open>,
+    record: Option<LoggedRequest>,
+    open: Arc<OpenRequestLog>,
 }
 
 impl RequestRecord {
@@ -197,7 +197,7 @@ impl RequestRecord {
         }
     }
 
-    fn record(&mut self) -> Option<&mut Record> {
+    fn record(&mut self) -> Option<&mut LoggedRequest> {
         self.0.as_mut()?.record.as_mut()
     }
 }
@@ -218,7 +218,7 @@ impl Drop for Active {
     }
 }
 
-struct Record {
+struct LoggedRequest {
     at: u64,
     started: Instant,
     duration: Duration,
@@ -253,7 +253,7 @@ struct Response {
     bytes: u64,
 }
 
-impl Record {
+impl LoggedRequest {
     fn end_attempt(&mut self) {
         if let Some(attempt) = self.attempts.last_mut() {
             attempt.duration.get_or_insert_with(|| attempt.started.elapsed());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use qwen_base::{KnownSecrets, Logger, iso_time, private_files};
 
-use super::Record;
+use super::LoggedRequest;
 
 /// Largest number of files.
 pub const MAX_FILES: usize = 200;
@@ -26,7 +26,7 @@ impl Writer {
         Self { directory, secrets, logger, count: 0 }
     }
 
-    pub(super) fn write(&mut self, records: VecDeque<Record>, dropped: u64) {
+    pub(super) fn write(&mut self, records: VecDeque<LoggedRequest>, dropped: u64) {
         if dropped > 0 {
             self.logger.warn("request-log-overrun", &[("dropped", &dropped)]);
         }
@@ -37,7 +37,7 @@ impl Writer {
         }
     }
 
-    fn write_one(&mut self, record: &Record) -> io::Result<()> {
+    fn write_one(&mut self, record: &LoggedRequest) -> io::Result<()> {
         let document = record.to_json(&self.secrets.redactor_with(&record.secrets));
         let contents = format!("{document:#}\n");
         private_files::ensure_directory(&self.directory)?;

@@ -53,7 +53,7 @@ impl ServerError {
     pub fn of_body(body: &[u8]) -> Self {
         let text = String::from_utf8_lossy(body);
         let text = text.trim_start_matches('\u{feff}').trim();
-        if let Some(fields) = Fields::read(&closed(text)) {
+        if let Some(fields) = LowercaseFields::read(&closed(text)) {
             return fields.error();
         }
         if let Some(error) = Self::in_events(text) {
@@ -107,7 +107,7 @@ impl Content {
     pub fn of_json(data: &[u8], is_error: bool) -> Self {
         let text = String::from_utf8_lossy(data);
         let text = closed(text.trim_start_matches('\u{feff}').trim());
-        let Some(fields) = Fields::read(&text) else {
+        let Some(fields) = LowercaseFields::read(&text) else {
             return match shortened(&text) {
                 None => Self::Nothing,
                 // Unknown data is passed on.
@@ -129,9 +129,9 @@ impl Content {
 }
 
 /// The fields of a JSON object, with names in lower case. Values are parsed on demand, so that deep ones do no harm.
-struct Fields<'a>(BTreeMap<String, &'a RawValue>);
+struct LowercaseFields<'a>(BTreeMap<String, &'a RawValue>);
 
-impl<'a> Fields<'a> {
+impl<'a> LowercaseFields<'a> {
     fn read(text: &'a str) -> Option<Self> {
         let fields: BTreeMap<String, &RawValue> = serde_json::from_str(text).ok()?;
         Some(Self(fields.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect()))
@@ -216,7 +216,7 @@ impl<'a> Fields<'a> {
     /// True if a choice has text, reasoning, a tool call, or a finish reason.
     fn has_content(&self) -> bool {
         let choices = self.raw("choices").and_then(|raw| serde_json::from_str::<Vec<&RawValue>>(raw).ok());
-        choices.into_iter().flatten().filter_map(|choice| Fields::read(choice.get())).any(|choice| {
+        choices.into_iter().flatten().filter_map(|choice| LowercaseFields::read(choice.get())).any(|choice| {
             let parts = ["delta", "message"].into_iter().filter_map(|name| choice.object(name));
             choice.raw("finish_reason").is_some()
                 || choice.raw("text").is_some()

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use qwen_accounts::{Answer, Body, CredentialsFile, Document, StoreFile, Token};
+use qwen_accounts::{CredentialsFile, Document, OAuthAnswer, OAuthBody, StoreFile, Token};
 use qwen_base::Environment;
 use qwen_client::internals::ClientConfig;
 use qwen_client::{ClientOptions, LoginOptions};
@@ -51,10 +51,10 @@ async fn no_debug_print_shows_a_secret() {
     assert_silent(&ClientConfig::read(&ClientOptions::default(), &environment).unwrap());
     let manager = setup.manager();
     manager.token("ann", None).await.unwrap();
-    let view = manager.snapshot().await.unwrap();
+    let snapshot = manager.snapshot().await.unwrap();
     assert_silent(&manager);
-    assert_silent(&view);
-    assert_silent(&view.document.records);
+    assert_silent(&snapshot);
+    assert_silent(&snapshot.document.records);
     let registry = setup.registry();
     registry.snapshot().unwrap();
     assert_silent(&registry);
@@ -64,8 +64,11 @@ async fn no_debug_print_shows_a_secret() {
 
     let body =
         json!({"access_token": "access-9", "refresh_token": "refresh-9", "device_code": "device-code-9"});
-    let answer =
-        Answer { status: 200, retry_after_ms: None, body: Body::read(Some(body.to_string().as_bytes())) };
+    let answer = OAuthAnswer {
+        status: 200,
+        retry_after_ms: None,
+        body: OAuthBody::read(Some(body.to_string().as_bytes())),
+    };
     assert_silent(&answer);
     assert_silent(&Token::read(body.as_object().unwrap()).unwrap());
     let mut request = chat(false);

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::verdict::{Asked, Reading, Verdict};
 
-struct Ended {
+struct GuardedStream {
     out: String,
     problem: Option<String>,
     server_error: Option<ServerError>,
@@ -11,7 +11,7 @@ struct Ended {
 }
 
 /// Passes a stream through a guard in chunks.
-fn run(stream: &[u8], chunk: usize) -> Ended {
+fn run(stream: &[u8], chunk: usize) -> GuardedStream {
     let mut guard = Guard::default();
     let mut out = Vec::new();
     for bytes in stream.chunks(chunk.max(1)) {
@@ -29,7 +29,7 @@ fn run(stream: &[u8], chunk: usize) -> Ended {
         Err(error) => Some(error.message().replace('\u{2060}', "")),
     };
     let out = String::from_utf8_lossy(&out).into_owned();
-    Ended { out, problem, server_error: guard.take_server_error(), is_over }
+    GuardedStream { out, problem, server_error: guard.take_server_error(), is_over }
 }
 
 fn events(out: &str) -> Vec<Value> {
