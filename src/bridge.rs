@@ -10,8 +10,8 @@ use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, TryFutureExt as _};
 use napi::bindgen_prelude::{Array, Function, Null};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Env, Status};
@@ -28,7 +28,7 @@ use super::types::{FetchResponse, Variables, error_value, read_options, token_va
 
 type Wake = ThreadsafeFunction<(), (), (), Status, false, true>;
 
-pub enum CallOutput {
+enum CallOutput {
     Value(Value),
     Response(Box<FetchResponse>),
 }
@@ -81,12 +81,21 @@ impl SharedBridge {
     }
 
     /// Runs a call until it ends or is cancelled.
-    pub fn run(self: &Arc<Self>, id: u32, call: impl Future<Output = Result<CallOutput>> + Send + 'static) {
-        // Boxed, since tokio's code for a task is large and would be compiled for each kind of call.
-        self.run_boxed(id, call.boxed());
+    pub fn run(self: &Arc<Self>, id: u32, call: impl Future<Output = Result<Value>> + Send + 'static) {
+        self.start(id, call.map_ok(CallOutput::Value).boxed());
     }
 
-    fn run_boxed(self: &Arc<Self>, id: u32, call: BoxFuture<'static, Result<CallOutput>>) {
+    /// As [`SharedBridge::run`], for a call that returns a response.
+    pub fn run_fetch(
+        self: &Arc<Self>,
+        id: u32,
+        call: impl Future<Output = Result<FetchResponse>> + Send + 'static,
+    ) {
+        self.start(id, call.map_ok(|response| CallOutput::Response(Box::new(response))).boxed());
+    }
+
+    // The call is boxed, since tokio's code for a task is large and would be compiled for each kind of call.
+    fn start(self: &Arc<Self>, id: u32, call: BoxFuture<'static, Result<CallOutput>>) {
         let runtime = match runtime() {
             Ok(runtime) => runtime,
             Err(error) => return self.send_value(id, "error", error_value(&error)),
@@ -210,7 +219,7 @@ impl Bridge {
                 clock: Clock::system(),
             };
             let findings = doctor.examine().await?;
-            Ok(CallOutput::Value(without_null(json!(findings))))
+            Ok(without_null(json!(findings)))
         });
     }
 
@@ -221,7 +230,7 @@ impl Bridge {
         self.shared.run(id, async move {
             let authorization =
                 oauth_client(options, variables, &http)?.request_device_authorization().await?;
-            Ok(CallOutput::Value(json!(authorization)))
+            Ok(json!(authorization))
         });
     }
 
@@ -232,7 +241,7 @@ impl Bridge {
         self.shared.run(id, async move {
             let authorization = read_options(authorization)?;
             let token = oauth_client(options, variables, &http)?.poll_device_token(&authorization).await?;
-            Ok(CallOutput::Value(token_value(&token)))
+            Ok(token_value(&token))
         });
     }
 
@@ -243,7 +252,7 @@ impl Bridge {
         self.shared.run(id, async move {
             let refresh_token = Secret::new(refresh_token);
             let token = oauth_client(options, variables, &http)?.refresh_access_token(&refresh_token).await?;
-            Ok(CallOutput::Value(token_value(&token)))
+            Ok(token_value(&token))
         });
     }
 }

@@ -14,7 +14,7 @@ use qwen_client::{
 use serde_json::{Value, json};
 
 use super::body::ResponseBody;
-use super::bridge::{Bridge, CallOutput, SharedBridge};
+use super::bridge::{Bridge, SharedBridge};
 use super::gateway::{Gateways, listener};
 use super::process_end;
 use super::runtime::{runtime, start_blocking};
@@ -112,14 +112,14 @@ impl NativeClient {
             Some(Either::B(bytes)) => (None, Some(Bytes::copy_from_slice(&bytes))),
             None => (None, utf8_body.map(Bytes::from)),
         };
-        self.shared.run(id, async move {
+        self.shared.run_fetch(id, async move {
             let mut request = read_request(url, &head, utc_offset_minutes)?;
             request.body = bytes;
             if let Some(text) = text {
                 request.body = Some(utf8(text).await?);
             }
             let answer = client.fetch(request).await?;
-            Ok(CallOutput::Response(Box::new(response(id, answer, shared).await)))
+            Ok(response(id, answer, shared).await)
         });
     }
 
@@ -134,7 +134,7 @@ impl NativeClient {
         entries: Option<u32>,
         utc_offset_minutes: i32,
     ) {
-        let (client, gateways) = (Arc::clone(&self.client), self.gateways.clone());
+        let gateways = self.gateways.clone();
         let settings = GatewaySettings {
             port,
             key: key.map(Secret::new),
@@ -142,7 +142,7 @@ impl NativeClient {
             utc_offset_minutes,
             listener: entries.map(|entries| listener(entries, &self.shared)),
         };
-        self.shared.run(id, async move { Ok(CallOutput::Value(gateways.open(id, client, settings).await?)) });
+        self.call(id, move |client| async move { gateways.open(id, client, settings).await });
     }
 
     /// Closes a gateway. Resolves within 3 s.
@@ -151,108 +151,99 @@ impl NativeClient {
         let gateways = self.gateways.clone();
         self.shared.run(id, async move {
             gateways.close(gateway).await;
-            Ok(CallOutput::Value(Value::Null))
+            Ok(Value::Null)
         });
     }
 
     /// Logs in. The authorization is sent as progress.
     #[napi(catch_unwind)]
     pub fn login(&self, id: u32, options: Value) {
-        let (client, shared) = (Arc::clone(&self.client), Arc::clone(&self.shared));
-        self.shared.run(id, async move {
+        let shared = Arc::clone(&self.shared);
+        self.call(id, move |client| async move {
             let account = client
                 .login(read_options(options)?, |authorization| {
                     shared.send_value(id, "progress", json!(authorization));
                 })
                 .await?;
-            Ok(CallOutput::Value(account_value(&account)))
+            Ok(account_value(&account))
         });
     }
 
     /// Adds a key as an account.
     #[napi(catch_unwind)]
     pub fn add_api_key(&self, id: u32, options: Value) {
-        let client = Arc::clone(&self.client);
-        self.shared.run(id, async move {
+        self.call(id, move |client| async move {
             let account = client.add_api_key(read_options(options)?).await?;
-            Ok(CallOutput::Value(account_value(&account)))
+            Ok(account_value(&account))
         });
     }
 
     /// Returns the models of the enabled accounts, with their host settings.
     #[napi(catch_unwind)]
     pub fn models(&self, id: u32, refresh: bool) {
-        let client = Arc::clone(&self.client);
-        self.shared.run(id, async move {
+        self.call(id, move |client| async move {
             let models = client.models(refresh).await?;
-            Ok(CallOutput::Value(models.iter().map(model_value).collect()))
+            Ok(models.iter().map(model_value).collect())
         });
     }
 
     /// Imports tokens that a host has stored, if there is no credentials file.
     #[napi(catch_unwind)]
     pub fn adopt(&self, id: u32, tokens: HostTokens) {
-        let client = Arc::clone(&self.client);
-        self.shared.run(id, async move { Ok(CallOutput::Value(client.adopt(tokens.into()).await?.into())) });
+        self.call(id, move |client| async move { Ok(client.adopt(tokens.into()).await?.into()) });
     }
 
     /// Imports the accounts in another tool's file.
     #[napi(catch_unwind)]
     pub fn import_accounts(&self, id: u32, path: String) {
-        let client = Arc::clone(&self.client);
-        self.shared.run(id, async move {
+        self.call(id, move |client| async move {
             let accounts = client.import_accounts(&path).await?;
-            Ok(CallOutput::Value(accounts.iter().map(account_value).collect()))
+            Ok(accounts.iter().map(account_value).collect())
         });
     }
 
     /// Returns the accounts and keys that `import_accounts` would import. Changes nothing.
     #[napi(catch_unwind)]
     pub fn preview_import(&self, id: u32, path: String) {
-        let client = Arc::clone(&self.client);
-        self.shared.run(id, async move {
+        self.call(id, move |client| async move {
             let found = client.preview_import(&path).await?;
-            Ok(CallOutput::Value(found.iter().map(found_value).collect()))
+            Ok(found.iter().map(found_value).collect())
         });
     }
 
     /// Returns the keys that other tools have stored.
     #[napi(catch_unwind)]
     pub fn find_credentials(&self, id: u32, working_directory: Option<String>) {
-        let client = Arc::clone(&self.client);
-        self.shared.run(id, async move {
+        self.call(id, move |client| async move {
             let found = client.find_credentials(working_directory.map(Into::into)).await?;
-            Ok(CallOutput::Value(found.iter().map(found_value).collect()))
+            Ok(found.iter().map(found_value).collect())
         });
     }
 
     /// Adds found keys as accounts: the chosen ones, or all new ones.
     #[napi(catch_unwind)]
     pub fn import_found(&self, id: u32, working_directory: Option<String>, chosen: Option<Vec<String>>) {
-        let client = Arc::clone(&self.client);
-        self.shared.run(id, async move {
+        self.call(id, move |client| async move {
             let imported = client.import_found(working_directory.map(Into::into), chosen.as_deref()).await?;
-            Ok(CallOutput::Value(imported.iter().map(imported_value).collect()))
+            Ok(imported.iter().map(imported_value).collect())
         });
     }
 
     /// Returns all accounts.
     #[napi(catch_unwind)]
     pub fn accounts(&self, id: u32) {
-        let client = Arc::clone(&self.client);
-        self.shared.run(id, async move {
+        self.call(id, move |client| async move {
             let accounts = client.accounts().await?;
-            Ok(CallOutput::Value(accounts.iter().map(account_value).collect()))
+            Ok(accounts.iter().map(account_value).collect())
         });
     }
 
     /// Returns the usage of each account. `utcOffsetMinutes` is the caller's offset from UTC.
     #[napi(catch_unwind)]
     pub fn usage(&self, id: u32, utc_offset_minutes: i32) {
-        let client = Arc::clone(&self.client);
-        self.shared.run(id, async move {
+        self.call(id, move |client| async move {
             let usage = client.usage(utc_offset_minutes).await?;
-            Ok(CallOutput::Value(usage.iter().map(usage_value).collect()))
+            Ok(usage.iter().map(usage_value).collect())
         });
     }
 
@@ -275,59 +266,62 @@ impl NativeClient {
     /// Makes an account the active one.
     #[napi(catch_unwind)]
     pub fn set_active_account(&self, id: u32, account_id: String) {
-        let client = Arc::clone(&self.client);
-        self.shared.run(id, async move {
+        self.call(id, move |client| async move {
             let account = client.set_active_account(&account_id).await?;
-            Ok(CallOutput::Value(account_value(&account)))
+            Ok(account_value(&account))
         });
     }
 
     /// Renames, enables or disables an account.
     #[napi(catch_unwind)]
     pub fn update_account(&self, id: u32, account_id: String, changes: Value) {
-        let client = Arc::clone(&self.client);
-        self.shared.run(id, async move {
+        self.call(id, move |client| async move {
             let account = client.update_account(&account_id, read_options(changes)?).await?;
-            Ok(CallOutput::Value(account_value(&account)))
+            Ok(account_value(&account))
         });
     }
 
     /// Removes an account permanently.
     #[napi(catch_unwind)]
     pub fn remove_account(&self, id: u32, account_id: String, revoke: bool) {
-        let client = Arc::clone(&self.client);
-        self.shared.run(id, async move {
+        self.call(id, move |client| async move {
             let left_behind = client.remove_account(&account_id, revoke).await?;
             let left_behind: Vec<_> = left_behind.iter().map(|path| path.display().to_string()).collect();
-            Ok(CallOutput::Value(json!({ "leftBehind": left_behind })))
+            Ok(json!({ "leftBehind": left_behind }))
         });
     }
 
     /// Stores that `OpenCode` has an entry of this package.
     #[napi(catch_unwind)]
     pub fn note_host_login(&self, id: u32) {
-        let client = Arc::clone(&self.client);
-        self.shared.run(id, async move {
+        self.call(id, move |client| async move {
             client.note_host_login().await?;
-            Ok(CallOutput::Value(Value::Null))
+            Ok(Value::Null)
         });
     }
 
     /// True if `OpenCode` has had an entry of this package.
     #[napi(catch_unwind)]
     pub fn had_host_login(&self, id: u32) {
-        let client = Arc::clone(&self.client);
-        self.shared.run(id, async move { Ok(CallOutput::Value(client.had_host_login().await?.into())) });
+        self.call(id, move |client| async move { Ok(client.had_host_login().await?.into()) });
     }
 
     /// Returns a fresh token.
     #[napi(catch_unwind)]
     pub fn access_token(&self, id: u32, account_id: Option<String>) {
-        let client = Arc::clone(&self.client);
-        self.shared.run(id, async move {
+        self.call(id, move |client| async move {
             let token = client.access_token(account_id.as_deref()).await?;
-            Ok(CallOutput::Value(access_token_value(&token)))
+            Ok(access_token_value(&token))
         });
+    }
+}
+
+impl NativeClient {
+    fn call<C>(&self, id: u32, start: impl FnOnce(Arc<Client>) -> C)
+    where
+        C: Future<Output = Result<Value>> + Send + 'static,
+    {
+        self.shared.run(id, start(Arc::clone(&self.client)));
     }
 }
 
