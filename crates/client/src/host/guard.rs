@@ -4,18 +4,13 @@
 //! guard gives such a stream a known finish reason, or an error that `OpenCode` shows once.
 
 use bytes::Bytes;
-use memchr::memchr2;
 use qwen_base::{Code, Error, Result};
-use serde_json::{Value, json};
 
-use super::chunk::{Frame, needs_parsing};
+use super::chat_events::{ChatEvents, Corrected};
 use super::completion::as_events;
 use super::errors::plain;
-use crate::sse::{Line, LineReader, MAX_LINE, SseEvent, data_of};
-use crate::verdict::dialect::{Content, ServerError, parsed};
-
-/// Length in bytes of the last events that are kept, since their text may contain an error.
-const MAX_RECENT: usize = 16 * 1024;
+use crate::sse::{Line, LineReader, MAX_LINE};
+use crate::verdict::dialect::{Content, ServerError};
 
 /// Corrects one stream. Passes on whole events only.
 #[derive(Debug, Default)]
@@ -26,42 +21,6 @@ pub struct Guard {
     is_json: bool,
     has_begun: bool,
     events: ChatEvents,
-}
-
-/// The state of the stream after the events so far.
-#[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is independent of the others")]
-struct ChatEvents {
-    /// The lines of the current event.
-    lines: Vec<u8>,
-    event: SseEvent,
-    in_event: bool,
-    /// True if the last bytes contain the whole current event.
-    is_verbatim: bool,
-    /// The data of the last events, each followed by [`EVENT_END`].
-    recent: Vec<u8>,
-    frame: Frame,
-    /// An event whose text is an error block. It is held back until the next event: if the answer ends with an error, the
-    /// error message already contains the words of the block.
-    held: Vec<u8>,
-    /// True if the current event is to be held back.
-    is_held: bool,
-    has_content: bool,
-    has_call: bool,
-    is_finished: bool,
-    is_done: bool,
-    failure: Option<Error>,
-    server_error: Option<ServerError>,
-}
-
-/// Ends the data of an event in the list of recent ones. JSON never contains this byte.
-const EVENT_END: u8 = 0;
-
-/// The result for one event.
-enum Fate {
-    Kept,
-    Replaced(Value),
-    Dropped,
 }
 
 impl Guard {
@@ -138,12 +97,14 @@ impl Guard {
                 }
                 at += length;
             }
-            let mut fate = None;
-            let Some(length) = lines.read_line(&bytes[at..], |line| fate = events.take(&line)) else { break };
+            let mut event = None;
+            let Some(length) = lines.read_line(&bytes[at..], |line| event = events.take(&line)) else {
+                break;
+            };
             at += length;
-            match fate {
-                Some(Fate::Kept) if copied.is_none() && events.is_written_as_it_came() => end = at,
-                Some(fate) => events.write(&fate, copied.get_or_insert_with(|| bytes[..end].to_vec())),
+            match event {
+                Some(Corrected::Kept) if copied.is_none() && events.is_written_as_it_came() => end = at,
+                Some(event) => events.write(&event, copied.get_or_insert_with(|| bytes[..end].to_vec())),
                 None => {}
             }
         }
@@ -177,9 +138,9 @@ impl Guard {
         }
         // The last event may end without an empty line.
         if events.in_event
-            && let Some(fate) = events.take(&Line::EMPTY)
+            && let Some(event) = events.take(&Line::EMPTY)
         {
-            events.write(&fate, &mut rest);
+            events.write(&event, &mut rest);
         }
         if !events.held.is_empty()
             && let Some(error) = events.error_in_text()
@@ -208,254 +169,6 @@ impl Guard {
         };
         Error::new(code, format!("{what} Send the message again."))
     }
-}
-
-impl ChatEvents {
-    /// Takes the events at the start of `bytes` that need no parsing, and returns their length.
-    fn skip(&mut self, bytes: &[u8]) -> usize {
-        let is_over = self.failure.is_some() || self.is_done;
-        if self.in_event || !self.has_content || !self.held.is_empty() || is_over {
-            return 0;
-        }
-        let mut rest = bytes;
-        while let Some((data, length)) = only_data(rest)
-            && !self.needs_parsing(data)
-        {
-            self.remember(data);
-            rest = &rest[length..];
-        }
-        bytes.len() - rest.len()
-    }
-
-    /// Takes a line. Returns a result if the line ends an event.
-    fn take(&mut self, line: &Line) -> Option<Fate> {
-        if self.failure.is_some() || self.is_done {
-            return Some(Fate::Dropped);
-        }
-        if !std::mem::replace(&mut self.in_event, true) {
-            self.lines.clear();
-            self.event.clear();
-            self.is_verbatim = true;
-        }
-        self.is_verbatim &= line.is_verbatim;
-        self.lines.extend_from_slice(line.text);
-        self.lines.push(b'\n');
-        if !self.event.add(line.text) {
-            return None;
-        }
-        self.in_event = false;
-        let data = std::mem::take(&mut self.event.data);
-        let fate = self.fate(&data);
-        self.event.data = data;
-        Some(fate)
-    }
-
-    fn needs_parsing(&mut self, data: &[u8]) -> bool {
-        if self.frame.fits(data) {
-            return false;
-        }
-        let needs_parsing = needs_parsing(data, self.has_call);
-        if !needs_parsing {
-            self.frame.learn(data);
-        }
-        needs_parsing
-    }
-
-    /// True if the current event can be passed on as a part of the last bytes.
-    fn is_written_as_it_came(&self) -> bool {
-        self.is_verbatim && self.held.is_empty() && !self.is_held
-    }
-
-    /// Writes the event that was held back, and then the current one.
-    fn write(&mut self, fate: &Fate, out: &mut Vec<u8>) {
-        if self.failure.is_none() && !self.is_done {
-            out.append(&mut self.held);
-        }
-        let out = if std::mem::take(&mut self.is_held) { &mut self.held } else { out };
-        match fate {
-            Fate::Kept => out.extend_from_slice(&self.lines),
-            Fate::Replaced(event) => out.extend_from_slice(format!("data: {event}\n\n").as_bytes()),
-            Fate::Dropped => {}
-        }
-    }
-
-    fn fate(&mut self, data: &[u8]) -> Fate {
-        if data.is_empty() {
-            return Fate::Kept;
-        }
-        if data.trim_ascii() == b"[DONE]" {
-            self.is_done = true;
-            // OpenCode 2 reads nothing after it, so the error of an unfinished answer must come without it.
-            return if self.is_finished { Fate::Kept } else { Fate::Dropped };
-        }
-        self.remember(data);
-        // After the first content most events need no parsing.
-        if self.has_content && !self.event.is_error && !self.needs_parsing(data) {
-            return Fate::Kept;
-        }
-        self.read(data)
-    }
-
-    fn remember(&mut self, data: &[u8]) {
-        if self.recent.len() + data.len() > 2 * MAX_RECENT {
-            let kept = self.recent.len().saturating_sub(MAX_RECENT);
-            self.recent.drain(..kept);
-        }
-        let start = data.len().saturating_sub(MAX_RECENT);
-        self.recent.extend_from_slice(&data[start..]);
-        self.recent.push(EVENT_END);
-    }
-
-    fn read(&mut self, data: &[u8]) -> Fate {
-        match Content::of_json(data, self.event.is_error) {
-            Content::Error(mut error) => {
-                error.status = self.event.status.or(error.status);
-                self.fail_with(Some(error), None);
-                return Fate::Dropped;
-            }
-            // An error beside content is not a verdict about the account.
-            Content::Contradiction(error) => {
-                self.fail(&broken_off(error.message.as_deref(), None), None);
-                return Fate::Dropped;
-            }
-            Content::Nothing | Content::Answer => {}
-        }
-        let Some(Value::Object(mut fields)) = parsed(data) else { return Fate::Kept };
-        let (was_finished, mut is_changed) = (self.is_finished, false);
-        if !fields.get("choices").is_some_and(Value::is_array) {
-            fields.insert("choices".to_owned(), json!([]));
-            is_changed = true;
-        }
-        for choice in fields.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
-            match self.correct(choice) {
-                Ok(has_changed) => is_changed |= has_changed,
-                Err(reason) => {
-                    self.is_finished = was_finished;
-                    let error = Some(self.error_in_text()).filter(|_| reason == "error_finish").flatten();
-                    self.fail_with(error, Some(&reason));
-                    return Fate::Dropped;
-                }
-            }
-        }
-        let event = Value::Object(fields);
-        self.is_held = !self.is_finished && text_of(&event).is_some_and(|text| is_error_block(&text));
-        if is_changed { Fate::Replaced(event) } else { Fate::Kept }
-    }
-
-    /// Corrects a choice for the host. Returns true if that changed it, and as the error a finish reason that is an error.
-    fn correct(&mut self, choice: &mut Value) -> Result<bool, String> {
-        let mut is_changed = false;
-        if let Some(delta) = choice.get_mut("delta").and_then(Value::as_object_mut) {
-            for name in ["content", "reasoning_content"] {
-                if let Some(text) = delta.get(name).and_then(text_of_parts) {
-                    delta.insert(name.to_owned(), text.into());
-                    is_changed = true;
-                }
-                self.has_content |=
-                    delta.get(name).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
-            }
-            if let Some(calls) = delta.get_mut("tool_calls").filter(|calls| calls.is_object()) {
-                *calls = json!(if *calls == json!({}) { vec![] } else { vec![calls.take()] });
-                is_changed = true;
-            }
-            // The host ignores `function_call`.
-            self.has_call |=
-                delta.get("tool_calls").and_then(Value::as_array).is_some_and(|calls| !calls.is_empty());
-            self.has_content |= self.has_call;
-        }
-        let Some(reason) =
-            choice.get("finish_reason").and_then(Value::as_str).filter(|reason| !reason.is_empty())
-        else {
-            return Ok(is_changed);
-        };
-        let known = self.known_reason(reason).ok_or(reason)?;
-        self.is_finished = true;
-        if known != reason {
-            choice["finish_reason"] = known.into();
-            is_changed = true;
-        }
-        Ok(is_changed)
-    }
-
-    /// Returns the finish reason that the host knows; `None` for an error.
-    fn known_reason(&self, reason: &str) -> Option<&'static str> {
-        match reason {
-            "length" | "model_context_window_exceeded" | "max_tokens" => Some("length"),
-            "content_filter" | "sensitive" => Some("content_filter"),
-            "tool_calls" | "function_call" | "tool_use" if self.has_call => Some("tool_calls"),
-            "stop" | "tool_calls" | "function_call" => Some("stop"),
-            "error_finish"
-            | "error"
-            | "abort"
-            | "insufficient_system_resource"
-            | "network_error"
-            | "repetition_truncation" => None,
-            _ => self.has_content.then_some("stop"),
-        }
-    }
-
-    /// Finds an error in the text of the last events.
-    fn error_in_text(&self) -> Option<ServerError> {
-        let events = self.recent.split(|&byte| byte == EVENT_END).filter_map(parsed);
-        let text: String = events.filter_map(|event| text_of(&event)).collect();
-        let start = text.rfind("event:error").or_else(|| text.rfind("event: error")).unwrap_or(0);
-        ServerError::in_events(&text[start..]).or_else(|| {
-            text.match_indices('{').take(8).find_map(|(at, _)| {
-                let found = Content::of_json(&text.as_bytes()[at..], false);
-                if let Content::Error(error) = found { Some(error) } else { None }
-            })
-        })
-    }
-
-    fn fail_with(&mut self, error: Option<ServerError>, reason: Option<&str>) {
-        let code =
-            error.as_ref().and_then(|error| error.code.as_deref().or(error.kind.as_deref())).or(reason);
-        let message = broken_off(error.as_ref().and_then(|error| error.message.as_deref()), code);
-        self.fail(&message, error);
-    }
-
-    /// Ends the stream with an error, unless the answer already had a good end.
-    fn fail(&mut self, message: &str, error: Option<ServerError>) {
-        if self.failure.is_none() {
-            self.failure = (!self.is_finished).then(|| Error::new(Code::InvalidResponse, message));
-            self.server_error = error;
-        }
-    }
-}
-
-/// Returns the data and the length of the event at the start of `bytes`, if that is whole, short, and a single `data` line.
-fn only_data(bytes: &[u8]) -> Option<(&[u8], usize)> {
-    let end = memchr2(b'\n', b'\r', &bytes[..bytes.len().min(MAX_RECENT)])?;
-    let data = data_of(&bytes[..end])?;
-    bytes[end..].starts_with(b"\n\n").then_some((data, end + 2))
-}
-
-/// Returns the message about an answer that the server ended with an error.
-fn broken_off(message: Option<&str>, code: Option<&str>) -> String {
-    let code = code.map(|code| format!(" ({code})")).unwrap_or_default();
-    match message {
-        Some(message) => format!("Qwen ended its answer with an error: {message}{code}"),
-        None => format!("Qwen broke its answer off{code}. Send the message again."),
-    }
-}
-
-/// Returns the text of an event.
-fn text_of(event: &Value) -> Option<String> {
-    let content = &event["choices"][0]["delta"]["content"];
-    text_of_parts(content).or_else(|| Some(content.as_str()?.to_owned()))
-}
-
-/// True if a text is an error block of the native `DashScope` API.
-fn is_error_block(text: &str) -> bool {
-    text.lines()
-        .take(3)
-        .any(|line| line.replace(' ', "") == "event:error" || line.starts_with(":HTTP_STATUS/"))
-}
-
-/// Returns the text of content that is an array of parts.
-fn text_of_parts(content: &Value) -> Option<String> {
-    let parts = content.as_array()?;
-    Some(parts.iter().filter_map(|part| part["text"].as_str().or_else(|| part.as_str())).collect())
 }
 
 /// Removes the last sentence, which is advice about requests. Users of a host send messages.

@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use serde_json::{Value, json};
+
 use super::*;
 use crate::verdict::{Asked, Reading, Verdict};
 
