@@ -119,7 +119,7 @@ pub fn account_value(account: &AccountInfo) -> Value {
         "id": account.id,
         "label": account.label,
         "kind": account.kind.as_str(),
-        "plan": account.plan.map(KeyPlan::as_str),
+        "plan": account.kind.plan().map(KeyPlan::as_str),
         "region": account.region,
         "active": account.active,
         "enabled": account.enabled,
@@ -173,16 +173,12 @@ pub fn model_value(model: &OfferedModel) -> Value {
 
 /// `FoundCredential` in index.d.ts as `credential`, and details for the command line.
 pub fn found_value(found: &FoundCredential) -> Value {
-    let plan = match found.kind {
-        Kind::Key(plan) => plan.map(KeyPlan::as_str),
-        Kind::OAuth => None,
-    };
     without_null(json!({
         "id": found.id,
         "credential": {
             "source": found.source,
             "provider": found.provider,
-            "plan": plan,
+            "plan": found.kind.plan().map(KeyPlan::as_str),
             "region": found.region,
             "baseUrl": found.base_url,
             "lastFour": found.last_four,

@@ -382,15 +382,6 @@ mod tests {
     }
 
     #[test]
-    fn missing_and_duplicate_ids_are_replaced() {
-        let mut document = store("a", 10);
-        document.records.push(Record::new("one", None, &token("b", 10), 1));
-        document.records.push(Record::new("", None, &token("c", 10), 1));
-        run(&mut document, None);
-        assert_eq!(document.records.iter().map(Record::id).collect::<Vec<_>>(), ["one", "new-1", "new-2"]);
-    }
-
-    #[test]
     fn an_imported_login_is_added_once_and_keeps_the_active_account() {
         let mut document = store("a", 10);
         let login = |name| Login { label: Some("Theirs".into()), token: token(name, 20) };

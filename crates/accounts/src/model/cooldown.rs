@@ -201,13 +201,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longer_of_cooldown_and_retry_after_counts() {
-        assert_eq!(exhausted_until(1_000, 500, None), 1_500);
-        assert_eq!(exhausted_until(1_000, 500, Some(100)), 1_500);
-        assert_eq!(exhausted_until(1_000, 500, Some(9_000)), 10_000);
-    }
-
-    #[test]
     fn a_monthly_quota_is_tried_daily_and_others_after_the_cooldown() {
         for (window, retry_after, least) in [
             (Some(QuotaWindow::FiveHours), None, 9),

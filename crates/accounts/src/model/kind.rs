@@ -35,6 +35,15 @@ impl Kind {
         }
     }
 
+    /// Plan of a key; `None` for a login, and for a key of an unknown server.
+    #[must_use]
+    pub const fn plan(self) -> Option<KeyPlan> {
+        match self {
+            Self::OAuth => None,
+            Self::Key(plan) => plan,
+        }
+    }
+
     /// Value of the header `X-DashScope-AuthType`.
     #[must_use]
     pub const fn auth_type(self) -> &'static str {

@@ -384,18 +384,6 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_written_through() {
-        let temporary = tempfile::tempdir().unwrap();
-        let (real, link) =
-            (temporary.path().join("dotfiles/creds.json"), temporary.path().join("creds.json"));
-        replace(&real, b"old").unwrap();
-        symlink("dotfiles/creds.json", &link).unwrap();
-        replace(&link, b"new").unwrap();
-        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert_eq!(fs::read(&real).unwrap(), b"new");
-    }
-
-    #[test]
     fn a_loop_of_links_is_an_error() {
         let temporary = tempfile::tempdir().unwrap();
         let link = temporary.path().join("creds.json");

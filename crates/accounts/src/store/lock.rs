@@ -421,14 +421,6 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_process_of_ours_does_not_block() {
-        let temporary = tempfile::tempdir().unwrap();
-        let paths = paths(temporary.path());
-        create_exclusively(&paths.cli, &format!("some-uuid\n{OWNER} 1\n")).unwrap();
-        exclusively(&paths, &Clock::system(), || None, |_| Ok(())).unwrap();
-    }
-
-    #[test]
     fn a_lock_of_the_cli_is_waited_for_until_it_is_stale() {
         let temporary = tempfile::tempdir().unwrap();
         let paths = paths(temporary.path());

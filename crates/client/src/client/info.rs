@@ -1,7 +1,7 @@
 //! Describes accounts for people.
 
 use qwen_accounts::{Availability, Kind, LastError, QuotaWindow, Record, Snapshot, availability};
-use qwen_base::{KeyPlan, Result, Secret, Tier, display_url};
+use qwen_base::{Result, Secret, Tier, display_url};
 
 use super::Client;
 
@@ -14,8 +14,6 @@ pub struct AccountInfo {
     pub label: String,
     /// Login, or key with its plan.
     pub kind: Kind,
-    /// Plan of the key; `None` for a login and for a key of another server.
-    pub plan: Option<KeyPlan>,
     /// Region of the plan, if known.
     pub region: Option<String>,
     /// Tier of the plan, if the user named it.
@@ -63,10 +61,6 @@ impl Client {
             availability = Availability::Dead;
         }
         AccountInfo {
-            plan: match account.kind {
-                Kind::Key(plan) => plan,
-                Kind::OAuth => None,
-            },
             region: record.region().map(str::to_owned),
             tier: record.tier(),
             quota_window: record.cooldown(self.clock.now_ms()).and_then(|cooldown| cooldown.window),

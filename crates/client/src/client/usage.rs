@@ -33,7 +33,7 @@ impl Client {
         let now = Moment::new(self.clock.now_ms(), utc_offset_minutes);
         let usage_of = |account: AccountInfo| AccountUsage {
             summary: ledger.summary(&account.id, now),
-            estimates: estimates(&ledger, &account.id, account.plan, account.tier, now),
+            estimates: estimates(&ledger, &account.id, account.kind.plan(), account.tier, now),
             account_id: account.id,
             label: account.label,
         };

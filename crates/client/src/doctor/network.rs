@@ -155,11 +155,8 @@ async fn ask_api(http: &Http, account: &AskedAccount, proxies: &Proxies) -> (Fin
 
 /// Checks a key with a chat of one token, because a list of models may be public.
 async fn prove(http: &Http, account: &AskedAccount, key: &Secret, name: &str, proxies: &Proxies) -> Finding {
-    let plan = match account.kind {
-        Kind::Key(plan) => plan,
-        Kind::OAuth => None,
-    };
-    let place = CandidateEndpoint { plan, region: None, base_url: account.base_url.clone() };
+    let place =
+        CandidateEndpoint { plan: account.kind.plan(), region: None, base_url: account.base_url.clone() };
     let Err(answers) = Inquiry::new(http, key).first_yes(std::slice::from_ref(&place)).await else {
         return Finding::ok(API, format!("{name} accepts the key."));
     };
