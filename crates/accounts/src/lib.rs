@@ -8,14 +8,14 @@ mod oauth;
 mod store;
 mod token_manager;
 
-pub use accounts::account::Account;
+pub use accounts::account::{Account, disabled_account, unknown_account};
 pub use accounts::account_commands::{AccountChanges, expect_login};
 pub use accounts::account_states::{Cooled, is_degraded_try_due};
 pub use accounts::availability::{Availability, availability};
 pub use accounts::import::{ImportFile, describe_left_out};
 pub use accounts::issuer::{BaseUrlOverride, Issuer};
 pub use accounts::reconcile::{Held, Imported, reconcile};
-pub use accounts::registry::{Registry, disabled_account, unknown_account};
+pub use accounts::registry::Registry;
 pub use accounts::snapshot::Snapshot;
 pub use model::{
     Cooldown, CoolingReason, Kind, Pause, QuotaWindow, Serving, Token, exhausted_until, fingerprint,

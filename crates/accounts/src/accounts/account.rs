@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use qwen_base::{Code, DEFAULT_API_BASE_URL, Error, MAX_LABEL, Result, api_base_url, one_line};
+use qwen_base::{Code, DEFAULT_API_BASE_URL, Error, MAX_LABEL, Redactor, Result, api_base_url, one_line};
 use url::Url;
 
 use super::issuer::{BaseUrlOverride, other_issuer};
@@ -70,4 +70,24 @@ impl Account {
     pub fn error(&self, code: Code, message: impl Into<String>) -> Error {
         Error::new(code, message).with_account(&self.id).with_path(&self.path)
     }
+}
+
+/// The error for a disabled account in a place that needs an enabled one.
+#[must_use]
+pub fn disabled_account(field: &str, account: &Account) -> Error {
+    let label = &account.label;
+    let expected = format!(
+        "is the account \"{label}\", which is disabled. Enable it first: npx opencode-qwen-cli-auth enable \"{label}\""
+    );
+    Error::invalid_argument(field, &expected).with_account(&account.id)
+}
+
+/// The error for an unknown id.
+#[must_use]
+pub fn unknown_account(field: &str, id: &str) -> Error {
+    let shown = Redactor::default().text(&one_line(id, 64));
+    Error::new(
+        Code::InvalidArgument,
+        format!("{field} is not an account: {shown}. The list of accounts has their ids."),
+    )
 }

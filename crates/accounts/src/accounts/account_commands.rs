@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use qwen_base::{Code, Error, EventKind, Result};
 use serde::Deserialize;
 
+use super::account::{disabled_account, unknown_account};
 use super::availability::{Availability, availability};
 use super::erase::Traces;
 use super::reconcile::{self, Imported};
-use super::registry::{ONLY_ACCOUNT, Registry, disabled_account, new_id, unknown_account};
+use super::registry::{ONLY_ACCOUNT, Registry, new_id};
 use super::snapshot::Snapshot;
 use crate::model::Kind;
 use crate::model::Token;

@@ -9,9 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use qwen_base::{Clock, Code, Error, Event, EventKind, Events, Redactor, Result, Secret, lock, one_line};
+use qwen_base::{Clock, Code, Error, Event, EventKind, Events, Result, Secret, lock};
 
-use super::account::Account;
 use super::reconcile::{Findings, Held, reconcile};
 use super::snapshot::{Snapshot, Stamps};
 use crate::model::Binding;
@@ -516,24 +515,4 @@ fn needs_no_store(snapshot: &Snapshot) -> bool {
 pub(super) fn new_id(now_ms: u64) -> String {
     let random = uuid::Uuid::new_v4().simple().to_string();
     format!("acct_{now_ms:x}_{}", &random[..8])
-}
-
-/// The error for a disabled account in a place that needs an enabled one.
-#[must_use]
-pub fn disabled_account(field: &str, account: &Account) -> Error {
-    let label = &account.label;
-    let expected = format!(
-        "is the account \"{label}\", which is disabled. Enable it first: npx opencode-qwen-cli-auth enable \"{label}\""
-    );
-    Error::invalid_argument(field, &expected).with_account(&account.id)
-}
-
-/// The error for an unknown id.
-#[must_use]
-pub fn unknown_account(field: &str, id: &str) -> Error {
-    let shown = Redactor::default().text(&one_line(id, 64));
-    Error::new(
-        Code::InvalidArgument,
-        format!("{field} is not an account: {shown}. The list of accounts has their ids."),
-    )
 }

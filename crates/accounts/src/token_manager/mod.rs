@@ -3,6 +3,7 @@
 //! All callers in a process share one refresh, and all processes share one by the locks. [`Refresh`] alone has the
 //! sequence: lock, read again, redeem, write, sync, unlock.
 
+mod errors;
 mod refresh;
 
 use std::collections::HashMap;
@@ -20,10 +21,11 @@ use qwen_base::{
 };
 use tokio::runtime::Handle;
 
+use self::errors::{no_refresh_token, refused_elsewhere, refused_key, without_token};
 use self::refresh::Refresh;
-use crate::accounts::account::Account;
+use crate::accounts::account::{Account, unknown_account};
 use crate::accounts::issuer::{BaseUrlOverride, Issuer};
-use crate::accounts::registry::{Registry, unknown_account};
+use crate::accounts::registry::Registry;
 use crate::accounts::snapshot::Snapshot;
 use crate::model::{Binding, Kind, Token};
 use crate::oauth::OAuthClient;
@@ -392,49 +394,4 @@ impl Manager {
 fn find<'a>(snapshot: &'a Snapshot, id: &str) -> Result<(Account, &'a Record)> {
     let record = snapshot.record(id).ok_or_else(|| unknown_account("accountId", id))?;
     Ok((snapshot.account(record), record))
-}
-
-fn without_token(account: &Account) -> Error {
-    let message =
-        format!("The Qwen account \"{}\" holds no tokens. Log in again, or remove it.", account.label);
-    account.error(Code::CredentialsInvalid, message)
-}
-
-fn no_refresh_token(account: &Account) -> Error {
-    let message = format!(
-        "The login of the Qwen account \"{}\" has expired and has no refresh token. Log in again.",
-        account.label
-    );
-    account.error(Code::RefreshTokenInvalid, message)
-}
-
-fn superseded(account: &Account) -> Error {
-    let message = format!(
-        "The login of the Qwen account \"{}\" has expired, and a newer login has replaced it. Choose it with `use {}` to renew it, or log in again.",
-        account.label,
-        account.shown_id()
-    );
-    account.error(Code::RefreshTokenInvalid, message)
-}
-
-fn refused_key(account: &Account, record: &Record) -> Error {
-    let host = record.token().and_then(|token| token.resource_url).unwrap_or_default();
-    let place =
-        record.place().map(|place| format!(" (plan {}, region {})", place.plan.as_str(), place.region));
-    let message = format!(
-        "{host} refused the key of the Qwen account \"{}\": it was deleted, or belongs to another plan or region than the one it was added with{}. Add it again with `npx opencode-qwen-cli-auth add-key`, which finds out where it belongs.",
-        account.label,
-        place.unwrap_or_default(),
-    );
-    account.error(Code::TokenRejected, message)
-}
-
-/// The refusal that another process got from the server.
-fn refused_elsewhere(account: &Account, record: &Record) -> Error {
-    let last = record.last_error().filter(|error| error.code == Code::RefreshTokenInvalid.as_str());
-    let message = last.map_or_else(
-        || format!("The login of the Qwen account \"{}\" is no longer valid. Log in again.", account.label),
-        |error| error.message,
-    );
-    account.error(Code::RefreshTokenInvalid, message)
 }

@@ -13,7 +13,8 @@ use qwen_base::{
 use tokio::runtime::Handle;
 use tokio::time::MissedTickBehavior;
 
-use super::{Manager, TokenResult, find, no_refresh_token, superseded};
+use super::errors::{no_refresh_token, superseded};
+use super::{Manager, TokenResult, find};
 use crate::accounts::account::Account;
 use crate::accounts::redeemed::ReservedSpace;
 use crate::accounts::registry::Guarded;
