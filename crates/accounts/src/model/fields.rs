@@ -27,25 +27,33 @@ pub fn read_strings<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Vec<St
     Ok(Some(items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect()))
 }
 
-/// Reads the known fields of an object. Returns also the fields whose value has an unexpected type: they count as
-/// missing, and must be kept.
-pub fn read<T: DeserializeOwned + Default>(fields: Map<String, Value>) -> (T, Map<String, Value>) {
+/// Reads the known fields of an object. Returns also the others, which must be kept: unknown fields, and those whose value
+/// has an unexpected type, which count as missing.
+pub fn read<T: Serialize + DeserializeOwned + Default>(
+    fields: Map<String, Value>,
+) -> (T, Map<String, Value>) {
+    let names = object(&T::default());
     let fits = |name: &String, value: &Value| {
-        T::deserialize(Value::Object(Map::from_iter([(name.clone(), value.clone())]))).is_ok()
+        let alone = || Value::Object(Map::from_iter([(name.clone(), value.clone())]));
+        names.contains_key(name) && T::deserialize(alone()).is_ok()
     };
-    let (known, misfits) = fields.into_iter().partition(|(name, value)| fits(name, value));
-    (T::deserialize(Value::Object(known)).unwrap_or_default(), misfits)
+    let (known, others) = fields.into_iter().partition(|(name, value)| fits(name, value));
+    (T::deserialize(Value::Object(known)).unwrap_or_default(), others)
 }
 
 /// Returns the object to write: the known fields that have a value, then the others.
 pub fn write(known: &impl Serialize, others: &Map<String, Value>) -> Map<String, Value> {
-    let mut fields = match serde_json::to_value(known) {
-        Ok(Value::Object(fields)) => fields,
-        _ => Map::new(),
-    };
+    let mut fields = object(known);
     fields.retain(|_, value| !value.is_null());
     for (name, value) in others {
         fields.entry(name.as_str()).or_insert_with(|| value.clone());
     }
     fields
+}
+
+fn object(known: &impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(known) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    }
 }

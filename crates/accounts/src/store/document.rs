@@ -43,7 +43,7 @@ pub(super) struct Notes {
     legacy_token: Option<String>,
     #[serde(deserialize_with = "read_strings")]
     pub removed_tokens: Option<Vec<String>>,
-    #[serde(flatten, skip_serializing)]
+    #[serde(skip)]
     others: Map<String, Value>,
 }
 
@@ -88,8 +88,8 @@ impl Document {
             records.collect::<Result<Vec<_>, _>>()
         };
         let (records, keys) = (read(accounts, false)?, read(keys, true)?);
-        let (mut notes, misfits): (Notes, _) = fields::read(fields);
-        notes.others.extend(misfits);
+        let (notes, others) = fields::read(fields);
+        let notes = Notes { others, ..notes };
         Ok(Self { notes, records, keys })
     }
 

@@ -53,7 +53,7 @@ pub struct Record {
     created_at: Option<u64>,
     #[serde(deserialize_with = "read_instant")]
     updated_at: Option<u64>,
-    #[serde(flatten, skip_serializing)]
+    #[serde(skip)]
     others: Map<String, Value>,
     /// True if the record is in the array of keys.
     #[serde(skip)]
@@ -130,9 +130,8 @@ impl Record {
 
     /// Reads a record from the array of logins or of keys. Texts that may be shown are cleaned.
     pub(super) fn from_fields(fields: Map<String, Value>, is_key: bool) -> Self {
-        let (mut record, misfits): (Self, _) = fields::read(fields);
-        record.others.extend(misfits);
-        record.is_key = is_key;
+        let (mut record, others): (Self, _) = fields::read(fields);
+        (record.others, record.is_key) = (others, is_key);
         record.label = record.label.map(|label| one_line(&label, MAX_LABEL));
         record.last_error = record.last_error.map(|LastError { code, message, at }| LastError {
             code: one_line(&code, MAX_LABEL),

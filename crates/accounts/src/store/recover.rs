@@ -1,8 +1,6 @@
 //! Recovers accounts from a damaged store. Pure.
 
-use std::io::Read;
-
-use serde_json::{Map, Value};
+use serde_json::{Deserializer, Map, Value};
 
 use super::document::Document;
 use super::record::Record;
@@ -24,15 +22,17 @@ pub fn recover(contents: &[u8]) -> Document {
     for _ in 0..MAX_TRIES {
         let Some(brace) = contents[at..].iter().position(|&byte| byte == b'{') else { break };
         at += brace;
-        let mut rest = Counted { rest: &contents[at..], read: 0 };
-        let value = serde_json::Deserializer::from_reader(&mut rest).into_iter::<Value>().next();
-        let read = rest.read;
-        if let Some(Ok(Value::Object(object))) = value {
-            take(&mut document, object);
-            at += read;
-        } else {
-            at += 1;
-            left = left.saturating_sub(read);
+        let mut values = Deserializer::from_slice(&contents[at..]).into_iter::<Value>();
+        match values.next() {
+            Some(Ok(Value::Object(object))) => {
+                take(&mut document, object);
+                at += values.byte_offset();
+            }
+            Some(Err(error)) => {
+                left = left.saturating_sub(read_before(&error, &contents[at..]));
+                at += 1;
+            }
+            _ => at += 1,
         }
         if left == 0 {
             break;
@@ -41,19 +41,10 @@ pub fn recover(contents: &[u8]) -> Document {
     document
 }
 
-/// Counts the bytes that are read.
-struct Counted<'a> {
-    rest: &'a [u8],
-    read: usize,
-}
-
-impl Read for Counted<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        // The parser reads one byte at a time, so the count is exact.
-        let count = self.rest.read(buffer)?;
-        self.read += count;
-        Ok(count)
-    }
+/// Returns the number of bytes that were read before an error.
+fn read_before(error: &serde_json::Error, text: &[u8]) -> usize {
+    let lines = text.split_inclusive(|&byte| byte == b'\n').take(error.line().saturating_sub(1));
+    lines.map(<[u8]>::len).sum::<usize>() + error.column()
 }
 
 /// Takes an account, or a whole store with accounts in it.
@@ -88,7 +79,7 @@ fn field_of_broken(contents: &[u8], name: &str) -> Option<Value> {
     let quoted = format!("\"{name}\"");
     let at = contents.windows(quoted.len()).position(|window| window == quoted.as_bytes())?;
     let rest = contents[at + quoted.len()..].trim_ascii_start().strip_prefix(b":")?;
-    serde_json::Deserializer::from_slice(rest).into_iter::<Value>().next()?.ok()
+    Deserializer::from_slice(rest).into_iter::<Value>().next()?.ok()
 }
 
 #[cfg(test)]
