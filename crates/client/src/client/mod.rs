@@ -286,20 +286,17 @@ impl Client {
             self.learn_models(&id).await;
         }
         let account = self.account(&id).await?;
-        if account.active && active_before.as_deref() != Some(&*account.id) {
-            self.tell_price(&account, active_before);
+        let is_new_choice = account.active && active_before.as_deref() != Some(&*account.id);
+        if is_new_choice && account.kind.price() == Price::Metered {
+            self.tell_active(&account, active_before, ".");
         }
         Ok(account)
     }
 
-    /// Reports that an account that is billed by use became active.
-    fn tell_price(&self, account: &AccountInfo, from_account_id: Option<String>) {
-        let price = account.kind.price();
-        if price != Price::Metered {
-            return;
-        }
-        let message =
-            format!("The Qwen account \"{}\" is now the active one ({}).", account.label, price.describe());
+    /// Reports that another account became active. `why` ends the sentence.
+    fn tell_active(&self, account: &AccountInfo, from_account_id: Option<String>, why: &str) {
+        let price = account.kind.price().describe();
+        let message = format!("The Qwen account \"{}\" is now the active one ({price}){why}", account.label);
         let now = self.clock.now_ms();
         let event = Event::of_account(EventKind::Switched, now, &account.id, &account.label, message);
         self.events.emit(Event { from_account_id, ..event });
@@ -397,15 +394,7 @@ impl Client {
         let before = self.tokens.snapshot().await?.document.active_id().map(str::to_owned);
         let active = self.tokens.with_registry(move |registry| registry.update(&updated, &changes)).await?;
         if let Some(active) = active {
-            let account = self.account(&active).await?;
-            let message = format!(
-                "The Qwen account \"{}\" is now the active one ({}): the previous one is disabled.",
-                account.label,
-                account.kind.price().describe()
-            );
-            let now = self.clock.now_ms();
-            let event = Event::of_account(EventKind::Switched, now, &account.id, &account.label, message);
-            self.events.emit(Event { from_account_id: before, ..event });
+            self.tell_active(&self.account(&active).await?, before, ": the previous one is disabled.");
         }
         self.account(id).await
     }
