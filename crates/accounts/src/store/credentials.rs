@@ -226,6 +226,7 @@ mod tests {
             b"{",
             b"[]",
             b"{}",
+            b"\xef\xbb\xbf{}",
             b"\x00\xff",
             br#"{"access_token":""}"#,
             b"{\"access_token\":\"a\\u0000\"}",

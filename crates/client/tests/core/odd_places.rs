@@ -5,8 +5,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use qwen_base::{Busy, Code, EventKind};
-use qwen_client::{Client, Context, Doctor, LoginOptions};
+use qwen_base::{Code, EventKind};
+use qwen_client::{Doctor, LoginOptions};
 
 use crate::support::fleet::Fleet;
 use crate::support::home::{document, in_seconds, make_pipe};
@@ -60,29 +60,6 @@ async fn the_default_store_may_be_a_link_of_the_users_own() {
     symlink("oauth_creds.json", setup.home.store()).unwrap();
     let refused = setup.try_client(&[], false, setup.events.events());
     assert_eq!(refused.map(drop).unwrap_err().code(), Code::PathNotAllowed);
-}
-
-#[tokio::test]
-async fn two_directories_with_links_to_one_file_redeem_it_once() {
-    let (one, other) = (Setup::expired().await, Setup::logged_out().await);
-    symlink(one.home.credentials(), other.home.credentials()).unwrap();
-    one.server.hold();
-    let context = Context {
-        for_host: false,
-        clock: one.clock.clone(),
-        events: other.events.events(),
-        busy: Busy::unobserved(),
-    };
-    let second = Client::new(&one.options, other.home.environment(&[]), context).unwrap();
-    let first = one.client();
-    let both = tokio::spawn(async move { tokio::join!(first.access_token(None), second.access_token(None)) });
-    one.server.until_token_requests(1).await;
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-    one.server.release();
-    let (first, second) = both.await.unwrap();
-    assert_eq!(first.unwrap().access_token.expose(), "access-1");
-    assert_eq!(second.unwrap().access_token.expose(), "access-1");
-    assert_eq!((one.server.redemptions(), one.server.redeemed_again()), (1, 0));
 }
 
 fn doctor(setup: &Setup) -> Doctor {

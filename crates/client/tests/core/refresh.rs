@@ -274,18 +274,6 @@ async fn a_change_to_other_fields_during_a_refresh_is_kept() {
 }
 
 #[tokio::test]
-async fn a_file_that_holds_no_tokens_is_an_error_and_is_left_alone() {
-    for contents in ["", "{", "[]", "{}", r#"{"access_token":""}"#, "\u{feff}{}"] {
-        let setup = Setup::expired().await;
-        std::fs::write(setup.home.credentials(), contents).unwrap();
-        let error = setup.client().access_token(None).await.unwrap_err();
-        assert_eq!(error.code(), Code::CredentialsInvalid, "{contents}");
-        assert_eq!(setup.home.bytes(), contents.as_bytes());
-        assert_eq!(setup.server.token_requests(), 0);
-    }
-}
-
-#[tokio::test]
 async fn an_expired_token_without_a_refresh_token_needs_a_login() {
     let setup = Setup::expired().await;
     setup.home.write(&json!({"access_token": "a", "token_type": "Bearer", "expiry_date": 1}));
