@@ -50,7 +50,7 @@ pub struct Changed<T> {
 /// Returns the locks of a shared file.
 #[must_use]
 pub fn locks_of(path: &Path) -> LockPaths {
-    LockPaths::beside(path, Path::with_extension)
+    LockPaths::beside(path, &Path::with_extension)
 }
 
 impl<T: Default + Serialize + DeserializeOwned> SharedFile<T> {

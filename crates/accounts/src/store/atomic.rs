@@ -39,7 +39,7 @@ pub enum Replaced {
 /// # Errors
 /// `ERR_QWEN_IO`; the old file is then unchanged.
 pub fn replace(path: &Path, contents: &[u8]) -> Result<Replaced> {
-    replace_if(path, contents, None, || true)
+    replace_if(path, contents, None, &|| true)
 }
 
 /// As [`replace`], if `still` returns true just before the file is renamed. `reserved` is disk space for the contents.
@@ -50,7 +50,7 @@ pub fn replace_if(
     path: &Path,
     contents: &[u8],
     reserved: Option<Reservation>,
-    still: impl FnOnce() -> bool,
+    still: &dyn Fn() -> bool,
 ) -> Result<Replaced> {
     let target = follow_links(path)?;
     let directory = parent(&target);
@@ -233,7 +233,7 @@ pub fn remove_leftover(leftover: &Path) {
 /// Removes reservations for `path` that dead processes left. The caller must hold the lock of all reservations.
 pub fn remove_reservations(path: &Path) {
     let Ok(target) = follow_links(path) else { return };
-    for leftover in temporary_files(&target, |name| name.starts_with(&temporary_name(&target, RESERVED))) {
+    for leftover in temporary_files(&target, &|name| name.starts_with(&temporary_name(&target, RESERVED))) {
         remove_leftover(&leftover);
     }
 }
@@ -242,10 +242,10 @@ pub fn remove_reservations(path: &Path) {
 #[must_use]
 pub fn leftovers(target: &Path) -> Vec<PathBuf> {
     // A reservation may belong to a running process.
-    temporary_files(target, |name| !name.starts_with(&temporary_name(target, RESERVED)))
+    temporary_files(target, &|name| !name.starts_with(&temporary_name(target, RESERVED)))
 }
 
-fn temporary_files(target: &Path, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+fn temporary_files(target: &Path, is_wanted: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
     let prefix = temporary_prefix(target);
     let is_leftover = |entry: &fs::DirEntry| {
         let name = entry.file_name();
@@ -422,7 +422,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("creds.json");
         replace(&path, b"1").unwrap();
-        assert!(matches!(replace_if(&path, b"2", None, || false).unwrap(), Replaced::Declined));
+        assert!(matches!(replace_if(&path, b"2", None, &|| false).unwrap(), Replaced::Declined));
         assert_eq!(fs::read(&path).unwrap(), b"1");
         assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 1);
     }
@@ -436,7 +436,7 @@ mod tests {
         let reserved = Reservation::make(&path, 4096).unwrap();
         complete(&path);
         assert_eq!((count(), is_interrupted(&path)), (2, false));
-        replace_if(&path, b"{\"a\":1}", Some(reserved), || true).unwrap();
+        replace_if(&path, b"{\"a\":1}", Some(reserved), &|| true).unwrap();
         assert_eq!((fs::read(&path).unwrap().as_slice(), count()), (&b"{\"a\":1}"[..], 1));
         drop(Reservation::make(&path, 1).unwrap());
         assert_eq!(count(), 1);

@@ -52,7 +52,7 @@ impl CredentialsFile {
     /// The locks of the file.
     #[must_use]
     pub fn locks(&self) -> LockPaths {
-        LockPaths::beside(&self.path, Path::with_extension)
+        LockPaths::beside(&self.path, &Path::with_extension)
     }
 
     /// Reads the file; `None` if there is none.
@@ -99,7 +99,7 @@ impl CredentialsFile {
         reserved: Option<Reservation>,
     ) -> Result<Replaced> {
         let contents = contents(token, Some(previous))?;
-        atomic::replace_if(&self.path, &contents, reserved, || self.still_holds(previous))
+        atomic::replace_if(&self.path, &contents, reserved, &|| self.still_holds(previous))
     }
 
     /// Writes into a file that can't be replaced, if it still holds the refresh token of `previous`. A crash can leave

@@ -53,7 +53,7 @@ impl LockPaths {
     /// Returns the locks of a file, under these names. If the file is a link, the kernel lock is beside its target, so
     /// that two links to one file share it. The CLI's lock is where the CLI looks for it.
     #[must_use]
-    pub fn beside(path: &Path, named: impl Fn(&Path, &'static str) -> PathBuf) -> Self {
+    pub fn beside(path: &Path, named: &dyn Fn(&Path, &'static str) -> PathBuf) -> Self {
         let target = atomic::follow_links(path).unwrap_or_else(|_| path.to_owned());
         let shared = named(&target, "flock");
         let is_shared = !fault::omits(Safeguard::SharedLock) && (target == path || is_writable(&shared));

@@ -54,9 +54,9 @@ impl StoreFile {
     #[must_use]
     pub fn locks(&self) -> LockPaths {
         if self.is_default {
-            return LockPaths::beside(&self.path, Path::with_extension);
+            return LockPaths::beside(&self.path, &Path::with_extension);
         }
-        LockPaths::beside(&self.path, |path, suffix| {
+        LockPaths::beside(&self.path, &|path, suffix| {
             let mut name = path.to_owned().into_os_string();
             name.push(".");
             name.push(suffix);
@@ -87,7 +87,7 @@ impl StoreFile {
     /// # Errors
     /// `ERR_QWEN_IO`; the store is then unchanged.
     pub fn write(&self, document: &Document, reserved: Option<Reservation>) -> Result<Replaced> {
-        atomic::replace_if(&self.path, &document.to_json(), reserved, || true)
+        atomic::replace_if(&self.path, &document.to_json(), reserved, &|| true)
     }
 
     /// Reserves space for one more account.

@@ -63,7 +63,7 @@ impl fmt::Display for LeftOut {
 /// it has at most 16 KiB. Everything else stays unchanged.
 #[must_use]
 pub fn degrade_body(body: &[u8]) -> Option<Degraded> {
-    let mut fields: Fields = serde_json::from_slice(body).ok()?;
+    let mut fields: Fields = serde_json::from_str(std::str::from_utf8(body).ok()?).ok()?;
     let messages: Vec<&RawValue> = serde_json::from_str(fields.original("messages")?).ok()?;
     let conversation = Conversation::read(&messages)?;
     let kept: Vec<_> = conversation.kept().map(|message| Cow::Borrowed(message.get())).collect();
