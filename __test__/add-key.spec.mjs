@@ -1,14 +1,11 @@
 // Adding a key on the command line: hidden input, from a prompt or standard input only.
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { storeOf } from "./support/accounts.mjs";
-import { startServer, temporaryHome, until, startClient } from "./support/harness.mjs";
-import { hasTerminal, inTerminal, screenAfter } from "./support/terminal.mjs";
-
-const PROGRAM = fileURLToPath(new URL("../bin/opencode-qwen-cli-auth.js", import.meta.url));
+import { runProgram, startProgram } from "./support/command-line.mjs";
+import { startServer, temporaryHome, startClient } from "./support/harness.mjs";
+import { hasTerminal, screenAfter } from "./support/terminal.mjs";
 
 async function setUp(t) {
   const server = await startServer(t);
@@ -19,42 +16,21 @@ async function setUp(t) {
     TERM: "xterm",
     OPENCODE_QWEN_OAUTH_BASE_URL: server.url,
   };
-  const start = (args, { terminal = false } = {}) => {
-    const words = [process.execPath, PROGRAM, "add-key", ...args];
-    const [command, ...rest] = terminal ? inTerminal(words) : words;
-    const child = spawn(command, rest, { env, stdio: ["pipe", "pipe", "pipe"] });
-    t.after(() => child.kill("SIGKILL"));
-    const output = { stdout: "", stderr: "" };
-    for (const name of ["stdout", "stderr"])
-      child[name].setEncoding("utf8").on("data", (text) => (output[name] += text));
-    const ended = new Promise((resolve) => child.on("close", (code) => resolve({ code, ...output })));
-    return { child, output, ended };
+  const context = { env, secrets: server.issued };
+  const start = (...args) => {
+    const program = startProgram(context, ["add-key", ...args], { terminal: {} });
+    t.after(() => program.child.kill("SIGKILL"));
+    return program;
   };
-  const pipe = async (input, ...args) => {
-    const { child, ended } = start(args);
-    child.stdin.end(input);
-    const result = await ended;
-    const everything = result.stdout + result.stderr;
-    for (const secret of server.issued) assert.ok(!everything.includes(secret), "a key was printed");
-    return result;
-  };
+  const pipe = (input, ...args) => runProgram({ ...context, input }, ["add-key", ...args]);
   return { server, home, store: storeOf(home), start, pipe };
 }
 
 test("a key from standard input is checked, stored and shown as an account", async (t) => {
   const { server, store, pipe } = await setUp(t);
   const key = server.addKey({ plan: "coding-plan" });
-  const first = await pipe(
-    `${key}\n`,
-    "--plan",
-    "coding-plan",
-    "--tier",
-    "lite",
-    "--base-url",
-    server.apiBaseUrl,
-    "--label",
-    "Work",
-  );
+  const place = ["--base-url", server.apiBaseUrl];
+  const first = await pipe(`${key}\n`, ...place, ..."--plan coding-plan --tier lite --label Work".split(" "));
   assert.deepEqual([first.code, first.stderr], [0, "Note: The key was read without the spaces around it.\n"]);
   assert.match(
     first.stdout,
@@ -67,15 +43,7 @@ test("a key from standard input is checked, stored and shown as an account", asy
   assert.equal(server.seen("chat").length, 1);
 
   const other = server.addKey({ plan: "token-plan" });
-  const { stdout } = await pipe(
-    other,
-    "--plan",
-    "token-plan",
-    "--base-url",
-    server.apiBaseUrl,
-    "--no-check",
-    "--json",
-  );
+  const { stdout } = await pipe(other, ...place, ..."--plan token-plan --no-check --json".split(" "));
   const account = JSON.parse(stdout);
   assert.deepEqual([account.kind, account.active, account.label], ["api-key", false, "Token Plan key"]);
   assert.equal(account.billedByUse, undefined);
@@ -124,11 +92,10 @@ test("a key among the arguments is neither used nor repeated", async (t) => {
 test("a prompt does not show the key", { skip: !hasTerminal && "there is no util-linux" }, async (t) => {
   const { server, store, start } = await setUp(t);
   const key = server.addKey({ plan: "coding-plan" });
-  const where = ["--plan", "coding-plan", "--base-url", server.apiBaseUrl];
-  const { child, output, ended } = start(where, { terminal: true });
-  await until(() => output.stdout.includes("it is not shown"), "the prompt");
-  child.stdin.write(`${key.slice(0, -1)}x\x7f${key.at(-1)}`);
-  child.stdin.write("\r");
+  const { printed, press, ended } = start("--plan", "coding-plan", "--base-url", server.apiBaseUrl);
+  await printed(/it is not shown/);
+  press(`${key.slice(0, -1)}x\x7f${key.at(-1)}`);
+  press("\r");
   const { code, stdout } = await ended;
   assert.equal(code, 0, stdout);
   assert.ok(!stdout.includes(key.slice(0, 12)), "the key was shown");
@@ -140,15 +107,15 @@ test("a prompt does not show the key", { skip: !hasTerminal && "there is no util
 
 test("Ctrl-C at the prompt ends it", { skip: !hasTerminal && "there is no util-linux" }, async (t) => {
   const { home, start } = await setUp(t);
-  const { child, output, ended } = start(["--plan", "token-plan"], { terminal: true });
-  await until(() => output.stdout.includes("it is not shown"), "the prompt");
+  const { printed, press, output, ended } = start("--plan", "token-plan");
+  await printed(/it is not shown/);
   assert.match(output.stdout, /Token Plan, China: https:\/\/bailian\.console\.aliyun\.com\/\S*tab=plan/);
   assert.match(
     output.stdout,
     /Token Plan, international: https:\/\/modelstudio\.console\.alibabacloud\.com\//,
   );
   assert.doesNotMatch(output.stdout, /DashScope/);
-  child.stdin.write("\x03");
+  press("\x03");
   const { code, stdout } = await ended;
   assert.equal(code, 130, stdout);
   assert.match(stdout, /Cancelled\./);

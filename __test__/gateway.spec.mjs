@@ -3,20 +3,16 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { chmodSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
-import { Agent, request } from "node:http";
 import { createServer } from "node:net";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { runProgram } from "./support/command-line.mjs";
-import { rejection, setUp, sleep, startClient, temporaryHome, until } from "./support/harness.mjs";
+import { runProgram, startProgram } from "./support/command-line.mjs";
+import { rejection, setUp, sleep, temporaryHome } from "./support/harness.mjs";
 
-const PROGRAM = fileURLToPath(new URL("../bin/opencode-qwen-cli-auth.js", import.meta.url));
-
-async function openGateway(t, options, serveOptions) {
+async function openGateway(t, options) {
   const set = await setUp(t, options);
-  const gateway = await set.client.serve(serveOptions);
+  const gateway = await set.client.serve();
   t.after(() => gateway.close());
   return { ...set, gateway };
 }
@@ -39,9 +35,9 @@ async function runTool(command, args, { input, env } = {}) {
   const child = spawn(command, args, { env: { ...process.env, ...env }, stdio: ["pipe", "pipe", "inherit"] });
   const closed = once(child, "close").catch(() => undefined);
   child.stdin.on("error", () => {}).end(input);
-  let output = "";
-  child.stdout.on("data", (data) => (output += data));
-  return (await closed) && output;
+  const chunks = [];
+  child.stdout.on("data", (chunk) => chunks.push(chunk));
+  return (await closed) && Buffer.concat(chunks);
 }
 
 test("answers are the same as those of client.fetch, streamed and whole", async (t) => {
@@ -76,16 +72,11 @@ test("bytes of any kind pass unchanged, through clients in three languages", asy
   assert.equal(Buffer.from(await (await ask(gateway)).arrayBuffer()).toString("base64"), base64);
 
   server.script("chat", [step]);
-  const config = `header = "authorization: Bearer ${gateway.key}"\nheader = "content-type: application/json"`;
+  const input = `header = "authorization: Bearer ${gateway.key}"\nheader = "content-type: application/json"`;
   const file = join(temporaryHome(t).home, "body.json");
   writeFileSync(file, body);
   const curl = ["-sS", "-N", "--fail", "-K", "-", "--data-binary", `@${file}`, url];
-  const byCurl = spawn("curl", curl, { stdio: ["pipe", "pipe", "inherit"] });
-  byCurl.stdin.end(config);
-  const chunks = [];
-  byCurl.stdout.on("data", (chunk) => chunks.push(chunk));
-  await once(byCurl, "close");
-  assert.equal(Buffer.concat(chunks).toString("base64"), base64);
+  assert.equal((await runTool("curl", curl, { input })).toString("base64"), base64);
 
   server.script("chat", [step]);
   const script = `
@@ -96,31 +87,19 @@ connection.request("POST", "/v1/chat/completions", os.environ["BODY"], headers)
 print(base64.b64encode(connection.getresponse().read()).decode())`;
   const env = { KEY: gateway.key, BODY: body };
   const byPython = await runTool("python3", ["-c", script], { env });
-  if (byPython !== undefined) assert.equal(byPython.trim(), base64);
+  if (byPython !== undefined) assert.equal(String(byPython).trim(), base64);
 });
 
-test("two hundred streams at once, and five hundred connections", async (t) => {
+test("two hundred streams at once are answered", async (t) => {
   const { gateway } = await openGateway(t);
   const answers = await Promise.all(Array.from({ length: 200 }, () => ask(gateway, { stream: true })));
   const texts = await Promise.all(answers.map((answer) => answer.text()));
   assert.ok(texts.every((text) => text.endsWith("data: [DONE]\n\n")));
-  const agent = new Agent({ keepAlive: true });
-  t.after(() => agent.destroy());
-  const headers = { authorization: `Bearer ${gateway.key}` };
-  const statuses = Array.from({ length: 500 }, async () => {
-    const [response] = await once(request(`${gateway.url}/models`, { agent, headers }).end(), "response");
-    response.resume();
-    return response.statusCode;
-  });
-  assert.deepEqual([...new Set(await Promise.all(statuses))], [200]);
 });
 
-test("a used-up quota and a missing login are reported in the API's form", async (t) => {
+test("a used-up quota, a missing login and an unreachable server are reported in the API's form", async (t) => {
   const { server, gateway } = await openGateway(t);
-  server.script(
-    "chat",
-    Array.from({ length: 8 }, () => ({ do: "quota" })),
-  );
+  server.script("chat", [{ do: "quota", times: Infinity }]);
   const refused = await ask(gateway);
   assert.equal(refused.status, 429);
   assert.equal(refused.headers.get("x-qwen-error"), "ERR_QWEN_QUOTA_EXHAUSTED");
@@ -131,28 +110,12 @@ test("a used-up quota and a missing login are reported in the API's form", async
   const answer = await ask(empty);
   assert.equal(answer.status, 401);
   assert.equal((await answer.json()).error.code, "ERR_QWEN_NOT_LOGGED_IN");
-});
 
-test("an unreachable server is a 502", async (t) => {
-  const { client } = await setUp(t);
-  void client;
-  const home = temporaryHome(t);
-  const dead = createServer().listen(0, "127.0.0.1");
-  await once(dead, "listening");
-  const { port } = dead.address();
-  dead.close();
-  home.write({
-    access_token: "a",
-    refresh_token: "r",
-    expiry_date: Date.now() + 3_600_000,
-    resource_url: `http://127.0.0.1:${port}`,
-  });
-  const { client: lost } = startClient(t, { env: home.env });
-  const gateway = await lost.serve();
-  const answer = await ask(gateway);
-  assert.equal(answer.status, 502);
-  assert.equal(answer.headers.get("x-qwen-error"), "ERR_QWEN_NETWORK");
-  await gateway.close();
+  const lost = await openGateway(t);
+  await lost.server.close();
+  const unreachable = await ask(lost.gateway);
+  assert.equal(unreachable.status, 502);
+  assert.equal(unreachable.headers.get("x-qwen-error"), "ERR_QWEN_NETWORK");
 });
 
 test("wrong arguments and a used port are refused", async (t) => {
@@ -185,80 +148,66 @@ test("an open gateway keeps the process alive, and a closed one does not", async
     const { createClient } = require(${JSON.stringify(fileURLToPath(new URL("../index.js", import.meta.url)))});
     createClient().serve().then((gateway) => setTimeout(() => gateway.close().then(() => console.log("closed")), 200));`;
   const output = await runTool(process.execPath, ["-e", script], { env: home.env });
-  assert.equal(output, "closed\n");
+  assert.equal(String(output), "closed\n");
 });
 
-/** Starts the command, and waits for its first line. */
-async function serveCommand(t, env, args) {
-  const child = spawn(process.execPath, [PROGRAM, "serve", ...args], {
-    env,
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  t.after(() => child.kill("SIGKILL"));
-  const lines = [];
-  const errors = [];
-  child.stderr.on("data", (data) => errors.push(data));
-  createInterface({ input: child.stdout }).on("line", (line) => lines.push(line));
-  await until(() => lines.length > 0 || child.exitCode !== null, `a line; ${errors}`);
-  return { child, lines, errors };
+/** Starts the command for this login. */
+function serveCommand(t, { server, settings }, ...args) {
+  const env = { ...settings.env, PATH: process.env.PATH, OPENCODE_QWEN_OAUTH_BASE_URL: server.url };
+  const program = startProgram({ env }, ["serve", ...args]);
+  t.after(() => program.child.kill("SIGKILL"));
+  /** The lines so far, once there are that many. */
+  const lines = async (count) => {
+    await program.printed(new RegExp(`(?:.*\n){${count}}`));
+    return program.output.stdout.trimEnd().split("\n");
+  };
+  return { ...program, lines };
 }
 
 test("serve --json prints a line at the start, and one for each request", async (t) => {
-  const { server, settings, home } = await setUp(t);
-  const env = { ...settings.env, PATH: process.env.PATH, OPENCODE_QWEN_OAUTH_BASE_URL: server.url };
-  const { child, lines, errors } = await serveCommand(t, env, ["--json"]);
-  const { url, key, accounts } = JSON.parse(lines[0]);
+  const { child, lines, ended } = serveCommand(t, await setUp(t), "--json");
+  const { url, key, accounts } = JSON.parse((await lines(1))[0]);
   assert.equal(accounts.length, 1);
   await (await ask({ url, key }, { stream: true, stream_options: { include_usage: true } })).text();
   await (await ask({ url, key: "wrong" })).text();
-  await until(() => lines.length === 3, "a line for each request");
-  const [asked, refused] = lines.slice(1).map((line) => JSON.parse(line));
-  assert.deepEqual(Object.keys(asked), [
-    "at",
-    "method",
-    "path",
-    "model",
-    "account",
-    "status",
-    "durationMs",
-    "inputTokens",
-    "outputTokens",
-  ]);
+  const [asked, refused] = (await lines(3)).slice(1).map((line) => JSON.parse(line));
+  assert.equal(
+    Object.keys(asked).join(" "),
+    "at method path model account status durationMs inputTokens outputTokens",
+  );
   assert.deepEqual([asked.method, asked.path, asked.model], ["POST", "/v1/chat/completions", "coder-model"]);
   assert.deepEqual([asked.account, asked.status], [accounts[0].id, 200]);
   assert.ok(asked.inputTokens > 0 && asked.outputTokens > 0);
   assert.deepEqual([refused.status, refused.model, refused.account], [401, null, null]);
   assert.ok(!readFileSync(`/proc/${child.pid}/cmdline`, "utf8").includes(key));
   child.kill("SIGTERM");
-  const [code] = await once(child, "exit");
-  assert.ok([0, 143].includes(code), `${code} ${errors} ${home.home}`);
+  const { code, stderr } = await ended;
+  assert.ok([0, 143].includes(code), `${code} ${stderr}`);
 });
 
 test("serve --print-env works with a key file, and Ctrl-C cuts an open stream", async (t) => {
-  const { server, settings, home } = await setUp(t);
-  const file = join(home.home, "gateway.key");
-  const env = { ...settings.env, PATH: process.env.PATH, OPENCODE_QWEN_OAUTH_BASE_URL: server.url };
+  const set = await setUp(t);
+  const file = join(set.home.home, "gateway.key");
   const args = ["--print-env", "--key-file", file];
-  const first = await serveCommand(t, env, args);
-  await until(() => first.lines.length === 2, "both variables");
-  const [url, key] = first.lines.map((line) => /^OPENAI_(?:BASE_URL|API_KEY)=(.*)$/.exec(line)[1]);
+  const first = serveCommand(t, set, ...args);
+  const variables = await first.lines(2);
+  const [url, key] = variables.map((line) => /^OPENAI_(?:BASE_URL|API_KEY)=(.*)$/.exec(line)[1]);
   assert.equal(readFileSync(file, "utf8").trim(), key);
   if (process.platform !== "win32") assert.equal(statSync(file).mode & 0o777, 0o600);
-  server.script("chat", [{ do: "stall", after: 3 }]);
+  set.server.script("chat", [{ do: "stall", after: 3 }]);
   const answer = await ask({ url, key }, { stream: true }, { signal: AbortSignal.timeout(20_000) });
   const reader = answer.body.getReader();
   await reader.read();
   const started = Date.now();
   first.child.kill("SIGINT");
-  const [code] = await once(first.child, "exit");
-  assert.ok([0, 130].includes(code), `${code} ${first.errors}`);
+  const { code, stderr } = await first.ended;
+  assert.ok([0, 130].includes(code), `${code} ${stderr}`);
   assert.ok(Date.now() - started < 10_000);
   await assert.rejects(async () => {
     while (!(await reader.read()).done);
   });
-  const again = await serveCommand(t, env, args);
-  await until(() => again.lines.length === 2, "both variables");
-  assert.equal(again.lines[1], `OPENAI_API_KEY=${key}`);
+  const again = serveCommand(t, set, ...args);
+  assert.equal((await again.lines(2))[1], `OPENAI_API_KEY=${key}`);
 });
 
 test("serve refuses key files that others can read, and invalid ports", async (t) => {
