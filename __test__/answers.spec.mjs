@@ -3,8 +3,6 @@ import { test } from "node:test";
 import { chat, EXPIRED, rejection, setUp, startClient, temporaryHome } from "./support/harness.mjs";
 import { startRecorder } from "./support/recorder.mjs";
 
-const errorOf = async (response) => (await response.json()).error;
-
 /** A client whose account lives on a server with scripted answers. */
 async function answering(t, answer) {
   const { url, requests } = await startRecorder(t, (_, res) => answer(res));
@@ -13,23 +11,6 @@ async function answering(t, answer) {
   const { client } = startClient(t, { env: home.env, baseUrl: url });
   return { client, requests, get: (init) => client.fetch(`${client.baseUrl}/models`, init) };
 }
-
-test("a 401 of any shape is recognised and explained", async (t) => {
-  for (const step of [
-    { status: 401, body: "" },
-    { status: 401, body: "<html>" },
-    { status: 401, body: { error: "text" } },
-    { status: 401, body: "x".repeat(300_000) },
-    { do: "binary", status: 401 },
-  ]) {
-    const { server, client } = await setUp(t);
-    server.script("chat", [{ ...step, times: 2 }]);
-    const response = await chat(client, "hi");
-    assert.deepEqual([response.status, server.stats.chats], [401, 2]);
-    assert.match((await errorOf(response)).message, /[Ll]og in/);
-    assert.equal(response.headers.get("content-type"), "application/json");
-  }
-});
 
 test("a response behaves as a Response", async (t) => {
   const { server, client } = await setUp(t);

@@ -1,8 +1,7 @@
 import assert from "node:assert/strict";
-import { readFileSync, statSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { statSync } from "node:fs";
 import { test } from "node:test";
-import { chat, endOf, rejection, setUp, startClient } from "./support/harness.mjs";
+import { chat, endOf, rejection, setUp } from "./support/harness.mjs";
 
 const posix = process.platform === "win32" ? "file modes and links are POSIX" : false;
 const mode = (path) => statSync(path).mode & 0o777;
@@ -62,25 +61,4 @@ test("a failed login changes nothing", async (t) => {
   await rejection(throwing, "ERR_QWEN_ACCESS_DENIED");
   assert.deepEqual(home.bytes(), before);
   assert.deepEqual(home.files(), ["oauth_creds.json"]);
-});
-
-test("QWEN_HOME names the directory, ~ included", async (t) => {
-  const { home, settings } = await setUp(t, LOGGED_OUT);
-  for (const [value, directory] of [
-    ["~/elsewhere", join(home.home, "elsewhere")],
-    [join(home.home, "deep/er"), join(home.home, "deep/er")],
-    ["", home.directory],
-  ]) {
-    const { client } = startClient(t, { ...settings, env: { ...home.env, QWEN_HOME: value } });
-    await login(client);
-    assert.ok(JSON.parse(readFileSync(join(directory, "oauth_creds.json"), "utf8")).access_token);
-  }
-});
-
-test("a file in the place of the directory is reported", async (t) => {
-  const { home, client } = await setUp(t, { token: null });
-  writeFileSync(home.directory, "in the way");
-  const error = await rejection(client.getAccessToken(), "ERR_QWEN_IO");
-  assert.ok(error.path.startsWith(home.directory));
-  assert.equal(readFileSync(home.directory, "utf8"), "in the way");
 });

@@ -5,16 +5,9 @@ import { join } from "node:path";
 import { describe, test } from "node:test";
 import { setUpAccounts, told } from "./support/accounts.mjs";
 import { runProgram } from "./support/command-line.mjs";
-import { rejection } from "./support/harness.mjs";
+import { chat, rejection } from "./support/harness.mjs";
 
 const { describe: describeToast } = createRequire(import.meta.url)("../lib/accounts-toast.js");
-
-const chat = (client) =>
-  client.fetch(`${client.baseUrl}/chat/completions`, {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify({ model: "coder-model", messages: [{ role: "user", content: "hi" }] }),
-  });
 
 const account = (accounts, id) => accounts.find((one) => one.id === id);
 
@@ -27,20 +20,20 @@ describe("managing accounts", { concurrency: 4, timeout: 600_000 }, () => {
     assert.deepEqual(told(events, "switched"), [
       { type: "switched", accountId: "id-two", label: "two", fromAccountId: "id-one" },
     ]);
-    for (let count = 0; count < 3; count += 1) assert.equal((await chat(client)).status, 200);
+    for (let count = 0; count < 3; count += 1) assert.equal((await chat(client, "hi")).status, 200);
     assert.deepEqual(asked(), { two: 3 });
     assert.deepEqual(home.read(), creds, "the qwen CLI keeps its login");
     assert.equal(account(store.read().accounts, "id-one").enabled, false);
     await client.updateAccount("id-one", { enabled: true });
     assert.equal((await client.setActiveAccount("id-one")).active, true);
-    await chat(client);
+    await chat(client, "hi");
     assert.deepEqual(asked(), { one: 1, two: 3 });
   });
 
   test("with every account disabled, requests say how to enable one", async (t) => {
     const { client, total } = await setUpAccounts(t, { names: ["one", "two"] });
     for (const id of ["id-one", "id-two"]) await client.updateAccount(id, { enabled: false });
-    for (const send of [() => chat(client), () => client.getAccessToken()]) {
+    for (const send of [() => chat(client, "hi"), () => client.getAccessToken()]) {
       const error = await rejection(send(), "ERR_QWEN_NOT_LOGGED_IN");
       assert.match(error.message, /disabled.*enable "one"/);
     }
@@ -54,27 +47,54 @@ describe("managing accounts", { concurrency: 4, timeout: 600_000 }, () => {
     assert.equal(total(), 0);
     await client.updateAccount("id-two", { enabled: true });
     assert.equal((await client.activeAccount()).id, "id-two");
-    assert.equal((await chat(client)).status, 200);
+    assert.equal((await chat(client, "hi")).status, 200);
   });
 
-  test("a forbidden change is refused, and nothing is written", async (t) => {
+  test("a change without content writes nothing, and a new label is kept", async (t) => {
     const { client, store } = await setUpAccounts(t);
     const before = store.bytes();
-    for (const [id, changes] of [
-      ["nobody", { enabled: false }],
-      ["id-one", { label: "" }],
-      ["id-one", { label: "a\u001b[2J" }],
-      ["id-one", { label: "x".repeat(101) }],
-      ["id-one", { enabled: "no" }],
-      ["id-one", undefined],
-      ["", {}],
-    ]) {
-      await rejection(client.updateAccount(id, changes), "ERR_QWEN_INVALID_ARGUMENT");
-    }
     assert.equal((await client.updateAccount("id-one", {})).label, "one");
     assert.deepEqual(store.bytes(), before);
     assert.equal((await client.updateAccount("id-one", { label: "Work" })).label, "Work");
     assert.equal(account(store.read().accounts, "id-one").label, "Work");
+  });
+
+  test("the final error names the time by this machine's clock", async (t) => {
+    const { servers, client } = await setUpAccounts(t, { names: ["one"] });
+    servers.one.setQuota("one", 0, { retryAfter: 4000 });
+    const { message } = (await (await chat(client, "hi")).json()).error;
+    const free = new Date((await client.activeAccount()).coolingUntil);
+    const [hours, minutes] = [free.getHours(), free.getMinutes()].map((part) =>
+      String(part).padStart(2, "0"),
+    );
+    assert.ok(message.includes(`${hours}:${minutes}`), `"${message}" does not say ${hours}:${minutes}`);
+  });
+
+  test("many requests at once survive an account without quota, and it is reported once", async (t) => {
+    const { servers, client, events } = await setUpAccounts(t, { names: ["one", "two"] });
+    servers.one.setQuota("one", 0);
+    const responses = await Promise.all(Array.from({ length: 10 }, () => chat(client, "hi")));
+    for (const { headers } of responses) assert.equal(headers.get("x-qwen-account"), "id-two");
+    assert.equal(told(events, "exhausted").length, 1);
+  });
+
+  test("an unreadable number or name is reported once, and its default is used", async (t) => {
+    for (const [name, value] of [
+      ["OPENCODE_QWEN_QUOTA_COOLDOWN_MS", "0"],
+      ["OPENCODE_QWEN_QUOTA_COOLDOWN_MS", "1.5"],
+      ["OPENCODE_QWEN_QUOTA_COOLDOWN_MS", "0x10"],
+      ["OPENCODE_QWEN_QUOTA_COOLDOWN_MS", "99999999999999999999999999"],
+      ["OPENCODE_QWEN_ROTATION", "random"],
+    ]) {
+      const { servers, client, events } = await setUpAccounts(t, { env: { [name]: value } });
+      servers.one.setQuota("one", 0);
+      const since = Date.now();
+      assert.equal((await chat(client, "hi")).headers.get("x-qwen-account"), "id-two");
+      const { coolingUntil } = account(await client.accounts(), "id-one");
+      assert.ok(coolingUntil >= since + 1_800_000 && coolingUntil <= Date.now() + 1_800_000);
+      const [{ message }, ...more] = events.filter(({ type }) => type === "config");
+      assert.ok(message.includes(name) && more.length === 0, `${name}=${value}: ${message}`);
+    }
   });
 
   test("the commands report their result", async (t) => {

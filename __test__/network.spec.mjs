@@ -58,16 +58,3 @@ test("https through an HTTP proxy and through SOCKS5 is end to end", { skip: wit
     assert.equal(server.seen("chat")[0].headers["proxy-authorization"], undefined);
   }
 });
-
-test("an untrusted certificate is refused, and nothing is sent", { skip: withoutOpenssl }, async (t) => {
-  const { caPath, tls } = makeCertificates(t);
-  const { caPath: anotherCa } = makeCertificates(t);
-  t.after(() => delete process.env.NODE_EXTRA_CA_CERTS);
-  process.env.NODE_EXTRA_CA_CERTS = caPath;
-  for (const env of [{}, { SSL_CERT_FILE: anotherCa }]) {
-    const { server, client } = await setUp(t, { server: { tls }, env });
-    const error = await rejection(chat(client, "hi"), "ERR_QWEN_NETWORK");
-    assert.match(error.message, /certificate/);
-    assert.equal(server.stats.requests, 0);
-  }
-});

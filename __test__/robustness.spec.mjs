@@ -21,21 +21,7 @@ const revoked = () => {
   return proxy;
 };
 
-const NO_STRINGS = [
-  null,
-  0,
-  7,
-  NaN,
-  true,
-  [],
-  {},
-  Symbol("s"),
-  10n,
-  () => {},
-  new Date(),
-  hostile(),
-  revoked(),
-];
+const NO_STRINGS = [null, 0, NaN, true, [], {}, Symbol("s"), 10n, () => {}, hostile(), revoked()];
 const NO_TEXTS = [...NO_STRINGS, "", "  "];
 const NO_DURATIONS = [null, NaN, Infinity, -Infinity, -1, 0, 0.5, 2 ** 31, 1e300, "1000", 5n, {}, hostile()];
 const NO_OBJECTS = [null, 0, "", "text", true, Symbol("s"), 10n];
@@ -152,8 +138,7 @@ test("createClient throws, and names the field", () => {
     refused(throwing(field), field);
   }
   for (const [field, values] of Object.entries(oauthFields)) {
-    const isUrl = /^(?:baseUrl|.*Endpoint)$/.test(field);
-    for (const value of values) refused({ oauth: { [field]: value } }, isUrl ? "" : `oauth.${field}`);
+    for (const value of values) refused({ oauth: { [field]: value } }, `oauth.${field}`);
     refused({ oauth: throwing(field) }, `oauth.${field}`);
   }
   for (const value of [null, 1, {}, Symbol("s")]) refused({ env: { HOME: "/x", NAME: value } }, "env.NAME");
@@ -161,15 +146,6 @@ test("createClient throws, and names the field", () => {
   refused({ env: hostile() }, "env");
   refused({ env: revoked() }, "env");
   refused(hostile(), "env");
-});
-
-test("a refused URL of oauth is named with its path", () => {
-  for (const field of ["baseUrl", "tokenEndpoint", "deviceAuthorizationEndpoint"]) {
-    assert.throws(
-      () => createClient({ oauth: { [field]: "nowhere" } }),
-      (error) => error.code === INVALID && error.message.startsWith(`oauth.${field}`),
-    );
-  }
 });
 
 test("the methods of a client refuse invalid arguments", async (t) => {
@@ -183,13 +159,35 @@ test("the methods of a client refuse invalid arguments", async (t) => {
   await refuses((value) => client.login({ openBrowser: value }), "openBrowser", NO_BOOLEANS);
   await refuses((value) => client.login({ onAuthorization: value }), "onAuthorization", NO_FUNCTIONS);
   await refuses((value) => client.getAccessToken({ accountId: value }), "accountId", [...NO_TEXTS, "nobody"]);
+  const labels = [...NO_TEXTS, "a\nb", "\u001b[31m", "x".repeat(101)];
+  await refuses((value) => client.login({ label: value }), "label", labels);
+  await refuses((value) => client.login({ replace: value }), "replace", [...NO_TEXTS, "nobody"]);
+  await refuses((value) => client.importAccounts(value), "path", NO_TEXTS);
+  for (const method of ["setActiveAccount", "removeAccount", "updateAccount"])
+    await refuses((value) => client[method](value, {}), "id", [undefined, ...NO_TEXTS, "nobody"]);
+  const update = (changes) => client.updateAccount("qwen-cli", changes);
+  await refuses(update, "changes", [undefined, ...NO_OBJECTS]);
+  await refuses((label) => update({ label }), "changes.label", labels);
+  await refuses((enabled) => update({ enabled }), "changes.enabled", NO_BOOLEANS);
   assert.equal(server.stats.requests, 0);
 });
 
 test("fetch refuses an invalid input or init", async (t) => {
   const { server, client } = await setUp(t);
   const url = `${client.baseUrl}/models`;
-  const inputs = [undefined, null, 0, {}, [], Symbol("s"), 10n, () => {}, throwing("url")];
+  const inputs = [
+    undefined,
+    null,
+    0,
+    {},
+    [],
+    Symbol("s"),
+    10n,
+    () => {},
+    throwing("url"),
+    hostile(),
+    revoked(),
+  ];
   await refuses((input) => client.fetch(input), "input", inputs);
   await refuses((value) => client.fetch(url, value), "init", NO_OBJECTS);
   await rejection(client.fetch(url, hostile()), INVALID);
@@ -202,41 +200,16 @@ test("fetch refuses an invalid input or init", async (t) => {
   assert.equal(server.stats.requests, 0);
 });
 
-test("fetch refuses an input that throws at every access", async (t) => {
-  const { client } = await setUp(t);
-  await refuses((input) => client.fetch(input), "input", [hostile(), revoked()]);
-});
-
 test("fetch refuses invalid methods, redirects, signals and headers", async (t) => {
   const { server, client } = await setUp(t);
   const post = (init) => client.fetch(`${client.baseUrl}/models`, { method: "POST", ...init });
   const methods = [0, {}, [], "", "A B", "A\r\nB", "A\u0000B", "\u00e9", "CONNECT", Symbol("s"), hostile()];
   await refuses((method) => post({ method }), "method", methods);
-  await refuses((value) => post({ redirect: value }), "redirect", [
-    0,
-    {},
-    "",
-    "elsewhere",
-    Symbol("s"),
-    hostile(),
-  ]);
-  await refuses(
-    (signal) => post({ signal }),
-    "signal",
-    NO_SIGNALS.filter((value) => value !== null),
-  );
-  const headers = [
-    0,
-    "",
-    true,
-    Symbol("s"),
-    { x: {} },
-    { x: Symbol("s") },
-    hostile(),
-    throwing("x"),
-    [1],
-    [[{}, "a"]],
-  ];
+  const redirects = [0, {}, "", "elsewhere", Symbol("s"), hostile()];
+  await refuses((value) => post({ redirect: value }), "redirect", redirects);
+  const signals = NO_SIGNALS.filter((value) => value !== null);
+  await refuses((signal) => post({ signal }), "signal", signals);
+  const headers = [0, "", true, Symbol("s"), { x: {} }, { x: Symbol("s") }, hostile(), throwing("x"), [1]];
   await refuses((value) => post({ headers: value }), "headers", headers);
   assert.equal(server.stats.requests, 0);
 });
@@ -282,21 +255,7 @@ test("fetch refuses bodies that it can't read", async (t) => {
   const locked = new Blob(["x"]).stream();
   locked.getReader();
   const failing = new ReadableStream({ pull: boom });
-  const bodies = [
-    0,
-    true,
-    {},
-    [],
-    Symbol("s"),
-    10n,
-    () => {},
-    hostile(),
-    revoked(),
-    detached,
-    view,
-    locked,
-    failing,
-  ];
+  const bodies = [...NO_STRINGS.filter((value) => value !== null), detached, view, locked, failing];
   await refuses((body) => client.fetch(url, { method: "POST", body }), "body", bodies);
   const used = new Request(url, { method: "POST", body: "x" });
   await used.text();

@@ -2,9 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { setUpAccounts } from "./support/accounts.mjs";
 import { RUNTIMES, startChild } from "./support/child.mjs";
-import { makeFakeCli } from "./support/fake-cli.mjs";
 import { chat, qwen, rejection, setUp } from "./support/harness.mjs";
 import { SECRET_PREFIX } from "./support/qwen-server.mjs";
 
@@ -132,34 +130,4 @@ test("the sums of ten processes at once, in Node and in Bun, are exact", async (
     outputTokens: total("outputTokens"),
   });
   assert.ok(readFileSync(join(home.directory, FILE)).length < 2_000);
-});
-
-test("each account has its own usage; answers of the qwen CLI count for none", async (t) => {
-  const set = await setUpAccounts(t, {
-    names: ["one", "two"],
-    client: { degrade: false, cliFallback: true },
-  });
-  const say = ({ say }) =>
-    say({ type: "result", subtype: "success", is_error: false, result: "hi", usage: { input_tokens: 5 } });
-  const fake = makeFakeCli(set.home, say);
-  set.client.close();
-  const env = { ...set.settings.env, PATH: `${fake.bin}:/usr/bin:/bin` };
-  const client = qwen.createClient({ ...set.settings, env });
-  t.after(() => client.close());
-  await (await chat(client, "one")).text();
-  set.servers.one.setQuota("one", 0);
-  await (await chat(client, "two")).text();
-  await (await chat(client, "three")).text();
-  set.servers.two.setQuota("two", 0);
-  const last = await chat(client, "four");
-  assert.equal(last.headers.get("x-qwen-cli-fallback"), "1");
-  await last.text();
-  const usage = await client.usage();
-  assert.deepEqual(
-    usage.map(({ month }) => [month.requests, month.withoutUsage]),
-    [
-      [1, 0],
-      [2, 0],
-    ],
-  );
 });

@@ -7,16 +7,7 @@ import { runtimeFor } from "./cross/runtimes.mjs";
 import { addonName, hostTarget, targetNamed } from "./targets.mjs";
 import { exitCode, readJson, root } from "./tasks.mjs";
 
-const CORE = [
-  "oauth",
-  "refresh",
-  "token-refresh",
-  "credentials",
-  "account-files",
-  "accounts",
-  "streams",
-  "processes",
-];
+const CORE = ["oauth", "refresh", "token-refresh", "credentials", "managing", "streams", "processes"];
 
 const target = targetNamed(process.argv[2]);
 const addon = join(root, "npm", target.name, addonName(target));

@@ -61,10 +61,8 @@ export function startChild(t, runtime, body, { data, env = {}, args = [] } = {})
       .map((line) => JSON.parse(line));
 
   return {
-    pid: child.pid,
     kill: (signal) => child.kill(signal),
     tell: () => child.stdin.write("go\n"),
-    reports,
     /** Waits for the report with this index. */
     report(index = 0, timeoutMs = 120_000) {
       return new Promise((resolve, reject) => {

@@ -92,19 +92,15 @@ export function startClient(t, { env, ...options } = {}) {
  * @param {object} [options.server] options of the server
  * @param {object | null} [options.token] argument of `issueToken`; null: no login
  * @param {object} [options.client] options of the client
- * @param {object} [options.oauth] its OAuth options
  * @param {object} [options.env] further variables of its environment
  */
-export async function setUp(
-  t,
-  { server: serverOptions, token = {}, client: clientOptions, oauth, env } = {},
-) {
+export async function setUp(t, { server: serverOptions, token = {}, client: clientOptions, env } = {}) {
   const server = await startServer(t, serverOptions);
   const home = temporaryHome(t);
   if (token !== null) home.write(server.issueToken(token));
   const settings = {
     env: { ...home.env, ...env },
-    oauth: { baseUrl: server.url, ...oauth },
+    oauth: { baseUrl: server.url },
     ...clientOptions,
   };
   const { client, events } = startClient(t, settings);

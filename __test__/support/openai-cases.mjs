@@ -1,8 +1,6 @@
 // The `openai` package on top of a client's fetch, for Node and Bun.
 
 import assert from "node:assert/strict";
-import { writeFileSync } from "node:fs";
-import { join } from "node:path";
 import OpenAI from "openai";
 import { PNG } from "./png.mjs";
 
@@ -22,13 +20,6 @@ function sdk({ client }, options) {
     maxRetries: 0,
     ...options,
   });
-}
-
-/** Adds an account that is not the active one. */
-async function addAccount({ client, server, settings }, account) {
-  const path = join(settings.env.HOME, "theirs.json");
-  writeFileSync(path, JSON.stringify(await server.act("issueToken", { account })), { mode: 0o600 });
-  await client.importAccounts(path);
 }
 
 async function textOf(stream) {
@@ -195,21 +186,6 @@ export const cases = {
       assert.ok(thrown.message.includes(message), thrown.message);
       assert.equal((await context.server.state()).stats.chats - chats, 1);
       await context.server.act("clearScripts", { endpoint: "chat" });
-    }
-  },
-
-  async "a limit switches to the next account"(context) {
-    await addAccount(context, "bob");
-    const limit = { code: "Throttling", message: "Requests rate limit exceeded" };
-    for (const [step, stream] of [
-      [{ status: 429, body: { error: limit } }, false],
-      [{ status: 200, body: limit }, true],
-    ]) {
-      await context.server.script("chat", { ...step, account: "alice", times: "always" });
-      const answer = await sdk(context).chat.completions.create({ ...SAY_HELLO, stream });
-      const text = stream ? await textOf(answer) : answer.choices[0].message.content;
-      assert.equal(text, "You said: hello");
-      assert.equal((await context.server.chat(-1)).account, "bob");
     }
   },
 };

@@ -9,9 +9,9 @@ import { PLACE_HOSTS } from "./qwen-server/places.mjs";
 /**
  * @returns a server, an environment in which it stands for Qwen, and the hosts of all connections, in order
  */
-export async function startPlaces(t, options) {
+export async function startPlaces(t) {
   const { caPath, tls } = makeCertificates(t, PLACE_HOSTS);
-  const server = await startServer(t, { tls, ...options });
+  const server = await startServer(t, { tls });
   const proxy = http.createServer((_, res) => res.writeHead(405).end());
   const sockets = new Set();
   const asked = [];

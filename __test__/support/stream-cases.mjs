@@ -115,15 +115,6 @@ export const cases = {
     await context.server.chat(-1, closedByClient);
   },
 
-  async "a slow reader is not an idle server"(context) {
-    const slow = context.makeClient({ idleTimeoutMs: 800 });
-    const response = await streamed({ ...context, client: slow }, { do: "flood", bytes: 20e6, size: 4096 });
-    const reader = response.body.getReader();
-    await reader.read();
-    await sleep(1600);
-    assert.ok((await readAll(reader)).byteLength > 19e6);
-  },
-
   async "cancelling closes the socket, by any method"(context) {
     const cancels = [
       (response) => response.body.cancel(),
@@ -221,17 +212,6 @@ export const cases = {
     assert.equal((await failure(stalled.text())).code, "ERR_QWEN_TIMEOUT");
   },
 
-  async "a stream that drips is not silent"(context) {
-    const client = context.makeClient({ idleTimeoutMs: 1000 });
-    const events = Array.from({ length: 10 }, (_, index) => [`data: ${index}\n\n`, { wait: 130 }]).flat();
-    const response = await streamed({ ...context, client }, { events });
-    assert.equal((await response.text()).length, 90);
-    const whole = await (await ask(context.client, "SAY 20")).text();
-    const words = (text) => [...text.matchAll(/"content":"([^"]*)"/g)].map(([, word]) => word).join("");
-    await context.server.script("chat", { do: "drip", ms: 1, bytes: 64 });
-    assert.equal(words(await (await ask(context.client, "SAY 20")).text()), words(whole));
-  },
-
   async "a cut stream fails after all its bytes"(context) {
     for (const step of [
       { do: "cut", after: 2 },
@@ -245,6 +225,35 @@ export const cases = {
       assert.equal(await failure(reader.read()), error);
       assert.match((await failure((await streamed(context, step)).text())).code, /^ERR_QWEN_NETWORK$/);
     }
+  },
+
+  async "a stream is over at [DONE], though its connection stays open"(context) {
+    const events = ["data: one\n\n", "data: [DONE]\n\n"];
+    const response = await streamed(context, { events, end: "silence" });
+    assert.equal(await response.text(), events.join(""));
+    await context.server.chat(-1, closedByClient);
+  },
+
+  async "an error in place of an answer has a status, unless a stream is silent before it for long"(context) {
+    const error = {
+      error: { message: "no", type: "data_inspection_failed", code: "data_inspection_failed" },
+    };
+    const event = `data: ${JSON.stringify(error)}\n\n`;
+    const quickly = await streamed(context, { events: [event] });
+    assert.deepEqual([quickly.status, await quickly.json()], [400, error]);
+    const late = await streamed(context, { events: [": ping\n\n", { wait: 3000 }, event] });
+    assert.deepEqual([late.status, await late.text()], [200, `: ping\n\n${event}`]);
+    assert.equal((await context.client.activeAccount()).state, "ready");
+  },
+
+  async "an error of 100 MB passes in bounded memory"(context) {
+    const before = process.memoryUsage().rss;
+    const response = await streamed(context, { do: "flood", bytes: 100e6, status: 400 });
+    let length = 0;
+    for await (const chunk of response.body) length += chunk.byteLength;
+    assert.ok(response.status === 400 && length > 100e6, `${response.status}, ${length} bytes`);
+    const grown = process.memoryUsage().rss - before;
+    assert.ok(grown < 60 * 2 ** 20, `the process grew by ${grown} bytes`);
   },
 
   async "a reader may use its own buffers"(context) {
