@@ -47,17 +47,14 @@
  * Instead of the endpoint's work (nothing is spent, redeemed or approved):
  *
  * - `answer` { status = 200, body: string, Buffer or a JSON value }
- * - `pending` 400, `slow_down` 429, `slow_down_rfc` 400, `denied` 400, `expired` 400, `unauthorized` 401,
- *   `status_pending` 200, `invalid_request` 400 (refused refresh token), `invalid_grant` 400
- * - `quota` { as403, retryAfter, code = "insufficient_quota", window = "Free", message } 429 or 403: `window` may be
- *   "hour", "week" or "month"
+ * - `pending` 400, `denied` 400, `expired` 400, `invalid_request` 400 (refused refresh token)
+ * - `quota` { retryAfter, code = "insufficient_quota", window = "Free", message } 429: `window` may be "hour",
+ *   "week" or "month"
  * - `rate_limit` { retryAfter, code = "Throttling.RateQuota", message } 429
  * - `token_rejected` 401, `forbidden` 403, `server_error` { status = 503 } JSON, `html` { status = 504 }
- * - `redirect` { location, status = 307 }
- * - `reset` RST, `close` FIN, both before any answer; `hang` never answers; `garbage` is not HTTP
+ * - `reset` RST before any answer; `hang` never answers
  * - `empty_stream` only [DONE]; `binary` { bytes = 4096 }
- * - `huge` { bytes = 200e6, contentType = "application/json" }, `flood` { bytes = 64e6, size = 1024 }
- *   events of that size: both lazily, as fast as the client reads
+ * - `flood` { bytes = 64e6, size = 1024 } events of that size, as fast as the client reads
  * - `events` { events: [string or bytes, sent as they are; number or { wait }: ms to wait;
  *   { base64 }; { json }: an SSE event] }
  *
@@ -66,14 +63,12 @@
  * - `ok`; `delay` { ms } before the answer, after the work (the token is already spent)
  * - `headers_then_stall`; `stall`, `cut` { after = 3 events of a stream, or half the bytes of a body },
  *   `cut` also { reset: true }; `drip` { ms = 20, bytes = 1 }
- * - `no_finish` { done = true } without `finish_reason`, and without [DONE] if `done` is false;
- *   `truncated_json` { at = 0.5 }
+ * - `no_finish` without `finish_reason`
  *
  * With any step: `times` (1, Infinity, in JSON "always"); the requests that it applies to: `account`,
  * `match(entry)`, `anyone: true` (also refused tokens and forms); `delay` (ms, a promise
  * or a function that returns one: wait before answering); `status`, `headers`, `contentType`, `body`
- * instead of its own; `override` (fields, or a function of the JSON answer) and `omit` (names);
- * `strict`; `pace` (ms between events); `end`: "normal", "silence", "destroy" or "reset".
+ * instead of its own; `strict`; `pace` (ms between events); `end`: "normal", "silence", "destroy" or "reset".
  *
  * ## /_control
  *
@@ -81,7 +76,7 @@
  * `{ action, … }` and returns `{ ok: true, result }`, or 400 `{ error }`. Actions: script { endpoint,
  * steps }, clearScripts { endpoint }, approve { userCode, account }, deny, expire { userCode },
  * issueToken { account, expiresIn }, addKey { plan, region, account }, revokeAccess { token }, revokeAllAccess
- * { account }, revokeRefresh { token }, setQuota { account, left, as403, retryAfter }, set { options },
+ * { account }, revokeRefresh { token }, setQuota { account, left, retryAfter }, set { options },
  * reset.
  *
  * @module
@@ -95,11 +90,9 @@ import { QwenServer } from "./qwen-server/server.mjs";
 export { SECRET_PREFIX } from "./qwen-server/secrets.mjs";
 
 /**
- * @typedef {object} Options all but the first six can be changed later with `server.set({ … })`
- * @property {string} [host] "127.0.0.1"
+ * @typedef {object} Options all but the first four can be changed later with `server.set({ … })`
  * @property {number} [port] 0: any free port
  * @property {{ key: string, cert: string }} [tls] serve https
- * @property {boolean} [http2] with `tls`: offer HTTP/2
  * @property {(line: string) => void} [onLog] takes one redacted line per request
  * @property {number} [keepRequests] 10,000: at least this many of the newest stay in `requests`
  * @property {string[]} [accounts] ["alice", "bob"]: offered on the approval page; others may be used
@@ -107,12 +100,9 @@ export { SECRET_PREFIX } from "./qwen-server/secrets.mjs";
  * @property {string} [autoApproveAccount] the first of `accounts`
  * @property {string | null} [clientId] Qwen's; null accepts any
  * @property {number} [deviceExpiresIn] 900 s
- * @property {number | null} [interval] 1 s; null leaves it out of the answer
- * @property {boolean} [enforceInterval] false; true answers slow_down (429) to faster polls
+ * @property {number} [interval] 1 s
  * @property {number} [expiresIn] 21,600 s, fractions too: the lifetime of access tokens
  * @property {boolean} [freeTier] true; false: the free tier has ended, the API refuses the tokens of logins
- * @property {boolean} [rotate] true; false: a refresh token stays valid and is not sent again
- * @property {string} [resourceUrl] "full" (`http://127.0.0.1:PORT`), "host", "none", or any text
  * @property {boolean} [strict] true: apply the portal's rules
  * @property {number} [pace] 0 ms between the events of a streamed answer
  */
@@ -148,14 +138,14 @@ export { SECRET_PREFIX } from "./qwen-server/secrets.mjs";
  * - `requests` (see `Entry`), `seen(endpoint)`, `waitFor(endpoint or predicate, timeoutMs = 60_000)`: the
  *   first matching entry, past ones too (an endpoint: once its body was read); instead of the time
  *   `{ timeoutMs, count }` waits for the `count`th
- * - `stats`: connections, openSockets, requests, deviceRequests, tokenRequests, polls, slowDowns,
+ * - `stats`: connections, openSockets, requests, deviceRequests, tokenRequests, polls,
  *   logins, refreshes (requests), redemptions (granted), doubleRedemptions (of a spent token,
  *   unless the first answer was lost: those are `replays`; both revoke all tokens of that login),
  *   models, chats, embeddings, unauthorized, quotaRefusals, closedByClient, bytesSent
  * - `violations`: broken portal rules and malformed OAuth requests; `failures`: the server's own
  *   errors, such as a throwing `match`
  * - `issued`: every secret handed out; those made by this server contain `SECRET_PREFIX`
- * - `script(endpoint, steps)`, `clearScripts(endpoint?)`, `scriptLeft(endpoint)`: steps that are left
+ * - `script(endpoint, steps)`, `clearScripts(endpoint?)`
  * - `approve(userCode?, { account }?)`, `deny(userCode?)`, `expire(userCode?)`: without a code, the newest
  *   pending one; `pendingUserCodes`
  * - `issueToken({ account, expiresIn, access_token, refresh_token }?)`: a login, as the contents of an
@@ -164,7 +154,7 @@ export { SECRET_PREFIX } from "./qwen-server/secrets.mjs";
  *   `sk-…` for DashScope and for the Token Plan's region "intl");
  *   `placeUrl(plan, region)`: the base URL of a plan and region here
  * - `revokeAccess(token or key)`, `revokeAllAccess(account?)`, `revokeRefresh(token)`
- * - `setQuota(account, left, { as403, retryAfter, code, window, message }?)`: requests left, null is unlimited
+ * - `setQuota(account, left, { retryAfter, code, window, message }?)`: requests left, null is unlimited
  * - `set(options)`, `options`, and `reset()`: forgets scripts, requests, stats and violations, not
  *   tokens and quotas
  *

@@ -60,21 +60,13 @@ export class Accounts {
   #issueAccess(family, expires_in, access_token = newSecret("at")) {
     this.#access.set(access_token, { family, expiresAt: Date.now() + expires_in * 1000, revoked: false });
     this.issued.push(access_token);
-    const resource_url = this.#resourceUrl();
     return {
       access_token,
       token_type: "Bearer",
-      ...(resource_url && { resource_url }),
+      resource_url: this.#origin(),
       scope: SCOPE,
       expires_in,
     };
-  }
-
-  #resourceUrl() {
-    const { resourceUrl } = this.#options;
-    if (resourceUrl === "none" || !resourceUrl) return undefined;
-    if (resourceUrl === "full") return this.#origin();
-    return resourceUrl === "host" ? new URL(this.#origin()).host : resourceUrl;
   }
 
   refreshAccount(token) {
@@ -89,17 +81,15 @@ export class Accounts {
   redeem(token) {
     const record = this.#refresh.get(token);
     if (!record) return undefined;
-    const { rotate, expiresIn } = this.#options;
     if (record.spentAt !== undefined) {
       this.#stats[record.answer === "lost" ? "replays" : "doubleRedemptions"] += 1;
       record.family.revoked = true;
     }
     if (record.revoked || record.family.revoked) return undefined;
     this.#stats.redemptions += 1;
-    if (!rotate) return { tokens: this.#issueAccess(record.family, expiresIn), record: {} };
     record.spentAt = Date.now();
     record.answer = "pending";
-    return { tokens: this.#issue(record.family, expiresIn), record };
+    return { tokens: this.#issue(record.family, this.#options.expiresIn), record };
   }
 
   /** @param {{ region?: string }} given without a region, it works in all regions of its plan */

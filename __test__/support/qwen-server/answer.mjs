@@ -4,7 +4,7 @@
  * wait) chunk by chunk. `head: false` sends nothing at all. `end` says what follows the last byte.
  *
  * @typedef {{
- *   status: number, headers: Record<string, string>, head?: false, raw?: string,
+ *   status: number, headers: Record<string, string>, head?: false,
  *   body?: string | Buffer, parts?: Iterable<string | Uint8Array | number>,
  *   end?: "normal" | "silence" | "destroy" | "reset",
  * }} Answer

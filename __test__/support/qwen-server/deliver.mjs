@@ -29,11 +29,6 @@ export async function pause({ signal }, delay) {
 async function send(ctx, answer) {
   const { res, entry } = ctx;
   const end = answer.end ?? "normal";
-  if (answer.raw !== undefined) {
-    ctx.own = true;
-    ctx.rawSocket().end(answer.raw);
-    return;
-  }
   if (answer.head !== false) {
     entry.status = answer.status;
     const { body } = answer;

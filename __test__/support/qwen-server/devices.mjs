@@ -21,7 +21,6 @@ export class Devices {
       state: "pending",
       account: undefined,
       expiresAt: Date.now() + deviceExpiresIn * 1000,
-      lastPollAt: undefined,
     };
     this.#byCode.set(device.deviceCode, device);
     this.#issued.push(device.deviceCode);

@@ -53,7 +53,7 @@ export const device = {
       verification_uri,
       verification_uri_complete: `${verification_uri}?${query}`,
       expires_in: deviceExpiresIn,
-      ...(interval != null && { interval }),
+      interval,
     });
   },
 };
@@ -92,25 +92,13 @@ function poll({ core, entry }) {
     return oauthError(400, "invalid_grant", "code_verifier does not match the code_challenge");
   }
   if (Date.now() >= found.expiresAt) return oauthError(400, "expired_token", "The device code has expired");
-  const early = pollsEarly(core.options, found);
-  found.lastPollAt = Date.now();
   if (found.state === "denied") return oauthError(400, "access_denied", "The user denied the request");
-  if (early) {
-    core.stats.slowDowns += 1;
-    return oauthError(429, "slow_down", "Polling too frequently");
-  }
   if (found.state === "pending") {
     return oauthError(400, "authorization_pending", "The user has not approved the request yet");
   }
   found.state = "used";
   core.stats.logins += 1;
   return json(200, core.accounts.login(found.account));
-}
-
-function pollsEarly({ enforceInterval, interval }, { lastPollAt }) {
-  if (!enforceInterval || lastPollAt === undefined) return false;
-  // The client's timer may fire a few ms early.
-  return Date.now() - lastPollAt < (interval ?? 5) * 1000 - 50;
 }
 
 function refresh(ctx) {

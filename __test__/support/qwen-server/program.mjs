@@ -11,9 +11,7 @@ Plays chat.qwen.ai and portal.qwen.ai on one port of 127.0.0.1.
   --auto-approve [MS]    approve each login by itself, after MS milliseconds
   --expires-in S         lifetime of access tokens in seconds (default: 21600)
   --interval S           polling interval in seconds (default: 1)
-  --enforce-interval     answer slow_down to clients that poll faster
   --pace MS              time between the events of a streamed answer (default: 0)
-  --resource-url FORM    full (default), host, none, or a URL to send as it is
   --no-strict            accept chat requests that the portal would refuse
   --log FILE|-           one line per request, to a file or standard output (default: -)
   --quiet                no request log
@@ -26,9 +24,7 @@ const OPTIONS = {
   "auto-approve": { type: "string" },
   "expires-in": { type: "string" },
   interval: { type: "string" },
-  "enforce-interval": { type: "boolean" },
   pace: { type: "string" },
-  "resource-url": { type: "string" },
   "no-strict": { type: "boolean" },
   log: { type: "string" },
   quiet: { type: "boolean" },
@@ -69,9 +65,7 @@ function read(args) {
     autoApprove: values["auto-approve"] === "" ? true : number(values, "auto-approve"),
     expiresIn: number(values, "expires-in"),
     interval: number(values, "interval"),
-    enforceInterval: values["enforce-interval"],
     pace: number(values, "pace"),
-    resourceUrl: values["resource-url"],
     strict: values["no-strict"] ? false : undefined,
   };
   return { help: values.help, options, port: number(values, "port"), write: logTo(values) };

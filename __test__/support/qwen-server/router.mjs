@@ -22,7 +22,7 @@ const COUNTERS = { device: "deviceRequests", token: "tokenRequests", chat: "chat
 /** @returns the listener for all requests of the server with this core */
 export function requestListener(core) {
   return (req, res) => {
-    const { place, path } = placeOf(req.url, req.headers.host ?? req.headers[":authority"]);
+    const { place, path } = placeOf(req.url, req.headers.host);
     const [, endpoint, handlers] = ROUTES.find(([pattern]) => pattern.test(path)) ?? [];
     // Control requests are neither logged nor counted.
     const work =
@@ -106,8 +106,7 @@ function contextOf(core, req, res, entry) {
     else ctx.rawSocket().destroy();
   };
   res.on("finish", () => {
-    // An HTTP/2 response also reports this when its stream was cancelled.
-    sent = res.writableEnded && !res.stream?.rstCode;
+    sent = true;
     settle();
   });
   res.on("close", () => {

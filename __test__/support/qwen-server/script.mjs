@@ -21,11 +21,6 @@ export class Scripts {
     else for (const queue of this.#queues.values()) queue.length = 0;
   }
 
-  /** Steps that are left. */
-  left(endpoint) {
-    return this.#queue(endpoint).reduce((sum, step) => sum + step.times, 0);
-  }
-
   take(endpoint, entry, authorized) {
     const queue = this.#queues.get(endpoint) ?? [];
     const index = queue.findIndex(

@@ -1,5 +1,4 @@
 import http from "node:http";
-import http2 from "node:http2";
 import https from "node:https";
 import { Accounts } from "./accounts.mjs";
 import { Devices } from "./devices.mjs";
@@ -13,16 +12,13 @@ const DEFAULTS = {
   autoApproveAccount: undefined,
   clientId: "f0304373b74a44d2b584a3fb70ca9e56",
   deviceExpiresIn: 900,
-  enforceInterval: false,
   expiresIn: 21_600,
   freeTier: true,
   interval: 1,
   pace: 0,
-  resourceUrl: "full",
-  rotate: true,
   strict: true,
 };
-const START_ONLY = ["host", "port", "tls", "http2", "onLog", "keepRequests"];
+const START_ONLY = ["port", "tls", "onLog", "keepRequests"];
 
 const freshStats = () => ({
   connections: 0,
@@ -30,7 +26,6 @@ const freshStats = () => ({
   deviceRequests: 0,
   tokenRequests: 0,
   polls: 0,
-  slowDowns: 0,
   logins: 0,
   refreshes: 0,
   redemptions: 0,
@@ -45,11 +40,10 @@ const freshStats = () => ({
   bytesSent: 0,
 });
 
-function httpServer({ tls, http2: wanted }, listener) {
+function httpServer(tls, listener) {
   // A request may take as long as a test needs.
   // Idle connections stay open as on other servers: Node's default of 5 s would often end one just as it is reused.
   const options = { ...tls, requestTimeout: 0, headersTimeout: 0, keepAliveTimeout: 65_000 };
-  if (wanted && tls) return http2.createSecureServer({ ...options, allowHTTP1: true }, listener);
   return tls ? https.createServer(options, listener) : http.createServer(options, listener);
 }
 
@@ -62,7 +56,7 @@ export class QwenServer {
   #stats = freshStats();
 
   constructor(options = {}) {
-    const { tls, http2, onLog, keepRequests = 10_000 } = options;
+    const { tls, onLog, keepRequests = 10_000 } = options;
     this.options = { ...DEFAULTS };
     this.set(Object.fromEntries(Object.entries(options).filter(([name]) => !START_ONLY.includes(name))));
     const accounts = new Accounts(this.options, this.#stats, () => this.url);
@@ -84,14 +78,13 @@ export class QwenServer {
       rawSocketOf: (socket) => this.#sockets.get(socket.remotePort) ?? socket,
     };
     const listener = requestListener(this.#core);
-    this.#http = httpServer({ tls, http2 }, listener);
+    this.#http = httpServer(tls, listener);
     this.#scheme = tls ? "https" : "http";
     this.#http.on("connection", (socket) => this.#track(socket));
     // Clients may reset connections or reject the certificate: that is not an error.
     for (const name of ["clientError", "tlsClientError"]) {
       this.#http.on(name, (_, socket) => socket.destroy());
     }
-    this.#http.on("sessionError", () => {});
   }
 
   #track(socket) {
@@ -104,21 +97,20 @@ export class QwenServer {
     });
   }
 
-  async listen({ host = "127.0.0.1", port = 0 } = {}) {
+  async listen({ port = 0 } = {}) {
     await new Promise((resolve, reject) => {
       this.#http.once("error", reject);
-      this.#http.listen(port, host, () => {
+      this.#http.listen(port, "127.0.0.1", () => {
         this.#http.off("error", reject);
         resolve();
       });
     });
-    this.host = host;
     this.port = this.#http.address().port;
     return this;
   }
 
   get url() {
-    return `${this.#scheme}://${this.host.includes(":") ? `[${this.host}]` : this.host}:${this.port}`;
+    return `${this.#scheme}://127.0.0.1:${this.port}`;
   }
 
   get apiBaseUrl() {
@@ -172,10 +164,6 @@ export class QwenServer {
     this.#core.scripts.clear(endpoint);
   }
 
-  scriptLeft(endpoint) {
-    return this.#core.scripts.left(endpoint);
-  }
-
   approve(userCode, { account } = {}) {
     this.#core.devices.approve(userCode, { account });
   }
@@ -195,7 +183,7 @@ export class QwenServer {
       access_token,
       refresh_token,
       token_type,
-      ...(resource_url && { resource_url }),
+      resource_url,
       expiry_date: Math.round(Date.now() + answer.expires_in * 1000),
     };
   }
@@ -247,9 +235,5 @@ export class QwenServer {
     for (const socket of this.#sockets.values()) socket.destroy();
     await closed;
     this.#core.log.close();
-  }
-
-  [Symbol.asyncDispose]() {
-    return this.close();
   }
 }

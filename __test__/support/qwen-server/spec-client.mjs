@@ -94,17 +94,3 @@ export function clientOf(server) {
 }
 
 export const stream = { stream: true, stream_options: { include_usage: true } };
-export const offer = (...names) => ({
-  tools: names.map((name) => ({ type: "function", function: { name } })),
-});
-export const events = (text) =>
-  text
-    .split("\n\n")
-    .filter(Boolean)
-    .map((line) => line.replace(/^data: /, ""));
-export const contentOf = async (response) => (await response.json()).choices[0].message.content;
-export const failure = (promise) =>
-  promise.then(
-    () => assert.fail("should have failed"),
-    (error) => error.cause?.code ?? error.cause?.message ?? error.message,
-  );

@@ -9,18 +9,12 @@ const instead = {
       ? { status, headers: typeof body === "string" ? { "content-type": "text/plain" } : {}, body }
       : json(status, body),
   pending: () => oauthError(400, "authorization_pending", "The user has not approved the request yet"),
-  slow_down: () => oauthError(429, "slow_down", "Polling too frequently"),
-  slow_down_rfc: () => oauthError(400, "slow_down", "Polling too frequently"),
   denied: () => oauthError(400, "access_denied", "The user denied the request"),
   expired: () => oauthError(400, "expired_token", "The device code has expired"),
-  unauthorized: () => oauthError(401, "invalid_request", "Device code is expired or invalid"),
-  status_pending: () => json(200, { status: "pending" }),
   invalid_request: () => invalidRefreshToken(),
-  invalid_grant: () => oauthError(400, "invalid_grant", "The refresh token is invalid"),
   html: ({ status = 504 }) => html(status, htmlError(status)),
   server_error: ({ status = 503 }) =>
     apiError(status, "internal_error", "The service is overloaded", { type: "server_error" }),
-  redirect: ({ location, status = 307 }) => ({ status, headers: { location }, body: "" }),
   quota: (step) => refusedForQuota(step),
   rate_limit: ({ retryAfter, code = "Throttling.RateQuota", message }) =>
     apiError(429, code, message ?? "Requests rate limit exceeded, please try again later.", {
@@ -30,19 +24,12 @@ const instead = {
   token_rejected: () => tokenRejected(),
   forbidden: () => apiError(403, "access_denied", "access denied"),
   reset: () => ({ head: false, end: "reset" }),
-  close: () => ({ head: false, end: "destroy" }),
   hang: () => ({ head: false, end: "silence" }),
-  garbage: () => ({ raw: "\u0016\u0003\u0001 this is no HTTP\r\n\r\n" }),
   empty_stream: () => sse([DONE]),
   binary: ({ bytes = 4096 }) => ({
     status: 200,
     headers: { "content-type": "application/octet-stream" },
     body: Buffer.from({ length: bytes }, (_, index) => (index * 151 + 128) % 256),
-  }),
-  huge: ({ bytes = 200_000_000, contentType = "application/json" }) => ({
-    status: 200,
-    headers: { "content-type": contentType },
-    parts: filler(bytes),
   }),
   flood: ({ bytes = 64_000_000, size = 1024 }) => sse(floodOfEvents(bytes, size)),
   events: ({ events }) => sse(events.map(bytesOf)),
@@ -64,8 +51,7 @@ const spoil = {
     ...declared(answer),
     parts: dripped(answer, ms, bytes),
   }),
-  no_finish: (answer, { done = true }) => withoutFinish(answer, done),
-  truncated_json: (answer, { at = 0.5 }) => truncated(answer, at),
+  no_finish: (answer) => withoutFinish(answer),
 };
 
 export const stepNames = [...Object.keys(instead), ...Object.keys(spoil)];
@@ -78,8 +64,7 @@ export const stepNames = [...Object.keys(instead), ...Object.keys(spoil)];
 export function applyStep(step, normal) {
   if (!step) return normal();
   const replaced = step.do in instead;
-  let answer = replaced ? named(step) : spoil[step.do](overridden(normal(), step), step);
-  if (replaced) answer = overridden(answer, step);
+  let answer = replaced ? named(step) : spoil[step.do](normal(), step);
   if (step.end) answer = { ...answer, end: step.end };
   const headers = { ...answer.headers, ...lowerCased(step.headers) };
   if (step.contentType) headers["content-type"] = step.contentType;
@@ -93,15 +78,6 @@ function named(step) {
   return { ...answer, parts: undefined, body };
 }
 
-/** `override` and `omit` change the fields of a JSON answer; `override` may be a function. */
-function overridden(answer, { override, omit = [] }) {
-  if ((!override && omit.length === 0) || typeof answer.body !== "string") return answer;
-  let value = JSON.parse(answer.body);
-  value = typeof override === "function" ? (override(value) ?? value) : { ...value, ...override };
-  for (const field of omit) delete value[field];
-  return { ...answer, body: JSON.stringify(value) };
-}
-
 export function tokenRejected() {
   return apiError(401, "invalid_api_key", "invalid access token or token expired");
 }
@@ -113,14 +89,8 @@ export function keyRejected({ plan }) {
     : apiError(401, "invalid_api_key", "Incorrect API key provided.");
 }
 
-export function refusedForQuota({
-  as403,
-  retryAfter,
-  code = "insufficient_quota",
-  window = "Free",
-  message,
-} = {}) {
-  return apiError(as403 ? 403 : 429, code, message ?? `${window} allocated quota exceeded.`, {
+export function refusedForQuota({ retryAfter, code = "insufficient_quota", window = "Free", message } = {}) {
+  return apiError(429, code, message ?? `${window} allocated quota exceeded.`, {
     type: code,
     headers: retryAfterHeader(retryAfter),
   });
@@ -172,40 +142,17 @@ function* dripped({ body, parts }, ms, size) {
   }
 }
 
-function withoutFinish({ body, parts, ...rest }, done) {
+function withoutFinish({ body, parts, ...rest }) {
   if (body !== undefined) {
     return { ...rest, body: String(body).replace(/"finish_reason":"\w+"/, '"finish_reason":null') };
   }
-  return { ...rest, parts: unfinished(parts, done) };
+  return { ...rest, parts: unfinished(parts) };
 }
 
-function* unfinished(parts, done) {
+function* unfinished(parts) {
   for (const part of parts) {
-    const finish = typeof part === "string" && part.includes('"finish_reason":"');
-    if (!finish && (done || part !== DONE)) yield part;
+    if (typeof part !== "string" || !part.includes('"finish_reason":"')) yield part;
   }
-}
-
-function truncated(answer, at) {
-  if (answer.body !== undefined) {
-    const whole = Buffer.from(answer.body);
-    return { ...answer, body: whole.subarray(0, Math.floor(whole.length * at)) };
-  }
-  return { ...answer, parts: cutInside(answer.parts, at) };
-}
-
-function* cutInside(parts, at) {
-  const [head, ...rest] = take(parts, 3);
-  yield head;
-  const last = rest.findLast((part) => typeof part !== "number") ?? "";
-  yield last.slice(0, Math.max(1, Math.floor(last.length * at)));
-}
-
-function* filler(bytes) {
-  const opening = Buffer.from('{"padding":"');
-  yield opening.subarray(0, bytes);
-  const block = Buffer.alloc(65_536, "x");
-  for (let left = bytes - opening.length; left > 0; left -= block.length) yield block.subarray(0, left);
 }
 
 function* floodOfEvents(bytes, size) {
