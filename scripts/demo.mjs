@@ -141,7 +141,6 @@ async function ask(service, text) {
 async function chat(host, { isReal, showWire }) {
   heading("2. Chat, as the answer streams", "opencode serve");
   const service = await host.serve();
-  await service.listen();
   const request = isReal ? "Say in two sentences what a device login is." : "Count, please: SAY 24";
   const { answer } = await ask(service, request);
   expect(answer !== "", "The answer is empty.");

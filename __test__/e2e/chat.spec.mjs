@@ -1,28 +1,38 @@
 // Requests on the wire, and the answers that the user sees.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
+import { PNG } from "../support/png.mjs";
 import { assertAnswer, assertClean, exchanges } from "./support/checks.mjs";
 import { AUTH, CREDENTIALS, openHost, suite } from "./support/opencode.mjs";
 import { VERSION } from "./support/package.mjs";
 
-const PIXEL = Buffer.from(
-  "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==",
-  "base64",
-);
-
 describe("chat", suite(), () => {
-  test("works with the login of the qwen CLI alone, and prints nothing but the answer", async (t) => {
-    const host = await openHost(t);
-    const credentials = host.sandbox.readJson(CREDENTIALS);
-    const result = await host.chat("hello");
-    assertAnswer(result, "You said: hello");
-    assert.equal(result.stderr.trim(), "> build · coder-model");
+  test("two starts with an expired token refresh it once, and print nothing but the answer", async (t) => {
+    const host = await openHost(t, { login: { expiresIn: -60 } });
+    // OpenCode's database takes one writer at a time, and each start writes.
+    const env = { XDG_DATA_HOME: host.sandbox.path("second-data") };
+    const results = await Promise.all([
+      host.chat("hello"),
+      // Without a title, OpenCode asks for one.
+      host.run(["run", "-m", "qwen-code/coder-model", "hello"], { env }),
+    ]);
+    for (const result of results) {
+      assertAnswer(result, "You said: hello");
+      assert.equal(result.stderr.trim(), "> build · coder-model");
+    }
+    assert.deepEqual(exchanges(host.server, "chat"), ["200 alice", "200 alice", "200 alice"]);
+    const { redemptions, doubleRedemptions } = host.server.stats;
+    assert.deepEqual({ redemptions, doubleRedemptions }, { redemptions: 1, doubleRedemptions: 0 });
     assert.equal(host.sandbox.has(AUTH), false);
 
-    assert.equal(host.server.requests.length, 1);
-    const [{ path, headers, body }] = host.server.requests;
+    const { access_token } = host.sandbox.readJson(CREDENTIALS);
+    const isTitle = ({ body }) => body.tools === undefined;
+    const title = host.server.seen("chat").find(isTitle);
+    assert.equal(title.body.reasoning_effort, undefined);
+    assert.ok(title.body.max_tokens <= 65_536);
+    const { path, headers, body } = host.server.seen("chat").find((entry) => !isTitle(entry));
     assert.equal(path, "/v1/chat/completions");
-    assert.equal(headers.authorization, `Bearer ${credentials.access_token}`);
+    assert.equal(headers.authorization, `Bearer ${access_token}`);
     assert.equal(headers["x-dashscope-authtype"], "qwen-oauth");
     assert.equal(headers["x-dashscope-cachecontrol"], "enable");
     assert.equal(headers["x-dashscope-useragent"], `opencode-qwen-cli-auth/${VERSION}`);
@@ -41,85 +51,74 @@ describe("chat", suite(), () => {
     assertClean(host.server);
   });
 
-  test("takes pictures", async (t) => {
+  test("a running OpenCode", async (t) => {
     const host = await openHost(t);
-    host.sandbox.write("work/pixel.png", PIXEL);
-    const result = await host.chat("look", { model: "vision-model", args: ["--file", "pixel.png"] });
-    assert.equal(result.code, 0, result.stderr);
-    assert.match(result.stdout, new RegExp(`\nlook\nImage: image/png, ${PIXEL.length} bytes\n$`));
-    const [{ body }] = host.server.seen("chat");
-    assert.equal(body.max_tokens, 8_192);
-    assert.equal(body.vl_high_resolution_images, true);
-    assertClean(host.server);
-  });
-
-  test("calls tools, and continues if the token is refused in between", async (t) => {
-    const host = await openHost(t);
-    host.sandbox.write("work/notes.txt", "the secret word is plum\n");
-    host.server.script("chat", ["ok", "token_rejected"]);
-    const result = await host.chat("Read notes.txt, please");
-    assert.equal(result.code, 0, result.stderr);
-    assert.match(result.stdout, /^The tool answered: [^]*the secret word is plum/);
-    assert.deepEqual(exchanges(host.server, "chat"), ["200 alice", "401 alice", "200 alice"]);
-    const [, refused, repeated] = host.server.seen("chat");
-    assert.deepEqual(repeated.body, refused.body);
-    assert.notEqual(repeated.headers.authorization, refused.headers.authorization);
-    assert.equal(host.server.stats.redemptions, 1);
-    assertClean(host.server);
-  });
-
-  test("two starts with an expired token refresh it once", async (t) => {
-    const host = await openHost(t, { login: { expiresIn: -60 } });
-    // OpenCode's database takes one writer at a time, and each start writes.
-    const env = { XDG_DATA_HOME: host.sandbox.path("second-data") };
-    const results = await Promise.all([host.chat("one"), host.chat("two", { env })]);
-    assertAnswer(results[0], "You said: one");
-    assertAnswer(results[1], "You said: two");
-    assert.deepEqual(exchanges(host.server, "chat"), ["200 alice", "200 alice"]);
-    const { redemptions, doubleRedemptions } = host.server.stats;
-    assert.deepEqual({ redemptions, doubleRedemptions }, { redemptions: 1, doubleRedemptions: 0 });
-    const { access_token } = host.sandbox.readJson(CREDENTIALS);
-    assert.equal(host.server.seen("chat")[0].headers.authorization, `Bearer ${access_token}`);
-    assertClean(host.server);
-  });
-
-  test("sends title requests the same way", async (t) => {
-    const host = await openHost(t);
-    const result = await host.run(["run", "-m", "qwen-code/coder-model", "hello"]);
-    assertAnswer(result, "You said: hello");
-    assert.equal(host.server.seen("chat").length, 2);
-    const title = host.server.seen("chat").find(({ body }) => body.tools === undefined);
-    assert.equal(title.status, 200);
-    assert.equal(title.body.reasoning_effort, undefined);
-    assert.ok(title.body.max_tokens <= 65_536);
-    assertClean(host.server);
-  });
-
-  test("streams, keeps its session over turns, and closes the stream when the user stops it", async (t) => {
-    const host = await openHost(t, { server: { pace: 50 } });
     const service = await host.serve();
-    await service.listen();
-    // Long enough for an OpenCode that has just started on a busy machine.
-    const { session, answer } = await service.prompt("SAY 100");
-    await answer;
-    await service.waitForIdle(session);
-    const deltas = service.events.filter(({ type }) => type === "message.part.delta");
-    assert.ok(deltas.length >= 15, `${deltas.length} parts`);
-    assert.ok(deltas.at(-1).at - deltas[0].at >= 500, "they came all at once");
 
-    const model = { providerID: "qwen-code", modelID: "coder-model" };
-    const parts = [{ type: "text", text: "SAY 100000" }];
-    const endless = service.request(`/session/${session.id}/message`, { model, parts });
-    const request = await host.server.waitFor("chat", { count: 2 });
-    await service.waitForEvent(({ properties }) => properties.delta === "word3 ");
-    await service.request(`/session/${session.id}/abort`, {});
-    await host.server.waitFor((entry) => entry === request && entry.closedByClient, 5_000);
-    await endless;
-    assert.equal(host.server.seen("chat").length, 2);
-    const [first, second] = host.server.seen("chat");
-    assert.equal(second.headers["x-session-id"], session.id);
-    assert.equal(second.body.metadata.sessionId, first.body.metadata.sessionId);
-    assert.notEqual(second.body.metadata.promptId, first.body.metadata.promptId);
+    await t.test("takes pictures", async () => {
+      const url = `data:image/png;base64,${PNG}`;
+      const parts = [{ type: "file", mime: "image/png", filename: "pixel.png", url }];
+      const { text } = await service.ask("look", { model: "vision-model", parts });
+      assert.match(text, new RegExp(`look\nImage: image/png, ${Buffer.from(PNG, "base64").length} bytes$`));
+      const [{ body }] = host.server.seen("chat");
+      assert.equal(body.max_tokens, 8_192);
+      assert.equal(body.vl_high_resolution_images, true);
+    });
+
+    await t.test("calls tools, and continues if the token is refused in between", async () => {
+      host.server.reset();
+      host.sandbox.write("work/notes.txt", "the secret word is plum\n");
+      host.server.script("chat", ["ok", "token_rejected"]);
+      const { text } = await service.ask("Read notes.txt, please");
+      assert.match(text, /^The tool answered: [^]*the secret word is plum/);
+      assert.deepEqual(exchanges(host.server, "chat"), ["200 alice", "401 alice", "200 alice"]);
+      const [, refused, repeated] = host.server.seen("chat");
+      assert.deepEqual(repeated.body, refused.body);
+      assert.notEqual(repeated.headers.authorization, refused.headers.authorization);
+      assert.equal(host.server.stats.redemptions, 1);
+    });
+
+    await t.test(
+      "streams, keeps its session over turns, and closes the stream when the user stops it",
+      async () => {
+        host.server.reset();
+        host.server.set({ pace: 50 });
+        // Long enough for an OpenCode that has just started on a busy machine.
+        const { session } = await service.ask("SAY 100");
+        const deltas = service.events.filter(
+          ({ type, properties }) => type === "message.part.delta" && properties.sessionID === session.id,
+        );
+        assert.ok(deltas.length >= 15, `${deltas.length} parts`);
+        assert.ok(deltas.at(-1).at - deltas[0].at >= 500, "they came all at once");
+
+        const since = Date.now();
+        const { answer } = await service.prompt("SAY 100000", { session });
+        const request = await host.server.waitFor("chat", { count: 2 });
+        await service.waitForEvent(({ at, properties }) => at >= since && properties.delta === "word3 ");
+        await service.request(`/session/${session.id}/abort`, {});
+        await host.server.waitFor((entry) => entry === request && entry.closedByClient, 5_000);
+        await answer;
+        assert.equal(host.server.seen("chat").length, 2);
+        const [first, second] = host.server.seen("chat");
+        assert.equal(second.headers["x-session-id"], session.id);
+        assert.equal(second.body.metadata.sessionId, first.body.metadata.sessionId);
+        assert.notEqual(second.body.metadata.promptId, first.body.metadata.promptId);
+      },
+    );
+
+    await t.test("shows each account and its usage for /qwen, and asks no model", async () => {
+      host.server.set({ pace: 0 });
+      const { session } = await service.ask("hello");
+      const { length } = host.server.seen("chat");
+      await service.qwenCommand(session);
+      const { properties } = await service.waitForToast(/^\* Account 1: ready\n/);
+      assert.match(
+        properties.message,
+        /\ntoday \d+ requests?, \S+ tokens, \d+ % cached\nlast 5 h \d+ requests?, /,
+      );
+      assert.equal(properties.variant, "info");
+      assert.equal(host.server.seen("chat").length, length);
+    });
     assertClean(host.server);
   });
 });

@@ -5,20 +5,7 @@ import { describe, test } from "node:test";
 import { PNG } from "../support/png.mjs";
 import { openHost, suite } from "./support/opencode.mjs";
 
-const STORE = ".qwen/oauth_accounts.json";
 const TOKEN_PLAN = "https://token-plan.ap-southeast-1.maas.aliyuncs.com/compatible-mode/v1";
-
-function writeKey(host, fields) {
-  const record = { id: "planned", plan: "token-plan", region: "intl", createdAt: 1, ...fields };
-  host.sandbox.write(STORE, { version: 1, accounts: [], activeAccountId: record.id, apiKeys: [record] });
-}
-
-/** Parses `opencode models --verbose`: a line with the name, then JSON, for each model. */
-async function modelsOf(host, provider) {
-  const { stdout } = await host.run(["models", provider, "--verbose"]);
-  const entries = stdout.matchAll(/^[\w-]+\/(\S+)\n(\{[^]*?^\})/gm);
-  return Object.fromEntries([...entries].map(([, id, json]) => [id, JSON.parse(json)]));
-}
 
 /** OpenCode's own provider also lists models that make images and videos. */
 const chats = ({ id }) => !/image|happyhorse/.test(id);
@@ -93,9 +80,10 @@ const KINDS = {
 describe("models", suite(), () => {
   test("models are at least as good as in OpenCode's own provider for the same key", async (t) => {
     const host = await openHost(t, { login: false, env: { ALIBABA_TOKEN_PLAN_API_KEY: "sk-sp-of-a-plan" } });
-    writeKey(host, { key: "sk-sp-of-a-plan", baseUrl: TOKEN_PLAN });
-    const ours = await modelsOf(host, "qwen-code");
-    const theirs = Object.values(await modelsOf(host, "alibaba-token-plan")).filter(chats);
+    host.addKey({ key: "sk-sp-of-a-plan", plan: "token-plan", region: "intl", baseUrl: TOKEN_PLAN });
+    const service = await host.serve();
+    const ours = await service.models();
+    const theirs = Object.values(await service.models("alibaba-token-plan")).filter(chats);
     assert.ok(theirs.length >= 20, `${theirs.length} models`);
     for (const their of theirs) {
       const our = ours[their.id];
@@ -126,41 +114,29 @@ describe("models", suite(), () => {
     assert.equal(ours["wan2.7-image"], undefined);
   });
 
-  test("images reach the server", async (t) => {
+  test("images and every variant of every kind of thinking reach the server", async (t) => {
     const host = await openHost(t, { login: false, server: { strict: false } });
-    const models = ["qwen3.7-plus", "glm-5"];
-    const key = host.server.addKey({ plan: "token-plan", account: "planned", models });
-    writeKey(host, { key, baseUrl: host.server.apiBaseUrl });
-    host.sandbox.write("work/pixel.png", Buffer.from(PNG, "base64"));
-    const sent = async (model, ...args) => {
-      const { code, stderr } = await host.chat("look", { model, args });
-      assert.equal(code, 0, stderr);
+    const models = [...Object.values(KINDS).map(({ model }) => model), "glm-5"];
+    host.addKey({ plan: "dashscope", region: "cn", models });
+    const service = await host.serve();
+    const listed = await service.models();
+    const sent = async (model, fields) => {
+      assert.equal((await service.ask("think", { model, ...fields })).error, undefined);
       return host.server.seen("chat").at(-1).body;
     };
-    const plain = await sent("qwen3.7-plus", "--file", "pixel.png");
-    assert.equal(plain.messages.at(-1).content.filter(({ type }) => type === "image_url").length, 1);
-    assert.deepEqual(thinking(plain), [true, undefined, undefined, true]);
-    assert.deepEqual([plain.vl_high_resolution_images, plain.max_tokens], [true, 65_536]);
-    const foreign = await sent("glm-5");
-    assert.equal(foreign.metadata, undefined);
-  });
-
-  test("every variant of every kind of thinking reaches the server", async (t) => {
-    const host = await openHost(t, { login: false, server: { strict: false } });
-    const models = Object.values(KINDS).map(({ model }) => model);
-    const key = host.server.addKey({ plan: "dashscope", account: "planned", models });
-    writeKey(host, { plan: "dashscope", region: "cn", key, baseUrl: host.server.apiBaseUrl });
-    const service = await host.serve();
-    const { body } = await service.request("/config/providers");
-    const listed = body.providers.find(({ id }) => id === "qwen-code").models;
+    const parts = [
+      { type: "file", mime: "image/png", filename: "a.png", url: `data:image/png;base64,${PNG}` },
+    ];
+    const look = await sent("qwen3.7-plus", { parts });
+    assert.equal(look.messages.at(-1).content.filter(({ type }) => type === "image_url").length, 1);
+    assert.deepEqual([look.vl_high_resolution_images, look.max_tokens], [true, 64_000]);
+    assert.equal((await sent("glm-5")).metadata, undefined);
     for (const [kind, { model, plain, ...variants }] of Object.entries(KINDS)) {
       assert.deepEqual(Object.keys(listed[model].variants).sort(), Object.keys(variants).sort(), kind);
       for (const [variant, fields] of [[undefined, plain], ...Object.entries(variants)]) {
-        const { answer } = await service.prompt("think", model, { variant });
-        assert.equal((await answer).status, 200);
-        const { body: sent } = host.server.seen("chat").at(-1);
+        const body = await sent(model, { variant });
         const expected = [0, 1, 2].map((at) => fields[at]);
-        assert.deepEqual([sent.model, ...thinking(sent)], [model, ...expected, true], `${kind}: ${variant}`);
+        assert.deepEqual([body.model, ...thinking(body)], [model, ...expected, true], `${kind}: ${variant}`);
       }
     }
   });

@@ -2,12 +2,10 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { DONE, event } from "../support/qwen-server/answer.mjs";
-import { recordOf } from "../support/accounts.mjs";
 import { until } from "../support/harness.mjs";
 import { exchanges } from "./support/checks.mjs";
-import { openHost, suite } from "./support/opencode.mjs";
+import { STORE, openHost, suite } from "./support/opencode.mjs";
 
-const STORE = ".qwen/oauth_accounts.json";
 const HALF = "half an answer";
 
 const choice = (delta, finish_reason = null) =>
@@ -187,29 +185,16 @@ describe("ends of streams", { ...suite(), concurrency: 1 }, () => {
   let end;
 
   /** One host for all; each row begins with fresh accounts. */
-  function begin(names) {
+  function begin(...names) {
     host.server.reset();
-    const accounts = names.map((name) =>
-      recordOf(`id-${name}`, host.server.issueToken({ account: name }), { label: name }),
-    );
-    host.sandbox.write(STORE, { version: 1, activeAccountId: accounts[0].id, accounts });
+    host.replaceAccounts(...names);
   }
 
   async function ask() {
-    const { session, answer } = await service.prompt("hello");
-    const { info, parts } = (await answer).body;
-    await service.waitForIdle(session);
-    const texts = parts.filter(({ type }) => type === "text").map(({ text }) => text);
-    const retries = service.events.filter(
-      ({ type, properties }) =>
-        type === "session.status" &&
-        properties.sessionID === session.id &&
-        properties.status.type === "retry",
-    );
-    assert.deepEqual(retries, []);
+    const { text, finish, error, retries } = await service.ask("hello");
+    assert.equal(retries, 0);
     // OpenCode adds its own words to a filtered answer.
-    const error = info.finish === undefined ? info.error?.data.message : undefined;
-    return { text: texts.join(""), finish: info.finish, error: error?.replaceAll("\u2060", "") };
+    return { text, finish, error: finish === undefined ? error?.replaceAll("\u2060", "") : undefined };
   }
 
   /** The reason for which the first account cools. */
@@ -221,13 +206,12 @@ describe("ends of streams", { ...suite(), concurrency: 1 }, () => {
   before(async () => {
     host = await openHost({ after: (close) => (end = close) }, { login: false });
     service = await host.serve();
-    await service.listen();
   });
   after(() => end?.());
 
   for (const [name, row] of Object.entries(ONE_ACCOUNT)) {
     test(name, async () => {
-      begin(["alice"]);
+      begin("alice");
       const { events, end, contentType, text = HALF, finish, error, state } = row;
       // In one piece, so that the end comes together with the text before it.
       host.server.script("chat", [{ events: [events.join("")], end, contentType, times: Infinity }]);
@@ -241,7 +225,7 @@ describe("ends of streams", { ...suite(), concurrency: 1 }, () => {
 
   for (const [name, { asked, state, ...step }] of Object.entries(TWO_ACCOUNTS)) {
     test(`${name}: the next account answers`, async () => {
-      begin(["alice", "bob"]);
+      begin("alice", "bob");
       host.server.script("chat", [{ ...step, account: "alice", times: Infinity }]);
       assert.deepEqual(await ask(), { text: "You said: hello", finish: "stop", error: undefined });
       assert.deepEqual(exchanges(host.server, "chat"), [...Array(asked).fill("200 alice"), "200 bob"]);
@@ -250,7 +234,7 @@ describe("ends of streams", { ...suite(), concurrency: 1 }, () => {
   }
 
   test("a limit in the text of an answer makes the next request skip that account", async () => {
-    begin(["alice", "bob"]);
+    begin("alice", "bob");
     const { events } = ONE_ACCOUNT["error_finish with a limit"];
     host.server.script("chat", [{ events, account: "alice", times: Infinity }]);
     assert.match((await ask()).error, /Requests rate limit exceeded/);

@@ -11,7 +11,7 @@ export class Sandbox {
   /** Paths of the files that a test has written. */
   planted = new Set();
 
-  constructor(name = "qwen-home-") {
+  constructor(name) {
     this.home = realpathSync(mkdtempSync(join(tmpdir(), name)));
     this.env = {
       PATH: process.env.PATH,

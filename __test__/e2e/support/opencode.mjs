@@ -20,12 +20,12 @@ import { Screen } from "./screen.mjs";
 import { Service } from "./service.mjs";
 
 export const CURRENT = "1.18.33";
-export const OLDER = ["1.0.152", "1.1.65", "1.3.2"];
 /** One version of each further line. 1.14.34 and 1.14.41 load no CommonJS plugin at all. */
-export const MATRIX = ["1.2.27", "1.14.48", "1.15.13", "1.17.19", "1.18.34"];
+export const OTHERS = ["1.0.152", "1.1.65", "1.2.27", "1.3.2", "1.14.48", "1.15.13", "1.17.19", "1.18.34"];
 export const LOGIN_LABEL = "Qwen Code (qwen.ai OAuth)";
 export const CREDENTIALS = ".qwen/oauth_creds.json";
 export const AUTH = ".local/share/opencode/auth.json";
+export const STORE = ".qwen/oauth_accounts.json";
 
 const packages = join(dirname(dirname(fileURLToPath(import.meta.url))), "node_modules");
 export const root = join(packages, "../../..");
@@ -136,6 +136,27 @@ export class Host {
     }
   }
 
+  /** Replaces all accounts by new logins with these names. The first is the active one, and the qwen CLI's. */
+  replaceAccounts(...names) {
+    const accounts = names.map((name) => {
+      const token = this.server.issueToken({ account: name });
+      return { id: `id-${name}`, label: name, token, resource_url: token.resource_url, createdAt: 1 };
+    });
+    const [{ id, token }] = accounts;
+    this.sandbox.write(CREDENTIALS, token);
+    this.sandbox.write(STORE, { version: 1, activeAccountId: id, credentialsAccountId: id, accounts });
+  }
+
+  /** Adds a key to the account store, by default a new one of the server's. */
+  addKey({ id = "planned", plan = "coding-plan", models, ...fields } = {}) {
+    const key = fields.key ?? this.server.addKey({ plan, account: id, models });
+    const before = this.sandbox.has(STORE) ? this.sandbox.readJson(STORE) : { version: 1, accounts: [] };
+    const record = { id, plan, key, baseUrl: this.server.apiBaseUrl, createdAt: 1, ...fields };
+    const apiKeys = [...(before.apiKeys ?? []), record];
+    this.sandbox.write(STORE, { activeAccountId: id, ...before, apiKeys });
+    return key;
+  }
+
   /**
    * Runs OpenCode to its end. `onText` gets the output as it comes.
    *
@@ -189,7 +210,9 @@ export class Host {
       }
       child.on("close", () => reject(new Error(`opencode serve ended: ${output}`)));
     });
-    return new Service(url, child, () => plain(output));
+    const service = new Service(url, child, () => plain(output));
+    await service.listen();
+    return service;
   }
 
   /** Starts OpenCode's screen in a terminal of 110 by 35 characters, in tmux. */
