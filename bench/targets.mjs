@@ -168,6 +168,13 @@ const TARGETS = [
     atMost(50),
     " ms",
   ],
+  [
+    GATEWAY,
+    "memory of a client that does not read, at most 2 MiB",
+    gateway("memory of a client that does not read"),
+    atMost(2),
+    " MiB",
+  ],
   [GATEWAY, "memory while idle, at most 1 MiB", gateway("memory while idle"), atMost(1), " MiB"],
   [
     GATEWAY,
