@@ -79,7 +79,8 @@ const KINDS = {
 
 describe("models", suite(), () => {
   test("models are at least as good as in OpenCode's own provider for the same key", async (t) => {
-    const host = await openHost(t, { login: false, env: { ALIBABA_TOKEN_PLAN_API_KEY: "sk-sp-of-a-plan" } });
+    const env = { ALIBABA_TOKEN_PLAN_API_KEY: "sk-sp-of-a-plan" };
+    const host = await openHost(t, { login: false, hasCatalog: true, env });
     host.addKey({ key: "sk-sp-of-a-plan", plan: "token-plan", region: "intl", baseUrl: TOKEN_PLAN });
     const service = await host.serve();
     const ours = await service.models();

@@ -91,9 +91,18 @@ export class Host {
    * @param {unknown} [options.plugin] plugin entry of its configuration
    * @param {object} [options.config] the rest of its configuration
    * @param {false | object} [options.login] the qwen CLI's login: `issueToken`'s argument, or false for none
+   * @param {boolean} [options.hasCatalog] true: with OpenCode's own providers and models, which cost a third of a start
    * @param {Record<string, string>} [options.env]
    */
-  constructor({ server, version = CURRENT, plugin = CHECKOUT, config = {}, login = {}, env = {} }) {
+  constructor({
+    server,
+    version = CURRENT,
+    plugin = CHECKOUT,
+    config = {},
+    login = {},
+    hasCatalog = false,
+    env = {},
+  }) {
     this.server = server;
     this.version = version;
     this.sandbox = new Sandbox("opencode-home-");
@@ -101,6 +110,7 @@ export class Host {
     this.env = {
       ...this.sandbox.env,
       ...Object.fromEntries(QUIET.map((name) => [`OPENCODE_DISABLE_${name}`, "1"])),
+      ...(!hasCatalog && { OPENCODE_MODELS_PATH: this.sandbox.write("models.json", {}) }),
       ...(server && {
         HTTP_PROXY: NO_SUCH_PROXY,
         HTTPS_PROXY: NO_SUCH_PROXY,

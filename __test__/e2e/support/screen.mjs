@@ -35,7 +35,7 @@ export class Screen {
     return lines.filter((line) => line.trim() !== "").join("\n");
   }
 
-  async waitFor(pattern, timeoutMs = 60_000) {
+  async waitFor(pattern, timeoutMs = 120_000) {
     const until = Date.now() + timeoutMs;
     let text;
     do {

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { kill } from "./process.mjs";
 
 /** Enough for a first answer on a busy machine. OpenCode itself may retry for ever. */
-const TIMEOUT_MS = 60_000;
+const TIMEOUT_MS = 120_000;
 
 /** OpenCode over HTTP, in one working directory, with the events that its screen gets. */
 export class Service {
