@@ -247,7 +247,8 @@ for (const runtime of Object.keys(RUNTIMES)) {
       assert.deepEqual(server.failures, []);
 
       const most = (name) => Math.max(...samples.map((sample) => sample[name]));
-      assert.ok(most("handles") <= before.handles + STREAMS + 40, `${most("handles")} handles`);
+      // Sockets of ended streams may still be closing.
+      assert.ok(most("handles") <= before.handles + 2 * STREAMS, `${most("handles")} handles`);
       assert.ok(most("rss") <= before.rss + 200 * MIB, `${most("rss") / MIB} MiB`);
       // Memory that is warm after a minute must not grow further.
       for (const name of SECONDS >= 60 ? ["rss", "handles", "threads"] : []) {
