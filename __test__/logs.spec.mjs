@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { QUOTA_BUT_DEGRADED, setUpAccounts } from "./support/accounts.mjs";
-import { chat, EXPIRED, setUp, until } from "./support/harness.mjs";
+import { chat, EXPIRED, rejection, setUp, until } from "./support/harness.mjs";
 import { startHttpProxy } from "./support/proxies.mjs";
 import { SECRET_PREFIX } from "./support/qwen-server.mjs";
 
@@ -140,7 +140,7 @@ test("the log distinguishes attempts of several accounts, a refresh, a switch an
   assertNoSecret(logs, servers.one.issued);
 });
 
-test("streams and aborted requests are logged with their end", async (t) => {
+test("streams, failures and aborted requests are logged with their end", async (t) => {
   const { home, client, server } = await setUp(t, { env: BOTH });
   const logs = logsOf(home);
   const record = async (count) => (await logs.requests(count)).at(-1);
@@ -153,25 +153,30 @@ test("streams and aborted requests are logged with their end", async (t) => {
   );
   assert.match(last.response.body, /word1.*word5.*\[DONE\]/s);
 
+  server.script("chat", ["reset"]);
+  await rejection(chat(client, "hi"), "ERR_QWEN_NETWORK");
+  last = await record(2);
+  assert.deepEqual([last.outcome, last.response, last.attempts[0].status], ["ERR_QWEN_NETWORK", null, null]);
+
   server.script("chat", [{ do: "cut", after: 2 }]);
   const cut = await chat(client, "SAY 50", { stream: true });
   await assert.rejects(cut.text(), { code: "ERR_QWEN_NETWORK" });
-  last = await record(2);
+  last = await record(3);
   assert.equal(last.outcome, "ERR_QWEN_NETWORK");
   assert.match(last.response.body, /^data: /);
 
   const controller = new AbortController();
   server.script("chat", ["hang"]);
   const asked = chat(client, "hi", {}, { signal: controller.signal });
-  await server.waitFor("chat", { count: 3 });
+  await server.waitFor("chat", { count: 4 });
   controller.abort();
   await assert.rejects(asked, { name: "AbortError" });
-  assert.equal((await record(3)).outcome, "cancelled");
+  assert.equal((await record(4)).outcome, "cancelled");
 
   server.script("chat", ["stall"]);
   const stalled = await chat(client, "SAY 50", { stream: true });
   await stalled.body.cancel();
-  assert.equal((await record(4)).outcome, "cancelled");
+  assert.equal((await record(5)).outcome, "cancelled");
   assertNoSecret(logs, server.issued);
 });
 
@@ -187,7 +192,7 @@ test("a proxy's password is in no log", async (t) => {
     await chat(unable, "hi").catch((error) => error);
   }
   const logs = logsOf(home);
-  await logs.requests(1);
+  await logs.requests(3);
   assertNoSecret(logs, server.issued, "hunter2-of-the-proxy", "wrong-password-1", "password-to-nowhere");
 });
 
@@ -200,7 +205,11 @@ test("a log that can't be written fails no request", async (t) => {
 });
 
 test("nothing is printed, and a process writes its logs before it ends", async (t) => {
-  const { home, server, settings } = await setUp(t, { env: BOTH, token: EXPIRED });
+  const { home, server, settings } = await setUp(t, {
+    env: BOTH,
+    token: EXPIRED,
+    server: { interval: 0.05, autoApprove: true },
+  });
   server.script("chat", ["ok", { do: "quota" }, "reset", "token_rejected"]);
   const program = async (settings) => {
     const { default: qwen } = await import("opencode-qwen-cli-auth/api");
@@ -214,7 +223,7 @@ test("nothing is printed, and a process writes its logs before it ends", async (
       const response = await client.fetch(`${client.baseUrl}/chat/completions`, init).catch((error) => error);
       await response.text?.();
     }
-    await client.login({ signal: AbortSignal.timeout(50), openBrowser: false }).catch(() => {});
+    await client.login({ openBrowser: false });
     client.close();
   };
   const child = spawn(
@@ -230,5 +239,6 @@ test("nothing is printed, and a process writes its logs before it ends", async (
   const text = logs.text();
   for (const word of ["turn 0", "turn 4", "attempt"]) assert.ok(text.includes(word), `${word} is not logged`);
   assert.equal(logs.records().length, 5);
+  assert.equal(server.stats.logins, 1);
   assertNoSecret(logs, server.issued);
 });

@@ -60,6 +60,9 @@ describe("managing accounts", { concurrency: 4, timeout: 600_000 }, () => {
   });
 
   test("the final error names the time by this machine's clock", async (t) => {
+    const { TZ } = process.env;
+    t.after(() => (TZ === undefined ? delete process.env.TZ : (process.env.TZ = TZ)));
+    process.env.TZ = "Asia/Kolkata";
     const { servers, client } = await setUpAccounts(t, { names: ["one"] });
     servers.one.setQuota("one", 0, { retryAfter: 4000 });
     const { message } = (await (await chat(client, "hi")).json()).error;

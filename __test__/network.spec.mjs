@@ -4,15 +4,18 @@ import { makeCertificates, withoutOpenssl } from "./support/certificates.mjs";
 import { chat, rejection, setUp, startClient } from "./support/harness.mjs";
 import { NAME, startHttpProxy, startSocksProxy } from "./support/proxies.mjs";
 
-const DEAD = "http://127.0.0.1:9";
 const answers = async (client) => (await (await chat(client, "hi")).json()).choices[0].message.content;
 
-test("an environment map replaces the process's own variables", async (t) => {
-  const names = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"];
-  t.after(() => names.forEach((name) => delete process.env[name]));
-  for (const name of names) process.env[name] = DEAD;
-  const { client } = await setUp(t);
-  assert.equal(await answers(client), "You said: hi");
+test("an environment map replaces the process's own variables", { skip: withoutOpenssl }, async (t) => {
+  const { caPath, tls } = makeCertificates(t);
+  t.after(() => delete process.env.NODE_EXTRA_CA_CERTS);
+  process.env.NODE_EXTRA_CA_CERTS = caPath;
+  const { server, client, settings } = await setUp(t, { server: { tls } });
+  const error = await rejection(chat(client, "hi"), "ERR_QWEN_NETWORK");
+  assert.match(error.message, /certificate/);
+  assert.equal(server.stats.requests, 0);
+  const env = { ...settings.env, NODE_EXTRA_CA_CERTS: caPath };
+  assert.equal(await answers(startClient(t, { ...settings, env }).client), "You said: hi");
 });
 
 /** A client of a server whose name only a proxy can resolve. */

@@ -149,7 +149,8 @@ test("createClient throws, and names the field", () => {
 });
 
 test("the methods of a client refuse invalid arguments", async (t) => {
-  const { server, client } = await setUp(t);
+  const { server, client, home } = await setUp(t);
+  const before = home.bytes();
   for (const method of ["login", "getAccessToken"]) {
     await refuses((value) => client[method](value), "options", NO_OBJECTS);
     await refuses((value) => client[method]({ signal: value }), "signal", NO_SIGNALS);
@@ -170,6 +171,7 @@ test("the methods of a client refuse invalid arguments", async (t) => {
   await refuses((label) => update({ label }), "changes.label", labels);
   await refuses((enabled) => update({ enabled }), "changes.enabled", NO_BOOLEANS);
   assert.equal(server.stats.requests, 0);
+  assert.deepEqual([home.bytes(), home.files()], [before, ["oauth_creds.json"]]);
 });
 
 test("fetch refuses an invalid input or init", async (t) => {

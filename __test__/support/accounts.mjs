@@ -80,7 +80,6 @@ export async function setUpAccounts(
     all,
     home,
     store,
-    tokens: issued,
     client,
     events,
     settings,

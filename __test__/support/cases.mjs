@@ -9,14 +9,15 @@ import { withoutBun } from "./bun.mjs";
 import { startChild } from "./child.mjs";
 import { startServer, temporaryHome } from "./harness.mjs";
 
+/** Time limit of each case. */
+const LIMIT_MS = 120_000;
 const SUPPORT = new URL(".", import.meta.url).href;
 
 /**
  * @param {string} what subject of the cases
  * @param {string} module its file name in this directory; its export `cases` maps names to functions
- * @param {number} [limitMs] time limit of each case
  */
-export async function testCases(what, module, limitMs = 120_000) {
+export async function testCases(what, module) {
   const { cases } = await import(`${SUPPORT}${module}`);
   const names = Object.keys(cases);
   for (const runtime of ["node", "bun"]) {
@@ -30,11 +31,11 @@ export async function testCases(what, module, limitMs = 120_000) {
       });
       const child = startChild(t, runtime, runCases, {
         args: runtime === "node" ? ["--expose-gc"] : [],
-        data: { support: SUPPORT, module, url: server.url, clients, limitMs },
+        data: { support: SUPPORT, module, url: server.url, clients, limitMs: LIMIT_MS },
       });
       for (const [index, name] of names.entries()) {
         await t.test(name, async () => {
-          const result = await child.report(index, limitMs + 10_000);
+          const result = await child.report(index, LIMIT_MS + 10_000);
           assert.equal(result.name, name);
           if (result.error) assert.fail(result.error);
         });
