@@ -74,7 +74,7 @@
  *
  * `GET` returns `{ url, stats, violations, pending, requests }` without secrets. `POST` takes JSON
  * `{ action, … }` and returns `{ ok: true, result }`, or 400 `{ error }`. Actions: script { endpoint,
- * steps }, clearScripts { endpoint }, approve { userCode, account }, deny, expire { userCode },
+ * steps }, clearScripts { endpoint }, approve { userCode, account }, deny { userCode },
  * issueToken { account, expiresIn }, addKey { plan, region, account }, revokeAccess { token }, revokeAllAccess
  * { account }, revokeRefresh { token }, setQuota { account, left, retryAfter }, set { options },
  * reset.
@@ -146,7 +146,7 @@ export { SECRET_PREFIX } from "./qwen-server/secrets.mjs";
  *   errors, such as a throwing `match`
  * - `issued`: every secret handed out; those made by this server contain `SECRET_PREFIX`
  * - `script(endpoint, steps)`, `clearScripts(endpoint?)`
- * - `approve(userCode?, { account }?)`, `deny(userCode?)`, `expire(userCode?)`: without a code, the newest
+ * - `approve(userCode?, { account }?)`, `deny(userCode?)`: without a code, the newest
  *   pending one; `pendingUserCodes`
  * - `issueToken({ account, expiresIn, access_token, refresh_token }?)`: a login, as the contents of an
  *   `oauth_creds.json`; given tokens are adopted

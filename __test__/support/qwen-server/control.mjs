@@ -39,7 +39,6 @@ const actions = {
   clearScripts: (server, { endpoint }) => server.clearScripts(endpoint),
   approve: (server, { userCode, account }) => server.approve(userCode, { account }),
   deny: (server, { userCode }) => server.deny(userCode),
-  expire: (server, { userCode }) => server.expire(userCode),
   issueToken: (server, given) => server.issueToken(given),
   addKey: (server, given) => server.addKey(given),
   revokeAccess: (server, { token }) => server.revokeAccess(token),

@@ -71,10 +71,6 @@ export class Devices {
     this.#settle(userCode, { state: "denied" });
   }
 
-  expire(userCode) {
-    this.#settle(userCode, { expiresAt: 0 });
-  }
-
   close() {
     for (const timer of this.#timers) clearTimeout(timer);
     this.#timers.clear();

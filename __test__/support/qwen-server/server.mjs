@@ -172,10 +172,6 @@ export class QwenServer {
     this.#core.devices.deny(userCode);
   }
 
-  expire(userCode) {
-    this.#core.devices.expire(userCode);
-  }
-
   issueToken({ account = this.options.accounts[0], expiresIn, ...given } = {}) {
     const answer = this.#core.accounts.login(account, { expiresIn, given });
     const { access_token, refresh_token, token_type, resource_url } = answer;
