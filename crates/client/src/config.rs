@@ -427,6 +427,24 @@ mod tests {
     }
 
     #[test]
+    fn a_switch_has_several_spellings() {
+        for (value, is_on) in [
+            ("", true),
+            ("1", true),
+            ("true", true),
+            ("YES", true),
+            ("on", true),
+            ("0", false),
+            ("false", false),
+            ("No", false),
+            ("OFF", false),
+        ] {
+            let config = read(&ClientOptions::default(), &[("QWEN_MODE", value)]).unwrap();
+            assert_eq!((config.request.qwen_mode, config.warnings.len()), (is_on, 0), "{value}");
+        }
+    }
+
+    #[test]
     fn all_variables_in_the_readme_are_known() {
         let readme = include_str!("../../../README.md");
         let names = readme.split(VARIABLE_PREFIX).skip(1);

@@ -439,4 +439,20 @@ async fn a_large_prompt_is_fed_while_the_answer_is_read() {
     whole(scene.fallback(quick()).complete(&body).await.unwrap()).await;
     let size: usize = scene.read("size").trim().parse().unwrap();
     assert!((300_000..=512 * 1024).contains(&size), "{size}");
+
+    // A CLI that doesn't read it can answer, too.
+    let scene = Scene::new(&format!("exec 0<&-\n{}", answer()));
+    let completion = whole(scene.fallback(quick()).complete(&body).await.unwrap()).await;
+    assert_eq!(completion["choices"][0]["message"]["content"], "You said");
+}
+
+#[tokio::test]
+async fn more_requests_than_may_run_at_once_are_all_answered() {
+    let scene = Scene::new(&format!("cat > /dev/null\necho $$ >> \"$OUT/pids\"\n{}", answer()));
+    let (fallback, body) = (scene.fallback(quick()), body(false));
+    let answers = futures_util::future::join_all((0..5).map(|_| fallback.complete(&body))).await;
+    for answer in answers {
+        assert_eq!(whole(answer.unwrap()).await["choices"][0]["message"]["content"], "You said");
+    }
+    scene.is_cleaned_up(5).await;
 }

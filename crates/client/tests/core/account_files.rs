@@ -71,9 +71,14 @@ async fn a_login_becomes_the_active_account_and_what_was_there_is_kept() {
     let mode = setup.home.store().metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o600);
 
-    let again = LoginOptions { replace: Some(ONLY.to_owned()), open_browser: Some(false), label: None };
+    let again = LoginOptions {
+        replace: Some(ONLY.to_owned()),
+        open_browser: Some(false),
+        label: Some("Renewed".to_owned()),
+    };
     let renewed = fast_forward(client.login(again, |_| {})).await.unwrap();
-    assert_eq!((renewed.id.as_str(), renewed.active), (ONLY, true));
+    assert_eq!((renewed.id.as_str(), renewed.label.as_str(), renewed.active), (ONLY, "Renewed", true));
+    assert_eq!(renewed.created_at, accounts[0].created_at);
     assert_eq!(client.accounts().await.unwrap().len(), 2);
     assert_eq!(setup.home.access_token(), "access-2");
     assert_eq!(client.access_token(Some(&account.id)).await.unwrap().access_token.expose(), "access-1");

@@ -64,6 +64,7 @@ async fn a_login_sends_what_the_rfcs_ask_for_and_nothing_else() {
         assert_eq!(request.method, "POST");
         assert_eq!(request.headers["accept"], "application/json");
         assert_eq!(request.headers["content-type"], "application/x-www-form-urlencoded");
+        assert!(request.headers["user-agent"].to_str().unwrap().starts_with("opencode-qwen-cli-auth/"));
         assert!(!request.headers.contains_key("authorization"));
     }
 }

@@ -294,6 +294,25 @@ async fn accounts_with_the_same_id_or_none_get_ids_of_their_own() {
 }
 
 #[tokio::test]
+async fn accounts_without_a_usable_token_are_kept_and_not_asked() {
+    let fleet = Fleet::of(3).await;
+    std::fs::remove_file(fleet.setup.home.credentials()).unwrap();
+    let odd = json!({"access_token": 5});
+    fleet.edit_store(|store| {
+        store["accounts"][0]["token"] = odd.clone();
+        store["accounts"][1].as_object_mut().unwrap().remove("token");
+    });
+    let client = fleet.client();
+    assert_eq!(who_answers(&client).await, "cyd");
+    let accounts = client.accounts().await.unwrap();
+    let availabilities: Vec<_> = accounts.iter().map(|account| account.availability).collect();
+    assert_eq!(availabilities, [Availability::Dead, Availability::Dead, Availability::Ready]);
+    client.set_active_account("cyd").await.unwrap();
+    assert_eq!(fleet.store()["accounts"].as_array().unwrap().len(), 3);
+    assert_eq!(fleet.stored("ann")["token"], odd);
+}
+
+#[tokio::test]
 async fn times_in_the_far_future_lock_no_account_out() {
     let fleet = Fleet::of(2).await;
     let never = 8_640_000_000_000_000_u64;

@@ -103,6 +103,7 @@ async fn our_headers_win_and_the_callers_stay() {
         ("content-length", "99999"),
         ("host", "evil.example"),
         ("connection", "close"),
+        ("transfer-encoding", "chunked"),
         ("x-own", "caf\u{e9}"),
         ("accept", "text/event-stream"),
     ] {
@@ -124,6 +125,7 @@ async fn our_headers_win_and_the_callers_stay() {
     assert_eq!(seen.headers["host"], setup.server.url().trim_start_matches("http://"));
     assert_eq!(seen.headers.get_all("authorization").iter().count(), 1);
     assert_eq!(seen.headers["content-length"], seen.body.len().to_string().as_str());
+    assert!(!seen.headers.contains_key("transfer-encoding"));
 }
 
 #[tokio::test]
@@ -283,6 +285,10 @@ async fn a_refused_token_that_cannot_be_renewed() {
     let answer = setup.client().fetch(chat(false)).await.unwrap();
     assert_eq!(answer.status, 401);
     assert_eq!(answer.error_code(), Some("ERR_QWEN_REFRESH_TOKEN_INVALID"));
+    // The server's page is replaced by the reason.
+    assert_eq!(answer.headers["content-type"], "application/json");
+    let body: serde_json::Value = serde_json::from_str(&text(answer).await).unwrap();
+    assert!(body["error"]["message"].as_str().unwrap().contains("Log in again"), "{body}");
     assert_eq!(setup.server.api_requests().len(), 2);
 }
 

@@ -314,6 +314,15 @@ async fn an_account_whose_login_is_gone_is_left_out_until_a_new_token_is_there()
 }
 
 #[tokio::test]
+async fn a_refresh_without_a_verdict_asks_no_other_account() {
+    let fleet = Fleet::expiring_in(&[-60, 3600]).await;
+    fleet.setup.server.on_every_token(Reply::html(503).header("retry-after", "60"));
+    let error = fleet.client().fetch(chat(false)).await.unwrap_err();
+    assert_eq!((error.code(), error.account_id()), (Code::RefreshUnavailable, Some("ann")));
+    assert_eq!(fleet.full_requests(), [0, 0]);
+}
+
+#[tokio::test]
 async fn an_account_that_names_no_usable_host_does_not_stop_the_others() {
     let fleet = Fleet::of(2).await;
     let insecure = crate::support::fleet::token("ann", 3600, "http://portal.example");

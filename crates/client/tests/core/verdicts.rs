@@ -1,5 +1,7 @@
 //! The meaning of each kind of answer for the account and for the request.
 
+use std::time::Duration;
+
 use qwen_accounts::Availability;
 use qwen_base::{Code, EventKind};
 use qwen_client::{AccountInfo, Answer, Client};
@@ -8,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::fleet::{Fleet, who};
 use crate::support::reply::{Part, Reply};
 use crate::support::server::Server;
-use crate::support::setup::{CHAT, Setup, post, text};
+use crate::support::setup::{CHAT, Setup, chat, post, text};
 use crate::support::time::soon;
 
 const MODEL: &str = "qwen3.7-plus";
@@ -312,4 +314,28 @@ async fn an_error_inside_a_success_is_an_error_to_its_caller_too() {
     let body = json!({"model": "coder-model", "messages": [{"role": "user", "content": "hi"}]});
     assert_eq!(setup.client().fetch(post(CHAT, &body)).await.unwrap().status, 200);
     assert_eq!(setup.server.token_requests(), 1);
+    // A JSON document is read to its end, however slowly it comes.
+    let setup = Setup::fresh().await;
+    let body = json!({"error": {"code": "data_inspection_failed", "message": "no"}}).to_string();
+    let (begun, rest) = body.split_at(20);
+    let parts = vec![Part::text(begun), Part::Pause(Duration::from_millis(1_500)), Part::text(rest)];
+    setup.server.on_api([Reply::new(200, "application/json", parts)]);
+    assert_eq!(setup.client().fetch(chat(false)).await.unwrap().status, 400);
+}
+
+#[tokio::test]
+async fn an_error_after_text_is_passed_on_unchanged() {
+    let error = json!({"code": "insufficient_quota", "message": "Free allocated quota exceeded."});
+    for end in [
+        format!("data: {}\n\n", json!({"error": error})),
+        format!("event:error\n:HTTP_STATUS/429\ndata:{error}\n\n"),
+    ] {
+        let setup = Setup::fresh().await;
+        let begun = "data: {\"choices\":[{\"delta\":{\"content\":\"half\"}}]}\n\n";
+        let sent = format!("{begun}{end}data: [DONE]\n\n");
+        setup.server.on_every_api(Reply::events(vec![Part::text(&sent)]));
+        let answer = setup.client().fetch(chat(true)).await.unwrap();
+        assert_eq!((answer.status.as_u16(), answer.error_code()), (200, None));
+        assert_eq!(text(answer).await, sent);
+    }
 }
