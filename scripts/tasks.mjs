@@ -40,26 +40,40 @@ export async function timed(name, step) {
   return result;
 }
 
-/** Like `run`, but returns the exit code. `quiet` hides the output. `onOutput` receives the output in pieces. */
-export function exitCode(command, args, { cwd = root, env = {}, quiet = false, onOutput } = {}) {
+/**
+ * Like `run`, but returns the exit code. `quiet` hides the output. `onOutput` receives the output in pieces. With `isHeld`
+ * the output is shown at the end, so that it does not mix with that of other commands.
+ */
+export function exitCode(
+  command,
+  args,
+  { cwd = root, env = {}, quiet = false, isHeld = false, onOutput } = {},
+) {
   return new Promise((resolve, reject) => {
-    const shown = onOutput ? ["inherit", "pipe", "pipe"] : "inherit";
+    const isPiped = isHeld || onOutput !== undefined;
+    const shown = isPiped ? ["inherit", "pipe", "pipe"] : "inherit";
     const child = spawn(command, args, {
       cwd,
       stdio: quiet ? "ignore" : shown,
       env: { ...process.env, ...env },
       shell: process.platform === "win32",
     });
-    for (const name of onOutput ? ["stdout", "stderr"] : []) {
-      child[name].on("data", onOutput);
-      child[name].pipe(process[name], { end: false });
+    const held = [];
+    for (const name of isPiped ? ["stdout", "stderr"] : []) {
+      if (onOutput) child[name].on("data", onOutput);
+      if (isHeld) child[name].on("data", (piece) => held.push(piece));
+      else child[name].pipe(process[name], { end: false });
     }
     child.on("error", reject);
     child.on("exit", (code, signal) => {
-      const end = () => resolve(code ?? (signal ? 1 : 0));
+      const end = () => {
+        process.stdout.write(Buffer.concat(held));
+        held.length = 0;
+        resolve(code ?? (signal ? 1 : 0));
+      };
       child.on("close", end);
       // A child process may hold the output open.
-      setTimeout(end, onOutput ? 5_000 : 0).unref();
+      setTimeout(end, isPiped ? 5_000 : 0).unref();
     });
   });
 }

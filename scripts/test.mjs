@@ -49,9 +49,11 @@ function searchSecrets() {
 const RUST = ["test", "--locked", "--workspace"];
 const failed = new Set();
 
-async function runSuite(name, command, args) {
+async function runSuite(name, command, args, options) {
   const search = searchSecrets();
-  const code = await timed(`${name} tests`, () => exitCode(command, args, { onOutput: search.look }));
+  const code = await timed(`${name} tests`, () =>
+    exitCode(command, args, { ...options, onOutput: search.look }),
+  );
   if (code !== 0) failed.add(name);
   if (search.found()) {
     console.error(`\nThe output of the ${name} tests holds a secret of the local server's.`);
@@ -61,18 +63,19 @@ async function runSuite(name, command, args) {
 
 async function testRust() {
   await run("cargo", [...RUST, "--no-run"]);
-  await runSuite("Rust", "cargo", [...RUST, "--", `--test-threads=${AT_ONCE}`]);
+  await runSuite("Rust", "cargo", [...RUST, "--", `--test-threads=${AT_ONCE}`], { isHeld: true });
 }
 
-// The end of the release build uses one core, and the Rust tests mostly wait.
-await timed("Install, build and Rust tests", () =>
-  Promise.all([
-    installAll([".", END_TO_END, REAL_CLI]),
-    run(process.execPath, ["scripts/build.mjs"]),
-    testRust(),
-  ]),
-);
-await runSuite("Node and Bun", process.execPath, [...RUNNER, ...specs("__test__")]);
-await runSuite("OpenCode", process.execPath, [...RUNNER, ...specs(END_TO_END)]);
+async function testNode() {
+  await timed("Install and build", () =>
+    Promise.all([installAll([".", END_TO_END, REAL_CLI]), run(process.execPath, ["scripts/build.mjs"])]),
+  );
+  await runSuite("Node and Bun", process.execPath, [...RUNNER, ...specs("__test__")]);
+}
+
+// These tests mostly wait, and OpenCode computes.
+await Promise.all([testRust(), testNode()]);
+// The longest begin first: versions and streams.
+await runSuite("OpenCode", process.execPath, [...RUNNER, ...specs(END_TO_END).toSorted().toReversed()]);
 if (failed.size > 0) console.error(`\nFailed: ${[...failed].join(", ")} tests.`);
 process.exit(failed.size === 0 ? 0 : 1);
