@@ -61,12 +61,16 @@ export const cases = {
     });
   },
 
-  async "two directories share one gateway, which closes with the last"(context) {
+  async "directories share one gateway, which closes with the last"(context) {
     await withHost(context, async (host) => {
       const [one, other] = await Promise.all([host.open(), host.open({ options: { degrade: false } })]);
       const url = one.provider.get(PROVIDER).provider.settings.baseURL;
       assert.equal(other.provider.get(PROVIDER).provider.settings.baseURL, url);
       assert.match(await other.execute("qwen"), /first one/);
+      const wrong = await host.open({ options: { rotation: "sideways" } });
+      assert.equal(wrong.provider.get(PROVIDER).provider.settings.baseURL, url);
+      assert.match(await wrong.execute("qwen"), /rotation.*The first one's are used for all\./);
+      await wrong.close();
       await one.close();
       assert.equal(await isOpen(url), true);
       assert.equal((await other.chat(PROVIDER, "coder-model"))[0].status, 200);

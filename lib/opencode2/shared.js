@@ -2,12 +2,14 @@
 
 // Holds one client and one gateway for the process. OpenCode 2 sets the plugin up once for each directory.
 
+const { isDeepStrictEqual } = require("node:util");
 const { QwenClient } = require("../client");
 const { clean } = require("../cli/text");
 const { pluginOptions } = require("../validate");
 const { watchFiles } = require("./watch");
 
 const MAX_NEWS = 5;
+const FIRST_WINS = "The first one's are used for all.";
 
 /** The open instance, if there is one. */
 let current;
@@ -23,7 +25,7 @@ class Shared {
 
   constructor(options) {
     const { settings, ignored } = pluginOptions(options);
-    this.#settings = JSON.stringify(settings);
+    this.#settings = settings;
     this.client = new QwenClient({ ...settings, onEvent: (event) => this.#tell(event) }, true);
     /** Rejects if there can't be a gateway. */
     this.gateway = this.client.serve({}, { isBackground: true });
@@ -37,12 +39,13 @@ class Shared {
   join(options) {
     this.#users += 1;
     if (this.#users === 1) return;
-    const { settings, ignored } = pluginOptions(options);
-    this.#noteIgnored(ignored);
-    if (JSON.stringify(settings) !== this.#settings) {
-      this.note(
-        "This directory gives the plugin other options than the first one did. The first one's are used for all.",
-      );
+    try {
+      const { settings, ignored } = pluginOptions(options);
+      this.#noteIgnored(ignored);
+      if (isDeepStrictEqual(settings, this.#settings)) return;
+      this.note(`This directory gives the plugin other options than the first one did. ${FIRST_WINS}`);
+    } catch (error) {
+      this.note(`${error.message} ${FIRST_WINS}`);
     }
   }
 
@@ -87,17 +90,11 @@ class Shared {
   }
 }
 
-/** Joins the shared client and returns it. Throws if there can't be one, for example without the addon. */
+/** Joins the shared client and returns it. Throws if there can't be one, for example without the addon or with invalid options. */
 function acquire(options) {
   current ??= new Shared(options);
-  const shared = current;
-  try {
-    shared.join(options);
-  } catch (error) {
-    void shared.leave();
-    throw error;
-  }
-  return shared;
+  current.join(options);
+  return current;
 }
 
 module.exports = { acquire };
