@@ -17,7 +17,7 @@ use crate::request::stream::turn;
 type Batches = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 
 /// Approximate limit, in bytes, of what is written together.
-const MAX_BATCH: usize = 256 * 1024;
+const MAX_BATCH: usize = 64 * 1024;
 
 /// The body of an answer. Dropping it cancels the rest.
 pub(super) struct Reply {
