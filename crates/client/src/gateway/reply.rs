@@ -12,12 +12,9 @@ use serde_json::json;
 use super::entry::Recorder;
 use super::socket::{Phase, Progress};
 use crate::request::answer;
-use crate::request::stream::turn;
+use crate::request::stream::next_together;
 
 type Batches = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
-
-/// Approximate limit, in bytes, of what is written together.
-const MAX_BATCH: usize = 64 * 1024;
 
 /// The body of an answer. Dropping it cancels the rest.
 pub(super) struct Reply {
@@ -49,7 +46,15 @@ impl Reply {
     ) -> Self {
         let batches = unfold(Rest::Body(Box::new(body)), |rest| async {
             match rest {
-                Rest::Body(body) => next_batch(body).await,
+                // A system call costs more than a copy, so what arrives together is written together.
+                Rest::Body(mut body) => match next_together(&mut body).await {
+                    (bytes, Some(end)) if bytes.is_empty() => {
+                        end.err().map(|error| (Err(error), Rest::Ended))
+                    }
+                    (bytes, None) => Some((Ok(bytes), Rest::Body(body))),
+                    (bytes, Some(Ok(()))) => Some((Ok(bytes), Rest::Ended)),
+                    (bytes, Some(Err(error))) => Some((Ok(bytes), Rest::Failed(error))),
+                },
                 Rest::Failed(error) => Some((Err(error), Rest::Ended)),
                 Rest::Ended => None,
             }
@@ -102,43 +107,6 @@ enum Rest {
     Body(Box<answer::Body>),
     Failed(Error),
     Ended,
-}
-
-/// Returns the pieces that are there as one, because a system call costs more than a copy. A connection delivers one piece
-/// at a time, so it gets a turn in between.
-async fn next_batch(mut body: Box<answer::Body>) -> Option<(Result<Bytes>, Rest)> {
-    let first = match body.next().await {
-        Ok(first) => first?,
-        Err(error) => return Some((Err(error), Rest::Ended)),
-    };
-    let mut size = first.len();
-    let mut pieces = vec![first];
-    let mut had_turn = false;
-    let rest = loop {
-        if size >= MAX_BATCH {
-            break Rest::Body(body);
-        }
-        match body.next_if_here() {
-            Some(Ok(Some(bytes))) => {
-                size += bytes.len();
-                pieces.push(bytes);
-                had_turn = false;
-            }
-            Some(Ok(None)) => break Rest::Ended,
-            Some(Err(error)) => break Rest::Failed(error),
-            None if had_turn => break Rest::Body(body),
-            None => {
-                turn().await;
-                had_turn = true;
-            }
-        }
-    };
-    Some((Ok(joined(pieces)), rest))
-}
-
-/// Copies several pieces into one. Even a small piece keeps a buffer of the HTTP library of up to 400 KB alive.
-fn joined(mut pieces: Vec<Bytes>) -> Bytes {
-    if pieces.len() > 1 { pieces.concat().into() } else { pieces.pop().unwrap_or_default() }
 }
 
 impl Body for Reply {

@@ -149,8 +149,20 @@ impl StreamState {
     }
 }
 
+/// Waits for data and returns all that is then available as one piece, with the end of the body if it has come. A single
+/// piece is not copied.
+pub(crate) async fn next_together(body: &mut Body) -> (Bytes, Option<Result<(), Error>>) {
+    let mut news = StreamState::default();
+    news.take(body.next().await);
+    news.take_available(body).await;
+    if news.chunks.len() > 1 {
+        news.compact();
+    }
+    (news.chunks.pop_front().unwrap_or_default(), news.end)
+}
+
 /// Lets the ready tasks run first. Unlike `yield_now` of tokio it does not poll the system for events.
-pub(crate) async fn turn() {
+async fn turn() {
     let mut had_turn = false;
     poll_fn(|context| {
         if had_turn {
