@@ -49,12 +49,18 @@ impl Snapshot {
 
     /// Accounts that requests may be sent with, each with its record.
     pub fn enabled_accounts(&self, now_ms: u64) -> impl Iterator<Item = (&Record, &Account)> {
-        let all =
+        self.all().filter(move |(record, _)| is_listed(record, now_ms) && record.is_enabled())
+    }
+
+    /// The account with an id, and its record.
+    pub(crate) fn find(&self, id: &str) -> Option<(&Record, &Account)> {
+        self.all().find(|(record, _)| record.id() == id)
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&Record, &Account)> {
+        let accounts =
             self.accounts.get_or_init(|| self.document.all().map(|record| self.account(record)).collect());
-        self.document
-            .all()
-            .zip(all)
-            .filter(move |(record, _)| is_listed(record, now_ms) && record.is_enabled())
+        self.document.all().zip(accounts)
     }
 
     /// Records of the accounts that requests may be sent with: listed, and not disabled.

@@ -47,6 +47,8 @@ pub struct TokenManager(Arc<Manager>);
 
 struct Manager {
     oauth: OAuthClient,
+    /// The issuer that `oauth` asks.
+    issuer: Issuer,
     registry: Arc<Registry>,
     clock: Clock,
     events: Events,
@@ -92,6 +94,7 @@ impl TokenManager {
         let looks_are_quick = AtomicBool::new(false);
         let state = Mutex::default();
         Self(Arc::new(Manager {
+            issuer: Issuer::of(oauth.config()),
             oauth,
             registry,
             clock,
@@ -137,26 +140,25 @@ impl TokenManager {
     ) -> TokenResult {
         // A refresh that was under way may return the rejected token, so there may be a second refresh.
         for _ in 0..2 {
-            let (account, record) = find(&snapshot, id)?;
-            let token = self.0.current(&account, record)?;
+            let (record, account) = find(&snapshot, id)?;
+            let token = self.0.current(account, record)?;
             if account.kind != Kind::OAuth && Some(&token.access_token) == rejected {
-                return Err(refused_key(&account, record));
+                return Err(refused_key(account, record));
             }
             let is_good = self.0.is_fresh(&token) && Some(&token.access_token) != rejected;
             if is_good && self.0.has_unsaved(&account.id) {
                 // This process alone has the token, so it must be written before the process ends.
                 let refreshed =
-                    self.refresh(&account, Arc::clone(&token), Arc::clone(&snapshot), None, false).await;
+                    self.refresh(account, Arc::clone(&token), Arc::clone(&snapshot), None, false).await;
                 return Ok(refreshed.unwrap_or(token));
             }
             if is_good {
                 return Ok(token);
             }
-            if let Some(error) = self.0.refused_before(&account, record) {
+            if let Some(error) = self.0.refused_before(account, record) {
                 return Err(error);
             }
-            let token =
-                self.refresh(&account, token, Arc::clone(&snapshot), rejected.cloned(), false).await?;
+            let token = self.refresh(account, token, Arc::clone(&snapshot), rejected.cloned(), false).await?;
             if Some(&token.access_token) != rejected {
                 return Ok(token);
             }
@@ -187,9 +189,9 @@ impl TokenManager {
     /// Writes the binding of an account at its first use. It runs after a refresh, so that a wrong server that never
     /// answers is not bound. A binding that can't be written stops no request.
     async fn bind(&self, snapshot: &Snapshot, id: &str, token: &Token) {
-        let Some(record) = snapshot.record(id).filter(|record| record.kind() == Kind::OAuth) else { return };
-        let issuer = Issuer::of(self.0.oauth.config());
-        if !issuer.must_bind(record.binding().as_ref())
+        let is_login = |(_, account): &(&Record, &Account)| account.kind == Kind::OAuth;
+        let Some((_, account)) = snapshot.find(id).filter(is_login) else { return };
+        if !self.0.issuer.must_bind(account.binding.as_ref())
             || self.0.with_state(id, |state| std::mem::replace(&mut state.is_bound, true))
         {
             return;
@@ -216,23 +218,23 @@ impl TokenManager {
     /// the CLI can't use.
     pub async fn prove(&self, id: &str) -> Result<()> {
         let snapshot = self.snapshot().await?;
-        let (account, record) = find(&snapshot, id)?;
+        let (record, account) = find(&snapshot, id)?;
         if account.kind != Kind::OAuth || fault::omits(Safeguard::Proof) {
             return Ok(());
         }
-        let token = self.0.current(&account, record)?;
+        let token = self.0.current(account, record)?;
         let is_linked = snapshot.linked.as_deref() == Some(id);
         if is_linked && self.0.is_fresh(&token) && record.rejected_at().is_none() {
             return Ok(());
         }
         if token.refresh_token.is_none() {
-            return Err(no_refresh_token(&account));
+            return Err(no_refresh_token(account));
         }
-        if let Some(error) = self.0.refused_before(&account, record) {
+        if let Some(error) = self.0.refused_before(account, record) {
             return Err(error);
         }
         let rejected = token.access_token.clone();
-        let token = self.refresh(&account, token, Arc::clone(&snapshot), Some(rejected), true).await?;
+        let token = self.refresh(account, token, Arc::clone(&snapshot), Some(rejected), true).await?;
         self.bind(&snapshot, id, &token).await;
         Ok(())
     }
@@ -368,10 +370,9 @@ impl Manager {
 
     /// Returns the OAuth server that the account's refresh token may be sent to.
     fn oauth_of(&self, account: &Account) -> Result<OAuthClient> {
-        let issuer = Issuer::of(self.oauth.config());
-        issuer.expect(account)?;
-        let binding = issuer.effective(account.binding.as_ref());
-        Ok(match binding.filter(|binding| binding.token_endpoint != issuer.token_endpoint) {
+        self.issuer.expect(account)?;
+        let binding = self.issuer.effective(account.binding.as_ref());
+        Ok(match binding.filter(|binding| binding.token_endpoint != self.issuer.token_endpoint) {
             None => self.oauth.clone(),
             Some(binding) => self.oauth.at(binding.token_endpoint.clone(), binding.client_id.clone()),
         })
@@ -391,7 +392,6 @@ impl Manager {
     }
 }
 
-fn find<'a>(snapshot: &'a Snapshot, id: &str) -> Result<(Account, &'a Record)> {
-    let record = snapshot.record(id).ok_or_else(|| unknown_account("accountId", id))?;
-    Ok((snapshot.account(record), record))
+fn find<'a>(snapshot: &'a Snapshot, id: &str) -> Result<(&'a Record, &'a Account)> {
+    snapshot.find(id).ok_or_else(|| unknown_account("accountId", id))
 }

@@ -108,11 +108,11 @@ impl Refresh {
         if let Some(token) = self.refreshed_elsewhere(&snapshot) {
             return Ok(Some(token));
         }
-        let (account, record) = find(&snapshot, &self.account.id)?;
+        let (record, account) = find(&snapshot, &self.account.id)?;
         if record.is_superseded() && !self.is_chosen {
-            return Err(superseded(&account));
+            return Err(superseded(account));
         }
-        let current = self.inner.current(&account, record)?;
+        let current = self.inner.current(account, record)?;
         let stored = record.token().and_then(|token| token.refresh_token);
         if let Some(spent) = stored.filter(|stored| current.refresh_token.as_ref() != Some(stored)) {
             // The files still hold a spent token, so its successor must be written first.
@@ -132,7 +132,7 @@ impl Refresh {
                 return Ok(None);
             }
         }
-        let spent = current.refresh_token.clone().ok_or_else(|| no_refresh_token(&account))?;
+        let spent = current.refresh_token.clone().ok_or_else(|| no_refresh_token(&self.account))?;
         if let Some(error) = self.doubtful_refusal_of(&spent) {
             return Err(self.refuse(&spent, error));
         }
@@ -155,7 +155,7 @@ impl Refresh {
         let started = Instant::now();
         let mut retries = RefreshRetries::new(1);
         let basis = self.stored_refresh_token(&snapshot);
-        let oauth = self.inner.oauth_of(&find(&snapshot, &self.account.id)?.0)?;
+        let oauth = self.inner.oauth_of(find(&snapshot, &self.account.id)?.1)?;
         loop {
             let left = REFRESH_LIMIT.saturating_sub(started.elapsed());
             let look = self.final_check(Arc::clone(&snapshot), guard);
