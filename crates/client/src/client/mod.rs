@@ -6,7 +6,7 @@ mod models;
 mod usage;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use qwen_accounts::{
     Account, AccountChanges, BaseUrlOverride, CredentialsFile, DeviceAuthorization, Kind, LegacyFile,
@@ -148,7 +148,6 @@ impl Client {
             idle_timeout: config.idle_timeout,
             for_host,
             clock: clock.clone(),
-            last_base_url: Mutex::default(),
         };
         let pipeline = Pipeline::new(
             settings,

@@ -1,12 +1,12 @@
 //! Sends a request once with the token of one account, and reads the verdict.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{Method, StatusCode};
 use qwen_accounts::{Account, BaseUrlOverride, Kind, Token};
-use qwen_base::{Clock, Code, Error, Http, Result, TransportError, decoded, lock, retry_after_ms};
+use qwen_base::{Clock, Code, Error, Http, Result, TransportError, decoded, retry_after_ms};
 use url::Url;
 
 use super::answer::{Answer, Beginning, Body};
@@ -99,13 +99,7 @@ pub struct Sender {
     /// True to guard streams for `OpenCode`.
     pub for_host: bool,
     pub clock: Clock,
-    /// The base URL of the last request.
-    pub last_base_url: Mutex<LastBaseUrl>,
 }
-
-/// The kind of an account, the host in its token, and the base URL that follows from them. Consecutive requests nearly
-/// always have the same.
-pub type LastBaseUrl = Option<(Kind, Option<String>, Url)>;
 
 impl Sender {
     /// Returns the base URL that an account's token may be sent to.
@@ -113,15 +107,7 @@ impl Sender {
     /// # Errors
     /// Those of [`Account::base_url`].
     pub fn access(&self, account: &Account, token: Arc<Token>) -> Result<Access> {
-        let mut last = lock(&self.last_base_url);
-        let base_url = match &*last {
-            Some((kind, named, url)) if *kind == account.kind && *named == token.resource_url => url.clone(),
-            _ => {
-                let url = account.base_url(&token, self.base_url_override.as_ref())?;
-                *last = Some((account.kind, token.resource_url.clone(), url.clone()));
-                url
-            }
-        };
+        let base_url = account.base_url(&token, self.base_url_override.as_ref())?;
         Ok(Access { token, base_url })
     }
 

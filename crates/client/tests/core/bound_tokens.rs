@@ -11,6 +11,8 @@ use crate::support::setup::{Setup, chat, text};
 
 const ISSUER: &str = "OPENCODE_QWEN_OAUTH_BASE_URL";
 const BASE_URL: &str = "OPENCODE_QWEN_BASE_URL";
+/// Sends the requests with one account after the other.
+const IN_TURN: (&str, &str) = ("OPENCODE_QWEN_ROTATION", "round-robin");
 
 /// A login in the credentials file alone, of a server that only the environment names.
 async fn lone(seconds: i64) -> Setup {
@@ -167,4 +169,54 @@ async fn requests_go_to_the_host_of_the_first_use_unless_the_user_names_another(
     let error = ask(&[(BASE_URL, &second.url())]).await.unwrap_err();
     assert_names(&error, &[BASE_URL, "chat.qwen.ai"]);
     assert_eq!(second.api_requests().len(), 1);
+}
+
+/// Two logins whose tokens name no host, each with the issuer and the API server of its first use.
+async fn two_bound_logins(first: (&str, &Server), second: (&str, &Server)) -> Setup {
+    let setup = lone(3600).await;
+    std::fs::remove_file(setup.home.credentials()).unwrap();
+    let record = |id: &str, (issuer, api): (&str, &Server)| {
+        api.accept(&format!("access-{id}"));
+        json!({
+            "id": id,
+            "token": { "access_token": format!("access-{id}"), "expiry_date": in_seconds(3600) },
+            "binding": {
+                "tokenEndpoint": format!("{issuer}/api/v1/oauth2/token"),
+                "clientId": "client",
+                "baseUrl": api.url(),
+            },
+        })
+    };
+    let accounts = [record("one", first), record("two", second)];
+    let store = json!({ "version": 1, "activeAccountId": "one", "accounts": accounts });
+    std::fs::write(setup.home.store(), store.to_string()).unwrap();
+    setup
+}
+
+async fn ask(client: &Client) -> Result<String, Error> {
+    let url = format!("{}/chat/completions", client.base_url());
+    Ok(text(client.fetch(Request { url, ..chat(false) }).await?).await)
+}
+
+#[tokio::test]
+async fn each_account_of_one_client_is_sent_to_its_own_host() {
+    let (one, two) = (Server::start().await, Server::start().await);
+    let issuer = "https://chat.qwen.ai";
+    let setup = two_bound_logins((issuer, &one), (issuer, &two)).await;
+    let client = setup.in_environment(&[IN_TURN]);
+    for asked in [(1, 0), (1, 1), (2, 1)] {
+        assert!(ask(&client).await.unwrap().contains("Hello"));
+        assert_eq!((one.api_requests().len(), two.api_requests().len()), asked);
+    }
+}
+
+#[tokio::test]
+async fn a_base_url_of_the_environment_is_for_the_accounts_of_its_issuer_alone() {
+    let (own, other, named) = (Server::start().await, Server::start().await, Server::start().await);
+    named.accept("access-one");
+    let setup = two_bound_logins((&own.url(), &own), (&other.url(), &other)).await;
+    let client = setup.in_environment(&[IN_TURN, (ISSUER, &own.url()), (BASE_URL, &named.url())]);
+    assert!(ask(&client).await.unwrap().contains("Hello"));
+    assert_names(&ask(&client).await.unwrap_err(), &[BASE_URL, "127.0.0.1"]);
+    assert_eq!((named.api_requests().len(), other.all_requests()), (1, 0));
 }
