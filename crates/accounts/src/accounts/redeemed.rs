@@ -44,11 +44,14 @@ impl Registry {
         if snapshot.linked.as_deref() != Some(id) {
             return only_in_store();
         }
+        // A file that can't be replaced may still be written in place, once the tokens are in the store.
+        if !self.credentials.is_replaceable() {
+            return only_in_store().map_err(|error: Error| error.with_account(id));
+        }
         match self.credentials.reserve() {
             Ok(credentials) => {
                 Ok(ReservedSpace { credentials: Some(credentials), store: self.store.reserve().ok() })
             }
-            // A file that can't be replaced may still be written in place, once the tokens are in the store.
             Err(error) => only_in_store().map_err(|_: Error| error.with_account(id)),
         }
     }

@@ -87,6 +87,34 @@ pub fn replace_if(
     })
 }
 
+/// False if no rename can replace the file: a mount, or a file that is marked as immutable or append-only. Another cause
+/// may still prevent it.
+#[must_use]
+pub fn is_replaceable(path: &Path) -> bool {
+    follow_links(path).map_or(true, |target| !is_fixed(&target))
+}
+
+#[cfg(target_os = "linux")]
+fn is_fixed(target: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    let fixed = StatxAttributes::MOUNT_ROOT | StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
+    statx(CWD, target, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())
+        .is_ok_and(|found| found.stx_attributes.intersects(fixed))
+}
+
+#[cfg(target_os = "macos")]
+fn is_fixed(target: &Path) -> bool {
+    use std::os::macos::fs::MetadataExt as _;
+    // UF_IMMUTABLE, UF_APPEND, SF_IMMUTABLE and SF_APPEND of <sys/stat.h>.
+    const FIXED: u32 = 0x2 | 0x4 | 0x2_0000 | 0x4_0000;
+    fs::symlink_metadata(target).is_ok_and(|found| found.st_flags() & FIXED != 0)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+fn is_fixed(_target: &Path) -> bool {
+    false
+}
+
 /// Writes `contents` into a file that can't be replaced: a mount, or a file in a read-only directory. A crash can leave
 /// the file torn, so the contents must be saved elsewhere first.
 ///

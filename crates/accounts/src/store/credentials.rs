@@ -125,6 +125,12 @@ impl CredentialsFile {
         Reservation::make(&self.path, file::size(&self.path) + ROOM_FOR_LONGER_TOKENS)
     }
 
+    /// False if no new file can take its place.
+    #[must_use]
+    pub fn is_replaceable(&self) -> bool {
+        atomic::is_replaceable(&self.path)
+    }
+
     /// Removes the file after the user has removed its account.
     ///
     /// # Errors

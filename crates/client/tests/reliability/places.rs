@@ -15,6 +15,8 @@ use crate::support::skipped;
 
 /// Bind-mounts the credentials file, as a container does with a single file.
 const FILE_MOUNT: &str = r#"mount --bind "$0/oauth_creds.json" "$0/oauth_creds.json" && exec "$@""#;
+/// Marks the credentials file as immutable.
+const IMMUTABLE_FILE: &str = r#"chattr +i "$0/oauth_creds.json" && exec "$@""#;
 /// Makes the link's target directory read-only, as a Nix store is.
 const READ_ONLY_TARGET: &str =
     r#"mount --bind "$0/../nix" "$0/../nix" && mount -o remount,bind,ro "$0/../nix" && exec "$@""#;
@@ -29,6 +31,18 @@ fn may_mount() -> bool {
     let may = tried.is_ok_and(|output| output.status.success());
     if !may {
         skipped("mounts take root, unshare and mount");
+    }
+    may
+}
+
+fn may_make_immutable() -> bool {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let chattr = |flag: &str| {
+        Command::new("chattr").arg(flag).arg(file.path()).output().is_ok_and(|output| output.status.success())
+    };
+    let may = chattr("+i") && chattr("-i");
+    if !may {
+        skipped("an immutable file takes root, chattr and a file system with that mark");
     }
     may
 }
@@ -63,6 +77,29 @@ async fn a_mounted_file_is_written_in_place_once_the_store_has_the_login() {
         return;
     }
     assert_eq!(refreshed_on_a_mount("").await, ("refresh-1".to_owned(), "refresh-1".to_owned()));
+}
+
+/// Refreshes a file that can't be replaced, while the store can't be locked. Returns the number of redemptions.
+async fn redemptions_without_a_store(place: &str, omitted: &str) -> usize {
+    let setup = Setup::expired().await;
+    fs::create_dir(setup.home.qwen_dir().join("oauth_accounts.flock")).unwrap();
+    let mut child = behind(&setup, place, omitted).await;
+    let answer = child.token().await;
+    assert_eq!(answer == "ERR_QWEN_IO", omitted.is_empty(), "{answer}");
+    let _ = Command::new("chattr").arg("-i").arg(setup.home.credentials()).status();
+    setup.server.redemptions()
+}
+
+#[tokio::test]
+async fn a_refresh_token_is_not_sent_if_neither_file_can_take_its_successor() {
+    if !may_mount() {
+        return;
+    }
+    assert_eq!(redemptions_without_a_store(FILE_MOUNT, "").await, 0);
+    assert_eq!(redemptions_without_a_store(FILE_MOUNT, "omit Preparation").await, 1);
+    if may_make_immutable() {
+        assert_eq!(redemptions_without_a_store(IMMUTABLE_FILE, "").await, 0);
+    }
 }
 
 /// Returns the refresh token that the qwen CLI finds in a mounted file while the process lives.
