@@ -50,26 +50,32 @@ pub fn restrict(path: &Path) -> Option<OpenToOthers> {
 
 #[cfg(unix)]
 mod imp {
-    use std::fs::{self, Permissions};
+    use std::fs::{self, File, Permissions};
     use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
 
+    use qwen_base::safe_open;
+
     use super::OpenToOthers;
+    use crate::store::ownership;
 
     const OTHERS: u32 = 0o077;
     const STICKY: u32 = 0o1000;
 
     pub fn restrict(path: &Path) -> Option<OpenToOthers> {
-        let metadata = fs::metadata(path).ok()?;
+        let is_directory = fs::metadata(path).ok()?.is_dir();
+        let opened = if is_directory { File::open(path) } else { safe_open::open(path) };
+        // The open file is changed, not the name: another user may put a link there at any time.
+        let (file, metadata) = opened.and_then(|file| file.metadata().map(|found| (file, found))).ok()?;
         let mode = metadata.permissions().mode() & 0o7777;
-        let is_kept = if metadata.is_dir() { is_shared(path, mode) } else { !metadata.is_file() };
-        if mode & OTHERS == 0 || is_kept {
+        let is_kept = metadata.is_dir() && is_shared(path, mode);
+        if mode & OTHERS == 0 || is_kept || ownership::foreign_owner(path, &metadata).is_some() {
             return None;
         }
         // Permissions are only removed: a read-only file stays read-only.
-        let changed = fs::set_permissions(path, Permissions::from_mode(mode & !OTHERS));
+        let changed = file.set_permissions(Permissions::from_mode(mode & !OTHERS));
         // Some file systems have no modes and still report success.
-        let is_closed = fs::metadata(path).is_ok_and(|now| now.permissions().mode() & OTHERS == 0);
+        let is_closed = file.metadata().is_ok_and(|now| now.permissions().mode() & OTHERS == 0);
         let failure = match changed {
             _ if is_closed => None,
             Err(error) => Some(format!("that can't be changed: {error}")),

@@ -19,7 +19,8 @@ pub fn inherit_owner(file: &File, directory: &Path) {
 }
 
 /// Returns the reason why a login can't be used: its file belongs to another user, who could have put it there. Root
-/// may use files of the directory's owner, and that owner may use files that root wrote.
+/// may use files of the directory's owner, and that owner may use files that root wrote. Root follows no link of another
+/// user to a file that is not that user's.
 pub fn foreign_owner(path: &Path, file: &Metadata) -> Option<String> {
     imp::foreign_owner(path, file)
 }
@@ -80,6 +81,13 @@ mod imp {
     }
 
     pub fn foreign_owner(path: &Path, file: &Metadata) -> Option<String> {
+        if let Some((link, owner)) = link_of_another_user(path, file.uid()) {
+            return Some(format!(
+                "is not used: root does not follow {}, a link of another user (uid {owner}), to a file of uid {}. Remove the link, then try again",
+                link.display(),
+                file.uid()
+            ));
+        }
         // The directory of the link counts, since the target may be in a system directory.
         let directory = path.parent().and_then(|directory| fs::metadata(directory).ok());
         let user = geteuid().as_raw();
@@ -91,6 +99,17 @@ mod imp {
             file.uid(),
             path.display()
         ))
+    }
+
+    /// Returns the link through which another user leads root to a file of the user `target`.
+    fn link_of_another_user(path: &Path, target: u32) -> Option<(&Path, u32)> {
+        if geteuid().as_raw() != ROOT {
+            return None;
+        }
+        [Some(path), path.parent()].into_iter().flatten().find_map(|place| {
+            let owner = fs::symlink_metadata(place).ok().filter(Metadata::is_symlink)?.uid();
+            (owner != ROOT && owner != target).then_some((place, owner))
+        })
     }
 
     /// Compares the user with the owner of the file and of its directory.

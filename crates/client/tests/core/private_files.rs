@@ -8,7 +8,7 @@ use qwen_base::{Code, EventKind};
 
 use crate::support::fleet::{Fleet, who_answers};
 use crate::support::home::{document, in_seconds};
-use crate::support::setup::{Setup, chat};
+use crate::support::setup::{Setup, chat, quiet_login};
 
 fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
@@ -107,6 +107,42 @@ async fn files_that_root_writes_in_a_users_directory_belong_to_that_user() {
     for name in files {
         let found = fs::metadata(setup.home.qwen_dir().join(&name)).unwrap();
         assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (USER, USER, 0o600), "{name}");
+    }
+}
+
+/// Root in a user's directory must not change other files through that user's links.
+#[tokio::test]
+async fn root_follows_no_link_of_a_user_to_a_file_of_another() {
+    use std::os::unix::fs::{chown, lchown};
+    const USER: u32 = 54_321;
+    if !rustix::process::geteuid().is_root() {
+        return crate::support::skipped("another user's files take root");
+    }
+    for name in ["oauth_creds.json", "oauth_accounts.json", ""] {
+        let setup = Setup::logged_out().await;
+        let directory = setup.home.qwen_dir();
+        let place = directory.join(name);
+        // A directory named "qwen" counts as the user's own.
+        let victim = setup.home.path().join("other-qwen");
+        if name.is_empty() {
+            fs::remove_dir_all(&directory).unwrap();
+            fs::create_dir(&victim).unwrap();
+        } else {
+            fs::write(&victim, "precious").unwrap();
+            chown(&directory, Some(USER), Some(USER)).unwrap();
+        }
+        let link = if name.is_empty() { &directory } else { &place };
+        symlink(&victim, link).unwrap();
+        lchown(link, Some(USER), Some(USER)).unwrap();
+        chown(setup.home.path(), Some(USER), Some(USER)).unwrap();
+        widen(&victim, 0o755);
+        let client = setup.client();
+        let _ = client.accounts().await;
+        if name == "oauth_accounts.json" {
+            client.login(quiet_login(), |_| panic!("the user is asked")).await.unwrap_err();
+        }
+        assert_eq!(mode(&victim), 0o755, "{name}");
+        assert!(victim.is_dir() || fs::read_to_string(&victim).unwrap() == "precious", "{name}");
     }
 }
 
