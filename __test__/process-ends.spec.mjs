@@ -26,7 +26,14 @@ async function program({ load, report, told, data }) {
       .getAccessToken()
       .catch(() => {});
   if (ending === "handler") process.on("SIGINT", () => process.exit(7));
+  const listener = () => {};
+  if (ending === "removed listener") process.on("SIGINT", listener);
   await told();
+  if (ending === "removed listener") {
+    // The runtime resets the signal to its default, until the refresh looks again.
+    process.off("SIGINT", listener);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
   report("ends");
   if (ending === "exit") process.exit(7);
   if (ending === "terminate") await worker.terminate();
@@ -36,11 +43,17 @@ async function program({ load, report, told, data }) {
   if (ending === "terminate" || ending === "worker exits") clearInterval(stay);
 }
 
-const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"];
+const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR2"];
 const ENDINGS = [
   ...SIGNALS.map((signal) => ({ name: signal, signals: [signal], ended: { code: null, signal } })),
   { name: "SIGINT twice", signals: ["SIGINT", "SIGINT"], ended: { code: null, signal: "SIGINT" } },
   { name: "a handler of SIGINT", ending: "handler", signals: ["SIGINT"], ended: { code: 7, signal: null } },
+  {
+    name: "SIGINT after the last listener is removed",
+    ending: "removed listener",
+    signals: ["SIGINT"],
+    ended: { code: null, signal: "SIGINT" },
+  },
   { name: "exit", ending: "exit", ended: { code: 7, signal: null } },
   {
     name: "SIGTERM and a worker",

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Condvar, LazyLock, Mutex, Once};
 use std::time::Duration;
 
-use qwen_base::{Shutdown, lock};
+use qwen_base::{SectionChange, Shutdown, lock};
 use qwen_client::WeakUsageBook;
 
 use super::runtime::{start_blocking, started_runtime};
@@ -17,12 +17,10 @@ use super::signals;
 const LONGEST_FLUSH: Duration = Duration::from_secs(1);
 
 static SHUTDOWN: LazyLock<Shutdown> = LazyLock::new(|| {
-    Shutdown::new(|begins| {
-        if begins {
-            signals::hold();
-        } else {
-            signals::release();
-        }
+    Shutdown::new(|change| match change {
+        SectionChange::Begun => signals::hold(),
+        SectionChange::Renewed => signals::renew(),
+        SectionChange::Ended => signals::release(),
     })
 });
 static BOOKS: Mutex<Vec<WeakUsageBook>> = Mutex::new(Vec::new());

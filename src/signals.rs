@@ -3,9 +3,9 @@
 //! Handlers are installed only during that time, and the previous handlers get the signals in the end.
 
 #[cfg(unix)]
-pub use self::unix::{hold, release};
+pub use self::unix::{hold, release, renew};
 #[cfg(windows)]
-pub use self::windows::{hold, release};
+pub use self::windows::{hold, release, renew};
 
 #[cfg(unix)]
 mod unix {
@@ -24,7 +24,17 @@ mod unix {
     use super::super::process_end::shutdown;
 
     /// Signals that users, terminals and service managers send to end a process.
-    const SIGNALS: [c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+    const ENDING: [c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+    /// All signals that are delayed. The last three are the runtime's own business if it handles them.
+    const SIGNALS: [c_int; 7] = [
+        libc::SIGINT,
+        libc::SIGTERM,
+        libc::SIGHUP,
+        libc::SIGQUIT,
+        libc::SIGUSR2,
+        libc::SIGALRM,
+        libc::SIGXCPU,
+    ];
 
     /// Previous handlers of [`SIGNALS`]; `None` for signals that are not delayed.
     static PREVIOUS: Mutex<[Option<Action>; SIGNALS.len()]> = Mutex::new([const { None }; SIGNALS.len()]);
@@ -53,8 +63,25 @@ mod unix {
         IS_HOLDING.store(true, Ordering::SeqCst);
         for (signal, previous) in SIGNALS.into_iter().zip(previous.iter_mut()) {
             let Some(current) = current_action(signal) else { continue };
+            let action = current.0.sa_sigaction;
             // Ignored signals, as under nohup, don't end the process.
-            if previous.is_none() && current.0.sa_sigaction != libc::SIG_IGN && set_action(signal, &ours()) {
+            let ends_process =
+                action == libc::SIG_DFL || (ENDING.contains(&signal) && action != libc::SIG_IGN);
+            if previous.is_none() && ends_process && set_action(signal, &ours()) {
+                *previous = Some(current);
+            }
+        }
+    }
+
+    /// Called during a section. A runtime resets a signal to its default when JavaScript removes its last listener.
+    pub fn renew() {
+        let mut previous = lock(&PREVIOUS);
+        if !IS_HOLDING.load(Ordering::SeqCst) {
+            return;
+        }
+        for (signal, previous) in SIGNALS.into_iter().zip(previous.iter_mut()) {
+            let Some(current) = current_action(signal) else { continue };
+            if current.0.sa_sigaction == libc::SIG_DFL && set_action(signal, &ours()) {
                 *previous = Some(current);
             }
         }
@@ -194,6 +221,9 @@ mod windows {
             let _ = unsafe { SetConsoleCtrlHandler(on_event, 1) };
         });
     }
+
+    /// Does nothing: no other code removes the handler.
+    pub fn renew() {}
 
     /// Does nothing: [`on_event`] returns when the last section ends.
     pub fn release() {}

@@ -47,5 +47,5 @@ pub use plans::{
 };
 pub use redact::{KnownSecrets, Redactor, truncate};
 pub use secret::Secret;
-pub use shutdown::{LONGEST_WAIT, Section, Shutdown};
+pub use shutdown::{LONGEST_WAIT, Section, SectionChange, Shutdown};
 pub use text::{MAX_LABEL, MAX_SHOWN, one_line, shorten_message};

@@ -20,7 +20,18 @@ pub struct Shutdown(Arc<Sections>);
 struct Sections {
     state: Mutex<SectionState>,
     changed: Condvar,
-    on_change: Box<dyn Fn(bool) + Send + Sync>,
+    on_change: Box<dyn Fn(SectionChange) + Send + Sync>,
+}
+
+/// A change that [`Shutdown::new`] reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SectionChange {
+    /// The first section begins.
+    Begun,
+    /// A section goes on. Reported again and again, since other code may have undone what was done at its beginning.
+    Renewed,
+    /// The last section ends.
+    Ended,
 }
 
 #[derive(Default)]
@@ -36,8 +47,8 @@ struct SectionState {
 pub struct Section(Shutdown);
 
 impl Shutdown {
-    /// Calls `on_change(true)` when the first section begins and `on_change(false)` when the last one ends.
-    pub fn new(on_change: impl Fn(bool) + Send + Sync + 'static) -> Self {
+    /// Calls `on_change` at each change of the sections.
+    pub fn new(on_change: impl Fn(SectionChange) + Send + Sync + 'static) -> Self {
         let (state, changed) = (Mutex::default(), Condvar::new());
         Self(Arc::new(Sections { state, changed, on_change: Box::new(on_change) }))
     }
@@ -51,9 +62,17 @@ impl Shutdown {
         }
         state.sections += 1;
         if state.sections == 1 {
-            (self.0.on_change)(true);
+            (self.0.on_change)(SectionChange::Begun);
         }
         Some(Section(self.clone()))
+    }
+
+    /// Reports that an open section goes on. Called often during one.
+    pub fn renew(&self) {
+        let state = self.state();
+        if state.sections > 0 && state.ends_at.is_none() {
+            (self.0.on_change)(SectionChange::Renewed);
+        }
     }
 
     /// True if the process is ending. No section can begin then.
@@ -105,7 +124,7 @@ impl Drop for Section {
         let mut state = self.0.state();
         state.sections -= 1;
         if state.sections == 0 {
-            (self.0.0.on_change)(false);
+            (self.0.0.on_change)(SectionChange::Ended);
         }
         self.0.0.changed.notify_all();
     }
@@ -157,14 +176,17 @@ mod tests {
     }
 
     #[test]
-    fn the_first_and_the_last_section_are_reported() {
+    fn the_changes_of_sections_are_reported() {
+        use SectionChange::{Begun, Ended, Renewed};
         let told = Arc::new(Mutex::new(Vec::new()));
         let listener = Arc::clone(&told);
-        let shutdown = Shutdown::new(move |begins| listener.lock().unwrap().push(begins));
+        let shutdown = Shutdown::new(move |change| listener.lock().unwrap().push(change));
+        shutdown.renew();
         let (one, other) = (shutdown.enter(), shutdown.enter());
         drop(one);
+        shutdown.renew();
         drop(other);
         drop(shutdown.enter());
-        assert_eq!(*told.lock().unwrap(), [true, false, true, false]);
+        assert_eq!(*told.lock().unwrap(), [Begun, Renewed, Ended, Begun, Ended]);
     }
 }

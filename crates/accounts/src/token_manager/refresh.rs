@@ -236,10 +236,12 @@ impl Refresh {
             let is_ours =
                 fault::omits(Safeguard::LastLook) || claim.is_held() && inner.registry.is_current(&snapshot);
             let mut held_end = lock(&held_end);
-            if is_ours && held_end.is_none() {
+            // An answer to a second try could come after the end.
+            let may_send = is_ours && !inner.busy.shutdown().is_ending();
+            if may_send && held_end.is_none() {
                 *held_end = inner.busy.shutdown().enter();
             }
-            is_ours && held_end.is_some()
+            may_send && held_end.is_some()
         }
     }
 
@@ -259,6 +261,7 @@ impl Refresh {
                     } else if !fault::omits(Safeguard::Retake) {
                         guard.0.retake();
                     }
+                    self.inner.busy.shutdown().renew();
                 }
             }
         }

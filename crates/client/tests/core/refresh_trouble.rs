@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use qwen_base::{Code, Error, EventKind, Secret};
+use qwen_base::{Busy, Clock, Code, Error, EventKind, Secret, Shutdown};
 use serde_json::json;
 
 use crate::support::child::Child;
@@ -141,6 +141,24 @@ async fn a_refresh_recovers_from_temporary_trouble() {
     assert_eq!(token.access_token.expose(), "access-1");
     assert_eq!(setup.server.token_requests(), 3);
     assert_eq!(setup.home.access_token(), "access-1");
+}
+
+#[tokio::test]
+async fn a_process_that_is_ending_sends_no_token_again() {
+    let setup = Setup::expired().await;
+    let shutdown = Shutdown::default();
+    let manager = setup.manager_at(Clock::system(), Busy::new(shutdown.clone(), || {}));
+    setup.server.on_token([Reply::oauth_error(503, "unavailable")]);
+    setup.server.hold();
+    let asked = tokio::spawn(async move { manager.token(ONLY, None).await });
+    setup.server.until_token_requests(1).await;
+    let ending = shutdown.clone();
+    let end = tokio::task::spawn_blocking(move || ending.wait());
+    until("the end", || shutdown.is_ending()).await;
+    setup.server.release();
+    asked.await.unwrap().unwrap_err();
+    end.await.unwrap();
+    assert_eq!(setup.server.token_requests(), 1);
 }
 
 #[tokio::test]
