@@ -42,14 +42,17 @@ impl Registry {
             if let Some(id) = replace {
                 expect_login(&snapshot, id)?;
             }
-            if snapshot.document.keeps_nothing() && label.is_none() {
-                self.put_in_credentials(token)?;
+            let needs_no_store = snapshot.document.keeps_nothing() && label.is_none();
+            if needs_no_store && self.credentials.is_replaceable() && self.put_in_credentials(token).is_ok() {
                 return Ok(ONLY_ACCOUNT.to_owned());
             }
             let now = self.clock.now_ms();
             let id = self.with_store(|document| add(document, token, label, replace, now))?;
-            self.put_in_credentials(token)?;
-            self.with_store(|document| document.set_linked_id(Some(&id)))?;
+            // The user has approved the login, and the store has it.
+            match self.put_in_credentials(token) {
+                Ok(()) => self.with_store(|document| document.set_linked_id(Some(&id)))?,
+                Err(error) => self.tell_of_cli_login(&id, &error),
+            }
             Ok(id)
         })
     }
@@ -70,18 +73,19 @@ impl Registry {
         self.with_credentials_lock(|guard| {
             let snapshot = self.snapshot_guarded(guard)?;
             let record = snapshot.record(id).ok_or_else(|| unknown_account("id", id))?;
-            let token = record.token();
+            let token = record.token().filter(|_| snapshot.linked.as_deref() != Some(id));
+            if let Some(token) = &token {
+                self.put_in_credentials(token)?;
+            }
             self.with_store(|document| {
                 document.set_active_id(Some(id));
                 if let Some(record) = document.record_mut(id) {
                     record.set_superseded(false);
                 }
-            })?;
-            if let Some(token) = token.filter(|_| snapshot.linked.as_deref() != Some(id)) {
-                self.put_in_credentials(&token)?;
-                self.with_store(|document| document.set_linked_id(Some(id)))?;
-            }
-            Ok(())
+                if token.is_some() {
+                    document.set_linked_id(Some(id));
+                }
+            })
         })
     }
 
@@ -230,6 +234,8 @@ impl Registry {
         }
     }
 
+    /// Writes a login into the credentials file. A file that can't be replaced is written in place, so the store must
+    /// have the login already.
     fn put_in_credentials(&self, token: &Token) -> Result<()> {
         let previous = match self.credentials.read() {
             Ok(previous) => previous,
@@ -241,8 +247,11 @@ impl Registry {
             }
             Err(error) => return Err(error),
         };
-        self.note_unsynced(&self.credentials.write(token, previous.as_ref())?);
-        Ok(())
+        if self.credentials.is_replaceable() {
+            self.note_unsynced(&self.credentials.write(token, previous.as_ref())?);
+            return Ok(());
+        }
+        self.credentials.write_into(token, previous.as_ref())
     }
 }
 

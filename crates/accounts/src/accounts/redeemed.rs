@@ -72,6 +72,7 @@ impl Registry {
             credentials.map(drop)
         };
         self.store.locks().expect_usable()?;
+        self.store.read()?;
         let locks = self.credentials.locks();
         if locks.are_missing() {
             locks.make_directories()?;
@@ -138,19 +139,22 @@ impl Registry {
 
     /// Writes the qwen CLI's file in place. The store has the tokens already, so a failure only logs the CLI out.
     fn write_in_place(&self, account: &Account, token: &Token, held: &Credentials, cause: &Error) {
-        if self.credentials.write_in_place(token, held).is_ok() {
-            return;
+        if self.credentials.write_in_place(token, held).is_err()
+            && !self.needs_cli_login_told.swap(true, Ordering::Relaxed)
+        {
+            self.tell_of_cli_login(&account.id, cause);
         }
-        if self.needs_cli_login_told.swap(true, Ordering::Relaxed) {
-            return;
-        }
+    }
+
+    /// Tells the user that only the store has the login of an account.
+    pub(super) fn tell_of_cli_login(&self, id: &str, cause: &Error) {
         let message = format!(
-            "The qwen CLI has to log in again: its file {} can't be replaced or written to, so the refreshed login is in {} alone. {}",
+            "The qwen CLI has to log in again: its file {} can't be replaced or written to, so the login is in {} alone. {}",
             self.credentials.path().display(),
             self.store.path().display(),
             cause.message()
         );
-        self.tell(EventKind::NeedsAttention, message, Some(cause.code()), Some(&account.id));
+        self.tell(EventKind::NeedsAttention, message, Some(cause.code()), Some(id));
     }
 
     fn keeps_accounts(&self) -> bool {

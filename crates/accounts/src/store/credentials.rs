@@ -108,8 +108,15 @@ impl CredentialsFile {
     /// # Errors
     /// `ERR_QWEN_IO`.
     pub fn write_in_place(&self, token: &Token, previous: &Credentials) -> Result<()> {
-        let contents = contents(token, Some(previous))?;
-        if self.still_holds(previous) { atomic::overwrite(&self.path, &contents) } else { Ok(()) }
+        if self.still_holds(previous) { self.write_into(token, Some(previous)) } else { Ok(()) }
+    }
+
+    /// As [`CredentialsFile::write_in_place`], whatever the file holds.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`.
+    pub fn write_into(&self, token: &Token, previous: Option<&Credentials>) -> Result<()> {
+        atomic::overwrite(&self.path, &contents(token, previous)?)
     }
 
     fn still_holds(&self, previous: &Credentials) -> bool {
@@ -147,14 +154,18 @@ impl CredentialsFile {
         }
     }
 
-    /// Renames a file without usable tokens to a name with the time.
+    /// Keeps a file without usable tokens under a name with the time. A file that can't be renamed is copied.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`.
     pub fn set_aside(&self, now_ms: u64) -> Result<PathBuf> {
-        let aside = file::aside(&self.path, now_ms);
-        fs::rename(&self.path, &aside).map_err(|error| Error::io("move aside", &self.path, error))?;
-        Ok(aside)
+        let moved = if self.is_replaceable() {
+            let aside = file::aside(&self.path, now_ms);
+            fs::rename(&self.path, &aside).map(|()| aside)
+        } else {
+            file::set_aside(&self.path, now_ms)
+        };
+        moved.map_err(|error| Error::io("move aside", &self.path, error))
     }
 
     fn invalid(&self, what: &str) -> Error {

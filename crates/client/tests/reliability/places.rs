@@ -10,7 +10,7 @@ use qwen_base::Clock;
 use super::scene::read;
 use crate::support::child::Child;
 use crate::support::home::{document, in_seconds};
-use crate::support::setup::Setup;
+use crate::support::setup::{Setup, quiet_login};
 use crate::support::skipped;
 
 /// Bind-mounts the credentials file, as a container does with a single file.
@@ -86,7 +86,7 @@ async fn redemptions_without_a_store(place: &str, omitted: &str) -> usize {
     let mut child = behind(&setup, place, omitted).await;
     let answer = child.token().await;
     assert_eq!(answer == "ERR_QWEN_IO", omitted.is_empty(), "{answer}");
-    let _ = Command::new("chattr").arg("-i").arg(setup.home.credentials()).status();
+    make_mutable(&setup);
     setup.server.redemptions()
 }
 
@@ -99,6 +99,70 @@ async fn a_refresh_token_is_not_sent_if_neither_file_can_take_its_successor() {
     assert_eq!(redemptions_without_a_store(FILE_MOUNT, "omit Preparation").await, 1);
     if may_make_immutable() {
         assert_eq!(redemptions_without_a_store(IMMUTABLE_FILE, "").await, 0);
+    }
+}
+
+fn make_mutable(setup: &Setup) {
+    let _ = Command::new("chattr").arg("-i").arg(setup.home.credentials()).output();
+}
+
+#[tokio::test]
+async fn a_login_is_kept_in_a_file_that_is_a_mount() {
+    if !may_mount() {
+        return;
+    }
+    for before in ["", "{", r#"{"access_token":"old","refresh_token":"old","expiry_date":1}"#] {
+        let setup = Setup::logged_out().await;
+        fs::write(setup.home.credentials(), before).unwrap();
+        let mut child = behind(&setup, FILE_MOUNT, "").await;
+        let id = child.login().await;
+        assert!(!id.starts_with("ERR_"), "{before}: {id}");
+        child.kill().await;
+        let token = setup.client().access_token(None).await.unwrap();
+        assert_eq!(token.access_token.expose(), setup.home.access_token(), "{before}");
+        assert_ne!(refresh_token(&setup.home.credentials()), "old");
+    }
+}
+
+#[tokio::test]
+async fn a_login_is_kept_in_the_store_if_its_file_can_not_be_written() {
+    if !may_mount() || !may_make_immutable() {
+        return;
+    }
+    let setup = Setup::expired().await;
+    let mut child = behind(&setup, IMMUTABLE_FILE, "").await;
+    let id = child.login().await;
+    let told = child.told().await;
+    child.kill().await;
+    make_mutable(&setup);
+    assert!(!id.starts_with("ERR_"), "{id}");
+    assert_eq!(told.matches("needs-attention").count(), 1);
+    assert_eq!(refresh_token(&setup.home.credentials()), "refresh-0");
+    assert_ne!(setup.client().access_token(None).await.unwrap().access_token.expose(), "access-0");
+    assert_eq!(setup.server.redemptions(), 0);
+}
+
+#[tokio::test]
+async fn a_choice_reaches_the_cli_in_a_mounted_file_or_is_not_made() {
+    if !may_mount() {
+        return;
+    }
+    for (place, is_possible) in [(FILE_MOUNT, true), (IMMUTABLE_FILE, false)] {
+        if place == IMMUTABLE_FILE && !may_make_immutable() {
+            continue;
+        }
+        let setup = Setup::fresh().await;
+        let client = setup.client();
+        let second = client.login(quiet_login(), |_| {}).await.unwrap().id;
+        let first = client.accounts().await.unwrap().into_iter().find(|account| account.id != second);
+        let mut child = behind(&setup, place, "").await;
+        let answer = child.choose(&first.unwrap().id).await;
+        child.kill().await;
+        make_mutable(&setup);
+        assert_eq!(!answer.starts_with("ERR_"), is_possible, "{answer}");
+        let token = setup.client().access_token(None).await.unwrap();
+        assert_eq!(token.account_id != second, is_possible);
+        assert_eq!(token.access_token.expose(), setup.home.access_token());
     }
 }
 
