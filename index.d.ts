@@ -240,7 +240,7 @@ declare namespace qwen {
     plan?: "coding-plan" | "token-plan" | "dashscope";
     /** The region of the plan, if the entry names it. Otherwise the plan's servers are asked during the import. */
     region?: string;
-    /** The base URL, if the entry names it. It may be a server that is not Alibaba's. */
+    /** The base URL, if the entry names it. It may be a server that is not an API server of these plans. */
     baseUrl?: string;
     /** The last four characters of the key. Empty for a key of less than twelve. */
     lastFour: string;
@@ -469,7 +469,7 @@ declare namespace qwen {
      * `config` reports unreadable files. It searches:
      *
      * - variables (`ALIBABA_TOKEN_PLAN_API_KEY`, `ALIBABA_CODING_PLAN_API_KEY`, `BAILIAN_TOKEN_PLAN_API_KEY`,
-     *   `BAILIAN_CODING_PLAN_API_KEY`, `DASHSCOPE_API_KEY`, and `OPENAI_API_KEY` where `OPENAI_BASE_URL` is Alibaba's) of the
+     *   `BAILIAN_CODING_PLAN_API_KEY`, `DASHSCOPE_API_KEY`, and `OPENAI_API_KEY` where `OPENAI_BASE_URL` is a plan's) of the
      *   client's environment, of the first `.qwen/.env` or `.env` from the working directory upward, of the same files in the
      *   home directory, and of `env` in the qwen CLI's `settings.json`
      * - `modelProviders` and `security.auth` in those settings

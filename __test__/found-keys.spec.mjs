@@ -129,7 +129,7 @@ describe("keys that other tools keep", { concurrency: 2, timeout: 600_000, skip:
     });
     const env = { ...context.env, DASHSCOPE_API_KEY: key };
     const run = (...args) => runProgram({ ...context, env, secrets: [...context.secrets, key] }, args);
-    assert.match((await run("import", "--dry-run")).stdout, /4  NOT ALIBABA'S: https:\/\/evil\.example\/v1/);
+    assert.match((await run("import", "--dry-run")).stdout, /4  OTHER SERVER: https:\/\/evil\.example\/v1/);
     const { code, stdout } = await run("import", "--yes");
     assert.equal(code, 0, stdout);
     assert.match(stdout, /Left out: a file of this project.*evil\.example/);

@@ -21,7 +21,7 @@ function list(found, title = "Keys that other tools keep:") {
     if (!known) number += 1;
     return [
       known ? "-" : String(number),
-      foreign ? `NOT ALIBABA'S: ${clean(credential.baseUrl)}` : placeOf(credential, login),
+      foreign ? `OTHER SERVER: ${clean(credential.baseUrl)}` : placeOf(credential, login),
       `…${clean(lastFour)}`,
       known ? `${sources} (an account has it)` : sources,
     ];

@@ -70,11 +70,18 @@ fn absolute(text: &str) -> Result<String, &'static str> {
 
 /// Returns the path of the OpenAI-compatible API on Qwen's and Alibaba's own hosts.
 fn path_on(host: &str) -> Option<&'static str> {
-    let host = host.trim_end_matches('.');
-    if host == "portal.qwen.ai" {
-        return Some("/v1");
-    }
-    let name = host.strip_suffix(".aliyuncs.com")?;
+    if host.trim_end_matches('.') == "portal.qwen.ai" { Some("/v1") } else { plan_path_on(host) }
+}
+
+/// True for the API hosts of plans. On other hosts of Alibaba Cloud, such as those of Function Compute, its customers run
+/// their own programs.
+#[must_use]
+pub fn is_plan_host(host: &str) -> bool {
+    plan_path_on(host).is_some()
+}
+
+fn plan_path_on(host: &str) -> Option<&'static str> {
+    let name = host.trim_end_matches('.').strip_suffix(".aliyuncs.com")?;
     let (subdomain, name) = name.rsplit_once('.').unwrap_or(("", name));
     if name == "dashscope" && (subdomain == "coding" || subdomain.starts_with("coding-")) {
         return Some("/v1");

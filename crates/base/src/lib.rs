@@ -23,7 +23,7 @@ mod secret;
 mod shutdown;
 mod text;
 
-pub use base_url::{DEFAULT_API_BASE_URL, api_base_url, display_url, host_url};
+pub use base_url::{DEFAULT_API_BASE_URL, api_base_url, display_url, host_url, is_plan_host};
 pub use blocking::blocking;
 pub use busy::{Busy, BusyGuard};
 pub use clock::{Clock, NEVER, epoch_ms, instant_from_number, iso_time};

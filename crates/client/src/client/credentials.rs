@@ -33,7 +33,7 @@ pub struct FoundCredential {
     pub last_four: String,
     /// True if an account already has it.
     pub known: bool,
-    /// True if its requests go to a server that is not Alibaba's.
+    /// True if its requests go to a server that is not an API host of a plan.
     pub foreign: bool,
     /// False if a project's file sends the key to a server of its own. It is then imported only if the user selects it.
     pub taken_with_all: bool,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use qwen_accounts::fingerprint;
-use qwen_base::{ENDPOINTS, KeyPlan, Secret, api_base_url, display_url, endpoint_on_host};
+use qwen_base::{ENDPOINTS, KeyPlan, Secret, api_base_url, display_url, endpoint_on_host, is_plan_host};
 use url::Url;
 
 use crate::keys::KeyOptions;
@@ -11,8 +11,6 @@ use crate::keys::paste::read_key;
 
 /// Words in provider, model and variable names of Alibaba's plans.
 const NAMES: [&str; 7] = ["alibaba", "aliyun", "bailian", "dashscope", "modelstudio", "qwen", "token-plan"];
-/// Suffix of Alibaba Cloud's hosts.
-const ALIBABA_SUFFIX: &str = ".aliyuncs.com";
 /// Path of Anthropic's protocol on Alibaba's hosts.
 const ANTHROPIC_PATH: &str = "/apps/anthropic";
 /// Number of a key's last characters that are shown.
@@ -54,7 +52,7 @@ pub struct FoundKey {
     pub region: Option<String>,
     /// Base URL of its requests, if known.
     pub base_url: Option<Url>,
-    /// True if its requests go to a server that is not Alibaba's.
+    /// True if its requests go to a server that is not an API host of a plan.
     pub is_foreign: bool,
     /// True if it is in a project's file, which someone else may have written.
     pub is_of_project: bool,
@@ -129,17 +127,16 @@ pub(super) fn is_named(names: &[&str]) -> bool {
     })
 }
 
-/// True for a base URL on a host of Alibaba Cloud.
-pub(super) fn is_alibaba(base_url: &str) -> bool {
-    api_base_url(base_url.trim())
-        .is_ok_and(|url| url.host_str().is_some_and(|host| host.ends_with(ALIBABA_SUFFIX)))
+/// True for a base URL on an API host of a plan.
+pub(super) fn is_of_plan(base_url: &str) -> bool {
+    api_base_url(base_url.trim()).is_ok_and(|url| url.host_str().is_some_and(is_plan_host))
 }
 
 pub(super) fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// Merges entries into keys, in their order. An entry with a server completes one without. An entry with a different server
+/// Merges entries into keys, in their order. An entry with a server completes one without. An entry with a foreign server
 /// stays separate.
 pub(super) fn collect(entries: Vec<KeyEntry>, notes: &mut Vec<String>) -> Vec<FoundKey> {
     let mut keys: Vec<FoundKey> = Vec::new();
@@ -197,7 +194,7 @@ fn locate(found: &mut FoundKey, base_url: &str, is_named: bool) -> bool {
         found.base_url = Url::parse(&place.base_url).ok();
         return true;
     }
-    found.is_foreign = !host.ends_with(ALIBABA_SUFFIX);
+    found.is_foreign = !is_plan_host(&host);
     if !found.is_foreign && url.path().starts_with(ANTHROPIC_PATH) {
         url.set_path("/compatible-mode/v1");
     }
@@ -205,10 +202,18 @@ fn locate(found: &mut FoundKey, base_url: &str, is_named: bool) -> bool {
     is_named || !found.is_foreign
 }
 
-fn merge(known: &mut FoundKey, found: FoundKey) {
-    known.is_of_project &= found.is_of_project;
-    if found.source != known.source && !known.also_in.contains(&found.source) {
-        known.also_in.push(found.source);
+fn merge(known: &mut FoundKey, mut found: FoundKey) {
+    if known.is_of_project && !found.is_of_project {
+        std::mem::swap(known, &mut found);
+    }
+    for source in std::iter::once(found.source).chain(found.also_in) {
+        if source != known.source && !known.also_in.contains(&source) {
+            known.also_in.push(source);
+        }
+    }
+    // A project's entry doesn't change the server of the user's own.
+    if found.is_of_project && !known.is_of_project && known.base_url.is_some() {
+        return;
     }
     if known.base_url.is_none()
         && (found.base_url.is_some() || (known.region.is_none() && found.region.is_some()))

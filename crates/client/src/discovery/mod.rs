@@ -424,6 +424,53 @@ mod tests {
     }
 
     #[test]
+    fn a_project_file_cannot_change_the_server_of_the_users_own_entry() {
+        const OWN: &str = "DASHSCOPE_API_KEY: dashscope ? aaaa";
+        for (url, expected) in [
+            (
+                "https://1.cn-hangzhou.fc.aliyuncs.com/v1",
+                vec![OWN, "https://1.cn-hangzhou.fc.aliyuncs.com/v1"],
+            ),
+            ("https://x.pai-eas.aliyuncs.com/api", vec![OWN, "https://x.pai-eas.aliyuncs.com/api/v1"]),
+            ("https://oss.aliyuncs.com/v1", vec![OWN, "https://oss.aliyuncs.com/v1"]),
+            ("https://dashscope-us.aliyuncs.com/v1", vec!["DASHSCOPE_API_KEY: dashscope us aaaa"]),
+        ] {
+            let mut home = Home::new();
+            let secret = "sk-0123456789abcdefaaaa";
+            home.set("DASHSCOPE_API_KEY", secret);
+            let options = json!({"baseURL": url, "apiKey": "{env:DASHSCOPE_API_KEY}"});
+            let configuration = json!({"provider": {"x": {"options": options}, "y": {"options": options}}});
+            home.write("code/project/opencode.json", &configuration.to_string());
+            let found = home.found();
+            let is_expected = found.iter().zip(&expected).all(|(found, expected)| found.contains(expected));
+            assert!(found.len() == expected.len() && is_expected, "{url}: {found:?}");
+            assert!(home.look().keys.iter().skip(1).all(|key| !key.is_taken_with_all()), "{url}");
+        }
+        // The user's own server stays, even if the project names several.
+        let home = Home::new();
+        home.write("code/project/.env", &format!("DASHSCOPE_API_KEY={}", key("aaaa")));
+        let auth = json!({"alibaba-token-plan": {"type": "api", "key": key("aaaa")}});
+        home.write(".local/share/opencode/auth.json", &auth.to_string());
+        let options = |url: &str| json!({"options": {"baseURL": url, "apiKey": key("aaaa")}});
+        let configuration = json!({"provider": {
+            "x": options("https://ws.eu-central-1.maas.aliyuncs.com/v1"),
+            "y": options("https://dashscope-finance.aliyuncs.com/v1"),
+        }});
+        home.write("code/project/opencode.json", &configuration.to_string());
+        assert_eq!(home.found(), [".local/share/opencode/auth.json: token-plan intl aaaa"]);
+    }
+
+    #[test]
+    fn a_projects_variable_cannot_silently_give_the_server_of_the_clis_key() {
+        let home = Home::new();
+        let login = json!({"auth": {"apiKey": key("aaaa"), "baseUrl": "$SERVER"}});
+        home.write(".qwen/settings.json", &json!({"security": login}).to_string());
+        home.write("code/project/.env", "SERVER=https://qwen.evil.example/v1");
+        let keys = home.look().keys;
+        assert!(keys.len() == 1 && !keys[0].is_taken_with_all(), "{keys:?}");
+    }
+
+    #[test]
     fn entries_that_disagree_leave_the_server_open() {
         let home = Home::new();
         let auth = json!({

@@ -41,9 +41,9 @@ pub(super) fn entries(settings: &Value, path: &Path, variables: &VariableSources
     entries
 }
 
-/// Reads the key and base URL from the CLI's own login. Either may refer to a variable.
+/// Reads the key and base URL from the CLI's own login. Either may refer to a variable, which may be a project's.
 fn of_login<'a>(
-    settings: &Value,
+    settings: &'a Value,
     source: &str,
     lookup: impl Fn(&str) -> Option<Found<'a>>,
 ) -> Option<KeyEntry> {
@@ -52,21 +52,20 @@ fn of_login<'a>(
         let text = auth.get(name)?.as_str()?;
         match text.strip_prefix('$') {
             Some(name) => {
-                let name = name.strip_prefix('{').and_then(|name| name.strip_suffix('}')).unwrap_or(name);
-                lookup(name).map(|found| found.value.to_owned())
+                lookup(name.strip_prefix('{').and_then(|name| name.strip_suffix('}')).unwrap_or(name))
             }
-            None => Some(text.to_owned()),
+            None => Some(Found { value: text, source: source.to_owned(), is_of_project: false }),
         }
     };
-    let base_url = value("baseUrl")?;
+    let (key, base_url) = (value("apiKey")?, value("baseUrl")?);
     Some(KeyEntry {
-        key: Secret::new(value("apiKey")?),
+        key: Secret::new(key.value),
         source: source.to_owned(),
         provider: PROVIDER.to_owned(),
         plan: None,
         region: None,
-        is_named: is_named(&[&base_url]),
-        base_url: Some(base_url),
-        is_of_project: false,
+        is_named: is_named(&[base_url.value]),
+        base_url: Some(base_url.value.to_owned()),
+        is_of_project: key.is_of_project || base_url.is_of_project,
     })
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use qwen_base::{Environment, KeyPlan, Secret, opaque_debug};
 
-use super::found::{KeyEntry, is_alibaba, shown};
+use super::found::{KeyEntry, is_of_plan, shown};
 
 /// Variables with a key, and the plan that their name tells.
 const KEYS: [(&str, KeyPlan); 5] = [
@@ -14,7 +14,7 @@ const KEYS: [(&str, KeyPlan); 5] = [
     ("ALIBABA_CODING_PLAN_API_KEY", KeyPlan::CodingPlan),
     ("DASHSCOPE_API_KEY", KeyPlan::DashScope),
 ];
-/// General `OpenAI` variables, used if the URL is Alibaba's.
+/// General `OpenAI` variables, used if the URL is a plan's.
 const OPENAI: (&str, &str) = ("OPENAI_API_KEY", "OPENAI_BASE_URL");
 /// Prefix of a subscription key, in any variable.
 const SUBSCRIPTION_PREFIX: &str = "sk-sp-";
@@ -91,7 +91,7 @@ pub(super) fn named(
         entries.push(KeyEntry { plan: Some(plan).filter(|_| !is_of_other_plan), ..found });
     }
     let (key, base_url) = OPENAI;
-    if let (Some(text), Some(url)) = (get(key), get(base_url).filter(|url| is_alibaba(url))) {
+    if let (Some(text), Some(url)) = (get(key), get(base_url).filter(|url| is_of_plan(url))) {
         let found = entry(key, text, None, Some(url));
         entries.push(KeyEntry { is_named: true, ..found });
     }
