@@ -1,6 +1,6 @@
 //! Reads API base URLs as tokens and users give them.
 
-use url::Url;
+use url::{Host, Url};
 
 use crate::http::is_secure;
 
@@ -10,8 +10,9 @@ pub const DEFAULT_API_BASE_URL: &str = "https://dashscope.aliyuncs.com/compatibl
 /// Paths of full endpoints that users paste in place of a base URL.
 const ENDPOINT_PATHS: [&str; 5] =
     ["/chat/completions", "/completions", "/embeddings", "/responses", "/models"];
-/// Values that programs write instead of a missing host.
-const NO_HOSTS: [&str; 6] = ["null", "undefined", "none", "nan", "http", "https"];
+/// Values that programs write instead of a missing host, and users to turn an option on or off.
+const NO_HOSTS: [&str; 12] =
+    ["null", "undefined", "none", "nan", "http", "https", "true", "false", "on", "off", "yes", "no"];
 const NAMES_NO_HOST: &str = "names no host";
 
 /// Returns the base URL of an API host: `portal.qwen.ai` becomes `https://portal.qwen.ai/v1`. The paths of Qwen's and
@@ -46,11 +47,17 @@ pub fn host_url(text: &str) -> Result<Url, &'static str> {
     if !is_secure(&url) {
         return Err("must be https (plain http is allowed for loopback only)");
     }
-    let host = url.host_str().unwrap_or_default();
-    if host.is_empty() || NO_HOSTS.contains(&host) {
-        return Err(NAMES_NO_HOST);
+    if names_host(&url) { Ok(url) } else { Err(NAMES_NO_HOST) }
+}
+
+fn names_host(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => !name.is_empty() && !NO_HOSTS.contains(&name),
+        // A URL parser reads the number 1 as the address 0.0.0.1. No server has an address in this block.
+        Some(Host::Ipv4(address)) => address.octets()[0] != 0,
+        Some(Host::Ipv6(address)) => !address.is_unspecified(),
+        None => false,
     }
-    Ok(url)
 }
 
 fn absolute(text: &str) -> Result<String, &'static str> {
@@ -172,6 +179,16 @@ mod tests {
             "null",
             "undefined",
             "https://null/v1",
+            "false",
+            "True",
+            "https://off/v1",
+            "on",
+            "no",
+            "yes",
+            "0",
+            "1",
+            "0.0.0.0:8080",
+            "https://[::]/v1",
             "",
             "a b",
         ] {
