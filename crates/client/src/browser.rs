@@ -1,11 +1,8 @@
 //! Opens the user's browser.
 
-use std::ffi::OsString;
 use std::process::Stdio;
 
 use qwen_base::Environment;
-
-const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// True if the user would see a browser that opens on this machine.
 #[must_use]
@@ -21,11 +18,10 @@ pub fn has_display(environment: &Environment) -> bool {
 /// Only absolute directories of `PATH` are searched, by this program and by those it starts. A relative directory could run
 /// a program from the project that the user works on.
 pub fn open(environment: &Environment, address: &str) {
-    let path = absolute_path(environment.get("PATH").unwrap_or(DEFAULT_PATH));
     for mut command in open::commands(address) {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         if cfg!(unix) {
-            command.env("PATH", &path).current_dir("/");
+            command.env("PATH", environment.program_path(None)).current_dir("/");
         }
         // Ctrl-C in the terminal must not reach the browser.
         #[cfg(unix)]
@@ -37,11 +33,6 @@ pub fn open(environment: &Environment, address: &str) {
     }
 }
 
-fn absolute_path(path: &str) -> OsString {
-    let directories = std::env::split_paths(path).filter(|directory| directory.is_absolute());
-    std::env::join_paths(directories).unwrap_or_else(|_| DEFAULT_PATH.into())
-}
-
 #[cfg(test)]
 #[cfg_attr(
     target_os = "linux",
@@ -49,12 +40,6 @@ fn absolute_path(path: &str) -> OsString {
 )]
 mod tests {
     use super::*;
-
-    #[test]
-    #[cfg(unix)]
-    fn relative_directories_of_path_are_left_out() {
-        assert_eq!(absolute_path(":.:bin:/usr/bin::../x:/bin"), "/usr/bin:/bin");
-    }
 
     #[test]
     #[cfg(target_os = "linux")]

@@ -1,6 +1,5 @@
 //! Finds the qwen CLI and the way to start it without a shell.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use qwen_base::{Code, Environment, Error, Paths, Result, expand_home, safe_open};
@@ -27,6 +26,8 @@ pub struct Program {
 pub fn find_cli(environment: &Environment, paths: &Paths) -> Result<Program> {
     if let Some(value) = environment.get("QWEN_CLI_PATH") {
         let path = expand_home(value, paths.home());
+        // Programs are started in another directory.
+        let path = std::path::absolute(&path).unwrap_or(path);
         let path = if path.extension().is_none() && cfg!(windows) { shim_beside(path) } else { path };
         if !path.is_file() {
             return Err(not_found(format!(
@@ -37,7 +38,7 @@ pub fn find_cli(environment: &Environment, paths: &Paths) -> Result<Program> {
         }
         return start(path, environment);
     }
-    let on_path = directories_of_path(environment);
+    let on_path = environment.program_directories();
     let elsewhere = global_directories(environment, paths.home());
     let found = on_path.chain(elsewhere).find_map(|directory| command_in(&directory));
     let cli = found.ok_or_else(|| not_found("There is no qwen CLI on PATH"))?;
@@ -54,11 +55,6 @@ fn not_found(what: impl std::fmt::Display) -> Error {
 fn shim_beside(path: PathBuf) -> PathBuf {
     let shim = path.with_extension("cmd");
     if shim.is_file() { shim } else { path }
-}
-
-fn directories_of_path(environment: &Environment) -> impl Iterator<Item = PathBuf> {
-    // A relative entry could find a program in the project that the user works on.
-    std::env::split_paths(environment.get("PATH").unwrap_or("")).filter(|directory| directory.is_absolute())
 }
 
 /// Returns the directories of globally installed commands, for hosts without a login shell's `PATH`.
@@ -109,7 +105,7 @@ fn start(cli: PathBuf, environment: &Environment) -> Result<Program> {
         _ => return Ok(Program { executable: cli.clone(), cli, script: None }),
     };
     let beside = cli.parent().map(|directory| directory.join(NODE));
-    let on_path = directories_of_path(environment).map(|directory| directory.join(NODE));
+    let on_path = environment.program_directories().map(|directory| directory.join(NODE));
     let node = beside.into_iter().chain(on_path).find(|path| is_executable(path)).ok_or_else(|| {
         Error::new(
             Code::CliNotFound,
@@ -139,14 +135,6 @@ fn script_of_shim(shim: &str, directory: &Path) -> Option<PathBuf> {
     }
     path.extend(rest.split(['\\', '/']).filter(|step| !step.is_empty()));
     Some(path)
-}
-
-/// Returns `PATH` for the CLI: the user's, plus the CLI's directory, where Node usually is.
-#[must_use]
-pub fn path_variable(environment: &Environment, program: &Program) -> OsString {
-    let own = program.cli.parent().map(Path::to_owned);
-    let all = std::env::split_paths(environment.get("PATH").unwrap_or("")).chain(own);
-    std::env::join_paths(all).unwrap_or_else(|_| environment.get("PATH").unwrap_or("").into())
 }
 
 #[cfg(test)]
@@ -221,6 +209,9 @@ mod tests {
             let found =
                 find_in(&[("HOME", home), ("PATH", &path), ("QWEN_CLI_PATH", "~/x/my qwen")]).unwrap();
             assert_eq!(found.executable, named);
+            // A file of this crate, where tests run.
+            let found = find_in(&[("HOME", home), ("QWEN_CLI_PATH", "Cargo.toml")]).unwrap();
+            assert_eq!(found.executable, std::env::current_dir().unwrap().join("Cargo.toml"));
         }
 
         #[test]

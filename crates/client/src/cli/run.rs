@@ -1,5 +1,6 @@
 //! Runs the CLI and its child processes until all have ended.
 
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::find::{Program, path_variable};
+use super::find::Program;
 use super::home::Workspace;
 use super::login::CliLogin;
 
@@ -118,7 +119,9 @@ impl Run {
             command.args(["--approval-mode", "default", "--chat-recording=false", "--exclude-tools"]);
             command.arg([&[TOOLS.to_owned()], &job.more_tools[..]].concat().join(","));
             command.env_clear().envs(login.variables.iter().map(|(name, value)| (name, value)));
-            command.env("PATH", path_variable(&job.environment, program)).envs(workspace.variables());
+            // Node usually is in the CLI's own directory.
+            let directory = program.cli.parent().map(Path::to_owned);
+            command.env("PATH", job.environment.program_path(directory)).envs(workspace.variables());
             for name in ["QWEN_TELEMETRY_ENABLED", "QWEN_USAGE_STATISTICS_ENABLED"] {
                 command.env(name, "false");
             }

@@ -112,9 +112,8 @@ fn logins(places: &OpenCodeFiles, had_host_login: bool) -> Option<Finding> {
 
 async fn version(environment: &Environment, home: &Path) -> Option<String> {
     let name = if cfg!(windows) { "opencode.exe" } else { "opencode" };
-    let on_path = std::env::split_paths(environment.get("PATH").unwrap_or(""));
-    let program = on_path
-        .filter(|directory| directory.is_absolute())
+    let program = environment
+        .program_directories()
         .chain([home.join(".opencode/bin")])
         .map(|directory| directory.join(name))
         .find(|path| path.is_file())?;

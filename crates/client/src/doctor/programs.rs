@@ -33,22 +33,21 @@ pub fn packaged_version(program: &Path, name: &str) -> Option<String> {
     })
 }
 
-/// Returns the version that a program prints.
+/// Returns the version that a program prints. The program can start nothing from the working directory, such as a `node`
+/// of the project that the user works on.
 pub async fn printed_version(
     program: &Path,
     arguments: &[&OsStr],
     environment: &Environment,
 ) -> Option<String> {
-    let run = Command::new(program)
-        .args(arguments)
-        .arg("--version")
-        .env_clear()
-        .envs(environment.iter())
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = timeout(PATIENCE, run).await.ok()?.ok()?;
+    let mut command = Command::new(program);
+    command.args(arguments).arg("--version").env_clear().envs(environment.iter());
+    command.env("PATH", environment.program_path(None));
+    if cfg!(unix) {
+        command.current_dir("/");
+    }
+    command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let output = timeout(PATIENCE, command.output()).await.ok()?.ok()?;
     version_in(&String::from_utf8_lossy(&output.stdout)).map(str::to_owned)
 }
 
@@ -117,8 +116,24 @@ pub async fn check_qwen_cli(doctor: &Doctor, settings: &CheckedSettings) -> Vec<
 }
 
 #[cfg(test)]
+#[cfg_attr(unix, expect(clippy::disallowed_methods, reason = "tests play the user and other programs"))]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_program_can_start_nothing_from_the_working_directory() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("qwen");
+        let told = directory.path().join("told");
+        let script = format!("#!/bin/sh\necho \"$PWD $PATH\" > {}\necho 1.2.3\n", told.display());
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let environment = [("PATH", ".:bin::/usr/bin:/bin")].into_iter().collect();
+        assert_eq!(printed_version(&program, &[], &environment).await.as_deref(), Some("1.2.3"));
+        assert_eq!(std::fs::read_to_string(&told).unwrap(), "/ /usr/bin:/bin\n");
+    }
 
     #[test]
     fn the_version_is_found_in_a_programs_output() {
