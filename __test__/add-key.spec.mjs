@@ -1,11 +1,14 @@
 // Adding a key on the command line: hidden input, from a prompt or standard input only.
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
 import { test } from "node:test";
 import { storeOf } from "./support/accounts.mjs";
 import { runProgram, startProgram } from "./support/command-line.mjs";
 import { startServer, temporaryHome, startClient } from "./support/harness.mjs";
 import { hasTerminal, screenAfter } from "./support/terminal.mjs";
+
+const use = createRequire(import.meta.url)("../lib/cli/commands/use.js");
 
 async function setUp(t) {
   const server = await startServer(t);
@@ -23,7 +26,7 @@ async function setUp(t) {
     return program;
   };
   const pipe = (input, ...args) => runProgram({ ...context, input }, ["add-key", ...args]);
-  return { server, home, store: storeOf(home), start, pipe };
+  return { server, home, env, store: storeOf(home), start, pipe };
 }
 
 test("a key from standard input is checked, stored and shown as an account", async (t) => {
@@ -137,4 +140,38 @@ test("a key that is billed by use says so in JSON and in an event, and has no ti
   assert.deepEqual(told, ['The Qwen account "DashScope key" is now the active one (billed by use).']);
   const { active, billedByUse } = JSON.parse((await pipe(key, ...args)).stdout);
   assert.deepEqual([active, billedByUse], [true, true]);
+});
+
+test("an id in a file adds no control characters and no line to what a command prints", async (t) => {
+  const { server, env, store, pipe } = await setUp(t);
+  const add = async (...args) => {
+    const key = server.addKey();
+    const { code } = await pipe(key, "--base-url", server.apiBaseUrl, "--no-check", ...args);
+    assert.equal(code, 0);
+    return key;
+  };
+  await add("--plan", "coding-plan", "--label", "one");
+  const metered = await add("--label", "two");
+  const contents = store.read();
+  const id = "\u001b[2Jx\nroot\u202e";
+  contents.apiKeys[1].id = id;
+  store.write(contents);
+  const again = await pipe(metered, "--base-url", server.apiBaseUrl, "--no-check");
+  const taken = await runProgram({ env }, ["rename", "one", "two"]);
+  const disabled = await runProgram({ env }, ["disable", "one"]);
+  const account = { id, label: "two", kind: "oauth", state: "needs-login" };
+  const client = { accounts: async () => [account], setActiveAccount: async () => account };
+  const { lines } = await use.run({ client, operand: "two" });
+  const printed = [
+    ...again.stdout.split("\n"),
+    ...disabled.stdout.split("\n"),
+    taken.stderr.trimEnd(),
+    ...lines,
+  ];
+  assert.equal(
+    printed.filter((line) => line.includes("\ufffd[2Jx root\ufffd")).length,
+    6,
+    printed.join("\n"),
+  );
+  for (const line of printed) assert.doesNotMatch(line, /[\p{Cc}\u202e]/u);
 });

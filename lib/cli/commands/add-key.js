@@ -32,7 +32,7 @@ function success(account, active) {
   if (account.active) lines.push(`It is the active account now.${price}`);
   else if (active !== null) {
     lines.push(
-      `${shown(active)} stays the active account. To use the key first: opencode-qwen-cli-auth use ${account.id}${
+      `${shown(active)} stays the active account. To use the key first: opencode-qwen-cli-auth use ${clean(account.id)}${
         price && " (billed by use)"
       }`,
     );

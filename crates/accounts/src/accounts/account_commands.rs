@@ -226,8 +226,8 @@ impl Registry {
         let is_taken = |record: &Record| record.id() == label || snapshot.account(record).label == label;
         match snapshot.document.all().find(|record| record.id() != id && is_taken(record)) {
             Some(other) => {
-                let expected =
-                    format!("is taken: the account {} has this label. Choose another label", other.id());
+                let other = snapshot.account(other).shown_id();
+                let expected = format!("is taken: the account {other} has this label. Choose another label");
                 Err(Error::invalid_argument("label", &expected).with_account(id))
             }
             None => Ok(()),
