@@ -180,8 +180,8 @@ impl Registry {
     }
 
     fn stamps(&self) -> Result<Stamps> {
-        let legacy = file::stamp(self.legacy.path()).unwrap_or_default();
-        Ok((file::stamp(self.credentials.path())?, file::stamp(self.store.path())?, legacy))
+        let [credentials, legacy] = [self.credentials.path(), self.legacy.path()].map(file::stamp_or_error);
+        Ok((credentials, file::stamp(self.store.path())?, legacy))
     }
 
     /// True if the files have not changed since this snapshot.

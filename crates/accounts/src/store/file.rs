@@ -53,6 +53,13 @@ pub fn stamp(path: &Path) -> Result<Option<Stamp>> {
     }
 }
 
+/// As [`stamp`], but an error is a stamp too. Reading the file reports it.
+#[must_use]
+pub fn stamp_or_error(path: &Path) -> Option<Stamp> {
+    let unreadable = |_| Some(Stamp { modified: None, length: u64::MAX, inode: 0 });
+    stamp(path).unwrap_or_else(unreadable)
+}
+
 /// Size of a file in bytes; 0 if there is none.
 #[must_use]
 pub fn size(path: &Path) -> u64 {

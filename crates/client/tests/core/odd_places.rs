@@ -62,6 +62,31 @@ async fn the_default_store_may_be_a_link_of_the_users_own() {
     assert_eq!(refused.map(drop).unwrap_err().code(), Code::PathNotAllowed);
 }
 
+#[tokio::test]
+async fn credentials_that_can_not_be_examined_stop_no_other_account() {
+    let loops = |path: &Path| {
+        fs::remove_file(path).unwrap();
+        symlink(path.file_name().unwrap(), path).unwrap();
+    };
+    let fleet = Fleet::of(2).await;
+    loops(&fleet.setup.home.credentials());
+    let client = fleet.client();
+    assert_eq!(client.accounts().await.unwrap().len(), 2);
+    assert_eq!(client.fetch(chat(false)).await.unwrap().status, 200);
+    assert_eq!(fleet.full_requests(), [1, 0]);
+    // Without another account the error is the reason.
+    let setup = Setup::fresh().await;
+    let client = setup.client();
+    client.access_token(None).await.unwrap();
+    loops(&setup.home.credentials());
+    let error = client.access_token(None).await.unwrap_err();
+    assert_eq!((error.code(), error.path()), (Code::Io, Some(setup.home.credentials().as_path())));
+    // A store that can't be examined may hold the account that the user chose.
+    let fleet = Fleet::of(2).await;
+    loops(&fleet.setup.home.store());
+    assert_eq!(fleet.client().accounts().await.unwrap_err().code(), Code::Io);
+}
+
 fn doctor(setup: &Setup) -> Doctor {
     Doctor {
         options: setup.options.clone(),
