@@ -140,7 +140,8 @@ pub fn aside(path: &Path, now_ms: u64) -> PathBuf {
     aside
 }
 
-/// Keeps a damaged file under a name with the time. A file is copied, so that other processes always find one.
+/// Keeps a damaged file under a name with the time. A file is copied, so that other processes always find one. The copy
+/// gets the owner of the file, if this user may do that.
 ///
 /// # Errors
 /// Those of the file system.
@@ -150,7 +151,11 @@ pub fn set_aside(path: &Path, now_ms: u64) -> std::io::Result<PathBuf> {
         fs::copy(path, &aside)?;
         // Windows can sync only files that are open for writing; elsewhere a copy of a read-only file can't be opened
         // so.
-        File::options().read(true).write(cfg!(windows)).open(&aside)?.sync_all()?;
+        let copy = File::options().read(true).write(cfg!(windows)).open(&aside)?;
+        if let (Ok(target), Some(directory)) = (path.canonicalize(), path.parent()) {
+            let _ = ownership::set_owner(&copy, &target, directory);
+        }
+        copy.sync_all()?;
     } else {
         fs::rename(path, &aside)?;
     }

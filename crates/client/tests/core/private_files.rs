@@ -94,7 +94,10 @@ async fn files_that_root_writes_in_a_users_directory_belong_to_that_user() {
     let flock = setup.home.qwen_dir().join("oauth_creds.flock");
     fs::write(&flock, "").unwrap();
     widen(&flock, 0o600);
-    for path in [setup.home.qwen_dir(), setup.home.credentials()] {
+    // A damaged store is set aside as a copy.
+    fs::write(setup.home.store(), "{").unwrap();
+    widen(&setup.home.store(), 0o600);
+    for path in [setup.home.qwen_dir(), setup.home.credentials(), setup.home.store()] {
         chown(path, Some(USER), Some(USER)).unwrap();
     }
     let client = setup.client();
@@ -103,7 +106,7 @@ async fn files_that_root_writes_in_a_users_directory_belong_to_that_user() {
     client.flush();
     client.note_host_login().await.unwrap();
     let files = setup.home.files();
-    assert!(files.len() >= 4, "{files:?}");
+    assert!(files.iter().any(|name| name.contains(".corrupt-")) && files.len() >= 5, "{files:?}");
     for name in files {
         let found = fs::metadata(setup.home.qwen_dir().join(&name)).unwrap();
         assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (USER, USER, 0o600), "{name}");
