@@ -615,7 +615,8 @@ declare namespace qwen {
      * @param options.revoke - asks the server that issued a login to revoke it (RFC 7009), if its metadata offers that.
      * Qwen's server is not known to. A `config` event reports the result. @defaultValue false
      * @returns `leftBehind`: paths of files in the Qwen directory that still contain a token of the account, because
-     * other programs wrote them or they could not be changed; usually empty
+     * other programs wrote them or they could not be changed, or that could not be searched; usually empty. A `config`
+     * event reports that the directory has too many files to search all
      * @throws {@link QwenAuthError} `ERR_QWEN_INVALID_ARGUMENT` for an unknown id; as {@link QwenClient.accounts}
      */
     removeAccount(id: string, options?: { revoke?: boolean }): Promise<{ leftBehind: string[] }>;

@@ -15,7 +15,9 @@ async function run({ client, operand, options, env }) {
   const lines = [`Removed ${shown(removed)}.`];
   if (wasThere && !existsSync(path)) lines.push("The qwen CLI used this login too; it is logged out.");
   for (const file of removed.leftBehind) {
-    lines.push(`This file still contains its token; remove or edit it yourself: ${clean(file)}`);
+    lines.push(
+      `This file still contains its token, or can't be searched. Edit or remove it yourself: ${clean(file)}`,
+    );
   }
   const left = removed.leftBehind.length > 0 ? { leftBehind: removed.leftBehind } : {};
   return { value: { removed: removed.id, ...left }, lines };

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::account::{disabled_account, unknown_account};
 use super::availability::{Availability, availability};
-use super::erase::Traces;
+use super::erase::{MAX_FILES, Traces};
 use super::reconcile::{self, Imported};
 use super::registry::{ONLY_ACCOUNT, Registry, new_id};
 use super::snapshot::Snapshot;
@@ -129,7 +129,7 @@ impl Registry {
     }
 
     /// Removes an account for good, and the credentials file if it holds that account. Its tokens are erased from kept
-    /// damaged stores and from temporary files. Returns the files that still hold one of its tokens.
+    /// damaged stores and from temporary files. Returns the files that still hold one of its tokens, or can't be read.
     ///
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::with_store`].
@@ -153,23 +153,29 @@ impl Registry {
     }
 
     /// Removes the credentials file, or empties it if it can't be removed, such as a mount. Returns the file if it
-    /// still holds a token of the account.
+    /// may still hold a token of the account.
     fn remove_credentials(&self, removed: &Record) -> Option<PathBuf> {
         let path = self.credentials.path();
         let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        if self.credentials.remove().is_err() && Traces::of(removed).are_in(path) {
+        if self.credentials.remove().is_err() && Traces::of(removed).may_be_in(path) {
             let _ = atomic::overwrite(path, b"{}\n");
         }
         // If the path is a link, removing it leaves the target, which is the user's own file.
-        Traces::of(removed).are_in(&target).then_some(target)
+        Traces::of(removed).may_be_in(&target).then_some(target)
     }
 
     fn erase(&self, removed: &Record) -> Vec<PathBuf> {
         let traces = Traces::of(removed);
-        let directory = self.credentials.path().parent().map(Path::to_owned).unwrap_or_default();
-        let mut left = traces.erase(&directory, self.store.path());
-        left.extend(Some(self.legacy.path().to_owned()).filter(|path| traces.are_in(path)));
-        left
+        let mut erased = traces.erase(self.credentials.path(), self.store.path());
+        if !erased.is_complete {
+            let directory = self.credentials.path().parent().unwrap_or(Path::new("")).display();
+            let message = format!(
+                "Not all files below {directory} were searched for the tokens of the removed account: there are more than {MAX_FILES}, or a directory can't be read."
+            );
+            self.tell(EventKind::Config, message, None, None);
+        }
+        erased.left.extend(Some(self.legacy.path().to_owned()).filter(|path| traces.may_be_in(path)));
+        erased.left
     }
 
     /// Adds logins from another tool. The active account and the qwen CLI's account stay the same.

@@ -1,12 +1,14 @@
 //! Erases the tokens of a removed account from copies of its files: damaged stores that were kept, and temporary files
 //! of interrupted writes.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use qwen_base::{Secret, safe_open};
+use qwen_base::Secret;
 
 use crate::store::atomic;
+use crate::store::file::{self, Contents};
 use crate::store::record::Record;
 use crate::store::recover::recover;
 
@@ -16,9 +18,18 @@ const STRUCK: &str = "removed";
 const MIN_TOKEN: usize = 8;
 /// Limits of the search below the Qwen directory.
 const MAX_DEPTH: usize = 3;
-const MAX_FILES: usize = 5_000;
-/// Larger files are skipped: no store is larger.
+pub const MAX_FILES: usize = 5_000;
+/// Larger files are not read: no store is larger.
 const MAX_SIZE: u64 = 16 * 1024 * 1024;
+
+/// Result of erasing the tokens of an account.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Erased {
+    /// Files that still hold a token, or can't be read.
+    pub left: Vec<PathBuf>,
+    /// False if some files below the Qwen directory were not searched.
+    pub is_complete: bool,
+}
 
 /// The tokens of one account, earlier ones included.
 pub struct Traces<'a> {
@@ -35,27 +46,50 @@ impl<'a> Traces<'a> {
         Self { record, current: current.flatten().collect() }
     }
 
-    /// Erases the account's tokens from our own files below `directory`. Returns the files that still hold one, since
-    /// files of other programs are not changed.
-    pub fn erase(&self, directory: &Path, store: &Path) -> Vec<PathBuf> {
-        let (mut files, mut left) = (Vec::new(), Vec::new());
-        list(directory, MAX_DEPTH, &mut files);
-        if files.len() >= MAX_FILES {
-            left.push(directory.to_owned());
+    /// Erases the account's tokens from our own copies of `credentials` and `store`, and finds them in the files of other
+    /// programs below the Qwen directory, which are not changed.
+    pub fn erase(&self, credentials: &Path, store: &Path) -> Erased {
+        let own: Vec<PathBuf> = [credentials, store].into_iter().flat_map(with_target).collect();
+        let mut copies = BTreeSet::new();
+        for directory in own.iter().filter_map(|path| path.parent()).collect::<BTreeSet<_>>() {
+            list(directory, 1, &mut |path| {
+                if is_copy(&path, &own) {
+                    copies.insert(path);
+                }
+                true
+            });
         }
-        for path in files {
-            let Ok(Some(contents)) = safe_open::read(&path, MAX_SIZE) else { continue };
-            let Some(struck) = self.strike(&contents, is_copy(&path, store)) else { continue };
-            if !is_copy(&path, store) || atomic::replace(&path, &struck).is_err() {
-                left.push(path);
+        let mut others = Vec::new();
+        let directory = credentials.parent().unwrap_or(Path::new(""));
+        let is_complete = list(directory, MAX_DEPTH, &mut |path| {
+            if !copies.contains(&path) {
+                others.push(path);
             }
-        }
-        left
+            others.len() < MAX_FILES
+        });
+        let mut left: Vec<_> = copies.into_iter().chain(others).collect();
+        left.retain(|path| self.stays_in(path, is_copy(path, &own)));
+        Erased { left, is_complete }
     }
 
-    /// True if the file holds a token of the account.
-    pub fn are_in(&self, path: &Path) -> bool {
-        matches!(safe_open::read(path, MAX_SIZE), Ok(Some(contents)) if self.strike(&contents, false).is_some())
+    /// True if the file holds a token of the account, or can't be searched for one.
+    pub fn may_be_in(&self, path: &Path) -> bool {
+        self.stays_in(path, false)
+    }
+
+    /// Erases the account's tokens from a copy. True if the file may still hold one.
+    fn stays_in(&self, path: &Path, is_copy: bool) -> bool {
+        match file::read(path, MAX_SIZE) {
+            Ok(Contents::Missing | Contents::NotAFile) => false,
+            Ok(Contents::Bytes { bytes, .. }) => match self.strike(&bytes, is_copy) {
+                Some(struck) => !is_copy || atomic::replace(path, &struck).is_err(),
+                // UTF-16 that can't be decoded.
+                None => bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff"),
+            },
+            Ok(Contents::TooLarge) => true,
+            // A parent of the path may be a file.
+            Err(_) => path.symlink_metadata().is_ok(),
+        }
     }
 
     /// Returns the contents without the account's tokens; `None` if there are none. With `is_store`, other tokens under
@@ -115,26 +149,34 @@ impl<'a> Traces<'a> {
     }
 }
 
-fn list(directory: &Path, depth: usize, files: &mut Vec<PathBuf>) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    for entry in entries.flatten() {
-        if files.len() >= MAX_FILES {
-            return;
-        }
+/// Calls `take` with each file until it returns false. Returns false if not all files were taken.
+fn list(directory: &Path, depth: usize, take: &mut dyn FnMut(PathBuf) -> bool) -> bool {
+    let Ok(entries) = fs::read_dir(directory) else { return !directory.exists() };
+    let mut is_complete = true;
+    for entry in entries {
+        let Ok(entry) = entry else { return false };
         match entry.file_type() {
-            Ok(kind) if kind.is_file() => files.push(entry.path()),
-            Ok(kind) if kind.is_dir() && depth > 1 => list(&entry.path(), depth - 1, files),
+            Ok(kind) if kind.is_file() && !take(entry.path()) => return false,
+            Ok(kind) if kind.is_dir() && depth > 1 => is_complete &= list(&entry.path(), depth - 1, take),
             // Links are not followed.
             _ => {}
         }
     }
+    is_complete
+}
+
+/// Returns a path, and the file that it leads to if it is a link.
+fn with_target(path: &Path) -> BTreeSet<PathBuf> {
+    let target = atomic::follow_links(path).unwrap_or_else(|_| path.to_owned());
+    BTreeSet::from([path.to_owned(), target])
 }
 
 /// True for our own copies of a credentials file or store: damaged ones that were kept, and temporary files.
-fn is_copy(path: &Path, store: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let store = store.file_name().unwrap_or_default().to_string_lossy();
-    ["oauth_creds.json", "oauth_accounts.json", &store].into_iter().any(|own| {
+fn is_copy(path: &Path, own: &[PathBuf]) -> bool {
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let defaults = ["oauth_creds.json", "oauth_accounts.json"].map(str::to_owned);
+    own.iter().map(|own| name(own)).chain(defaults).any(|own| {
+        let name = name(path);
         name.starts_with(&format!("{own}.corrupt-"))
             || (name.starts_with(&format!(".{own}.")) && name.ends_with(atomic::TEMPORARY_SUFFIX))
     })
@@ -179,26 +221,87 @@ mod tests {
         }
     }
 
+    const HELD: &str = "{\"access_token\": \"access-two\"}";
+
+    fn utf16(text: &str) -> Vec<u8> {
+        "\u{feff}".encode_utf16().chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect()
+    }
+
+    /// The paths of the credentials file and of the store in a directory.
+    fn own_files(directory: &Path, store: &str) -> [PathBuf; 2] {
+        [directory.join("oauth_creds.json"), directory.join(store)]
+    }
+
+    fn write(path: PathBuf, contents: impl AsRef<[u8]>) -> PathBuf {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, contents).unwrap();
+        path
+    }
+
     #[test]
     fn only_our_own_copies_are_changed() {
         let directory = tempfile::tempdir().unwrap();
-        let store = directory.path().join("mine.json");
-        let write = |name: &str| {
-            let path = directory.path().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(&path, "{\"access_token\": \"access-two\"}").unwrap();
-            path
-        };
+        let [credentials, store] = own_files(directory.path(), "mine.json");
+        let in_directory = |name: &str| write(directory.path().join(name), HELD);
         let ours = ["oauth_creds.json.corrupt-1", "mine.json.corrupt-2-3", ".oauth_accounts.json.x.y.tmp"]
-            .map(write);
-        let mut theirs = ["oauth_creds.json.bak", "tmp/notes.txt"].map(write);
-        let record = record();
-        let mut left = Traces::of(&record).erase(directory.path(), &store);
-        left.sort();
+            .map(in_directory);
+        let mut theirs = ["oauth_creds.json.bak", "tmp/notes.txt"].map(in_directory);
         theirs.sort();
-        assert_eq!(left, theirs);
+        let record = record();
+        let mut erased = Traces::of(&record).erase(&credentials, &store);
+        erased.left.sort();
+        assert_eq!(erased, Erased { left: theirs.into(), is_complete: true });
         for path in ours {
             assert_eq!(fs::read_to_string(path).unwrap(), "{\"access_token\": \"removed\"}");
         }
+    }
+
+    #[test]
+    fn a_copy_is_erased_in_any_encoding_or_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let [credentials, store] = own_files(directory.path(), "oauth_accounts.json");
+        let in_directory = |name: &str, contents: &[u8]| write(directory.path().join(name), contents);
+        let erasable = in_directory("oauth_accounts.json.corrupt-1", &utf16(&format!("{HELD},")));
+        let undecodable = [&utf16(HELD)[..], &[0, 0xd8, 0, 0]].concat();
+        let undecodable = in_directory("oauth_accounts.json.corrupt-2", &undecodable);
+        let too_large = in_directory("oauth_accounts.json.corrupt-3", b"");
+        fs::File::options().write(true).open(&too_large).unwrap().set_len(MAX_SIZE + 1).unwrap();
+        let record = record();
+        let erased = Traces::of(&record).erase(&credentials, &store);
+        assert_eq!(erased.left, [undecodable, too_large]);
+        assert_eq!(fs::read_to_string(erasable).unwrap(), "{\"access_token\": \"removed\"},");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn copies_are_found_wherever_the_files_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let [credentials, store] = own_files(directory.path(), "a/b/c/d/store.json");
+        let elsewhere = tempfile::tempdir().unwrap();
+        let target = elsewhere.path().join("mine.json");
+        fs::create_dir_all(store.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(&target, &store).unwrap();
+        let aside = write(file::aside(&store, 1), HELD);
+        let temporary = write(elsewhere.path().join(".mine.json.x.y.tmp"), HELD);
+        let record = record();
+        let erased = Traces::of(&record).erase(&credentials, &store);
+        assert_eq!(erased, Erased { left: Vec::new(), is_complete: true });
+        for path in [aside, temporary] {
+            assert_eq!(fs::read_to_string(path).unwrap(), "{\"access_token\": \"removed\"}");
+        }
+    }
+
+    #[test]
+    fn the_limit_of_files_does_not_concern_our_own_copies() {
+        let directory = tempfile::tempdir().unwrap();
+        let [credentials, store] = own_files(directory.path(), "oauth_accounts.json");
+        for at in 0..=MAX_FILES {
+            fs::write(directory.path().join(format!("{at}")), "").unwrap();
+        }
+        let copy = write(directory.path().join("oauth_accounts.json.corrupt-1"), HELD);
+        let record = record();
+        let erased = Traces::of(&record).erase(&credentials, &store);
+        assert_eq!(erased, Erased { left: Vec::new(), is_complete: false });
+        assert_eq!(fs::read_to_string(copy).unwrap(), "{\"access_token\": \"removed\"}");
     }
 }
