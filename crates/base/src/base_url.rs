@@ -165,6 +165,22 @@ mod tests {
     }
 
     #[test]
+    fn hosts_of_alibabas_customers_are_not_plan_hosts() {
+        for host in
+            ["dashscope-intl", "cn-hongkong.dashscope", "coding-intl.dashscope", "ws-1.eu-central-1.maas"]
+        {
+            assert!(is_plan_host(&format!("{host}.aliyuncs.com")), "{host}");
+            assert!(!is_plan_host(&format!("{host}.aliyuncs.com.evil.example")), "{host}");
+        }
+        for host in
+            ["1.cn-hangzhou.fc", "x.pai-eas", "dashscope-1.oss-cn-beijing", "dashscope.x", "maas", "x-maas"]
+        {
+            assert!(!is_plan_host(&format!("{host}.aliyuncs.com")), "{host}");
+        }
+        assert!(!is_plan_host("portal.qwen.ai") && !is_plan_host("xdashscope.aliyuncs.com"));
+    }
+
+    #[test]
     fn a_host_that_must_not_get_a_token_is_refused() {
         for text in [
             "http://portal.qwen.ai",
