@@ -1,9 +1,12 @@
 // Plugin options that a project's configuration may and may not change.
 import assert from "node:assert/strict";
+import { createRequire } from "node:module";
 import { test } from "node:test";
 import { QwenAuthPlugin } from "opencode-qwen-cli-auth";
 import validate from "../lib/validate.js";
 import { EXPIRED, startServer, temporaryHome } from "./support/harness.mjs";
+
+const { QwenClient } = createRequire(import.meta.url)("../lib/client.js");
 
 /** The plugin with these options, in a home whose login belongs to `server`. */
 async function load(t, server, options) {
@@ -16,7 +19,11 @@ async function load(t, server, options) {
   });
   Object.assign(process.env, home.env, { OPENCODE_QWEN_OAUTH_BASE_URL: server.url });
   const logged = [];
-  const client = { app: { log: async ({ body }) => logged.push(body) } };
+  const toasts = [];
+  const client = {
+    app: { log: async ({ body }) => logged.push(body) },
+    tui: { showToast: async ({ body }) => toasts.push(body.message) },
+  };
   const hooks = await QwenAuthPlugin({ client }, options);
   t.after(() => hooks.dispose());
   const config = {};
@@ -28,7 +35,7 @@ async function load(t, server, options) {
       headers: { "content-type": "application/json" },
       body: JSON.stringify({ model: "coder-model", messages: [{ role: "user", content: "hi" }] }),
     });
-  return { home, logged, ask };
+  return { home, hooks, logged, toasts, ask };
 }
 
 test("options of a project change no server, file or program, and are reported once", async (t) => {
@@ -64,4 +71,16 @@ test("a project can forbid paid requests, but not allow them", async (t) => {
   });
   const { logged } = await load(t, await startServer(t), { allowPaidFallback: true });
   assert.match(logged[0].message, /^Ignored in opencode\.json: allowPaidFallback\. .*costs/);
+});
+
+test("the id of a metered key that another account precedes is shown without control characters", async (t) => {
+  const { hooks, toasts } = await load(t, await startServer(t), {});
+  const account = { id: "\u001b[2Jx\nroot", label: "two", kind: "api-key", active: false };
+  t.mock.method(QwenClient.prototype, "addApiKey", async () => account);
+  const method = hooks.auth.methods.find(({ label }) => label.endsWith("key"));
+  await (await method.authorize({})).callback("sk-1");
+  while (toasts.length === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.deepEqual(toasts, [
+    '"two" is billed by use, and another account stays active. To use it: `npx opencode-qwen-cli-auth use \ufffd[2Jx root`',
+  ]);
 });
