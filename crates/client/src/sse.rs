@@ -115,6 +115,12 @@ pub fn data_of(line: &[u8]) -> Option<&[u8]> {
     field(line, b"data")
 }
 
+/// Reads the status that an error gives for itself. Some servers give an error the status of a success, which says nothing.
+#[must_use]
+pub fn error_status(text: &str) -> Option<u16> {
+    text.trim().parse().ok().filter(|status| (400..600).contains(status))
+}
+
 fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let value = line.strip_prefix(name)?.strip_prefix(b":")?;
     Some(value.strip_prefix(b" ").unwrap_or(value))
@@ -125,7 +131,7 @@ fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 pub struct SseEvent {
     /// True if the event is named `error`.
     pub is_error: bool,
-    /// The status that `DashScope` gives in a comment (`:HTTP_STATUS/429`).
+    /// The error status that `DashScope` gives in a comment (`:HTTP_STATUS/429`).
     pub status: Option<u16>,
     /// The values of its `data` lines, joined by LF.
     pub data: Vec<u8>,
@@ -150,7 +156,7 @@ impl SseEvent {
         } else if let Some(name) = field(line, b"event") {
             self.is_error = name.trim_ascii() == b"error";
         } else if let Some(status) = line.strip_prefix(b":HTTP_STATUS/") {
-            self.status = std::str::from_utf8(status).ok().and_then(|text| text.trim().parse().ok());
+            self.status = std::str::from_utf8(status).ok().and_then(error_status);
         }
         line.is_empty()
     }
@@ -225,9 +231,8 @@ mod tests {
     fn an_event_has_a_name_a_status_and_data() {
         let mut reader = EventReader::default();
         let mut found = Vec::new();
-        reader.read(b"id:1\nevent:error\n:HTTP_STATUS/429\ndata:{\ndata: }\n\ndata: x\n", |event| {
-            found.push(event);
-        });
+        let stream = b"id:1\nevent:error\n:HTTP_STATUS/429\ndata:{\ndata: }\n\n:HTTP_STATUS/200\ndata: x\n";
+        reader.read(stream, |event| found.push(event));
         reader.end(|event| found.push(event));
         assert_eq!(
             found,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::sse::{EventReader, SseEvent};
+use crate::sse::{EventReader, SseEvent, error_status};
 
 /// Longest text of an error, in bytes. Longer texts are cut.
 const MAX_TEXT: usize = 4 * 1024;
@@ -198,14 +198,14 @@ impl<'a> LowercaseFields<'a> {
             (plain, message) => (code, message.or(plain).or_else(|| self.message())),
         };
         let kind = fields.text(&["type", "error_type"]).or_else(|| self.text(&["error_type"]));
-        let statuses = [fields, self].into_iter().flat_map(|fields| {
+        let mut statuses = [fields, self].into_iter().flat_map(|fields| {
             ["status", "status_code", "http_status", "statuscode", "code", "error_code"]
                 .into_iter()
-                .filter_map(|name| fields.text(&[name])?.parse().ok())
+                .filter_map(|name| error_status(&fields.text(&[name])?))
         });
         let request_id = ["request_id", "requestid"];
         ServerError {
-            status: statuses.into_iter().find(|status| (400..600).contains(status)),
+            status: statuses.next(),
             code,
             kind,
             message,

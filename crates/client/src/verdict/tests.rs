@@ -201,6 +201,7 @@ fn an_error_is_found_in_every_dialect() {
         (r#"{"Code":"C","Message":"M","RequestId":"r"}"#, None),
         ("\u{feff}{\"error\":{\"code\":\"C\",\"message\":\"M\"},\"choices\":null}", None),
         (native, Some(429)),
+        (&native.replace("event:error", "event:result").replace("/429", "/200"), None),
         (&format!("{native}\n\n").replace('\n', "\r"), Some(429)),
         (
             "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\ndata: {\"error\":{\"code\":\"C\",\"message\":\"M\",\"status\":503}}\n\n",
