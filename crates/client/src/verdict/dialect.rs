@@ -41,9 +41,9 @@ pub enum Content {
     Nothing,
     /// A part of an answer: text, reasoning, a tool call, or a finish reason.
     Answer,
-    /// An error without content.
+    /// An error without text, reasoning or a tool call.
     Error(ServerError),
-    /// An error beside a part of an answer.
+    /// An error beside text, reasoning or a tool call.
     Contradiction(ServerError),
 }
 
@@ -115,10 +115,13 @@ impl Content {
                 message => Self::Error(ServerError { message, ..ServerError::default() }),
             };
         };
-        if fields.has_content() {
+        let choices = fields.choices();
+        if choices.iter().any(LowercaseFields::has_content) {
             if fields.is_error() { Self::Contradiction(fields.error()) } else { Self::Answer }
         } else if is_error || fields.is_error() {
             Self::Error(fields.error())
+        } else if choices.iter().any(|choice| choice.raw("finish_reason").is_some()) {
+            Self::Answer
         } else if fields.0.contains_key("choices") || fields.0.contains_key("usage") {
             Self::Nothing
         } else {
@@ -213,27 +216,17 @@ impl<'a> LowercaseFields<'a> {
         }
     }
 
-    /// True if a choice has text, reasoning, a tool call, or a finish reason.
-    fn has_content(&self) -> bool {
+    fn choices(&self) -> Vec<Self> {
         let choices = self.raw("choices").and_then(|raw| serde_json::from_str::<Vec<&RawValue>>(raw).ok());
-        choices.into_iter().flatten().filter_map(|choice| LowercaseFields::read(choice.get())).any(|choice| {
-            let parts = ["delta", "message"].into_iter().filter_map(|name| choice.object(name));
-            choice.raw("finish_reason").is_some()
-                || choice.raw("text").is_some()
-                || parts.into_iter().any(|part| {
-                    [
-                        "content",
-                        "reasoning_content",
-                        "reasoning",
-                        "refusal",
-                        "tool_calls",
-                        "function_call",
-                        "audio",
-                    ]
-                    .iter()
-                    .any(|name| part.raw(name).is_some())
-                })
-        })
+        choices.into_iter().flatten().filter_map(|choice| Self::read(choice.get())).collect()
+    }
+
+    /// True if a choice has text, reasoning, or a tool call. A finish reason beside an error may be a part of the error.
+    fn has_content(&self) -> bool {
+        const NAMES: [&str; 7] =
+            ["content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call", "audio"];
+        let mut parts = ["delta", "message"].into_iter().filter_map(|name| self.object(name));
+        self.raw("text").is_some() || parts.any(|part| NAMES.iter().any(|name| part.raw(name).is_some()))
     }
 }
 

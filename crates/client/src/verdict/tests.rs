@@ -210,6 +210,7 @@ fn an_error_is_found_in_every_dialect() {
         (r#"{"object":"error","message":"M","type":"C","code":400}"#, Some(400)),
         (r#"{"id":"r","code":"C","message":"M"}"#, None),
         (r#"{"choices":[ ],"data":{ },"code":"C","message":"M"}"#, None),
+        (r#"{"error":{"code":"C","message":"M"},"choices":[{"message":{},"finish_reason":"error"}]}"#, None),
         ("data: {\"error\":{\"code\":\"C\",\ndata: \"message\":\"M\"}}\n\n", None),
     ] {
         let Content::Error(error) = inner(body) else { panic!("{body}") };

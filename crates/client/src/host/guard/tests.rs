@@ -222,6 +222,7 @@ fn an_error_in_the_middle_is_reported_in_the_servers_words() {
     for (error, words) in [
         ("event:error\n:HTTP_STATUS/400\ndata:{\"code\":\"C\",\"message\":\"no\"}\n\n", "no (C)"),
         ("data: {\"error\":{\"message\":\"no\"}}\n\n", "no"),
+        ("data: {\"error\":{\"message\":\"no\"},\"choices\":[{\"finish_reason\":\"stop\"}]}\n\n", "no"),
         ("data: {\"error\":{\"message\":\"no\"},\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n", "no"),
     ] {
         let ended = run(format!("{said}{error}data: [DONE]\n\n").as_bytes(), 5);
