@@ -258,6 +258,15 @@ fn content_beside_an_error_is_not_an_error() {
     }
 }
 
+/// Returns the verdict on an error inside a success. The window of a used-up quota stays, its end does not.
+fn inner_verdict(is_key: bool, error: &Value) -> Verdict {
+    let Content::Error(error) = inner(&error.to_string()) else { panic!("{error}") };
+    match Reading::of_inner_error(error, &asked(is_key)).verdict {
+        Verdict::QuotaExhausted { window, .. } => exhausted(window),
+        other => other,
+    }
+}
+
 #[test]
 fn an_error_without_a_code_has_the_status_of_its_words() {
     for (message, verdict) in [
@@ -270,16 +279,33 @@ fn an_error_without_a_code_has_the_status_of_its_words() {
         ("The prepaid bill is overdue.", Verdict::RateLimited),
         ("tools is invalid", Verdict::Pass),
     ] {
-        let Content::Error(error) = inner(&json!({"error": {"message": message}}).to_string()) else {
-            panic!()
-        };
-        let found = Reading::of_inner_error(error, &asked(true)).verdict;
-        match (found, verdict) {
-            (Verdict::QuotaExhausted { window, .. }, Verdict::QuotaExhausted { window: other, .. }) => {
-                assert_eq!(window, other, "{message}");
-            }
-            _ => assert_eq!(found, verdict, "{message}"),
-        }
+        assert_eq!(inner_verdict(true, &json!({"error": {"message": message}})), verdict, "{message}");
+    }
+}
+
+#[test]
+fn words_about_the_account_outweigh_a_general_code_but_not_a_specific_one() {
+    let spent = exhausted(Some(QuotaWindow::FiveHours));
+    for (is_key, code, kind, message, verdict) in [
+        (true, None, "invalid_request_error", "hour allocated quota exceeded", spent),
+        (true, Some("InternalError"), "", "hour allocated quota exceeded", spent),
+        (true, None, "server_error", "hour allocated quota exceeded", spent),
+        (
+            false,
+            None,
+            "invalid_request_error",
+            "invalid access token or token expired",
+            Verdict::TokenRejected,
+        ),
+        (true, None, "invalid_request_error", "Incorrect API key provided.", Verdict::KeyRejected),
+        (true, Some("ServiceUnavailable"), "", "hour allocated quota exceeded", Verdict::Pass),
+        (true, Some("model_not_found"), "invalid_request_error", "token expired", Verdict::ModelUnavailable),
+        (false, Some("InvalidParameter"), "", "Could not load the image: access denied", Verdict::Pass),
+    ] {
+        let error = json!({"error": {"message": message, "type": kind, "param": null, "code": code}});
+        assert_eq!(inner_verdict(is_key, &error), verdict, "{error}");
+        let native = json!({"code": code.unwrap_or(kind), "message": message});
+        assert_eq!(inner_verdict(is_key, &native), verdict, "{native}");
     }
 }
 

@@ -31,8 +31,8 @@ const MODEL_CODES: [&str; 7] = [
 /// Messages about the tokens per minute of a key.
 const QUOTA_WORDS: [&str; 2] =
     ["you exceeded your current quota", "allocated quota exceeded, please increase your quota limit"];
-/// The status for a part of a code.
-const CODE_STATUSES: [(&str, u16); 24] = [
+/// The status for a part of a specific code.
+const CODE_STATUSES: [(&str, u16); 21] = [
     ("freetieronly", 403),
     ("quota", 429),
     ("throttling", 429),
@@ -51,31 +51,38 @@ const CODE_STATUSES: [(&str, u16); 24] = [
     ("notfound", 404),
     ("denied", 403),
     ("permission", 403),
-    ("invalid", 400),
-    ("internal", 500),
-    ("server_error", 500),
     ("unavailable", 503),
     ("overloaded", 503),
     ("timeout", 504),
 ];
-/// The status for words in the message, if the code is not known.
-const WORD_STATUSES: [(&str, u16); 15] = [
+/// The status for a part of a general code.
+const GENERAL_CODE_STATUSES: [(&str, u16); 3] = [("invalid", 400), ("internal", 500), ("server_error", 500)];
+/// The status for words that can only be about the account.
+const ACCOUNT_WORD_STATUSES: [(&str, u16); 10] = [
     ("free tier of the model has been exhausted", 403),
     ("quota exceeded", 429),
     ("exceeded your current quota", 429),
     ("exceeded your quota", 429),
-    ("rate increased too quickly", 429),
-    ("throttled", 429),
     ("bill is overdue", 429),
     ("quota has been exhausted", 429),
-    ("rate limit", 429),
-    ("too many requests", 429),
     ("invalid access token", 401),
     ("token expired", 401),
     ("api key provided", 401),
     ("invalid api-key", 401),
+];
+/// The status for words that may be about something else, such as the server of an image.
+const WORD_STATUSES: [(&str, u16); 5] = [
+    ("rate increased too quickly", 429),
+    ("throttled", 429),
+    ("rate limit", 429),
+    ("too many requests", 429),
     ("access denied", 403),
 ];
+
+/// Returns the status for the first of the parts that a text contains.
+fn status_of(text: &str, statuses: &[(&str, u16)]) -> Option<u16> {
+    statuses.iter().find(|(part, _)| text.contains(part)).map(|(_, status)| *status)
+}
 
 impl Words {
     pub(super) fn of(error: &ServerError) -> Self {
@@ -96,11 +103,13 @@ impl Words {
     }
 
     pub(super) fn implied_status(&self) -> u16 {
-        let by_code = [&self.code, &self.kind]
-            .into_iter()
-            .find_map(|code| CODE_STATUSES.iter().find(|(part, _)| code.contains(part)));
-        let by_words = || WORD_STATUSES.iter().find(|(words, _)| self.message.contains(words));
-        by_code.or_else(by_words).map_or(400, |(_, status)| *status)
+        let by_code =
+            |statuses| [&self.code, &self.kind].into_iter().find_map(|code| status_of(code, statuses));
+        by_code(&CODE_STATUSES)
+            .or_else(|| status_of(&self.message, &ACCOUNT_WORD_STATUSES))
+            .or_else(|| by_code(&GENERAL_CODE_STATUSES))
+            .or_else(|| status_of(&self.message, &WORD_STATUSES))
+            .unwrap_or(400)
     }
 
     pub(super) fn verdict(&self, status: u16, asked: &Asked) -> Verdict {
