@@ -1,29 +1,58 @@
 //! Distinguishes a model that is missing from a feature that a model does not have. Pure.
 
+/// Stands for the end of a sentence.
+const END: &str = ".";
+/// Words before something that is not the subject of a sentence.
+const PREPOSITIONS: [&str; 10] = ["by", "for", "with", "in", "on", "of", "to", "from", "using", "via"];
+/// Words for what a model is denied to as a whole. All requests use the compatibility mode.
+const WHOLES: [&str; 13] = [
+    "account",
+    "compatibility",
+    "country",
+    "endpoint",
+    "key",
+    "organization",
+    "plan",
+    "project",
+    "region",
+    "subscription",
+    "tier",
+    "users",
+    "workspace",
+];
+/// Words after "not" that deny the subject.
+const LACKS: [&str; 8] =
+    ["found", "supported", "exist", "exists", "available", "included", "valid", "accessible"];
+
 /// True if a message in lower case says that the model itself is not found, not supported, or does not exist.
 pub(super) fn denies_model(message: &str, model: &str) -> bool {
+    let words = words_of(message);
+    let start = words.iter().position(|word| *word != END && !is_lead(word)).unwrap_or(words.len());
+    let words = &words[start..];
+    if is_restriction(words) {
+        return false;
+    }
+    let is_named = |word: &&str| !model.is_empty() && *word == model;
+    if let Some(at) = words.iter().position(is_named) {
+        let (before, after) = (&words[..at], &words[at + 1..]);
+        let is_denied_before = ends_in_denial(before) && !is_restriction(after);
+        return is_subject(before) && (is_denied(after) || is_denied_before);
+    }
+    // If the model is not named, "model" has to be the subject, at the start.
+    (words.first() == Some(&"model") && is_denied(&words[1..])) || words.starts_with(&["no", "such", "model"])
+}
+
+/// Returns the words of a message without punctuation, but with the ends of sentences.
+fn words_of(message: &str) -> Vec<&str> {
     const PUNCTUATION: [char; 16] = [
         '\'', '"', '`', '\u{201c}', '\u{201d}', '\u{2018}', '\u{2019}', '.', ',', ':', ';', '(', ')', '[',
         ']', '!',
     ];
-    let words: Vec<&str> = message
-        .split_whitespace()
-        .map(|word| word.trim_matches(PUNCTUATION))
-        .filter(|word| !word.is_empty())
-        .collect();
-    let is_named = |word: &&str| !model.is_empty() && *word == model;
-    if let Some(at) = words.iter().position(is_named) {
-        let before = &words[..at];
-        let before = before.strip_suffix(&["model"]).unwrap_or(before);
-        let is_subject = !before.last().is_some_and(|word| {
-            ["by", "for", "with", "in", "on", "of", "to", "from", "using", "via"].contains(word)
-        });
-        return is_subject && (is_negation(&words[at + 1..]) || ends_in_denial(&words[..at]));
-    }
-    // If the model is not named, "model" has to be the subject, at the start.
-    let start = words.iter().position(|word| !is_lead(word)).unwrap_or(words.len());
-    let rest = &words[start..];
-    (rest.first() == Some(&"model") && is_negation(&rest[1..])) || rest.starts_with(&["no", "such", "model"])
+    let words = message.split(|c: char| c.is_whitespace() || c == '=').flat_map(|word| {
+        let end = if word.ends_with(['.', ';', '!']) { END } else { "" };
+        [word.trim_matches(PUNCTUATION), end]
+    });
+    words.filter(|word| !word.is_empty()).collect()
 }
 
 /// True for words before the subject of a message: articles, and `<400> InternalError.Algo:` of `DashScope`.
@@ -33,34 +62,68 @@ fn is_lead(word: &str) -> bool {
         || word.starts_with("internalerror")
 }
 
-/// True for "[is] not found", "does not exist", "[is] unsupported" and the like.
-fn is_negation(words: &[&str]) -> bool {
-    let is_helper = |word: &&str| {
-        ["is", "was", "does", "do", "has", "can", "could", "currently", "be", "been"].contains(word)
-    };
-    let rest = &words[words.iter().position(|word| !is_helper(word)).unwrap_or(words.len())..];
-    let Some((first, rest)) = rest.split_first() else { return false };
-    let is_lack = |words: &[&str]| {
-        let skipped = words.iter().position(|word| !["be", "a", "currently", "yet"].contains(word));
-        skipped.is_some_and(|at| {
-            // "not supported with tools" is about the tools.
-            let has_condition =
-                words.get(at + 1).is_some_and(|next| ["with", "when", "while", "if"].contains(next));
-            ["found", "supported", "exist", "exists", "available", "included", "valid", "accessible"]
-                .contains(&words[at])
-                && !has_condition
-        })
-    };
+/// True if the model that these words lead to is the subject.
+fn is_subject(before: &[&str]) -> bool {
+    let last = before.iter().rev().find(|word| **word != "model" && !is_lead(word));
+    !last.is_some_and(|word| PREPOSITIONS.contains(word))
+}
+
+/// True if the words after a subject deny it: "[is] not found", "does not exist", "[is] unsupported" and the like.
+fn is_denied(words: &[&str]) -> bool {
+    after_denial(words).is_some_and(|rest| !is_restriction(rest))
+}
+
+/// Returns the words after a denial at the start.
+fn after_denial<'a>(words: &'a [&'a str]) -> Option<&'a [&'a str]> {
+    // "the model X you requested does not exist", "the X model is not found"
+    const BETWEEN: [&str; 19] = [
+        "model",
+        "that",
+        "which",
+        "you",
+        "have",
+        "requested",
+        "specified",
+        "selected",
+        "provided",
+        "is",
+        "was",
+        "does",
+        "do",
+        "has",
+        "can",
+        "could",
+        "currently",
+        "be",
+        "been",
+    ];
+    let from = words.iter().position(|word| !BETWEEN.contains(word))?;
+    let (first, rest) = words[from..].split_first()?;
     match *first {
-        "unsupported" | "unavailable" | "unknown" | "nonexistent" => true,
-        "not" | "cannot" | "can't" | "isn't" | "doesn't" | "wasn't" | "couldn't" => is_lack(rest),
+        "unsupported" | "unavailable" | "unknown" | "nonexistent" => Some(rest),
+        "not" | "cannot" | "can't" | "isn't" | "doesn't" | "wasn't" | "couldn't" => {
+            let lack = rest.iter().position(|word| !["be", "a", "currently", "yet"].contains(word))?;
+            LACKS.contains(&rest[lack]).then(|| &rest[lack + 1..])
+        }
+        _ => None,
+    }
+}
+
+/// True for words that restrict a denial to a feature: "with tools", "in thinking mode", but not "in this region".
+fn is_restriction(words: &[&str]) -> bool {
+    match words.split_first() {
+        Some((&("when" | "while" | "if"), _)) => true,
+        Some((&("with" | "in" | "for"), what)) => {
+            let mut what = what.iter().take_while(|word| **word != END && !PREPOSITIONS.contains(word));
+            !what.any(|word| WHOLES.contains(word))
+        }
         _ => false,
     }
 }
 
-/// True if the words before a model's name say that it is missing: "unsupported model", "model not found".
+/// True if the words before a model's name say that it is missing: "unsupported model", "model is not found".
 fn ends_in_denial(words: &[&str]) -> bool {
-    [
+    let ends = [
         &["unsupported", "model"][..],
         &["unknown", "model"],
         &["invalid", "model"],
@@ -70,12 +133,10 @@ fn ends_in_denial(words: &[&str]) -> bool {
         &["not", "support", "the", "model"],
         &["find", "model"],
         &["find", "the", "model"],
-        &["model", "not", "found"],
-        &["model", "not", "exist"],
-        &["model", "not", "supported"],
-        &["model", "is", "not", "supported"],
-        &["model", "does", "not", "exist"],
-    ]
-    .iter()
-    .any(|denial| words.ends_with(denial))
+    ];
+    let is_whole = |rest: &[&str]| rest.is_empty() || rest == [END];
+    let denies_subject =
+        |at: usize| is_subject(&words[..at]) && after_denial(&words[at + 1..]).is_some_and(is_whole);
+    ends.iter().any(|end| words.ends_with(end))
+        || words.iter().rposition(|word| *word == "model").is_some_and(denies_subject)
 }
