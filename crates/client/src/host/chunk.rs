@@ -69,10 +69,11 @@ pub(super) fn needs_parsing(data: &[u8], has_call: bool) -> bool {
         let is_wanted = match key.last() {
             Some(b'n') => key.ends_with(b"finish_reason") && *first != b'n',
             Some(b'r') => key.ends_with(b"error") && *first != b'n',
+            Some(b'e' | b'g') => is_error_field(key) && *first != b'n',
             Some(b't') => key.ends_with(b"content") && (*first == b'[' || may_be_error_block(&value[1..])),
             Some(b's') if key.ends_with(b"tool_calls") => *first == b'{' || (*first == b'[' && !has_call),
             Some(b's') if key.ends_with(b"choices") => {
-                !std::mem::replace(&mut has_choices, true) && *first != b'['
+                !std::mem::replace(&mut has_choices, true) && !has_choice(value)
             }
             _ => false,
         };
@@ -81,6 +82,16 @@ pub(super) fn needs_parsing(data: &[u8], has_call: bool) -> bool {
         }
     }
     !has_choices
+}
+
+/// True for an array that is not empty. An event without a choice may be an error.
+fn has_choice(choices: &[u8]) -> bool {
+    choices.strip_prefix(b"[").is_some_and(|rest| !rest.trim_ascii_start().starts_with(b"]"))
+}
+
+/// True for the fields of an error that stands beside the choices.
+fn is_error_field(key: &[u8]) -> bool {
+    [&b"error_code"[..], b"error_type", b"error_message", b"error_msg"].iter().any(|name| key.ends_with(name))
 }
 
 /// True if a text may be an error block of the native `DashScope` API.

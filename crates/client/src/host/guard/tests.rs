@@ -222,6 +222,10 @@ fn an_error_in_the_middle_is_reported_in_the_servers_words() {
     for (error, words) in [
         ("event:error\n:HTTP_STATUS/400\ndata:{\"code\":\"C\",\"message\":\"no\"}\n\n", "no (C)"),
         ("data: {\"error\":{\"message\":\"no\"}}\n\n", "no"),
+        ("data: {\"choices\":[],\"code\":\"C\",\"message\":\"no\",\"request_id\":\"r\"}\n\n", "no (C)"),
+        ("data: {\"choices\":[ ],\"error_code\":\"C\",\"error_message\":\"no\"}\n\n", "no (C)"),
+        ("data: {\"object\":\"error\",\"choices\":[],\"code\":\"C\",\"message\":\"no\"}\n\n", "no (C)"),
+        ("data: {\"choices\":[{\"index\":0}],\"error_code\":\"C\",\"error_msg\":\"no\"}\n\n", "no (C)"),
         ("data: {\"error\":{\"message\":\"no\"},\"choices\":[{\"finish_reason\":\"stop\"}]}\n\n", "no"),
         ("data: {\"error\":{\"message\":\"no\"},\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n", "no"),
     ] {
