@@ -67,7 +67,7 @@ impl Guard {
             let Some(start) = bytes.iter().position(|byte| !is_blank(byte)) else { return Bytes::new() };
             bytes = bytes.slice(start..);
             self.has_begun = true;
-            self.is_json = bytes[0] == b'{';
+            self.is_json = matches!(bytes[0], b'{' | b'[');
             self.json = self.is_json.then(Vec::new);
         }
         match &mut self.json {

@@ -16,6 +16,8 @@ pub const MAX_ERROR_BODY: usize = 64 * 1024;
 const MAY_BE_CUT: usize = MAX_ERROR_BODY / 2;
 /// Depth of JSON values that are kept. The arguments of a tool call are at this depth.
 const PARSED_DEPTH: usize = 8;
+/// Largest number of `error` objects in one another that are opened.
+const MAX_NESTED: usize = 4;
 /// Codes of the native API for a success.
 const SUCCESS_CODES: [&str; 5] = ["0", "200", "ok", "success", "succeed"];
 
@@ -135,8 +137,11 @@ impl Content {
 struct LowercaseFields<'a>(BTreeMap<String, &'a RawValue>);
 
 impl<'a> LowercaseFields<'a> {
+    /// Reads an object, or the only one in an array.
     fn read(text: &'a str) -> Option<Self> {
-        let fields: BTreeMap<String, &RawValue> = serde_json::from_str(text).ok()?;
+        let only = || serde_json::from_str::<[&RawValue; 1]>(text).ok();
+        let fields: BTreeMap<String, &RawValue> =
+            serde_json::from_str(text).ok().or_else(|| serde_json::from_str(only()?[0].get()).ok())?;
         Some(Self(fields.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect()))
     }
 
@@ -190,29 +195,28 @@ impl<'a> LowercaseFields<'a> {
     }
 
     fn error(&self) -> ServerError {
-        let inner = self.object("error");
-        let fields = inner.as_ref().unwrap_or(self);
-        let plain = self.text(&["error"]);
-        let message = fields.message();
-        let code = fields.code().or_else(|| self.code());
+        let inner = std::iter::successors(self.object("error"), |outer| outer.object("error"));
+        let inner: Vec<Self> = inner.take(MAX_NESTED).collect();
+        // The innermost first: the others fill in what it lacks.
+        let levels = || inner.iter().rev().chain([self]);
+        let plain = levels().find_map(|fields| fields.text(&["error"]));
         // `{"error":"code","message":"text"}` or `{"error":"text"}`.
-        let (code, message) = match (plain, message) {
-            (Some(plain), Some(message)) => (code.or(Some(plain)), Some(message)),
-            (plain, message) => (code, message.or(plain).or_else(|| self.message())),
+        let (code, message) = match (levels().find_map(Self::code), levels().find_map(Self::message)) {
+            (code, Some(message)) => (code.or(plain), Some(message)),
+            (code, None) => (code, plain),
         };
-        let kind = fields.text(&["type", "error_type"]).or_else(|| self.text(&["error_type"]));
-        let mut statuses = [fields, self].into_iter().flat_map(|fields| {
+        let kind = inner.last().unwrap_or(self).text(&["type", "error_type"]);
+        let mut statuses = levels().flat_map(|fields| {
             ["status", "status_code", "http_status", "statuscode", "code", "error_code"]
                 .into_iter()
                 .filter_map(|name| error_status(&fields.text(&[name])?))
         });
-        let request_id = ["request_id", "requestid"];
         ServerError {
             status: statuses.next(),
             code,
-            kind,
+            kind: kind.or_else(|| levels().find_map(|fields| fields.text(&["error_type"]))),
             message,
-            request_id: self.text(&request_id).or_else(|| fields.text(&request_id)),
+            request_id: levels().find_map(|fields| fields.text(&["request_id", "requestid"])),
         }
     }
 

@@ -231,6 +231,14 @@ fn an_error_is_found_in_every_dialect() {
         (r#"{"object":"error","message":"M","type":"C","code":400}"#, Some(400)),
         (r#"{"id":"r","code":"C","message":"M"}"#, None),
         (r#"{"choices":[ ],"data":{ },"code":"C","message":"M"}"#, None),
+        (r#"{"error":{"error":{"code":"C","message":"M"}}}"#, None),
+        (
+            r#"{"error":{"status":429,"message":"bad gateway","error":{"error":{"code":"C","message":"M"}}}}"#,
+            Some(429),
+        ),
+        (r#"{"error":{"code":"C","error":"M"}}"#, None),
+        (r#"[{"error":{"code":"C","message":"M"}}]"#, None),
+        ("data: [{\"error\":{\"code\":\"C\",\"message\":\"M\"}}]\n\n", None),
         (r#"{"error":{"code":"C","message":"M"},"choices":[{"message":{},"finish_reason":"error"}]}"#, None),
         ("data: {\"error\":{\"code\":\"C\",\ndata: \"message\":\"M\"}}\n\n", None),
     ] {
@@ -368,6 +376,9 @@ fn bad_input_takes_bounded_memory() {
         "]".repeat(100_000)
     );
     assert_eq!(Reading::of_body(429, deep.as_bytes(), &asked(true)).verdict, exhausted(None));
+    let nested =
+        format!(r#"{}{{"code":"insufficient_quota"}}{}"#, r#"{"error":"#.repeat(5_000), "}".repeat(5_000));
+    assert_eq!(Reading::of_body(429, nested.as_bytes(), &asked(true)).code(), None);
     let long = json!({"error": {"message": "\u{e9}".repeat(60_000)}}).to_string();
     assert!(Reading::of_body(400, long.as_bytes(), &asked(true)).message().len() <= 4096);
     let cut = r#"{"error":{"code":"insufficient_quota","message":"Free allocated quota exce"#;
