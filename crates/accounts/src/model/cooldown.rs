@@ -171,14 +171,11 @@ impl Pause {
     }
 }
 
-/// Shortest cooldown for a used-up quota, in milliseconds. Without `Retry-After` the end of a month is unknown, so the
-/// account is tried once a day. Other windows use the configured cooldown, `otherwise_ms`.
+/// Shortest cooldown for a used-up quota, in milliseconds. The end of a month is unknown, so the account is tried once a day.
+/// Other windows use the configured cooldown, `otherwise_ms`.
 #[must_use]
-pub fn least_cooldown_ms(window: Option<QuotaWindow>, otherwise_ms: u64, retry_after_ms: Option<u64>) -> u64 {
-    match (window, retry_after_ms) {
-        (Some(QuotaWindow::Month), None) => DAY_MS,
-        _ => otherwise_ms,
-    }
+pub fn least_cooldown_ms(window: Option<QuotaWindow>, otherwise_ms: u64) -> u64 {
+    if window == Some(QuotaWindow::Month) { DAY_MS } else { otherwise_ms }
 }
 
 /// End of a cooldown that starts at `now_ms`: the configured length, or the server's `Retry-After` if that is longer.
@@ -202,14 +199,13 @@ mod tests {
 
     #[test]
     fn a_monthly_quota_is_tried_daily_and_others_after_the_cooldown() {
-        for (window, retry_after, least) in [
-            (Some(QuotaWindow::FiveHours), None, 9),
-            (Some(QuotaWindow::Week), None, 9),
-            (Some(QuotaWindow::Month), None, DAY_MS),
-            (Some(QuotaWindow::Month), Some(5), 9),
-            (None, None, 9),
+        for (window, least) in [
+            (Some(QuotaWindow::FiveHours), 9),
+            (Some(QuotaWindow::Week), 9),
+            (Some(QuotaWindow::Month), DAY_MS),
+            (None, 9),
         ] {
-            assert_eq!(least_cooldown_ms(window, 9, retry_after), least);
+            assert_eq!(least_cooldown_ms(window, 9), least);
         }
         for window in QuotaWindow::ALL {
             assert_eq!(QuotaWindow::from_name(window.as_str()), Some(window));

@@ -133,7 +133,7 @@ impl Reading {
     pub fn cooldown(&self, now_ms: u64, longest_ms: u64, retry_after_ms: Option<u64>) -> Option<Cooldown> {
         let (reason, until, window) = match self.verdict {
             Verdict::QuotaExhausted { window, until } => {
-                let least = least_cooldown_ms(window, longest_ms, retry_after_ms);
+                let least = least_cooldown_ms(window, longest_ms);
                 let until = until.unwrap_or_else(|| exhausted_until(now_ms, least, retry_after_ms));
                 (CoolingReason::Quota, until, window)
             }

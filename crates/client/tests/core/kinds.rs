@@ -187,6 +187,7 @@ async fn a_used_up_window_cools_until_its_known_end() {
         (spent("hour").header("retry-after", "7200"), 2 * HOUR_MS, "5-hour"),
         (spent("hour").header("retry-after", "60"), HALF_AN_HOUR_MS, "5-hour"),
         (spent("month"), 24 * HOUR_MS, "monthly"),
+        (spent("month").header("retry-after", "60"), 24 * HOUR_MS, "monthly"),
         (spent("month").header("retry-after", "172800"), 48 * HOUR_MS, "monthly"),
         (token_plan_window(5 * HOUR_MS - 600_000), 0, "5-hour"),
         // An impossible end is ignored.

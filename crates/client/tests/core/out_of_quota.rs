@@ -23,7 +23,7 @@ fn seconds(answer: &Answer) -> u64 {
 async fn the_final_error_is_a_429_that_says_when_the_first_account_is_free() {
     let fleet = Fleet::of(3).await;
     let spent = |code: &str, after: &str| {
-        Reply::api_error(429, code, "month allocated quota exceeded").header("retry-after", after)
+        Reply::api_error(429, code, "hour allocated quota exceeded").header("retry-after", after)
     };
     fleet.hosts[0].on_every_api(spent("one", "7200"));
     fleet.hosts[1].on_every_api(spent("two", "3600"));
