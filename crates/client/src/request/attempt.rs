@@ -42,10 +42,16 @@ impl Budget {
         Self { left: 2 * accounts + 2, reserved: 0 }
     }
 
+    /// The number of requests for further tries.
+    #[must_use]
+    pub fn spare(&self) -> usize {
+        self.left.saturating_sub(self.reserved)
+    }
+
     /// True if there is a request for a second try.
     #[must_use]
     pub fn may_retry(&self) -> bool {
-        self.left > self.reserved
+        self.spare() > 0
     }
 
     /// True if there is a request left.

@@ -108,7 +108,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Asks one account, and once more after a refresh or a short wait.
+    /// Asks one account, once more after a refresh, and once more after a short wait.
     async fn ask(&mut self, candidate: &'a Candidate<'a>, selection: &Selection<'a>) -> Result<Ended> {
         let (pipeline, account) = (self.pipeline, candidate.account);
         // One request is reserved for the degraded try after all accounts.
@@ -131,34 +131,58 @@ impl<'a> Call<'a> {
         };
         self.asked_at = pipeline.now_ms();
         let mut attempt = self.send(candidate, &access, None).await?;
-        if matches!(attempt.reading.verdict, Verdict::TokenRejected | Verdict::KeyRejected) {
-            match pipeline.renewed(candidate, &access.token).await {
-                Ok(None) => {}
-                Ok(Some(renewed)) => {
-                    access = renewed;
-                    attempt = self.send(candidate, &access, None).await?;
-                }
-                // The login may still be valid, so the caller must not get the 401.
-                Err(error) if error.is_retryable() => return Err(error),
-                Err(error) => {
-                    // A refused refresh token was already reported when it was redeemed.
-                    if account.kind != Kind::OAuth && candidate.record.rejected_at().is_none() {
-                        pipeline.tell(EventKind::NeedsLogin, account, error.message(), Some(error.code()));
+        // A refused token and a rate limit may come in any order. Each has one more try.
+        let (mut is_renewed, mut has_waited) = (false, false);
+        loop {
+            match attempt.reading.verdict {
+                Verdict::TokenRejected | Verdict::KeyRejected if !is_renewed => {
+                    match pipeline.renewed(candidate, &access.token).await {
+                        Ok(None) => break,
+                        Ok(Some(renewed)) => (access, is_renewed) = (renewed, true),
+                        Err(error) => return self.not_renewed(candidate, &access, attempt, error).await,
                     }
-                    return Ok(self.reject(account, &access, attempt, error).await);
                 }
+                Verdict::RateLimited | Verdict::AllocationLimit
+                    if !has_waited && self.take_break(account, &attempt, is_renewed).await =>
+                {
+                    has_waited = true;
+                }
+                _ => break,
             }
-        }
-        if matches!(attempt.reading.verdict, Verdict::RateLimited | Verdict::AllocationLimit)
-            && let Some(wait) = attempt.short_wait()
-            && self.budget.may_retry()
-        {
-            let message = "Qwen asks for a short break; the request is sent again after it.";
-            pipeline.tell(EventKind::Retry, account, message, None);
-            tokio::time::sleep(wait).await;
             attempt = self.send(candidate, &access, None).await?;
         }
         self.apply_verdict(candidate, &access, attempt, selection).await
+    }
+
+    /// Ends the turn of an account without a token in place of the refused one.
+    async fn not_renewed(
+        &mut self,
+        candidate: &Candidate<'_>,
+        access: &Access,
+        attempt: Attempt,
+        error: Error,
+    ) -> Result<Ended> {
+        let Candidate { account, record, .. } = candidate;
+        // The login may still be valid, so the caller must not get the 401.
+        if error.is_retryable() {
+            return Err(error);
+        }
+        // A refused refresh token was already reported when it was redeemed.
+        if account.kind != Kind::OAuth && record.rejected_at().is_none() {
+            self.pipeline.tell(EventKind::NeedsLogin, account, error.message(), Some(error.code()));
+        }
+        Ok(self.reject(account, access, attempt, error).await)
+    }
+
+    /// Waits after a rate limit, if the wait is short and the request may be sent again.
+    async fn take_break(&self, account: &Account, attempt: &Attempt, is_renewed: bool) -> bool {
+        // The next answer may be that the token is refused, which takes one request more.
+        let needed = 1 + usize::from(!is_renewed);
+        let Some(wait) = attempt.short_wait().filter(|_| self.budget.spare() >= needed) else { return false };
+        let message = "Qwen asks for a short break; the request is sent again after it.";
+        self.pipeline.tell(EventKind::Retry, account, message, None);
+        tokio::time::sleep(wait).await;
+        true
     }
 
     /// Sends the request, or `degraded` in its place, once with one account.

@@ -19,6 +19,7 @@ fn api_trouble() -> impl Strategy<Value = Reply> {
         Just(Reply::api_error(403, "", "invalid access token")),
         Just(Reply::api_error(429, "insufficient_quota", "Free allocated quota exceeded")),
         Just(Reply::api_error(429, "Throttling.RateQuota", "slow").header("retry-after", "60")),
+        Just(Reply::api_error(429, "Throttling.RateQuota", "slow").header("retry-after", "0")),
         Just(Reply::html(500)),
         Just(Reply::html(503)),
         Just(Reply::Close),

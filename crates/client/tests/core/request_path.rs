@@ -8,9 +8,10 @@ use qwen_base::{Code, EventKind};
 use qwen_client::{ClientOptions, Redirect};
 use serde_json::json;
 
+use crate::support::fleet::rate_limit;
 use crate::support::home::{document, in_seconds};
 use crate::support::reply::{Part, Reply};
-use crate::support::server::Server;
+use crate::support::server::{Seen, Server};
 use crate::support::setup::{CHAT, Setup, chat, get, post, text};
 use crate::support::time::until;
 
@@ -235,6 +236,27 @@ async fn a_refused_token_is_renewed_once_and_the_same_body_sent_again() {
         assert_eq!(requests.len(), 2);
         assert_eq!((requests[0].bearer(), requests[1].bearer()), ("access-0", "access-1"));
         assert_eq!(requests[0].body, requests[1].body);
+        assert_eq!(setup.server.token_requests(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_token_and_a_rate_limit_have_one_more_try_each_in_any_order() {
+    let refused = || Reply::api_error(401, "invalid_api_key", "invalid access token or token expired");
+    let limited = || rate_limit("0");
+    let ended = Code::FreeTierDiscontinued.as_str();
+    for (replies, status, code, bearers) in [
+        (vec![limited(), refused()], 200, None, ["access-0", "access-0", "access-1"]),
+        (vec![refused(), limited()], 200, None, ["access-0", "access-1", "access-1"]),
+        (vec![limited(), refused(), refused()], 401, Some(ended), ["access-0", "access-0", "access-1"]),
+        (vec![limited(), refused(), limited()], 429, None, ["access-0", "access-0", "access-1"]),
+    ] {
+        let setup = Setup::fresh().await;
+        setup.server.on_api(replies);
+        let answer = setup.client().fetch(chat(false)).await.unwrap();
+        assert_eq!((answer.status.as_u16(), answer.error_code()), (status, code));
+        let requests = setup.server.api_requests();
+        assert_eq!(requests.iter().map(Seen::bearer).collect::<Vec<_>>(), bearers);
         assert_eq!(setup.server.token_requests(), 1);
     }
 }
