@@ -386,8 +386,9 @@ fn a_failing_call_stays_within_its_budget_and_keeps_accounts_apart() {
                     }
                 }
                 fleet.assert_apart();
+                // One for each call, and once more if its token is refused.
                 prop_assert!(
-                    requests_without_redirects(&fleet).iter().filter(|seen| seen.is_degraded()).count() <= 2
+                    requests_without_redirects(&fleet).iter().filter(|seen| seen.is_degraded()).count() <= 4
                 );
                 prop_assert_eq!(fleet.setup.server.redeemed_again(), 0);
                 Ok(())
