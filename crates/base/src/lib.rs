@@ -34,7 +34,8 @@ pub use http::certificates::read_certificates;
 pub use http::decoding::decoded;
 pub use http::proxy::{NamedProxy, Proxies, UnreadableProxy};
 pub use http::{
-    Http, HttpConfig, PRODUCT, SharedHttp, TransportError, is_secure, read_limited, retry_after_ms,
+    Http, HttpConfig, PRODUCT, RETRY_AFTER_MS, SharedHttp, TransportError, is_secure, read_limited,
+    retry_after_ms, retry_after_of,
 };
 pub use kernel_lock::{KernelGuard, KernelLock};
 pub use lock::lock;

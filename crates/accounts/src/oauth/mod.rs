@@ -12,9 +12,9 @@ pub mod revoke;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ACCEPT, CONTENT_TYPE};
 use qwen_base::{
-    Clock, Code, Error, Http, Result, Secret, TransportError, decoded, read_limited, retry_after_ms,
+    Clock, Code, Error, Http, Result, Secret, TransportError, decoded, read_limited, retry_after_of,
 };
 use tokio::time::{Instant, sleep};
 use url::{Url, form_urlencoded};
@@ -245,8 +245,7 @@ impl OAuthClient {
             let response = request.send().await.map_err(|error| self.http.failure(&error, host))?;
             let mut response = decoded(response);
             let status = response.status().as_u16();
-            let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-            let retry_after_ms = retry_after.and_then(|value| retry_after_ms(value, self.clock.now_ms()));
+            let retry_after_ms = retry_after_of(response.headers(), self.clock.now_ms());
             let body = read_limited(&mut response, MAX_BODY)
                 .await
                 .map_err(|error| TransportError::broken_body(&error, host))?;

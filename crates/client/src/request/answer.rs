@@ -106,7 +106,6 @@ impl Answer {
     pub fn into_final(mut self, error: &FinalError) -> Self {
         self.status = error.status;
         self.headers.remove(RETRY_AFTER);
-        self.headers.remove("retry-after-ms");
         let mut document = json!({"error": {"message": error.message, "type": "qwen_error"}});
         if let Some(code) = &error.server_code {
             document["error"]["code"] = code.as_str().into();

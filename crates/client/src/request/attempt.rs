@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, LOCATION};
 use http::{Method, StatusCode};
 use qwen_accounts::{Account, BaseUrlOverride, Kind, Token};
-use qwen_base::{Clock, Code, Error, Http, Result, TransportError, decoded, retry_after_ms};
+use qwen_base::{Clock, Code, Error, Http, RETRY_AFTER_MS, Result, TransportError, decoded, retry_after_of};
 use url::Url;
 
 use super::answer::{Answer, Beginning, Body};
@@ -74,7 +74,7 @@ pub struct Attempt {
     pub reading: Reading,
     /// The error body as far as it was read.
     pub error_body: Vec<u8>,
-    /// `Retry-After` of the server, in milliseconds.
+    /// The wait that the server asks for, in milliseconds.
     pub retry_after_ms: Option<u64>,
 }
 
@@ -132,11 +132,14 @@ impl Sender {
     ) -> Result<Attempt> {
         let response = self.exchange(access, (prepared, account.kind), budget, reconnecting).await?;
         let (status, url) = (response.status(), response.url().clone());
-        let headers = headers::of_answer(response.headers());
-        let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let now_ms = self.clock.now_ms();
-        let retry_after_ms = retry_after.and_then(|value| retry_after_ms(value, now_ms));
+        let retry_after_ms = retry_after_of(response.headers(), now_ms);
+        let is_in_ms = response.headers().contains_key(&RETRY_AFTER_MS);
+        let headers = headers::of_answer(response.headers());
         let mut answer = Answer { status, headers, url, body: Body::live(response, self.idle_timeout) };
+        if let Some(ms) = retry_after_ms.filter(|_| is_in_ms) {
+            answer.set_retry_after(ms);
+        }
         let asked = Asked { is_key: account.kind != Kind::OAuth, model: &prepared.model, now_ms };
         let mut error_body = Vec::new();
         let mut reading = Reading::success(status.as_u16());

@@ -72,12 +72,19 @@ async fn a_used_up_quota_is_a_402() {
 
 #[tokio::test]
 async fn the_host_waits_for_a_short_rate_limit() {
-    let setup = Setup::fresh().await;
-    let short = Reply::api_error(429, "Throttling.RateQuota", "Requests rate limit exceeded");
-    setup.server.on_every_api(short.header("retry-after", "30"));
-    let answer = setup.host_client().fetch(chat(true)).await.unwrap();
-    assert_eq!(answer.status, 429);
-    assert_eq!(answer.headers["retry-after"], "30");
+    let short = || Reply::api_error(429, "Throttling.RateQuota", "Requests rate limit exceeded");
+    for reply in [
+        short().header("retry-after", "30"),
+        short().header("retry-after-ms", "29500"),
+        short().header("retry-after", "7").header("retry-after-ms", "30000"),
+    ] {
+        let setup = Setup::fresh().await;
+        setup.server.on_every_api(reply);
+        let answer = setup.host_client().fetch(chat(true)).await.unwrap();
+        assert_eq!(answer.status, 429);
+        assert_eq!(answer.headers["retry-after"], "30");
+        assert!(!answer.headers.contains_key("retry-after-ms"));
+    }
 }
 
 #[tokio::test]

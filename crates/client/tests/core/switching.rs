@@ -105,17 +105,22 @@ async fn the_longer_of_cooldown_and_retry_after_counts() {
         ("0", "5000", 5),
         ("soon", "", 1_800),
         ("99999999999999999999", "", 32 * 24 * 3_600),
+        ("7200.5", "", 7_201),
         ("date", "", 7_200),
+        ("ms", "", 7_200),
     ] {
         let fleet = Fleet::of(2).await;
         let client = fleet.setup.client_with(&[("OPENCODE_QWEN_QUOTA_COOLDOWN_MS", cooldown)], false);
         let before = fleet.now_ms();
         let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(before + 7_200_000));
-        let header = if retry_after == "date" { date.as_str() } else { retry_after };
-        fleet.hosts[0].on_api([quota().header("retry-after", header)]);
+        fleet.hosts[0].on_api([match retry_after {
+            "date" => quota().header("retry-after", &date),
+            "ms" => quota().header("retry-after", "60").header("retry-after-ms", "7200000"),
+            other => quota().header("retry-after", other),
+        }]);
         assert_eq!(who_answers(&client).await, "bob");
         let until = fleet.stored("ann")["exhaustedUntil"].as_u64().unwrap();
-        // A date has whole seconds.
+        // A date has whole seconds, and a fraction is rounded up here.
         let (earliest, latest) = (before + seconds * 1000 - 1000, fleet.now_ms() + seconds * 1000);
         assert!(
             (earliest..=latest).contains(&until),

@@ -251,7 +251,10 @@ async fn a_token_limit_pauses_a_key_for_longer_each_time_until_it_answers() {
     let key = fleet.add_key("key", "dashscope").await;
     fleet.choose("key");
     fleet.client().remove_account("ann", false).await.unwrap();
-    let limit = || Reply::api_error(429, "Throttling.AllocationQuota", "Allocated quota exceeded.");
+    let limit = || {
+        Reply::api_error(429, "Throttling.AllocationQuota", "Allocated quota exceeded.")
+            .header("retry-after-ms", "100")
+    };
     key.on_every_api(limit());
     for (at, minutes) in [1, 2, 4, 8, 16, 30, 30].into_iter().enumerate() {
         // Both calls, and a third in another process, see the same pause.
@@ -264,6 +267,7 @@ async fn a_token_limit_pauses_a_key_for_longer_each_time_until_it_answers() {
             );
             let wait: u64 = answer.headers["retry-after"].to_str().unwrap().parse().unwrap();
             assert!((minutes * 60 - 5..=minutes * 60).contains(&wait), "{at}: {wait}");
+            assert!(!answer.headers.contains_key("retry-after-ms"));
             assert_eq!(key.api_requests().len() - before, asked);
             assert_eq!(last_code(&account(&client, "key").await), Some(Code::RateLimited.as_str()));
         }
