@@ -143,7 +143,7 @@ impl<'a> Call<'a> {
                     }
                 }
                 Verdict::RateLimited | Verdict::AllocationLimit
-                    if !has_waited && self.take_break(account, &attempt, is_renewed).await =>
+                    if !has_waited && self.wait_shortly(account, &attempt, is_renewed).await =>
                 {
                     has_waited = true;
                 }
@@ -175,7 +175,7 @@ impl<'a> Call<'a> {
     }
 
     /// Waits after a rate limit, if the wait is short and the request may be sent again.
-    async fn take_break(&self, account: &Account, attempt: &Attempt, is_renewed: bool) -> bool {
+    async fn wait_shortly(&self, account: &Account, attempt: &Attempt, is_renewed: bool) -> bool {
         // The next answer may be that the token is refused, which takes one request more.
         let needed = 1 + usize::from(!is_renewed);
         let Some(wait) = attempt.short_wait().filter(|_| self.budget.spare() >= needed) else { return false };
