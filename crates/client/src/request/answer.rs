@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use qwen_base::{Code, Error};
+use qwen_base::{Code, Error, RETRY_AFTER_MS};
 use serde_json::{Value, json};
 use url::Url;
 
@@ -68,8 +68,9 @@ impl Answer {
         }
     }
 
-    /// Sets `Retry-After`, in whole seconds.
+    /// Sets `Retry-After`, in whole seconds. Clients read `retry-after-ms` first, so the server's must not contradict it.
     pub fn set_retry_after(&mut self, ms: u64) {
+        self.headers.remove(RETRY_AFTER_MS);
         self.headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
     }
 
@@ -106,6 +107,7 @@ impl Answer {
     pub fn into_final(mut self, error: &FinalError) -> Self {
         self.status = error.status;
         self.headers.remove(RETRY_AFTER);
+        self.headers.remove(RETRY_AFTER_MS);
         let mut document = json!({"error": {"message": error.message, "type": "qwen_error"}});
         if let Some(code) = &error.server_code {
             document["error"]["code"] = code.as_str().into();

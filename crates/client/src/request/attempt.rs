@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{Method, StatusCode};
 use qwen_accounts::{Account, BaseUrlOverride, Kind, Token};
-use qwen_base::{Clock, Code, Error, Http, RETRY_AFTER_MS, Result, TransportError, decoded, retry_after_of};
+use qwen_base::{Clock, Code, Error, Http, Result, TransportError, decoded, retry_after_of};
 use url::Url;
 
 use super::answer::{Answer, Beginning, Body};
@@ -134,10 +134,9 @@ impl Sender {
         let (status, url) = (response.status(), response.url().clone());
         let now_ms = self.clock.now_ms();
         let retry_after_ms = retry_after_of(response.headers(), now_ms);
-        let is_in_ms = response.headers().contains_key(&RETRY_AFTER_MS);
         let headers = headers::of_answer(response.headers());
         let mut answer = Answer { status, headers, url, body: Body::live(response, self.idle_timeout) };
-        if let Some(ms) = retry_after_ms.filter(|_| is_in_ms) {
+        if let Some(ms) = retry_after_ms.filter(|_| self.for_host) {
             answer.set_retry_after(ms);
         }
         let asked = Asked { is_key: account.kind != Kind::OAuth, model: &prepared.model, now_ms };

@@ -5,7 +5,7 @@ use http::header::{
     HeaderValue, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
 use qwen_accounts::Kind;
-use qwen_base::{Code, Error, RETRY_AFTER_MS, Result, Secret};
+use qwen_base::{Code, Error, Result, Secret};
 
 pub use qwen_base::PRODUCT;
 
@@ -94,17 +94,13 @@ fn is_alibaba(host: &str) -> bool {
     host.ends_with(".aliyuncs.com")
 }
 
-/// Returns the headers for the caller, without those of the connection and those that only this package may set. Clients read
-/// `retry-after-ms` first, so it could contradict the `Retry-After` of this package.
+/// Returns the headers for the caller, without those of the connection and those that only this package may set.
 #[must_use]
 pub fn of_answer(headers: &HeaderMap) -> HeaderMap {
     let is_of_connection =
         |name: &HeaderName| [CONNECTION, TRANSFER_ENCODING, TRAILER, UPGRADE].contains(name);
     let is_dropped = |name: &HeaderName| {
-        is_of_connection(name)
-            || name == "keep-alive"
-            || name == RETRY_AFTER_MS
-            || name.as_str().starts_with("x-qwen-")
+        is_of_connection(name) || name == "keep-alive" || name.as_str().starts_with("x-qwen-")
     };
     let kept = headers.iter().filter(|(name, _)| !is_dropped(name));
     kept.map(|(name, value)| (name.clone(), value.clone())).collect()
