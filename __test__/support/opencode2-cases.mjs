@@ -159,6 +159,29 @@ export const cases = {
     }
   },
 
+  async "a shorter request is never sent for a summary, a title or an unnamed kind"(context) {
+    for (const [kind, status, without = []] of [
+      ["compaction", 402],
+      ["title", 402],
+      // A version without the hook.
+      ["primary", 402, ["session"]],
+      ["primary", 200],
+    ]) {
+      await withHost(context, async (host) => {
+        const location = await host.open({ without });
+        await context.server.script("chat", { do: "quota" });
+        const answers = await location.chat(PROVIDER, "coder-model", { kind });
+        await context.server.act("clearScripts", { endpoint: "chat" });
+        const degraded = answers[0].headers.get("x-qwen-degraded");
+        assert.deepEqual(
+          [answers.length, answers[0].status, degraded],
+          [1, status, status === 200 ? "1" : null],
+        );
+        await logIn(location, context);
+      });
+    }
+  },
+
   async "an unfinished stream ends with the reason, and is not asked for again"(context) {
     const half = { choices: [{ index: 0, delta: { content: "half" } }] };
     const steps = [

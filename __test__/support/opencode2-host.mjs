@@ -127,6 +127,10 @@ const checkReport = record({
     record({ status: oneOf("needs_auth"), message: is("string"), url: optional(is("string")) })(status, name),
 });
 
+const checkHookOptions = record({ providerID: optional(is("string")) });
+const checkHeaders = (headers, name) =>
+  Object.entries(headers).forEach(([header, value]) => is("string")(value, `${name}.${header}`));
+
 /** An editor that throws once its transform has returned. */
 function revocable(editor) {
   let isOpen = true;
@@ -187,6 +191,7 @@ class Location {
   #host;
   #isBooting = true;
   #transforms = { provider: [], integration: [], command: [] };
+  #requestHooks = [];
 
   constructor(host, options, without) {
     this.#host = host;
@@ -224,6 +229,16 @@ class Location {
         synthetic: async ({ sessionID, text }) => {
           assert.equal(typeof text, "string");
           this.synthetic.push({ sessionID, text });
+        },
+        hook: async (name, callback, options = {}) => {
+          assert.equal(name, "model.request");
+          checkHookOptions(options, "options");
+          const hook = { callback, ...options };
+          this.#requestHooks.push(hook);
+          const dispose = async () => {
+            this.#requestHooks = this.#requestHooks.filter((one) => one !== hook);
+          };
+          return { dispose };
         },
       },
     };
@@ -333,8 +348,19 @@ class Location {
     return attempt.outcome(code);
   }
 
+  /** Returns the headers that the hooks of a request add. */
+  async #hookHeaders(providerID, modelID, kind) {
+    const model = Object.freeze({ id: modelID, providerID });
+    const request = { sessionID: "ses_1", agent: "build", model, kind, headers: {} };
+    for (const { callback, providerID: only = providerID } of this.#requestHooks) {
+      if (only === providerID) await callback(request);
+    }
+    checkHeaders(request.headers, "headers");
+    return request.headers;
+  }
+
   /** Calls a model as the native package does. Returns every answer that OpenCode got, the last one last. */
-  async chat(providerID, modelID, { variant, fields = {}, signal, retries = 10 } = {}) {
+  async chat(providerID, modelID, { kind = "primary", variant, fields = {}, signal, retries = 10 } = {}) {
     const { provider, models } = this.provider.get(providerID);
     assert.equal(provider.package, NATIVE, "OpenCode would install it from npm");
     const model = models.find(({ id }) => id === modelID);
@@ -352,6 +378,7 @@ class Location {
         ...(key && { authorization: `Bearer ${key}` }),
         ...provider.headers,
         ...model.headers,
+        ...(await this.#hookHeaders(providerID, modelID, kind)),
         "x-session-id": "ses_1",
         "user-agent": "opencode/2.0.26",
       },

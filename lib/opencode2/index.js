@@ -14,6 +14,8 @@ const PROVIDER = INTEGRATION;
 /** OpenCode's built-in package. It installs other names from npm. */
 const PACKAGE = "@opencode/ai/providers/openai-compatible";
 const KEY_HEADER = "x-qwen-gateway-key";
+/** Names the kind of a request for the core, which doesn't send it on. */
+const AGENT_HEADER = "x-qwen-agent";
 const COMMAND = "qwen";
 
 /** Runs a step and ignores its errors. */
@@ -67,6 +69,7 @@ class Directory {
     await this.#register("integration", (editor) => this.#addIntegration(editor));
     if (this.#gateway) await this.#register("provider", (editor) => this.#addProvider(editor));
     await this.#register("command", (editor) => this.#addCommand(editor));
+    await this.#nameRequests();
     // Not awaited: OpenCode may only answer after all plugins are set up.
     if (this.#shared) void attempt(() => this.#adopt());
   }
@@ -90,6 +93,16 @@ class Directory {
       }),
     );
     this.#registrations.push(registration);
+  }
+
+  /** Tells the core which requests it must never shorten: summaries and titles, whose text replaces the conversation. */
+  async #nameRequests() {
+    const name = (request) =>
+      attempt(() => {
+        request.headers[AGENT_HEADER] = request.kind;
+      });
+    const hook = () => this.#context.session?.hook?.("model.request", name, { providerID: PROVIDER });
+    this.#registrations.push(await attempt(hook));
   }
 
   /** Reads the accounts and their models, one read after another: an older result must not replace a newer one. */

@@ -111,7 +111,7 @@ impl Pipeline {
         let target = Target::resolve(&request.url, &self.settings.base_url, bases)?;
         let kinds = snapshot.document.all().filter(|record| record.is_enabled()).map(Record::kind).collect();
         let ids = self.settings.options.qwen_mode.then(|| self.ids(&request.headers));
-        Prepared::new(request, target, ids, kinds).await
+        Prepared::new(request, target, ids, kinds, self.settings.for_host).await
     }
 
     /// Returns the enabled accounts for a request for `model`.

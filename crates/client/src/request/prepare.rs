@@ -13,7 +13,7 @@ use crate::chat::degrade::{Degraded, LeftOut, degrade_body};
 /// Largest body, in bytes, that is shaped on the async thread. A larger one would delay other requests.
 const LARGE_BODY: usize = 64 * 1024;
 
-/// Header in which a host names the agent of a request. It is removed.
+/// Header in which a host names the agent or the kind of a request. It is removed.
 const AGENT_HEADER: &str = "x-qwen-agent";
 /// Agents whose answer replaces a conversation or its title, so that it must not be cut.
 const WHOLE_AGENTS: [&str; 3] = ["compaction", "summary", "title"];
@@ -74,11 +74,17 @@ pub struct Prepared {
 
 impl Prepared {
     /// Shapes the body of a request to `target`. With `ids` it is shaped as the official CLI does. `kinds` are the kinds of
-    /// the enabled accounts.
+    /// the enabled accounts. With `for_host` the request comes from a host.
     ///
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT`.
-    pub async fn new(request: Request, target: Target, ids: Option<Ids>, kinds: Vec<Kind>) -> Result<Self> {
+    pub async fn new(
+        request: Request,
+        target: Target,
+        ids: Option<Ids>,
+        kinds: Vec<Kind>,
+        for_host: bool,
+    ) -> Result<Self> {
         let Request { method, mut headers, mut body, redirect, .. } = request;
         if method == Method::CONNECT || method == Method::TRACE {
             return Err(Error::invalid_argument("method", "must not be CONNECT or TRACE"));
@@ -87,8 +93,9 @@ impl Prepared {
             return Err(Error::invalid_argument("body", "must not be given with GET or HEAD"));
         }
         let agent = headers.remove(AGENT_HEADER);
-        let is_whole =
-            agent.is_some_and(|agent| WHOLE_AGENTS.iter().any(|whole| agent.as_bytes() == whole.as_bytes()));
+        // A host that can't name the agent, such as OpenCode 1.0, may be asking for a summary.
+        let may_be_cut = agent
+            .map_or(!for_host, |agent| WHOLE_AGENTS.iter().all(|whole| agent.as_bytes() != whole.as_bytes()));
         let mut is_chat = false;
         let mut is_chat_stream = false;
         let mut model = String::new();
@@ -108,7 +115,7 @@ impl Prepared {
         if body.is_none() {
             headers.remove(CONTENT_TYPE);
         }
-        let may_degrade = is_chat && !is_whole;
+        let may_degrade = is_chat && may_be_cut;
         Ok(Self {
             target,
             method,

@@ -165,13 +165,17 @@ async fn an_answered_smaller_chat_is_marked() {
 #[tokio::test]
 async fn a_smaller_chat_keeps_its_tools_and_is_not_sent_if_a_cut_answer_does_harm() {
     let tools = json!([{"type": "function", "function": {"name": "look"}}]);
-    for (limit, agent, is_sent) in [
-        (json!(900), None, true),
-        (json!(30_000), None, false),
-        (Value::Null, None, false),
-        (json!(900), Some("title"), false),
-        (json!(900), Some("compaction"), false),
-        (json!(900), Some("build"), true),
+    for (for_host, limit, agent, is_sent) in [
+        (false, json!(900), None, true),
+        (false, json!(30_000), None, false),
+        (false, Value::Null, None, false),
+        (false, json!(900), Some("title"), false),
+        (false, json!(900), Some("compaction"), false),
+        (false, json!(900), Some("build"), true),
+        (true, json!(900), Some("compaction"), false),
+        (true, json!(900), Some("build"), true),
+        // It may be a summary.
+        (true, json!(900), None, false),
     ] {
         let fleet = Fleet::of(1).await;
         fleet.hosts[0].on_every_api(quota());
@@ -181,9 +185,11 @@ async fn a_smaller_chat_keeps_its_tools_and_is_not_sent_if_a_cut_answer_does_har
         if let Some(agent) = agent {
             request.headers.insert("x-qwen-agent", agent.parse().unwrap());
         }
-        assert_eq!(fleet.client().fetch(request).await.unwrap().status, 429);
+        let client = fleet.setup.client_with(&[], for_host);
+        let status = client.fetch(request).await.unwrap().status;
+        assert_eq!(status, if for_host { 402 } else { 429 });
         let sent = fleet.hosts[0].api_requests();
-        assert_eq!(sent.len(), 1 + usize::from(is_sent), "{limit} {agent:?}");
+        assert_eq!(sent.len(), 1 + usize::from(is_sent), "{for_host} {limit} {agent:?}");
         for seen in &sent {
             assert_eq!(seen.json()["tools"], tools);
             assert!(!seen.headers.contains_key("x-qwen-agent"));
