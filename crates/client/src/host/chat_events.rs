@@ -200,10 +200,13 @@ impl ChatEvents {
                 delta.get("tool_calls").and_then(Value::as_array).is_some_and(|calls| !calls.is_empty());
             self.has_content |= self.has_call;
         }
-        let Some(reason) =
-            choice.get("finish_reason").and_then(Value::as_str).filter(|reason| !reason.is_empty())
-        else {
+        let Some(reason) = choice.get("finish_reason").filter(|reason| !reason.is_null()) else {
             return Ok(is_changed);
+        };
+        let Some(reason) = reason.as_str().filter(|reason| !reason.is_empty()) else {
+            // The host would take it for the reason of the end.
+            choice["finish_reason"] = Value::Null;
+            return Ok(true);
         };
         let known = self.known_reason(reason).ok_or(reason)?;
         self.is_finished = true;

@@ -352,6 +352,24 @@ fn events_that_the_host_refuses_are_corrected() {
 }
 
 #[test]
+fn a_finish_reason_without_a_name_becomes_null() {
+    let said = event(r#"{"delta":{"content":"hi"},"finish_reason":null}"#);
+    let end = event(r#"{"delta":{},"finish_reason":"stop"}"#);
+    for none in [r#""""#, "false", "0", "{}"] {
+        let before = event(&format!(r#"{{"delta":{{"content":" you"}},"finish_reason":{none}}}"#));
+        let after = event(&format!(r#"{{"index":0,"delta":{{}},"finish_reason":{none}}}"#));
+        let ended = run(format!("{said}{before}{end}{after}data: [DONE]\n\n").as_bytes(), 30);
+        let found: Vec<_> =
+            events(&ended.out).iter().map(|event| event["choices"][0]["finish_reason"].clone()).collect();
+        assert_eq!(
+            (found, text(&ended.out)),
+            (vec![json!(null), json!(null), json!("stop"), json!(null)], "hi you".to_owned())
+        );
+        assert_eq!(ended.problem, None, "{none}");
+    }
+}
+
+#[test]
 fn a_completion_with_tool_calls_becomes_a_stream() {
     let completion = json!({"id": "c", "created": 1, "model": "m", "choices": [{"index": 0, "finish_reason": "tool_calls", "message": {
         "role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}}],
