@@ -158,7 +158,8 @@ impl ChatEvents {
             Content::Nothing | Content::Answer => {}
         }
         let Some(Value::Object(mut fields)) = parsed(data) else { return Corrected::Kept };
-        let (was_finished, mut is_changed) = (self.is_finished, false);
+        // The host takes an event with this member for an error, whatever the value.
+        let (was_finished, mut is_changed) = (self.is_finished, fields.remove("error").is_some());
         if !fields.get("choices").is_some_and(Value::is_array) {
             fields.insert("choices".to_owned(), json!([]));
             is_changed = true;

@@ -68,7 +68,7 @@ pub(super) fn needs_parsing(data: &[u8], has_call: bool) -> bool {
         let Some(first) = value.first() else { continue };
         let is_wanted = match key.last() {
             Some(b'n') => key.ends_with(b"finish_reason") && *first != b'n',
-            Some(b'r') => key.ends_with(b"error") && *first != b'n',
+            Some(b'r') => key.ends_with(b"error"),
             Some(b'e' | b'g') => is_error_field(key) && *first != b'n',
             Some(b't') => key.ends_with(b"content") && (*first == b'[' || may_be_error_block(&value[1..])),
             Some(b's') if key.ends_with(b"tool_calls") => *first == b'{' || (*first == b'[' && !has_call),

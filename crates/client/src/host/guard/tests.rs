@@ -370,6 +370,24 @@ fn a_finish_reason_without_a_name_becomes_null() {
 }
 
 #[test]
+fn an_error_member_without_an_error_is_dropped() {
+    for none in ["null", "{}", r#""""#, "false"] {
+        let body: String = [r#""content":"hi""#, r#""content":" you""#, r#""content":"!""#]
+            .map(|delta| format!("data: {{\"error\":{none},\"choices\":[{{\"delta\":{{{delta}}}}}]}}\n\n"))
+            .concat();
+        let end = format!(r#"{{"choices":[{{"delta":{{}},"finish_reason":"stop"}}],"error" : {none}}}"#);
+        let usage = format!(r#"{{"choices":[],"usage":{{"total_tokens":3}},"error":{none}}}"#);
+        let stream = format!("{body}data: {end}\n\ndata: {usage}\n\ndata: [DONE]\n\n");
+        for chunk in [7, stream.len()] {
+            let ended = run(stream.as_bytes(), chunk);
+            assert!(!ended.out.contains("error"), "{}", ended.out);
+            assert_eq!((text(&ended.out).as_str(), ended.problem), ("hi you!", None));
+            assert!(ended.out.contains(r#""usage":{"total_tokens":3}"#), "{}", ended.out);
+        }
+    }
+}
+
+#[test]
 fn a_completion_with_tool_calls_becomes_a_stream() {
     let completion = json!({"id": "c", "created": 1, "model": "m", "choices": [{"index": 0, "finish_reason": "tool_calls", "message": {
         "role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}}],
