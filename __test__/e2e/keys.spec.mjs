@@ -64,4 +64,15 @@ describe("keys", suite(), () => {
       ["planned"],
     );
   });
+
+  test("OpenCode waits for a limit of tokens per minute", async (t) => {
+    const host = await openHost(t, { login: false, env: { OPENCODE_QWEN_QUOTA_COOLDOWN_MS: "1000" } });
+    host.addKey();
+    const message = "You exceeded your current quota, please check your plan and billing details.";
+    host.server.script("chat", [{ do: "quota", message, times: 2 }]);
+    const result = await host.chat("hello", MODEL);
+    assert.equal(result.code, 0, result.stderr);
+    const statuses = host.server.seen("chat").map(({ status }) => status);
+    assert.deepEqual(statuses, [429, 429, 200]);
+  });
 });

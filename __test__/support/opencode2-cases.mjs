@@ -159,6 +159,27 @@ export const cases = {
     }
   },
 
+  async "a limit of tokens per minute is waited for, whatever the server's words are"(context) {
+    const error = {
+      code: "insufficient_quota",
+      message: "You exceeded your current quota, please check your plan and billing details.",
+    };
+    const key = await context.server.act("addKey", { plan: "coding-plan" });
+    await withHost(context, async (host) => {
+      const baseUrl = `${context.server.url}/v1`;
+      await context.client.addApiKey({ key, plan: "coding-plan", baseUrl });
+      const location = await host.open();
+      await context.server.script("chat", { do: "answer", status: 429, body: { error }, times: "always" });
+      const answers = await location.chat(PROVIDER, "qwen3-coder-next", { retries: 2 });
+      await context.server.act("clearScripts", { endpoint: "chat" });
+      assert.equal(answers.length, 3);
+      for (const { status, headers } of answers) {
+        assert.deepEqual([status, headers.get("x-should-retry")], [429, "true"]);
+        assert.ok(Number(headers.get("retry-after")) > 0);
+      }
+    });
+  },
+
   async "a shorter request is never sent for a summary, a title or an unnamed kind"(context) {
     for (const [kind, status, without = []] of [
       ["compaction", 402],

@@ -35,7 +35,7 @@ pub(super) struct Exchange {
     pub(super) uploads: Uploads,
     pub(super) listener: Option<EntryListener>,
     pub(super) clock: Clock,
-    /// True to mark final errors for `OpenCode`.
+    /// True to tell `OpenCode` 2 which errors are final and which are pauses.
     pub(super) for_host: bool,
     pub(super) utc_offset_minutes: i32,
 }
@@ -68,8 +68,8 @@ impl Exchange {
             }
             Err(refusal) => (refusal.status, refusal.headers(), Err(refusal.body())),
         };
-        if self.for_host && is_final(status, &headers) {
-            headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        if let Some(should_retry) = should_retry(status, &headers).filter(|_| self.for_host) {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static(should_retry));
         }
         recorder.head(status.as_u16(), &headers);
         let mut response = http::Response::new(match body {
@@ -163,13 +163,16 @@ fn drop_hop_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// True for answers that `OpenCode` 2 must not ask for again. Each further wait for a silent server would take as long as the
-/// first, and a stream's head also decides about an error at its end.
-fn is_final(status: StatusCode, headers: &HeaderMap) -> bool {
-    match status.as_u16() {
+/// Tells `OpenCode` 2 if it may send the request again; `None` leaves that to it. Each further wait for a silent server would
+/// take as long as the first, and a stream's head also decides about an error at its end.
+fn should_retry(status: StatusCode, headers: &HeaderMap) -> Option<&'static str> {
+    let is_final = match status.as_u16() {
+        // A pause, although the server's words may be those of a used-up quota.
+        429 => return Some("true"),
         200 => is_stream(headers),
-        408 | 425 | 429 => false,
+        408 | 425 => false,
         504 => headers.contains_key(ERROR_HEADER),
         _ => status.is_client_error(),
-    }
+    };
+    is_final.then_some("false")
 }

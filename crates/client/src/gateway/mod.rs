@@ -47,7 +47,7 @@ pub struct GatewaySettings {
     pub port: u16,
     /// Key, or `None` for a random one.
     pub key: Option<Secret>,
-    /// True to mark final errors for `OpenCode` 2.
+    /// True to tell `OpenCode` 2 which errors are final and which are pauses.
     pub for_host: bool,
     /// The user's local time minus UTC, in minutes. Errors name times of day.
     pub utc_offset_minutes: i32,
