@@ -5,6 +5,9 @@ use memchr::memchr2;
 /// Longest line in bytes. Longer lines are skipped.
 pub const MAX_LINE: usize = 4 * 1024 * 1024;
 
+/// Data of the last event of a chat.
+pub const DONE: &[u8] = b"[DONE]";
+
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Splits bytes into lines, which end with LF, CRLF or CR. Takes time linear in the length of the bytes.
@@ -76,6 +79,12 @@ impl LineReader {
         self.partial.is_empty() && !self.skips_line && !self.after_cr
     }
 
+    /// True if the bytes so far end with the last event of a chat, without its line end.
+    #[must_use]
+    pub fn ends_with_done(&self) -> bool {
+        data_of(&self.partial).is_some_and(is_done)
+    }
+
     /// True if a line was skipped because it was too long.
     #[must_use]
     pub fn has_overflowed(&self) -> bool {
@@ -107,6 +116,18 @@ impl LineReader {
         }
         self.partial.clear();
     }
+}
+
+/// Returns the position of the first byte that is neither white space nor part of a byte order mark.
+#[must_use]
+pub fn start_of(bytes: &[u8]) -> Option<usize> {
+    bytes.iter().position(|byte| !byte.is_ascii_whitespace() && !BYTE_ORDER_MARK.contains(byte))
+}
+
+/// True for the data of the last event of a chat.
+#[must_use]
+pub fn is_done(data: &[u8]) -> bool {
+    data.trim_ascii() == DONE
 }
 
 /// Returns the value of a `data` line.

@@ -5,7 +5,7 @@ use qwen_base::{Code, Error};
 use serde_json::{Value, json};
 
 use super::chunk::{Frame, needs_parsing};
-use crate::sse::{Line, SseEvent, data_of};
+use crate::sse::{Line, SseEvent, data_of, is_done};
 use crate::verdict::dialect::{Content, ServerError, parsed};
 
 /// Length in bytes of the last events that are kept, since their text may contain an error.
@@ -87,6 +87,11 @@ impl ChatEvents {
         Some(corrected)
     }
 
+    /// True after `[DONE]`, even without an empty line, or after an error.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_done || self.failure.is_some() || (self.in_event && is_done(&self.event.data))
+    }
+
     fn needs_parsing(&mut self, data: &[u8]) -> bool {
         if self.frame.fits(data) {
             return false;
@@ -120,7 +125,7 @@ impl ChatEvents {
         if data.is_empty() {
             return Corrected::Kept;
         }
-        if data.trim_ascii() == b"[DONE]" {
+        if is_done(data) {
             self.is_done = true;
             // OpenCode 2 reads nothing after it, so the error of an unfinished answer must come without it.
             return if self.is_finished { Corrected::Kept } else { Corrected::Dropped };

@@ -9,7 +9,7 @@ use qwen_base::{Code, Error, Result};
 use super::chat_events::{ChatEvents, Corrected};
 use super::completion::as_events;
 use super::errors::plain;
-use crate::sse::{Line, LineReader, MAX_LINE};
+use crate::sse::{Line, LineReader, MAX_LINE, start_of};
 use crate::verdict::dialect::{Content, ServerError};
 
 /// Corrects one stream. Passes on whole events only.
@@ -30,10 +30,10 @@ impl Guard {
         self.events.has_content || self.events.is_finished || self.has_failed()
     }
 
-    /// True after `[DONE]` or an error. The rest of the stream is ignored.
+    /// True after `[DONE]`, even without its line ends, or after an error. The rest of the stream is ignored.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.events.is_done || self.events.failure.is_some()
+        self.events.is_over() || self.lines.ends_with_done()
     }
 
     /// True if the stream ended with an error.
@@ -63,8 +63,7 @@ impl Guard {
     pub fn pass(&mut self, bytes: Bytes) -> Bytes {
         let mut bytes = bytes;
         if !self.has_begun {
-            let is_blank = |byte: &u8| byte.is_ascii_whitespace() || b"\xef\xbb\xbf".contains(byte);
-            let Some(start) = bytes.iter().position(|byte| !is_blank(byte)) else { return Bytes::new() };
+            let Some(start) = start_of(&bytes) else { return Bytes::new() };
             bytes = bytes.slice(start..);
             self.has_begun = true;
             self.is_json = matches!(bytes[0], b'{' | b'[');

@@ -190,7 +190,9 @@ impl Body {
         let chunk = match &mut self.source {
             None => Ok(None),
             // Some servers leave the connection open after the last event.
-            Some(Source::Network(response)) if self.meter.is_done() => {
+            Some(Source::Network(response))
+                if self.meter.is_done() || self.guard.as_ref().is_some_and(Guard::is_over) =>
+            {
                 let end = *self.done_until.get_or_insert_with(|| Instant::now() + DONE_GRACE);
                 match end.saturating_duration_since(Instant::now()) {
                     Duration::ZERO => Ok(None),

@@ -8,13 +8,12 @@ use memchr::memmem::Finder;
 use memchr::{memchr2, memrchr};
 use serde_json::Value;
 
-use crate::sse::{LineReader, data_of};
+use crate::sse::{DONE, LineReader, data_of, is_done, start_of};
 
 const KEY: &[u8] = b"usage";
 const QUOTED_KEY: &[u8] = b"\"usage\"";
 /// Built once, because that takes longer than a search in one event.
 static REPORT: LazyLock<Finder> = LazyLock::new(|| Finder::new(QUOTED_KEY));
-const DONE: &[u8] = b"[DONE]";
 /// Largest `usage` object, in bytes.
 const MAX_OBJECT: usize = 8 * 1024;
 /// Largest integer that is exact in JavaScript.
@@ -36,6 +35,8 @@ pub enum Form {
     Json,
     /// Server-sent events, with one JSON document per line.
     Events,
+    /// One of these, as the first byte says: some servers send events without a type, or with a wrong one.
+    Unknown,
     /// Any other body, which is not searched.
     Other,
 }
@@ -46,8 +47,8 @@ impl Form {
         let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         match kind.as_str() {
             "text/event-stream" => Self::Events,
-            "application/json" => Self::Json,
-            _ if kind.ends_with("+json") => Self::Json,
+            "" | "text/plain" | "application/json" => Self::Unknown,
+            _ if kind.ends_with("+json") => Self::Unknown,
             _ => Self::Other,
         }
     }
@@ -82,10 +83,14 @@ impl Scanner {
     }
 
     pub fn pass(&mut self, bytes: &[u8]) {
+        if self.form == Form::Unknown {
+            let Some(start) = start_of(bytes) else { return };
+            self.form = if matches!(bytes[start], b'{' | b'[') { Form::Json } else { Form::Events };
+        }
         match self.form {
             Form::Json => self.json.pass(bytes, &mut self.found),
             Form::Events => self.pass_events(bytes),
-            Form::Other => {}
+            Form::Unknown | Form::Other => {}
         }
     }
 
@@ -96,7 +101,7 @@ impl Scanner {
     }
 
     fn pass_events(&mut self, bytes: &[u8]) {
-        let Self { lines, found, is_done, .. } = self;
+        let Self { lines, found, .. } = self;
         let mut rest = bytes;
         while !rest.is_empty() {
             if lines.is_at_start() {
@@ -104,12 +109,13 @@ impl Scanner {
                 rest = &rest[uninteresting(rest)..];
             }
             let line = lines.read_line(rest, |line| {
-                *is_done |= data_of(line.text).is_some_and(|data| data.trim_ascii() == DONE);
+                self.is_done |= data_of(line.text).is_some_and(is_done);
                 report(line.text, found);
             });
-            let Some(length) = line else { return };
+            let Some(length) = line else { break };
             rest = &rest[length..];
         }
+        self.is_done |= lines.ends_with_done();
     }
 }
 
@@ -384,12 +390,28 @@ mod tests {
     fn the_content_type_determines_the_form() {
         for (content_type, form) in [
             ("text/event-stream; charset=utf-8", Form::Events),
-            ("Application/JSON", Form::Json),
-            ("application/problem+json", Form::Json),
+            ("Application/JSON", Form::Unknown),
+            ("application/problem+json", Form::Unknown),
+            ("text/plain", Form::Unknown),
+            ("", Form::Unknown),
             ("text/html", Form::Other),
-            ("", Form::Other),
         ] {
             assert_eq!(Form::of_content_type(content_type), form, "{content_type}");
+        }
+    }
+
+    #[test]
+    fn the_first_byte_determines_an_unknown_form() {
+        let usage = r#"{"usage":{"prompt_tokens":1}}"#;
+        for (body, is_done) in [
+            (format!("\u{feff} \n{usage}"), false),
+            (format!("\u{feff}\ndata: {usage}\n\ndata: [DONE]"), true),
+            (format!(": ping\n\ndata: {usage}\n\ndata: [DONE]\n\n"), true),
+        ] {
+            assert_eq!(scan_both(Form::Unknown, &body), Some(tokens(1, 0, 0)), "{body}");
+            let mut scanner = Scanner::new(Form::Unknown);
+            scanner.pass(body.as_bytes());
+            assert_eq!(scanner.is_done(), is_done, "{body}");
         }
     }
 

@@ -4,7 +4,7 @@ use qwen_accounts::{Cooldown, CoolingReason, Pause, QuotaWindow, exhausted_until
 
 use super::dialect::{Content, MAX_ERROR_BODY, ServerError};
 use super::words::Words;
-use crate::sse::EventReader;
+use crate::sse::{EventReader, is_done, start_of};
 
 /// Cooldown in milliseconds after a rate limit without `Retry-After`.
 const DEFAULT_REST_MS: u64 = 10_000;
@@ -182,9 +182,7 @@ impl AnswerReader {
     pub fn read(&mut self, bytes: &[u8]) -> Option<Content> {
         let mut bytes = bytes;
         if self.form == BodyForm::Unknown {
-            let start = bytes
-                .iter()
-                .position(|byte| !byte.is_ascii_whitespace() && !b"\xef\xbb\xbf".contains(byte))?;
+            let start = start_of(bytes)?;
             self.form = if matches!(bytes[start], b'{' | b'[') { BodyForm::Json } else { BodyForm::Events };
             bytes = &bytes[start..];
         }
@@ -227,5 +225,5 @@ fn see(found: &mut Option<Content>, event: &crate::sse::SseEvent) {
 
 fn is_chat_event(data: &[u8]) -> bool {
     let data = data.trim_ascii();
-    data.is_empty() || data.starts_with(b"{") || data == b"[DONE]"
+    data.is_empty() || data.starts_with(b"{") || is_done(data)
 }

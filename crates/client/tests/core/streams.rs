@@ -10,6 +10,7 @@ use qwen_client::{ReceivedBody, Stream, StreamRead, Streams, receive_body};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::support::reply::{Part, Reply};
+use crate::support::server::GOOD_STREAM;
 use crate::support::setup::{Setup, chat, read, text};
 use crate::support::time::{soon, until};
 
@@ -166,6 +167,34 @@ async fn a_silent_server_times_out() {
     assert_eq!(read(&mut answer.body).await, (b"<html>".to_vec(), Err(Code::Timeout)));
     setup.server.until_closed().await;
     assert_eq!(setup.server.api_requests().len(), 4);
+}
+
+#[tokio::test]
+async fn a_chat_is_over_at_done_though_its_connection_stays_open() {
+    let (begun, _) = GOOD_STREAM.split_once("data: [DONE]").unwrap();
+    for kind in ["text/event-stream", "text/plain", "application/json", ""] {
+        for parts in [
+            vec![format!("{begun}data: [DONE]\n\n")],
+            vec![format!("{begun}data: [DONE]")],
+            vec![format!("{begun}data: [DONE]\n")],
+            vec![begun.to_owned(), "data: [DO".to_owned(), "NE]".to_owned()],
+            vec![format!("{begun}data: [DO"), "NE]\n\n".to_owned()],
+        ] {
+            for for_host in [false, true] {
+                let setup = Setup::fresh().await;
+                let sent = parts.concat();
+                let pauses = parts.iter().flat_map(|part| [Part::text(part), Part::Pause(millis(20))]);
+                let pieces = pauses.chain([Part::Stall]).collect();
+                let reply = Reply::new(200, kind, pieces);
+                setup.server.on_every_api(reply);
+                let client = setup.client_with(&[], for_host);
+                let answer = async { text(client.fetch(chat(true)).await.unwrap()).await };
+                let answer = soon("the end", answer).await;
+                assert_eq!(answer, if for_host { GOOD_STREAM } else { sent.as_str() }, "{kind} {parts:?}");
+                setup.server.until_closed().await;
+            }
+        }
+    }
 }
 
 #[tokio::test]
