@@ -124,11 +124,9 @@ impl Content {
             Self::Error(fields.error())
         } else if choices.iter().any(|choice| choice.raw("finish_reason").is_some()) {
             Self::Answer
-        } else if fields.0.contains_key("choices") || fields.0.contains_key("usage") {
-            Self::Nothing
         } else {
-            // This is not a chat event, so it is passed on.
-            Self::Answer
+            // A stream may begin with an event without choices, and go on with an error.
+            Self::Nothing
         }
     }
 }

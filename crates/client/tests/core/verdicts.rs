@@ -42,10 +42,14 @@ fn last_code(account: &AccountInfo) -> Option<&str> {
 /// The same error inside a success, as JSON and as an event of a stream.
 fn inside_a_success(code: &str, message: &str) -> [Reply; 2] {
     let body = json!({"error": {"code": code, "message": message}});
-    let role = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n";
+    let nothing = concat!(
+        "data: {}\n\n",
+        "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"model\":\"m\"}\n\n",
+        "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n",
+    );
     [
         Reply::json(200, &body),
-        Reply::events(vec![Part::text(role), Part::text(&format!("data: {body}\n\n")), Part::Stall]),
+        Reply::events(vec![Part::text(nothing), Part::text(&format!("data: {body}\n\n")), Part::Stall]),
     ]
 }
 
