@@ -122,7 +122,26 @@ const ONE_ACCOUNT = {
     ],
     finish: "stop",
   },
+  "an empty reason after the end": {
+    events: [...spoken, ended("stop"), ended(""), DONE],
+    finish: "stop",
+  },
+  "error: null beside each part": {
+    events: ending("stop").map((text) => text.replace("{", '{"error":null,')),
+    finish: "stop",
+  },
   "[DONE] without its newlines": { events: [...spoken, ended("stop"), "data: [DONE]"], finish: "stop" },
+  "[DONE] without its newlines on an open connection": {
+    events: [...spoken, ended("stop"), "data: [DONE]"],
+    end: "silence",
+    finish: "stop",
+  },
+  "[DONE] on an open connection, called text": {
+    events: ending("stop"),
+    contentType: "text/plain",
+    end: "silence",
+    finish: "stop",
+  },
   "[DONE] on an open connection": { events: ending("stop"), end: "silence", finish: "stop" },
   "a stream that is cut after text": {
     events: spoken,
