@@ -7,10 +7,10 @@ const { createClient } = require("../api");
 const { readArguments } = require("./arguments");
 const { COMMANDS } = require("./commands");
 const { UsageError, describe } = require("./failure");
+const { hider } = require("./hide-secrets");
 const { Interrupt } = require("./interrupt");
 const { Screen } = require("./screen");
 const { clean, json } = require("./text");
-const { hider } = require("./unsaid");
 const { PROGRAM, help, usageLine } = require("./usage");
 
 const DONE = 0;

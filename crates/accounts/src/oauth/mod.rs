@@ -6,7 +6,7 @@ mod gated_body;
 pub mod pkce;
 pub mod poll;
 pub mod redemption;
-pub mod refresh;
+pub mod retries;
 pub mod revoke;
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use self::error_response::{OAuthAnswer, OAuthBody};
 use self::gated_body::GatedBody;
 use self::poll::{Next, PollReply, Polling};
 use self::redemption::Redemption;
-use self::refresh::RefreshRetries;
+use self::retries::RefreshRetries;
 use crate::model::Token;
 
 /// Largest answer that is read.

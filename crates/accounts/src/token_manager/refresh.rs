@@ -21,8 +21,8 @@ use crate::accounts::registry::Guarded;
 use crate::accounts::snapshot::Snapshot;
 use crate::model::Token;
 use crate::oauth::redemption::Redemption;
-use crate::oauth::refresh::RefreshRetries;
 use crate::oauth::refresh_unavailable;
+use crate::oauth::retries::RefreshRetries;
 use crate::store::lock::TOUCH_INTERVAL;
 use crate::store::refresh_decision::was_brought;
 

@@ -165,7 +165,7 @@ enum Exception {
     /// `*`
     Everything,
     /// A host name with its subdomains, or only the subdomains if written `*.name`; with an optional port.
-    Name { name: String, below_alone: bool, port: Option<u16> },
+    Name { name: String, subdomains_only: bool, port: Option<u16> },
     /// One address, a block (`10.0.0.0/8`) or a range (`10.0.0.1-10.0.0.9`); with an optional port.
     Addresses { first: IpAddr, last: IpAddr, port: Option<u16> },
 }
@@ -190,9 +190,9 @@ impl Exception {
         if let Some((first, last)) = addresses(host) {
             return Some(Self::Addresses { first, last, port });
         }
-        let below_alone = host.starts_with("*.");
+        let subdomains_only = host.starts_with("*.");
         let name = host.trim_start_matches('*').trim_start_matches('.').trim_end_matches('.').to_owned();
-        (!name.is_empty()).then_some(Self::Name { name, below_alone, port })
+        (!name.is_empty()).then_some(Self::Name { name, subdomains_only, port })
     }
 
     fn matches(&self, url: &Url) -> bool {
@@ -209,11 +209,11 @@ impl Exception {
                     address.is_ipv4() == first.is_ipv4() && (*first..=*last).contains(&address)
                 }) && is_port(port)
             }
-            Self::Name { name, below_alone, port } => {
+            Self::Name { name, subdomains_only, port } => {
                 let Some(Host::Domain(host)) = url.host() else { return false };
                 let host = host.trim_end_matches('.');
                 let above = host.strip_suffix(name.as_str());
-                let is_name = above == Some("") && !below_alone;
+                let is_name = above == Some("") && !subdomains_only;
                 (is_name || above.is_some_and(|above| above.ends_with('.'))) && is_port(port)
             }
         }

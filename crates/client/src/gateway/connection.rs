@@ -69,7 +69,7 @@ fn refusal(error: &hyper::Error, socket: &Socket) -> Option<GatewayRefusal> {
     } else if error.is_parse() || socket.has_refused() {
         Some(GatewayRefusal::malformed("head"))
     } else {
-        (is_slow && socket.has_begun_head()).then(|| GatewayRefusal::too_slow("head"))
+        (is_slow && socket.has_head_bytes()).then(|| GatewayRefusal::too_slow("head"))
     }
 }
 

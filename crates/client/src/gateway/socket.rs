@@ -98,7 +98,7 @@ pub(super) struct Socket {
     deadline: Pin<Box<Sleep>>,
     awaits_head: bool,
     /// True while the time limit for the head runs.
-    has_head_begun: bool,
+    is_head_timed: bool,
     has_head_bytes: bool,
     /// True if the client has received a part of the answer.
     has_answered: bool,
@@ -117,7 +117,7 @@ impl Socket {
             progress,
             deadline: Box::pin(sleep(HEAD_TIMEOUT)),
             awaits_head: true,
-            has_head_begun: true,
+            is_head_timed: true,
             has_head_bytes: false,
             has_answered: false,
             ahead: BytesMut::new(),
@@ -138,7 +138,7 @@ impl Socket {
     }
 
     /// True if a part of a head has arrived.
-    pub(super) fn has_begun_head(&self) -> bool {
+    pub(super) fn has_head_bytes(&self) -> bool {
         self.has_head_bytes
     }
 
@@ -148,7 +148,7 @@ impl Socket {
 
     fn poll_head(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !self.awaits_head {
-            (self.awaits_head, self.has_head_begun, self.has_head_bytes) = (true, false, false);
+            (self.awaits_head, self.is_head_timed, self.has_head_bytes) = (true, false, false);
             self.has_answered = false;
             self.deadline.as_mut().reset(Instant::now() + REST_TIMEOUT);
         }
@@ -158,8 +158,8 @@ impl Socket {
         let before = buffer.filled().len();
         ready!(self.poll_stream(context, buffer))?;
         self.has_head_bytes |= buffer.filled().len() > before;
-        if self.has_head_bytes && !self.has_head_begun {
-            self.has_head_begun = true;
+        if self.has_head_bytes && !self.is_head_timed {
+            self.is_head_timed = true;
             self.deadline.as_mut().reset(Instant::now() + HEAD_TIMEOUT);
         }
         Poll::Ready(Ok(()))

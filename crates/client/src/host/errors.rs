@@ -8,8 +8,8 @@ use qwen_base::{Code, Error};
 
 use crate::verdict::{Reading, Verdict};
 
-/// Longest wait in milliseconds that is passed on as a 429.
-const SHORT_WAIT_MS: u64 = 60_000;
+/// Longest rate limit, in milliseconds, that `OpenCode` waits for.
+pub const SHORT_WAIT_MS: u64 = 60_000;
 
 /// `OpenCode` 1.18 retries an error that contains one of these. A space also matches `-` and `_`.
 const RETRY_WORDS: [&str; 46] = [

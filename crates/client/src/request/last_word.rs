@@ -6,10 +6,7 @@ use qwen_base::{Code, Error};
 use serde_json::{Value, json};
 
 use super::selection::{Candidate, Selection};
-use crate::host::errors::{FinalError, moment, plain};
-
-/// Longest wait in milliseconds that a host makes for a rate limit.
-const SHORT_WAIT_MS: u64 = 60_000;
+use crate::host::errors::{FinalError, SHORT_WAIT_MS, moment, plain};
 
 /// The error of a call whose accounts are all cooling.
 #[derive(Debug)]

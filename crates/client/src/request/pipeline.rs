@@ -258,12 +258,12 @@ impl Pipeline {
     pub(super) fn note_late_error(&self, account: &Account, body: &mut Body) {
         let (tokens, clock) = (self.tokens.clone(), self.journal.clock.clone());
         let (id, is_key) = (account.id.clone(), account.kind != Kind::OAuth);
-        let longest_ms = self.settings.options.quota_cooldown_ms;
+        let quota_cooldown_ms = self.settings.options.quota_cooldown_ms;
         body.on_server_error(move |error| {
             let now_ms = clock.now_ms();
             let reading = Reading::of_inner_error(error, &Asked { is_key, model: "", now_ms });
             if let (Some(cooldown), Ok(runtime)) =
-                (reading.cooldown(now_ms, longest_ms, None), Handle::try_current())
+                (reading.cooldown(now_ms, quota_cooldown_ms, None), Handle::try_current())
             {
                 let why = Error::new(cooldown.reason.code(), reading.message());
                 let note = move |registry: &Registry| registry.mark_cooling(&id, &cooldown, &why);

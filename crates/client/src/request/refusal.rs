@@ -38,7 +38,7 @@ impl Refusal<'_> {
             );
             return Error::new(Code::TokenRejected, message);
         }
-        if self.kind == Kind::OAuth && self.reading.is_about_login() && now_ms >= FREE_TIER_END_MS {
+        if self.kind == Kind::OAuth && self.reading.refuses_login() && now_ms >= FREE_TIER_END_MS {
             return free_tier_ended(self.has_key);
         }
         let message =

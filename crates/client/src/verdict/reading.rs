@@ -127,13 +127,18 @@ impl Reading {
         self.error.message.as_deref().unwrap_or_default()
     }
 
-    /// Returns the account's cooldown after this answer; `None` if there is none. `longest_ms` is the cooldown of a used-up
+    /// Returns the account's cooldown after this answer; `None` if there is none. `quota_cooldown_ms` is the cooldown of a used-up
     /// quota.
     #[must_use]
-    pub fn cooldown(&self, now_ms: u64, longest_ms: u64, retry_after_ms: Option<u64>) -> Option<Cooldown> {
+    pub fn cooldown(
+        &self,
+        now_ms: u64,
+        quota_cooldown_ms: u64,
+        retry_after_ms: Option<u64>,
+    ) -> Option<Cooldown> {
         let (reason, until, window) = match self.verdict {
             Verdict::QuotaExhausted { window, until } => {
-                let least = least_cooldown_ms(window, longest_ms);
+                let least = least_cooldown_ms(window, quota_cooldown_ms);
                 let until = until.unwrap_or_else(|| exhausted_until(now_ms, least, retry_after_ms));
                 (CoolingReason::Quota, until, window)
             }
@@ -142,7 +147,7 @@ impl Reading {
                 (CoolingReason::RateLimit, exhausted_until(now_ms, 0, rest), None)
             }
             Verdict::AllocationLimit => {
-                let pause = Pause::after(None, now_ms, retry_after_ms, longest_ms, now_ms);
+                let pause = Pause::after(None, now_ms, retry_after_ms, quota_cooldown_ms, now_ms);
                 (CoolingReason::TokenLimit, pause.ends_at(), None)
             }
             Verdict::PaymentRequired => (CoolingReason::Payment, now_ms + UNPAID_REST_MS, None),
@@ -154,7 +159,7 @@ impl Reading {
 
     /// True if the server refuses the login itself.
     #[must_use]
-    pub fn is_about_login(&self) -> bool {
+    pub fn refuses_login(&self) -> bool {
         let words = Words::of(&self.error);
         self.status == 401
             && (words.is("invalid_api_key") || words.says(&["invalid access token", "token expired"]))
