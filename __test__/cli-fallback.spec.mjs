@@ -147,7 +147,7 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
     }
   });
 
-  test("it comes after all accounts and the degraded try, and serves only chats", async (t) => {
+  test("it comes after all accounts and the shorter request, and serves only chats", async (t) => {
     const set = await setUp(t, sayHello, { names: NAMES, client: { degrade: true }, quota: false });
     assert.equal((await chat(set.client, "hi")).headers.get("x-qwen-cli-fallback"), null);
     for (const server of set.all) server.script("chat", [{ do: "quota", times: 1 }]);

@@ -108,7 +108,7 @@ test("a request is logged with its bodies and its duration", async (t) => {
   assertNoSecret(logs, server.issued, secrets);
 });
 
-test("the log distinguishes attempts of several accounts, a refresh, a switch and a degraded try", async (t) => {
+test("the log distinguishes attempts of several accounts, a refresh, a switch and a shorter request", async (t) => {
   const { servers, client, home } = await setUpAccounts(t, {
     shared: true,
     env: BOTH,

@@ -17,7 +17,7 @@ const FAILURES = {
   hang: /127\.0\.0\.1 gave no answer for 2 s/,
   reset: /The connection to 127\.0\.0\.1 broke/,
   forbidden: /^Qwen refused this login, and a fresh token for it too\. Log in again/,
-  // A shorter answer could cut a tool call, so none is requested.
+  // The answer to a shorter request could cut a tool call, so none is sent.
   quota:
     /^This Qwen account has used up its quota\. It will be tried again at \d\d:\d\d \(in (30|29) min\)\.[^\n]*$/,
 };
@@ -63,7 +63,7 @@ describe("errors", suite(), () => {
       await service.waitForToast(/Requests go to the Qwen account "carol" now/);
     });
 
-    await t.test("an agent without tools gets a shorter answer, and a toast says so", async () => {
+    await t.test("an agent without tools gets a shorter request, and a toast says so", async () => {
       begin(["alice"], "chat", [QUOTA_BUT_DEGRADED]);
       assert.equal((await service.ask("hello", { agent: "writer" })).error, undefined);
       assert.deepEqual(exchanges(host.server, "chat"), ["429 alice", "200 alice"]);

@@ -24,7 +24,7 @@ pub enum EventKind {
     Exhausted,
     /// An account can be used again.
     Ready,
-    /// A smaller request was sent because every account is out of quota.
+    /// A shorter request was sent because every account is out of quota.
     Degraded,
     /// The qwen CLI answered because every account is out of quota.
     CliFallback,

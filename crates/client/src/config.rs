@@ -87,7 +87,7 @@ pub struct ClientOptions {
     pub quota_cooldown: Option<Duration>,
     /// Rule that spreads requests over the accounts.
     pub rotation: Option<Rotation>,
-    /// True to ask for a shorter answer when all accounts are out of quota. Default: true.
+    /// True to send a shorter request when all accounts are out of quota. Default: true.
     pub degrade: Option<bool>,
     /// True to ask the qwen CLI when all accounts are out of quota. Default: false.
     pub cli_fallback: Option<bool>,

@@ -9,7 +9,7 @@ use crate::store::record::{LastError, Record};
 
 /// Two cooldowns whose ends differ by less than this have one cause, which two requests have found.
 const SAME_FINDING_MS: u64 = 10_000;
-/// Time between two degraded tries of all processes while every account is cooling.
+/// Time between two shorter requests of all processes while every account is cooling.
 const DEGRADE_INTERVAL_MS: u64 = 60_000;
 
 /// A cooldown after it was written.
@@ -96,7 +96,7 @@ impl Registry {
         })
     }
 
-    /// Returns true if a degraded payload may be sent now, and notes that it is sent. With `is_limited` one is allowed
+    /// Returns true if a shorter request may be sent now, and notes that it is sent. With `is_limited` one is allowed
     /// per minute.
     ///
     /// # Errors
@@ -113,7 +113,7 @@ impl Registry {
     }
 }
 
-/// True if no process has made a degraded try in the last minute.
+/// True if no process has sent a shorter request in the last minute.
 #[must_use]
 pub fn is_degraded_try_due(document: &Document, now_ms: u64) -> bool {
     now_ms.abs_diff(document.degraded_at()) >= DEGRADE_INTERVAL_MS

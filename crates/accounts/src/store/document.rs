@@ -216,7 +216,7 @@ impl Document {
         });
     }
 
-    /// Time of the last degraded try, made while every account was cooling; in epoch milliseconds.
+    /// Time of the last shorter request, sent while every account was cooling; in epoch milliseconds.
     pub(crate) fn degraded_at(&self) -> u64 {
         self.notes.degraded_at.unwrap_or(0)
     }

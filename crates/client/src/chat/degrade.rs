@@ -1,6 +1,6 @@
-//! Makes a request smaller for an account whose quota is used up. Pure.
+//! Shortens a request for an account whose quota is used up. Pure.
 //!
-//! The smaller request has fewer output tokens and less history. The system message, the tools, and the last user turn with
+//! The shorter request has fewer output tokens and less history. The system message, the tools, and the last user turn with
 //! everything after it stay. History is removed by whole turns, oldest first, so that the rest is an unchanged end of the
 //! conversation, and tool calls stay together with their results.
 
@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::fields::{Fields, array};
 
-/// Largest output of a degraded request, in tokens.
+/// Largest output of a shorter request, in tokens.
 pub const MAX_OUTPUT_TOKENS: u64 = 1_024;
 /// Number of turns before the last user turn that may stay. This and the size below are fixed, so that degrading twice is the
 /// same as degrading once.
@@ -21,16 +21,16 @@ const HISTORY_TURNS: usize = 1;
 /// since "now do that to the other file" makes no sense without it.
 const HISTORY_BYTES: usize = 16 * 1024;
 
-/// A smaller request.
+/// A shorter request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Degraded {
-    /// The smaller body.
+    /// The body of the shorter request.
     pub body: Vec<u8>,
     /// The parts that are missing.
     pub left_out: LeftOut,
 }
 
-/// Parts that a smaller request lacks.
+/// Parts that a shorter request lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeftOut {
     /// Number of messages, oldest first.

@@ -1,4 +1,4 @@
-//! Chat bodies in the shape of the official CLI, and smaller ones for an account without quota. Pure.
+//! Chat bodies in the shape of the official CLI, and those of shorter requests for an account without quota. Pure.
 
 pub mod body;
 pub mod degrade;

@@ -19,9 +19,9 @@ const ERROR_HEADER: HeaderName = HeaderName::from_static("x-qwen-error");
 const FALLBACK_HEADER: HeaderName = HeaderName::from_static("x-qwen-cli-fallback");
 /// Set if an account answered that is more expensive than the user's choice.
 const PAID_HEADER: HeaderName = HeaderName::from_static("x-qwen-paid-fallback");
-/// Set if a smaller request was answered.
+/// Set if a shorter request was answered.
 const DEGRADED_HEADER: HeaderName = HeaderName::from_static("x-qwen-degraded");
-/// Lists the parts that the smaller request lacked.
+/// Lists the parts that the shorter request lacked.
 const LEFT_OUT_HEADER: HeaderName = HeaderName::from_static("x-qwen-degraded-left-out");
 /// Contains the id of the account that answered.
 const ACCOUNT_HEADER: HeaderName = HeaderName::from_static("x-qwen-account");
@@ -60,7 +60,7 @@ impl Answer {
         self.headers.insert(PAID_HEADER, HeaderValue::from_static("1"));
     }
 
-    /// Marks the answer as one to a smaller request.
+    /// Marks the answer as one to a shorter request.
     pub fn note_degraded(&mut self, left_out: LeftOut) {
         self.headers.insert(DEGRADED_HEADER, HeaderValue::from_static("1"));
         if let Ok(left_out) = HeaderValue::from_str(&left_out.to_string()) {

@@ -111,7 +111,7 @@ impl<'a> Call<'a> {
     /// Asks one account, once more after a refresh, and once more after a short wait.
     async fn ask(&mut self, candidate: &'a Candidate<'a>, selection: &Selection<'a>) -> Result<Ended> {
         let (pipeline, account) = (self.pipeline, candidate.account);
-        // One request is reserved for the degraded try after all accounts.
+        // One request is reserved for the shorter request after all accounts.
         self.budget.reserved = selection.left() + 1;
         self.is_paid_fallback = candidate.price > selection.price_limit();
         if self.is_paid_fallback {
@@ -321,7 +321,7 @@ impl<'a> Call<'a> {
         refusal.error(self.pipeline.now_ms()).with_account(&account.id)
     }
 
-    /// Sends a smaller request after every account is out of quota.
+    /// Sends a shorter request after every account is out of quota.
     async fn degrade(&mut self, candidate: &Candidate<'_>, selection: &Selection<'_>) -> Result<Ended> {
         let (pipeline, account) = (self.pipeline, candidate.account);
         let failed = Ok(Ended::With(Outcome::Failed));

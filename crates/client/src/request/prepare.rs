@@ -68,7 +68,7 @@ pub struct Prepared {
     pub is_chat: bool,
     /// True for a chat completion as a stream.
     pub is_chat_stream: bool,
-    /// True if a smaller request may be sent in its place.
+    /// True if a shorter request may be sent in its place.
     pub may_degrade: bool,
 }
 
@@ -137,7 +137,7 @@ impl Prepared {
         other.or(self.body.as_ref())
     }
 
-    /// Returns a smaller request for an account of this kind, and the parts that it lacks; `None` if none may be sent.
+    /// Returns a shorter request for an account of this kind, and the parts that it lacks; `None` if none may be sent.
     ///
     /// # Errors
     /// `ERR_QWEN_INTERNAL`.

@@ -31,7 +31,7 @@ pub struct Situation {
     pub process: usize,
     /// True if accounts may be asked that are more expensive than the user's choice.
     pub allow_paid_fallback: bool,
-    /// True if a smaller request may be sent.
+    /// True if a shorter request may be sent.
     pub may_degrade: bool,
     /// True if the qwen CLI may be asked.
     pub may_fall_back: bool,
@@ -44,7 +44,7 @@ pub struct Situation {
 pub enum Step<'a> {
     /// Send the request with this account.
     Ask(&'a Candidate<'a>),
-    /// Send a smaller request with this account, whose quota is used up.
+    /// Send a shorter request with this account, whose quota is used up.
     Degrade(&'a Candidate<'a>),
     /// Ask the qwen CLI.
     FallBack,
@@ -61,7 +61,7 @@ pub enum Outcome {
     Cooling(Cooldown),
     /// The account can't answer this request.
     Unusable,
-    /// The smaller request, or the CLI, was not answered.
+    /// The shorter request, or the CLI, was not answered.
     Failed,
 }
 
@@ -204,7 +204,7 @@ impl<'a> Selection<'a> {
         self.current.map(Step::Ask)
     }
 
-    /// Tries each fallback once. A key without quota refuses a smaller request too, so only a login gets one.
+    /// Tries each fallback once. A key without quota refuses a shorter request too, so only a login gets one.
     fn without_account(&mut self) -> Step<'a> {
         let is_degradable = |(candidate, cooldown): &&(&Candidate, Cooldown)| {
             candidate.account.kind == Kind::OAuth && cooldown.reason == CoolingReason::Quota

@@ -62,8 +62,8 @@ fn one_call_never_costs_more_than_its_budget() {
                 prop_assert!(requests.len() <= BUDGET, "{} requests", requests.len());
                 prop_assert!(setup.server.token_requests() <= 3);
                 prop_assert_eq!(setup.server.redeemed_again(), 0);
-                // Every try has the same body, but for a degraded one at the end. That is sent
-                // again if its token was refused.
+                // Every try has the same body, but for a shorter request at the end. That is
+                // sent again if its token was refused.
                 let full = requests.iter().position(Seen::is_degraded).unwrap_or(requests.len());
                 prop_assert!(full + 2 >= requests.len());
                 let is_same =
