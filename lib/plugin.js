@@ -196,7 +196,7 @@ function addCommand(config) {
   config.command ??= {};
   if (COMMAND in config.command) return false;
   config.command[COMMAND] = {
-    description: "Qwen accounts and what they have given",
+    description: "Qwen accounts and their usage",
     template: COMMAND_TEMPLATE,
   };
   return true;

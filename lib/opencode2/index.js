@@ -161,7 +161,7 @@ class Directory {
   #addCommand(editor) {
     editor.add?.({
       name: COMMAND,
-      description: "Qwen accounts and what they have given",
+      description: "Qwen accounts and their usage",
       execute: async (/** @type {{sessionID?: string}} */ { sessionID } = {}) => {
         const text = (await attempt(() => this.#describe())) ?? "The Qwen accounts could not be read.";
         await attempt(() => this.#context.session?.synthetic?.({ sessionID, text }));
