@@ -83,7 +83,7 @@ class QwenClient {
     return models;
   }
 
-  /** Absolute paths of the files whose changes mean other accounts or models. */
+  /** Absolute paths of the files that hold accounts and models. */
   get accountFiles() {
     return this.#native.accountFiles;
   }
@@ -131,7 +131,10 @@ class QwenClient {
     return found.map(({ credential }) => credential);
   }
 
-  /** Returns the results of `findCredentials` as `credential`, each with `id`, `alsoIn`, `foreign` and `takenWithAll`. */
+  /**
+   * Returns the results of `findCredentials` as `credential`, each with `id`, `alsoIn`, `foreign` (true if the server is not
+   * an API host of a plan) and `takenWithAll` (false if it must be chosen by itself).
+   */
   async foundKeys() {
     return this.#call((id) => this.#native.findCredentials(id, workingDirectory()));
   }

@@ -77,7 +77,7 @@ const VISIBLE =
   "The key is visible while you paste it here. To enter it hidden, cancel and run `npx opencode-qwen-cli-auth add-key`.";
 
 /**
- * Returns the login methods for keys: one asks for the key alone, the other for plan and region too, which takes a
+ * Returns the login methods for keys: one asks for the key alone, the other for plan and region too, which needs a
  * terminal in OpenCode.
  *
  * @param {(key: string, choice: { plan?: string, region?: string }) => Promise<object>} add adds the

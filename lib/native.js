@@ -1,6 +1,6 @@
 "use strict";
 
-// Calls into the native core. The core knows a call by its number, and this file by its promise. The core wakes this
+// Calls into the native core. The core identifies a call by a number; this file keeps its promise. The core wakes this
 // thread once when there is news, and `drain` returns all of it.
 
 const { QwenAuthError, fromBinding, invalidArgument } = require("./errors");

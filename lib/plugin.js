@@ -257,7 +257,7 @@ function capOutput(request, output, models) {
 
 /**
  * Tells the core the session and the agent of a request. The core never shortens summaries and titles, since their text
- * replaces the conversation. It doesn't send the agent on.
+ * replaces the conversation. The agent is not sent to Qwen.
  */
 function nameSession(request, output) {
   if (!isOurs(request)) return;

@@ -9,9 +9,8 @@ const { SEPARATOR } = require("./request");
 const STATUSES_WITHOUT_BODY = [204, 205, 304];
 
 /**
- * An error drops what waits in the streams between a response and its reader. OpenCode has several of them, so there an
- * error follows these comments (":" and a newline), which readers of event streams skip: each is taken once the text
- * before it is.
+ * Number of SSE comments (":\n") sent before an error. An error discards text still queued in OpenCode's streams, and a
+ * comment is only pulled after the text before it.
  */
 const COMMENTS = 10;
 const COMMENT_MS = 25;

@@ -31,7 +31,7 @@ const text = (value, name) => {
   return value;
 };
 
-/** A name that terminals show. */
+/** Validates a label, which is printed in terminals: no control characters. */
 const label = (value, name) => {
   text(value, name);
   // eslint-disable-next-line no-control-regex -- the pattern looks for control characters

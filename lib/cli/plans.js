@@ -11,7 +11,7 @@ function isMetered({ kind, plan }) {
   return kind === "api-key" && plan !== "coding-plan" && plan !== "token-plan";
 }
 
-/** An account as JSON of a command that adds accounts: one that costs money by use says so. */
+/** Adds `billedByUse: true` to a metered account, for the JSON of commands that add accounts. */
 const withPrice = (account) => (isMetered(account) ? { ...account, billedByUse: true } : account);
 
 const planTitle = (plan) => (Object.hasOwn(TITLES, plan) ? TITLES[plan] : clean(plan));

@@ -176,14 +176,14 @@ class Directory {
     return [describe(accounts, Date.now()), ...notes, ...this.#shared.news].join("\n");
   }
 
-  /** An account was added here. */
+  /** Updates OpenCode after an account was added here. */
   async #refresh() {
     await this.#look();
     await this.#report(undefined);
     await attempt(() => this.#context.provider?.reload?.());
   }
 
-  /** Another program may have changed the accounts. */
+  /** Rereads the accounts after their files changed. */
   async #reread() {
     const before = JSON.stringify(this.#models);
     const isReady = await this.#look();
@@ -197,7 +197,7 @@ class Directory {
     if (type === "refreshed" || type === "ready") void attempt(() => this.#report(undefined));
   }
 
-  /** Has OpenCode ask for a login, or no longer. Without a connection there is nothing to report. */
+  /** Makes OpenCode ask for a login, or stop asking. Without a connection there is nothing to report. */
   async #report(status) {
     if (status === undefined && this.#reported === undefined) return;
     const domain = this.#context.integration?.connection;
@@ -206,7 +206,7 @@ class Directory {
     if (connection) await domain?.status?.({ integrationID: INTEGRATION, connection, status });
   }
 
-  /** A login of OpenCode 1 that was taken over may hold real tokens. */
+  /** Imports the tokens of a login that OpenCode 2 took over from OpenCode 1. */
   async #adopt() {
     const domain = this.#context.integration?.connection;
     const connection = await domain?.active?.(INTEGRATION);

@@ -60,7 +60,10 @@ class Shared {
     this.client.close();
   }
 
-  /** Calls `listener` with the client's events, and with `accounts-changed` where the files of accounts changed, until the function that this gives is called. */
+  /**
+   * Calls `listener` with the client's events, and with `accounts-changed` when the account files change. Returns a
+   * function that stops it.
+   */
   listen(listener) {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
@@ -90,7 +93,10 @@ class Shared {
   }
 }
 
-/** Joins the shared client and returns it. Throws if there can't be one, for example without the addon or with invalid options. */
+/**
+ * Joins the shared client and returns it. Throws if there can't be one, for example without the addon or with invalid
+ * options.
+ */
 function acquire(options) {
   current ??= new Shared(options);
   current.join(options);

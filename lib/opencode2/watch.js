@@ -3,7 +3,7 @@
 const { statSync, watch } = require("node:fs");
 const { basename, dirname } = require("node:path");
 
-/** A file is replaced in several steps, and several files at once. */
+/** Delay after a change, in milliseconds, so that all steps of a replacement are reported once. */
 const SETTLE_MS = 200;
 
 function isDirectory(path) {
@@ -70,7 +70,7 @@ class FileWatch {
       watcher.on("error", () => this.#drop(directory));
       this.#watchers.set(directory, entry);
     } catch {
-      // The next directory that OpenCode opens reads the accounts again.
+      // This directory can't be watched. The accounts are read again when OpenCode opens another project.
     }
   }
 

@@ -31,7 +31,7 @@ function portOf({ port }) {
   return port === undefined ? 0 : Number(port);
 }
 
-/** Runs before anything is opened. */
+/** Validates the options before the server opens. */
 function check(options) {
   const { port } = options;
   if (port !== undefined && !(/^\d{1,5}$/.test(port) && Number(port) >= 1 && Number(port) <= MAX_PORT)) {
@@ -53,7 +53,7 @@ function asJson(screen) {
   return (entry) => screen.print(json(entry));
 }
 
-/** One line a request: time, request, model, account, status, duration, tokens. */
+/** Returns a listener that prints one line per request: time, request, model, account, status, duration, tokens. */
 function asLines(client, accounts, screen) {
   const labels = new Map();
   const learn = (list) => list.forEach((account) => labels.set(account.id, account.label));

@@ -319,7 +319,7 @@ fn keep_key(document: &mut Document, key: &Key, label: Option<&str>, now: u64) -
     record.id().to_owned()
 }
 
-/// True if the active account works, or another one that is cheaper than the account `id`.
+/// True if the active account works, or if a cheaper account than `id` works.
 fn is_surpassed(document: &Document, id: &str, now: u64) -> bool {
     let Some(price) = document.record(id).map(|record| record.kind().price()) else { return true };
     let is_active = |record: &Record| document.active_id() == Some(record.id());

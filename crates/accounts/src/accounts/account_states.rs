@@ -7,7 +7,7 @@ use crate::model::{Cooldown, CoolingReason, Pause, cooling_until};
 use crate::store::document::Document;
 use crate::store::record::{LastError, Record};
 
-/// Two cooldowns whose ends differ by less than this have one cause, which two requests have found.
+/// Cooldowns whose ends differ by less than this, in milliseconds, count as one.
 const SAME_FINDING_MS: u64 = 10_000;
 /// Time between two shorter requests of all processes while every account is cooling.
 const DEGRADE_INTERVAL_MS: u64 = 60_000;
@@ -36,8 +36,8 @@ impl Registry {
         })
     }
 
-    /// Pauses an account that may use no more tokens for an unknown time. `asked_at` is the time of the first try of
-    /// the refused request, in epoch milliseconds, and `code` is the server's code.
+    /// Pauses an account whose tokens per minute are used up. The server may not say for how long. `asked_at` is the
+    /// time of the first try of the refused request, in epoch milliseconds, and `code` is the server's code.
     ///
     /// # Errors
     /// As [`Registry::mark_cooling`].

@@ -35,8 +35,8 @@ pub struct Findings {
     pub adopted: Vec<String>,
 }
 
-/// Updates the store from the files. `legacy` is the token of the original's old file; `new_id` returns a new account
-/// id.
+/// Updates the store from the files. `legacy` is the token of the original plugin's first token file; `new_id` returns
+/// a new account id.
 pub fn reconcile(
     document: &mut Document,
     held: Option<&Held>,
@@ -163,7 +163,8 @@ fn adopt(
     findings.adopted.push(id);
 }
 
-/// Adds the token of the original's old file once, unless an account has it, had it, or was removed with it.
+/// Adds the token of the original plugin's first token file once, unless an account has or had it, or was removed with
+/// it.
 fn adopt_legacy(
     document: &mut Document,
     token: &Token,
@@ -181,7 +182,7 @@ fn adopt_legacy(
     }
     let id = new_id();
     let mut record = Record::new(&id, None, token, now_ms);
-    // Beside a newer login it may be the spent past of that login.
+    // If there are other logins, this may be an old, spent token of one of them.
     record.set_superseded(!document.records.is_empty());
     document.records.push(record);
     findings.adopted.push(id);

@@ -165,7 +165,7 @@ impl Registry {
         }
     }
 
-    /// Returns false if the account is gone.
+    /// Writes new tokens to an account of the store. Returns false if the account is gone.
     fn keep_in_store(&self, room: Option<Reservation>, id: &str, token: &Token) -> Result<bool> {
         let now = self.clock.now_ms();
         let keep = |document: &mut Document| {

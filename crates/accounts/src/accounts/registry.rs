@@ -37,7 +37,7 @@ pub struct Registry {
     pub(super) clock: Clock,
     events: Events,
     cache: Mutex<Option<(Stamps, Arc<Snapshot>)>>,
-    /// Files that the user was told of in this process: other users could open them.
+    /// Files open to other users that this process has reported.
     told_of_open: Mutex<HashSet<PathBuf>>,
     is_unsynced_told: AtomicBool,
     pub(super) needs_cli_login_told: AtomicBool,
@@ -140,7 +140,8 @@ impl Registry {
         }
     }
 
-    /// Older versions of the qwen CLI, an editor or a backup may have left the files open to other users.
+    /// Makes the files private, and returns those that other users could open. Old CLIs, editors and backups leave such
+    /// files.
     fn restrict_modes(&self) -> [Option<OpenToOthers>; 3] {
         let directory = self.credentials.path().parent().and_then(modes::restrict);
         // File names are not secret, so a readable directory is not reported. A writable one is.
@@ -353,7 +354,8 @@ impl Registry {
         self.set_host_login(true)
     }
 
-    /// Notes that the user has logged in, added a key or chosen an account. A logout in `OpenCode` is older than that.
+    /// Clears the note of [`Registry::note_host_login`] after a login, a new key or a choice, so that an earlier logout
+    /// in `OpenCode` no longer counts.
     ///
     /// # Errors
     /// As [`Registry::with_store`].
@@ -511,7 +513,7 @@ fn needs_no_store(snapshot: &Snapshot) -> bool {
     keys.is_empty() && records.len() <= 1 && records.iter().all(is_linked)
 }
 
-/// Returns a new id in the original's form.
+/// Returns a new id in the original plugin's form.
 pub(super) fn new_id(now_ms: u64) -> String {
     let random = uuid::Uuid::new_v4().simple().to_string();
     format!("acct_{now_ms:x}_{}", &random[..8])

@@ -1,3 +1,5 @@
+//! All accounts at one moment, and their labels.
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -31,7 +33,7 @@ pub struct Snapshot {
     pub(super) numbers: OnceLock<HashMap<String, usize>>,
 }
 
-/// Stamps of the credentials file, the store, and the original's old file.
+/// Stamps of the credentials file, the store, and the original plugin's first token file.
 pub(super) type Stamps = (Option<Stamp>, Option<Stamp>, Option<Stamp>);
 
 impl Snapshot {
@@ -42,7 +44,7 @@ impl Snapshot {
     }
 
     /// Accounts to show. An account is hidden if a newer token of the CLI replaced its token, and its own has expired:
-    /// it is most likely the past of the newer one.
+    /// it is most likely an older token of the same login.
     pub fn listed(&self, now_ms: u64) -> impl Iterator<Item = &Record> {
         self.document.all().filter(move |record| is_listed(record, now_ms))
     }

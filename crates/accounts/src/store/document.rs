@@ -225,7 +225,7 @@ impl Document {
         self.notes.degraded_at = Some(now_ms);
     }
 
-    /// True if this token of the original's old file was handled before.
+    /// True if this token of the original plugin's first token file was handled before.
     pub(crate) fn knows_legacy(&self, token: &Token) -> bool {
         self.notes.legacy_token.as_ref() == Some(&fingerprint(&token.access_token))
     }

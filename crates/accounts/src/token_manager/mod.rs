@@ -1,7 +1,7 @@
 //! Keeps tokens fresh.
 //!
-//! All callers in a process share one refresh, and all processes share one by the locks. [`Refresh`] alone has the
-//! sequence: lock, read again, redeem, write, sync, unlock.
+//! All callers in a process share one refresh. The locks share one refresh among all processes. Only [`Refresh`]
+//! contains the sequence: lock, read again, redeem, write, sync, unlock.
 
 mod errors;
 mod refresh;
@@ -32,7 +32,7 @@ use crate::oauth::OAuthClient;
 use crate::oauth::revoke::Revocation;
 use crate::store::record::Record;
 
-/// Longest time in which reading the files may block the async thread.
+/// If the last check of the files took longer than this, the next one runs on a blocking thread.
 const QUICK_LOOK: Duration = Duration::from_millis(5);
 
 /// Longest time that a request waits for its account's binding to be written. The write goes on afterwards.
@@ -211,7 +211,7 @@ impl TokenManager {
     }
 
     /// Refreshes a login before the user's choice of it takes effect, so that a dead login never replaces a good one. A
-    /// good login that `oauth_creds.json` holds already replaces nothing, and is not refreshed. Keys are not tested.
+    /// good login that is already in `oauth_creds.json` replaces nothing, so it is not refreshed. Keys are not tested.
     ///
     /// # Errors
     /// Those of [`TokenManager::token`]; `ERR_QWEN_REFRESH_TOKEN_INVALID` for a login without a refresh token, which

@@ -66,7 +66,8 @@ impl Drop for Refresh {
 enum Redeemed {
     ByUs(Token),
     Elsewhere(Arc<Token>),
-    /// The lock was lost, or the file holds another refresh token.
+    /// Nothing usable was redeemed: the lock was lost, the time ran out, the process is ending, or the file holds
+    /// another refresh token.
     NotYet,
 }
 
@@ -190,7 +191,7 @@ impl Refresh {
                 || started.elapsed() >= REFRESH_LIMIT
                 || self.inner.busy.shutdown().is_ending()
             {
-                // The CLI took our lock and is using the same token, or this process is about to end.
+                // The lock is lost, the time is up, or the process is ending: the token is not sent again.
                 return Ok(Redeemed::NotYet);
             }
             // Another process may have replaced the token meanwhile.
@@ -204,8 +205,8 @@ impl Refresh {
         }
     }
 
-    /// Waits for a CLI that may be at work: an exiting CLI removes the lock of another one. If the lock went without a
-    /// write, the other CLI may be redeeming the same token.
+    /// Waits up to 2 s for the files to change. An exiting CLI removes another CLI's lock, so a CLI may still be
+    /// redeeming this token although its lock is gone.
     async fn until_files_change(&self) {
         let started = Instant::now();
         while started.elapsed() < PATIENCE

@@ -77,7 +77,7 @@ pub fn decoded(response: Response) -> Response {
 /// Undoes the encodings, the last one first.
 async fn decode_all(encodings: Vec<Encoding>, mut bytes: Bytes) -> io::Result<Bytes> {
     for encoding in encodings.into_iter().rev() {
-        // The answer to a HEAD request is empty, which no encoding is.
+        // The answer to a HEAD request names an encoding but has no body to decode.
         let Some(first) = bytes.fill_buf().await?.first().copied() else { break };
         bytes = encoding.decode(bytes, first);
     }

@@ -59,7 +59,7 @@ pub(super) async fn serve(exchange: Arc<Exchange>, stream: TcpStream, mut closin
     finish(socket, refusal).await;
 }
 
-/// Returns the answer to a head that can't be parsed.
+/// Returns the answer to a head that is invalid, too large or too slow.
 fn refusal(error: &hyper::Error, socket: &Socket) -> Option<GatewayRefusal> {
     let is_slow = std::error::Error::source(error)
         .and_then(|cause| cause.downcast_ref::<std::io::Error>())

@@ -163,8 +163,8 @@ fn drop_hop_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// Tells `OpenCode` 2 if it may send the request again; `None` leaves that to it. Each further wait for a silent server would
-/// take as long as the first, and a stream's head also decides about an error at its end.
+/// Tells `OpenCode` 2 if it may send the request again; `None` leaves that to it. A retry after a 504 would wait just as long.
+/// A stream's head is marked because its end may be an error.
 fn should_retry(status: StatusCode, headers: &HeaderMap) -> Option<&'static str> {
     let is_final = match status.as_u16() {
         // A pause, although the server's words may be those of a used-up quota.

@@ -26,7 +26,7 @@ impl Gate {
         Self { port, digest: Sha256::digest(key.expose()).into() }
     }
 
-    /// Refuses a request that is not from a program of the user.
+    /// Refuses a request for another host, from a web page, or without the key.
     pub(super) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), GatewayRefusal> {
         if !self.is_addressed(uri, headers) {
             return Err(GatewayRefusal::foreign_host(self.port));

@@ -97,7 +97,7 @@ pub(super) struct Socket {
     progress: Progress,
     deadline: Pin<Box<Sleep>>,
     awaits_head: bool,
-    /// True while the time limit for the head runs.
+    /// True while the head's time limit runs.
     is_head_timed: bool,
     has_head_bytes: bool,
     /// True if the client has received a part of the answer.
@@ -200,7 +200,7 @@ impl Socket {
         }
     }
 
-    /// True for bytes written before the service has seen a request: hyper's own refusal.
+    /// Records a write. Returns true if it is hyper's own refusal, whose bytes are dropped.
     fn leaves_out(&mut self) -> bool {
         let is_refusal = self.progress.phase() == Phase::Head;
         self.has_refused |= is_refusal;
@@ -258,7 +258,8 @@ impl AsyncWrite for Socket {
                 socket.progress.set(Phase::Head);
                 socket.awaits_head = false;
             }
-            // hyper ignores the end of the input from here on, since it can't tell the two kinds of clients apart.
+            // With `half_close` hyper ignores the end of the input during an answer, so the socket checks if the client is
+            // gone.
             Phase::Answer if socket.poll_departure(context)?.is_ready() => {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }

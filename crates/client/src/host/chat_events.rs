@@ -19,7 +19,7 @@ pub(super) struct ChatEvents {
     pub(super) lines: Vec<u8>,
     event: SseEvent,
     pub(super) in_event: bool,
-    /// True if the last bytes contain the whole current event.
+    /// True if the current event lies unchanged in the chunk being read.
     pub(super) is_verbatim: bool,
     /// The data of the last events, each followed by [`EVENT_END`].
     recent: Vec<u8>,
@@ -103,7 +103,7 @@ impl ChatEvents {
         needs_parsing
     }
 
-    /// True if the current event can be passed on as a part of the last bytes.
+    /// True if the current event can be passed on without a copy.
     pub(super) fn is_written_as_it_came(&self) -> bool {
         self.is_verbatim && self.held.is_empty() && !self.is_held
     }
@@ -127,7 +127,7 @@ impl ChatEvents {
         }
         if is_done(data) {
             self.is_done = true;
-            // OpenCode 2 reads nothing after it, so the error of an unfinished answer must come without it.
+            // OpenCode 2 stops reading at `[DONE]`, so it is dropped if an error has to follow.
             return if self.is_finished { Corrected::Kept } else { Corrected::Dropped };
         }
         self.remember(data);
@@ -185,7 +185,7 @@ impl ChatEvents {
         if is_changed { Corrected::Replaced(event) } else { Corrected::Kept }
     }
 
-    /// Corrects a choice for the host. Returns true if that changed it, and as the error a finish reason that is an error.
+    /// Corrects a choice for the host. Returns true if the choice changed. Fails with the finish reason if that means an error.
     fn correct(&mut self, choice: &mut Value) -> Result<bool, String> {
         let mut is_changed = false;
         if let Some(delta) = choice.get_mut("delta").and_then(Value::as_object_mut) {

@@ -121,7 +121,7 @@ impl Guard {
     /// Ends the stream, and returns the last bytes to pass on. `failure` is the error that broke the connection.
     ///
     /// # Errors
-    /// The problem of a stream without a good end, in words that make no host retry.
+    /// The reason why the stream is incomplete, without words that make `OpenCode` retry.
     pub fn end(&mut self, failure: Option<&Error>) -> Result<Option<Bytes>> {
         let mut rest = Vec::new();
         if let Some(json) = self.json.take().filter(|_| failure.is_none() && !self.is_over()) {
@@ -170,7 +170,7 @@ impl Guard {
     }
 }
 
-/// Removes the last sentence, which is advice about requests. Users of a host send messages.
+/// Removes the last sentence, whose advice is for API callers. `OpenCode`'s users send messages, not requests.
 fn without_advice(message: &str) -> &str {
     message.rfind(". ").map_or(message, |end| &message[..=end])
 }

@@ -31,7 +31,7 @@ const LONGEST_HOLD: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Budget {
     left: usize,
-    /// Requests that are reserved for accounts that are still to be asked.
+    /// Requests that retries must leave: for the remaining accounts and the shorter request.
     pub reserved: usize,
 }
 
@@ -48,7 +48,7 @@ impl Budget {
         self.left.saturating_sub(self.reserved)
     }
 
-    /// True if there is a request for a second try.
+    /// True if a retry leaves the reserved requests.
     #[must_use]
     pub fn may_retry(&self) -> bool {
         self.spare() > 0

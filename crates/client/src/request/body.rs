@@ -212,8 +212,8 @@ impl Body {
         chunk
     }
 
-    /// Reads up to `limit` bytes ahead, for 10 s at most, and returns them. They stay part of the body. [`Body::next`]
-    /// returns an error that cuts the body.
+    /// Reads up to `limit` bytes ahead, for 10 s at most, and returns them. They stay part of the body. If the body breaks off,
+    /// [`Body::next`] returns the error after these bytes.
     pub async fn peek(&mut self, limit: usize) -> Vec<u8> {
         let mut seen = Vec::new();
         let take = |bytes: &[u8]| {
@@ -226,8 +226,8 @@ impl Body {
         seen
     }
 
-    /// Reads ahead until `see` returns a value, or for about `limit` bytes. They stay part of the body. [`Body::next`]
-    /// returns an error that cuts the body.
+    /// Reads ahead until `see` returns a value, or for about `limit` bytes. They stay part of the body. If the body breaks off,
+    /// [`Body::next`] returns the error after these bytes.
     pub async fn read_ahead<T>(
         &mut self,
         limit: usize,

@@ -167,7 +167,7 @@ impl<'a> Call<'a> {
         if error.is_retryable() {
             return Err(error);
         }
-        // A refused refresh token was already reported when it was redeemed.
+        // Only keys are reported here: `Refresh::refuse` has already reported a refused refresh token.
         if account.kind != Kind::OAuth && record.rejected_at().is_none() {
             self.pipeline.tell(EventKind::NeedsLogin, account, error.message(), Some(error.code()));
         }

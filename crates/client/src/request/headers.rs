@@ -50,7 +50,7 @@ pub fn read<N: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (N, V)
     Ok(headers)
 }
 
-/// Encodes a header value, in which fetch allows one byte for each character.
+/// Encodes a header value as Latin-1; fetch allows only characters up to U+00FF.
 fn latin1(value: &str) -> Option<Vec<u8>> {
     value.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect()
 }

@@ -31,7 +31,7 @@ use crate::verdict::{Asked, Reading};
 
 /// Header in which a host names its conversation.
 const CONVERSATION_HEADER: &str = "x-session-id";
-/// A refused token that is younger than this, in milliseconds, is not refreshed again.
+/// For this long after its last update, in milliseconds, a login that was refused because the free tier ended is not refreshed.
 const FRESH_MS: u64 = 10 * 60_000;
 
 /// The settings of a client, which do not change.
@@ -171,7 +171,7 @@ impl Pipeline {
         self.sender.access(account, self.tokens.token_in(snapshot, &account.id, None).await?)
     }
 
-    /// Returns a token in place of a refused one; `None` if that was fresh, so that another one would also be refused.
+    /// Returns another token after one was refused; `None` if the refused token was new, since a refresh would not help.
     pub(super) async fn renewed(&self, candidate: &Candidate<'_>, refused: &Token) -> Result<Option<Access>> {
         let Candidate { account, record, .. } = candidate;
         let was_just_obtained = record.token().is_none_or(|held| held.access_token != refused.access_token);
@@ -189,7 +189,8 @@ impl Pipeline {
         self.sender.access(account, token).map(Some)
     }
 
-    /// Changes an account in the store; `None` if that fails. Then the next request finds out the same again.
+    /// Changes an account in the store. Returns `None` if the write fails; the next request then learns the same from the
+    /// server.
     pub(super) async fn note<T: Send + 'static>(
         &self,
         change: impl FnOnce(&Registry) -> Result<T> + Send + 'static,

@@ -219,8 +219,8 @@ impl<'a> Selection<'a> {
     }
 }
 
-/// Returns the candidates that may serve the request, best first: by the model, the user's choice, the price, and the order
-/// of the store, starting with the user's choice.
+/// Returns the candidates that may serve the request, best first: sorted by model, active account and price. Ties keep the
+/// store's order, counted from the active account.
 fn serving<'a>(candidates: &'a [Candidate<'a>], active: usize) -> Vec<&'a Candidate<'a>> {
     let (before, from_active) = candidates.split_at(active.min(candidates.len()));
     let is_key = |candidate: &Candidate| candidate.account.kind != Kind::OAuth;
@@ -244,7 +244,7 @@ fn serving<'a>(candidates: &'a [Candidate<'a>], active: usize) -> Vec<&'a Candid
     found
 }
 
-/// Rotates the cheapest accounts. The others keep their order.
+/// Sorts by model and price, and rotates the accounts that share the first rank. Sequential rotation changes nothing.
 fn rotate(ready: &mut [&Candidate], situation: &Situation) {
     let turn = match situation.rotation {
         Rotation::Sequential => return,

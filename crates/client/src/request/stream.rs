@@ -66,7 +66,7 @@ impl Streams {
     }
 
     fn capacity(&self) -> usize {
-        // The first one belongs to the creator of the streams.
+        // One of the clones belongs to the creator and is not a stream.
         let share = TOTAL_CAPACITY / (Arc::strong_count(&self.0) - 1).max(1);
         share.clamp(MIN_CAPACITY, MAX_CAPACITY)
     }
@@ -100,8 +100,8 @@ impl StreamState {
         }
     }
 
-    /// Takes the data that is available without waiting. A connection hands over one piece at a time, so it gets a turn in
-    /// between.
+    /// Takes the data that is available without waiting. The connection's task delivers one piece per turn, so this lets it run
+    /// between pieces.
     async fn take_available(&mut self, body: &mut Body) {
         let mut had_turn = false;
         while self.end.is_none() && self.size < MAX_WHOLE {
@@ -257,7 +257,7 @@ impl Stream {
     }
 }
 
-/// Joins small chunks, since each crossing to the reader costs more than copying one.
+/// Joins small chunks, since each read from JavaScript costs more than copying a small chunk.
 fn take(state: &mut StreamState, first: Bytes) -> Bytes {
     if first.len() > MAX_READ {
         let mut first = first;

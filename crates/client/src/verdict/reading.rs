@@ -127,8 +127,8 @@ impl Reading {
         self.error.message.as_deref().unwrap_or_default()
     }
 
-    /// Returns the account's cooldown after this answer; `None` if there is none. `quota_cooldown_ms` is the cooldown of a used-up
-    /// quota.
+    /// Returns the account's cooldown after this answer; `None` if there is none. `quota_cooldown_ms` is the configured
+    /// cooldown of an account without quota.
     #[must_use]
     pub fn cooldown(
         &self,
@@ -195,7 +195,7 @@ impl AnswerReader {
             let room = MAX_ERROR_BODY - self.json.len();
             self.json.extend_from_slice(&bytes[..room.min(bytes.len())]);
             return (bytes.len() > room).then(|| match Content::of_json(&self.json, false) {
-                // An error would be at the beginning.
+                // The first 64 KiB contain no error, so this is an answer.
                 Content::Nothing => Content::Answer,
                 found => found,
             });

@@ -28,7 +28,7 @@ const MODEL_CODES: [&str; 7] = [
     "accessdenied.unpurchased",
     "model_access_denied",
 ];
-/// Messages about the tokens per minute of a key.
+/// Messages about a used-up quota. With a key and status 429 they mean its tokens per minute.
 const QUOTA_WORDS: [&str; 2] =
     ["you exceeded your current quota", "allocated quota exceeded, please increase your quota limit"];
 /// The status for a part of a specific code.
