@@ -36,6 +36,9 @@ mod unix {
         libc::SIGXCPU,
     ];
 
+    /// Flags of our handler.
+    const FLAGS: c_int = libc::SA_RESTART | libc::SA_ONSTACK;
+
     /// Previous handlers of [`SIGNALS`]; `None` for signals that are not delayed.
     static PREVIOUS: Mutex<[Option<Action>; SIGNALS.len()]> = Mutex::new([const { None }; SIGNALS.len()]);
     static IS_HOLDING: AtomicBool = AtomicBool::new(false);
@@ -73,7 +76,7 @@ mod unix {
         }
     }
 
-    /// Called during a section. A runtime resets a signal to its default when JavaScript removes its last listener.
+    /// Called during a section, since JavaScript may remove the last listener of a signal. Node then sets the default.
     pub fn renew() {
         let mut previous = lock(&PREVIOUS);
         if !IS_HOLDING.load(Ordering::SeqCst) {
@@ -81,8 +84,9 @@ mod unix {
         }
         for (signal, previous) in SIGNALS.into_iter().zip(previous.iter_mut()) {
             let Some(current) = current_action(signal) else { continue };
-            if current.0.sa_sigaction == libc::SIG_DFL && set_action(signal, &ours()) {
-                *previous = Some(current);
+            let is_removed = current.0.sa_sigaction == libc::SIG_DFL || is_set_again(&current);
+            if is_removed && set_action(signal, &ours()) {
+                *previous = Some(default_action());
             }
         }
     }
@@ -91,10 +95,12 @@ mod unix {
     pub fn release() {
         let mut previous = lock(&PREVIOUS);
         for (signal, previous) in SIGNALS.into_iter().zip(previous.iter_mut()) {
-            let Some(action) = previous.take() else { continue };
+            let Some(before) = previous.take() else { continue };
+            let Some(current) = current_action(signal) else { continue };
             // A handler that other code has set meanwhile stays.
-            if current_action(signal).is_some_and(|current| current.0.sa_sigaction == handler()) {
-                set_action(signal, &action);
+            if current.0.sa_sigaction == handler() {
+                let before = if is_set_again(&current) { default_action() } else { before };
+                set_action(signal, &before);
             }
         }
         IS_HOLDING.store(false, Ordering::SeqCst);
@@ -171,12 +177,26 @@ mod unix {
         note as extern "C" fn(c_int) as usize
     }
 
+    /// True if Bun has removed the last listener of a signal: it sets our handler again, with other flags, since it removes
+    /// no handler but its own.
+    fn is_set_again(current: &Action) -> bool {
+        current.0.sa_sigaction == handler() && current.0.sa_flags & FLAGS != FLAGS
+    }
+
+    fn default_action() -> Action {
+        action(libc::SIG_DFL, 0)
+    }
+
     fn ours() -> Action {
+        action(handler(), FLAGS)
+    }
+
+    fn action(handler: usize, flags: c_int) -> Action {
         // SAFETY: all zeros is a valid action, and the C library empties the mask.
         unsafe {
             let mut action: sigaction = MaybeUninit::zeroed().assume_init();
-            action.sa_sigaction = handler();
-            action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
+            action.sa_sigaction = handler;
+            action.sa_flags = flags;
             let mut mask = MaybeUninit::<sigset_t>::zeroed().assume_init();
             libc::sigemptyset(&raw mut mask);
             action.sa_mask = mask;
