@@ -111,8 +111,8 @@ impl<'a> Call<'a> {
     /// Asks one account, once more after a refresh, and once more after a short wait.
     async fn ask(&mut self, candidate: &'a Candidate<'a>, selection: &Selection<'a>) -> Result<Ended> {
         let (pipeline, account) = (self.pipeline, candidate.account);
-        // One request is reserved for the shorter request after all accounts.
-        self.budget.reserved = selection.left() + 1;
+        // Two for each account that is left, since its token may have to be renewed, and the shorter request after them.
+        self.budget.reserved = 2 * selection.left() + 1;
         self.is_paid_fallback = candidate.price > selection.price_limit();
         if self.is_paid_fallback {
             pipeline.tell_of_paid_fallback(account, self.first_asked);

@@ -15,8 +15,8 @@ async fn concurrent_writers_keep_each_others_changes() {
     let mut children = join_all((0..4).map(|_| Child::start(&fleet.setup))).await;
     let answers = join_all(children.iter_mut().zip(NAMES).map(|(child, name)| child.exhaust(name))).await;
     assert!(answers.iter().all(|answer| answer == "exhausted"), "{answers:?}");
-    for name in NAMES {
-        assert_eq!(fleet.stored(name)["lastErrorCode"], name);
+    for name in &NAMES[..4] {
+        assert_eq!(fleet.stored(name)["lastErrorCode"], *name);
     }
     fleet.setup.home.assert_tidy();
 

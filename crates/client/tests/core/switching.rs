@@ -305,6 +305,16 @@ async fn an_account_that_the_api_refused_is_asked_again_if_nothing_else_is_left(
 }
 
 #[tokio::test]
+async fn a_call_has_a_renewed_try_for_the_last_of_many_refused_accounts() {
+    let fleet = Fleet::of(5).await;
+    for host in &fleet.hosts[..4] {
+        host.on_api([Reply::html(401), rate_limit("0"), rate_limit("0")]);
+    }
+    fleet.hosts[4].on_api([Reply::html(401)]);
+    assert_eq!(who_answers(&fleet.client()).await, "eve");
+}
+
+#[tokio::test]
 async fn an_account_whose_login_is_gone_is_left_out_until_a_new_token_is_there() {
     let fleet = Fleet::expiring_in(&[-60, 3600]).await;
     fleet.setup.server.on_token([Reply::oauth_error(400, "invalid_grant")]);

@@ -13,7 +13,7 @@ use super::server::{Seen, Server};
 use super::setup::{Setup, chat};
 
 /// Ids of the accounts, and lineages of their tokens.
-pub const NAMES: [&str; 4] = ["ann", "bob", "cyd", "dot"];
+pub const NAMES: [&str; 5] = ["ann", "bob", "cyd", "dot", "eve"];
 /// Long enough for tests that wind the clock on.
 const MONTH_S: i64 = 30 * 24 * 3600;
 
