@@ -87,7 +87,7 @@ export const cases = {
     await context.server.script("chat", { do: "server_error", status: 500 });
     const broken = await failure(ask());
     assert.deepEqual([broken.statusCode, broken.isRetryable], [500, true]);
-    await context.server.script("chat", { do: "cut", after: 3, pace: 50 });
+    await context.server.script("chat", { do: "cut", after: 3, pace: 250 });
     const stream = streamText({ model: provider(context)("coder-model"), prompt: "SAY 9", ...quiet });
     const types = [];
     const torn = await failure(
