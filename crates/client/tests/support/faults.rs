@@ -58,8 +58,8 @@ impl Plan {
 
 fn suffer(signal: Signal) {
     kill_process(getpid(), signal).unwrap();
-    // Another thread may be stopped first.
-    std::thread::sleep(Duration::from_millis(50));
+    // The signal goes to another thread first, which a busy machine may let wait.
+    std::thread::sleep(Duration::from_millis(500));
 }
 
 /// Applies the plan in this process's environment.
