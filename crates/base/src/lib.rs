@@ -33,10 +33,8 @@ pub use events::{Event, EventKind, Events};
 pub use http::certificates::read_certificates;
 pub use http::decoding::decoded;
 pub use http::proxy::{NamedProxy, Proxies, UnreadableProxy};
-pub use http::{
-    Http, HttpConfig, PRODUCT, RETRY_AFTER_MS, SharedHttp, TransportError, is_secure, read_limited,
-    retry_after_ms, retry_after_of,
-};
+pub use http::retry_after::{RETRY_AFTER_MS, retry_after_ms, retry_after_of};
+pub use http::{Http, HttpConfig, PRODUCT, SharedHttp, TransportError, is_secure, read_limited};
 pub use kernel_lock::{KernelGuard, KernelLock};
 pub use lock::lock;
 pub use logging::background::Background;
