@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 
 use self::completion::Completion;
 use self::find::Program;
+use self::home::Workspace;
 use self::output::CliEvent;
 use self::run::{CliLimits, CliRequest, Job, Run};
 use self::source::{CliSource, TURN_OFF, broken_off, oauth_ended};
@@ -176,15 +177,18 @@ impl CliFallback {
     async fn ask(&self, request: &Arc<CliRequest>) -> Result<(CliSource, Option<String>)> {
         for is_last in [false, true] {
             let permit = Arc::clone(&self.runs).acquire_owned().await.map_err(Error::internal)?;
+            let (environment, asked) = (Arc::clone(&self.environment), Arc::clone(request));
+            let workspace = blocking(move || Workspace::create(&environment, &asked.login)).await??;
             let job = Job {
                 request: Arc::clone(request),
+                workspace,
                 environment: Arc::clone(&self.environment),
                 more_tools: lock(&self.more_tools).clone(),
                 limits: self.limits,
                 permit,
                 busy: self.busy.clone(),
             };
-            let run = blocking(move || Run::start(job)).await??;
+            let run = Run::start(job)?;
             let mut source = CliSource::new(run, &request.login.secrets(), self.limits);
             let (model, tools) = match source.next_in_time().await {
                 Ok(CliEvent::Started { model, tools }) => (model, tools),

@@ -60,6 +60,7 @@ impl Default for CliLimits {
 #[derive(Debug)]
 pub struct Job {
     pub request: Arc<CliRequest>,
+    pub workspace: Workspace,
     /// Environment of the caller.
     pub environment: Arc<Environment>,
     /// Tools to turn off, in addition to [`TOOLS`].
@@ -109,10 +110,10 @@ pub struct Run {
 }
 
 impl Run {
-    /// Starts the CLI without a shell, with the prompt on standard input. Blocks, and needs a runtime.
+    /// Starts the CLI without a shell, with the prompt on standard input. Must run in a task and not on a blocking thread,
+    /// where the runtime could end between the start of the process and its first use, which would leave the process alive.
     pub fn start(job: Job) -> Result<Self> {
         let CliRequest { program, login, .. } = &*job.request;
-        let workspace = Workspace::create(&job.environment, login)?;
         let mut command = CommandWrap::with_new(&program.executable, |command| {
             command.args(&program.script);
             command.args(["--output-format", "stream-json", "--include-partial-messages"]);
@@ -121,14 +122,14 @@ impl Run {
             command.env_clear().envs(login.variables.iter().map(|(name, value)| (name, value)));
             // Node usually is in the CLI's own directory.
             let directory = program.cli.parent().map(Path::to_owned);
-            command.env("PATH", job.environment.program_path(directory)).envs(workspace.variables());
+            command.env("PATH", job.environment.program_path(directory)).envs(job.workspace.variables());
             for name in ["QWEN_TELEMETRY_ENABLED", "QWEN_USAGE_STATISTICS_ENABLED"] {
                 command.env(name, "false");
             }
             for name in ["QWEN_CODE_NO_RELAUNCH", "NO_COLOR"] {
                 command.env(name, "1");
             }
-            command.current_dir(workspace.work());
+            command.current_dir(job.workspace.work());
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         });
         #[cfg(unix)]
@@ -150,7 +151,7 @@ impl Run {
         let stdout = group.child.stdout().take().ok_or_else(|| Error::internal("a child without a pipe"))?;
         let (cancel, cancelled) = oneshot::channel();
         let (tell, ended) = oneshot::channel();
-        let keeper = Keeper { group, workspace: Some(workspace), _permit: job.permit };
+        let keeper = Keeper { group, workspace: Some(job.workspace), _permit: job.permit };
         let keeper = tokio::spawn(keeper.keep(stdin, job.request, stderr, cancelled, job.limits, tell));
         let (cancel, keeper) = (Some(cancel), Some(keeper));
         Ok(Self { stdout, has_read: 0, ended, end: None, cancel, keeper, busy: job.busy })
