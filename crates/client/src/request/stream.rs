@@ -17,7 +17,7 @@ use super::answer::Body;
 
 /// Bytes of one stream that may wait for its reader. With few streams each has the largest capacity, with 2,048 or more the
 /// smallest. Data that the HTTP library has read ahead is not counted.
-const MAX_CAPACITY: usize = 512 * 1024;
+const MAX_CAPACITY: usize = 384 * 1024;
 const MIN_CAPACITY: usize = 32 * 1024;
 /// Bytes of all streams together that may wait, unless the smallest capacities add up to more.
 const TOTAL_CAPACITY: usize = 64 * 1024 * 1024;
