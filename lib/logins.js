@@ -4,6 +4,10 @@
 // since the plugin needs all of it at its start.
 
 const SERVICE = "opencode-qwen-cli-auth";
+/** OpenCode's name for the provider, and for its login in OpenCode 2. */
+const PROVIDER = "qwen-code";
+/** Tells the core which agent of OpenCode asks. The core doesn't send it to Qwen. */
+const AGENT_HEADER = "x-qwen-agent";
 const PLACEHOLDER = `${SERVICE}:`;
 const TEN_YEARS_MS = 10 * 365 * 24 * 3600 * 1000;
 
@@ -106,4 +110,4 @@ function keyMethods(add) {
   ];
 }
 
-module.exports = { SERVICE, accountOf, adopt, keyMethods, placeholder, startLogin };
+module.exports = { AGENT_HEADER, PROVIDER, SERVICE, accountOf, adopt, keyMethods, placeholder, startLogin };

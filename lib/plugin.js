@@ -4,11 +4,10 @@
 // is in `fetch`, since the user's configuration may replace everything else.
 
 const { QwenClient } = require("./client");
-const { SERVICE, adopt, keyMethods, placeholder, startLogin } = require("./logins");
+const { AGENT_HEADER, PROVIDER, SERVICE, adopt, keyMethods, placeholder, startLogin } = require("./logins");
 const { LOGIN_MODELS, hostModels } = require("./models");
 const { pluginOptions } = require("./validate");
 
-const PROVIDER = "qwen-code";
 /** OpenCode's own limit on the output in tokens, which is lower than the limits of the models. */
 const HOST_OUTPUT_LIMIT = 32_000;
 /** Delay before the first toast: OpenCode's screen starts seconds after the plugins. */
@@ -265,7 +264,7 @@ function nameSession(request, output) {
   if (typeof request.sessionID === "string") output.headers["x-session-id"] ??= request.sessionID;
   // A string in some versions, an object in others.
   const agent = request.agent?.name ?? request.agent;
-  if (typeof agent === "string") output.headers["x-qwen-agent"] = encodeURIComponent(agent);
+  if (typeof agent === "string") output.headers[AGENT_HEADER] = encodeURIComponent(agent);
 }
 
 function isOurs({ provider, model }) {

@@ -5,17 +5,14 @@
 
 const { describe } = require("../accounts-toast");
 const { overview } = require("../cli/overview");
-const { SERVICE, accountOf, adopt } = require("../logins");
-const { INTEGRATION, loginMethods } = require("./login");
+const { AGENT_HEADER, PROVIDER, SERVICE, accountOf, adopt } = require("../logins");
+const { loginMethods } = require("./login");
 const { modelInfos, modelsOf } = require("./models");
 const { acquire } = require("./shared");
 
-const PROVIDER = INTEGRATION;
 /** OpenCode's built-in package. It installs other names from npm. */
 const PACKAGE = "@opencode/ai/providers/openai-compatible";
 const KEY_HEADER = "x-qwen-gateway-key";
-/** Names the kind of a request for the core, which doesn't send it on. */
-const AGENT_HEADER = "x-qwen-agent";
 const COMMAND = "qwen";
 
 /** Runs a step and ignores its errors. */
@@ -121,7 +118,7 @@ class Directory {
   }
 
   #addIntegration(editor) {
-    editor.update?.(INTEGRATION, (integration) => {
+    editor.update?.(PROVIDER, (integration) => {
       integration.name = "Qwen Code";
     });
     // OpenCode runs this again on changes of other plugins, which must not forget a login in progress.
@@ -145,7 +142,7 @@ class Directory {
     editor.add?.({
       info: {
         id: PROVIDER,
-        integrationID: INTEGRATION,
+        integrationID: PROVIDER,
         name: "Qwen Code",
         // The login of the qwen CLI is enough, so OpenCode needs none of its own.
         activation: "enabled",
@@ -201,15 +198,15 @@ class Directory {
   async #report(status) {
     if (status === undefined && this.#reported === undefined) return;
     const domain = this.#context.integration?.connection;
-    const connection = status === undefined ? this.#reported : await domain?.active?.(INTEGRATION);
+    const connection = status === undefined ? this.#reported : await domain?.active?.(PROVIDER);
     this.#reported = status && connection;
-    if (connection) await domain?.status?.({ integrationID: INTEGRATION, connection, status });
+    if (connection) await domain?.status?.({ integrationID: PROVIDER, connection, status });
   }
 
   /** Imports the tokens of a login that OpenCode 2 took over from OpenCode 1. */
   async #adopt() {
     const domain = this.#context.integration?.connection;
-    const connection = await domain?.active?.(INTEGRATION);
+    const connection = await domain?.active?.(PROVIDER);
     if (!connection) return;
     await adopt(this.#shared.client, await domain.resolve?.(connection));
     await this.#refresh();

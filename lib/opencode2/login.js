@@ -3,9 +3,8 @@
 // The login methods of OpenCode 2. OpenCode keeps a placeholder that names the account, since its own file of credentials is
 // plain text.
 
-const { startLogin, placeholder } = require("../logins");
+const { PROVIDER, startLogin, placeholder } = require("../logins");
 
-const INTEGRATION = "qwen-code";
 /** The id that OpenCode 2 gives to a login that it imports from OpenCode 1. */
 const OAUTH = "oauth";
 const KEY = "key";
@@ -98,13 +97,13 @@ function loginMethods({ client, labelOf, onAccount, signal }) {
   const label = ({ access }) => labelOf(access);
   return [
     {
-      integrationID: INTEGRATION,
+      integrationID: PROVIDER,
       method: { id: OAUTH, type: "oauth", label: "Qwen Code (qwen.ai OAuth)" },
       authorize,
       label,
     },
     {
-      integrationID: INTEGRATION,
+      integrationID: PROVIDER,
       method: { id: KEY, type: "oauth", label: "Coding Plan, Token Plan or DashScope key", form: KEY_FORM },
       authorize: authorizeKey,
       label,
@@ -112,4 +111,4 @@ function loginMethods({ client, labelOf, onAccount, signal }) {
   ];
 }
 
-module.exports = { INTEGRATION, loginMethods };
+module.exports = { loginMethods };
