@@ -1,7 +1,7 @@
 "use strict";
 
-// A login as OpenCode shows it, the placeholder that OpenCode keeps for an account, and the methods that add a key. One file,
-// since the plugin needs all of it at its start.
+// The names that both versions of the plugin use, a login as OpenCode shows it, the placeholder that OpenCode keeps for an
+// account, and the methods that add a key. One file, since the plugin needs all of it at its start.
 
 const SERVICE = "opencode-qwen-cli-auth";
 /** OpenCode's name for the provider, and for its login in OpenCode 2. */
