@@ -23,7 +23,7 @@ for (const runtime of Object.keys(RUNTIMES)) {
     async (t) => {
       const set = await setUp(t);
       set.server.script("chat", [
-        { do: "stall", after: 1, match: saying("stall"), times: Infinity },
+        { do: "stall", after: 2, match: saying("stall"), times: Infinity },
         { do: "hang", match: saying("hang"), times: Infinity },
       ]);
       const child = startChild(

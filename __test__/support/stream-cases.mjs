@@ -166,7 +166,7 @@ export const cases = {
 
   async "an abort of an unread body closes the socket, and text() rejects with the reason"(context) {
     const controller = new AbortController();
-    const response = await streamed(context, { do: "stall", after: 1 }, { signal: controller.signal });
+    const response = await streamed(context, { do: "stall", after: 2 }, { signal: controller.signal });
     controller.abort();
     await context.server.chat(-1, closedByClient, 2000);
     assert.equal((await failure(response.text())).name, "AbortError");
@@ -301,7 +301,7 @@ export const cases = {
 
   async "closing the client ends its streams and closes their sockets"(context) {
     const client = context.makeClient();
-    const response = await streamed({ ...context, client }, { do: "stall", after: 1 });
+    const response = await streamed({ ...context, client }, { do: "stall", after: 2 });
     const reader = response.body.getReader();
     await reader.read();
     const broken = failure(readAll(reader));

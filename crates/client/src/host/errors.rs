@@ -102,6 +102,10 @@ impl FinalError {
                 "Alibaba refuses this account's requests until its bill is paid.".to_owned()
             }
             ("", Verdict::ModelUnavailable) => "This account does not have the model.".to_owned(),
+            ("", _) if reading.is_of_gateway => format!(
+                "A proxy or gateway answered with status {} in place of Qwen. Check the network's login and the proxy variables.",
+                status.as_u16()
+            ),
             ("", _) => {
                 format!("Qwen refused the request with status {} and gave no reason.", status.as_u16())
             }

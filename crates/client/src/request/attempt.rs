@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, LOCATION};
-use http::{Method, StatusCode};
+use http::header::{CONTENT_TYPE, LOCATION, WWW_AUTHENTICATE};
+use http::{HeaderMap, Method, StatusCode};
 use qwen_accounts::{Account, BaseUrlOverride, Kind, Token};
 use qwen_base::{Clock, Code, Error, Http, Result, TransportError, decoded, retry_after_of};
 use url::Url;
@@ -13,7 +13,7 @@ use super::answer::{Answer, Beginning, Body};
 use super::headers;
 use super::prepare::{Prepared, Redirect};
 use crate::host::errors::FinalError;
-use crate::verdict::dialect::{Content, MAX_ERROR_BODY};
+use crate::verdict::dialect::{Content, MAX_ERROR_BODY, ServerError};
 use crate::verdict::{AnswerReader, Asked, Reading};
 
 /// Largest beginning of a success, in bytes, that is searched for an error.
@@ -24,8 +24,8 @@ const LONGEST_WAIT_MS: u64 = 10_000;
 /// Wait in milliseconds before the second try, without `Retry-After`.
 const DEFAULT_WAIT_MS: u64 = 1_000;
 
-/// Longest time for which the head of a silent stream is held back, since its beginning may be an error.
-const LONGEST_HOLD: Duration = Duration::from_secs(1);
+/// Longest time for which the head of a stream without content is held back, since an error may come in place of the content.
+const LONGEST_HOLD: Duration = Duration::from_secs(10);
 
 /// Limits the number of requests for one call.
 #[derive(Debug)]
@@ -144,7 +144,11 @@ impl Sender {
         let mut reading = Reading::success(status.as_u16());
         if status.is_client_error() {
             error_body = answer.body.peek(MAX_ERROR_BODY).await;
-            reading = Reading::of_body(status.as_u16(), &error_body, &asked);
+            reading = if status == StatusCode::UNAUTHORIZED && asks_for_password(&answer.headers) {
+                Reading::of_gateway(status.as_u16(), ServerError::of_body(&error_body), &asked)
+            } else {
+                Reading::of_body(status.as_u16(), &error_body, &asked)
+            };
         } else if status.is_success() && prepared.is_chat {
             match self.beginning(&mut answer, prepared).await {
                 Beginning::Content => {}
@@ -237,6 +241,15 @@ async fn inside(body: &mut Body) -> Content {
     let mut reader = AnswerReader::default();
     let found = body.read_ahead(MAX_READ_AHEAD, |bytes| reader.read(bytes)).await;
     found.unwrap_or_else(|| reader.end())
+}
+
+/// True if a proxy or gateway asks for a login of its own, which is not the account's.
+fn asks_for_password(headers: &HeaderMap) -> bool {
+    const SCHEMES: [&str; 4] = ["basic", "digest", "negotiate", "ntlm"];
+    let challenges = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    challenges
+        .filter_map(|value| value.split([' ', ',']).next())
+        .any(|scheme| SCHEMES.contains(&scheme.to_ascii_lowercase().as_str()))
 }
 
 /// Returns the location of a redirect that keeps the method. Others would turn a POST into a GET.

@@ -28,10 +28,28 @@ enum Source {
     Cli(Box<CliBody>),
 }
 
+/// Length in bytes of the end of an unguarded stream that is searched for an error.
+const MAX_TAIL: usize = 8 * 1024;
+
 /// Called with the error with which the server ends a stream.
-struct OnServerError(Box<dyn FnOnce(ServerError) + Send + Sync>);
+struct OnServerError {
+    note: Box<dyn FnOnce(ServerError) + Send + Sync>,
+    /// The last bytes of a stream that no guard reads.
+    tail: Vec<u8>,
+}
 
 opaque_debug!(OnServerError);
+
+impl OnServerError {
+    fn remember(&mut self, bytes: &[u8]) {
+        let last = &bytes[bytes.len().saturating_sub(MAX_TAIL)..];
+        if self.tail.len() + last.len() > 2 * MAX_TAIL {
+            let kept = MAX_TAIL.saturating_sub(last.len());
+            self.tail.drain(..self.tail.len() - kept);
+        }
+        self.tail.extend_from_slice(last);
+    }
+}
 
 /// The beginning of the answer to a chat.
 #[derive(Debug)]
@@ -109,9 +127,9 @@ impl Body {
         }
     }
 
-    /// Calls `note` with the error with which the server ends a guarded stream.
+    /// Calls `note` with the error with which the server ends a stream of events.
     pub fn on_server_error(&mut self, note: impl FnOnce(ServerError) + Send + Sync + 'static) {
-        self.on_server_error = Some(OnServerError(Box::new(note)));
+        self.on_server_error = Some(OnServerError { note: Box::new(note), tail: Vec::new() });
     }
 
     /// Writes all bytes and the end to a record.
@@ -148,6 +166,9 @@ impl Body {
 
     async fn next_unrecorded(&mut self) -> Result<Option<Bytes>> {
         if let Some(bytes) = self.head.pop_front() {
+            if let Some(note) = self.on_server_error.as_mut().filter(|_| self.guard.is_none()) {
+                note.remember(&bytes);
+            }
             return Ok(Some(bytes));
         }
         loop {
@@ -155,7 +176,10 @@ impl Body {
                 self.stop();
             }
             let chunk = self.receive().await;
-            let Some(guard) = &mut self.guard else { return chunk };
+            let Some(guard) = &mut self.guard else {
+                self.note_error_at_end(&chunk);
+                return chunk;
+            };
             match chunk {
                 Ok(Some(bytes)) => {
                     let lines = guard.pass(bytes);
@@ -168,10 +192,24 @@ impl Body {
                     if let (Some(error), Some(note)) =
                         (guard.take_server_error(), self.on_server_error.take())
                     {
-                        (note.0)(error);
+                        (note.note)(error);
                     }
                     (self.guard, self.source) = (None, None);
                     return rest;
+                }
+            }
+        }
+    }
+
+    /// Searches the end of an unguarded stream for an error.
+    fn note_error_at_end(&mut self, chunk: &Result<Option<Bytes>>) {
+        match (chunk, &mut self.on_server_error) {
+            (_, None) => {}
+            (Ok(Some(bytes)), Some(note)) => note.remember(bytes),
+            (Ok(None) | Err(_), Some(_)) => {
+                let Some(OnServerError { note, tail }) = self.on_server_error.take() else { return };
+                if let Some(error) = ServerError::in_events(&String::from_utf8_lossy(&tail)) {
+                    note(error);
                 }
             }
         }

@@ -229,6 +229,7 @@ impl<'a> Call<'a> {
         let cooldown =
             attempt.reading.cooldown(now, pipeline.settings.options.quota_cooldown_ms, retry_after_ms);
         match (verdict, cooldown) {
+            _ if attempt.reading.is_of_gateway => Ok(self.cannot_answer(attempt, Code::PermissionDenied)),
             (Verdict::TokenRejected | Verdict::KeyRejected, _) => {
                 let error = self.refusal(account, &attempt);
                 let is_news =
@@ -290,7 +291,9 @@ impl<'a> Call<'a> {
         }
         let is_last = selection.left() == 0 && selection.allowed().len() > 1;
         self.pipeline.succeeded(candidate, self.first_asked, is_last).await;
-        self.pipeline.note_late_error(candidate.account, &mut answer.body);
+        if self.prepared.is_chat_stream {
+            self.pipeline.note_late_error(candidate.account, &mut answer.body, self.utc_offset_minutes);
+        }
         answer
     }
 
@@ -347,7 +350,7 @@ impl<'a> Call<'a> {
             let Ok(again) = self.send(candidate, &access, Some(&degraded)).await else { return failed };
             attempt = again;
         }
-        if attempt.reading.verdict == Verdict::TokenRejected {
+        if attempt.reading.verdict == Verdict::TokenRejected && !attempt.reading.is_of_gateway {
             // Report the refused login, not the cooldown.
             let error = self.refusal(account, &attempt);
             self.reject(account, &access, attempt, error).await;

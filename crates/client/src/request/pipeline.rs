@@ -208,19 +208,12 @@ impl Pipeline {
         utc_offset_minutes: i32,
     ) -> Cooldown {
         let (now, code) = (self.now_ms(), cooldown.reason.code());
-        let name = format!("The Qwen account \"{}\"", account.label);
-        let say = |cooldown: &Cooldown| last_word::left_alone(&name, cooldown, now, utc_offset_minutes);
+        let say = |cooldown: &Cooldown| left_alone(&account.label, cooldown, now, utc_offset_minutes);
         let (id, noted, why) = (account.id.clone(), cooldown.clone(), Error::new(code, say(&cooldown)));
         let written = self.note(move |registry| registry.mark_cooling(&id, &noted, &why)).await.flatten();
         let Cooled { until, is_news } = written.unwrap_or(Cooled { until: cooldown.until, is_news: true });
         let cooldown = Cooldown { until, ..cooldown };
-        let kind = match cooldown.reason {
-            CoolingReason::Quota => Some(EventKind::Exhausted),
-            CoolingReason::Payment => Some(EventKind::NeedsAttention),
-            // These pass soon.
-            CoolingReason::RateLimit | CoolingReason::TokenLimit => None,
-        };
-        if let Some(kind) = kind.filter(|_| is_news) {
+        if is_news {
             let mut message = say(&cooldown);
             // In other rotations this is reported when requests go to that account.
             if self.settings.options.rotation == Rotation::RoundRobin
@@ -228,8 +221,9 @@ impl Pipeline {
             {
                 message = format!("{message} \"{}\" is the last one that is ready.", last.label);
             }
-            let event = Event::of_account(kind, now, &account.id, &account.label, message);
-            self.emit(Event { until: Some(until), code: Some(code), ..event });
+            if let Some(event) = cooling_event((&account.id, &account.label), &cooldown, message, now) {
+                self.emit(event);
+            }
         }
         cooldown
     }
@@ -254,22 +248,30 @@ impl Pipeline {
         Cooldown { until, ..cooldown }
     }
 
-    /// Starts a cooldown if the answer ends with an error that requires one. It only affects later requests, since content was
-    /// already passed on.
-    pub(super) fn note_late_error(&self, account: &Account, body: &mut Body) {
-        let (tokens, clock) = (self.tokens.clone(), self.journal.clock.clone());
-        let (id, is_key) = (account.id.clone(), account.kind != Kind::OAuth);
+    /// Starts a cooldown, and reports it, if the answer ends with an error that requires one. It only affects later requests,
+    /// since content was already passed on.
+    pub(super) fn note_late_error(&self, account: &Account, body: &mut Body, utc_offset_minutes: i32) {
+        let (tokens, clock, events) =
+            (self.tokens.clone(), self.journal.clock.clone(), self.journal.events.clone());
+        let (id, label, is_key) = (account.id.clone(), account.label.clone(), account.kind != Kind::OAuth);
         let quota_cooldown_ms = self.settings.options.quota_cooldown_ms;
         body.on_server_error(move |error| {
             let now_ms = clock.now_ms();
             let reading = Reading::of_inner_error(error, &Asked { is_key, model: "", now_ms });
-            if let (Some(cooldown), Ok(runtime)) =
-                (reading.cooldown(now_ms, quota_cooldown_ms, None), Handle::try_current())
-            {
-                let why = Error::new(cooldown.reason.code(), reading.message());
-                let note = move |registry: &Registry| registry.mark_cooling(&id, &cooldown, &why);
-                runtime.spawn(async move { tokens.with_registry(note).await });
-            }
+            let Some(cooldown) = reading.cooldown(now_ms, quota_cooldown_ms, None) else { return };
+            let Ok(runtime) = Handle::try_current() else { return };
+            let why = Error::new(cooldown.reason.code(), reading.message());
+            runtime.spawn(async move {
+                let (account_id, noted) = (id.clone(), cooldown.clone());
+                let mark = move |registry: &Registry| registry.mark_cooling(&account_id, &noted, &why);
+                if let Ok(Some(Cooled { until, is_news: true })) = tokens.with_registry(mark).await {
+                    let cooldown = Cooldown { until, ..cooldown };
+                    let message = left_alone(&label, &cooldown, now_ms, utc_offset_minutes);
+                    if let Some(event) = cooling_event((&id, &label), &cooldown, message, now_ms) {
+                        events.emit(event);
+                    }
+                }
+            });
         });
     }
 
@@ -349,4 +351,25 @@ impl Pipeline {
         let count = self.prompts.fetch_add(1, Ordering::Relaxed);
         Ids { prompt_id: format!("{session_id}########{count}"), session_id }
     }
+}
+
+/// Returns the message about an account that starts to cool.
+fn left_alone(label: &str, cooldown: &Cooldown, now_ms: u64, utc_offset_minutes: i32) -> String {
+    last_word::left_alone(&format!("The Qwen account \"{label}\""), cooldown, now_ms, utc_offset_minutes)
+}
+
+/// Returns the event of an account that starts to cool; `None` for limits that pass soon.
+fn cooling_event(
+    (id, label): (&str, &str),
+    cooldown: &Cooldown,
+    message: String,
+    now_ms: u64,
+) -> Option<Event> {
+    let kind = match cooldown.reason {
+        CoolingReason::Quota => EventKind::Exhausted,
+        CoolingReason::Payment => EventKind::NeedsAttention,
+        CoolingReason::RateLimit | CoolingReason::TokenLimit => return None,
+    };
+    let (until, code) = (Some(cooldown.until), Some(cooldown.reason.code()));
+    Some(Event { until, code, ..Event::of_account(kind, now_ms, id, label, message) })
 }

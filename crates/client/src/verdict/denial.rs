@@ -21,8 +21,41 @@ const WHOLES: [&str; 13] = [
     "workspace",
 ];
 /// Words after "not" that deny the subject.
-const LACKS: [&str; 8] =
-    ["found", "supported", "exist", "exists", "available", "included", "valid", "accessible"];
+const LACKS: [&str; 15] = [
+    "found",
+    "supported",
+    "exist",
+    "exists",
+    "available",
+    "included",
+    "valid",
+    "accessible",
+    "deployed",
+    "enabled",
+    "activated",
+    "offered",
+    "recognized",
+    "recognised",
+    "served",
+];
+/// Words after a subject that deny it without "not".
+const GONE: [&str; 10] = [
+    "unsupported",
+    "unavailable",
+    "unknown",
+    "nonexistent",
+    "deprecated",
+    "discontinued",
+    "offline",
+    "removed",
+    "retired",
+    "shut",
+];
+/// Words after one of [`GONE`]. Before any other word it is an adjective: "unsupported parameter".
+const AFTER_GONE: [&str; 14] = [
+    END, "and", "as", "choose", "down", "model", "now", "or", "please", "see", "since", "switch", "try",
+    "use",
+];
 
 /// True if a message in lower case says that the model itself is not found, not supported, or does not exist.
 pub(super) fn denies_model(message: &str, model: &str) -> bool {
@@ -35,8 +68,8 @@ pub(super) fn denies_model(message: &str, model: &str) -> bool {
     let is_named = |word: &&str| !model.is_empty() && *word == model;
     if let Some(at) = words.iter().position(is_named) {
         let (before, after) = (&words[..at], &words[at + 1..]);
-        let is_denied_before = ends_in_denial(before) && !is_restriction(after);
-        return is_subject(before) && (is_denied(after) || is_denied_before);
+        let is_denied_before = (is_subject(before) && ends_in_denial(before)) || denies_access(before);
+        return (is_subject(before) && is_denied(after)) || (is_denied_before && !is_restriction(after));
     }
     // If the model is not named, "model" has to be the subject, at the start.
     (words.first() == Some(&"model") && is_denied(&words[1..])) || words.starts_with(&["no", "such", "model"])
@@ -76,7 +109,7 @@ fn is_denied(words: &[&str]) -> bool {
 /// Returns the words after a denial at the start.
 fn after_denial<'a>(words: &'a [&'a str]) -> Option<&'a [&'a str]> {
     // "the model X you requested does not exist", "the X model is not found"
-    const BETWEEN: [&str; 19] = [
+    const BETWEEN: [&str; 20] = [
         "model",
         "that",
         "which",
@@ -96,11 +129,17 @@ fn after_denial<'a>(words: &'a [&'a str]) -> Option<&'a [&'a str]> {
         "currently",
         "be",
         "been",
+        "taken",
     ];
     let from = words.iter().position(|word| !BETWEEN.contains(word))?;
     let (first, rest) = words[from..].split_first()?;
+    let may_follow = |word: &&&str| AFTER_GONE.contains(word) || PREPOSITIONS.contains(word);
     match *first {
-        "unsupported" | "unavailable" | "unknown" | "nonexistent" => Some(rest),
+        gone if GONE.contains(&gone) => rest.first().is_none_or(|word| may_follow(&word)).then_some(rest),
+        "no" if rest.first() == Some(&"longer") => {
+            rest.get(1).is_some_and(|lack| LACKS.contains(lack)).then(|| &rest[2..])
+        }
+        "not" if rest.starts_with(&["in", "the", "list"]) => Some(&rest[3..]),
         "not" | "cannot" | "can't" | "isn't" | "doesn't" | "wasn't" | "couldn't" => {
             let lack = rest.iter().position(|word| !["be", "a", "currently", "yet"].contains(word))?;
             LACKS.contains(&rest[lack]).then(|| &rest[lack + 1..])
@@ -121,6 +160,17 @@ fn is_restriction(words: &[&str]) -> bool {
     }
 }
 
+/// True if the words before a model's name deny the access to it: "you do not have access to model".
+fn denies_access(words: &[&str]) -> bool {
+    const DENIALS: [&str; 7] = ["not", "no", "don't", "doesn't", "cannot", "can't", "without"];
+    const RIGHTS: [&str; 6] = ["access", "allowed", "authorized", "entitled", "permission", "permitted"];
+    let has_any = |wanted: &[&str]| words.iter().any(|word| wanted.contains(word));
+    let end = words.iter().rposition(|word| !["model", "the"].contains(word)).map_or(0, |at| at + 1);
+    let leads_to_model = ["to", "access", "use", "call"].iter().any(|verb| words[..end].ends_with(&[*verb]));
+    (leads_to_model && has_any(&DENIALS) && has_any(&RIGHTS))
+        || (has_any(&["model", "models"]) && words.ends_with(&["you", "passed"]))
+}
+
 /// True if the words before a model's name say that it is missing: "unsupported model", "model is not found".
 fn ends_in_denial(words: &[&str]) -> bool {
     let ends = [
@@ -128,6 +178,10 @@ fn ends_in_denial(words: &[&str]) -> bool {
         &["unknown", "model"],
         &["invalid", "model"],
         &["such", "model"],
+        &["no", "model", "named"],
+        &["no", "model", "called"],
+        &["model", "name"],
+        &["model", "id"],
         &["not", "supported", "model"],
         &["not", "support", "model"],
         &["not", "support", "the", "model"],

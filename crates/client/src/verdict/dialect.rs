@@ -18,8 +18,9 @@ const MAY_BE_CUT: usize = MAX_ERROR_BODY / 2;
 const PARSED_DEPTH: usize = 8;
 /// Largest number of `error` objects in one another that are opened.
 const MAX_NESTED: usize = 4;
-/// Codes of the native API for a success.
-const SUCCESS_CODES: [&str; 5] = ["0", "200", "ok", "success", "succeed"];
+/// Codes and words that servers give in place of an error when there is none.
+const NO_ERROR: [&str; 10] =
+    ["0", "200", "ok", "success", "succeed", "succeeded", "null", "none", "undefined", "false"];
 
 /// The parts of an error.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -55,14 +56,17 @@ impl ServerError {
     pub fn of_body(body: &[u8]) -> Self {
         let text = String::from_utf8_lossy(body);
         let text = text.trim_start_matches('\u{feff}').trim();
-        if let Some(fields) = LowercaseFields::read(&closed(text)) {
+        if let Some(fields) = LowercaseFields::read(&closed(text, MAY_BE_CUT)) {
             return fields.error();
         }
         if let Some(error) = Self::in_events(text) {
             return error;
         }
+        // The words of a body that broke off are shown, but they may lack the end that decides their meaning.
+        let broken_off = || LowercaseFields::read(&closed(text, 0))?.error().message;
         let is_text = !text.starts_with(['<', '{', '[']) && !text.contains('\0');
-        Self { message: is_text.then(|| shortened(text)).flatten(), ..Self::default() }
+        let message = if is_text { shortened(text) } else { broken_off() };
+        Self { message, ..Self::default() }
     }
 
     /// Finds the first error in a text of server-sent events.
@@ -108,7 +112,7 @@ impl Content {
     #[must_use]
     pub fn of_json(data: &[u8], is_error: bool) -> Self {
         let text = String::from_utf8_lossy(data);
-        let text = closed(text.trim_start_matches('\u{feff}').trim());
+        let text = closed(text.trim_start_matches('\u{feff}').trim(), MAY_BE_CUT);
         let Some(fields) = LowercaseFields::read(&text) else {
             return match shortened(&text) {
                 None => Self::Nothing,
@@ -135,11 +139,11 @@ impl Content {
 struct LowercaseFields<'a>(BTreeMap<String, &'a RawValue>);
 
 impl<'a> LowercaseFields<'a> {
-    /// Reads an object, or the only one in an array.
+    /// Reads an object, or the first one in an array. Text after it is ignored.
     fn read(text: &'a str) -> Option<Self> {
-        let only = || serde_json::from_str::<[&RawValue; 1]>(text).ok();
-        let fields: BTreeMap<String, &RawValue> =
-            serde_json::from_str(text).ok().or_else(|| serde_json::from_str(only()?[0].get()).ok())?;
+        let first = first_item(text);
+        let mut documents = serde_json::Deserializer::from_str(first.unwrap_or(text)).into_iter();
+        let fields: BTreeMap<String, &RawValue> = documents.next()?.ok()?;
         Some(Self(fields.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect()))
     }
 
@@ -154,10 +158,11 @@ impl<'a> LowercaseFields<'a> {
         Self::read(self.raw(name)?)
     }
 
-    /// Returns the first of the fields that is a string or a number.
+    /// Returns the first of the fields that is a string, a number, or an array that begins with one.
     fn text(&self, names: &[&str]) -> Option<String> {
         names.iter().find_map(|name| {
             let raw = self.raw(name)?;
+            let raw = first_item(raw).unwrap_or(raw);
             let is_number = raw.starts_with(|c: char| c.is_ascii_digit());
             shortened(&serde_json::from_str(raw).ok().or_else(|| is_number.then(|| raw.to_owned()))?)
         })
@@ -180,24 +185,39 @@ impl<'a> LowercaseFields<'a> {
     }
 
     fn is_error(&self) -> bool {
-        let names = ["error", "error_code", "error_type", "error_message", "error_msg"];
-        let is_failure = |text: &str| !SUCCESS_CODES.contains(&text.to_ascii_lowercase().as_str());
-        let names_error = |name: &&str| match self.text(&[name]) {
-            Some(text) => is_failure(&text),
-            None => self.raw(name).is_some(),
-        };
-        let is_answer = ["choices", "output", "data"].iter().any(|name| self.raw(name).is_some());
-        names.iter().any(names_error)
+        let names = ["error", "errors", "error_code", "error_type", "error_message", "error_msg"];
+        let has_code = || self.code().is_some_and(|code| is_failure(&code));
+        names.iter().any(|name| self.names_error(name, MAX_NESTED))
             || self.text(&["object"]).as_deref() == Some("error")
-            || (!is_answer && self.message().is_some() && self.code().is_some_and(|code| is_failure(&code)))
+            || (!self.is_answer() && has_code())
+    }
+
+    /// True if a field says that there is an error. Some servers send one that says that there is none.
+    fn names_error(&self, name: &str, depth: usize) -> bool {
+        let Some(raw) = self.raw(name) else { return false };
+        if let Some(text) = self.text(&[name]) {
+            return is_failure(&text);
+        }
+        let Some(fields) = Self::read(raw).filter(|_| depth > 0) else { return true };
+        let says_success = fields.0.get("code").is_some_and(|code| !is_failure(code.get().trim_matches('"')));
+        !(says_success && self.is_answer()) && fields.0.keys().any(|name| fields.names_error(name, depth - 1))
+    }
+
+    /// True for a document that has the parts of an answer, so that a code beside them is not an error.
+    fn is_answer(&self) -> bool {
+        let has_parts = |name: &&str| {
+            let parts = self.object(name);
+            parts.is_some_and(|parts| parts.0.keys().any(|name| parts.raw(name).is_some()))
+        };
+        self.raw("choices").is_some() || ["output", "data", "usage"].iter().any(has_parts)
     }
 
     fn error(&self) -> ServerError {
-        let inner = std::iter::successors(self.object("error"), |outer| outer.object("error"));
-        let inner: Vec<Self> = inner.take(MAX_NESTED).collect();
+        let within = |outer: &Self| ["error", "errors", "detail"].iter().find_map(|name| outer.object(name));
+        let inner: Vec<Self> = std::iter::successors(within(self), within).take(MAX_NESTED).collect();
         // The innermost first: the others fill in what it lacks.
         let levels = || inner.iter().rev().chain([self]);
-        let plain = levels().find_map(|fields| fields.text(&["error"]));
+        let plain = levels().find_map(|fields| fields.text(&["error", "errors"]));
         // `{"error":"code","message":"text"}` or `{"error":"text"}`.
         let (code, message) = match (levels().find_map(Self::code), levels().find_map(Self::message)) {
             (code, Some(message)) => (code.or(plain), Some(message)),
@@ -239,13 +259,23 @@ fn shortened(text: &str) -> Option<String> {
     (end > 0).then(|| text[..end].to_owned())
 }
 
+/// Returns the first item of an array.
+fn first_item(text: &str) -> Option<&str> {
+    let items: Vec<&RawValue> = text.starts_with('[').then(|| serde_json::from_str(text).ok())??;
+    items.first().map(|item| item.get())
+}
+
+fn is_failure(code: &str) -> bool {
+    !NO_ERROR.contains(&code.to_ascii_lowercase().as_str())
+}
+
 /// Length of `\uXXXX` in bytes.
 const ESCAPE: usize = 6;
 
-/// Closes a JSON document that was cut. Other texts stay unchanged.
-fn closed(text: &str) -> Cow<'_, str> {
+/// Closes a JSON document that was cut. Other texts stay unchanged, and those below `shortest` bytes.
+fn closed(text: &str, shortest: usize) -> Cow<'_, str> {
     let is_json = |text: &str| serde_json::from_str::<&RawValue>(text).is_ok();
-    if text.len() < MAY_BE_CUT || !text.starts_with('{') || is_json(text) {
+    if text.len() < shortest || !text.starts_with('{') || is_json(text) {
         return Cow::Borrowed(text);
     }
     let (mut closers, mut in_text, mut escape, mut last_item) = (Vec::new(), false, None, 0);

@@ -8,15 +8,18 @@ const FIRST_WEEK_MS: u64 = 3 * DAY_MS + 16 * 3600 * 1000;
 const WEEK_MS: u64 = 7 * DAY_MS;
 
 /// The server's words for a window, in lower case.
-const WINDOW_WORDS: [(&str, QuotaWindow); 9] = [
+const WINDOW_WORDS: [(&str, QuotaWindow); 12] = [
     ("5-hour quota", QuotaWindow::FiveHours),
     ("5 hour quota", QuotaWindow::FiveHours),
     ("hour allocated quota exceeded", QuotaWindow::FiveHours),
+    ("hourly allocated quota exceeded", QuotaWindow::FiveHours),
     ("7-day quota", QuotaWindow::SevenDays),
     ("7 day quota", QuotaWindow::SevenDays),
     ("week allocated quota exceeded", QuotaWindow::Week),
+    ("weekly allocated quota exceeded", QuotaWindow::Week),
     ("weekly quota", QuotaWindow::Week),
     ("month allocated quota exceeded", QuotaWindow::Month),
+    ("monthly allocated quota exceeded", QuotaWindow::Month),
     ("monthly quota", QuotaWindow::Month),
 ];
 

@@ -86,13 +86,15 @@ pub struct Reading {
     pub status: u16,
     /// The server's error.
     pub error: ServerError,
+    /// True for an error that a proxy or gateway sent in place of the API. It changes no account.
+    pub is_of_gateway: bool,
 }
 
 impl Reading {
     /// Returns the reading of a success without an error.
     #[must_use]
     pub fn success(status: u16) -> Self {
-        Self { verdict: Verdict::Pass, status, error: ServerError::default() }
+        Self { verdict: Verdict::Pass, status, error: ServerError::default(), is_of_gateway: false }
     }
 
     /// Reads an answer from its status and its body, which may be cut.
@@ -101,18 +103,32 @@ impl Reading {
         if status < 400 {
             return Self::success(status);
         }
-        Self::of_error(status, ServerError::of_body(body), asked)
+        let error = ServerError::of_body(body);
+        // The page of a proxy says nothing about the account.
+        if matches!(status, 401 | 402) && is_page(body) {
+            return Self::of_gateway(status, error, asked);
+        }
+        Self::of_error(status, error, asked)
+    }
+
+    /// Reads a 401 or 402 of a proxy or gateway. The token of a login may still be the reason.
+    #[must_use]
+    pub fn of_gateway(status: u16, error: ServerError, asked: &Asked) -> Self {
+        let may_be_token = status == 401 && !asked.is_key;
+        let verdict = if may_be_token { Verdict::TokenRejected } else { Verdict::PermissionDenied };
+        Self { verdict, status, error, is_of_gateway: true }
     }
 
     /// Reads an error inside a success.
     #[must_use]
     pub fn of_inner_error(error: ServerError, asked: &Asked) -> Self {
-        let status = error.status.unwrap_or_else(|| Words::of(&error).implied_status());
+        let status = error.status.unwrap_or_else(|| Words::of(&error).implied_status(asked));
         Self::of_error(status, error, asked)
     }
 
     fn of_error(status: u16, error: ServerError, asked: &Asked) -> Self {
-        Self { verdict: Words::of(&error).verdict(status, asked), status, error }
+        let verdict = Words::of(&error).verdict(status, asked);
+        Self { verdict, status, error, is_of_gateway: false }
     }
 
     /// The server's error code or type.
@@ -215,6 +231,13 @@ impl AnswerReader {
         self.events.end(|event| see(&mut found, &event));
         found.unwrap_or(Content::Nothing)
     }
+}
+
+/// True for a document in HTML or XML.
+fn is_page(body: &[u8]) -> bool {
+    let text = start_of(body).map_or(&[][..], |start| &body[start..]);
+    text.starts_with(b"<")
+        && text.get(1).is_some_and(|byte| byte.is_ascii_alphabetic() || b"!?".contains(byte))
 }
 
 fn see(found: &mut Option<Content>, event: &crate::sse::SseEvent) {

@@ -119,6 +119,53 @@ fn a_refused_login_a_refused_key_and_a_permission_rule_are_distinguished() {
 }
 
 #[test]
+fn the_page_of_a_proxy_says_nothing_about_the_account() {
+    for status in [401, 402] {
+        for page in ["<html>Sign in</html>", "\u{feff}\n<!DOCTYPE html>", "<?xml version=\"1.0\"?>"] {
+            for is_key in [false, true] {
+                let reading = Reading::of_body(status, page.as_bytes(), &asked(is_key));
+                assert!(reading.is_of_gateway, "{status} {page}");
+                // A login is renewed once, since its token may be the reason.
+                let is_login = status == 401 && !is_key;
+                assert_eq!(reading.verdict == Verdict::TokenRejected, is_login, "{status} {page}");
+            }
+        }
+    }
+    let plain = Reading::of_body(401, b"<401> Incorrect API key provided.", &asked(true));
+    assert_eq!(plain.verdict, Verdict::KeyRejected);
+    assert_eq!(Reading::of_body(413, b"<html>", &asked(true)).verdict, Verdict::TooLong { limit: None });
+}
+
+#[test]
+fn a_window_in_an_event_with_status_400_is_used_up() {
+    let event = ":HTTP_STATUS/400\nevent:error\ndata:{\"message\":\"week allocated quota exceeded\"}\n\n";
+    let Content::Error(error) = inner(event) else { panic!("{event}") };
+    let verdict = Reading::of_inner_error(error, &asked(true)).verdict;
+    assert!(
+        matches!(verdict, Verdict::QuotaExhausted { window: Some(QuotaWindow::Week), .. }),
+        "{verdict:?}"
+    );
+}
+
+#[test]
+fn the_words_of_an_error_are_found_wherever_they_are() {
+    for (body, message) in [
+        (r#"{"detail":[{"loc":["body"],"msg":"M","type":"value_error"}]}"#, "M"),
+        (r#"{"detail":{"message":"M"}}"#, "M"),
+        (r#"{"errors":[{"message":"M"},{"message":"N"}]}"#, "M"),
+        (r#"{"errors":["M","N"]}"#, "M"),
+        (r#"{"message":["M"]}"#, "M"),
+        (r#"[{"error":{"message":"M"}},{"error":{"message":"N"}}]"#, "M"),
+        ("{\"error\":{\"message\":\"M\"}}\ntrailing line", "M"),
+        (r#"{"error":{"message":"M","type":"invalid_requ"#, "M"),
+        (r#"{"error":{"message":"half a sen"#, "half a sen"),
+    ] {
+        let reading = Reading::of_body(400, body.as_bytes(), &asked(true));
+        assert_eq!((reading.message(), reading.verdict), (message, Verdict::Pass), "{body}");
+    }
+}
+
+#[test]
 fn a_missing_model_and_a_missing_feature_are_distinguished() {
     for message in [
         "model 'qwen3-coder-plus' is not supported.",
@@ -144,6 +191,20 @@ fn a_missing_model_and_a_missing_feature_are_distinguished() {
         "Model qwen3-coder-plus is not available with your current plan",
         "The model is unavailable in the region of this workspace",
         "Sorry. Model qwen3-coder-plus does not exist. For details, see the list of models.",
+        "The model qwen3-coder-plus is no longer available.",
+        "Model qwen3-coder-plus has been deprecated, use qwen3.7-plus",
+        "The model `qwen3-coder-plus` was retired on 2026-10-01.",
+        "model qwen3-coder-plus has been taken offline",
+        "This model has been discontinued.",
+        "Model qwen3-coder-plus is not enabled for this workspace",
+        "Model qwen3-coder-plus is not deployed.",
+        "qwen3-coder-plus is not in the list of models",
+        "There is no model named qwen3-coder-plus",
+        "Invalid model name: qwen3-coder-plus",
+        "You do not have access to model qwen3-coder-plus.",
+        "You don't have permission to use the model qwen3-coder-plus",
+        "This key is not authorized to access model 'qwen3-coder-plus'",
+        "The supported API model names are qwen3.7-plus or glm-5, but you passed qwen3-coder-plus.",
     ] {
         for status in [400, 404] {
             assert_eq!(
@@ -170,6 +231,11 @@ fn a_missing_model_and_a_missing_feature_are_distinguished() {
         "The thinking mode of the model is not supported: qwen3-coder-plus",
         "The other-model model is not supported. Use qwen3-coder-plus",
         "model other-model is not supported",
+        "Model qwen3-coder-plus: unsupported parameter top_k",
+        "qwen3-coder-plus: deprecated field functions",
+        "Model qwen3-coder-plus is not enabled for tool calls",
+        "You are not allowed to use the model qwen3-coder-plus with tools",
+        "You can access model qwen3-coder-plus with a shorter input",
         "File not found",
         "The image was not found. model: qwen3-coder-plus",
         "",
@@ -249,6 +315,15 @@ fn an_error_is_found_in_every_dialect() {
         let of_body = ServerError::of_body(body.as_bytes());
         assert_eq!((of_body.message, of_body.code), (error.message, error.code), "{body}");
     }
+    for body in [
+        r#"{"code":"insufficient_quota","request_id":"r"}"#,
+        r#"{"code":"insufficient_quota","message":"","output":{"text":null}}"#,
+        "data: {\"code\":\"insufficient_quota\",\"data\":\"x\",\"choices\":[]}\n\n",
+        r#"{"error":{"code":"insufficient_quota","message":""},"choices":[]}"#,
+    ] {
+        let Content::Error(error) = inner(body) else { panic!("{body}") };
+        assert_eq!(error.code.as_deref(), Some("insufficient_quota"), "{body}");
+    }
     for body in ["{\"error\":\"text\"}", "event: error\ndata: text\n\n"] {
         assert!(matches!(inner(body), Content::Error(error) if error.message.as_deref() == Some("text")));
     }
@@ -274,6 +349,10 @@ fn content_beside_an_error_is_not_an_error() {
         r#"{"choices":[ ],"usage":{},"error":0}"#,
         r#"{"choices":[{"delta":{"role":"assistant"}}],"error_code":0,"error":{ }}"#,
         r#"{"output":{"text":"hi"},"code":"C","message":"M"}"#,
+        r#"{"choices":[{"message":{"content":"hi"}}],"error":{"code":null,"message":"","type":""}}"#,
+        r#"{"choices":[{"message":{"content":"hi"}}],"error":{"code":0,"message":"Request succeeded."}}"#,
+        r#"{"choices":[{"message":{"content":"hi"}}],"error":"null"}"#,
+        r#"{"choices":[],"usage":{"total_tokens":1},"code":"C"}"#,
         "{}",
         "<html>",
         ": ping\n\n",
@@ -283,7 +362,7 @@ fn content_beside_an_error_is_not_an_error() {
         r#"{"code":"Success","message":"fine"}"#,
         r#"{"error":{},"message":"fine"}"#,
     ] {
-        assert!(!matches!(inner(body), Content::Error(_)), "{body}");
+        assert!(!matches!(inner(body), Content::Error(_) | Content::Contradiction(_)), "{body}");
     }
 }
 
@@ -305,7 +384,10 @@ fn an_error_without_a_code_has_the_status_of_its_words() {
         ("week allocated quota exceeded", exhausted(Some(QuotaWindow::Week))),
         ("The free tier of the model has been exhausted.", exhausted(None)),
         ("invalid api-key", Verdict::KeyRejected),
-        ("The prepaid bill is overdue.", Verdict::RateLimited),
+        ("The prepaid bill is overdue.", Verdict::PaymentRequired),
+        ("Your postpaid bill is overdue.", Verdict::PaymentRequired),
+        ("Range of input length should be [1, 8]", Verdict::TooLong { limit: Some(8) }),
+        ("The model qwen3-coder-plus does not exist", Verdict::ModelUnavailable),
         ("tools is invalid", Verdict::Pass),
     ] {
         assert_eq!(inner_verdict(true, &json!({"error": {"message": message}})), verdict, "{message}");
@@ -327,6 +409,28 @@ fn words_about_the_account_outweigh_a_general_code_but_not_a_specific_one() {
             Verdict::TokenRejected,
         ),
         (true, None, "invalid_request_error", "Incorrect API key provided.", Verdict::KeyRejected),
+        (
+            true,
+            Some("limit_requests"),
+            "",
+            "week allocated quota exceeded",
+            exhausted(Some(QuotaWindow::Week)),
+        ),
+        (
+            true,
+            Some("InternalError.Algo"),
+            "",
+            "Range of input length should be [1, 9]",
+            Verdict::TooLong { limit: Some(9) },
+        ),
+        (
+            true,
+            Some("InternalError"),
+            "",
+            "Access denied, please make sure your account is in good standing.",
+            Verdict::PaymentRequired,
+        ),
+        (true, Some("server_error"), "", "Model qwen3-coder-plus not exist.", Verdict::ModelUnavailable),
         (true, Some("ServiceUnavailable"), "", "hour allocated quota exceeded", Verdict::Pass),
         (true, Some("model_not_found"), "invalid_request_error", "token expired", Verdict::ModelUnavailable),
         (false, Some("InvalidParameter"), "", "Could not load the image: access denied", Verdict::Pass),

@@ -15,6 +15,8 @@ pub(super) struct Words {
 /// Codes for an unpaid account.
 const UNPAID_CODES: [&str; 4] =
     ["arrearage", "prepaidbilloverdue", "postpaidbilloverdue", "commoditynotpurchased"];
+/// Messages about an unpaid account.
+const UNPAID_WORDS: [&str; 2] = ["account is in good standing", "bill is overdue"];
 /// Codes for rate limits whose message contains "quota".
 const RATE_CODES: [&str; 4] =
     ["throttling.ratequota", "limit_requests", "limit_burst_rate", "rate_limit_exceeded"];
@@ -56,15 +58,26 @@ const CODE_STATUSES: [(&str, u16); 21] = [
     ("timeout", 504),
 ];
 /// The status for a part of a general code.
-const GENERAL_CODE_STATUSES: [(&str, u16); 3] = [("invalid", 400), ("internal", 500), ("server_error", 500)];
-/// The status for words that can only be about the account.
-const ACCOUNT_WORD_STATUSES: [(&str, u16); 10] = [
+const GENERAL_CODE_STATUSES: [(&str, u16); 6] = [
+    ("invalid", 400),
+    ("internal", 500),
+    ("server_error", 500),
+    ("systemerror", 500),
+    ("servicefailed", 500),
+    ("api_error", 500),
+];
+/// The status for words that can only be about the account or the length of the conversation.
+const SPECIFIC_WORD_STATUSES: [(&str, u16); 14] = [
     ("free tier of the model has been exhausted", 403),
+    ("account is in good standing", 400),
     ("quota exceeded", 429),
     ("exceeded your current quota", 429),
     ("exceeded your quota", 429),
     ("bill is overdue", 429),
     ("quota has been exhausted", 429),
+    ("range of input length should be", 400),
+    ("maximum context length is", 400),
+    ("context window of", 400),
     ("invalid access token", 401),
     ("token expired", 401),
     ("api key provided", 401),
@@ -73,7 +86,7 @@ const ACCOUNT_WORD_STATUSES: [(&str, u16); 10] = [
 /// The status for words that may be about something else, such as the server of an image.
 const WORD_STATUSES: [(&str, u16); 5] = [
     ("rate increased too quickly", 429),
-    ("throttled", 429),
+    ("throttl", 429),
     ("rate limit", 429),
     ("too many requests", 429),
     ("access denied", 403),
@@ -102,11 +115,13 @@ impl Words {
         words.iter().any(|words| self.message.contains(words))
     }
 
-    pub(super) fn implied_status(&self) -> u16 {
+    /// Returns the status for an error without one. Words that leave no doubt count more than a general code.
+    pub(super) fn implied_status(&self, asked: &Asked) -> u16 {
         let by_code =
             |statuses| [&self.code, &self.kind].into_iter().find_map(|code| status_of(code, statuses));
         by_code(&CODE_STATUSES)
-            .or_else(|| status_of(&self.message, &ACCOUNT_WORD_STATUSES))
+            .or_else(|| status_of(&self.message, &SPECIFIC_WORD_STATUSES))
+            .or_else(|| self.lacks_model(asked.model).then_some(404))
             .or_else(|| by_code(&GENERAL_CODE_STATUSES))
             .or_else(|| status_of(&self.message, &WORD_STATUSES))
             .unwrap_or(400)
@@ -117,7 +132,7 @@ impl Words {
         if !is_final {
             return Verdict::Pass;
         }
-        if self.is_any(&UNPAID_CODES) || self.says(&["account is in good standing"]) || status == 402 {
+        if self.is_any(&UNPAID_CODES) || self.says(&UNPAID_WORDS) || status == 402 {
             return Verdict::PaymentRequired;
         }
         if self.is_any(&["data_inspection_failed", "datainspectionfailed", "content_filter"]) {
@@ -131,6 +146,8 @@ impl Words {
             401 => Verdict::TokenRejected,
             403 | 429 => self.quota(status, asked).unwrap_or_else(|| self.refusal(status, asked)),
             400 | 404 if asked.is_key && self.lacks_model(asked.model) => Verdict::ModelUnavailable,
+            // An event may give the status 400 to any error.
+            400 if window_of(&self.message).is_some() => self.quota(status, asked).unwrap_or(Verdict::Pass),
             _ => Verdict::Pass,
         }
     }
@@ -153,10 +170,11 @@ impl Words {
     }
 
     fn quota(&self, status: u16, asked: &Asked) -> Option<Verdict> {
-        if self.says(&["concurrency allocated quota exceeded"]) || self.is_any(&RATE_CODES) {
+        let window = window_of(&self.message);
+        let is_rate = self.says(&["concurrency allocated quota exceeded"]) || self.is_any(&RATE_CODES);
+        if is_rate && window.is_none() {
             return None;
         }
-        let window = window_of(&self.message);
         // Without a code, the words are enough.
         let is_quota = self.is_any(&["insufficient_quota", "quota_exceeded"])
             || (self.code.is_empty() && self.kind.is_empty() && self.says(&QUOTA_WORDS));

@@ -285,7 +285,7 @@ async fn an_impossibly_long_cooldown_is_replaced_by_a_real_one() {
 async fn a_broken_login_is_reported_beside_a_cooling_one() {
     let fleet = Fleet::of(2).await;
     fleet.hosts[0].on_every_api(quota());
-    fleet.hosts[1].on_every_api(Reply::html(401));
+    fleet.hosts[1].on_every_api(Reply::api_error(401, "no_access", "not for you"));
     let client = fleet.client();
     for _ in 0..2 {
         let answer = ask(&client).await;

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::support::fleet::{Fleet, who};
 use crate::support::reply::{Part, Reply};
 use crate::support::server::Server;
-use crate::support::setup::{CHAT, Setup, chat, post, text};
-use crate::support::time::soon;
+use crate::support::setup::{CHAT, Setup, chat, post, read, text};
+use crate::support::time::{soon, until};
 
 const MODEL: &str = "qwen3.7-plus";
 const MINUTE_MS: u64 = 60_000;
@@ -117,6 +117,50 @@ async fn each_answer_leads_to_the_state_it_means() {
             let is_cooling = matches!(first.availability, Availability::Cooling(_));
             assert_eq!(is_cooling, state.is_some_and(|code| code != Code::TokenRejected.as_str()), "{code}");
         }
+    }
+}
+
+#[tokio::test]
+async fn an_error_that_comes_late_instead_of_content_is_handled_as_its_status_is() {
+    let (fleet, first, second) = two_keys().await;
+    let error = json!({"error": {"code": "insufficient_quota", "message": "week allocated quota exceeded"}});
+    let role = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n";
+    let pause = || Part::Pause(Duration::from_millis(800));
+    let late = Part::text(&format!("data: {error}\n\n"));
+    first.on_every_api(Reply::events(vec![
+        Part::text(role),
+        pause(),
+        Part::text(": wait\n\n"),
+        pause(),
+        late,
+    ]));
+    let client = fleet.client();
+    assert_eq!(who(&say(&client, true).await), "second");
+    assert_eq!((first.api_requests().len(), second.api_requests().len()), (1, 1));
+    assert!(matches!(account(&client, "first").await.availability, Availability::Cooling(_)));
+}
+
+#[tokio::test]
+async fn an_error_after_content_is_noted_for_the_next_request() {
+    let error = json!({"error": {"code": "insufficient_quota", "message": "week allocated quota exceeded"}});
+    let content = "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\n";
+    let many = content.repeat(2_000);
+    for (for_host, begun) in [(false, content), (false, &many), (true, content)] {
+        let (fleet, first, _second) = two_keys().await;
+        let late = Part::text(&format!("data: {error}\n\n"));
+        first.on_every_api(Reply::events(vec![
+            Part::text(begun),
+            Part::Pause(Duration::from_millis(50)),
+            late,
+        ]));
+        let client = fleet.setup.client_with(&[], for_host);
+        let mut answer = say(&client, true).await;
+        assert_eq!((answer.status.as_u16(), who(&answer).as_str()), (200, "first"));
+        let (bytes, end) = read(&mut answer.body).await;
+        assert_eq!((bytes.starts_with(begun.as_bytes()), end.is_err()), (true, for_host));
+        until("the cooldown", || fleet.setup.events.count(EventKind::Exhausted) == 1).await;
+        assert_eq!(who(&say(&client, true).await), "second", "{for_host}");
+        assert_eq!(first.api_requests().len(), 1);
     }
 }
 
