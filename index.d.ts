@@ -397,7 +397,7 @@ declare namespace qwen {
      * For a longer or second one the account pauses, and the next account is used. A key with too many tokens in a
      * minute pauses for a minute, and twice as long each time, up to `quotaCooldownMs`. An error inside a successful
      * answer counts as an error status if no content came before it. To detect it, the head of a streamed chat is held
-     * back until the first content, for up to 1 s, and the head of a JSON answer until its end.
+     * back until the first content, for up to 10 s, and the head of a JSON answer until its end.
      *
      * An HTTP error of the API is a `Response` with the server's status, `Retry-After` and error `code`. If more is
      * known, `error.message` has the details, and the header `x-qwen-error` has one of the codes below. The header
