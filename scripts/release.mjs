@@ -1,6 +1,6 @@
 // Creates and publishes a release. `npm run release -- --pack` packs and checks all packages after the addons of all
 // targets are in npm/<target>/. `npm run release -- --publish` publishes the packages. `npm run release -- --dry-run`
-// does both with a registry on loopback and only this machine's addon, and tests the result.
+// builds this machine's addon, does both with a registry on loopback and only this addon, and tests the result.
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 import { packAll, readPacked } from "./release/pack.mjs";
@@ -25,6 +25,7 @@ async function pack({ isDryRun = false } = {}) {
   await ensureDependencies();
   await ensureDependencies(TOOLS);
   await run(process.execPath, ["scripts/manifests.mjs", "--check"]);
+  if (isDryRun) await run(process.execPath, ["scripts/build.mjs"]);
   const packages = packAll({ isDryRun });
   await lintPackages(packages);
   return packages;
