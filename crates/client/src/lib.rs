@@ -13,6 +13,7 @@ mod dotenv;
 mod gateway;
 mod host;
 mod keys;
+mod lenient_json;
 mod models;
 mod opencode_files;
 mod request;

@@ -5,8 +5,9 @@ use qwen_base::{Code, Error};
 use serde_json::{Value, json};
 
 use super::chunk::{Frame, needs_parsing};
+use crate::lenient_json::{parsed, shown, written};
 use crate::sse::{Line, SseEvent, data_of, is_done};
-use crate::verdict::dialect::{Content, ServerError, parsed};
+use crate::verdict::dialect::{Content, ServerError};
 
 /// Length in bytes of the last events that are kept, since their text may contain an error.
 const MAX_RECENT: usize = 16 * 1024;
@@ -116,7 +117,9 @@ impl ChatEvents {
         let out = if std::mem::take(&mut self.is_held) { &mut self.held } else { out };
         match corrected {
             Corrected::Kept => out.extend_from_slice(&self.lines),
-            Corrected::Replaced(event) => out.extend_from_slice(format!("data: {event}\n\n").as_bytes()),
+            Corrected::Replaced(event) => {
+                out.extend_from_slice(format!("data: {}\n\n", written(event)).as_bytes());
+            }
             Corrected::Dropped => {}
         }
     }
@@ -244,6 +247,7 @@ impl ChatEvents {
     pub(super) fn error_in_text(&self) -> Option<ServerError> {
         let events = self.recent.split(|&byte| byte == EVENT_END).filter_map(parsed);
         let text: String = events.filter_map(|event| text_of(&event)).collect();
+        let text = shown(&text);
         let start = text.rfind("event:error").or_else(|| text.rfind("event: error")).unwrap_or(0);
         ServerError::in_events(&text[start..]).or_else(|| {
             text.match_indices('{').take(8).find_map(|(at, _)| {

@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
+use crate::lenient_json::{parsed, written};
+
 /// Returns the events of a completion; `None` if the document is not a completion.
 pub(super) fn as_events(json: &[u8]) -> Option<Vec<u8>> {
-    let mut completion: Value =
-        serde_json::from_slice(json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json)).ok()?;
+    let mut completion = parsed(json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json))?;
     let fields = completion.as_object_mut()?;
     let usage = fields.remove("usage").filter(Value::is_object);
     let Some(Value::Array(mut choices)) = fields.remove("choices") else { return None };
@@ -30,7 +31,7 @@ pub(super) fn as_events(json: &[u8]) -> Option<Vec<u8>> {
         if let Some(usage) = usage {
             completion["usage"] = usage;
         }
-        format!("data: {completion}\n\n")
+        format!("data: {}\n\n", written(&completion))
     };
     let mut events = event(choices.into(), None) + &event(ends.into(), None);
     if usage.is_some() {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use crate::lenient_json::string_of;
 use crate::sse::{EventReader, SseEvent, error_status};
 
 /// Longest text of an error, in bytes. Longer texts are cut.
@@ -14,8 +15,6 @@ const MAX_TEXT: usize = 4 * 1024;
 pub const MAX_ERROR_BODY: usize = 64 * 1024;
 /// Shortest document, in bytes, that may have been cut.
 const MAY_BE_CUT: usize = MAX_ERROR_BODY / 2;
-/// Depth of JSON values that are kept. The arguments of a tool call are at this depth.
-const PARSED_DEPTH: usize = 8;
 /// Largest number of `error` objects in one another that are opened.
 const MAX_NESTED: usize = 4;
 /// Codes and words that servers give in place of an error when there is none.
@@ -164,7 +163,7 @@ impl<'a> LowercaseFields<'a> {
             let raw = self.raw(name)?;
             let raw = first_item(raw).unwrap_or(raw);
             let is_number = raw.starts_with(|c: char| c.is_ascii_digit());
-            shortened(&serde_json::from_str(raw).ok().or_else(|| is_number.then(|| raw.to_owned()))?)
+            shortened(&string_of(raw).or_else(|| is_number.then(|| raw.to_owned()))?)
         })
     }
 
@@ -303,25 +302,4 @@ fn closed(text: &str, shortest: usize) -> Cow<'_, str> {
     let end: String = closers.into_iter().rev().collect();
     let in_value = format!("{}{}{end}", &text[..whole], if in_text { "\"" } else { "" });
     Cow::Owned(if is_json(&in_value) { in_value } else { format!("{}{end}", &text[..last_item]) })
-}
-
-/// Parses a JSON document. Invalid UTF-8 is replaced, and values that are too deep for the parser become null.
-#[must_use]
-pub fn parsed(data: &[u8]) -> Option<Value> {
-    let text = String::from_utf8_lossy(data);
-    serde_json::from_str(&text).ok().or_else(|| shallow(&text, PARSED_DEPTH))
-}
-
-fn shallow(text: &str, depth: usize) -> Option<Value> {
-    if depth == 0 {
-        return None;
-    }
-    let value = |raw: &RawValue| {
-        serde_json::from_str(raw.get()).ok().or_else(|| shallow(raw.get(), depth - 1)).unwrap_or_default()
-    };
-    if let Ok(fields) = serde_json::from_str::<BTreeMap<String, &RawValue>>(text) {
-        return Some(fields.into_iter().map(|(name, raw)| (name, value(raw))).collect());
-    }
-    let items: Vec<&RawValue> = serde_json::from_str(text).ok()?;
-    Some(items.into_iter().map(value).collect())
 }

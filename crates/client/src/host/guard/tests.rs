@@ -402,6 +402,54 @@ fn a_completion_with_tool_calls_becomes_a_stream() {
     assert!(ended.out.ends_with("data: [DONE]\n\n"));
 }
 
+#[test]
+fn half_a_surrogate_pair_is_passed_on_as_it_came() {
+    let end = event(r#"{"delta":{},"finish_reason":"stop"}"#);
+    for (first, second, kept) in [
+        (
+            r#"{"delta":{"content":"a\ud83d"}}"#,
+            r#"{"delta":{"content":"\ude00b"}}"#,
+            [r"a\ud83d", r"\ude00b"],
+        ),
+        (
+            r#"{"delta":{"content":[{"text":"a\ud83d"}]},"finish_reason":""}"#,
+            r#"{"delta":{"content":[{"text":"\ude00b"}]},"finish_reason":""}"#,
+            [r#""content":"a\ud83d""#, r#""content":"\ude00b""#],
+        ),
+        (
+            r#"{"delta":{"tool_calls":{"index":0,"function":{"name":"f","arguments":"{\"\ud83d"}}}}"#,
+            r#"{"delta":{"tool_calls":{"index":0,"function":{"arguments":"\ude00\":1}"}}}}"#,
+            [r#""arguments":"{\"\ud83d""#, r#""arguments":"\ude00\":1}""#],
+        ),
+        (
+            r#"{"delta":{"reasoning_content":"\ud83d"},"finish_reason":false}"#,
+            r#"{"delta":{"reasoning_content":"\ude00"},"finish_reason":false}"#,
+            [r#""reasoning_content":"\ud83d""#, r#""reasoning_content":"\ude00""#],
+        ),
+    ] {
+        let stream = format!("{}{}{end}", event(first), event(second));
+        for chunk in [1, 20, stream.len()] {
+            let ended = run(stream.as_bytes(), chunk);
+            assert_eq!(ended.problem, None, "{first}");
+            let at = kept.map(|kept| ended.out.find(kept).unwrap_or_else(|| panic!("{kept}: {}", ended.out)));
+            assert!(at[0] < at[1], "{first}");
+        }
+    }
+    let completion = r#"{"choices":[{"message":{"content":"a\ud83d"},"finish_reason":"stop"}],"usage":{"total_tokens":1}}"#;
+    let ended = run(completion.as_bytes(), 9);
+    assert_eq!(ended.problem, None);
+    assert!(ended.out.contains(r#""content":"a\ud83d""#), "{}", ended.out);
+    for error in [
+        "data: {\"error\":{\"code\":\"C\",\"message\":\"no \\ud83d\"}}\n\n".to_owned(),
+        event(
+            r#"{"delta":{"content":"event:error\ndata:{\"code\":\"C\",\"message\":\"no \ud83d\"}"},"finish_reason":"error_finish"}"#,
+        ),
+    ] {
+        let ended = run(error.as_bytes(), 9);
+        assert_eq!(ended.problem.as_deref(), Some("Qwen ended its answer with an error: no \u{fffd} (C)"));
+    }
+}
+
 proptest! {
     #[test]
     fn unknown_events_are_passed_on_unchanged(stream in "(data: |\\{|\\[|\"a\"|[a-z:\n]){0,60}", chunk in 1_usize..50) {
