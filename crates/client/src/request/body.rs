@@ -294,17 +294,14 @@ impl Body {
 
     /// Guards the stream of chat events for a host, and reads ahead to its first content or its end.
     pub async fn watch(&mut self) -> Beginning {
-        let limit = self.idle_timeout;
         let mut guard = Guard::default();
-        let problem = match tokio::time::timeout(limit, self.watch_for_content(&mut guard)).await {
-            Ok(Ok(())) if !guard.has_failed_at_once() => {
+        let problem = match self.watch_for_content(&mut guard).await {
+            Ok(()) if !guard.has_failed_at_once() => {
                 self.guard = Some(guard);
                 return Beginning::Content;
             }
-            Ok(Ok(())) => guard.problem(None),
-            Ok(Err(problem)) => problem,
-            // Comments that keep the connection alive are not content.
-            Err(_) => guard.problem(Some(&TransportError::timeout("Qwen", limit).error)),
+            Ok(()) => guard.problem(None),
+            Err(problem) => problem,
         };
         guard.take_server_error().map_or(Beginning::Problem(problem), Beginning::Error)
     }
@@ -316,8 +313,9 @@ impl Body {
     }
 
     async fn watch_for_content(&mut self, guard: &mut Guard) -> Result<()> {
-        let mut held = 0;
-        while !guard.has_said_something() && held < MAX_HELD {
+        let (mut held, begun) = (0, Instant::now());
+        // Comments keep a stream alive as long as the server thinks, so its head is not held back for ever.
+        while !guard.has_said_something() && held < MAX_HELD && begun.elapsed() < self.idle_timeout {
             let next = if guard.is_over() { Ok(None) } else { self.receive().await };
             match next {
                 Ok(Some(bytes)) => {

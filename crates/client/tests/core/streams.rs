@@ -207,6 +207,22 @@ async fn a_live_stream_has_no_time_limit() {
 }
 
 #[tokio::test]
+async fn comments_keep_a_silent_chat_alive_in_a_host() {
+    let setup = Setup::fresh().await.with_idle_timeout(millis(1000));
+    let drips = (0..12).flat_map(|_| [Part::text(": keep-alive\n\n"), Part::Pause(millis(150))]);
+    setup.server.on_every_api(Reply::events(drips.chain([Part::text(GOOD_STREAM)]).collect()));
+    let answer = text(setup.host_client().fetch(chat(true)).await.unwrap()).await;
+    assert_eq!(answer, format!("{}{GOOD_STREAM}", ": keep-alive\n\n".repeat(12)));
+
+    // Silence after the comments is still noticed.
+    let parts = vec![Part::text(": keep-alive\n\n"), Part::Stall];
+    let setup = Setup::fresh().await.with_idle_timeout(millis(250));
+    setup.server.on_every_api(Reply::events(parts));
+    let answer = setup.host_client().fetch(chat(true)).await.unwrap();
+    assert_eq!((answer.status.as_u16(), answer.error_code()), (400, Some(Code::Timeout.as_str())));
+}
+
+#[tokio::test]
 async fn a_paused_reader_is_not_a_silent_server() {
     let setup = Setup::fresh().await.with_idle_timeout(millis(200));
     let part = Part::Bytes(vec![b'x'; 4 * MIB].into());
