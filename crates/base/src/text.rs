@@ -53,7 +53,8 @@ pub fn shorten_message(message: String) -> String {
 }
 
 /// True for control characters (C0, DEL, C1) and for characters that reorder or break a line.
-fn is_unsafe(character: char) -> bool {
+#[must_use]
+pub fn is_unsafe(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

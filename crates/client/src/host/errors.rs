@@ -1,11 +1,14 @@
 //! Makes errors final for `OpenCode`, so that it shows them once and does not retry. Pure.
 //!
 //! `OpenCode` shows the message of a 4xx unchanged. It retries a 429 silently for as long as `Retry-After` says, and treats
-//! any error that contains one of its retry words as a 429.
+//! any error that contains one of its retry words as a 429. After an error with one of its overflow words it replaces the
+//! conversation by a summary.
 
 use http::StatusCode;
-use qwen_base::{Code, Error};
+use qwen_base::{Code, Error, is_unsafe};
+use serde_json::Value;
 
+use crate::lenient_json::{parsed, written};
 use crate::verdict::{Reading, Verdict};
 
 /// Longest rate limit, in milliseconds, that `OpenCode` waits for.
@@ -60,6 +63,32 @@ const RETRY_WORDS: [&str; 46] = [
     "at capacity",
     "enetdown",
 ];
+/// `OpenCode` replaces the conversation by a summary after an error that contains one of these. A space also matches `-` and `_`.
+const OVERFLOW_WORDS: [&str; 23] = [
+    "prompt is too long",
+    "prompt too long",
+    "input is too long",
+    "input length",
+    "input token count",
+    "exceeds the context window",
+    "exceeds the limit of",
+    "exceeds the available context size",
+    "exceeded model token limit",
+    "maximum prompt length",
+    "maximum context length",
+    "reduce the length of the messages",
+    "greater than the context length",
+    "context length is only",
+    "context length exceeded",
+    "context window exceed",
+    "request entity too large",
+    "request too large",
+    "too large for model",
+    "too many tokens",
+    "token limit exceeded",
+    "(no body)",
+    "context overflow",
+];
 /// Longest message for a host, in bytes.
 const MAX_SHOWN: usize = 2_000;
 
@@ -109,6 +138,7 @@ impl FinalError {
             ("", _) => {
                 format!("Qwen refused the request with status {} and gave no reason.", status.as_u16())
             }
+            (words, Verdict::TooLong { .. }) => without_retry_words(words),
             (words, _) => plain(words),
         };
         let mut server_code = reading.code().map(plain);
@@ -116,7 +146,8 @@ impl FinalError {
             // This code and message make the host compact the conversation.
             server_code = Some("context_length_exceeded".to_owned());
             if let Some(limit) = limit.filter(|_| !message.contains("maximum context length")) {
-                message = plain(&format!("This model's maximum context length is {limit} tokens. {message}"));
+                let said = format!("This model's maximum context length is {limit} tokens. {message}");
+                message = without_retry_words(&said);
             }
         }
         Some(Self { status, message, code, server_code })
@@ -154,26 +185,97 @@ impl FinalError {
     }
 }
 
-/// Breaks the retry words of a message with an invisible character, and cuts the message to 2,000 bytes.
+/// Returns a message without control characters, cut to 2,000 bytes. Breaks the words that make `OpenCode` retry or compact.
 #[must_use]
 pub fn plain(message: &str) -> String {
-    const WORD_JOINER: char = '\u{2060}';
-    let end =
-        (0..=message.len().min(MAX_SHOWN)).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
-    let mut text = message[..end].to_owned();
-    let mut folded = folded(&text);
-    for word in RETRY_WORDS {
-        while let Some(at) = folded.find(word) {
-            text.insert(at + 1, WORD_JOINER);
-            folded.insert(at + 1, WORD_JOINER);
-        }
-    }
-    text
+    broken(&visible(message), |text| {
+        starts_with_any(text, &RETRY_WORDS) || starts_with_any(text, &OVERFLOW_WORDS)
+    })
 }
 
-/// Folds a text as the host does before it compares. The length in bytes stays the same.
-fn folded(text: &str) -> String {
-    text.to_ascii_lowercase().replace(['-', '_'], " ")
+/// Breaks only the words that make `OpenCode` retry: it may compact.
+fn without_retry_words(message: &str) -> String {
+    broken(&visible(message), |text| starts_with_any(text, &RETRY_WORDS))
+}
+
+/// Returns an error body in place of one that the host retries, without words that make it compact and without control
+/// characters; `None` if there are none.
+#[must_use]
+pub fn calmed(body: &[u8]) -> Option<String> {
+    let calm = |text: &str| broken(text, |text| starts_with_any(text, &OVERFLOW_WORDS));
+    let Some(document) = parsed(body).filter(Value::is_object) else {
+        let text = String::from_utf8_lossy(body);
+        let calmed = calm(&without_controls(&text, &['\n', '\r', '\t']));
+        return (calmed != text).then_some(calmed);
+    };
+    let mut calmed = document.clone();
+    for_each_text(&mut calmed, &|text| calm(&without_controls(text, &['\n', '\t'])));
+    (calmed != document).then(|| written(&calmed))
+}
+
+fn for_each_text(value: &mut Value, change: &impl Fn(&str) -> String) {
+    match value {
+        Value::String(text) => *text = change(text),
+        Value::Array(items) => items.iter_mut().for_each(|item| for_each_text(item, change)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| for_each_text(value, change)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn starts_with_any(text: &[u8], words: &[&str]) -> bool {
+    words.iter().any(|word| text.starts_with(word.as_bytes()))
+}
+
+/// Cuts a text to 2,000 bytes, and removes its control characters.
+fn visible(text: &str) -> String {
+    let end = (0..=text.len().min(MAX_SHOWN)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    without_controls(&text[..end], &['\n', '\t'])
+}
+
+/// Replaces the characters that control a terminal or reorder a line by spaces.
+fn without_controls(text: &str, kept: &[char]) -> String {
+    text.replace(|character| is_unsafe(character) && !kept.contains(&character), " ")
+}
+
+/// Inserts an invisible character after the first character of each word.
+fn broken(text: &str, is_word: impl Fn(&[u8]) -> bool) -> String {
+    const WORD_JOINER: char = '\u{2060}';
+    let folded = Folded::of(text);
+    let (mut broken, mut copied) = (String::new(), 0);
+    for start in (0..folded.text.len()).filter(|start| is_word(&folded.text[*start..])) {
+        let end = folded.origins[start] + 1;
+        broken.push_str(&text[copied..end]);
+        broken.push(WORD_JOINER);
+        copied = end;
+    }
+    broken.push_str(&text[copied..]);
+    broken
+}
+
+/// A text as the host compares it: in lower case, with one space for each run of white space, `-` and `_`.
+struct Folded {
+    text: Vec<u8>,
+    /// The position in the text of each byte.
+    origins: Vec<usize>,
+}
+
+impl Folded {
+    fn of(text: &str) -> Self {
+        let mut folded = Self { text: Vec::new(), origins: Vec::new() };
+        for (at, character) in text.char_indices() {
+            let is_space = character.is_whitespace() || matches!(character, '-' | '_' | '\u{feff}');
+            // Only ASCII characters are part of a word.
+            let byte = match u8::try_from(character) {
+                _ if is_space && folded.text.last() == Some(&b' ') => continue,
+                _ if is_space => b' ',
+                Ok(byte) if byte.is_ascii() => byte.to_ascii_lowercase(),
+                _ => 0,
+            };
+            folded.text.push(byte);
+            folded.origins.push(at);
+        }
+        folded
+    }
 }
 
 /// Formats a moment for users: `at 07:00 (in 1 h)`.
@@ -204,8 +306,13 @@ mod tests {
     use super::*;
     use crate::verdict::Asked;
 
+    fn holds(text: &str, words: &[&str]) -> bool {
+        let text = Folded::of(text).text;
+        (0..text.len()).any(|start| starts_with_any(&text[start..], words))
+    }
+
     fn holds_retry_word(text: &str) -> bool {
-        RETRY_WORDS.iter().any(|word| folded(text).contains(word))
+        holds(text, &RETRY_WORDS)
     }
 
     #[test]
@@ -245,6 +352,64 @@ mod tests {
     }
 
     #[test]
+    fn only_a_conversation_that_is_too_long_makes_the_host_compact() {
+        for message in [
+            "The prompt is too long: 9 > 1 maximum",
+            "Input is too long for requested model.",
+            "Your input exceeds the context window of this model",
+            "The input token count (9) exceeds the maximum number of tokens allowed (1)",
+            "This model's maximum prompt length is 1 but the request contains 9 tokens",
+            "Please reduce the length of the messages or completion",
+            "This model's maximum context length is 1 tokens.",
+            "The prompt token count of 9 exceeds the limit of 1",
+            "the request exceeds the available context size",
+            "tokens to keep is greater than the context length",
+            "invalid params, context window exceeds limit",
+            "Your request exceeded model token limit: 1",
+            "context_length_exceeded",
+            "Request Entity  Too\u{a0}Large",
+            "Too many tokens per\u{1b}[31m minute",
+            "token limit exceeded",
+            "input length 9 exceeds",
+            "400 status code (no body)",
+        ] {
+            let body = json!({"error": {"message": message, "code": message}}).to_string();
+            let calm = calmed(body.as_bytes()).unwrap();
+            for text in [&plain(message), &calm, &calmed(message.as_bytes()).unwrap()] {
+                assert!(!holds(text, &OVERFLOW_WORDS) && !text.contains('\u{1b}'), "{text}");
+            }
+            let shown: Value = serde_json::from_str(&calm).unwrap();
+            assert_eq!(
+                shown["error"]["message"].as_str().unwrap().replace('\u{2060}', ""),
+                message.replace('\u{1b}', " ")
+            );
+        }
+        // The host waits for this one, in the server's words.
+        let limit = r#"{"error":{"message":"Requests rate limit exceeded, try again later"},"n":[1,null]}"#;
+        assert_eq!(calmed(limit.as_bytes()), None);
+        assert_eq!(calmed(b"<html>\r\n\t503</html>"), None);
+        let asked = Asked { is_key: true, model: "m", now_ms: 0 };
+        let long = br#"{"error":{"message":"This model's maximum context length is 98304 tokens."}}"#;
+        let long = FinalError::of_reading(&Reading::of_body(400, long, &asked)).unwrap();
+        assert_eq!(long.message, "This model's maximum context length is 98304 tokens.");
+    }
+
+    #[test]
+    fn words_are_found_across_all_white_space_and_control_characters_are_not_shown() {
+        for (message, shown) in [
+            ("Rate\u{a0}limit", "R\u{2060}ate\u{a0}limit"),
+            ("try  again\t\nin 5 s", "t\u{2060}ry  again\t\nin 5 s"),
+            ("too\u{3000}many-_requests", "t\u{2060}oo\u{3000}many-_requests"),
+            ("server\u{0}error", "s\u{2060}erver error"),
+            ("a\u{1b}[31mb\u{9b}c\u{202e}d\u{2066}e\rf", "a [31mb c d e f"),
+            ("epipepipe", "e\u{2060}pipe\u{2060}pipe"),
+            ("é 5000 ü", "é 5\u{2060}000 ü"),
+        ] {
+            assert_eq!(plain(message), shown);
+        }
+    }
+
+    #[test]
     fn a_short_rate_limit_is_left_to_the_host_and_a_long_one_is_final() {
         assert_eq!(FinalError::of_rate_limit(Some(5_000), 0, 0), None);
         assert_eq!(FinalError::of_rate_limit(None, 0, 0), None);
@@ -277,9 +442,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_retry_word_survives_and_nothing_else_changes(text in "([a-z ]{0,3}(429|500|timeout|Time-out|EXHAUSTED|rate limit|Rate_Limit|5000|unavailable)){0,4}") {
+        fn no_word_survives_and_nothing_else_changes(text in "([a-z ]{0,3}(429|500|timeout|Time-out|EXHAUSTED|rate limit|Rate_Limit|5000|unavailable|prompt is too long|Too\u{a0}\tmany_tokens)){0,4}") {
             let made_plain = plain(&text);
-            prop_assert!(!holds_retry_word(&made_plain));
+            prop_assert!(!holds_retry_word(&made_plain) && !holds(&made_plain, &OVERFLOW_WORDS));
             prop_assert_eq!(made_plain.replace('\u{2060}', ""), text);
         }
     }

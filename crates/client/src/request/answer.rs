@@ -74,6 +74,12 @@ impl Answer {
         self.headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
     }
 
+    /// Removes `Retry-After` in all its forms.
+    pub fn remove_retry_after(&mut self) {
+        self.headers.remove(RETRY_AFTER);
+        self.headers.remove(RETRY_AFTER_MS);
+    }
+
     /// Sets the error code of this package.
     pub fn note_error(&mut self, code: Code) {
         self.headers.insert(ERROR_HEADER, HeaderValue::from_static(code.as_str()));
@@ -106,8 +112,7 @@ impl Answer {
     #[must_use]
     pub fn into_final(mut self, error: &FinalError) -> Self {
         self.status = error.status;
-        self.headers.remove(RETRY_AFTER);
-        self.headers.remove(RETRY_AFTER_MS);
+        self.remove_retry_after();
         let mut document = json!({"error": {"message": error.message, "type": "qwen_error"}});
         if let Some(code) = &error.server_code {
             document["error"]["code"] = code.as_str().into();
@@ -147,9 +152,14 @@ impl Answer {
 
     /// Replaces the body by a JSON document.
     pub fn set_json(&mut self, document: &Value) {
+        self.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.set_text(document.to_string());
+    }
+
+    /// Replaces the body by a text of the same type.
+    pub fn set_text(&mut self, text: String) {
         self.headers.remove(CONTENT_LENGTH);
         self.headers.remove(CONTENT_ENCODING);
-        self.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.body = Body::from_bytes(Bytes::from(document.to_string()));
+        self.body = Body::from_bytes(Bytes::from(text));
     }
 }

@@ -12,9 +12,9 @@ use url::Url;
 use super::answer::{Answer, Beginning, Body};
 use super::headers;
 use super::prepare::{Prepared, Redirect};
-use crate::host::errors::FinalError;
+use crate::host::errors::{FinalError, SHORT_WAIT_MS, calmed};
 use crate::verdict::dialect::{Content, MAX_ERROR_BODY, ServerError};
-use crate::verdict::{AnswerReader, Asked, Reading};
+use crate::verdict::{AnswerReader, Asked, Reading, Verdict};
 
 /// Largest beginning of a success, in bytes, that is searched for an error.
 const MAX_READ_AHEAD: usize = 1024 * 1024;
@@ -136,9 +136,6 @@ impl Sender {
         let retry_after_ms = retry_after_of(response.headers(), now_ms);
         let headers = headers::of_answer(response.headers());
         let mut answer = Answer { status, headers, url, body: Body::live(response, self.idle_timeout) };
-        if let Some(ms) = retry_after_ms.filter(|_| self.for_host) {
-            answer.set_retry_after(ms);
-        }
         let asked = Asked { is_key: account.kind != Kind::OAuth, model: &prepared.model, now_ms };
         let mut error_body = Vec::new();
         let mut reading = Reading::success(status.as_u16());
@@ -161,6 +158,9 @@ impl Sender {
                 }
                 Beginning::Problem(problem) => answer = answer.into_final(&FinalError::of_stream(&problem)),
             }
+        }
+        if self.for_host {
+            adapt(&mut answer, reading.verdict, &mut error_body, retry_after_ms).await;
         }
         answer.note_account(&account.id);
         Ok(Attempt { answer, reading, error_body, retry_after_ms })
@@ -233,6 +233,27 @@ impl Sender {
                 }
             }
         }
+    }
+}
+
+/// Adapts an answer that a host may wait for: it obeys any `Retry-After`, and compacts the conversation after some words.
+async fn adapt(answer: &mut Answer, verdict: Verdict, error_body: &mut Vec<u8>, retry_after_ms: Option<u64>) {
+    let status = answer.status;
+    let is_temporary = status.is_server_error() || matches!(status.as_u16(), 408 | 425);
+    match retry_after_ms {
+        Some(ms) if is_temporary && ms > SHORT_WAIT_MS => answer.remove_retry_after(),
+        Some(ms) => answer.set_retry_after(ms),
+        None => {}
+    }
+    if status.is_server_error() && error_body.is_empty() {
+        *error_body = answer.body.peek(MAX_ERROR_BODY).await;
+    }
+    let is_failure = status.is_client_error() || status.is_server_error();
+    if is_failure
+        && !matches!(verdict, Verdict::TooLong { .. })
+        && let Some(calm) = calmed(error_body)
+    {
+        answer.set_text(calm);
     }
 }
 

@@ -262,7 +262,9 @@ impl<'a> Call<'a> {
                     self.cannot_answer(attempt, Code::PaymentRequired);
                 } else if verdict == Verdict::RateLimited {
                     let limit = FinalError::of_rate_limit(retry_after_ms, now, self.utc_offset_minutes);
-                    self.last = Some(Ok(self.for_host(attempt.answer, limit)));
+                    let mut answer = attempt.answer;
+                    answer.note_error(Code::RateLimited);
+                    self.last = Some(Ok(self.for_host(answer, limit)));
                 }
                 Ok(Ended::With(Outcome::Cooling(cooldown)))
             }

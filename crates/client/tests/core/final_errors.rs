@@ -84,7 +84,48 @@ async fn the_host_waits_for_a_short_rate_limit() {
         assert_eq!(answer.status, 429);
         assert_eq!(answer.headers["retry-after"], "30");
         assert!(!answer.headers.contains_key("retry-after-ms"));
+        assert_eq!(answer.error_code(), Some("ERR_QWEN_RATE_LIMITED"));
     }
+}
+
+#[tokio::test]
+async fn the_host_sleeps_for_no_hours_before_it_retries() {
+    for (status, header, wait) in [
+        (503, ("retry-after", "3600"), None),
+        (500, ("retry-after-ms", "3600000"), None),
+        (408, ("retry-after", "61"), None),
+        (425, ("retry-after", "86400"), None),
+        (503, ("retry-after", "60"), Some("60")),
+    ] {
+        let setup = Setup::fresh().await;
+        setup.server.on_every_api(Reply::api_error(status, "", "busy").header(header.0, header.1));
+        let answer = setup.host_client().fetch(chat(true)).await.unwrap();
+        let found = answer.headers.get("retry-after").map(|value| value.to_str().unwrap());
+        assert_eq!((answer.status.as_u16(), found), (status, wait), "{header:?}");
+        assert!(!answer.headers.contains_key("retry-after-ms"));
+        assert!(text(answer).await.contains("busy"));
+    }
+}
+
+#[tokio::test]
+async fn only_a_conversation_that_is_too_long_is_replaced_by_a_summary() {
+    let words = "Too many tokens per minute, reduce the length of the messages";
+    for (status, code, shown) in
+        [(400, "InvalidParameter", 400), (429, "Throttling.RateQuota", 429), (500, "", 500), (503, "x", 503)]
+    {
+        let setup = Setup::fresh().await;
+        setup.server.on_every_api(Reply::api_error(status, code, words));
+        let answer = setup.host_client().fetch(chat(true)).await.unwrap();
+        assert_eq!(answer.status, shown);
+        let body = text(answer).await;
+        assert!(!body.contains("Too many tokens") && !body.contains("reduce the length"), "{body}");
+        assert!(body.replace('\u{2060}', "").contains(words), "{body}");
+    }
+    let setup = Setup::fresh().await;
+    let long = "This model's maximum context length is 98304 tokens.";
+    setup.server.on_every_api(Reply::api_error(400, "", long));
+    let body = text(setup.host_client().fetch(chat(true)).await.unwrap()).await;
+    assert!(body.contains(long) && body.contains("context_length_exceeded"), "{body}");
 }
 
 #[tokio::test]
