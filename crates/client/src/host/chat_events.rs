@@ -2,10 +2,12 @@
 
 use memchr::memchr2;
 use qwen_base::{Code, Error};
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 use super::chunk::{Frame, needs_parsing};
-use crate::lenient_json::{parsed, shown, written};
+use super::error_text::{error_beside_choices, error_in, has_error_block};
+use super::shape::{Shape, TEXTS};
+use crate::lenient_json::{parsed, written};
 use crate::sse::{Line, SseEvent, data_of, is_done};
 use crate::verdict::dialect::{Content, ServerError};
 
@@ -25,6 +27,7 @@ pub(super) struct ChatEvents {
     /// The data of the last events, each followed by [`EVENT_END`].
     recent: Vec<u8>,
     frame: Frame,
+    shape: Shape,
     /// An event whose text is an error block. It is held back until the next event: if the answer ends with an error, the
     /// error message already contains the words of the block.
     pub(super) held: Vec<u8>,
@@ -38,6 +41,8 @@ pub(super) struct ChatEvents {
     pub(super) server_error: Option<ServerError>,
 }
 
+/// The finish reason of an answer whose text ends with an error.
+const ERROR_FINISH: &str = "error_finish";
 /// Ends the data of an event in the list of recent ones. JSON never contains this byte.
 const EVENT_END: u8 = 0;
 
@@ -97,7 +102,7 @@ impl ChatEvents {
         if self.frame.fits(data) {
             return false;
         }
-        let needs_parsing = needs_parsing(data, self.has_call);
+        let needs_parsing = needs_parsing(data, self.has_call && !self.shape.has_odd_calls());
         if !needs_parsing {
             self.frame.learn(data);
         }
@@ -111,7 +116,9 @@ impl ChatEvents {
 
     /// Writes the event that was held back, and then the current one.
     pub(super) fn write(&mut self, corrected: &Corrected, out: &mut Vec<u8>) {
-        if self.failure.is_none() && !self.is_done {
+        // A comment or a dropped event says nothing about the block.
+        let is_event = !self.event.data.is_empty() && !matches!(corrected, Corrected::Dropped);
+        if is_event && self.failure.is_none() && !self.is_done {
             out.append(&mut self.held);
         }
         let out = if std::mem::take(&mut self.is_held) { &mut self.held } else { out };
@@ -126,7 +133,9 @@ impl ChatEvents {
 
     fn corrected(&mut self, data: &[u8]) -> Corrected {
         if data.is_empty() {
-            return Corrected::Kept;
+            // Comments are kept. The host does not understand empty data.
+            let has_data = self.lines.split(|&byte| byte == b'\n').any(|line| data_of(line).is_some());
+            return if has_data { Corrected::Dropped } else { Corrected::Kept };
         }
         if is_done(data) {
             self.is_done = true;
@@ -158,70 +167,68 @@ impl ChatEvents {
                 self.fail_with(Some(error), None);
                 return Corrected::Dropped;
             }
-            // An error beside content is not a verdict about the account.
+            // An error beside content is not a verdict about the account, unless it ended the answer.
             Content::Contradiction(error) => {
-                self.fail(&broken_off(error.message.as_deref(), None), None);
+                if ends_with_error(data) {
+                    self.fail_with(Some(error), None);
+                } else {
+                    self.fail(&broken_off(error.message.as_deref(), None), None);
+                }
                 return Corrected::Dropped;
             }
             Content::Nothing | Content::Answer => {}
         }
-        let Some(Value::Object(mut fields)) = parsed(data) else { return Corrected::Kept };
-        // The host takes an event with this member for an error, whatever the value.
-        let (was_finished, mut is_changed) = (self.is_finished, fields.remove("error").is_some());
-        if !fields.get("choices").is_some_and(Value::is_array) {
-            fields.insert("choices".to_owned(), json!([]));
-            is_changed = true;
-        }
+        let is_object = data.trim_ascii_start().starts_with(b"{");
+        let Some(mut fields) = parsed(data).and_then(only_object) else {
+            // The host reports an event that was cut. It does not understand a sign of life such as `ping`.
+            return if is_object { Corrected::Kept } else { Corrected::Dropped };
+        };
+        let mut is_changed = !is_object;
+        is_changed |= self.shape.correct(&mut fields);
+        let was_finished = self.is_finished;
         for choice in fields.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
             match self.correct(choice) {
                 Ok(has_changed) => is_changed |= has_changed,
                 Err(reason) => {
                     self.is_finished = was_finished;
-                    let error = Some(self.error_in_text()).filter(|_| reason == "error_finish").flatten();
+                    let mut error = None;
+                    if reason == ERROR_FINISH {
+                        error = error_beside_choices(data).or_else(|| self.error_in_text());
+                    }
                     self.fail_with(error, Some(&reason));
                     return Corrected::Dropped;
                 }
             }
         }
         let event = Value::Object(fields);
-        self.is_held = !self.is_finished && text_of(&event).is_some_and(|text| is_error_block(&text));
+        self.is_held = !self.is_finished && has_error_block(&event);
         if is_changed { Corrected::Replaced(event) } else { Corrected::Kept }
     }
 
     /// Corrects a choice for the host. Returns true if the choice changed. Fails with the finish reason if that means an error.
     fn correct(&mut self, choice: &mut Value) -> Result<bool, String> {
-        let mut is_changed = false;
-        if let Some(delta) = choice.get_mut("delta").and_then(Value::as_object_mut) {
-            for name in ["content", "reasoning_content"] {
-                if let Some(text) = delta.get(name).and_then(text_of_parts) {
-                    delta.insert(name.to_owned(), text.into());
-                    is_changed = true;
-                }
-                self.has_content |=
-                    delta.get(name).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
-            }
-            if let Some(calls) = delta.get_mut("tool_calls").filter(|calls| calls.is_object()) {
-                *calls = json!(if *calls == json!({}) { vec![] } else { vec![calls.take()] });
-                is_changed = true;
-            }
+        if let Some(delta) = choice.get("delta") {
+            let has_text =
+                |name| delta.get(name).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
             // The host ignores `function_call`.
-            self.has_call |=
+            let has_call =
                 delta.get("tool_calls").and_then(Value::as_array).is_some_and(|calls| !calls.is_empty());
-            self.has_content |= self.has_call;
+            self.has_call |= has_call;
+            self.has_content |= has_call || TEXTS.into_iter().any(has_text);
         }
         let Some(reason) = choice.get("finish_reason").filter(|reason| !reason.is_null()) else {
-            return Ok(is_changed);
+            return Ok(false);
         };
-        let Some(reason) = reason.as_str().filter(|reason| !reason.is_empty()) else {
+        let Some(reason) = reason.as_str().filter(|reason| !matches!(*reason, "" | "null")) else {
             // The host would take it for the reason of the end.
             choice["finish_reason"] = Value::Null;
             return Ok(true);
         };
         let known = self.known_reason(reason).ok_or(reason)?;
         self.is_finished = true;
-        if known != reason {
+        let is_changed = known != reason;
+        if is_changed {
             choice["finish_reason"] = known.into();
-            is_changed = true;
         }
         Ok(is_changed)
     }
@@ -233,7 +240,7 @@ impl ChatEvents {
             "content_filter" | "sensitive" => Some("content_filter"),
             "tool_calls" | "function_call" | "tool_use" if self.has_call => Some("tool_calls"),
             "stop" | "tool_calls" | "function_call" => Some("stop"),
-            "error_finish"
+            ERROR_FINISH
             | "error"
             | "abort"
             | "insufficient_system_resource"
@@ -245,16 +252,8 @@ impl ChatEvents {
 
     /// Finds an error in the text of the last events.
     pub(super) fn error_in_text(&self) -> Option<ServerError> {
-        let events = self.recent.split(|&byte| byte == EVENT_END).filter_map(parsed);
-        let text: String = events.filter_map(|event| text_of(&event)).collect();
-        let text = shown(&text);
-        let start = text.rfind("event:error").or_else(|| text.rfind("event: error")).unwrap_or(0);
-        ServerError::in_events(&text[start..]).or_else(|| {
-            text.match_indices('{').take(8).find_map(|(at, _)| {
-                let found = Content::of_json(&text.as_bytes()[at..], false);
-                if let Content::Error(error) = found { Some(error) } else { None }
-            })
-        })
+        let events: Vec<Value> = self.recent.split(|&byte| byte == EVENT_END).filter_map(parsed).collect();
+        error_in(&events)
     }
 
     pub(super) fn fail_with(&mut self, error: Option<ServerError>, reason: Option<&str>) {
@@ -280,6 +279,23 @@ fn only_data(bytes: &[u8]) -> Option<(&[u8], usize)> {
     bytes[end..].starts_with(b"\n\n").then_some((data, end + 2))
 }
 
+/// Returns the fields of an object, or of the only one in an array.
+fn only_object(document: Value) -> Option<Map<String, Value>> {
+    match document {
+        Value::Object(fields) => Some(fields),
+        Value::Array(mut items) if items.len() == 1 => items.pop().and_then(only_object),
+        _ => None,
+    }
+}
+
+/// True if the finish reason of an event is [`ERROR_FINISH`].
+fn ends_with_error(data: &[u8]) -> bool {
+    parsed(data).is_some_and(|event| {
+        let mut choices = event["choices"].as_array().into_iter().flatten();
+        choices.any(|choice| choice["finish_reason"] == ERROR_FINISH)
+    })
+}
+
 /// Returns the message about an answer that the server ended with an error.
 fn broken_off(message: Option<&str>, code: Option<&str>) -> String {
     let code = code.map(|code| format!(" ({code})")).unwrap_or_default();
@@ -287,23 +303,4 @@ fn broken_off(message: Option<&str>, code: Option<&str>) -> String {
         Some(message) => format!("Qwen ended its answer with an error: {message}{code}"),
         None => format!("Qwen broke its answer off{code}. Send the message again."),
     }
-}
-
-/// Returns the text of an event.
-fn text_of(event: &Value) -> Option<String> {
-    let content = &event["choices"][0]["delta"]["content"];
-    text_of_parts(content).or_else(|| Some(content.as_str()?.to_owned()))
-}
-
-/// True if a text is an error block of the native `DashScope` API.
-fn is_error_block(text: &str) -> bool {
-    text.lines()
-        .take(3)
-        .any(|line| line.replace(' ', "") == "event:error" || line.starts_with(":HTTP_STATUS/"))
-}
-
-/// Returns the text of content that is an array of parts.
-fn text_of_parts(content: &Value) -> Option<String> {
-    let parts = content.as_array()?;
-    Some(parts.iter().filter_map(|part| part["text"].as_str().or_else(|| part.as_str())).collect())
 }

@@ -9,6 +9,8 @@ use memchr::{memchr_iter, memchr2};
 static TEXT_START: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"content\":\""));
 /// Longest frame in bytes.
 const MAX_FRAME: usize = 4 * 1024;
+/// The first bytes of a number.
+const DIGITS: &[u8] = b"-0123456789";
 /// The first bytes of an error block of the native `DashScope` API.
 const ERROR_BLOCK_STARTS: [&[u8]; 3] = [b"id:", b"event:", b":HTTP_STATUS/"];
 
@@ -66,27 +68,44 @@ pub(super) fn needs_parsing(data: &[u8], has_call: bool) -> bool {
         let Some(key) = data[..colon].trim_ascii_end().strip_suffix(b"\"") else { continue };
         let value = data[colon + 1..].trim_ascii_start();
         let Some(first) = value.first() else { continue };
+        // Null is always allowed.
+        let is_odd = |expected: &[u8]| !expected.contains(first) && *first != b'n';
         let is_wanted = match key.last() {
-            Some(b'n') => key.ends_with(b"finish_reason") && *first != b'n',
+            Some(b'n') if key.ends_with(b"finish_reason") => *first != b'n',
+            Some(b'n') => key.ends_with(b"\"function") && is_odd(b"{"),
             Some(b'r') => key.ends_with(b"error"),
+            Some(b'e') if key.ends_with(b"\"message") => is_odd(b"\""),
+            Some(b'e') if key.ends_with(b"\"role") => is_odd(b"") && !value.starts_with(b"\"assistant\""),
+            Some(b'e') if key.ends_with(b"\"usage") => is_odd(b"{"),
+            Some(b'g') if key.ends_with(b"\"reasoning") => is_odd(b"\""),
             Some(b'e' | b'g') => is_error_field(key) && *first != b'n',
-            Some(b't') => key.ends_with(b"content") && (*first == b'[' || may_be_error_block(&value[1..])),
-            Some(b's') if key.ends_with(b"tool_calls") => *first == b'{' || (*first == b'[' && !has_call),
-            Some(b's') if key.ends_with(b"choices") => {
-                !std::mem::replace(&mut has_choices, true) && !has_choice(value)
+            Some(b't') => key.ends_with(b"content") && (is_odd(b"\"") || may_be_error_block(&value[1..])),
+            Some(b's') if key.ends_with(b"tool_calls") => {
+                is_odd(b"[") || (*first == b'[' && (!has_call || !has_object(value)))
             }
+            Some(b's') if key.ends_with(b"choices") => {
+                !std::mem::replace(&mut has_choices, true) && !has_object(value)
+            }
+            Some(b's') if key.ends_with(b"_tokens") => is_odd(DIGITS),
+            Some(b's') if key.ends_with(b"_tokens_details") => is_odd(b"{"),
+            Some(b's') => key.ends_with(b"\"arguments") && is_odd(b"\""),
+            Some(b'd') if key.ends_with(b"\"created") => is_odd(DIGITS),
+            Some(b'd') => key.ends_with(b"\"id") && is_odd(b"\""),
+            Some(b'l') => key.ends_with(b"\"model") && is_odd(b"\""),
+            Some(b'a') => key.ends_with(b"\"delta") && is_odd(b"{"),
+            Some(b'x') => key.ends_with(b"\"index") && is_odd(DIGITS),
             _ => false,
         };
         if is_wanted {
             return true;
         }
     }
-    !has_choices
+    !has_choices || !data.trim_ascii_start().starts_with(b"{")
 }
 
-/// True for an array that is not empty. An event without a choice may be an error.
-fn has_choice(choices: &[u8]) -> bool {
-    choices.strip_prefix(b"[").is_some_and(|rest| !rest.trim_ascii_start().starts_with(b"]"))
+/// True for an array that begins with an object. An event without a choice may be an error.
+fn has_object(array: &[u8]) -> bool {
+    array.strip_prefix(b"[").is_some_and(|rest| rest.trim_ascii_start().starts_with(b"{"))
 }
 
 /// True for the fields of an error that stands beside the choices.

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::shape::list_of;
 use crate::lenient_json::{parsed, written};
 
 /// Returns the events of a completion; `None` if the document is not a completion.
@@ -9,18 +10,12 @@ pub(super) fn as_events(json: &[u8]) -> Option<Vec<u8>> {
     let mut completion = parsed(json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json))?;
     let fields = completion.as_object_mut()?;
     let usage = fields.remove("usage").filter(Value::is_object);
-    let Some(Value::Array(mut choices)) = fields.remove("choices") else { return None };
+    let mut choices = list_of(fields.remove("choices")?);
+    choices.retain(Value::is_object);
     let mut ends = Vec::new();
     for choice in &mut choices {
         let message = choice.as_object_mut()?.remove("message").or_else(|| choice.get("delta").cloned());
-        let mut delta = message.filter(Value::is_object)?;
-        for (at, call) in
-            delta.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten().enumerate()
-        {
-            if call.get("index").is_none() && call.is_object() {
-                call["index"] = at.into();
-            }
-        }
+        let delta = message.filter(Value::is_object)?;
         let index = choice.get("index").cloned().unwrap_or(0.into());
         ends.push(json!({"index": index, "delta": {}, "finish_reason": choice["finish_reason"]}));
         *choice = json!({"index": index, "delta": delta, "finish_reason": null});

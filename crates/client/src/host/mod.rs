@@ -3,5 +3,7 @@
 mod chat_events;
 mod chunk;
 mod completion;
+mod error_text;
 pub mod errors;
 pub mod guard;
+mod shape;

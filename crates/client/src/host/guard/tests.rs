@@ -256,6 +256,7 @@ fn an_error_block_is_held_back_until_the_next_event() {
     let error = Some("Qwen ended its answer with an error: no (C)");
     for (rest, problem, kept) in [
         (end("error_finish"), error, said.clone()),
+        (format!("data: ping\n\n{}", end("error_finish")), error, said.clone()),
         ("data: [DONE]\n\n".to_owned(), error, said.clone()),
         (String::new(), error, said.clone()),
         // Here the model wrote the block.
@@ -349,6 +350,144 @@ fn events_that_the_host_refuses_are_corrected() {
         let last = events(&ended.out).pop().unwrap();
         assert_eq!((&last["choices"], &last["usage"]["total_tokens"]), (&json!([]), &json!(1)));
     }
+}
+
+#[test]
+fn a_field_that_the_host_refuses_is_corrected_wherever_it_comes() {
+    let cases = [
+        (
+            r#"{"choices":[{"delta":{"role":"","content":"x"}}]}"#,
+            r#"{"choices":[{"delta":{"content":"x"}}]}"#,
+        ),
+        (
+            r#"{"choices":[{"delta":{"content":"x","role":"tool"}}]}"#,
+            r#"{"choices":[{"delta":{"content":"x"}}]}"#,
+        ),
+        (r#"{"choices":[{"delta":{}}],"usage":""}"#, r#"{"choices":[{"delta":{}}]}"#),
+        (r#"{"choices":[{"delta":{}}],"usage":[]}"#, r#"{"choices":[{"delta":{}}]}"#),
+        (
+            r#"{"choices":[{"delta":{}}],"usage":{"prompt_tokens":"12","total_tokens":" 1.5","completion_tokens":"x","prompt_tokens_details":{"cached_tokens":"3"},"completion_tokens_details":""}}"#,
+            r#"{"choices":[{"delta":{}}],"usage":{"prompt_tokens":12,"total_tokens":1.5,"prompt_tokens_details":{"cached_tokens":3}}}"#,
+        ),
+        (r#"{"created":"1700","choices":[{"delta":{}}]}"#, r#"{"created":1700,"choices":[{"delta":{}}]}"#),
+        (r#"{"created":"soon","choices":[{"delta":{}}]}"#, r#"{"choices":[{"delta":{}}]}"#),
+        (
+            r#"{"id":7,"model":3.5,"choices":[{"delta":{}}]}"#,
+            r#"{"id":"7","model":"3.5","choices":[{"delta":{}}]}"#,
+        ),
+        (r#"{"choices":[null,{"delta":{"content":"x"}}]}"#, r#"{"choices":[{"delta":{"content":"x"}}]}"#),
+        (r#"{"choices":{"delta":{"content":"x"}}}"#, r#"{"choices":[{"delta":{"content":"x"}}]}"#),
+        (r#"[{"choices":[{"delta":{"content":"x"}}]}]"#, r#"{"choices":[{"delta":{"content":"x"}}]}"#),
+        (r#"{"choices":[{"message":{"content":"x"}}]}"#, r#"{"choices":[{"delta":{"content":"x"}}]}"#),
+        (r#"{"choices":[{"delta":"x"}]}"#, r#"{"choices":[{"delta":{"content":"x"}}]}"#),
+        (r#"{"choices":[{"delta":{"content":{"text":"x"}}}]}"#, r#"{"choices":[{"delta":{"content":"x"}}]}"#),
+        (r#"{"choices":[{"delta":{"content":5}}]}"#, r#"{"choices":[{"delta":{"content":"5"}}]}"#),
+        (r#"{"choices":[{"delta":{"content":true}}]}"#, r#"{"choices":[{"delta":{}}]}"#),
+        (r#"{"choices":[{"delta":{"reasoning_content":{}}}]}"#, r#"{"choices":[{"delta":{}}]}"#),
+        (
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":"0","id":"c","function":{"name":"f","arguments":{"a":["\ud83d"]}}}]}}]}"#,
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"c","function":{"name":"f","arguments":"{\"a\":[\"\\ud83d\"]}"}}]}}]}"#,
+        ),
+        (
+            r#"{"id":"chatcmpl-0123456789ab","choices":[{"delta":{"tool_calls":[{"function":{"name":"f"}},{"id":"","function":{"name":"g"}}]}}]}"#,
+            r#"{"id":"chatcmpl-0123456789ab","choices":[{"delta":{"tool_calls":[{"function":{"name":"f"},"index":0,"id":"call_0123456789ab_0"},{"id":"call_0123456789ab_1","function":{"name":"g"},"index":1}]}}]}"#,
+        ),
+        (
+            r#"{"choices":[{"delta":{"tool_calls":{"id":"c","function":null}}}]}"#,
+            r#"{"choices":[{"delta":{"tool_calls":[{"id":"c","function":{},"index":0}]}}]}"#,
+        ),
+        (
+            r#"{"choices":[{"delta":{"content":"x"},"finish_reason":"null"}]}"#,
+            r#"{"choices":[{"delta":{"content":"x"},"finish_reason":null}]}"#,
+        ),
+        (r#"{"type":"ping"}"#, r#"{"type":"ping","choices":[]}"#),
+    ];
+    let said = event(r#"{"delta":{"content":"hi"}}"#);
+    let end = event(r#"{"delta":{},"finish_reason":"stop"}"#);
+    for (odd, corrected) in cases {
+        for before in [0, 1, 2] {
+            let stream = format!("{}data: {odd}\n\n{said}{end}", said.repeat(before));
+            for chunk in [1, 33, stream.len()] {
+                let ended = run(stream.as_bytes(), chunk);
+                assert_eq!(
+                    (events(&ended.out)[before].to_string(), ended.problem),
+                    (corrected.to_owned(), None)
+                );
+            }
+        }
+    }
+    for nothing in ["", " ", "null", "[]", "ping", "\"x\"", "1", "[1,2]"] {
+        for before in [0, 1, 2] {
+            let rest = format!("{said}{end}data: [DONE]\n\n");
+            let stream = format!("{}: alive\n\ndata:{nothing}\n\n{rest}", said.repeat(before));
+            for chunk in [1, 33, stream.len()] {
+                let ended = run(stream.as_bytes(), chunk);
+                assert_eq!(ended.out, format!("{}: alive\n\n{rest}", said.repeat(before)), "{nothing}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_server_without_indexes_and_ids_of_tool_calls_is_understood() {
+    let call = |call: &str| event(&format!(r#"{{"delta":{{"tool_calls":[{call}]}}}}"#));
+    let stream = [
+        call(r#"{"function":{"name":"f","arguments":"{"}}"#),
+        call(r#"{"function":{"name":null,"arguments":"}"}}"#),
+        call(r#"{"function":{"name":"g","arguments":"{}"}}"#),
+        call(r#"{"id":"c","function":{"name":"h","arguments":"["}}"#),
+        call(r#"{"id":"c","function":{"arguments":"]"}}"#),
+        event(r#"{"delta":{},"finish_reason":"tool_calls"}"#),
+    ]
+    .concat();
+    for chunk in [1, 40, stream.len()] {
+        let ended = run(stream.as_bytes(), chunk);
+        let calls: Vec<_> = events(&ended.out)
+            .iter()
+            .filter_map(|event| event["choices"][0]["delta"]["tool_calls"].get(0).cloned())
+            .map(|call| (call["index"].clone(), call["id"].clone(), call["function"]["arguments"].clone()))
+            .collect();
+        let expected = [
+            (json!(0), json!("call_0"), json!("{")),
+            (json!(0), json!(null), json!("}")),
+            (json!(1), json!("call_1"), json!("{}")),
+            (json!(2), json!("c"), json!("[")),
+            (json!(2), json!("c"), json!("]")),
+        ];
+        assert_eq!((calls, reasons(&ended.out)), (expected.to_vec(), vec!["tool_calls".to_owned()]));
+    }
+}
+
+#[test]
+fn the_last_error_in_the_text_is_reported_wherever_it_stands() {
+    let said = event(r#"{"delta":{"content":"half {\"code\":\"Q\",\"message\":\"quoted\"} {"}}"#);
+    let block = |status: u16, words: &str| {
+        format!(r#"event: error\n:HTTP_STATUS/{status}\ndata: {{\"code\":\"C\",\"message\":\"{words}\"}}\n"#)
+    };
+    let finish = |delta: &str| event(&format!(r#"{{"delta":{delta},"finish_reason":"error_finish"}}"#));
+    let two = format!("event:error\\n{}{}", block(500, "first"), block(429, "no"));
+    for (end, status) in [
+        (finish(&format!(r#"{{"content":"{two}"}}"#)), Some(429)),
+        (finish(&format!(r#"{{"reasoning_content":"{}"}}"#, block(503, "no"))), Some(503)),
+        (finish(r#"{"content":"{\"code\":\"B\",\"message\":\"first\"} {\"error\":{\"code\":\"C\",\"message\":\"no\",\"status\":429}} bye"}"#), Some(429)),
+        (finish(r#"{"content":":HTTP_STATUS/400\n:HTTP_STATUS/429\ndata:{\"code\":\"C\",\"message\":\"no\"}"}"#), Some(429)),
+        (
+            "data: {\"choices\":[{\"delta\":{\"content\":\"\"},\"finish_reason\":\"error_finish\"}],\"code\":\"C\",\"message\":\"no\",\"status\":429}\n\n".to_owned(),
+            Some(429),
+        ),
+        (
+            "data: {\"choices\":[{\"delta\":{\"content\":\"x\"},\"finish_reason\":\"error_finish\"}],\"error\":{\"code\":\"C\",\"message\":\"no\"}}\n\n".to_owned(),
+            None,
+        ),
+    ] {
+        let ended = run(format!("{said}{end}").as_bytes(), 64);
+        assert_eq!(ended.problem.as_deref(), Some("Qwen ended its answer with an error: no (C)"), "{end}");
+        assert_eq!(ended.server_error.map(|error| error.status), Some(status), "{end}");
+    }
+    // A block among the thoughts is held back too.
+    let thought = event(&format!(r#"{{"delta":{{"reasoning_content":"{}"}}}}"#, block(503, "no")));
+    let end = finish("{}");
+    assert_eq!(run(format!("{said}{thought}{end}").as_bytes(), 64).out, said);
 }
 
 #[test]
@@ -450,14 +589,119 @@ fn half_a_surrogate_pair_is_passed_on_as_it_came() {
     }
 }
 
+/// Each is an event in a form that some server sends.
+fn odd_event() -> impl Strategy<Value = String> {
+    const TEXTS: [&str; 7] =
+        [r#""hi""#, "null", "5", "true", r#"{"text":"x"}"#, "{}", r#"[{"type":"text","text":"x"}]"#];
+    const SCALARS: [&str; 6] = [r#""x""#, r#""12""#, "null", "7", "false", "{}"];
+    const CALLS: [&str; 8] = [
+        "null",
+        "[]",
+        "{}",
+        r#""x""#,
+        r#"[{"index":"0","function":{"name":"f","arguments":{"a":1}}}]"#,
+        r#"{"id":7,"function":{"name":null,"arguments":""}}"#,
+        r#"[null,{"index":0,"id":"c"}]"#,
+        r#"[{"index":null,"id":null,"function":{"name":"g","arguments":null},"extra_content":1}]"#,
+    ];
+    const USAGES: [&str; 6] = [
+        "null",
+        r#""""#,
+        "[]",
+        r#"{"prompt_tokens":"1","total_tokens":2}"#,
+        r#"{"completion_tokens":null,"prompt_tokens_details":{"cached_tokens":"3"}}"#,
+        r#"{"total_tokens":{},"completion_tokens_details":[]}"#,
+    ];
+    const CHOICES: [(&str, &str); 5] =
+        [("[", "]"), ("", ""), ("[null,", "]"), (r#"["x","#, "]"), ("[", r#",{"delta":null}]"#)];
+    let select = |of: &'static [&'static str]| proptest::sample::select(of);
+    let roles = select(&[r#""assistant""#, r#""""#, r#""tool""#, "null", "1"]);
+    let delta = (select(&TEXTS), select(&TEXTS), roles, select(&CALLS), select(&["delta", "message"]));
+    let rest = (select(&SCALARS), select(&SCALARS), select(&SCALARS), select(&USAGES));
+    (delta, rest, proptest::sample::select(&CHOICES[..]), select(&["null", r#""null""#, r#""""#])).prop_map(
+        |((content, reasoning, role, calls, name), (id, model, created, usage), (open, close), reason)| {
+            let delta = format!(r#"{{"role":{role},"content":{content},"reasoning_content":{reasoning},"tool_calls":{calls}}}"#);
+            let choices = format!(r#"{open}{{"{name}":{delta},"finish_reason":{reason}}}{close}"#);
+            format!("data: {{\"id\":{id},\"model\":{model},\"created\":{created},\"choices\":{choices},\"usage\":{usage}}}\n\n")
+        },
+    )
+}
+
+/// True if the host's SDK accepts an event. `@ai-sdk/openai-compatible` has the schema.
+fn fits_schema(event: &Value) -> bool {
+    let fits = |value: &Value, is_good: fn(&Value) -> bool| value.is_null() || is_good(value);
+    let usage = &event["usage"];
+    let details = [&usage["prompt_tokens_details"], &usage["completion_tokens_details"]];
+    let counts = ["prompt_tokens", "completion_tokens", "total_tokens"].map(|name| &usage[name]);
+    let is_call = |call: &Value| {
+        let function = &call["function"];
+        function.is_object()
+            && call["index"].is_number()
+            && fits(&call["id"], Value::is_string)
+            && fits(&call["extra_content"], Value::is_object)
+            && ["name", "arguments"].iter().all(|name| fits(&function[name], Value::is_string))
+    };
+    let is_choice = |choice: &Value| {
+        let delta = &choice["delta"];
+        choice.is_object()
+            && fits(&choice["finish_reason"], Value::is_string)
+            && fits(delta, Value::is_object)
+            && fits(&delta["role"], |role| role == "assistant")
+            && ["content", "reasoning_content"].iter().all(|name| fits(&delta[name], Value::is_string))
+            && fits(&delta["tool_calls"], Value::is_array)
+            && delta["tool_calls"].as_array().is_none_or(|calls| calls.iter().all(is_call))
+    };
+    ["id", "model"].iter().all(|name| fits(&event[name], Value::is_string))
+        && fits(&event["created"], Value::is_number)
+        && fits(usage, Value::is_object)
+        && details.iter().all(|details| fits(details, Value::is_object))
+        && counts.iter().all(|count| fits(count, Value::is_number))
+        && fits(&usage["prompt_tokens_details"]["cached_tokens"], Value::is_number)
+        && event["choices"].as_array().is_some_and(|choices| choices.iter().all(is_choice))
+        && event.get("error").is_none()
+}
+
 proptest! {
     #[test]
-    fn unknown_events_are_passed_on_unchanged(stream in "(data: |\\{|\\[|\"a\"|[a-z:\n]){0,60}", chunk in 1_usize..50) {
+    fn an_unknown_event_is_passed_on_unchanged_or_dropped(
+        stream in "(data: |\\{|\\[|\"a\"|[a-z:\n]){0,60}", chunk in 1_usize..50,
+    ) {
         let stream = stream.trim_start();
-        let whole_events = stream.rfind("\n\n").map_or(0, |end| end + 2);
+        let whole_events = stream.rfind("\n\n").map_or("", |end| &stream[..end + 2]);
+        // The host understands comments, and reports an event that was cut.
+        let is_kept = |event: &&str| {
+            let data = event.lines().find_map(|line| crate::sse::data_of(line.as_bytes()).filter(|data| !data.is_empty()));
+            match data {
+                Some(data) => data.trim_ascii_start().starts_with(b"{"),
+                None => event.lines().all(|line| crate::sse::data_of(line.as_bytes()).is_none()),
+            }
+        };
+        let mut kept = String::new();
+        let mut event = String::new();
+        for line in whole_events.split_inclusive('\n') {
+            event.push_str(line);
+            if line == "\n" {
+                kept.extend(Some(event.as_str()).filter(is_kept));
+                event.clear();
+            }
+        }
         let ended = run(stream.as_bytes(), chunk);
         let is_json = stream.starts_with(['{', '[']);
-        prop_assert!(is_json || ended.out == stream[..whole_events]);
+        prop_assert!(is_json || ended.out == kept, "{:?} {:?}", ended.out, kept);
+    }
+
+    #[test]
+    fn every_event_that_is_passed_on_fits_the_hosts_schema(
+        events in proptest::collection::vec(odd_event(), 1..5), chunk in 1_usize..200,
+    ) {
+        let end = event(r#"{"delta":{},"finish_reason":"stop"}"#);
+        let stream = format!("{}{end}", events.concat());
+        let ended = run(stream.as_bytes(), chunk);
+        prop_assert_eq!(ended.problem, None);
+        for event in ended.out.split_terminator("\n\n") {
+            let event: Value = serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap();
+            prop_assert!(fits_schema(&event), "{}", event);
+        }
     }
 
     #[test]
