@@ -245,11 +245,17 @@ async fn a_refused_token_and_a_rate_limit_have_one_more_try_each_in_any_order() 
     let refused = || Reply::api_error(401, "invalid_api_key", "invalid access token or token expired");
     let limited = || rate_limit("0");
     let ended = Code::FreeTierDiscontinued.as_str();
+    let rate_limited = Code::RateLimited.as_str();
     for (replies, status, code, bearers) in [
         (vec![limited(), refused()], 200, None, ["access-0", "access-0", "access-1"]),
         (vec![refused(), limited()], 200, None, ["access-0", "access-1", "access-1"]),
         (vec![limited(), refused(), refused()], 401, Some(ended), ["access-0", "access-0", "access-1"]),
-        (vec![limited(), refused(), limited()], 429, None, ["access-0", "access-0", "access-1"]),
+        (
+            vec![limited(), refused(), limited()],
+            429,
+            Some(rate_limited),
+            ["access-0", "access-0", "access-1"],
+        ),
     ] {
         let setup = Setup::fresh().await;
         setup.server.on_api(replies);

@@ -217,7 +217,10 @@ async fn a_lasting_short_rate_limit_is_returned_if_there_is_no_other_account() {
     let client = fleet.client();
     let answer = ask(&client).await;
     assert_eq!((answer.status.as_u16(), who(&answer).as_str()), (429, "ann"));
-    assert_eq!((answer.headers["retry-after"].as_bytes(), answer.error_code()), (&b"0"[..], None));
+    assert_eq!(
+        (answer.headers["retry-after"].as_bytes(), answer.error_code()),
+        (&b"0"[..], Some("ERR_QWEN_RATE_LIMITED"))
+    );
     assert_eq!(fleet.full_requests(), [2]);
     assert_eq!(availability(&client, "ann").await, Availability::Ready);
 }
