@@ -7,6 +7,7 @@ use memchr::{memchr_iter, memchr2};
 
 /// The end of a key with the start of its text. Created once: creating a finder takes longer than a search.
 static TEXT_START: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"content\":\""));
+static NULL: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"null"));
 /// Longest frame in bytes.
 const MAX_FRAME: usize = 4 * 1024;
 /// The first bytes of a number.
@@ -100,12 +101,17 @@ pub(super) fn needs_parsing(data: &[u8], has_call: bool) -> bool {
             return true;
         }
     }
-    !has_choices || !data.trim_ascii_start().starts_with(b"{")
+    !has_choices || !data.trim_ascii_start().starts_with(b"{") || has_null_item(data)
 }
 
 /// True for an array that begins with an object. An event without a choice may be an error.
 fn has_object(array: &[u8]) -> bool {
     array.strip_prefix(b"[").is_some_and(|rest| rest.trim_ascii_start().starts_with(b"{"))
+}
+
+/// True if null may follow another item of an array. After a comma, an object has a name.
+fn has_null_item(data: &[u8]) -> bool {
+    NULL.find_iter(data).any(|at| data[..at].trim_ascii_end().ends_with(b","))
 }
 
 /// True for the fields of an error that stands beside the choices.

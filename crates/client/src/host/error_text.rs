@@ -42,7 +42,9 @@ pub(super) fn has_error_block(event: &Value) -> bool {
 }
 
 fn text_of(event: &Value, name: &str) -> Option<String> {
-    let content = &event["choices"][0]["delta"][name];
+    let choice = &event["choices"][0];
+    let said = if choice["delta"].is_object() { &choice["delta"] } else { &choice["message"] };
+    let content = &said[name];
     text_of_parts(content).or_else(|| Some(content.as_str()?.to_owned()))
 }
 

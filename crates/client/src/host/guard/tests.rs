@@ -376,6 +376,7 @@ fn a_field_that_the_host_refuses_is_corrected_wherever_it_comes() {
             r#"{"id":"7","model":"3.5","choices":[{"delta":{}}]}"#,
         ),
         (r#"{"choices":[null,{"delta":{"content":"x"}}]}"#, r#"{"choices":[{"delta":{"content":"x"}}]}"#),
+        (r#"{"choices":[{"delta":{"content":"x"}}, null]}"#, r#"{"choices":[{"delta":{"content":"x"}}]}"#),
         (r#"{"choices":{"delta":{"content":"x"}}}"#, r#"{"choices":[{"delta":{"content":"x"}}]}"#),
         (r#"[{"choices":[{"delta":{"content":"x"}}]}]"#, r#"{"choices":[{"delta":{"content":"x"}}]}"#),
         (r#"{"choices":[{"message":{"content":"x"}}]}"#, r#"{"choices":[{"delta":{"content":"x"}}]}"#),
@@ -469,6 +470,13 @@ fn the_last_error_in_the_text_is_reported_wherever_it_stands() {
     for (end, status) in [
         (finish(&format!(r#"{{"content":"{two}"}}"#)), Some(429)),
         (finish(&format!(r#"{{"reasoning_content":"{}"}}"#, block(503, "no"))), Some(503)),
+        (
+            event(&format!(
+                r#"{{"message":{{"content":"{}"}},"finish_reason":"error_finish"}}"#,
+                block(503, "no")
+            )),
+            Some(503),
+        ),
         (finish(r#"{"content":"{\"code\":\"B\",\"message\":\"first\"} {\"error\":{\"code\":\"C\",\"message\":\"no\",\"status\":429}} bye"}"#), Some(429)),
         (finish(r#"{"content":":HTTP_STATUS/400\n:HTTP_STATUS/429\ndata:{\"code\":\"C\",\"message\":\"no\"}"}"#), Some(429)),
         (
@@ -612,8 +620,14 @@ fn odd_event() -> impl Strategy<Value = String> {
         r#"{"completion_tokens":null,"prompt_tokens_details":{"cached_tokens":"3"}}"#,
         r#"{"total_tokens":{},"completion_tokens_details":[]}"#,
     ];
-    const CHOICES: [(&str, &str); 5] =
-        [("[", "]"), ("", ""), ("[null,", "]"), (r#"["x","#, "]"), ("[", r#",{"delta":null}]"#)];
+    const CHOICES: [(&str, &str); 6] = [
+        ("[", "]"),
+        ("", ""),
+        ("[null,", "]"),
+        ("[", ",null]"),
+        (r#"["x","#, "]"),
+        ("[", r#",{"delta":null}]"#),
+    ];
     let select = |of: &'static [&'static str]| proptest::sample::select(of);
     let roles = select(&[r#""assistant""#, r#""""#, r#""tool""#, "null", "1"]);
     let delta = (select(&TEXTS), select(&TEXTS), roles, select(&CALLS), select(&["delta", "message"]));
