@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { APICallError, generateText, jsonSchema, stepCountIs, streamText, tool } from "ai";
+import clientModule from "../../lib/client.js";
 import { PNG } from "./png.mjs";
 
 const failure = (promise) =>
@@ -129,5 +130,34 @@ export const cases = {
       assert.equal((await context.server.state()).stats.chats - chats, 1);
       await context.server.act("clearScripts", { endpoint: "chat" });
     }
+  },
+
+  async "odd events that do no harm are understood in OpenCode"({ server, settings }) {
+    const call = {
+      role: "tool",
+      tool_calls: { function: { name: "weather", arguments: { city: "\u{1f600}" } } },
+    };
+    const client = new clientModule.QwenClient(settings, true);
+    const lines = [
+      ":",
+      "data:",
+      "data: ping",
+      'data: {"created":"1","choices":[null,{"delta":{"role":"","content":["a\\ud83d"]}}],"usage":""}',
+      'data: {"id":7,"model":8,"choices":{"message":{"content":"\\ude00b"},"finish_reason":"null"}}',
+      `data: ${JSON.stringify({ choices: [{ delta: call }] })}`,
+      'data: {"choices":[{"delta":{},"finish_reason":"tool_calls"}]}',
+      'data: {"usage":{"prompt_tokens":"1","completion_tokens":2,"total_tokens":"3"}}',
+      "data: [DONE]",
+    ];
+    await server.script("chat", { events: lines.map((line) => `${line}\n\n`) });
+    const tools = { weather };
+    const result = streamText({ model: provider({ client })("coder-model"), tools, prompt: "x", ...quiet });
+    for await (const part of result.fullStream) if (part.type === "error") throw part.error;
+    assert.equal(await result.text, "a\u{1f600}b");
+    const [{ toolName, input }] = await result.toolCalls;
+    assert.deepEqual([toolName, input], ["weather", { city: "\u{1f600}" }]);
+    assert.equal(await result.finishReason, "tool-calls");
+    assert.equal((await result.usage).totalTokens, 3);
+    client.close();
   },
 };
