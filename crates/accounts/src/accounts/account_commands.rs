@@ -43,13 +43,16 @@ impl Registry {
                 expect_login(&snapshot, id)?;
             }
             let needs_no_store = snapshot.document.keeps_nothing() && label.is_none();
-            if needs_no_store && self.credentials.is_replaceable() && self.put_in_credentials(token).is_ok() {
+            if needs_no_store
+                && self.credentials.is_replaceable()
+                && self.put_in_credentials(token, false).is_ok()
+            {
                 return Ok(ONLY_ACCOUNT.to_owned());
             }
             let now = self.clock.now_ms();
             let id = self.with_store(|document| add(document, token, label, replace, now))?;
             // The user has approved the login, and the store has it.
-            match self.put_in_credentials(token) {
+            match self.put_in_credentials(token, true) {
                 Ok(()) => self.with_store(|document| document.set_linked_id(Some(&id)))?,
                 Err(error) => self.tell_of_cli_login(&id, &error),
             }
@@ -75,7 +78,7 @@ impl Registry {
             let record = snapshot.record(id).ok_or_else(|| unknown_account("id", id))?;
             let token = record.token().filter(|_| snapshot.linked.as_deref() != Some(id));
             if let Some(token) = &token {
-                self.put_in_credentials(token)?;
+                self.put_in_credentials(token, true)?;
             }
             self.with_store(|document| {
                 document.set_active_id(Some(id));
@@ -240,9 +243,8 @@ impl Registry {
         }
     }
 
-    /// Writes a login into the credentials file. A file that can't be replaced is written in place, so the store must
-    /// have the login already.
-    fn put_in_credentials(&self, token: &Token) -> Result<()> {
+    /// Writes a login into the credentials file. With `is_kept`, the store has the login already.
+    fn put_in_credentials(&self, token: &Token, is_kept: bool) -> Result<()> {
         let previous = match self.credentials.read() {
             Ok(previous) => previous,
             Err(error) if error.code() == Code::CredentialsInvalid => {
@@ -253,11 +255,8 @@ impl Registry {
             }
             Err(error) => return Err(error),
         };
-        if self.credentials.is_replaceable() {
-            self.note_unsynced(&self.credentials.write(token, previous.as_ref())?);
-            return Ok(());
-        }
-        self.credentials.write_into(token, previous.as_ref())
+        self.note_unsynced(&self.credentials.put(token, previous.as_ref(), is_kept)?);
+        Ok(())
     }
 }
 

@@ -39,7 +39,7 @@ impl Registry {
         // Taking the lock shows that the store can be written after the redemption.
         let only_in_store = || {
             let store = self.with_store_locked(|| self.store.reserve())?;
-            Ok(ReservedSpace { credentials: None, store: Some(store) })
+            Ok(ReservedSpace { credentials: None, store })
         };
         if snapshot.linked.as_deref() != Some(id) {
             return only_in_store();
@@ -49,9 +49,7 @@ impl Registry {
             return only_in_store().map_err(|error: Error| error.with_account(id));
         }
         match self.credentials.reserve() {
-            Ok(credentials) => {
-                Ok(ReservedSpace { credentials: Some(credentials), store: self.store.reserve().ok() })
-            }
+            Ok(credentials) => Ok(ReservedSpace { credentials, store: self.store.reserve().ok().flatten() }),
             Err(error) => only_in_store().map_err(|_: Error| error.with_account(id)),
         }
     }
@@ -67,7 +65,8 @@ impl Registry {
         }
         let reserve = || {
             // Both reservations exist at once, so that there is space for both files.
-            let credentials = self.credentials.reserve();
+            let is_replaceable = self.credentials.is_replaceable();
+            let credentials = is_replaceable.then(|| self.credentials.reserve()).transpose();
             self.store.reserve().map(drop)?;
             credentials.map(drop)
         };
@@ -116,7 +115,7 @@ impl Registry {
                 return if is_kept { stored.map(drop) } else { self.keep_as_new_account(account, token) };
             }
         };
-        match self.credentials.write_over(token, &held, room) {
+        match self.credentials.put_over(token, &held, room, false) {
             Ok(Replaced::Declined) if is_kept => stored.map(drop),
             Ok(Replaced::Declined) => self.keep_as_new_account(account, token),
             Ok(replaced) => {
@@ -124,26 +123,49 @@ impl Registry {
                 if !is_kept {
                     self.follow(spent, token);
                 }
+                self.tell_of_store(account, stored);
                 Ok(())
             }
-            Err(error) => {
-                let is_stored = if is_kept { stored? } else { in_store().is_ok_and(|is_stored| is_stored) };
-                if !is_stored || fault::omits(Safeguard::InPlace) {
-                    return if is_stored { Ok(()) } else { Err(error) };
-                }
-                self.write_in_place(account, token, &held, &error);
-                Ok(())
+            Err(cause) => {
+                let stored = if is_kept { stored } else { in_store() };
+                self.put_in_place(account, token, &held, stored, cause)
             }
         }
     }
 
-    /// Writes the qwen CLI's file in place. The store has the tokens already, so a failure only logs the CLI out.
-    fn write_in_place(&self, account: &Account, token: &Token, held: &Credentials, cause: &Error) {
-        if self.credentials.write_in_place(token, held).is_err()
-            && !self.needs_cli_login_told.swap(true, Ordering::Relaxed)
-        {
-            self.tell_of_cli_login(&account.id, cause);
+    /// Writes a credentials file that can't be replaced, after the store was tried. Fails with `cause` if neither has the
+    /// token.
+    fn put_in_place(
+        &self,
+        account: &Account,
+        token: &Token,
+        held: &Credentials,
+        stored: Result<bool>,
+        cause: Error,
+    ) -> Result<()> {
+        let is_stored = stored.as_ref().is_ok_and(|is_stored| *is_stored);
+        // For a mount, even a file that a crash could tear is better than a lost login.
+        let may_tear = is_stored || !self.credentials.is_replaceable();
+        match self.credentials.put_over(token, held, None, may_tear) {
+            Ok(Replaced::Declined) => return stored.map(drop),
+            Ok(_) => self.tell_of_store(account, stored),
+            Err(_) if !is_stored => return Err(cause),
+            Err(_) if self.needs_cli_login_told.swap(true, Ordering::Relaxed) => {}
+            Err(_) => self.tell_of_cli_login(&account.id, &cause),
         }
+        Ok(())
+    }
+
+    /// Tells the user if the store could not be written and only the credentials file has the tokens.
+    fn tell_of_store(&self, account: &Account, stored: Result<bool>) {
+        let Err(cause) = stored else { return };
+        let message = format!(
+            "The refreshed login of the Qwen account \"{}\" is in {} alone: the account store can't be written. {}",
+            account.label,
+            self.credentials.path().display(),
+            cause.message()
+        );
+        self.tell(EventKind::NeedsAttention, message, Some(cause.code()), Some(&account.id));
     }
 
     /// Tells the user that only the store has the login of an account.
@@ -205,7 +227,7 @@ impl Registry {
     /// `ERR_QWEN_IO`.
     pub fn put_back(&self, _guard: &mut Guarded, token: &Token) -> Result<()> {
         if let Ok(None) = self.credentials.read() {
-            self.note_unsynced(&self.credentials.write(token, None)?);
+            self.note_unsynced(&self.credentials.put(token, None, false)?);
         }
         Ok(())
     }

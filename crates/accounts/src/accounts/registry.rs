@@ -117,22 +117,23 @@ impl Registry {
         let (before, is_sound) = match self.store.read()? {
             Stored::Missing => (Document::default(), true),
             Stored::Usable(document) => (*document, true),
-            Stored::Broken { .. } => (Document::default(), false),
+            Stored::Broken { recovered, .. } => (*recovered, false),
         };
         let (snapshot, findings) = self.reconciled(before.clone());
         self.report_open_modes(open, &snapshot, is_sound);
         let is_settled = if before.keeps_nothing() {
-            is_sound && needs_no_store(&snapshot)
+            needs_no_store(&snapshot)
         } else {
             before == snapshot.document && findings.repair.is_none()
         };
-        if is_settled {
+        if is_sound && is_settled {
             return Ok(self.remember(stamps, snapshot));
         }
         match self.settle(guard, findings.repair.is_some()) {
             Ok(snapshot) => Ok(self.remember(self.stamps()?, snapshot)),
-            // The accounts can be used without being written: a read-only home must not stop a chat.
-            Err(error) if is_sound && error.code() == Code::Io => {
+            // The accounts can be used without being written: a read-only home or a damaged store that can't be moved
+            // aside must not stop a chat.
+            Err(error) if is_usable_unwritten(&error, is_sound, &snapshot) => {
                 self.tell(EventKind::Config, error.message().to_owned(), Some(error.code()), None);
                 Ok(self.remember(stamps, snapshot))
             }
@@ -251,15 +252,9 @@ impl Registry {
     /// Writes an account's newer token over the one that was redeemed for it.
     fn repair_credentials(&self, token: &Token) -> Result<()> {
         let previous = self.credentials.read().unwrap_or_default();
-        match (self.credentials.write(token, previous.as_ref()), &previous) {
-            (Ok(replaced), _) => {
-                self.note_unsynced(&replaced);
-                Ok(())
-            }
-            // The store has the token already, so a torn file would lose nothing.
-            (Err(_), Some(previous)) => self.credentials.write_in_place(token, previous),
-            (Err(error), None) => Err(error),
-        }
+        // The store has the token already.
+        self.note_unsynced(&self.credentials.put(token, previous.as_ref(), true)?);
+        Ok(())
     }
 
     fn settle_store(&self) -> Result<(Snapshot, Findings)> {
@@ -289,6 +284,9 @@ impl Registry {
         reserved: Option<Reservation>,
         change: impl FnOnce(&mut Document) -> T,
     ) -> Result<T> {
+        if let Some(reserved) = &reserved {
+            reserved.make_room_for_a_lock();
+        }
         let (mut change, mut result) = (Some(change), None);
         self.change_store(reserved, &mut |document| result = change.take().map(|change| change(document)))?;
         result.ok_or_else(|| Error::internal("a change of the store was not made"))
@@ -297,7 +295,7 @@ impl Registry {
     /// The part of [`Registry::with_store_in`] that is compiled once.
     fn change_store(
         &self,
-        reserved: Option<Reservation>,
+        mut reserved: Option<Reservation>,
         change: &mut dyn FnMut(&mut Document),
     ) -> Result<()> {
         self.with_store_locked(|| {
@@ -306,6 +304,10 @@ impl Registry {
                 Stored::Missing => Document::default(),
                 Stored::Usable(document) => *document,
                 Stored::Broken { reason, recovered } => {
+                    // A store that can't be written stays damaged: a copy at each attempt would fill the disk.
+                    if reserved.is_none() {
+                        reserved = self.store.reserve()?;
+                    }
                     let aside = self.store.set_aside(reason, self.clock.now_ms())?;
                     let message = format!(
                         "{} It was kept as {}; {} accounts could be recovered from it.",
@@ -503,6 +505,14 @@ impl Registry {
     ) {
         let account_id = account_id.map(str::to_owned);
         self.events.emit(Event { account_id, code, ..Event::new(kind, self.clock.now_ms(), message) });
+    }
+}
+
+/// True if the accounts of a snapshot can be used although writing them failed.
+fn is_usable_unwritten(error: &Error, is_sound: bool, snapshot: &Snapshot) -> bool {
+    match error.code() {
+        Code::Io | Code::StoreCorrupt | Code::StoreUnsupported => is_sound || !snapshot.document.is_empty(),
+        _ => false,
     }
 }
 

@@ -12,10 +12,14 @@ use qwen_base::{
 };
 use sha2::{Digest as _, Sha256};
 
+use super::file::MAX_FILE;
+use super::obstacle::Obstacle;
 use super::ownership;
 
 /// Ends the names of temporary files.
 pub const TEMPORARY_SUFFIX: &str = ".tmp";
+/// Space for a lock file and its temporary file, in bytes.
+const ROOM_FOR_A_LOCK: u64 = 8 * 1024;
 /// Marks the names of temporary files that only reserve space.
 const RESERVED: &str = "reserved";
 
@@ -53,6 +57,10 @@ pub fn replace_if(
     still: &dyn Fn() -> bool,
 ) -> Result<Replaced> {
     let target = follow_links(path)?;
+    // In an append-only directory, a temporary file could be neither renamed nor removed.
+    if let Some(obstacle) = Obstacle::to(&target) {
+        return Err(obstacle.error(path));
+    }
     let directory = parent(&target);
     create_private_directory(directory)?;
     if fault::omits(Safeguard::Replacement) {
@@ -87,32 +95,27 @@ pub fn replace_if(
     })
 }
 
-/// False if no rename can replace the file: a mount, or a file that is marked as immutable or append-only. Another cause
-/// may still prevent it.
-#[must_use]
-pub fn is_replaceable(path: &Path) -> bool {
-    follow_links(path).map_or(true, |target| !is_fixed(&target))
+/// Replaces a file, or writes it in place if it is a mount.
+///
+/// # Errors
+/// `ERR_QWEN_IO`.
+pub fn put(path: &Path, contents: &[u8], reserved: Option<Reservation>) -> Result<Replaced> {
+    let Some(obstacle) = Obstacle::to(path) else {
+        return replace_if(path, contents, reserved, &|| true);
+    };
+    obstacle.expect_writable_file(path)?;
+    overwrite(path, contents).map(|()| Replaced::Synced)
 }
 
-#[cfg(target_os = "linux")]
-fn is_fixed(target: &Path) -> bool {
-    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
-    let fixed = StatxAttributes::MOUNT_ROOT | StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
-    statx(CWD, target, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())
-        .is_ok_and(|found| found.stx_attributes.intersects(fixed))
-}
-
-#[cfg(target_os = "macos")]
-fn is_fixed(target: &Path) -> bool {
-    use std::os::macos::fs::MetadataExt as _;
-    // UF_IMMUTABLE, UF_APPEND, SF_IMMUTABLE and SF_APPEND of <sys/stat.h>.
-    const FIXED: u32 = 0x2 | 0x4 | 0x2_0000 | 0x4_0000;
-    fs::symlink_metadata(target).is_ok_and(|found| found.st_flags() & FIXED != 0)
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "macos")))]
-fn is_fixed(_target: &Path) -> bool {
-    false
+/// Reserves space for `size` bytes of new contents; `None` for a file that [`put`] writes in place.
+///
+/// # Errors
+/// `ERR_QWEN_IO` if the file can't be written.
+pub fn reserve(path: &Path, size: u64) -> Result<Option<Reservation>> {
+    match Obstacle::to(path) {
+        Some(obstacle) => obstacle.expect_writable_file(path).map(|()| None),
+        None => Reservation::make(path, size).map(Some),
+    }
 }
 
 /// Writes `contents` into a file that can't be replaced: a mount, or a file in a read-only directory. A crash can leave
@@ -137,13 +140,12 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Writes and syncs a file of `size` bytes. This finds a full disk, a used-up quota, a read-only directory, a
-    /// failing disk, and an owner that can't be kept.
-    ///
-    /// # Errors
-    /// `ERR_QWEN_IO`.
-    pub fn make(path: &Path, size: u64) -> Result<Self> {
+    /// Writes and syncs a file with room for `size` bytes and for a lock. This finds a full disk, a used-up quota, a
+    /// read-only directory, a failing disk, and an owner that can't be kept.
+    fn make(path: &Path, size: u64) -> Result<Self> {
         let target = follow_links(path)?;
+        // File systems that copy on write need space for both versions of a block.
+        let size = size.saturating_mul(2).saturating_add(ROOM_FOR_A_LOCK);
         let directory = parent(&target);
         create_private_directory(directory)?;
         let made =
@@ -160,6 +162,13 @@ impl Reservation {
             Ok(temporary) => Ok(Self { temporary, target }),
             Err(error) => Err(Error::io("reserve space for new tokens in", directory, error)),
         }
+    }
+
+    /// Gives half of the space back, so that a lock can be created on a full disk.
+    pub fn make_room_for_a_lock(&self) {
+        let file = &self.temporary.file;
+        // If it fails, the disk may still have space for the lock.
+        let _ = file.metadata().and_then(|found| file.set_len(found.len() / 2));
     }
 }
 
@@ -291,7 +300,8 @@ fn temporary_name(target: &Path, what: &str) -> String {
     format!("{}{what}.", temporary_prefix(target))
 }
 
-fn parent(path: &Path) -> &Path {
+/// Returns the directory of a file.
+pub(super) fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -304,7 +314,7 @@ pub fn temporary_prefix(target: &Path) -> String {
 /// Fingerprint of the contents that a temporary file replaces.
 fn fingerprint(target: &Path) -> String {
     use std::fmt::Write as _;
-    let Ok(Some(contents)) = safe_open::read(target, u64::MAX - 1) else { return "none".to_owned() };
+    let Ok(Some(contents)) = safe_open::read(target, MAX_FILE) else { return "none".to_owned() };
     Sha256::digest(contents).iter().take(8).fold(String::new(), |mut text, byte| {
         // Writing to a string can't fail.
         let _ = write!(text, "{byte:02x}");

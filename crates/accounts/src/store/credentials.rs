@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::atomic::{self, Replaced, Reservation};
 use super::file::{self, Contents};
 use super::lock::LockPaths;
+use super::obstacle::Obstacle;
 use crate::model::Token;
 
 /// Larger files are refused.
@@ -79,44 +80,49 @@ impl CredentialsFile {
         Ok(Credentials { token, modified_at, document })
     }
 
-    /// Replaces the tokens in the file. Other fields of `previous` stay.
+    /// Writes new tokens. Other fields of `previous` stay.
+    ///
+    /// The file is replaced. If that is impossible and `is_kept`, it is written in place: a crash can then leave it torn,
+    /// so the store must have the tokens.
     ///
     /// # Errors
-    /// `ERR_QWEN_IO`; the file is then unchanged.
-    pub fn write(&self, token: &Token, previous: Option<&Credentials>) -> Result<Replaced> {
-        atomic::replace(&self.path, &contents(token, previous)?)
+    /// `ERR_QWEN_IO`; the reason why the file can't be replaced.
+    pub fn put(&self, token: &Token, previous: Option<&Credentials>, is_kept: bool) -> Result<Replaced> {
+        self.put_if(&contents(token, previous)?, None, is_kept, &|| true)
     }
 
-    /// As [`CredentialsFile::write`], if the file still holds the refresh token of `previous` just before it is
-    /// replaced. `reserved` is disk space from [`CredentialsFile::reserve`].
+    /// As [`CredentialsFile::put`], if the file still holds the refresh token of `previous` just before it is written.
+    /// `reserved` is disk space from [`CredentialsFile::reserve`].
     ///
     /// # Errors
-    /// `ERR_QWEN_IO`; the file is then unchanged.
-    pub fn write_over(
+    /// Those of [`CredentialsFile::put`].
+    pub fn put_over(
         &self,
         token: &Token,
         previous: &Credentials,
         reserved: Option<Reservation>,
+        is_kept: bool,
     ) -> Result<Replaced> {
         let contents = contents(token, Some(previous))?;
-        atomic::replace_if(&self.path, &contents, reserved, &|| self.still_holds(previous))
+        self.put_if(&contents, reserved, is_kept, &|| self.still_holds(previous))
     }
 
-    /// Writes into a file that can't be replaced, if it still holds the refresh token of `previous`. A crash can leave
-    /// the file torn, so the tokens must be in the store first.
-    ///
-    /// # Errors
-    /// `ERR_QWEN_IO`.
-    pub fn write_in_place(&self, token: &Token, previous: &Credentials) -> Result<()> {
-        if self.still_holds(previous) { self.write_into(token, Some(previous)) } else { Ok(()) }
-    }
-
-    /// As [`CredentialsFile::write_in_place`], whatever the file holds.
-    ///
-    /// # Errors
-    /// `ERR_QWEN_IO`.
-    pub fn write_into(&self, token: &Token, previous: Option<&Credentials>) -> Result<()> {
-        atomic::overwrite(&self.path, &contents(token, previous)?)
+    fn put_if(
+        &self,
+        contents: &[u8],
+        reserved: Option<Reservation>,
+        is_kept: bool,
+        still: &dyn Fn() -> bool,
+    ) -> Result<Replaced> {
+        let replaced = atomic::replace_if(&self.path, contents, reserved, still);
+        let Err(cause) = replaced else { return replaced };
+        if !is_kept || fault::omits(Safeguard::InPlace) {
+            return Err(cause);
+        }
+        if !still() {
+            return Ok(Replaced::Declined);
+        }
+        atomic::overwrite(&self.path, contents).map(|()| Replaced::Synced).map_err(|_| cause)
     }
 
     fn still_holds(&self, previous: &Credentials) -> bool {
@@ -124,18 +130,18 @@ impl CredentialsFile {
         fault::omits(Safeguard::Comparison) || self.read().is_ok_and(|now| now.is_some_and(is_same))
     }
 
-    /// Reserves space for new tokens.
+    /// Reserves space for new tokens; `None` if the file can only be written in place.
     ///
     /// # Errors
-    /// `ERR_QWEN_IO`.
-    pub fn reserve(&self) -> Result<Reservation> {
-        Reservation::make(&self.path, file::size(&self.path) + ROOM_FOR_LONGER_TOKENS)
+    /// `ERR_QWEN_IO` if the file can't be written.
+    pub fn reserve(&self) -> Result<Option<Reservation>> {
+        atomic::reserve(&self.path, file::size(&self.path) + ROOM_FOR_LONGER_TOKENS)
     }
 
     /// False if no new file can take its place.
     #[must_use]
     pub fn is_replaceable(&self) -> bool {
-        atomic::is_replaceable(&self.path)
+        Obstacle::to(&self.path).is_none()
     }
 
     /// Removes the file after the user has removed its account.
@@ -154,12 +160,13 @@ impl CredentialsFile {
         }
     }
 
-    /// Keeps a file without usable tokens under a name with the time. A file that can't be renamed is copied.
+    /// Keeps a file without usable tokens under a name with the time. A link stays, so its target is copied, and so is a
+    /// file that can't be renamed.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`.
     pub fn set_aside(&self, now_ms: u64) -> Result<PathBuf> {
-        let moved = if self.is_replaceable() {
+        let moved = if self.is_replaceable() && !self.path.is_symlink() {
             let aside = file::aside(&self.path, now_ms);
             fs::rename(&self.path, &aside).map(|()| aside)
         } else {
@@ -210,14 +217,14 @@ mod tests {
         let (_temporary, file) = file_with(serde_json::to_string_pretty(&original).unwrap().as_bytes());
         let mut credentials = file.read().unwrap().unwrap();
         assert_eq!(credentials.token.expires_at, 1_893_456_000_000);
-        file.write(&credentials.token, Some(&credentials)).unwrap();
+        file.put(&credentials.token, Some(&credentials), false).unwrap();
         assert_eq!(
             fs::read_to_string(file.path()).unwrap(),
             serde_json::to_string_pretty(&original).unwrap()
         );
 
         credentials.token.access_token = Secret::new("b");
-        file.write(&credentials.token, Some(&credentials)).unwrap();
+        file.put(&credentials.token, Some(&credentials), false).unwrap();
         let written: Value = serde_json::from_slice(&fs::read(file.path()).unwrap()).unwrap();
         assert_eq!(written["access_token"], "b");
         assert_eq!(written["added_by_cli_0.99"], original["added_by_cli_0.99"]);
@@ -264,7 +271,7 @@ mod tests {
         let before = file::stamp(file.path()).unwrap();
         let credentials = file.read().unwrap();
         assert_eq!(file::stamp(file.path()).unwrap(), before);
-        file.write(&credentials.as_ref().unwrap().token, credentials.as_ref()).unwrap();
+        file.put(&credentials.as_ref().unwrap().token, credentials.as_ref(), false).unwrap();
         assert_ne!(file::stamp(file.path()).unwrap(), before);
     }
 

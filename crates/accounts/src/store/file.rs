@@ -11,6 +11,9 @@ use qwen_base::{
 
 use super::ownership;
 
+/// Larger files are never read or copied, in bytes: they are none of ours.
+pub const MAX_FILE: u64 = 16 * 1024 * 1024;
+
 /// Tells two versions of a file apart without reading it. Renaming a file over another changes the inode, even if the
 /// clock is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,10 +63,10 @@ pub fn stamp_or_error(path: &Path) -> Option<Stamp> {
     stamp(path).unwrap_or_else(unreadable)
 }
 
-/// Size of a file in bytes; 0 if there is none.
+/// Size of a file in bytes, at most [`MAX_FILE`]; 0 if there is none.
 #[must_use]
 pub fn size(path: &Path) -> u64 {
-    fs::metadata(path).map_or(0, |metadata| metadata.len())
+    fs::metadata(path).map_or(0, |metadata| metadata.len().min(MAX_FILE))
 }
 
 /// Reads a file of at most `limit` bytes.
@@ -99,6 +102,10 @@ fn read_checked(
     let metadata = file.metadata().map_err(|error| unreadable(path, error))?;
     if let Some(error) = refuse(&metadata) {
         return Err(error);
+    }
+    // A huge file is refused without reading it.
+    if metadata.len() > limit {
+        return Ok(Contents::TooLarge);
     }
     let modified_at = metadata.modified().map_or(0, epoch_ms);
     let mut bytes = Vec::new();
@@ -148,6 +155,9 @@ pub fn aside(path: &Path, now_ms: u64) -> PathBuf {
 pub fn set_aside(path: &Path, now_ms: u64) -> std::io::Result<PathBuf> {
     let aside = aside(path, now_ms);
     if path.is_file() {
+        if fs::metadata(path)?.len() > MAX_FILE {
+            return Err(std::io::Error::new(ErrorKind::FileTooLarge, "it is larger than 16 MiB"));
+        }
         fs::copy(path, &aside)?;
         // Windows can sync only files that are open for writing; elsewhere a copy of a read-only file can't be opened
         // so.

@@ -12,6 +12,7 @@ use qwen_base::{
 };
 
 use crate::store::atomic::{self, create_private_directory};
+use crate::store::obstacle::Obstacle;
 use crate::store::ownership;
 use crate::store::refresh_decision::is_abandoned;
 
@@ -70,10 +71,12 @@ impl LockPaths {
     /// Creates the directories of the lock files.
     ///
     /// # Errors
-    /// `ERR_QWEN_IO`.
+    /// `ERR_QWEN_IO`, also for a directory in which a lock file could not be removed.
     pub fn make_directories(&self) -> Result<()> {
-        let directories = [&self.kernel, &self.cli].map(|path| path.parent().unwrap_or(Path::new(".")));
-        directories.into_iter().try_for_each(create_private_directory)
+        let directories = [&self.kernel, &self.cli].map(|path| atomic::parent(path));
+        directories.into_iter().try_for_each(create_private_directory)?;
+        let obstacle = Obstacle::within(atomic::parent(&self.cli));
+        obstacle.map_or(Ok(()), |obstacle| Err(obstacle.error(&self.cli)))
     }
 
     /// Checks that nothing else stands in the place of the lock files. Creates nothing.

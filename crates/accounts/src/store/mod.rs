@@ -8,6 +8,7 @@ pub mod import_formats;
 pub mod legacy;
 pub mod lock;
 pub mod modes;
+pub mod obstacle;
 pub mod ownership;
 pub mod path_policy;
 pub mod record;

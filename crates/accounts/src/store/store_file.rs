@@ -4,12 +4,9 @@ use qwen_base::{Code, Error, Result};
 
 use super::atomic::{self, Replaced, Reservation};
 use super::document::{Document, Unusable};
-use super::file::{self, Contents};
+use super::file::{self, Contents, MAX_FILE};
 use super::lock::LockPaths;
 use super::recover::recover;
-
-/// Larger files count as damaged.
-const MAX_SIZE: u64 = 16 * 1024 * 1024;
 
 /// Space for one more account, or longer tokens, in bytes.
 const ROOM_FOR_AN_ACCOUNT: u64 = 4 * 1024;
@@ -69,7 +66,7 @@ impl StoreFile {
     /// # Errors
     /// `ERR_QWEN_IO`.
     pub fn read(&self) -> Result<Stored> {
-        let contents = match file::read_own(&self.path, MAX_SIZE, Code::Io)? {
+        let contents = match file::read_own(&self.path, MAX_FILE, Code::Io)? {
             Contents::Missing => return Ok(Stored::Missing),
             Contents::NotAFile | Contents::TooLarge => {
                 return Ok(Stored::Broken { reason: Unusable::Corrupt, recovered: Box::default() });
@@ -82,20 +79,21 @@ impl StoreFile {
         })
     }
 
-    /// Replaces the store. `reserved` is disk space from [`StoreFile::reserve`].
-    ///
-    /// # Errors
-    /// `ERR_QWEN_IO`; the store is then unchanged.
-    pub fn write(&self, document: &Document, reserved: Option<Reservation>) -> Result<Replaced> {
-        atomic::replace_if(&self.path, &document.to_json(), reserved, &|| true)
-    }
-
-    /// Reserves space for one more account.
+    /// Replaces the store, or writes it in place if it is a mount. `reserved` is disk space from
+    /// [`StoreFile::reserve`].
     ///
     /// # Errors
     /// `ERR_QWEN_IO`.
-    pub fn reserve(&self) -> Result<Reservation> {
-        Reservation::make(&self.path, file::size(&self.path) + ROOM_FOR_AN_ACCOUNT)
+    pub fn write(&self, document: &Document, reserved: Option<Reservation>) -> Result<Replaced> {
+        atomic::put(&self.path, &document.to_json(), reserved)
+    }
+
+    /// Reserves space for one more account; `None` if the store is written in place.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO` if the store can't be written.
+    pub fn reserve(&self) -> Result<Option<Reservation>> {
+        atomic::reserve(&self.path, file::size(&self.path) + ROOM_FOR_AN_ACCOUNT)
     }
 
     /// Keeps a damaged store under a name with the time. A file is copied, so that other processes always find one.

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use qwen_accounts::{
-    CredentialsFile, StoreFile, Stored, atomic, broken,
+    CredentialsFile, Obstacle, REMOVE_MARKS, StoreFile, Stored, atomic, broken,
     file::{self, Contents},
     lock::{LockPaths, LockState},
     read_logins,
@@ -130,7 +130,9 @@ fn replaceable(path: &Path) -> Option<Finding> {
         return None;
     }
     let target = atomic::follow_links(path).ok()?;
-    unchangeable(&target).or_else(|| unwritable_target(path, &target))
+    Obstacle::to(&target)
+        .map(|obstacle| unchangeable(&target, &obstacle))
+        .or_else(|| unwritable_target(path, &target))
 }
 
 /// Creates an unnamed file in the directory of the link's target. It is gone when it is closed.
@@ -149,33 +151,21 @@ fn unwritable_target(path: &Path, target: &Path) -> Option<Finding> {
     ))
 }
 
-#[cfg(target_os = "linux")]
-fn unchangeable(target: &Path) -> Option<Finding> {
-    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
-    let attributes = |path: &Path| {
-        let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS).ok();
-        found.map_or(StatxAttributes::empty(), |found| found.stx_attributes)
-    };
+fn unchangeable(target: &Path, obstacle: &Obstacle) -> Finding {
     let shown = target.display();
-    let bits = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
-    for path in [Some(target), target.parent()].into_iter().flatten() {
-        if attributes(path).intersects(bits) {
-            let message =
-                format!("{} is immutable, so refreshed tokens can't be written to {shown}.", path.display());
-            return Some(Finding::broken(FILE_SYSTEM, message, format!("sudo chattr -ia {}", quoted(path))));
+    match obstacle {
+        Obstacle::Marked { path, mark } => Finding::broken(
+            FILE_SYSTEM,
+            format!("{} is {mark}, so refreshed tokens can't be written to {shown}.", path.display()),
+            format!("{REMOVE_MARKS} {}", quoted(path)),
+        ),
+        Obstacle::Mount => {
+            let message = format!(
+                "{shown} is its own mount and can't be replaced. Tokens are written in place: a crash can leave them incomplete, and processes outside of this container don't see the locks."
+            );
+            Finding::warning(FILE_SYSTEM, message, "Mount its directory instead of the file")
         }
     }
-    attributes(target).contains(StatxAttributes::MOUNT_ROOT).then(|| {
-        let message = format!(
-            "{shown} is its own mount and can't be replaced. Tokens are written in place: a crash can leave them incomplete, and processes outside of this container don't see the locks."
-        );
-        Finding::warning(FILE_SYSTEM, message, "Mount its directory instead of the file")
-    })
-}
-
-#[cfg(not(target_os = "linux"))]
-fn unchangeable(_target: &Path) -> Option<Finding> {
-    None
 }
 
 fn lock_findings(settings: &CheckedSettings, clock: &Clock) -> Vec<Finding> {

@@ -11,7 +11,7 @@ use qwen_client::{Doctor, LoginOptions};
 use crate::support::fleet::Fleet;
 use crate::support::home::{document, in_seconds, make_pipe};
 use crate::support::reply::Reply;
-use crate::support::setup::{Setup, chat};
+use crate::support::setup::{Setup, chat, quiet_login};
 use crate::support::skipped;
 use crate::support::time::soon;
 
@@ -87,6 +87,24 @@ async fn credentials_that_can_not_be_examined_stop_no_other_account() {
     assert_eq!(fleet.client().accounts().await.unwrap_err().code(), Code::Io);
 }
 
+#[tokio::test]
+async fn a_damaged_credentials_file_that_is_a_link_stays_one() {
+    let setup = Setup::logged_out().await;
+    let target = setup.home.path().join("dotfiles/creds.json");
+    fs::create_dir(target.parent().unwrap()).unwrap();
+    fs::write(&target, "{torn").unwrap();
+    symlink("../dotfiles/creds.json", setup.home.credentials()).unwrap();
+    setup.client().login(quiet_login(), |_| {}).await.unwrap();
+    assert!(setup.home.credentials().is_symlink());
+    assert!(fs::read_to_string(&target).unwrap().contains(&setup.home.access_token()));
+    let names = setup.home.files();
+    let copies: Vec<_> = names.iter().filter(|name| name.starts_with("oauth_creds.json.corrupt-")).collect();
+    let [copy] = copies[..] else { panic!("{names:?}") };
+    let copy = setup.home.qwen_dir().join(copy);
+    assert!(!copy.is_symlink());
+    assert_eq!(fs::read_to_string(copy).unwrap(), "{torn");
+}
+
 fn doctor(setup: &Setup) -> Doctor {
     Doctor {
         options: setup.options.clone(),
@@ -156,10 +174,10 @@ async fn something_else_in_a_locks_place_spends_no_token_and_is_named_at_once() 
 }
 
 /// A file or directory that can't be changed while this lives.
-struct Unchangeable(PathBuf, &'static str);
+pub struct Unchangeable(PathBuf, &'static str);
 
 impl Unchangeable {
-    fn make(path: PathBuf, attribute: &'static str) -> Option<Self> {
+    pub fn make(path: PathBuf, attribute: &'static str) -> Option<Self> {
         let made = Command::new("chattr").arg(format!("+{attribute}")).arg(&path).output();
         if made.is_ok_and(|output| output.status.success()) {
             return Some(Self(path, attribute));
@@ -175,13 +193,24 @@ impl Drop for Unchangeable {
     }
 }
 
+/// Names `path` in the findings, and removes its mark as they advise.
+async fn remove_mark(setup: &Setup, path: &Path, row: &str) {
+    let findings = doctor(setup).examine().await.unwrap();
+    let named = ["immutable", "append-only"].map(|mark| format!("{} is {mark}", path.display()));
+    let found = findings.iter().find(|found| named.iter().any(|named| found.message.starts_with(named)));
+    let fix = found.unwrap_or_else(|| panic!("{row}: {findings:?}")).fix.clone().unwrap();
+    let fix = fix.trim_start_matches("sudo ");
+    assert!(Command::new("sh").args(["-c", fix]).status().unwrap().success(), "{fix}");
+}
+
 #[tokio::test]
 async fn a_file_that_can_not_be_changed_loses_no_login_and_doctor_names_it() {
-    for (is_file, attribute) in [(true, "i"), (true, "a"), (false, "i")] {
+    for (is_file, attribute) in [(true, "i"), (true, "a"), (false, "i"), (false, "a")] {
         let row = format!("{is_file} {attribute}");
         let setup = Setup::expired().await;
         let path = if is_file { setup.home.credentials() } else { setup.home.qwen_dir() };
         let Some(unchangeable) = Unchangeable::make(path.clone(), attribute) else { return };
+        let files = setup.home.files();
         let outcome = setup.client().access_token(None).await;
         if is_file {
             assert_eq!(outcome.unwrap().access_token.expose(), "access-1", "{row}");
@@ -192,16 +221,38 @@ async fn a_file_that_can_not_be_changed_loses_no_login_and_doctor_names_it() {
         } else {
             let error = outcome.unwrap_err();
             assert_eq!((error.code(), setup.server.token_requests()), (Code::Io, 0), "{row}");
+            let client = setup.client();
+            let login = client.login(LoginOptions::default(), |_| panic!("the user is asked"));
+            assert_eq!(login.await.unwrap_err().code(), Code::Io, "{row}");
+            assert_eq!(setup.home.files(), files, "{row}");
         }
-        let findings = doctor(&setup).examine().await.unwrap();
-        let named = format!("{} is immutable", path.display());
-        let found = findings.iter().find(|found| found.message.starts_with(&named));
-        let fix = found.unwrap_or_else(|| panic!("{row}: {findings:?}")).fix.clone().unwrap();
-        let fix = fix.trim_start_matches("sudo ");
-        assert!(Command::new("sh").args(["-c", fix]).status().unwrap().success(), "{fix}");
+        remove_mark(&setup, &path, &row).await;
         let client = setup.client();
         assert_eq!(client.access_token(None).await.unwrap().access_token.expose(), "access-1", "{row}");
         assert_eq!((setup.server.redemptions(), setup.server.redeemed_again()), (1, 0), "{row}");
+        drop(unchangeable);
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_can_not_be_changed_spends_no_token_that_only_it_could_take() {
+    for attribute in ["i", "a"] {
+        let fleet = Fleet::expiring_in(&[-60, -60]).await;
+        let (setup, store) = (&fleet.setup, fleet.setup.home.store());
+        let client = fleet.client();
+        client.accounts().await.unwrap();
+        let Some(unchangeable) = Unchangeable::make(store.clone(), attribute) else { return };
+        let error = client.access_token(Some("bob")).await.map(drop).unwrap_err();
+        assert_eq!((error.code(), error.path()), (Code::Io, Some(store.as_path())), "{error}");
+        assert_eq!(setup.server.token_requests(), 0, "{attribute}");
+        let login = client.login(LoginOptions::default(), |_| panic!("the user is asked"));
+        assert_eq!(login.await.unwrap_err().code(), Code::Io, "{attribute}");
+        // The credentials file can take the other one's, and the user hears of the store.
+        assert_eq!(client.access_token(Some("ann")).await.unwrap().access_token.expose(), "access.ann.1");
+        assert_eq!(setup.home.access_token(), "access.ann.1");
+        assert_eq!(setup.events.count(EventKind::NeedsAttention), 1, "{:?}", setup.events.all());
+        remove_mark(setup, &store, attribute).await;
+        assert_eq!(client.access_token(Some("bob")).await.unwrap().access_token.expose(), "access.bob.1");
         drop(unchangeable);
     }
 }

@@ -1,10 +1,11 @@
 //! Stores of the original plugin, of other versions, and damaged ones.
 
 use qwen_accounts::Availability;
-use qwen_base::{Clock, EventKind, Secret};
+use qwen_base::{Clock, Code, Event, EventKind, Secret};
 use qwen_client::{AccountInfo, Client};
 use serde_json::{Value, json};
 
+use crate::odd_places::Unchangeable;
 use crate::support::fleet::{Fleet, NAMES, access, ask, quota, token, who, who_answers};
 use crate::support::home::{make_pipe, private};
 use crate::support::reply::Reply;
@@ -215,7 +216,6 @@ async fn a_damaged_store_is_kept_whole_and_what_reads_as_an_account_is_used() {
     version_2["version"] = json!(2);
     let mut odd = fleet.store();
     odd["accounts"].as_array_mut().unwrap().insert(1, json!("no account"));
-    let huge = format!("{text}{}", " ".repeat(16 * 1024 * 1024));
     let (none, all): (&[&str], &[&str]) = (&[], &NAMES[..3]);
     let cases = [
         (b"".to_vec(), none),
@@ -227,7 +227,6 @@ async fn a_damaged_store_is_kept_whole_and_what_reads_as_an_account_is_used() {
         (text.as_bytes()[3..].to_vec(), all),
         (version_2.to_string().into_bytes(), all),
         (odd.to_string().into_bytes(), all),
-        (huge.into_bytes(), none),
     ];
     for (contents, recovered) in cases {
         let fleet = Fleet::of(3).await;
@@ -247,6 +246,60 @@ async fn a_damaged_store_is_kept_whole_and_what_reads_as_an_account_is_used() {
         assert_eq!(std::fs::read(&aside[0]).unwrap(), contents, "{shown}");
         assert_eq!(fleet.setup.events.count(EventKind::StoreRepaired), 1, "{shown}");
         assert_eq!(fleet.store()["version"], 1);
+    }
+}
+
+/// Damages the store so that it can't be moved aside; `None` where that is not possible.
+fn damage_for_good(fleet: &Fleet, how: &str) -> Option<Unchangeable> {
+    let store = fleet.setup.home.store();
+    match how {
+        "huge" => {
+            let file = std::fs::File::options().write(true).open(&store).unwrap();
+            file.set_len(10 << 30).unwrap();
+            None
+        }
+        "read-only directory" => {
+            std::fs::write(&store, "{").unwrap();
+            Unchangeable::make(fleet.setup.home.qwen_dir(), "i")
+        }
+        // The copy could be made, and would be made again and again.
+        _ => {
+            let target = fleet.setup.home.path().join("target");
+            std::fs::create_dir(&target).unwrap();
+            std::fs::rename(&store, target.join("store.json")).unwrap();
+            std::fs::write(target.join("store.json"), "{").unwrap();
+            std::os::unix::fs::symlink(target.join("store.json"), &store).unwrap();
+            Unchangeable::make(target.join("store.json"), "i")
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_store_that_can_not_be_moved_aside_is_not_copied_and_the_other_login_works() {
+    for how in ["huge", "read-only directory", "link to a read-only file"] {
+        let fleet = Fleet::of(2).await;
+        let unchangeable = damage_for_good(&fleet, how);
+        if unchangeable.is_none() && how != "huge" {
+            return;
+        }
+        for _ in 0..3 {
+            let client = fleet.client();
+            assert_eq!(ask(&client).await.status, 200, "{how}");
+            assert_eq!(client.accounts().await.unwrap().len(), 1, "{how}");
+        }
+        assert!(set_aside(&fleet).is_empty(), "{how}");
+        let told = fleet.setup.events.all();
+        let names_store = |event: &Event| event.message.contains("oauth_accounts.");
+        assert!(told.iter().any(names_store), "{how}: {told:?}");
+        // Without a login beside it, the store is the reason.
+        if how == "huge" {
+            std::fs::remove_file(fleet.setup.home.credentials()).unwrap();
+            let error = fleet.client().accounts().await.unwrap_err();
+            assert_eq!(error.code(), Code::StoreCorrupt);
+            assert!(error.message().contains("larger than 16 MiB"), "{error}");
+            // The home's end reads all files.
+            std::fs::remove_file(fleet.setup.home.store()).unwrap();
+        }
     }
 }
 

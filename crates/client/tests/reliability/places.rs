@@ -9,12 +9,20 @@ use qwen_base::Clock;
 
 use super::scene::read;
 use crate::support::child::Child;
+use crate::support::fleet::Fleet;
 use crate::support::home::{document, in_seconds};
 use crate::support::setup::{Setup, quiet_login};
 use crate::support::skipped;
 
 /// Bind-mounts the credentials file, as a container does with a single file.
 const FILE_MOUNT: &str = r#"mount --bind "$0/oauth_creds.json" "$0/oauth_creds.json" && exec "$@""#;
+/// Bind-mounts the store.
+const STORE_MOUNT: &str = r#"mount --bind "$0/oauth_accounts.json" "$0/oauth_accounts.json" && exec "$@""#;
+/// The same, for reading only.
+const READ_ONLY_STORE_MOUNT: &str = r#"
+    mount --bind "$0/oauth_accounts.json" "$0/oauth_accounts.json" &&
+    mount -o remount,bind,ro "$0/oauth_accounts.json" && exec "$@"
+"#;
 /// Marks the credentials file as immutable.
 const IMMUTABLE_FILE: &str = r#"chattr +i "$0/oauth_creds.json" && exec "$@""#;
 /// Makes the link's target directory read-only, as a Nix store is.
@@ -204,6 +212,11 @@ async fn a_file_that_can_not_be_written_to_at_all_needs_attention_and_loses_no_l
     assert_eq!((setup.server.redemptions(), setup.server.redeemed_again()), (1, 0));
 }
 
+fn fill(directory: &Path) {
+    let mut filler = fs::File::create(directory.join("filler")).unwrap();
+    while std::io::Write::write(&mut filler, &[b'x'; 512]).is_ok_and(|written| written > 0) {}
+}
+
 /// Fills the disk before the answer arrives. Returns true if the login is lost with the process.
 async fn is_lost_on_a_full_disk(omitted: &str) -> bool {
     let setup = Setup::expired().await;
@@ -212,8 +225,7 @@ async fn is_lost_on_a_full_disk(omitted: &str) -> bool {
     setup.server.hold();
     child.ask().await;
     setup.server.until_token_requests(1).await;
-    let mut filler = fs::File::create(directory.join("filler")).unwrap();
-    while std::io::Write::write(&mut filler, &[b'x'; 512]).is_ok_and(|written| written > 0) {}
+    fill(&directory);
     setup.server.release();
     assert_eq!(child.answer().await, "access-1");
     refresh_token(&directory.join("oauth_creds.json")) != "refresh-1"
@@ -226,6 +238,52 @@ async fn a_disk_that_fills_up_loses_no_login_thanks_to_making_room_before() {
     }
     assert!(!is_lost_on_a_full_disk("").await);
     assert!(is_lost_on_a_full_disk("omit Preparation").await);
+}
+
+/// Fills the disk before the answer arrives. Returns true if the login, which only the store can take, is lost with the
+/// process.
+async fn is_lost_in_the_store_of_a_full_disk(omitted: &str) -> bool {
+    let fleet = Fleet::expiring_in(&[3600, -60]).await;
+    fleet.edit_store(|store| store["activeAccountId"] = "bob".into());
+    let setup = &fleet.setup;
+    let mut child = behind(setup, FULL_DISK, omitted).await;
+    let directory = child.path(&setup.home.qwen_dir());
+    setup.server.hold();
+    child.ask().await;
+    setup.server.until_token_requests(1).await;
+    fill(&directory);
+    setup.server.release();
+    assert_eq!(child.answer().await, "access.bob.1");
+    let store = read(&directory.join("oauth_accounts.json")).unwrap();
+    store["accounts"][1]["token"]["refresh_token"] != "refresh.bob.1"
+}
+
+#[tokio::test]
+async fn a_full_disk_has_room_for_the_stores_lock_and_for_the_store() {
+    if !may_mount() {
+        return;
+    }
+    assert!(!is_lost_in_the_store_of_a_full_disk("").await);
+    assert!(is_lost_in_the_store_of_a_full_disk("omit Preparation").await);
+}
+
+#[tokio::test]
+async fn a_store_that_is_a_mount_is_written_in_place() {
+    if !may_mount() {
+        return;
+    }
+    let fleet = Fleet::expiring_in(&[3600, -60]).await;
+    fleet.edit_store(|store| store["activeAccountId"] = "bob".into());
+    let setup = &fleet.setup;
+    let mut child = behind(setup, STORE_MOUNT, "").await;
+    assert_eq!(child.token().await, "access.bob.1");
+    assert!(!child.told().await.contains("needs-attention"));
+    child.kill().await;
+    assert_eq!(fleet.stored("bob")["token"]["refresh_token"], "refresh.bob.1");
+    let mut child = behind(setup, READ_ONLY_STORE_MOUNT, "").await;
+    fleet.edit_store(|store| store["accounts"][1]["token"]["expiry_date"] = 1.into());
+    assert_eq!(child.token().await, "ERR_QWEN_IO");
+    assert_eq!(setup.server.redemptions(), 1);
 }
 
 /// Logs in with the CLI during a refresh, with no store there. Returns true if the refreshed login is lost.
