@@ -34,6 +34,11 @@ async function program({ load, report, told, data }) {
     process.off("SIGINT", listener);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
+  if (ending === "added listener") {
+    // It ends the process at once, and without an exit handler.
+    process.on("SIGINT", () => process.kill(process.pid, "SIGKILL"));
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
   report("ends");
   if (ending === "exit") process.exit(7);
   if (ending === "terminate") await worker.terminate();
@@ -54,6 +59,12 @@ const ENDINGS = [
     signals: ["SIGINT"],
     ended: { code: null, signal: "SIGINT" },
   },
+  {
+    name: "SIGINT after a listener is added",
+    ending: "added listener",
+    signals: ["SIGINT"],
+    ended: { code: null, signal: "SIGKILL" },
+  },
   { name: "exit", ending: "exit", ended: { code: 7, signal: null } },
   {
     name: "SIGTERM and a worker",
@@ -65,7 +76,12 @@ const ENDINGS = [
   { name: "terminate", inWorker: true, ending: "terminate", ended: { code: 0, signal: null } },
   { name: "a worker's exit", inWorker: true, ending: "worker exits", ended: { code: 0, signal: null } },
 ];
+/** Signals that end a process if it has no handler for them. */
+const RARE = ["SIGALRM", "SIGXCPU", "SIGPROF", "SIGVTALRM", "SIGIO", "SIGPWR", "SIGSTKFLT"];
+/** Bun handles this one itself. */
+const HANDLED = { bun: ["SIGPWR"] };
 const skip = process.platform === "win32" && "Windows has no signals";
+const notLinux = process.platform !== "linux" && "they are Linux's";
 
 /** Ends a process during a refresh that the server answers afterwards. */
 async function endMidway(t, runtime, { inWorker, ending, signals = [] }) {
@@ -96,6 +112,14 @@ for (const runtime of Object.keys(RUNTIMES)) {
       assert.deepEqual(ended, expected);
     });
   }
+
+  test(`${runtime}: no rare signal during a refresh loses a login`, { skip: skip || notLinux }, async (t) => {
+    for (const signal of RARE.filter((name) => !HANDLED[runtime]?.includes(name))) {
+      const { ended, server, before, after } = await endMidway(t, runtime, { signals: [signal] });
+      assert.ok(after !== before && server.issued.includes(after), signal);
+      assert.equal(ended.signal, signal);
+    }
+  });
 
   test(`${runtime}: SIGTERM while the answer arrives loses no login`, { skip }, async (t) => {
     const set = await setUp(t, { token: EXPIRED });

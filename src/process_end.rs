@@ -19,7 +19,6 @@ const LONGEST_FLUSH: Duration = Duration::from_secs(1);
 static SHUTDOWN: LazyLock<Shutdown> = LazyLock::new(|| {
     Shutdown::new(|change| match change {
         SectionChange::Begun => signals::hold(),
-        SectionChange::Renewed => signals::renew(),
         SectionChange::Ended => signals::release(),
     })
 });

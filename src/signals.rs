@@ -3,9 +3,9 @@
 //! Handlers are installed only during that time, and the previous handlers get the signals in the end.
 
 #[cfg(unix)]
-pub use self::unix::{hold, release, renew};
+pub use self::unix::{hold, release};
 #[cfg(windows)]
-pub use self::windows::{hold, release, renew};
+pub use self::windows::{hold, release};
 
 #[cfg(unix)]
 mod unix {
@@ -16,7 +16,9 @@ mod unix {
     use std::os::fd::IntoRawFd as _;
     use std::ptr;
     use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
-    use std::sync::{Mutex, Once};
+    use std::sync::{LazyLock, Mutex};
+    use std::thread::Thread;
+    use std::time::Duration;
 
     use libc::{c_int, sigaction, sigset_t};
     use qwen_base::lock;
@@ -25,22 +27,33 @@ mod unix {
 
     /// Signals that users, terminals and service managers send to end a process.
     const ENDING: [c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
-    /// All signals that are delayed. The last three are the runtime's own business if it handles them.
-    const SIGNALS: [c_int; 7] = [
-        libc::SIGINT,
-        libc::SIGTERM,
-        libc::SIGHUP,
-        libc::SIGQUIT,
+    /// Signals that are delayed only if they would end the process: they are the runtime's own business if it handles
+    /// them.
+    #[cfg(target_os = "linux")]
+    const OTHERS: [c_int; 9] = [
+        libc::SIGUSR1,
         libc::SIGUSR2,
         libc::SIGALRM,
         libc::SIGXCPU,
+        libc::SIGPROF,
+        libc::SIGVTALRM,
+        libc::SIGIO,
+        libc::SIGPWR,
+        libc::SIGSTKFLT,
     ];
+    #[cfg(not(target_os = "linux"))]
+    const OTHERS: [c_int; 6] =
+        [libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM, libc::SIGXCPU, libc::SIGPROF, libc::SIGVTALRM];
+    const COUNT: usize = ENDING.len() + OTHERS.len();
+
+    /// Interval in which the handlers are checked during a section.
+    const CHECK_INTERVAL: Duration = Duration::from_millis(2);
 
     /// Flags of our handler.
     const FLAGS: c_int = libc::SA_RESTART | libc::SA_ONSTACK;
 
-    /// Previous handlers of [`SIGNALS`]; `None` for signals that are not delayed.
-    static PREVIOUS: Mutex<[Option<Action>; SIGNALS.len()]> = Mutex::new([const { None }; SIGNALS.len()]);
+    /// Handlers of all signals that get the delayed ones in the end; `None` for signals that are not delayed.
+    static PREVIOUS: Mutex<[Option<Action>; COUNT]> = Mutex::new([const { None }; COUNT]);
     static IS_HOLDING: AtomicBool = AtomicBool::new(false);
     /// One bit for each delayed signal.
     static PENDING: AtomicU32 = AtomicU32::new(0);
@@ -56,45 +69,71 @@ mod unix {
 
     /// Called when the first section begins.
     pub fn hold() {
-        static WATCHED: Once = Once::new();
-        WATCHED.call_once(start_watcher);
+        static CHECKER: LazyLock<Option<Thread>> = LazyLock::new(|| {
+            start_watcher();
+            start_checker()
+        });
+        let Some(checker) = &*CHECKER else { return };
         if WAKE.load(Ordering::SeqCst) < 0 {
             // Without a watcher, a signal could be delayed forever.
             return;
         }
         let mut previous = lock(&PREVIOUS);
         IS_HOLDING.store(true, Ordering::SeqCst);
-        for (signal, previous) in SIGNALS.into_iter().zip(previous.iter_mut()) {
+        take_over(&mut previous);
+        drop(previous);
+        checker.unpark();
+    }
+
+    fn signals() -> impl Iterator<Item = c_int> {
+        ENDING.into_iter().chain(OTHERS)
+    }
+
+    /// Replaces the handlers of all signals that would end the process.
+    fn take_over(previous: &mut [Option<Action>; COUNT]) {
+        for (signal, previous) in signals().zip(previous) {
             let Some(current) = current_action(signal) else { continue };
+            let is_ours = current.0.sa_sigaction == handler();
+            if is_ours && previous.is_some() && !is_set_again(&current) {
+                continue;
+            }
             let action = current.0.sa_sigaction;
             // Ignored signals, as under nohup, don't end the process.
             let ends_process =
-                action == libc::SIG_DFL || (ENDING.contains(&signal) && action != libc::SIG_IGN);
-            if previous.is_none() && ends_process && set_action(signal, &ours()) {
-                *previous = Some(current);
+                is_ours || action == libc::SIG_DFL || (ENDING.contains(&signal) && action != libc::SIG_IGN);
+            if ends_process && set_action(signal, &ours()) {
+                // Our own handler, left from an earlier section, handles nothing afterwards.
+                *previous = Some(if is_ours { default_action() } else { current });
             }
         }
     }
 
-    /// Called during a section, since JavaScript may remove the last listener of a signal. Node then sets the default.
-    pub fn renew() {
-        let mut previous = lock(&PREVIOUS);
-        if !IS_HOLDING.load(Ordering::SeqCst) {
-            return;
-        }
-        for (signal, previous) in SIGNALS.into_iter().zip(previous.iter_mut()) {
-            let Some(current) = current_action(signal) else { continue };
-            let is_removed = current.0.sa_sigaction == libc::SIG_DFL || is_set_again(&current);
-            if is_removed && set_action(signal, &ours()) {
-                *previous = Some(default_action());
+    /// Checks the handlers during sections. JavaScript may remove the last listener of a signal, for which Node sets the
+    /// default, or add one, which replaces our handler.
+    fn start_checker() -> Option<Thread> {
+        let check = || {
+            loop {
+                let mut previous = lock(&PREVIOUS);
+                let is_holding = IS_HOLDING.load(Ordering::SeqCst);
+                if is_holding {
+                    take_over(&mut previous);
+                }
+                drop(previous);
+                if is_holding {
+                    std::thread::sleep(CHECK_INTERVAL);
+                } else {
+                    std::thread::park();
+                }
             }
-        }
+        };
+        let checker = std::thread::Builder::new().name("qwen-auth-hold".to_owned()).spawn(check).ok()?;
+        Some(checker.thread().clone())
     }
 
     /// Called when the last section ends or its time is up. Delivers delayed signals.
     pub fn release() {
         let mut previous = lock(&PREVIOUS);
-        for (signal, previous) in SIGNALS.into_iter().zip(previous.iter_mut()) {
+        for (signal, previous) in signals().zip(previous.iter_mut()) {
             let Some(before) = previous.take() else { continue };
             let Some(current) = current_action(signal) else { continue };
             // A handler that other code has set meanwhile stays.
@@ -110,7 +149,7 @@ mod unix {
 
     fn deliver() {
         let (pending, first) = (PENDING.swap(0, Ordering::SeqCst), FIRST.swap(0, Ordering::SeqCst));
-        let mut signals = SIGNALS;
+        let mut signals: Vec<_> = signals().collect();
         signals.sort_by_key(|signal| *signal != first);
         for signal in signals.into_iter().filter(|signal| pending & bit(*signal) != 0) {
             // SAFETY: the arguments are two numbers.
@@ -241,9 +280,6 @@ mod windows {
             let _ = unsafe { SetConsoleCtrlHandler(on_event, 1) };
         });
     }
-
-    /// Does nothing: no other code removes the handler.
-    pub fn renew() {}
 
     /// Does nothing: [`on_event`] returns when the last section ends.
     pub fn release() {}

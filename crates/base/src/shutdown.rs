@@ -28,8 +28,6 @@ struct Sections {
 pub enum SectionChange {
     /// The first section begins.
     Begun,
-    /// A section goes on. Reported again and again, since other code may have undone what was done at its beginning.
-    Renewed,
     /// The last section ends.
     Ended,
 }
@@ -65,14 +63,6 @@ impl Shutdown {
             (self.0.on_change)(SectionChange::Begun);
         }
         Some(Section(self.clone()))
-    }
-
-    /// Reports that an open section goes on. Called often during one.
-    pub fn renew(&self) {
-        let state = self.state();
-        if state.sections > 0 && state.ends_at.is_none() {
-            (self.0.on_change)(SectionChange::Renewed);
-        }
     }
 
     /// True if the process is ending. No section can begin then.
@@ -177,16 +167,14 @@ mod tests {
 
     #[test]
     fn the_changes_of_sections_are_reported() {
-        use SectionChange::{Begun, Ended, Renewed};
+        use SectionChange::{Begun, Ended};
         let told = Arc::new(Mutex::new(Vec::new()));
         let listener = Arc::clone(&told);
         let shutdown = Shutdown::new(move |change| listener.lock().unwrap().push(change));
-        shutdown.renew();
         let (one, other) = (shutdown.enter(), shutdown.enter());
         drop(one);
-        shutdown.renew();
         drop(other);
         drop(shutdown.enter());
-        assert_eq!(*told.lock().unwrap(), [Begun, Renewed, Ended, Begun, Ended]);
+        assert_eq!(*told.lock().unwrap(), [Begun, Ended, Begun, Ended]);
     }
 }

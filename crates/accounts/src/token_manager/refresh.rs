@@ -184,6 +184,8 @@ impl Refresh {
                 };
                 let message = format!("Retrying the refresh of the Qwen token: {}", cause.message());
                 self.inner.emit(EventKind::Retry, &self.account, message, Some(cause.code()));
+                // The process may end during the pause: no answer is on its way.
+                *lock(&self.held_end) = None;
                 self.keeping_lock(guard, tokio::time::sleep(delay)).await;
             }
             guard.0.keep(&self.inner.clock);
@@ -262,7 +264,6 @@ impl Refresh {
                     } else if !fault::omits(Safeguard::Retake) {
                         guard.0.retake();
                     }
-                    self.inner.busy.shutdown().renew();
                 }
             }
         }

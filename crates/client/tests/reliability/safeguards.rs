@@ -1,7 +1,7 @@
 //! Each promise is kept with its safeguard, and broken without it.
 
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use qwen_accounts::lock::TOUCH_INTERVAL;
@@ -179,6 +179,21 @@ async fn is_lost_at_the_end(omitted: Omitted) -> bool {
 async fn an_exit_loses_no_login_thanks_to_delaying_the_end() {
     assert!(!is_lost_at_the_end(NOTHING).await);
     assert!(is_lost_at_the_end("omit HeldEnd").await);
+}
+
+#[tokio::test]
+async fn an_exit_does_not_wait_for_the_pause_before_another_try() {
+    let setup = Setup::expired().await;
+    setup.server.on_token([Reply::empty(503).header("retry-after", "4")]);
+    let mut client = Child::start(&setup).await;
+    client.ask_and_exit().await;
+    setup.server.until_token_requests(1).await;
+    // The answer arrives.
+    sleep(Duration::from_millis(300)).await;
+    let started = Instant::now();
+    client.exit().await;
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert_eq!((setup.home.access_token(), setup.server.token_requests()), ("access-0".to_owned(), 1));
 }
 
 /// Returns a process that holds the lock and has sent its request.
