@@ -147,6 +147,17 @@ pub fn aside(path: &Path, now_ms: u64) -> PathBuf {
     aside
 }
 
+/// Checks that a file is not larger than [`MAX_FILE`].
+///
+/// # Errors
+/// `FileTooLarge`.
+pub fn expect_size(path: &Path) -> std::io::Result<()> {
+    if fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() > MAX_FILE) {
+        return Err(std::io::Error::new(ErrorKind::FileTooLarge, "it is larger than 16 MiB"));
+    }
+    Ok(())
+}
+
 /// Keeps a damaged file under a name with the time. A file is copied, so that other processes always find one. The copy
 /// gets the owner of the file, if this user may do that.
 ///
@@ -155,9 +166,7 @@ pub fn aside(path: &Path, now_ms: u64) -> PathBuf {
 pub fn set_aside(path: &Path, now_ms: u64) -> std::io::Result<PathBuf> {
     let aside = aside(path, now_ms);
     if path.is_file() {
-        if fs::metadata(path)?.len() > MAX_FILE {
-            return Err(std::io::Error::new(ErrorKind::FileTooLarge, "it is larger than 16 MiB"));
-        }
+        expect_size(path)?;
         fs::copy(path, &aside)?;
         // Windows can sync only files that are open for writing; elsewhere a copy of a read-only file can't be opened
         // so.

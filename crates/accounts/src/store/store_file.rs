@@ -91,8 +91,9 @@ impl StoreFile {
     /// Reserves space for one more account; `None` if the store is written in place.
     ///
     /// # Errors
-    /// `ERR_QWEN_IO` if the store can't be written.
+    /// `ERR_QWEN_IO` if the store can't be written, and `ERR_QWEN_STORE_CORRUPT` if it is too large to be read.
     pub fn reserve(&self) -> Result<Option<Reservation>> {
+        file::expect_size(&self.path).map_err(|error| self.immovable(Unusable::Corrupt, &error))?;
         atomic::reserve(&self.path, file::size(&self.path) + ROOM_FOR_AN_ACCOUNT)
     }
 
@@ -101,13 +102,15 @@ impl StoreFile {
     /// # Errors
     /// `ERR_QWEN_STORE_CORRUPT` or `ERR_QWEN_STORE_UNSUPPORTED` if it can't be kept.
     pub fn set_aside(&self, reason: Unusable, now_ms: u64) -> Result<PathBuf> {
-        file::set_aside(&self.path, now_ms).map_err(|error| {
-            let message = format!(
-                "{} It could not be moved aside ({error}); move it away yourself, then try again.",
-                broken(&self.path, reason)
-            );
-            Error::new(code(reason), message).with_path(&self.path)
-        })
+        file::set_aside(&self.path, now_ms).map_err(|error| self.immovable(reason, &error))
+    }
+
+    fn immovable(&self, reason: Unusable, error: &std::io::Error) -> Error {
+        let message = format!(
+            "{} It could not be moved aside ({error}); move it away yourself, then try again.",
+            broken(&self.path, reason)
+        );
+        Error::new(code(reason), message).with_path(&self.path)
     }
 }
 

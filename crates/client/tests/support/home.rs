@@ -111,7 +111,8 @@ impl Home {
         let entries = fs::read_dir(self.qwen_dir()).unwrap();
         let mut names: Vec<_> =
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        let store = fs::read(self.store()).ok();
+        // A huge file is not read.
+        let store = qwen_base::safe_open::read(&self.store(), 1 << 24).ok().flatten();
         let store = store.and_then(|store| serde_json::from_slice::<Value>(&store).ok());
         let is_note = store.is_none_or(|store| store["accounts"] == json!([]) && store["apiKeys"].is_null());
         names.retain(|name| !(is_note && name.starts_with("oauth_accounts.") && !name.contains(".corrupt-")));
