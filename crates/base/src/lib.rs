@@ -10,6 +10,7 @@ mod environment;
 mod error;
 mod events;
 pub mod fault;
+pub mod foreign_keys;
 mod http;
 mod kernel_lock;
 mod lock;

@@ -2,31 +2,40 @@
 
 use std::ops::Range;
 
+use crate::foreign_keys::{OPENAI_MARK, PREFIXES};
+
 /// Minimum number of characters after a known prefix.
 const MIN_KEY: usize = 8;
 
-/// Lower-case field names that are followed by a secret anywhere in a text.
-const NAMES_IN_TEXT: [&str; 20] = [
-    "access_token",
+/// Minimum number of characters after a prefix of another maker. Shorter words with such a prefix are names.
+const MIN_FOREIGN_KEY: usize = 16;
+
+/// Lower-case ends of names that are followed by a secret anywhere in a text.
+const NAMES_IN_TEXT: [&str; 24] = [
+    "_token",
+    "-token",
     "accesstoken",
-    "access-token",
-    "refresh_token",
     "refreshtoken",
-    "refresh-token",
-    "id_token",
     "idtoken",
     "device_code",
     "devicecode",
     "code_verifier",
     "codeverifier",
-    "client_secret",
-    "clientsecret",
+    "secret",
     "api_key",
     "apikey",
     "api-key",
+    "access_key",
+    "accesskey",
+    "secret_key",
+    "secretkey",
+    "private_key",
+    "privatekey",
     "password",
     "passwd",
+    "passphrase",
     "signature",
+    "credential",
 ];
 /// Lower-case parameter names that are too common outside of a URL.
 const NAMES_IN_QUERY: [&str; 4] = ["?key", "&key", "?token", "&token"];
@@ -41,9 +50,13 @@ pub(super) fn is_secret_name(name: &str) -> bool {
         || [
             "token",
             "apikey",
+            "accesskey",
+            "secretkey",
+            "privatekey",
             "secret",
             "password",
             "passwd",
+            "passphrase",
             "devicecode",
             "codeverifier",
             "authorization",
@@ -85,6 +98,28 @@ pub(super) fn find(text: &str) -> Vec<Range<usize>> {
         }
         if end - at - prefix.len() >= MIN_KEY && begins_word(text, at) {
             add(at..end);
+        }
+    }
+    for (prefix, _) in PREFIXES {
+        let mut end = 0;
+        for (at, _) in text.match_indices(prefix) {
+            if at < end || !begins_word(text, at) {
+                continue;
+            }
+            end = skip(text, at + prefix.len(), is_word);
+            let rest = &text.as_bytes()[at + prefix.len()..end];
+            if rest.len() >= MIN_FOREIGN_KEY && rest.iter().any(u8::is_ascii_digit) {
+                add(at..end);
+            }
+        }
+    }
+    let mut end = 0;
+    for (at, _) in text.match_indices(OPENAI_MARK) {
+        if at >= end {
+            let before = &text.as_bytes()[end..at];
+            let start = before.iter().rposition(|byte| !is_word(*byte)).map_or(end, |last| end + last + 1);
+            end = skip(text, at, is_word);
+            add(start..end);
         }
     }
     // A JSON Web Token: a JSON object in base64 and two more parts.

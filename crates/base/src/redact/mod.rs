@@ -310,6 +310,9 @@ mod tests {
             "://",
             "password=\"",
             "?key=",
+            "ghp_",
+            "T3BlbkFJ",
+            "x_token=",
         ] {
             let text = part.repeat(4 * 1024 * 1024 / part.len());
             let redacted = redactor().text(&text);
@@ -334,6 +337,21 @@ mod tests {
             ),
             ("DASHSCOPE_API_KEY=abc node", "DASHSCOPE_API_KEY=*** node"),
             ("apiKey: 'abc',", "apiKey: '***',"),
+            (
+                "OPENAI_API_KEY=\"abc\" ANTHROPIC_API_KEY: abc",
+                "OPENAI_API_KEY=\"***\" ANTHROPIC_API_KEY: ***",
+            ),
+            (
+                "export HF_TOKEN=abc; $env:AWS_SECRET_ACCESS_KEY = 'abc'",
+                "export HF_TOKEN=***; $env:AWS_SECRET_ACCESS_KEY = '***'",
+            ),
+            ("DB_PASSWORD=abc\nSLACK_SIGNING_SECRET: abc", "DB_PASSWORD=***\nSLACK_SIGNING_SECRET: ***"),
+            ("max_tokens=5 DASHSCOPE_API_KEY is not set", "max_tokens=5 DASHSCOPE_API_KEY is not set"),
+            ("a proj-a1T3BlbkFJb2c, x", "a ***, x"),
+            ("sk-cp-0123456789 sk-api-0123456789 sk-helicone-0123456", "*** *** ***"),
+            ("in (ghp_0123456789abcdef) gsk_0123456789abcdef", "in (***) ***"),
+            ("AKIA0123456789ABCDEF, xghp_0123456789abcdef", "***, xghp_0123456789abcdef"),
+            ("npm_config_registry hf_transfer", "npm_config_registry hf_transfer"),
             ("password == x, max_tokens: 5", "password == x, max_tokens: 5"),
             ("https://u:p@host.example/a?key=b&c=d", "https://***@host.example/a?key=***&c=d"),
             ("mail user@host.example", "mail user@host.example"),
@@ -435,7 +453,7 @@ mod tests {
             1 => "[ab*]{0,9}",
             3 => proptest::sample::select(vec![
                 "Bearer ", "bearer", "sk-", "k-", "s", "api_key", "=", ": ", "\"", "\\\"", "\\", "password\":\"",
-                "authorization", "://", "@", "eyJ", ".", "?key=", "\n", "access_token", "***", "data:a/b,", "\u{e9}",
+                "authorization", "://", "@", "eyJ", ".", "?key=", "ghp_", "0123456789abcdef", "T3BlbkFJ", "A_TOKEN", "\n", "access_token", "***", "data:a/b,", "\u{e9}",
             ]).prop_map(str::to_owned),
             1 => (1_usize..3000).prop_map(|length| "x".repeat(length)),
         ];

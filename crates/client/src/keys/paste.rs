@@ -1,5 +1,6 @@
 //! Reads a pasted key. Known wrappings are removed and reported; everything else is refused.
 
+use qwen_base::foreign_keys::foreign_maker;
 use qwen_base::{Error, Result, Secret};
 
 /// Longest key, in bytes. Real keys have fewer than 100.
@@ -23,42 +24,6 @@ const HEADERS: [&str; 5] = ["authorization:", "x-api-key:", "api-key:", "api_key
 /// Words before an assignment.
 const EXPORTS: [&str; 4] = ["export", "set", "setx", "env"];
 
-/// Prefixes of other companies' secrets.
-const OTHERS: [(&str, &str); 33] = [
-    ("sk-ant-", "Anthropic"),
-    ("sk-proj-", "OpenAI"),
-    ("sk-svcacct-", "OpenAI"),
-    ("sk-admin-", "OpenAI"),
-    ("sk-or-", "OpenRouter"),
-    ("sk-kimi-", "Moonshot"),
-    ("sk-lf-", "Langfuse"),
-    ("sk_live_", "Stripe"),
-    ("sk_test_", "Stripe"),
-    ("ghp_", "GitHub"),
-    ("gho_", "GitHub"),
-    ("ghs_", "GitHub"),
-    ("ghu_", "GitHub"),
-    ("ghr_", "GitHub"),
-    ("github_pat_", "GitHub"),
-    ("glpat-", "GitLab"),
-    ("AKIA", "AWS"),
-    ("ASIA", "AWS"),
-    ("AIza", "Google"),
-    ("ya29.", "Google"),
-    ("xoxa-", "Slack"),
-    ("xoxb-", "Slack"),
-    ("xoxe", "Slack"),
-    ("xoxp-", "Slack"),
-    ("xoxr-", "Slack"),
-    ("xoxs-", "Slack"),
-    ("xapp-", "Slack"),
-    ("hf_", "Hugging Face"),
-    ("gsk_", "Groq"),
-    ("npm_", "npm"),
-    ("pypi-", "PyPI"),
-    ("nvapi-", "NVIDIA"),
-    ("xai-", "xAI"),
-];
 const CONSOLES: &str = "Keys are at https://bailian.console.aliyun.com (China) and https://modelstudio.console.alibabacloud.com (international)";
 
 /// Reads a key. Adds a sentence to `notes` about removed text.
@@ -94,8 +59,8 @@ pub fn expect_alibaba_form(key: &Secret) -> Result<()> {
         );
         Err(Error::invalid_argument("key", &advice))
     };
-    if let Some((prefix, maker)) = OTHERS.iter().find(|(prefix, _)| key.starts_with(prefix)) {
-        return refuse(&format!("is a secret of {maker} ({prefix}…), not a key of Alibaba Cloud"));
+    if let Some((part, maker)) = foreign_maker(key) {
+        return refuse(&format!("is a secret of {maker} ({part}…), not a key of Alibaba Cloud"));
     }
     if is_web_token(key) {
         return refuse("is a JSON web token (eyJ…), not a key of Alibaba Cloud");
@@ -305,6 +270,7 @@ fn without_word<'a>(text: &'a str, word: &str) -> Option<&'a str> {
 mod tests {
     use proptest::prelude::*;
     use qwen_base::Code;
+    use qwen_base::foreign_keys::PREFIXES;
 
     use super::*;
 
@@ -414,9 +380,9 @@ mod tests {
     #[test]
     fn keys_of_other_companies_are_recognised() {
         let web_token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl";
-        let others = OTHERS.iter().map(|(prefix, _)| format!("{prefix}0123456789abcdef"));
-        for text in others.chain([web_token.to_owned(), "LTAI5t0123456789".to_owned(), "hunter2".to_owned()])
-        {
+        let others = PREFIXES.iter().map(|(prefix, _)| format!("{prefix}0123456789abcdef"));
+        let more = [web_token, "LTAI5t0123456789", "hunter2", "sk-0123456789T3BlbkFJ0123456789"];
+        for text in others.chain(more.map(str::to_owned)) {
             let (key, _) = read(&text).unwrap();
             let error = expect_alibaba_form(&Secret::new(key)).unwrap_err();
             assert_eq!(error.code(), Code::InvalidArgument, "{text}");
