@@ -6,11 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use qwen_base::Secret;
+use serde_json::Value;
 
 use crate::store::atomic;
-use crate::store::file::{self, Contents};
+use crate::store::file::{self, Contents, MAX_FILE};
 use crate::store::record::Record;
-use crate::store::recover::recover;
+use crate::store::recover::for_each_object;
 
 /// Replaces an erased token.
 const STRUCK: &str = "removed";
@@ -19,8 +20,6 @@ const MIN_TOKEN: usize = 8;
 /// Limits of the search below the Qwen directory.
 const MAX_DEPTH: usize = 3;
 pub const MAX_FILES: usize = 5_000;
-/// Larger files are not read: no store is larger.
-const MAX_SIZE: u64 = 16 * 1024 * 1024;
 
 /// Result of erasing the tokens of an account.
 #[derive(Debug, PartialEq, Eq)]
@@ -79,12 +78,11 @@ impl<'a> Traces<'a> {
 
     /// Erases the account's tokens from a copy. True if the file may still hold one.
     fn stays_in(&self, path: &Path, is_copy: bool) -> bool {
-        match file::read(path, MAX_SIZE) {
+        match file::read(path, MAX_FILE) {
             Ok(Contents::Missing | Contents::NotAFile) => false,
             Ok(Contents::Bytes { bytes, .. }) => match self.strike(&bytes, is_copy) {
                 Some(struck) => !is_copy || atomic::replace(path, &struck).is_err(),
-                // UTF-16 that can't be decoded.
-                None => bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff"),
+                None => false,
             },
             Ok(Contents::TooLarge) => true,
             // A parent of the path may be a file.
@@ -97,47 +95,93 @@ impl<'a> Traces<'a> {
     fn strike(&self, contents: &[u8], is_store: bool) -> Option<Vec<u8>> {
         let mut secrets = self.current.clone();
         if is_store {
-            let same = recover(contents);
-            let same = same.all().filter(|other| other.id() == self.record.id());
-            let tokens = same.filter_map(Record::token);
-            secrets
-                .extend(tokens.flat_map(|token| [Some(token.access_token), token.refresh_token]).flatten());
+            // In UTF-16 and UTF-32, JSON has zeros between its characters.
+            let narrow: Vec<u8> = contents.iter().copied().filter(|byte| *byte != 0).collect();
+            for_each_object(&narrow, &mut |object| self.collect(&Value::Object(object), &mut secrets));
         }
+        let mut struck = None;
+        // The numbers of bytes per character in UTF-8, UTF-16 and UTF-32.
+        for width in [1, 2, 4] {
+            let without = self.strike_words(struck.as_deref().unwrap_or(contents), width, &secrets);
+            struck = without.or(struck);
+        }
+        struck
+    }
+
+    /// Collects the tokens of all objects with the account's id, at any depth.
+    fn collect(&self, value: &Value, secrets: &mut Vec<Secret>) {
+        match value {
+            Value::Object(fields) => {
+                if fields.get("id").and_then(Value::as_str) == Some(self.record.id()) {
+                    let record = Record::from_fields(fields.clone(), fields.get("token").is_none());
+                    let token = record.token();
+                    secrets.extend(
+                        token
+                            .into_iter()
+                            .flat_map(|token| [Some(token.access_token), token.refresh_token])
+                            .flatten(),
+                    );
+                }
+                fields.values().for_each(|value| self.collect(value, secrets));
+            }
+            Value::Array(values) => values.iter().for_each(|value| self.collect(value, secrets)),
+            _ => {}
+        }
+    }
+
+    /// Erases tokens from the words of a file, which may be damaged; `None` if it holds none. A word is a run of
+    /// characters of `width` bytes without a quote or a space. In big-endian text it begins with its second byte.
+    fn strike_words(&self, contents: &[u8], width: usize, secrets: &[Secret]) -> Option<Vec<u8>> {
+        let is_char = |at: usize| {
+            contents[at].is_ascii_graphic()
+                && contents[at] != b'"'
+                && contents.get(at + 1..at + width).is_some_and(|rest| rest.iter().all(|byte| *byte == 0))
+        };
+        let is_quote = |at: Option<usize>| at.and_then(|at| contents.get(at)) == Some(&b'"');
         let mut kept = Vec::with_capacity(contents.len());
         let (mut found, mut at) = (false, 0);
-        // In a damaged file quotes may be unbalanced, so the text between any two quotes is checked.
-        while at <= contents.len() {
-            let end =
-                contents[at..].iter().position(|&byte| byte == b'"').map_or(contents.len(), |to| at + to);
-            let is_cut = end == contents.len();
-            match self.without(&contents[at..end], &secrets, is_cut) {
+        while at < contents.len() {
+            let start = at;
+            while at < contents.len() && is_char(at) {
+                at += width;
+            }
+            if at == start {
+                kept.push(contents[at]);
+                at += 1;
+                continue;
+            }
+            let word: String =
+                contents[start..at].iter().step_by(width).map(|byte| char::from(*byte)).collect();
+            let is_torn = !is_quote(start.checked_sub(width)) || !is_quote(Some(at));
+            match self.without(&word, secrets, is_torn) {
                 Some(struck) => {
                     found = true;
-                    kept.extend_from_slice(struck.as_bytes());
+                    for byte in struck.bytes() {
+                        kept.push(byte);
+                        kept.resize(kept.len() + width - 1, 0);
+                    }
                 }
-                None => kept.extend_from_slice(&contents[at..end]),
+                None => kept.extend_from_slice(&contents[start..at]),
             }
-            if !is_cut {
-                kept.push(b'"');
-            }
-            at = end + 1;
         }
         found.then_some(kept)
     }
 
-    /// Erases tokens from one piece of a file; `None` if it holds none.
-    fn without(&self, piece: &[u8], secrets: &[Secret], is_cut: bool) -> Option<String> {
-        if piece.len() < MIN_TOKEN {
+    /// Erases tokens from a word; `None` if it holds none. A torn word may be the beginning or the end of a token.
+    fn without(&self, word: &str, secrets: &[Secret], is_torn: bool) -> Option<String> {
+        if word.len() < MIN_TOKEN {
             return None;
         }
-        let text = std::str::from_utf8(piece).ok()?;
-        let plain = text.replace("\\/", "/");
-        // The original plugin writes `refresh:<token>` into a field of its own.
-        let bare = plain.strip_prefix("refresh:").unwrap_or(&plain);
+        let plain = word.replace("\\/", "/");
+        // The original plugin writes `refresh:<token>` into a field of its own. JSON in JSON escapes its quotes.
+        let bare = plain.strip_prefix("refresh:").unwrap_or(&plain).trim_matches('\\');
         let is_spent = || self.record.has_spent(&Secret::new(bare));
-        let is_start = |secret: &&Secret| is_cut && secret.expose().starts_with(bare.trim_end());
-        if (bare.len() < 16 * 1024 && is_spent()) || secrets.iter().any(|secret| is_start(&secret)) {
-            return Some(STRUCK.to_owned());
+        let is_part = |secret: &Secret| {
+            let is_part = secret.expose().starts_with(bare) || secret.expose().ends_with(bare);
+            is_torn && bare.len() >= MIN_TOKEN && is_part
+        };
+        if (bare.len() < 16 * 1024 && is_spent()) || secrets.iter().any(is_part) {
+            return Some(plain.replace(bare, STRUCK));
         }
         let mut struck = plain.clone();
         for secret in secrets.iter().filter(|secret| secret.expose().len() >= MIN_TOKEN) {
@@ -209,6 +253,11 @@ mod tests {
             // Damaged files.
             (r#"oken": "refresh-two", "acc"#, r#"oken": "removed", "acc"#),
             (r#"{"refresh_token": "refresh-tw"#, r#"{"refresh_token": "removed"#),
+            ("sh-two-tail esh-two\", \"refresh-two\n", "sh-two-tail esh-two\", \"removed\n"),
+            (
+                r#"{"note":"{\"refresh_token\":\"refresh-one\"}"}"#,
+                r#"{"note":"{\"refresh_token\":\"removed\"}"}"#,
+            ),
         ] {
             let struck = traces.strike(contents.as_bytes(), true).expect(contents);
             assert_eq!(String::from_utf8(struck).unwrap(), expected);
@@ -216,6 +265,9 @@ mod tests {
         let older = r#"{"accounts":[{"id":"ann","token":{"access_token":"access-zero"}},{"id":"bob","token":{"access_token":"access-bob"}}]}"#;
         let struck = String::from_utf8(traces.strike(older.as_bytes(), true).unwrap()).unwrap();
         assert_eq!(struck, older.replace("access-zero", STRUCK));
+        let deep = r#"{"a":[{"b":{"accounts":[{"id":"ann","token":{"access_token":"access-zero"}}]}}]}"#;
+        let struck = String::from_utf8(traces.strike(deep.as_bytes(), true).unwrap()).unwrap();
+        assert_eq!(struck, deep.replace("access-zero", STRUCK));
         for clean in [r#"{"id":"bob","access_token":"access-other"}"#, "", "\""] {
             assert_eq!(traces.strike(clean.as_bytes(), true), None, "{clean}");
         }
@@ -258,6 +310,32 @@ mod tests {
 
     #[test]
     fn a_copy_is_erased_in_any_encoding_or_named() {
+        type Encode = fn(&str) -> Vec<u8>;
+        let encodings: [(&str, Encode); 5] = [
+            ("UTF-8", |text| text.as_bytes().to_vec()),
+            ("UTF-16LE", |text| text.encode_utf16().flat_map(u16::to_le_bytes).collect()),
+            ("UTF-16BE", |text| text.encode_utf16().flat_map(u16::to_be_bytes).collect()),
+            ("UTF-32LE", |text| text.chars().flat_map(|c| u32::from(c).to_le_bytes()).collect()),
+            ("UTF-32BE", |text| text.chars().flat_map(|c| u32::from(c).to_be_bytes()).collect()),
+        ];
+        // An earlier token, the current one, and one that only the copy has, without byte order mark.
+        let text = r#"{"x":{"id":"ann","refresh_token":"refresh-one","token":{"access_token":"access-zero"}},"y":"access-two"}"#;
+        let expected = ["refresh-one", "access-zero", "access-two"]
+            .iter()
+            .fold(text.to_owned(), |text, token| text.replace(token, STRUCK));
+        let record = record();
+        let traces = Traces::of(&record);
+        for (name, encode) in encodings {
+            for torn in [&b""[..], b"\xff\xd8\xfe"] {
+                let copy = [torn, &encode(text)[..], torn].concat();
+                let struck = traces.strike(&copy, true).unwrap();
+                assert_eq!(struck, [torn, &encode(&expected)[..], torn].concat(), "{name}");
+            }
+            let cut = encode("{\"y\":\"access-two");
+            let struck = traces.strike(&cut[..cut.len() - 1], true).unwrap();
+            assert!(!struck.windows(encode("access").len()).any(|part| part == encode("access")), "{name}");
+        }
+
         let directory = tempfile::tempdir().unwrap();
         let [credentials, store] = own_files(directory.path(), "oauth_accounts.json");
         let in_directory = |name: &str, contents: &[u8]| write(directory.path().join(name), contents);
@@ -265,11 +343,11 @@ mod tests {
         let undecodable = [&utf16(HELD)[..], &[0, 0xd8, 0, 0]].concat();
         let undecodable = in_directory("oauth_accounts.json.corrupt-2", &undecodable);
         let too_large = in_directory("oauth_accounts.json.corrupt-3", b"");
-        fs::File::options().write(true).open(&too_large).unwrap().set_len(MAX_SIZE + 1).unwrap();
-        let record = record();
-        let erased = Traces::of(&record).erase(&credentials, &store);
-        assert_eq!(erased.left, [undecodable, too_large]);
+        fs::File::options().write(true).open(&too_large).unwrap().set_len(MAX_FILE + 1).unwrap();
+        let erased = traces.erase(&credentials, &store);
+        assert_eq!(erased.left, [too_large]);
         assert_eq!(fs::read_to_string(erasable).unwrap(), "{\"access_token\": \"removed\"},");
+        assert!(!traces.may_be_in(&undecodable));
     }
 
     #[cfg(unix)]

@@ -18,6 +18,12 @@ pub fn recover(contents: &[u8]) -> Document {
         .into_iter()
         .filter_map(|name| Some((name.to_owned(), field_of_broken(contents, name)?)));
     let mut document = Document { notes: fields::read(notes.collect()).0, ..Document::default() };
+    for_each_object(contents, &mut |object| take(&mut document, object));
+    document
+}
+
+/// Calls `take` with each outermost JSON object that can be read, in time proportional to the length.
+pub fn for_each_object(contents: &[u8], take: &mut dyn FnMut(Map<String, Value>)) {
     let (mut at, mut left) = (0, contents.len().saturating_mul(MAX_READS));
     for _ in 0..MAX_TRIES {
         let Some(brace) = contents[at..].iter().position(|&byte| byte == b'{') else { break };
@@ -25,7 +31,7 @@ pub fn recover(contents: &[u8]) -> Document {
         let mut values = Deserializer::from_slice(&contents[at..]).into_iter::<Value>();
         match values.next() {
             Some(Ok(Value::Object(object))) => {
-                take(&mut document, object);
+                take(object);
                 at += values.byte_offset();
             }
             Some(Err(error)) => {
@@ -38,7 +44,6 @@ pub fn recover(contents: &[u8]) -> Document {
             break;
         }
     }
-    document
 }
 
 /// Returns the number of bytes that were read before an error.
