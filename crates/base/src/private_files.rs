@@ -1,7 +1,7 @@
 //! Files and directories that only their owner may open.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::path::Path;
 
 use crate::safe_open::{self, InPlace};
@@ -26,10 +26,57 @@ pub fn ensure_directory(directory: &Path) -> io::Result<()> {
     if is_link(directory) || directory.parent().is_some_and(is_link) {
         return Err(InPlace::Link.into());
     }
-    directory_builder().recursive(true).create(directory)?;
+    create_directory(directory)?;
     #[cfg(unix)]
-    make_private(&open_directory(directory)?, 0o700)?;
+    {
+        let opened = open_directory(directory)?;
+        make_private(&opened, 0o700)?;
+        inherit_owner_of_parent(&opened, directory);
+    }
     Ok(())
+}
+
+fn create_directory(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let above = directory.parent().filter(|above| !above.as_os_str().is_empty());
+    if let Some(above) = above {
+        create_directory(above)?;
+    }
+    match directory_builder().create(directory) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && directory.is_dir() => return Ok(()),
+        created => created?,
+    }
+    #[cfg(unix)]
+    if let Some(above) = above {
+        inherit_owner(&open_directory(directory)?, above);
+    }
+    Ok(())
+}
+
+/// Gives a new file or directory to the owner of its parent directory, if this user may do that: root, in a container or
+/// with sudo, must lock no user out.
+#[cfg(unix)]
+pub fn inherit_owner(file: &File, directory: &Path) {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use rustix::fs::{Gid, Uid, fchown};
+    let (Ok(own), Ok(directory)) = (file.metadata(), fs::metadata(directory)) else { return };
+    // A user could have linked another user's file to this name.
+    let is_linked = own.is_file() && own.nlink() > 1;
+    if rustix::process::geteuid().is_root() && own.uid() != directory.uid() && !is_linked {
+        // Some file systems have no owners.
+        let _ = fchown(file, Some(Uid::from_raw(directory.uid())), Some(Gid::from_raw(directory.gid())));
+    }
+}
+
+/// Does nothing: Windows gives each user a profile of their own.
+#[cfg(not(unix))]
+pub fn inherit_owner(_file: &File, _directory: &Path) {}
+
+fn inherit_owner_of_parent(file: &File, path: &Path) {
+    inherit_owner(file, path.parent().unwrap_or(Path::new(".")));
 }
 
 /// Opens the directory itself, so that the same directory is checked and changed.
@@ -46,6 +93,7 @@ fn open_directory(directory: &Path) -> io::Result<File> {
 /// `AlreadyExists` if the name is taken, and errors of the file system. A file that could not be written is removed.
 pub fn create_file(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut file = safe_open::open_own(OpenOptions::new().write(true).create_new(true), path)?;
+    inherit_owner_of_parent(&file, path);
     file.write_all(contents).inspect_err(|_| {
         #[expect(
             clippy::disallowed_methods,
@@ -62,6 +110,7 @@ pub fn create_file(path: &Path, contents: &[u8]) -> io::Result<()> {
 pub fn open_to_append(path: &Path) -> io::Result<File> {
     let file = safe_open::open_own(OpenOptions::new().read(true).append(true).create(true), path)?;
     make_private(&file, 0o600)?;
+    inherit_owner_of_parent(&file, path);
     Ok(file)
 }
 

@@ -190,6 +190,42 @@ fn files_open_to_others_become_private() {
     check_files(&directory);
 }
 
+/// Root in a user's home, as in a container or with sudo.
+#[test]
+#[cfg(unix)]
+fn logs_that_root_writes_in_a_users_home_belong_to_that_user() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    const USER: u32 = 54_321;
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let temporary = tempfile::tempdir().unwrap();
+    let home = temporary.path().join("home");
+    let directory = home.join(".opencode/logs/qwen");
+    fs::create_dir(&home).unwrap();
+    chown(&home, Some(USER), Some(USER)).unwrap();
+    // Another user's file is not given away, even if a link names it as a log.
+    for is_linked in [false, true] {
+        let log = logger(&directory);
+        log.debug("event", &[]);
+        assert!(log.flush(LIMIT));
+        let request_log = request_log(&directory);
+        drop(start(&request_log, "{}"));
+        assert!(request_log.flush(LIMIT));
+        let files = names(&directory).into_iter().map(|name| directory.join(name));
+        let directories = [".opencode", ".opencode/logs", ".opencode/logs/qwen"].map(|name| home.join(name));
+        for path in files.chain(directories) {
+            let found = fs::metadata(&path).unwrap();
+            let owner = if is_linked && path.ends_with(DEBUG_LOG) { 0 } else { USER };
+            assert_eq!((found.uid(), found.gid()), (owner, owner), "{}", path.display());
+        }
+        let debug_log = directory.join(DEBUG_LOG);
+        fs::remove_file(&debug_log).unwrap();
+        fs::write(home.join("roots"), "").unwrap();
+        fs::hard_link(home.join("roots"), &debug_log).unwrap();
+    }
+}
+
 #[test]
 fn a_request_is_one_file_that_says_what_happened() {
     let temporary = tempfile::tempdir().unwrap();

@@ -364,7 +364,7 @@ pub fn create_private_directory(directory: &Path) -> Result<()> {
         Err(error) => return Err(Error::io("create", directory, error)),
     }
     if let (Some(above), Ok(made)) = (above, File::open(directory)) {
-        ownership::inherit_owner(&made, above);
+        private_files::inherit_owner(&made, above);
     }
     Ok(())
 }

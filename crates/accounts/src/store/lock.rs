@@ -8,12 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 use qwen_base::{
     Clock, Code, Error, KernelLock, Result, epoch_ms,
     fault::{self, Point, Safeguard},
+    private_files,
     safe_open::{self, InPlace},
 };
 
 use crate::store::atomic::{self, create_private_directory};
 use crate::store::obstacle::Obstacle;
-use crate::store::ownership;
 use crate::store::refresh_decision::is_abandoned;
 
 /// Longest wait for a lock.
@@ -205,7 +205,7 @@ fn open_lock_file(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     let file = safe_open::open_own(&mut options, path)?;
-    ownership::inherit_owner(&file, path.parent().unwrap_or(Path::new(".")));
+    private_files::inherit_owner(&file, path.parent().unwrap_or(Path::new(".")));
     Ok(file)
 }
 
@@ -319,7 +319,7 @@ fn create_exclusively(path: &Path, contents: &str) -> std::io::Result<()> {
         .suffix(atomic::TEMPORARY_SUFFIX)
         .tempfile_in(directory)?;
     file.write_all(contents.as_bytes())?;
-    ownership::inherit_owner(file.as_file(), directory);
+    private_files::inherit_owner(file.as_file(), directory);
     fault::reached(Point::CliLockPrepared);
     match file.persist_noclobber(path) {
         Ok(_) => Ok(()),
@@ -336,7 +336,7 @@ fn create_directly(path: &Path, contents: &str) -> std::io::Result<()> {
         Some(_) => ErrorKind::AlreadyExists.into(),
         None => error,
     })?;
-    ownership::inherit_owner(&file, path.parent().unwrap_or(Path::new(".")));
+    private_files::inherit_owner(&file, path.parent().unwrap_or(Path::new(".")));
     file.write_all(contents.as_bytes()).inspect_err(|_| {
         // On a full disk the file may be created without contents. It would block every process.
         #[expect(clippy::disallowed_methods, reason = "a lock that could not be taken is not left behind")]

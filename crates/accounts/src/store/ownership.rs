@@ -13,11 +13,6 @@ pub fn set_owner(file: &File, target: &Path, directory: &Path) -> io::Result<()>
     imp::set_owner(file, target, directory)
 }
 
-/// Gives a new file or directory to the owner of its parent directory, if this user may do that.
-pub fn inherit_owner(file: &File, directory: &Path) {
-    imp::inherit_owner(file, directory);
-}
-
 /// Returns the reason why a login can't be used: its file belongs to another user, who could have put it there. Root
 /// may use files of the directory's owner, and that owner may use files that root wrote. Root follows no link of another
 /// user to a file that is not that user's.
@@ -66,14 +61,6 @@ mod imp {
             let _ = change(file, None, Some(wanted.gid()));
         }
         Ok(())
-    }
-
-    pub fn inherit_owner(file: &File, directory: &Path) {
-        let (Ok(own), Ok(directory)) = (file.metadata(), fs::metadata(directory)) else { return };
-        if geteuid().as_raw() == ROOT && own.uid() != directory.uid() {
-            // Some file systems have no owners.
-            let _ = change(file, Some(directory.uid()), Some(directory.gid()));
-        }
     }
 
     fn change(file: &File, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
@@ -146,8 +133,6 @@ mod imp {
     pub fn set_owner(_file: &File, _target: &Path, _directory: &Path) -> io::Result<()> {
         Ok(())
     }
-
-    pub fn inherit_owner(_file: &File, _directory: &Path) {}
 
     pub fn foreign_owner(_path: &Path, _file: &Metadata) -> Option<String> {
         None
