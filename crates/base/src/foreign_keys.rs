@@ -52,7 +52,7 @@ pub const PREFIXES: [(&str, &str); 48] = [
     ("xai-", "xAI"),
 ];
 
-/// Stands inside of OpenAI's keys: "OpenAI" in base64.
+/// Stands inside the keys of `OpenAI`: its name in base64.
 pub const OPENAI_MARK: &str = "T3BlbkFJ";
 
 /// Returns the part of a key that shows its maker, and the maker; `None` if it may be Alibaba's.

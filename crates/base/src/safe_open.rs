@@ -105,8 +105,13 @@ pub fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
 /// # Errors
 /// An [`InPlace`], and errors of the file system.
 pub fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = open(path)?;
+    // A huge file is refused without reading it.
+    if file.metadata()?.len() > limit {
+        return Ok(None);
+    }
     let mut bytes = Vec::new();
-    open(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok((bytes.len() as u64 <= limit).then_some(bytes))
 }
 

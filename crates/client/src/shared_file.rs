@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 const VERSION: u64 = 1;
 /// Largest file that is read, in bytes. Real files are far smaller.
-const MAX_SIZE: u64 = 8 * 1024 * 1024;
+pub const MAX_SIZE: u64 = 8 * 1024 * 1024;
 /// Longest wait for the lock. After that, changes stay in memory.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
@@ -70,12 +70,21 @@ impl<T: Default + Serialize + DeserializeOwned> SharedFile<T> {
         file::stamp(&self.path).ok().flatten()
     }
 
-    /// Returns `None` for a damaged file, which the next change moves aside. Fails with `ERR_QWEN_IO`, or with
-    /// `ERR_QWEN_STORE_UNSUPPORTED` for a file of another version.
+    /// Returns `None` for a damaged file, which the next change moves aside. Fails with `ERR_QWEN_IO`, with
+    /// `ERR_QWEN_STORE_CORRUPT` for a file that is too large, or with `ERR_QWEN_STORE_UNSUPPORTED` for a file of another
+    /// version.
     pub fn read(&self) -> Result<Option<T>> {
         let bytes = match file::read(&self.path, MAX_SIZE)? {
             Contents::Missing => return Ok(Some(T::default())),
-            Contents::NotAFile | Contents::TooLarge => return Ok(None),
+            Contents::NotAFile => return Ok(None),
+            Contents::TooLarge => {
+                let message = format!(
+                    "{} is larger than 8 MiB, so {}. Move it away, then try again.",
+                    self.path.display(),
+                    self.loss
+                );
+                return Err(Error::new(Code::StoreCorrupt, message).with_path(&self.path));
+            }
             Contents::Bytes { bytes, .. } => bytes,
         };
         match serde_json::from_slice::<Versioned>(&bytes) {
@@ -182,6 +191,17 @@ mod tests {
         fs::create_dir(file.path()).unwrap();
         assert!(add_one(&file).unwrap().set_aside.is_some());
         assert_eq!(sum(&file), Some(1));
+    }
+
+    #[test]
+    fn a_huge_file_is_neither_read_nor_copied() {
+        let (directory, file) = open();
+        fs::File::create(file.path()).unwrap().set_len(10 << 30).unwrap();
+        for error in [file.read().map(drop).unwrap_err(), add_one(&file).map(drop).unwrap_err()] {
+            assert_eq!((error.code(), error.path()), (Code::StoreCorrupt, Some(file.path())));
+            assert!(error.message().contains("8 MiB"), "{error}");
+        }
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -193,6 +193,7 @@ fn files_open_to_others_become_private() {
 /// Root in a user's home, as in a container or with sudo.
 #[test]
 #[cfg(unix)]
+#[expect(clippy::disallowed_methods, reason = "the test plays the user")]
 fn logs_that_root_writes_in_a_users_home_belong_to_that_user() {
     use std::os::unix::fs::{MetadataExt as _, chown};
     const USER: u32 = 54_321;

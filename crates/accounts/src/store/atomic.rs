@@ -252,9 +252,9 @@ pub fn complete(path: &Path) {
 }
 
 fn put_in_place(leftover: &Path, target: &Path) -> std::io::Result<()> {
-    let mut file = safe_open::open_own(File::options().read(true), leftover)?;
+    let file = safe_open::open_own(File::options().read(true), leftover)?;
     let mut contents = Vec::new();
-    file.read_to_end(&mut contents)?;
+    (&file).take(MAX_FILE + 1).read_to_end(&mut contents)?;
     serde_json::from_slice::<serde::de::IgnoredAny>(&contents)?;
     sync_data(&file)?;
     fs::rename(leftover, target)?;

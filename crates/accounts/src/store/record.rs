@@ -129,6 +129,7 @@ impl Record {
     }
 
     /// Reads a record from the array of logins or of keys. Texts that may be shown are cleaned.
+    #[must_use]
     pub fn from_fields(fields: Map<String, Value>, is_key: bool) -> Self {
         let (mut record, others): (Self, _) = fields::read(fields);
         (record.others, record.is_key) = (others, is_key);

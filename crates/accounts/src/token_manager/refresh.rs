@@ -339,7 +339,12 @@ impl Refresh {
             std::thread::sleep(Duration::from_millis(20));
         }
         if let Err(error) = self.inner.registry.put_back(guard, token) {
-            self.inner.emit(EventKind::Retry, &self.account, error.message().to_owned(), Some(error.code()));
+            self.inner.emit(
+                EventKind::NeedsAttention,
+                &self.account,
+                error.message().to_owned(),
+                Some(error.code()),
+            );
         }
     }
 }

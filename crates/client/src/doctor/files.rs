@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 
 use qwen_accounts::{
     CredentialsFile, Obstacle, REMOVE_MARKS, StoreFile, Stored, atomic, broken,
-    file::{self, Contents},
+    file::{self, Contents, MAX_FILE},
     lock::{LockPaths, LockState},
     read_logins,
 };
-use qwen_base::{Clock, Code, KernelLock, Paths, safe_open::InPlace};
+use qwen_base::{Clock, Code, DEBUG_LOG, KernelLock, Paths, safe_open::InPlace};
 
 #[cfg(unix)]
 use super::access::access;
-use super::finding::{Finding, ours, quoted, remove};
+use super::finding::{Finding, move_to, ours, quoted, remove};
 use super::settings::CheckedSettings;
-use crate::shared_file::locks_of;
+use crate::shared_file::{MAX_SIZE, locks_of};
 
 pub(super) const FILES: &str = "files";
 const FILE_SYSTEM: &str = "file-system";
@@ -109,7 +109,9 @@ fn path_findings(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding> {
     let own =
         own_files(locks.into_iter().flatten().chain(usage_and_models.iter().map(|path| locks_of(path))));
     findings.extend(usage_and_models.iter().filter_map(|path| in_place(path, InPlace::at)));
-    findings.extend(own.iter().filter_map(|path| in_place(path, InPlace::at_own)));
+    let log = paths.logs().join(DEBUG_LOG);
+    findings.extend(own.iter().chain([&log]).filter_map(|path| in_place(path, InPlace::at_own)));
+    findings.extend(usage_and_models.iter().filter_map(|path| too_large(FILES, path, MAX_SIZE)));
     findings.extend(shared.into_iter().flatten().filter_map(replaceable));
     findings
 }
@@ -119,9 +121,30 @@ fn own_files(locks: impl Iterator<Item = LockPaths>) -> Vec<PathBuf> {
 }
 
 fn in_place(path: &Path, at: fn(&Path) -> Option<InPlace>) -> Option<Finding> {
-    let found = at(path)?;
+    let found = at(path).map(|found| found.to_string());
+    let found = found.or_else(|| leads_in_a_circle(path).then(|| "its links lead in a circle".to_owned()))?;
     let message = format!("{} can't be used: {found}.", path.display());
     Some(Finding::broken(FILES, message, remove(path)))
+}
+
+#[cfg(unix)]
+fn leads_in_a_circle(path: &Path) -> bool {
+    let error = fs::metadata(path).err().and_then(|error| error.raw_os_error());
+    path.is_symlink() && error == Some(rustix::io::Errno::LOOP.raw_os_error())
+}
+
+/// Windows has links, but reports no circles.
+#[cfg(not(unix))]
+fn leads_in_a_circle(_path: &Path) -> bool {
+    false
+}
+
+fn too_large(id: &'static str, path: &Path, limit: u64) -> Option<Finding> {
+    fs::metadata(path).ok().filter(|found| found.is_file() && found.len() > limit)?;
+    let message = format!("{} is larger than {} MiB, so it is not read.", path.display(), limit >> 20);
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".large");
+    Some(Finding::broken(id, message, move_to(path, Path::new(&aside))))
 }
 
 /// Checks if a write can replace the file.
@@ -211,6 +234,9 @@ fn content_findings(settings: &CheckedSettings, clock: &Clock) -> Vec<Finding> {
 }
 
 fn store_finding(store: &StoreFile) -> Finding {
+    if let Some(finding) = too_large(STORE, store.path(), MAX_FILE) {
+        return finding;
+    }
     let shown = store.path().display();
     match store.read() {
         Ok(Stored::Missing) => {

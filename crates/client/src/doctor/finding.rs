@@ -81,6 +81,13 @@ pub fn remove(path: &Path) -> String {
     format!("{program} {}", quoted(path))
 }
 
+/// Returns a command that moves a file.
+#[must_use]
+pub fn move_to(path: &Path, target: &Path) -> String {
+    let program = if cfg!(windows) { "move" } else { "mv" };
+    format!("{program} {} {}", quoted(path), quoted(target))
+}
+
 /// Returns a command that unsets a variable.
 #[must_use]
 pub fn unset(name: &str) -> String {

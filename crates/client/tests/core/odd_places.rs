@@ -118,6 +118,7 @@ fn put(path: &Path, kind: &str) {
     let _ = fs::remove_file(path);
     match kind {
         "fifo" => make_pipe(path),
+        "loop" => symlink(path.file_name().unwrap(), path).unwrap(),
         _ => fs::create_dir_all(path.join("child")).unwrap(),
     }
 }
@@ -136,9 +137,14 @@ async fn something_else_in_a_files_place_blocks_nothing_and_doctor_removes_it() 
         "opencode_qwen_models.flock",
         "opencode_qwen_models.lock",
     ];
-    for (name, kind) in names.into_iter().flat_map(|name| ["fifo", "directory"].map(|kind| (name, kind))) {
+    let log = "debug.log";
+    let kinds = ["fifo", "directory", "loop"];
+    for (name, kind) in names.into_iter().chain([log]).flat_map(|name| kinds.map(|kind| (name, kind))) {
         let setup = Setup::fresh().await;
-        let path = setup.home.qwen_dir().join(name);
+        let log_directory = setup.home.path().join(".opencode/logs/qwen-plugin");
+        let path =
+            if name == log { log_directory.join("debug.log") } else { setup.home.qwen_dir().join(name) };
+        fs::create_dir_all(log_directory).unwrap();
         put(&path, kind);
         let client = setup.client();
         assert_eq!(soon(name, client.fetch(chat(false))).await.unwrap().status, 200, "{name}");
@@ -154,6 +160,38 @@ async fn something_else_in_a_files_place_blocks_nothing_and_doctor_removes_it() 
         assert!(Command::new("sh").args(["-c", fix]).status().unwrap().success(), "{fix}");
         assert!(path.symlink_metadata().is_err(), "{fix}");
     }
+}
+
+fn make_huge(path: &Path) {
+    fs::File::create(path).unwrap().set_len(10 << 30).unwrap();
+}
+
+#[tokio::test]
+async fn a_huge_file_is_refused_and_named() {
+    for name in ["oauth_accounts.json", "opencode_qwen_usage.json"] {
+        let fleet = Fleet::of(2).await;
+        let path = fleet.setup.home.qwen_dir().join(name);
+        make_huge(&path);
+        let client = fleet.client();
+        assert_eq!(client.fetch(chat(false)).await.unwrap().status, 200, "{name}");
+        client.flush();
+        let findings = doctor(&fleet.setup).examine().await.unwrap();
+        let named = format!("{} is larger than", path.display());
+        let found = findings.iter().find(|found| found.message.starts_with(&named));
+        let fix = found.unwrap_or_else(|| panic!("{name}: {findings:?}")).fix.as_ref().unwrap();
+        assert!(Command::new("sh").args(["-c", fix]).status().unwrap().success() && !path.exists(), "{fix}");
+        // The home's end reads all files.
+        fs::remove_file(path.with_file_name(format!("{name}.large"))).unwrap();
+    }
+    let setup = Setup::logged_out().await;
+    make_huge(&setup.home.credentials());
+    let client = setup.client();
+    let error = client.access_token(None).await.map(drop).unwrap_err();
+    assert!(error.code() == Code::CredentialsInvalid && error.message().contains("larger than"), "{error}");
+    client.login(quiet_login(), |_| {}).await.unwrap();
+    client.access_token(None).await.unwrap();
+    let copy = setup.home.files().into_iter().find(|name| name.starts_with("oauth_creds.json.corrupt-"));
+    fs::remove_file(setup.home.qwen_dir().join(copy.unwrap())).unwrap();
 }
 
 #[tokio::test]
