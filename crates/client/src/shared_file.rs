@@ -70,21 +70,12 @@ impl<T: Default + Serialize + DeserializeOwned> SharedFile<T> {
         file::stamp(&self.path).ok().flatten()
     }
 
-    /// Returns `None` for a damaged file, which the next change moves aside. Fails with `ERR_QWEN_IO`, with
-    /// `ERR_QWEN_STORE_CORRUPT` for a file that is too large, or with `ERR_QWEN_STORE_UNSUPPORTED` for a file of another
-    /// version.
+    /// Returns `None` for a damaged file, which the next change moves aside. Fails with `ERR_QWEN_IO`, or with
+    /// `ERR_QWEN_STORE_UNSUPPORTED` for a file of another version.
     pub fn read(&self) -> Result<Option<T>> {
         let bytes = match file::read(&self.path, MAX_SIZE)? {
             Contents::Missing => return Ok(Some(T::default())),
-            Contents::NotAFile => return Ok(None),
-            Contents::TooLarge => {
-                let message = format!(
-                    "{} is larger than 8 MiB, so {}. Move it away, then try again.",
-                    self.path.display(),
-                    self.loss
-                );
-                return Err(Error::new(Code::StoreCorrupt, message).with_path(&self.path));
-            }
+            Contents::NotAFile | Contents::TooLarge => return Ok(None),
             Contents::Bytes { bytes, .. } => bytes,
         };
         match serde_json::from_slice::<Versioned>(&bytes) {
@@ -118,7 +109,7 @@ impl<T: Default + Serialize + DeserializeOwned> SharedFile<T> {
                 return Ok(Ok(Changed { contents, set_aside: None }));
             }
             let set_aside = is_damaged
-                .then(|| file::set_aside(&self.path, clock.now_ms()))
+                .then(|| file::move_aside(&self.path, clock.now_ms()))
                 .transpose()
                 .map_err(|error| Error::io("set aside", &self.path, error))?;
             let document = SharedContents { version: VERSION, accounts: contents };
@@ -194,14 +185,12 @@ mod tests {
     }
 
     #[test]
-    fn a_huge_file_is_neither_read_nor_copied() {
-        let (directory, file) = open();
+    fn a_huge_file_is_moved_aside_without_being_read() {
+        let (_directory, file) = open();
         fs::File::create(file.path()).unwrap().set_len(10 << 30).unwrap();
-        for error in [file.read().map(drop).unwrap_err(), add_one(&file).map(drop).unwrap_err()] {
-            assert_eq!((error.code(), error.path()), (Code::StoreCorrupt, Some(file.path())));
-            assert!(error.message().contains("8 MiB"), "{error}");
-        }
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+        assert_eq!(sum(&file), None);
+        let aside = add_one(&file).unwrap().set_aside.unwrap();
+        assert_eq!((fs::metadata(aside).unwrap().len(), sum(&file)), (10 << 30, Some(1)));
     }
 
     #[test]

@@ -160,19 +160,12 @@ impl CredentialsFile {
         }
     }
 
-    /// Keeps a file without usable tokens under a name with the time. A link stays, so its target is copied, and so is a
-    /// file that can't be renamed.
+    /// Keeps a file without usable tokens under a name with the time.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`.
     pub fn set_aside(&self, now_ms: u64) -> Result<PathBuf> {
-        let moved = if self.is_replaceable() && !self.path.is_symlink() {
-            let aside = file::aside(&self.path, now_ms);
-            fs::rename(&self.path, &aside).map(|()| aside)
-        } else {
-            file::set_aside(&self.path, now_ms)
-        };
-        moved.map_err(|error| Error::io("move aside", &self.path, error))
+        file::move_aside(&self.path, now_ms).map_err(|error| Error::io("move aside", &self.path, error))
     }
 
     fn invalid(&self, what: &str) -> Error {

@@ -9,6 +9,7 @@ use qwen_base::{
     safe_open::{self, InPlace},
 };
 
+use super::obstacle::Obstacle;
 use super::ownership;
 
 /// Larger files are never read or copied, in bytes: they are none of ours.
@@ -179,6 +180,19 @@ pub fn set_aside(path: &Path, now_ms: u64) -> std::io::Result<PathBuf> {
         fs::rename(path, &aside)?;
     }
     Ok(aside)
+}
+
+/// As [`set_aside`], but a file is renamed, which reads nothing of it. A link stays and its target is copied, and so is a
+/// file that can't be renamed.
+///
+/// # Errors
+/// Those of the file system.
+pub fn move_aside(path: &Path, now_ms: u64) -> std::io::Result<PathBuf> {
+    if path.is_symlink() || Obstacle::to(path).is_some() {
+        return set_aside(path, now_ms);
+    }
+    let aside = aside(path, now_ms);
+    fs::rename(path, &aside).map(|()| aside)
 }
 
 /// Windows reports `NotFound` also if a file is in the place of the directory.
