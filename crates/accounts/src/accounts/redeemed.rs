@@ -1,8 +1,6 @@
 //! Saves redeemed tokens. Disk space is reserved before the refresh token is sent, and afterwards every file that can
 //! still be written is tried.
 
-use std::sync::atomic::Ordering;
-
 use qwen_base::{
     Code, Error, EventKind, Result, Secret,
     fault::{self, Safeguard},
@@ -150,7 +148,6 @@ impl Registry {
             Ok(Replaced::Declined) => return stored.map(drop),
             Ok(_) => self.tell_of_store(account, stored),
             Err(_) if !is_stored => return Err(cause),
-            Err(_) if self.needs_cli_login_told.swap(true, Ordering::Relaxed) => {}
             Err(_) => self.tell_of_cli_login(&account.id, &cause),
         }
         Ok(())

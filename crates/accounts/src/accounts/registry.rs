@@ -40,7 +40,6 @@ pub struct Registry {
     /// Files open to other users that this process has reported.
     told_of_open: Mutex<HashSet<PathBuf>>,
     is_unsynced_told: AtomicBool,
-    pub(super) needs_cli_login_told: AtomicBool,
 }
 
 /// Proof that the credentials lock is held.
@@ -65,7 +64,6 @@ impl Registry {
             cache: Mutex::default(),
             told_of_open: Mutex::default(),
             is_unsynced_told: AtomicBool::default(),
-            needs_cli_login_told: AtomicBool::default(),
         }
     }
 
