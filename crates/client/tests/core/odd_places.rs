@@ -280,6 +280,28 @@ async fn a_file_that_can_not_be_changed_loses_no_login_and_doctor_names_it() {
 }
 
 #[tokio::test]
+async fn a_link_into_a_directory_that_can_not_be_changed_is_written_through() {
+    for attribute in ["i", "a"] {
+        let setup = Setup::expired().await;
+        let target = setup.home.path().join("target");
+        fs::create_dir(&target).unwrap();
+        fs::rename(setup.home.credentials(), target.join("creds.json")).unwrap();
+        symlink(target.join("creds.json"), setup.home.credentials()).unwrap();
+        let Some(unchangeable) = Unchangeable::make(target.clone(), attribute) else { return };
+        assert_eq!(setup.client().access_token(None).await.unwrap().access_token.expose(), "access-1");
+        assert_eq!(setup.home.access_token(), "access-1", "{attribute}");
+        assert!(setup.home.credentials().is_symlink());
+        assert_eq!(setup.events.count(EventKind::NeedsAttention), 0, "{attribute}");
+        let names: Vec<_> = fs::read_dir(&target)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        assert!(names.iter().all(|name| !name.contains(".tmp")), "{attribute}: {names:?}");
+        drop(unchangeable);
+    }
+}
+
+#[tokio::test]
 async fn a_store_that_can_not_be_changed_spends_no_token_that_only_it_could_take() {
     for attribute in ["i", "a"] {
         let fleet = Fleet::expiring_in(&[-60, -60]).await;
