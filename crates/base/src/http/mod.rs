@@ -201,9 +201,14 @@ fn build(config: &HttpConfig) -> Result<(Built, Vec<Error>)> {
         .http2_adaptive_window(true);
     #[cfg(target_os = "linux")]
     let builder = builder.tcp_user_timeout(PROBE_INTERVAL * 2);
-    // `Http::client_for` refuses requests whose proxy variable can't be read.
-    let proxy = Proxy::custom(move |url| Some(proxies.for_url(url).ok().flatten()?.url.clone()));
-    let client = builder.proxy(proxy).build().map_err(|error| Error::internal(describe(&error)))?;
+    // A proxy rule costs each request two parsed URLs.
+    let builder = if proxies.all().is_empty() {
+        builder
+    } else {
+        // `Http::client_for` refuses requests whose proxy variable can't be read.
+        builder.proxy(Proxy::custom(move |url| Some(proxies.for_url(url).ok().flatten()?.url.clone())))
+    };
+    let client = builder.build().map_err(|error| Error::internal(describe(&error)))?;
     Ok((Built { client, roots_problem }, warnings))
 }
 

@@ -1,6 +1,6 @@
 //! JSON objects with raw values. Pure.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 
 use serde::Deserialize;
@@ -122,8 +122,28 @@ impl<'de> Visitor<'de> for ChatVisitor {
 }
 
 /// A key, borrowed unless it is written with escapes.
-#[derive(Deserialize)]
-struct FieldName<'a>(#[serde(borrow)] Cow<'a, str>);
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub(crate) struct FieldName<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl FieldName<'_> {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn is_lowercase(&self) -> bool {
+        !self.0.bytes().any(|byte| byte.is_ascii_uppercase())
+    }
+
+    pub(crate) fn into_lowercase(self) -> Self {
+        Self(Cow::Owned(self.0.to_ascii_lowercase()))
+    }
+}
+
+impl Borrow<str> for FieldName<'_> {
+    fn borrow(&self) -> &str {
+        self.as_str()
+    }
+}
 
 /// Joins JSON values to an array.
 pub(super) fn array(items: &[Cow<str>]) -> String {

@@ -2,4 +2,4 @@
 
 pub mod body;
 pub mod degrade;
-mod fields;
+pub(crate) mod fields;

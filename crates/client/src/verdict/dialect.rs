@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use crate::chat::fields::FieldName;
 use crate::lenient_json::string_of;
 use crate::sse::{EventReader, SseEvent, error_status};
 
@@ -135,15 +136,18 @@ impl Content {
 }
 
 /// The fields of a JSON object, with names in lower case. Values are parsed on demand, so that deep ones do no harm.
-struct LowercaseFields<'a>(BTreeMap<String, &'a RawValue>);
+struct LowercaseFields<'a>(BTreeMap<FieldName<'a>, &'a RawValue>);
 
 impl<'a> LowercaseFields<'a> {
     /// Reads an object, or the first one in an array. Text after it is ignored.
     fn read(text: &'a str) -> Option<Self> {
         let first = first_item(text);
         let mut documents = serde_json::Deserializer::from_str(first.unwrap_or(text)).into_iter();
-        let fields: BTreeMap<String, &RawValue> = documents.next()?.ok()?;
-        Some(Self(fields.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect()))
+        let fields: BTreeMap<FieldName, &RawValue> = documents.next()?.ok()?;
+        if fields.keys().all(FieldName::is_lowercase) {
+            return Some(Self(fields));
+        }
+        Some(Self(fields.into_iter().map(|(name, value)| (name.into_lowercase(), value)).collect()))
     }
 
     /// Returns the raw value; `None` if it is empty, zero, false or null.
@@ -199,14 +203,15 @@ impl<'a> LowercaseFields<'a> {
         }
         let Some(fields) = Self::read(raw).filter(|_| depth > 0) else { return true };
         let says_success = fields.0.get("code").is_some_and(|code| !is_failure(code.get().trim_matches('"')));
-        !(says_success && self.is_answer()) && fields.0.keys().any(|name| fields.names_error(name, depth - 1))
+        !(says_success && self.is_answer())
+            && fields.0.keys().any(|name| fields.names_error(name.as_str(), depth - 1))
     }
 
     /// True for a document that has the parts of an answer, so that a code beside them is not an error.
     fn is_answer(&self) -> bool {
         let has_parts = |name: &&str| {
             let parts = self.object(name);
-            parts.is_some_and(|parts| parts.0.keys().any(|name| parts.raw(name).is_some()))
+            parts.is_some_and(|parts| parts.0.keys().any(|name| parts.raw(name.as_str()).is_some()))
         };
         self.raw("choices").is_some() || ["output", "data", "usage"].iter().any(has_parts)
     }
