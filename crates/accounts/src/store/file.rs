@@ -12,7 +12,7 @@ use qwen_base::{
 use super::obstacle::Obstacle;
 use super::ownership;
 
-/// Larger files are never read or copied, in bytes: they are none of ours.
+/// Largest file in bytes that is read or copied. This package's own files are far smaller.
 pub const MAX_FILE: u64 = 16 * 1024 * 1024;
 
 /// Tells two versions of a file apart without reading it. Renaming a file over another changes the inode, even if the

@@ -36,18 +36,25 @@ struct OnServerError {
     note: Box<dyn FnOnce(ServerError) + Send + Sync>,
     /// The last bytes of a stream that no guard reads.
     tail: Vec<u8>,
+    /// The bytes before `tail`, more than [`MAX_TAIL`]. Two buffers spare a copy.
+    before: Vec<u8>,
 }
 
 opaque_debug!(OnServerError);
 
 impl OnServerError {
     fn remember(&mut self, bytes: &[u8]) {
-        let last = &bytes[bytes.len().saturating_sub(MAX_TAIL)..];
-        if self.tail.len() + last.len() > 2 * MAX_TAIL {
-            let kept = MAX_TAIL.saturating_sub(last.len());
-            self.tail.drain(..self.tail.len() - kept);
+        if self.tail.len() > MAX_TAIL {
+            std::mem::swap(&mut self.tail, &mut self.before);
+            self.tail.clear();
         }
-        self.tail.extend_from_slice(last);
+        self.tail.extend_from_slice(&bytes[bytes.len().saturating_sub(MAX_TAIL)..]);
+    }
+
+    /// Returns the error at the end of the stream.
+    fn error(&self) -> Option<ServerError> {
+        let end = [self.before.as_slice(), &self.tail].concat();
+        ServerError::in_events(&String::from_utf8_lossy(&end))
     }
 }
 
@@ -129,7 +136,8 @@ impl Body {
 
     /// Calls `note` with the error with which the server ends a stream of events.
     pub fn on_server_error(&mut self, note: impl FnOnce(ServerError) + Send + Sync + 'static) {
-        self.on_server_error = Some(OnServerError { note: Box::new(note), tail: Vec::new() });
+        self.on_server_error =
+            Some(OnServerError { note: Box::new(note), tail: Vec::new(), before: Vec::new() });
     }
 
     /// Writes all bytes and the end to a record.
@@ -207,9 +215,9 @@ impl Body {
             (_, None) => {}
             (Ok(Some(bytes)), Some(note)) => note.remember(bytes),
             (Ok(None) | Err(_), Some(_)) => {
-                let Some(OnServerError { note, tail }) = self.on_server_error.take() else { return };
-                if let Some(error) = ServerError::in_events(&String::from_utf8_lossy(&tail)) {
-                    note(error);
+                let Some(last) = self.on_server_error.take() else { return };
+                if let Some(error) = last.error() {
+                    (last.note)(error);
                 }
             }
         }
