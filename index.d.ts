@@ -706,7 +706,7 @@ declare namespace qwen {
     | "ERR_QWEN_PAYMENT_REQUIRED"
     /** No account can use the requested model. */
     | "ERR_QWEN_MODEL_UNAVAILABLE"
-    /** A rule of the account (addresses, workspaces) forbids the request. */
+    /** A rule of the account (addresses, workspaces) forbids the request, or a proxy answered 401 or 402. */
     | "ERR_QWEN_PERMISSION_DENIED"
     /** Another program listens on the port. */
     | "ERR_QWEN_PORT_IN_USE"

@@ -192,7 +192,21 @@ impl<'a> LowercaseFields<'a> {
         let has_code = || self.code().is_some_and(|code| is_failure(&code));
         names.iter().any(|name| self.names_error(name, MAX_NESTED))
             || self.text(&["object"]).as_deref() == Some("error")
-            || (!self.is_answer() && has_code())
+            || (!self.is_answer() && (has_code() || self.is_failure_report()))
+    }
+
+    /// True for a message beside a sign of failure: `{"success":false,"message":"text"}`, `{"status":429,"message":"text"}`.
+    fn is_failure_report(&self) -> bool {
+        const SIGNS: [(&str, &[&str]); 3] = [
+            ("success", &["false"]),
+            ("type", &["error"]),
+            ("status", &["error", "fail", "failed", "failure"]),
+        ];
+        let value = |name: &str| self.0.get(name).map(|raw| raw.get().trim_matches('"'));
+        let has_sign =
+            |(name, signs): &(&str, &[&str])| value(name).is_some_and(|value| signs.contains(&value));
+        let is_error_status = || value("status").is_some_and(|status| error_status(status).is_some());
+        (SIGNS.iter().any(has_sign) || is_error_status()) && self.message().is_some()
     }
 
     /// True if a field says that there is an error. Some servers send one that says that there is none.

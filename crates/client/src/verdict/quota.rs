@@ -7,26 +7,28 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 const FIRST_WEEK_MS: u64 = 3 * DAY_MS + 16 * 3600 * 1000;
 const WEEK_MS: u64 = 7 * DAY_MS;
 
-/// The server's words for a window, in lower case.
-const WINDOW_WORDS: [(&str, QuotaWindow); 12] = [
-    ("5-hour quota", QuotaWindow::FiveHours),
-    ("5 hour quota", QuotaWindow::FiveHours),
-    ("hour allocated quota exceeded", QuotaWindow::FiveHours),
-    ("hourly allocated quota exceeded", QuotaWindow::FiveHours),
-    ("7-day quota", QuotaWindow::SevenDays),
-    ("7 day quota", QuotaWindow::SevenDays),
-    ("week allocated quota exceeded", QuotaWindow::Week),
-    ("weekly allocated quota exceeded", QuotaWindow::Week),
-    ("weekly quota", QuotaWindow::Week),
-    ("month allocated quota exceeded", QuotaWindow::Month),
-    ("monthly allocated quota exceeded", QuotaWindow::Month),
-    ("monthly quota", QuotaWindow::Month),
-];
+/// Largest number of words between a window and "quota".
+const MAX_BETWEEN: usize = 2;
 
-/// Returns the window that is used up according to a message in lower case.
+/// Returns the window that is used up according to a message in lower case: `5-hour quota`, `week allocated quota`.
 #[must_use]
 pub fn window_of(message: &str) -> Option<QuotaWindow> {
-    WINDOW_WORDS.iter().find(|(words, _)| message.contains(words)).map(|(_, window)| *window)
+    let words = message.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let words: Vec<&str> = words.collect();
+    let window_at = |at: usize| {
+        let count = at.checked_sub(1).map(|before| words[before]);
+        let is_counted = count.is_some_and(|count| count.bytes().all(|byte| byte.is_ascii_digit()));
+        match words[at] {
+            "hour" | "hours" | "hourly" if !is_counted || count == Some("5") => Some(QuotaWindow::FiveHours),
+            "day" | "days" if count == Some("7") => Some(QuotaWindow::SevenDays),
+            "week" | "weekly" => Some(QuotaWindow::Week),
+            "month" | "monthly" => Some(QuotaWindow::Month),
+            _ => None,
+        }
+    };
+    let leads_to_quota =
+        |at: usize| words[at + 1..].iter().take(1 + MAX_BETWEEN).any(|word| *word == "quota");
+    (0..words.len()).filter(|at| leads_to_quota(*at)).find_map(window_at)
 }
 
 /// Returns the reset time in epoch milliseconds, from the message (in lower case), or from the window if its end is known.

@@ -76,6 +76,8 @@ fn the_window_of_a_quota_is_read_from_the_message() {
         ("hour allocated quota exceeded", QuotaWindow::FiveHours),
         ("MONTH allocated quota exceeded, please wait.", QuotaWindow::Month),
         ("Your token-plan 7-day quota has been exhausted.", QuotaWindow::SevenDays),
+        ("You have exceeded your 5-hour usage quota.", QuotaWindow::FiveHours),
+        ("The monthly allocated quota is exceeded.", QuotaWindow::Month),
     ] {
         for code in ["insufficient_quota", "Throttling.AllocationQuota", ""] {
             assert_eq!(key(429, code, words), exhausted(Some(window)), "{code} {words}");
@@ -116,6 +118,7 @@ fn a_refused_login_a_refused_key_and_a_permission_rule_are_distinguished() {
         assert_eq!(verdict(is_key, 403, &other), Verdict::Pass);
     }
     assert_eq!(login(403, "x", "Token expired"), Verdict::TokenRejected);
+    assert_eq!(login(403, "Model.AccessDenied", "Model access denied."), Verdict::Pass);
 }
 
 #[test]
@@ -252,6 +255,10 @@ fn a_conversation_that_is_too_long_has_the_limit_of_the_message() {
         (400, "", "This model's maximum context length is 131072 tokens. However, you", Some(131_072)),
         (400, "InvalidParameter", "Range of input length should be [1, 98304]", Some(98_304)),
         (400, "context_length_exceeded", "too long", None),
+        (400, "", "The input token count (9) exceeds the maximum number of tokens allowed (8).", None),
+        (400, "", "prompt is too long: 9 tokens > 8 maximum", None),
+        (400, "", "Your input exceeds the context window of this model", None),
+        (400, "RequestEntityTooLarge", "Exceeded limit on max bytes to request body: 6291456", None),
         (413, "", "", None),
     ] {
         assert_eq!(key(status, code, message), Verdict::TooLong { limit });
@@ -295,6 +302,8 @@ fn an_error_is_found_in_every_dialect() {
             Some(503),
         ),
         (r#"{"object":"error","message":"M","type":"C","code":400}"#, Some(400)),
+        (r#"{"success":false,"errorCode":"C","message":"M"}"#, None),
+        (r#"{"status":429,"type":"C","message":"M"}"#, Some(429)),
         (r#"{"id":"r","code":"C","message":"M"}"#, None),
         (r#"{"choices":[ ],"data":{ },"code":"C","message":"M"}"#, None),
         (r#"{"error":{"error":{"code":"C","message":"M"}}}"#, None),
@@ -324,7 +333,13 @@ fn an_error_is_found_in_every_dialect() {
         let Content::Error(error) = inner(body) else { panic!("{body}") };
         assert_eq!(error.code.as_deref(), Some("insufficient_quota"), "{body}");
     }
-    for body in ["{\"error\":\"text\"}", "event: error\ndata: text\n\n"] {
+    for body in [
+        "{\"error\":\"text\"}",
+        "event: error\ndata: text\n\n",
+        r#"{"success":false,"message":"text"}"#,
+        r#"{"status":"error","message":"text"}"#,
+        "data: {\"type\":\"error\",\"message\":\"text\"}\n\n",
+    ] {
         assert!(matches!(inner(body), Content::Error(error) if error.message.as_deref() == Some("text")));
     }
 }
@@ -360,6 +375,7 @@ fn content_beside_an_error_is_not_an_error() {
         r#"{"object":"list","data":[]}"#,
         r#"{"code":"","message":"","output":{"text":"hi"}}"#,
         r#"{"code":"Success","message":"fine"}"#,
+        r#"{"success":true,"status":200,"message":"fine"}"#,
         r#"{"error":{},"message":"fine"}"#,
     ] {
         assert!(!matches!(inner(body), Content::Error(_) | Content::Contradiction(_)), "{body}");

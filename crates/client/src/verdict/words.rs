@@ -17,6 +17,20 @@ const UNPAID_CODES: [&str; 4] =
     ["arrearage", "prepaidbilloverdue", "postpaidbilloverdue", "commoditynotpurchased"];
 /// Messages about an unpaid account.
 const UNPAID_WORDS: [&str; 2] = ["account is in good standing", "bill is overdue"];
+/// Messages about a conversation that is too long.
+const LENGTH_WORDS: [&str; 11] = [
+    "prompt is too long",
+    "input is too long",
+    "exceeds the maximum number of tokens allowed",
+    "exceeds the context window",
+    "exceeds the available context size",
+    "exceeded model token limit",
+    "greater than the context length",
+    "context window exceeds limit",
+    "maximum prompt length is",
+    "request entity too large",
+    "max bytes to request body",
+];
 /// Codes for rate limits whose message contains "quota".
 const RATE_CODES: [&str; 4] =
     ["throttling.ratequota", "limit_requests", "limit_burst_rate", "rate_limit_exceeded"];
@@ -121,6 +135,7 @@ impl Words {
             |statuses| [&self.code, &self.kind].into_iter().find_map(|code| status_of(code, statuses));
         by_code(&CODE_STATUSES)
             .or_else(|| status_of(&self.message, &SPECIFIC_WORD_STATUSES))
+            .or_else(|| self.says(&LENGTH_WORDS).then_some(400))
             .or_else(|| self.lacks_model(asked.model).then_some(404))
             .or_else(|| by_code(&GENERAL_CODE_STATUSES))
             .or_else(|| status_of(&self.message, &WORD_STATUSES))
@@ -135,7 +150,9 @@ impl Words {
         if self.is_any(&UNPAID_CODES) || self.says(&UNPAID_WORDS) || status == 402 {
             return Verdict::PaymentRequired;
         }
-        if self.is_any(&["data_inspection_failed", "datainspectionfailed", "content_filter"]) {
+        if self.is_any(&["data_inspection_failed", "datainspectionfailed", "content_filter"])
+            || self.says(&["datainspectionfailed"])
+        {
             return Verdict::ContentFiltered;
         }
         if let Some(too_long) = self.too_long(status) {
@@ -164,8 +181,10 @@ impl Words {
             .or_else(|| limit("maximum context length is"))
             .or_else(|| limit("context window of"))
             .or_else(|| {
-                (status == 413 || self.is("context_length_exceeded"))
-                    .then_some(Verdict::TooLong { limit: None })
+                let is_too_long = status == 413
+                    || self.is("context_length_exceeded")
+                    || (status == 400 && self.says(&LENGTH_WORDS));
+                is_too_long.then_some(Verdict::TooLong { limit: None })
             })
     }
 
@@ -208,6 +227,7 @@ impl Words {
             (_, true) if is_about_key || is_about_token => Verdict::KeyRejected,
             (_, true) if self.lacks_model(asked.model) => Verdict::ModelUnavailable,
             (_, true) if is_denied => Verdict::PermissionDenied,
+            (_, false) if self.lacks_model(asked.model) => Verdict::Pass,
             (_, false) if self.says(&["ip access denied", "workspace access denied"]) => {
                 Verdict::PermissionDenied
             }
