@@ -1,7 +1,7 @@
 //! Forms of other makers' keys.
 
 /// Prefixes of secrets, and their makers.
-pub const PREFIXES: [(&str, &str); 48] = [
+pub const PREFIXES: [(&str, &str); 56] = [
     ("sk-ant-", "Anthropic"),
     ("sk-proj-", "OpenAI"),
     ("sk-svcacct-", "OpenAI"),
@@ -50,6 +50,14 @@ pub const PREFIXES: [(&str, &str); 48] = [
     ("pypi-", "PyPI"),
     ("nvapi-", "NVIDIA"),
     ("xai-", "xAI"),
+    ("pk-lf-", "Langfuse"),
+    ("gldt-", "GitLab"),
+    ("shpat_", "Shopify"),
+    ("tvly-", "Tavily"),
+    ("lin_api_", "Linear"),
+    ("ntn_", "Notion"),
+    ("sqp_", "SonarQube"),
+    ("SG.", "SendGrid"),
 ];
 
 /// Stands inside the keys of `OpenAI`: its name in base64.

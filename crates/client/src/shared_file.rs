@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use qwen_accounts::{
-    atomic,
+    Obstacle, atomic,
     file::{self, Contents, Stamp},
     lock::{self, LockPaths},
 };
@@ -107,6 +107,10 @@ impl<T: Default + Serialize + DeserializeOwned> SharedFile<T> {
             let mut contents = found.unwrap_or_default();
             if !change(&mut contents) {
                 return Ok(Ok(Changed { contents, set_aside: None }));
+            }
+            // Without this, each process would copy a damaged file that it can't replace.
+            if let Some(obstacle) = Obstacle::to(&self.path) {
+                return Err(obstacle.error(&self.path));
             }
             let set_aside = is_damaged
                 .then(|| file::move_aside(&self.path, clock.now_ms()))

@@ -18,7 +18,7 @@ const STRUCK: &str = "removed";
 /// Shorter strings are not tokens.
 const MIN_TOKEN: usize = 8;
 /// Limits of the search below the Qwen directory.
-const MAX_DEPTH: usize = 3;
+const MAX_DEPTH: usize = 6;
 pub const MAX_FILES: usize = 5_000;
 
 /// Result of erasing the tokens of an account.
@@ -202,6 +202,7 @@ fn list(directory: &Path, depth: usize, take: &mut dyn FnMut(PathBuf) -> bool) -
         match entry.file_type() {
             Ok(kind) if kind.is_file() && !take(entry.path()) => return false,
             Ok(kind) if kind.is_dir() && depth > 1 => is_complete &= list(&entry.path(), depth - 1, take),
+            Ok(kind) if kind.is_dir() => is_complete = false,
             // Links are not followed.
             _ => {}
         }

@@ -101,21 +101,18 @@ impl Registry {
         let is_kept = self.keeps_accounts();
         let stored = if is_kept { in_store() } else { Ok(false) };
         guard.0.keep(&self.clock);
-        let held = match self.credentials.read() {
+        let held = match self.credentials.read_again() {
             Ok(Some(held)) if may_replace(&held.token, spent) || fault::omits(Safeguard::Comparison) => held,
-            // A directory may be missing for a moment; that is not a logout.
-            Err(error) if error.code() == Code::Io => {
-                return if stored? { Ok(()) } else { Err(error) };
-            }
             // A missing file means that the user logged out.
             Ok(None) => return stored.map(drop),
-            Ok(Some(_)) | Err(_) => {
-                return if is_kept { stored.map(drop) } else { self.keep_as_new_account(account, token) };
-            }
+            _ if !is_kept => return self.keep_beside(store.take().flatten(), account, spent, token),
+            // A directory may be missing for a moment; that is not a logout.
+            Err(error) if error.code() == Code::Io => return if stored? { Ok(()) } else { Err(error) },
+            Ok(Some(_)) | Err(_) => return stored.map(drop),
         };
         match self.credentials.put_over(token, &held, room, false) {
             Ok(Replaced::Declined) if is_kept => stored.map(drop),
-            Ok(Replaced::Declined) => self.keep_as_new_account(account, token),
+            Ok(Replaced::Declined) => self.keep_beside(store.take().flatten(), account, spent, token),
             Ok(replaced) => {
                 self.note_unsynced(&replaced);
                 if !is_kept {
@@ -194,7 +191,57 @@ impl Registry {
             record.set_last_error(None);
             Some(())
         };
-        self.with_store_in(room, keep).map(|kept| kept.is_some())
+        // One more try: a write that failed once may succeed, and the token is nowhere else.
+        let kept = self.with_store_in(room, keep).or_else(|_| self.with_store(keep))?;
+        Ok(kept.is_some())
+    }
+
+    /// Saves a refreshed login in the store, since the credentials file changed during the refresh or can't be read.
+    fn keep_beside(
+        &self,
+        room: Option<Reservation>,
+        account: &Account,
+        spent: &Secret,
+        token: &Token,
+    ) -> Result<()> {
+        let problem = match self.credentials.read_again() {
+            Ok(Some(held)) if !may_replace(&held.token, spent) => {
+                return self.keep_as_new_account(account, token);
+            }
+            Ok(None) => return Ok(()),
+            found => found.err(),
+        };
+        let now = self.clock.now_ms();
+        let before = Token { refresh_token: Some(spent.clone()), ..token.clone() };
+        self.with_store_in(room, |document| {
+            let holds_spent = |record: &Record| {
+                record.token().is_some_and(|held| held.refresh_token.as_ref() == Some(spent))
+            };
+            if let Some(record) = document.records.iter_mut().find(|record| holds_spent(record)) {
+                return record.set_token(token, now);
+            }
+            // The record knows the spent token, so the credentials file is repaired once it can be read.
+            let mut record = Record::new(&new_id(now), None, &before, now);
+            record.set_token(token, now);
+            if let Some(binding) = &account.binding {
+                record.set_binding(binding);
+            }
+            document.records.push(record);
+        })?;
+        let cause = problem.as_ref().map(Error::message).unwrap_or_default();
+        let message = format!(
+            "{} could not be read during a refresh, so the refreshed login of the Qwen account \"{}\" is in {}. {cause}",
+            self.credentials.path().display(),
+            account.label,
+            self.store.path().display(),
+        );
+        self.tell(
+            EventKind::NeedsAttention,
+            message.trim_end().to_owned(),
+            Some(Code::Io),
+            Some(&account.id),
+        );
+        Ok(())
     }
 
     /// Saves a refreshed login as a new account of the store, since another login has replaced it in the credentials

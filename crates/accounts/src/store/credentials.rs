@@ -80,6 +80,15 @@ impl CredentialsFile {
         Ok(Credentials { token, modified_at, document })
     }
 
+    /// As [`CredentialsFile::read`], with a second try: a network file system fails now and then, and the CLI may be
+    /// writing the file.
+    ///
+    /// # Errors
+    /// Those of [`CredentialsFile::read`].
+    pub fn read_again(&self) -> Result<Option<Credentials>> {
+        self.read().or_else(|_| self.read())
+    }
+
     /// Writes new tokens. Other fields of `previous` stay.
     ///
     /// The file is replaced. If that is impossible and `is_kept`, it is written in place: a crash can then leave it torn,
@@ -127,7 +136,7 @@ impl CredentialsFile {
 
     fn still_holds(&self, previous: &Credentials) -> bool {
         let is_same = |now: Credentials| now.token.refresh_token == previous.token.refresh_token;
-        fault::omits(Safeguard::Comparison) || self.read().is_ok_and(|now| now.is_some_and(is_same))
+        fault::omits(Safeguard::Comparison) || self.read_again().is_ok_and(|now| now.is_some_and(is_same))
     }
 
     /// Reserves space for new tokens; `None` if the file can only be written in place.

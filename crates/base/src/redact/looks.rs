@@ -10,6 +10,9 @@ const MIN_KEY: usize = 8;
 /// Minimum number of characters after a prefix of another maker. Shorter words with such a prefix are names.
 const MIN_FOREIGN_KEY: usize = 16;
 
+/// Prefix of the ids of Alibaba Cloud's access keys.
+const ACCESS_KEY_ID: &str = "LTAI";
+
 /// Lower-case ends of names that are followed by a secret anywhere in a text.
 const NAMES_IN_TEXT: [&str; 24] = [
     "_token",
@@ -100,7 +103,7 @@ pub(super) fn find(text: &str) -> Vec<Range<usize>> {
             add(at..end);
         }
     }
-    for (prefix, _) in PREFIXES {
+    for prefix in PREFIXES.iter().map(|(prefix, _)| *prefix).chain([ACCESS_KEY_ID]) {
         let mut end = 0;
         for (at, _) in text.match_indices(prefix) {
             if at < end || !begins_word(text, at) {
@@ -108,7 +111,7 @@ pub(super) fn find(text: &str) -> Vec<Range<usize>> {
             }
             end = skip(text, at + prefix.len(), is_word);
             let rest = &text.as_bytes()[at + prefix.len()..end];
-            if rest.len() >= MIN_FOREIGN_KEY && rest.iter().any(u8::is_ascii_digit) {
+            if rest.len() >= MIN_FOREIGN_KEY && is_random(rest) {
                 add(at..end);
             }
         }
@@ -168,12 +171,21 @@ fn value_after(text: &str, name_end: usize, line: bool) -> Option<Range<usize>> 
     let closing = skip(text, name_end, |byte| byte == b'\\');
     let after_quote =
         if bytes.get(closing).is_some_and(|byte| is_quote(*byte)) { closing + 1 } else { name_end };
-    let separator = skip(text, after_quote, is_blank);
-    if !matches!(bytes.get(separator)?, b':' | b'=') || bytes.get(separator + 1) == Some(&b'=') {
-        return None;
-    }
+    // `environ["NAME"] = "value"`.
+    let is_index = after_quote > name_end && bytes.get(after_quote) == Some(&b']');
+    let separator = skip(text, after_quote + usize::from(is_index), is_blank);
+    let length = match bytes.get(separator..)? {
+        [b'=', b'=', ..] => return None,
+        [b':' | b'?' | b'+', b'=', ..] | [b'=', b'>', ..] => 2,
+        [b':' | b'=', ..] => 1,
+        _ => return None,
+    };
     let line = line && bytes[separator] == b':';
-    let value = skip(text, separator + 1, is_blank);
+    let value = skip(text, separator + length, is_blank);
+    // `$'value'` of shells, `f"value"` of Python.
+    let is_marked = bytes.get(value).is_some_and(|byte| *byte == b'$' || byte.is_ascii_alphabetic());
+    let is_marked = is_marked && bytes.get(value + 1).is_some_and(|byte| is_quote(*byte));
+    let value = value + usize::from(is_marked);
     let opening = skip(text, value, |byte| byte == b'\\');
     if let Some(&quote) = bytes.get(opening).filter(|byte| is_quote(**byte)) {
         let escapes = opening - value;
@@ -213,6 +225,12 @@ fn closing_quote(bytes: &[u8], start: usize, quote: u8, escapes: usize) -> Optio
 fn skip(text: &str, start: usize, is_part: impl Fn(u8) -> bool) -> usize {
     let rest = &text.as_bytes()[start..];
     start + rest.iter().position(|byte| !is_part(*byte)).unwrap_or(rest.len())
+}
+
+/// True for a text with digits, or with letters of both cases, as random text has them.
+fn is_random(text: &[u8]) -> bool {
+    let has = |is_kind: fn(&u8) -> bool| text.iter().any(is_kind);
+    has(u8::is_ascii_digit) || (has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase))
 }
 
 fn begins_word(text: &str, at: usize) -> bool {

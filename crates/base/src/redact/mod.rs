@@ -352,6 +352,16 @@ mod tests {
             ("in (ghp_0123456789abcdef) gsk_0123456789abcdef", "in (***) ***"),
             ("AKIA0123456789ABCDEF, xghp_0123456789abcdef", "***, xghp_0123456789abcdef"),
             ("npm_config_registry hf_transfer", "npm_config_registry hf_transfer"),
+            ("glpat-abcdefGHIJklmnopqrst LTAI5tAbCdEfGhIjKlMnOp", "*** ***"),
+            (
+                "os.environ[\"MY_API_KEY\"] = \"abc\"; process.env['A_SECRET']='abc'",
+                "os.environ[\"MY_API_KEY\"] = \"***\"; process.env['A_SECRET']='***'",
+            ),
+            ("A_TOKEN := abc, 'B_PASSWORD' => 'abc'", "A_TOKEN := ***, 'B_PASSWORD' => '***'"),
+            (
+                "A_TOKEN ?= abc B_TOKEN=$'abc' C_TOKEN=f\"abc\"",
+                "A_TOKEN ?= *** B_TOKEN=$'***' C_TOKEN=f\"***\"",
+            ),
             ("password == x, max_tokens: 5", "password == x, max_tokens: 5"),
             ("https://u:p@host.example/a?key=b&c=d", "https://***@host.example/a?key=***&c=d"),
             ("mail user@host.example", "mail user@host.example"),

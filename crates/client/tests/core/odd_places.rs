@@ -394,3 +394,36 @@ async fn the_credentials_of_another_user_are_refused() {
     assert!(error.message().contains("another user") && error.message().contains("chown"));
     assert_eq!(setup.server.all_requests(), 0);
 }
+
+#[tokio::test]
+async fn a_login_whose_file_can_not_be_read_after_the_refresh_is_kept_in_the_store_and_repaired() {
+    type Spoil = fn(&Path);
+    let spoils: [(&str, Spoil); 3] = [
+        ("a link loop", |path| symlink(path, path).unwrap()),
+        ("a directory", |path| fs::create_dir(path).unwrap()),
+        ("no tokens", |path| fs::write(path, "{}").unwrap()),
+    ];
+    for (name, spoil) in spoils {
+        let setup = Setup::expired().await;
+        let path = setup.home.credentials();
+        let before = fs::read(&path).unwrap();
+        setup.server.hold();
+        let client = setup.client();
+        let asking = tokio::spawn(async move { client.fetch(chat(false)).await });
+        setup.server.until_token_requests(1).await;
+        fs::remove_file(&path).unwrap();
+        spoil(&path);
+        setup.server.release();
+        assert_eq!(asking.await.unwrap().unwrap().status, 200, "{name}");
+        assert_eq!(setup.events.count(EventKind::NeedsAttention), 1, "{name}");
+        // The file is there again, with the spent token.
+        if path.is_dir() {
+            fs::remove_dir(&path).unwrap();
+        } else {
+            fs::remove_file(&path).unwrap();
+        }
+        fs::write(&path, before).unwrap();
+        assert_eq!(setup.client().access_token(None).await.unwrap().access_token.expose(), "access-1");
+        assert_eq!((setup.home.access_token().as_str(), setup.server.redeemed_again()), ("access-1", 0));
+    }
+}
