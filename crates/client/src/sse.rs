@@ -175,7 +175,7 @@ impl SseEvent {
                 self.data.extend_from_slice(data);
             }
         } else if let Some(name) = field(line, b"event") {
-            self.is_error = name.trim_ascii() == b"error";
+            self.is_error = name.trim_ascii().eq_ignore_ascii_case(b"error");
         } else if let Some(status) = line.strip_prefix(b":HTTP_STATUS/") {
             self.status = std::str::from_utf8(status).ok().and_then(error_status);
         }

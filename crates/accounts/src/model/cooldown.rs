@@ -160,7 +160,7 @@ impl Pause {
             Some(pause) => pause.length_ms.saturating_mul(2),
             None => Self::FIRST_MS,
         };
-        let length_ms = exhausted_until(0, grown.min(longest_ms), retry_after_ms);
+        let length_ms = exhausted_until(0, grown, retry_after_ms).min(longest_ms);
         Self { started_at: now_ms, length_ms }
     }
 

@@ -1,14 +1,14 @@
 //! Reads and corrects the events of one chat stream. Pure.
 
 use memchr::memchr2;
-use qwen_base::{Code, Error};
+use qwen_base::{Code, Error, Redactor};
 use serde_json::{Map, Value};
 
 use super::chunk::{Frame, needs_parsing};
 use super::error_text::{error_beside_choices, error_in, has_error_block};
 use super::shape::{Shape, TEXTS};
 use crate::lenient_json::{parsed, written};
-use crate::sse::{Line, SseEvent, data_of, is_done};
+use crate::sse::{DONE, Line, SseEvent, data_of, is_done};
 use crate::verdict::dialect::{Content, ServerError};
 
 /// Length in bytes of the last events that are kept, since their text may contain an error.
@@ -139,6 +139,11 @@ impl ChatEvents {
         }
         if is_done(data) {
             self.is_done = true;
+            // The host compares this event byte for byte.
+            if data != DONE {
+                self.lines = [b"data: ", DONE, b"\n\n"].concat();
+                self.is_verbatim = false;
+            }
             // OpenCode 2 stops reading at `[DONE]`, so it is dropped if an error has to follow.
             return if self.is_finished { Corrected::Kept } else { Corrected::Dropped };
         }
@@ -180,8 +185,11 @@ impl ChatEvents {
         }
         let is_object = data.trim_ascii_start().starts_with(b"{");
         let Some(mut fields) = parsed(data).and_then(only_object) else {
-            // The host reports an event that was cut. It does not understand a sign of life such as `ping`.
-            return if is_object { Corrected::Kept } else { Corrected::Dropped };
+            // The host does not understand a sign of life such as `ping`, and sends the request again after a broken event.
+            if is_object {
+                self.fail("Qwen sent an event that is not valid JSON. Send the message again.", None);
+            }
+            return Corrected::Dropped;
         };
         let mut is_changed = !is_object;
         is_changed |= self.shape.correct(&mut fields);
@@ -300,7 +308,11 @@ fn ends_with_error(data: &[u8]) -> bool {
 fn broken_off(message: Option<&str>, code: Option<&str>) -> String {
     let code = code.map(|code| format!(" ({code})")).unwrap_or_default();
     match message {
-        Some(message) => format!("Qwen ended its answer with an error: {message}{code}"),
+        Some(message) => {
+            // A server may repeat the key.
+            let message = Redactor::new([]).text(message);
+            format!("Qwen ended its answer with an error: {message}{code}")
+        }
         None => format!("Qwen broke its answer off{code}. Send the message again."),
     }
 }

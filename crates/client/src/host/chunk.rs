@@ -64,6 +64,10 @@ fn end_of_string(text: &[u8]) -> Option<usize> {
 /// True if an event may end the answer, contains the first tool call or an error block, or has a form that the host does
 /// not understand.
 pub(super) fn needs_parsing(data: &[u8], has_call: bool) -> bool {
+    // An event that was cut has to be reported.
+    if !data.trim_ascii_end().ends_with(b"}") {
+        return true;
+    }
     let mut has_choices = false;
     for colon in memchr_iter(b':', data) {
         let Some(key) = data[..colon].trim_ascii_end().strip_suffix(b"\"") else { continue };

@@ -159,6 +159,7 @@ impl Sender {
                 Beginning::Problem(problem) => answer = answer.into_final(&FinalError::of_stream(&problem)),
             }
         }
+        reading.error.hide(&access.token.access_token);
         if self.for_host {
             adapt(&mut answer, reading.verdict, &mut error_body, retry_after_ms).await;
         }
@@ -243,7 +244,8 @@ async fn adapt(answer: &mut Answer, verdict: Verdict, error_body: &mut Vec<u8>, 
     match retry_after_ms {
         Some(ms) if is_temporary && ms > SHORT_WAIT_MS => answer.remove_retry_after(),
         Some(ms) => answer.set_retry_after(ms),
-        None => {}
+        // The host might understand a value that is unreadable here.
+        None => answer.remove_retry_after(),
     }
     if status.is_server_error() && error_body.is_empty() {
         *error_body = answer.body.peek(MAX_ERROR_BODY).await;

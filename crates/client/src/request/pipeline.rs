@@ -260,7 +260,9 @@ impl Pipeline {
             let reading = Reading::of_inner_error(error, &Asked { is_key, model: "", now_ms });
             let Some(cooldown) = reading.cooldown(now_ms, quota_cooldown_ms, None) else { return };
             let Ok(runtime) = Handle::try_current() else { return };
-            let why = Error::new(cooldown.reason.code(), reading.message());
+            // Not the server's words: they may repeat a token.
+            let message = left_alone(&label, &cooldown, now_ms, utc_offset_minutes);
+            let why = Error::new(cooldown.reason.code(), message);
             runtime.spawn(async move {
                 let (account_id, noted) = (id.clone(), cooldown.clone());
                 let mark = move |registry: &Registry| registry.mark_cooling(&account_id, &noted, &why);

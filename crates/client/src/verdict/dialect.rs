@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use qwen_base::Secret;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -83,6 +84,13 @@ impl ServerError {
         reader.read(text.as_bytes(), &mut see);
         reader.end(&mut see);
         found
+    }
+
+    /// Removes a token that the server repeats in its words.
+    pub fn hide(&mut self, token: &Secret) {
+        if let Some(message) = self.message.as_mut().filter(|message| message.contains(token.expose())) {
+            *message = message.replace(token.expose(), "***");
+        }
     }
 
     /// Returns the error as the API writes it.
@@ -205,7 +213,12 @@ impl<'a> LowercaseFields<'a> {
         let value = |name: &str| self.0.get(name).map(|raw| raw.get().trim_matches('"'));
         let has_sign =
             |(name, signs): &(&str, &[&str])| value(name).is_some_and(|value| signs.contains(&value));
-        let is_error_status = || value("status").is_some_and(|status| error_status(status).is_some());
+        let is_error_status = || {
+            ["status", "status_code"]
+                .into_iter()
+                .filter_map(value)
+                .any(|status| error_status(status).is_some())
+        };
         (SIGNS.iter().any(has_sign) || is_error_status()) && self.message().is_some()
     }
 

@@ -151,6 +151,22 @@ fn a_window_in_an_event_with_status_400_is_used_up() {
 }
 
 #[test]
+fn a_limit_that_its_words_name_has_any_status() {
+    for status in [400, 403, 404] {
+        for (code, message, verdict) in [
+            ("Throttling.RateQuota", "slow down", Verdict::RateLimited),
+            ("limit_requests", "", Verdict::RateLimited),
+            ("Throttling.AllocationQuota", "", Verdict::AllocationLimit),
+            ("insufficient_quota", "Free allocated quota exceeded.", exhausted(None)),
+            ("AllocationQuota.FreeTierOnly", "", exhausted(None)),
+            ("", "hour allocated quota exceeded", exhausted(Some(QuotaWindow::FiveHours))),
+        ] {
+            assert_eq!(key(status, code, message), verdict, "{status} {code} {message}");
+        }
+    }
+}
+
+#[test]
 fn the_words_of_an_error_are_found_wherever_they_are() {
     for (body, message) in [
         (r#"{"detail":[{"loc":["body"],"msg":"M","type":"value_error"}]}"#, "M"),

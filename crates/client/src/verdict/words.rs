@@ -158,15 +158,35 @@ impl Words {
         if let Some(too_long) = self.too_long(status) {
             return too_long;
         }
+        if matches!(status, 400 | 403 | 404) && self.is_limit() {
+            return self.quota(429, asked).unwrap_or(Verdict::RateLimited);
+        }
         match status {
             401 if asked.is_key => Verdict::KeyRejected,
             401 => Verdict::TokenRejected,
             403 | 429 => self.quota(status, asked).unwrap_or_else(|| self.refusal(status, asked)),
             400 | 404 if asked.is_key && self.lacks_model(asked.model) => Verdict::ModelUnavailable,
-            // An event may give the status 400 to any error.
-            400 if window_of(&self.message).is_some() => self.quota(status, asked).unwrap_or(Verdict::Pass),
             _ => Verdict::Pass,
         }
+    }
+
+    /// True for a limit that its words name beyond doubt. Servers give such errors any status.
+    fn is_limit(&self) -> bool {
+        let is_throttled = |code: &String| code.starts_with("throttling");
+        is_throttled(&self.code)
+            || is_throttled(&self.kind)
+            || self.is_any(&RATE_CODES)
+            || self.is_free_quota()
+            || window_of(&self.message).is_some()
+    }
+
+    fn is_free_quota(&self) -> bool {
+        self.is("allocationquota.freetieronly")
+            || self.says(&[
+                "free allocated quota exceeded",
+                "free quota has been exhausted",
+                "free tier of the model has been exhausted",
+            ])
     }
 
     fn too_long(&self, status: u16) -> Option<Verdict> {
@@ -198,15 +218,9 @@ impl Words {
         let is_quota = self.is_any(&["insufficient_quota", "quota_exceeded"])
             || (self.code.is_empty() && self.kind.is_empty() && self.says(&QUOTA_WORDS));
         let is_allocation = self.is("throttling.allocationquota");
-        let is_free_quota = self.is("allocationquota.freetieronly")
-            || self.says(&[
-                "free allocated quota exceeded",
-                "free quota has been exhausted",
-                "free tier of the model has been exhausted",
-            ]);
         let is_exhausted =
             || Verdict::QuotaExhausted { window, until: reset_of(&self.message, window, asked.now_ms) };
-        if window.is_some() || is_free_quota {
+        if window.is_some() || self.is_free_quota() {
             return Some(is_exhausted());
         }
         if asked.is_key && status == 429 && (is_allocation || (is_quota && self.says(&QUOTA_WORDS))) {

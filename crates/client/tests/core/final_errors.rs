@@ -96,6 +96,8 @@ async fn the_host_sleeps_for_no_hours_before_it_retries() {
         (408, ("retry-after", "61"), None),
         (425, ("retry-after", "86400"), None),
         (503, ("retry-after", "60"), Some("60")),
+        (503, ("retry-after", "3600s"), None),
+        (429, ("retry-after", "1e4"), None),
     ] {
         let setup = Setup::fresh().await;
         setup.server.on_every_api(Reply::api_error(status, "", "busy").header(header.0, header.1));

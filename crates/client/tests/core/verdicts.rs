@@ -161,6 +161,10 @@ async fn an_error_after_content_is_noted_for_the_next_request() {
         until("the cooldown", || fleet.setup.events.count(EventKind::Exhausted) == 1).await;
         assert_eq!(who(&say(&client, true).await), "second", "{for_host}");
         assert_eq!(first.api_requests().len(), 1);
+        // The server's words may repeat a token.
+        let noted = account(&client, "first").await.last_error.unwrap();
+        assert!(noted.message.contains("week"), "{}", noted.message);
+        assert!(!noted.message.contains("allocated"), "{}", noted.message);
     }
 }
 

@@ -675,27 +675,56 @@ fn fits_schema(event: &Value) -> bool {
         && event.get("error").is_none()
 }
 
+#[test]
+fn white_space_around_the_last_event_is_removed_and_a_broken_event_ends_the_stream() {
+    let (begun, end) =
+        (event(r#"{"delta":{"content":"hi"}}"#), event(r#"{"delta":{},"finish_reason":"stop"}"#));
+    for done in ["data: [DONE] \n\n", "data:\t[DONE]\n\n", "data:   [DONE]\t\r\n\r\n"] {
+        let stream = format!("{begun}{end}{done}");
+        for chunk in [1, stream.len()] {
+            let ended = run(stream.as_bytes(), chunk);
+            assert_eq!((ended.out, ended.problem), (format!("{begun}{end}data: [DONE]\n\n"), None));
+        }
+    }
+    for (before, broken) in [
+        ("", r#"{"choices":[{"delta":{"content":"cut"#),
+        (&*begun, r#"{"choices":[{"delta":{"content":"cut"#),
+        ("", r#"{"choices":[{"delta":{"content":"a"}}"#),
+    ] {
+        let stream = format!("{before}data: {broken}\n\n{end}data: [DONE]\n\n");
+        let ended = run(stream.as_bytes(), stream.len());
+        assert_eq!(ended.out, before, "{broken}");
+        assert!(ended.problem.is_some_and(|problem| problem.contains("not valid JSON")), "{broken}");
+    }
+    let repeated = r#"data: {"error":{"code":"Throttling","message":"limit for sk-sp-0123456789abcdef"}}"#;
+    let ended = run(format!("{begun}{repeated}\n\n").as_bytes(), 64);
+    assert!(ended.problem.is_some_and(|problem| problem.contains("limit for ***")));
+}
+
 proptest! {
     #[test]
-    fn an_unknown_event_is_passed_on_unchanged_or_dropped(
+    fn a_comment_is_passed_on_an_unknown_event_dropped_and_a_broken_one_ends_the_stream(
         stream in "(data: |\\{|\\[|\"a\"|[a-z:\n]){0,60}", chunk in 1_usize..50,
     ) {
         let stream = stream.trim_start();
         let whole_events = stream.rfind("\n\n").map_or("", |end| &stream[..end + 2]);
-        // The host understands comments, and reports an event that was cut.
-        let is_kept = |event: &&str| {
-            let data = event.lines().find_map(|line| crate::sse::data_of(line.as_bytes()).filter(|data| !data.is_empty()));
-            match data {
-                Some(data) => data.trim_ascii_start().starts_with(b"{"),
-                None => event.lines().all(|line| crate::sse::data_of(line.as_bytes()).is_none()),
-            }
+        let data_in = |event: &str| -> Vec<String> {
+            let data = event.lines().filter_map(|line| crate::sse::data_of(line.as_bytes()));
+            data.map(|data| String::from_utf8_lossy(data).into_owned()).collect()
         };
         let mut kept = String::new();
         let mut event = String::new();
         for line in whole_events.split_inclusive('\n') {
             event.push_str(line);
             if line == "\n" {
-                kept.extend(Some(event.as_str()).filter(is_kept));
+                let data = data_in(&event);
+                // The first line with data is the start of it.
+                if data.iter().find(|data| !data.is_empty()).is_some_and(|data| data.trim_start().starts_with('{')) {
+                    break;
+                }
+                if data.is_empty() {
+                    kept.push_str(&event);
+                }
                 event.clear();
             }
         }
