@@ -9,9 +9,6 @@ import { Package } from "./support/package.mjs";
 
 /** Steps of the server, and the messages that they lead to. */
 const FAILURES = {
-  empty_stream: /^Qwen sent an empty answer\. Send the message again\.$/,
-  no_finish: /^Qwen ended its answer without finishing it\. Send the message again\.$/,
-  cut: /^The connection to 127\.0\.0\.1 broke: the server closed it early\. Send the message again\.$/,
   stall: /^127\.0\.0\.1 sent nothing for 2 s\. Send the message again\.$/,
   headers_then_stall: /127\.0\.0\.1 sent nothing for 2 s/,
   hang: /127\.0\.0\.1 gave no answer for 2 s/,

@@ -1,4 +1,5 @@
-// Each end of a stream in OpenCode: number of requests, kept text, message, and the account's state.
+// OpenCode at each kind of end of a stream: number of requests, kept text, message, and the account's state. The tests
+// of the core have every end: crates/client/src/host/guard/tests.rs.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { DONE, event } from "../support/qwen-server/answer.mjs";
@@ -26,46 +27,15 @@ const weekly = block(429, "insufficient_quota", "week allocated quota exceeded")
  * which the account cools afterwards. Each row sends one request.
  */
 const ONE_ACCOUNT = {
-  stop: { events: ending("stop"), finish: "stop" },
   length: { events: ending("length"), finish: "length" },
-  content_filter: { events: ending("content_filter"), finish: "content-filter" },
   sensitive: { events: ending("sensitive"), finish: "content-filter" },
-  model_context_window_exceeded: { events: ending("model_context_window_exceeded"), finish: "length" },
-  max_tokens: { events: ending("max_tokens"), finish: "length" },
-  eos: { events: ending("eos"), finish: "stop" },
   "a made-up word": { events: ending("a-new-word"), finish: "stop" },
-  "tool_calls without a call": { events: ending("tool_calls"), finish: "stop" },
   "function_call without a call": { events: ending("function_call"), finish: "stop" },
-  "null to the end": {
-    events: [...spoken, ended(null), DONE],
-    error: "Qwen ended its answer without finishing it. Send the message again.",
-  },
-  "an empty reason": {
-    events: ending(""),
-    error: "Qwen ended its answer without finishing it. Send the message again.",
-  },
   "no reason": {
     events: [...spoken, DONE],
     error: "Qwen ended its answer without finishing it. Send the message again.",
   },
-  "error_finish without words": {
-    events: ending("error_finish"),
-    error: "Qwen broke its answer off (error_finish). Send the message again.",
-  },
-  error: { events: ending("error"), error: "Qwen broke its answer off (error). Send the message again." },
   abort: { events: ending("abort"), error: "Qwen broke its answer off (abort). Send the message again." },
-  insufficient_system_resource: {
-    events: ending("insufficient_system_resource"),
-    error: "Qwen broke its answer off (insufficient_system_resource). Send the message again.",
-  },
-  network_error: {
-    events: ending("network_error"),
-    error: "Qwen broke its answer off (network_error). Send the message again.",
-  },
-  repetition_truncation: {
-    events: ending("repetition_truncation"),
-    error: "Qwen broke its answer off (repetition_truncation). Send the message again.",
-  },
   "error_finish with a limit": {
     events: [...spoken, said(limited), ended("error_finish"), DONE],
     error: "Qwen ended its answer with an error: Requests rate limit exceeded (Throttling)",
@@ -76,25 +46,10 @@ const ONE_ACCOUNT = {
     error: "Qwen ended its answer with an error: week allocated quota exceeded (insufficient_quota)",
     state: "quota",
   },
-  "an error beside choices in the middle": {
-    events: [
-      ...spoken,
-      event({
-        error: { code: "insufficient_quota", message: "no" },
-        choices: [{ index: 0, delta: { content: "x" } }],
-      }),
-    ],
-    error: "Qwen ended its answer with an error: no",
-  },
   "an error event at the beginning": {
     events: [`${block(400, "InvalidParameter", "tools is invalid (504)")}\n\n`],
     text: "",
     error: "tools is invalid (504)",
-  },
-  "an error event after the role": {
-    events: [role, event({ error_type: "BadRequest", error_message: "tools is invalid" }), DONE],
-    text: "",
-    error: "tools is invalid",
   },
   "an error event after a good end": {
     events: [...spoken, ended("stop"), DONE, `${weekly}\n\n`],
@@ -122,27 +77,12 @@ const ONE_ACCOUNT = {
     ],
     finish: "stop",
   },
-  "an empty reason after the end": {
-    events: [...spoken, ended("stop"), ended(""), DONE],
-    finish: "stop",
-  },
-  "error: null beside each part": {
-    events: ending("stop").map((text) => text.replace("{", '{"error":null,')),
-    finish: "stop",
-  },
-  "[DONE] without its newlines": { events: [...spoken, ended("stop"), "data: [DONE]"], finish: "stop" },
-  "[DONE] without its newlines on an open connection": {
-    events: [...spoken, ended("stop"), "data: [DONE]"],
-    end: "silence",
-    finish: "stop",
-  },
   "[DONE] on an open connection, called text": {
     events: ending("stop"),
     contentType: "text/plain",
     end: "silence",
     finish: "stop",
   },
-  "[DONE] on an open connection": { events: ending("stop"), end: "silence", finish: "stop" },
   "a stream that is cut after text": {
     events: spoken,
     end: "destroy",
@@ -154,42 +94,12 @@ const ONE_ACCOUNT = {
     text: "",
     error: "The connection to 127.0.0.1 broke: the server closed it early. Send the message again.",
   },
-  "a stream that ends after text": {
-    events: spoken,
-    error: "Qwen ended its answer without finishing it. Send the message again.",
-  },
-  "a stream that ends before text": {
-    events: [role],
-    text: "",
-    error: "Qwen sent an empty answer. Send the message again.",
-  },
   "an empty stream": { events: [], text: "", error: "Qwen sent an empty answer. Send the message again." },
-  "a stream of nothing but [DONE]": {
-    events: [DONE],
-    text: "",
-    error: "Qwen sent an empty answer. Send the message again.",
-  },
-  "an unknown end before text": {
-    events: [role, ended("eos"), DONE],
-    text: "",
-    error: "Qwen broke its answer off (eos). Send the message again.",
-  },
 };
 
 /** Errors in place of an answer: the first account is asked, then the second, which answers. */
 const TWO_ACCOUNTS = {
   "a spent quota as an error block": { events: [`id:1\n${weekly}\n\n`], asked: 1, state: "quota" },
-  "a spent quota beside choices: null": {
-    events: [
-      event({
-        error: { code: "insufficient_quota", message: "Free allocated quota exceeded." },
-        choices: null,
-      }),
-    ],
-    asked: 1,
-    state: "quota",
-  },
-  "a spent quota after the role": { events: [role, `${weekly}\n\n`], asked: 1, state: "quota" },
   "a limit as JSON": {
     events: ['{"code":"Throttling","message":"Requests rate limit exceeded"}'],
     contentType: "application/json",
@@ -251,14 +161,4 @@ describe("ends of streams", { ...suite(), concurrency: 1 }, () => {
       assert.equal(coolingReason(), state);
     });
   }
-
-  test("a limit in the text of an answer makes the next request skip that account", async () => {
-    begin("alice", "bob");
-    const { events } = ONE_ACCOUNT["error_finish with a limit"];
-    host.server.script("chat", [{ events, account: "alice", times: Infinity }]);
-    assert.match((await ask()).error, /Requests rate limit exceeded/);
-    await until(() => coolingReason() === "rate-limit", "the account cools");
-    assert.equal((await ask()).text, "You said: hello");
-    assert.deepEqual(exchanges(host.server, "chat"), ["200 alice", "200 bob"]);
-  });
 });

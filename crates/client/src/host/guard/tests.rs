@@ -105,6 +105,43 @@ fn each_reported_stream_ends_as_specified() {
 }
 
 #[test]
+fn each_finish_reason_has_one_end() {
+    const UNFINISHED: &str = "Qwen ended its answer without finishing it. Send the message again.";
+    let end = |reason: &str| event(&format!(r#"{{"delta":{{}},"finish_reason":{reason}}}"#));
+    for (content, reason, expected) in [
+        ("hi", r#""stop""#, Ok("stop")),
+        ("hi", r#""length""#, Ok("length")),
+        ("hi", r#""content_filter""#, Ok("content_filter")),
+        ("hi", r#""max_tokens""#, Ok("length")),
+        ("hi", "null", Err(UNFINISHED)),
+        ("hi", r#""""#, Err(UNFINISHED)),
+        ("hi", r#""error_finish""#, Err("Qwen broke its answer off (error_finish). Send the message again.")),
+        ("hi", r#""error""#, Err("Qwen broke its answer off (error). Send the message again.")),
+        (
+            "hi",
+            r#""network_error""#,
+            Err("Qwen broke its answer off (network_error). Send the message again."),
+        ),
+        (
+            "hi",
+            r#""repetition_truncation""#,
+            Err("Qwen broke its answer off (repetition_truncation). Send the message again."),
+        ),
+        ("", r#""eos""#, Err("Qwen broke its answer off (eos). Send the message again.")),
+        ("", "null", Err("Qwen sent an empty answer. Send the message again.")),
+    ] {
+        let said = event(&format!(r#"{{"delta":{{"role":"assistant","content":"{content}"}}}}"#));
+        let ended = run(format!("{said}{}data: [DONE]\n\n", end(reason)).as_bytes(), 30);
+        match expected {
+            Ok(shown) => {
+                assert_eq!((reasons(&ended.out), ended.problem), (vec![shown.to_owned()], None), "{reason}")
+            }
+            Err(problem) => assert_eq!(ended.problem.as_deref(), Some(problem), "{reason}"),
+        }
+    }
+}
+
+#[test]
 fn a_good_stream_is_passed_on_unchanged_and_without_a_copy() {
     for chunk in 1..GOOD.len() {
         let ended = run(GOOD.as_bytes(), chunk);
