@@ -25,6 +25,7 @@ mod free_tier;
 mod gateway;
 mod importing;
 mod kinds;
+mod logged_requests;
 mod model_lists;
 mod multi_process;
 mod network_faults;
