@@ -80,13 +80,29 @@ test("an invalid key or choice fails and stores nothing", async (t) => {
   assert.equal(existsSync(home.directory), false);
 });
 
-test("a key among the arguments is neither used nor repeated", async (t) => {
-  const { server, home, pipe } = await setUp(t);
-  const key = server.addKey();
-  for (const args of [[key], ["--key", key], [`--key=${key}`], ["--label", key]]) {
-    const { code, stderr } = await pipe("", ...args);
-    assert.equal(code, 2, stderr);
-    assert.match(stderr, /not taken from the arguments/);
+test("no command uses or repeats a key in its arguments", async (t) => {
+  const { server, home, env } = await setUp(t);
+  const hex = "0123456789abcdef0123456789abcdef";
+  for (const key of [`sk-sp-${hex}`, `github_pat_${hex}`, `xoxb-${hex}`]) {
+    const commands = [
+      [key],
+      ["accounts", key],
+      ["use", key],
+      ["remove", key],
+      ["login", "--label", key],
+      ["import", key],
+      ["add-key", key],
+      ["add-key", "--key", key],
+      ["add-key", `--key=${key}`],
+      ["add-key", "--plan", key],
+    ];
+    const context = { env, secrets: [hex.slice(0, 8)] };
+    for (const { code, stdout, stderr } of await Promise.all(
+      commands.map((args) => runProgram(context, args)),
+    )) {
+      assert.deepEqual([code, stdout], [2, ""], stderr);
+      assert.match(stderr, /not taken from the arguments/);
+    }
   }
   assert.equal(existsSync(home.directory), false);
   assert.equal(server.requests.length, 0);

@@ -57,22 +57,4 @@ describe("import", { concurrency: 4, timeout: 600_000 }, () => {
       ],
     );
   });
-
-  test("a bad file gives one line with a code, and nothing is written", async (t) => {
-    const { home, write, run } = await setUp(t);
-    write("package.json", { name: "x" });
-    for (const [file, code, says] of [
-      ["package.json", "ERR_QWEN_CREDENTIALS_INVALID", /in a known format/],
-      ["missing.json", "ERR_QWEN_IO", /There is no file .*missing\.json/],
-    ]) {
-      for (const flags of [[], ["--dry-run"]]) {
-        const { code: exit, stdout, stderr } = await run("import", file, "--json", ...flags);
-        assert.equal(exit, 1);
-        assert.equal(JSON.parse(stdout).error.code, code);
-        assert.match(stderr, says);
-        assert.equal(stderr.trimEnd().split("\n").length, 1);
-      }
-    }
-    assert.throws(() => home.files(), { code: "ENOENT" });
-  });
 });

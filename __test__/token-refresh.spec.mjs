@@ -1,19 +1,11 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { chat, EXPIRED, midway, rejection, setUp, until } from "./support/harness.mjs";
+import { chat, midway, until } from "./support/harness.mjs";
 
 const LEFT_BEHIND = ["oauth_creds.flock", "oauth_creds.json"];
 
 // Most of them wait for a timer or a retry, so they run together.
 describe("the token of a file", { concurrency: true }, () => {
-  test("an account that needs a login reports the reason", async (t) => {
-    const { server, home, client } = await setUp(t, { token: EXPIRED });
-    server.revokeRefresh(home.read().refresh_token);
-    const error = await rejection(client.getAccessToken(), "ERR_QWEN_REFRESH_TOKEN_INVALID");
-    const { lastError } = await client.activeAccount();
-    assert.deepEqual([lastError?.code, lastError?.message], [error.code, error.message]);
-  });
-
   test("an aborted call does not lose the token", async (t) => {
     const { server, home, client, open } = await midway(t);
     const before = home.bytes();

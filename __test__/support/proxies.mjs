@@ -1,10 +1,7 @@
-// Proxies: HTTP with CONNECT and absolute-form requests, and SOCKS5 (RFC 1928).
+// An HTTP proxy with CONNECT and absolute-form requests.
 
 import http from "node:http";
 import net from "node:net";
-
-/** A host name that only the proxies know: loopback is never proxied. */
-export const NAME = "qwen.test";
 
 /**
  * @param {object} t the test, which closes it at the end
@@ -41,37 +38,13 @@ export async function startHttpProxy(t, { credentials, refusals = 0 } = {}) {
   return { url: `http://${credentials ? `${credentials}@` : ""}127.0.0.1:${port}`, seen };
 }
 
-/** A SOCKS5 proxy without authentication. */
-export async function startSocksProxy(t) {
-  const seen = [];
-  const server = net.createServer((socket) => {
-    socket.on("error", () => {});
-    socket.once("data", () => {
-      socket.write(Buffer.from([5, 0]));
-      socket.once("data", (request) => {
-        const [host, port] = destination(request);
-        seen.push({ method: "SOCKS5", target: `${host}:${port}` });
-        join(socket, host, port, () => socket.write(Buffer.from([5, 0, 0, 1, 0, 0, 0, 0, 0, 0])));
-      });
-    });
-  });
-  return { url: `socks5://127.0.0.1:${await listen(t, server)}`, seen };
-}
-
-function destination(request) {
-  const isName = request[3] === 3;
-  const end = isName ? 5 + request[4] : 8;
-  const host = isName ? request.toString("latin1", 5, end) : [...request.subarray(4, 8)].join(".");
-  return [host, request.readUInt16BE(end)];
-}
-
 function split(authority) {
   const at = authority.lastIndexOf(":");
   return [authority.slice(0, at), Number(authority.slice(at + 1))];
 }
 
 function join(socket, host, port, onReady) {
-  const onward = net.connect(port, host === NAME ? "127.0.0.1" : host, () => {
+  const onward = net.connect(port, host, () => {
     onReady(onward);
     socket.pipe(onward).pipe(socket);
   });

@@ -228,25 +228,6 @@ export const cases = {
     }
   },
 
-  async "a stream is over at [DONE], though its connection stays open"(context) {
-    const events = ["data: one\n\n", "data: [DONE]\n\n"];
-    const response = await streamed(context, { events, end: "silence" });
-    assert.equal(await response.text(), events.join(""));
-    await context.server.chat(-1, closedByClient);
-  },
-
-  async "an error in place of an answer has a status, also after comments"(context) {
-    const error = {
-      error: { message: "no", type: "data_inspection_failed", code: "data_inspection_failed" },
-    };
-    const event = `data: ${JSON.stringify(error)}\n\n`;
-    for (const before of [[], [": ping\n\n", { wait: 100 }]]) {
-      const response = await streamed(context, { events: [...before, event] });
-      assert.deepEqual([response.status, await response.json()], [400, error]);
-    }
-    assert.equal((await context.client.activeAccount()).state, "ready");
-  },
-
   async "100 MB of an error, or out of a compressed answer, pass in bounded memory"(context) {
     const bomb = { base64: gzipSync(Buffer.alloc(100e6, " "), { level: 9 }).toString("base64") };
     for (const [status, step] of [
@@ -308,38 +289,5 @@ export const cases = {
     client.close();
     assert.equal((await broken).name, "AbortError");
     await context.server.chat(-1, closedByClient, 2000);
-  },
-
-  async "200 streams at once, cancelled and aborted at random, all settle"(context) {
-    const first = (await context.server.state()).stats.chats;
-    const run = async (index) => {
-      const controller = new AbortController();
-      const fate = index % 4;
-      if (fate === 3) setTimeout(() => controller.abort(), Math.random() * 100);
-      const response = await ask(context.client, `SAY ${20 + index}`, { signal: controller.signal });
-      const reader = response.body.getReader();
-      if (fate === 0) return decode(await readAll(reader)).includes("[DONE]");
-      await sleep(Math.random() * 50);
-      if (fate === 1) return reader.cancel().then(() => true);
-      if (fate === 2) {
-        await reader.read();
-        return reader.cancel().then(() => true);
-      }
-      return readAll(reader).then(() => true);
-    };
-    const results = await Promise.all(
-      Array.from({ length: 200 }, (_, index) => run(index).catch((error) => error.name)),
-    );
-    const odd = results.filter(
-      (result, index) => result !== true && !(index % 4 === 3 && result === "AbortError"),
-    );
-    assert.deepEqual(odd, []);
-    for (let round = 0; ; round += 1) {
-      const { requests } = await context.server.state();
-      const open = requests.slice(first).filter((entry) => entry.endpoint === "chat" && !entry.finishedAt);
-      if (open.length === 0) break;
-      assert.ok(round < 100, `${open.length} requests are still open`);
-      await sleep(50);
-    }
   },
 };

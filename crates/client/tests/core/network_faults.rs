@@ -157,7 +157,7 @@ impl World {
         let home_way = match route {
             Route::Direct | Route::Tls | Route::Named => server.address(),
             Route::SocksProxy => proxies::socks().await,
-            Route::TlsThroughProxy => proxies::connect().await,
+            Route::TlsThroughProxy => proxies::connect(0).await.0,
         };
         let gate = Gate::to(home_way).await;
         let base = match route {

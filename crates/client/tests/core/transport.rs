@@ -5,12 +5,10 @@ use std::sync::{Arc, Mutex};
 use futures_util::future::join_all;
 use qwen_base::{Code, EventKind, Events};
 use qwen_client::LoginOptions;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::home::{document, in_seconds, make_pipe};
 use crate::support::port::ClosedPort;
-use crate::support::proxies;
+use crate::support::proxies::{self, Asked};
 use crate::support::reply::Reply;
 use crate::support::server::{DEVICE_PATH, Server};
 use crate::support::setup::{Setup, chat, text};
@@ -211,29 +209,30 @@ async fn a_proxy_variable_that_cannot_be_read_stops_only_what_needs_it() {
 }
 
 /// Starts a proxy that tunnels. Returns its address, and the list of its targets.
-async fn tunnel() -> (String, Arc<Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let list = Arc::clone(&asked);
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let list = Arc::clone(&list);
-            tokio::spawn(async move {
-                let mut stream = BufReader::new(stream);
-                let mut request = String::new();
-                while !request.ends_with("\r\n\r\n") {
-                    stream.read_line(&mut request).await.unwrap();
-                }
-                let target = request.strip_prefix("CONNECT ").unwrap().split(' ').next().unwrap().to_owned();
-                list.lock().unwrap().push(request);
-                let mut server = TcpStream::connect(target.replace(NAME, "127.0.0.1")).await.unwrap();
-                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
-                let _ = copy_bidirectional(&mut stream, &mut server).await;
-            });
+async fn tunnel() -> (String, Asked) {
+    let (address, asked) = proxies::connect(0).await;
+    (format!("http://{address}"), asked)
+}
+
+#[tokio::test]
+async fn a_tunnel_that_is_refused_is_asked_for_once_more() {
+    let (setup, authority) = (Setup::fresh().await, Authority::new());
+    let (server, _) = named(&setup, &authority).await;
+    let certificates = certificate_file(&setup, &authority);
+    for (refusals, tries, is_answered) in [(1, 2, true), (usize::MAX, 2, false)] {
+        let (address, asked) = proxies::connect(refusals).await;
+        let proxy = format!("http://{address}");
+        let client =
+            setup.client_with(&[("HTTPS_PROXY", &proxy), ("NODE_EXTRA_CA_CERTS", &certificates)], false);
+        match client.fetch(chat(false)).await {
+            Ok(answer) => assert_eq!((answer.status.as_u16(), is_answered), (200, true)),
+            Err(error) => {
+                assert_eq!((error.code(), error.is_retryable(), is_answered), (Code::Network, true, false));
+            }
         }
-    });
-    (address, asked)
+        assert_eq!(asked.lock().unwrap().len(), tries);
+    }
+    assert_eq!((server.api_requests().len(), setup.events.count(EventKind::Retry)), (1, 2));
 }
 
 #[tokio::test]

@@ -1,30 +1,51 @@
 //! Proxies that work.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
 
 use super::tls::NAME;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
-/// An HTTP proxy that makes tunnels.
-pub async fn connect() -> SocketAddr {
-    serve(|stream| async move {
-        let mut stream = BufReader::new(stream);
-        let mut request = String::new();
-        while !request.ends_with("\r\n\r\n") {
-            if stream.read_line(&mut request).await.unwrap_or(0) == 0 {
+/// The requests for tunnels that a proxy got.
+pub type Asked = Arc<Mutex<Vec<String>>>;
+
+/// An HTTP proxy that makes tunnels, after it has refused some.
+pub async fn connect(refusals: usize) -> (SocketAddr, Asked) {
+    let asked = Asked::default();
+    let list = Arc::clone(&asked);
+    let address = serve(move |stream| {
+        let list = Arc::clone(&list);
+        async move {
+            let mut stream = BufReader::new(stream);
+            let mut request = String::new();
+            while !request.ends_with("\r\n\r\n") {
+                if stream.read_line(&mut request).await.unwrap_or(0) == 0 {
+                    return;
+                }
+            }
+            let Some(target) = request.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next())
+            else {
+                return;
+            };
+            let target = target.replace(NAME, "127.0.0.1");
+            let count = {
+                let mut list = list.lock().unwrap();
+                list.push(request);
+                list.len()
+            };
+            if count <= refusals {
+                let _ = stream.write_all(b"HTTP/1.1 502 Bad Gateway\r\n\r\n").await;
                 return;
             }
-        }
-        let Some(target) = request.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next()) else {
-            return;
-        };
-        let Ok(mut server) = TcpStream::connect(target.replace(NAME, "127.0.0.1")).await else { return };
-        if stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.is_ok() {
-            let _ = copy_bidirectional(&mut stream, &mut server).await;
+            let Ok(mut server) = TcpStream::connect(target).await else { return };
+            if stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.is_ok() {
+                let _ = copy_bidirectional(&mut stream, &mut server).await;
+            }
         }
     })
-    .await
+    .await;
+    (address, asked)
 }
 
 /// A SOCKS 5 proxy (RFC 1928) that knows only [`NAME`].
