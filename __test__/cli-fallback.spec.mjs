@@ -132,21 +132,6 @@ describe("the qwen CLI as a fallback", { skip, concurrency: 3 }, () => {
     });
   }
 
-  test("it is off by default", async (t) => {
-    for (const [client, env, runs] of [
-      [{ cliFallback: undefined }, {}, 0],
-      [{ cliFallback: undefined }, { OPENCODE_QWEN_ENABLE_CLI_FALLBACK: "0" }, 0],
-      [{ cliFallback: undefined }, { OPENCODE_QWEN_ENABLE_CLI_FALLBACK: "perhaps" }, 0],
-      [{ cliFallback: false }, { OPENCODE_QWEN_ENABLE_CLI_FALLBACK: "1" }, 0],
-      [{ cliFallback: undefined }, { OPENCODE_QWEN_ENABLE_CLI_FALLBACK: "1" }, 1],
-    ]) {
-      const set = await setUp(t, sayHello, { client, env });
-      const response = await chat(set.client, "hi");
-      assert.equal(response.status, runs ? 200 : 429);
-      assert.equal(set.fake.runs().length, runs);
-    }
-  });
-
   test("it comes after all accounts and the shorter request, and serves only chats", async (t) => {
     const set = await setUp(t, sayHello, { names: NAMES, client: { degrade: true }, quota: false });
     assert.equal((await chat(set.client, "hi")).headers.get("x-qwen-cli-fallback"), null);

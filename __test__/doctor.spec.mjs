@@ -246,31 +246,6 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
     assert.deepEqual(inState(await examine(context), "warning"), []);
   });
 
-  /** Variables that break something, and the checks that report it. */
-  const VARIABLES = {
-    HTTP_PROXY: ["http://user:hunter2@127.0.0.1:9", "proxy"],
-    https_proxy: ["gopher://u:hunter2@x", "settings"],
-    SSL_CERT_FILE: ["/nope.pem", "certificates"],
-    OPENCODE_QWEN_ACCOUNTS_PATH: ["/etc/passwd.json", "settings"],
-    OPENCODE_QWEN_BASE_URL: ["http://portal.example", "settings"],
-    OPENCODE_QWEN_ROTATION: ["sometimes", "settings"],
-    OPENCODE_QWEN_QUOTA_COOLDOWN_MS: ["half an hour", "settings"],
-    QWEN_MODE: ["maybe", "settings"],
-  };
-  test("each variable that breaks something is named, without secrets, and its fix unsets it", async (t) => {
-    const context = await setUp(t);
-    for (const [name, [value]] of Object.entries(VARIABLES)) context.env[name] = value;
-    const broken = inState(await examine(context), "broken");
-    assert.doesNotMatch(JSON.stringify(broken), /hunter2/);
-    for (const [name, [, id]] of Object.entries(VARIABLES)) {
-      const found = broken.find(({ message }) => message.includes(name));
-      assert.deepEqual([found?.id, found?.fix], [id, `unset ${name}`]);
-      await applyFix(context, found);
-    }
-    assert.equal(broken.length, Object.keys(VARIABLES).length);
-    assert.deepEqual(inState(await examine(context), "broken"), []);
-  });
-
   repairs("a file of another user's", "files", ({ home }) => chownSync(home.path, 12345, 12345), {
     // Files below another user's directory are not used.
     also: ["credentials"],
@@ -351,19 +326,12 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
     },
   );
 
-  test("each mistake in OpenCode's configuration is reported", async (t) => {
+  test("a mistake in OpenCode's configuration is reported", async (t) => {
     const context = await setUp(t);
-    const options = { baseURL: "https://x.example/v1" };
     addProgram(context.home, "opencode", "echo 1.3.2");
     for (const [contents, says] of [
-      [{ plugin: [NAME, `${NAME}@0.1.0`] }, /loaded 2 times: .*0\.1\.0/],
       [{ plugin: [NAME, join(ROOT, "index.js")] }, /loaded 2 times/],
-      [{ plugin: [NAME, "opencode-qwen-oauth@latest"] }, /opencode-qwen-oauth/],
-      [
-        `{ // mine\n "plugin": ["${NAME}"], "provider": { "qwen-code": ${JSON.stringify({ options })}, } }`,
-        /baseURL/,
-      ],
-      [{ plugin: [NAME], disabled_providers: ["qwen-code"] }, /disables the provider/],
+      [`{ // mine\n "plugin": ["${NAME}", "opencode-qwen-oauth@latest"], }`, /opencode-qwen-oauth/],
       [{ plugin: [[NAME, { degrade: false }]] }, /OpenCode 1\.3\.2 does not take options/],
       ['{ "plugin": [', /can't be read/],
     ]) {
@@ -373,12 +341,6 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
       assert.match(finding.message, says);
     }
     configure(context, { plugin: [NAME] });
-    assert.deepEqual(inState(await examine(context), "broken"), []);
-  });
-
-  test("a held lock is not a fault", async (t) => {
-    const context = await setUp(t);
-    leaveLock(context, randomUUID());
     assert.deepEqual(inState(await examine(context), "broken"), []);
   });
 
@@ -449,15 +411,6 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
     }
     context.env.NODE_EXTRA_CA_CERTS = caPath;
     assert.deepEqual(inState(await examine(context), "broken"), []);
-  });
-
-  test("a misspelt setting is reported", async (t) => {
-    const context = await setUp(t);
-    context.env.OPENCODE_QWEN_ROTATON = "hybrid";
-    const [finding, ...more] = inState(await examine(context), "warning");
-    assert.deepEqual([finding.id, more], ["settings", []]);
-    await applyFix(context, finding);
-    assert.deepEqual(inState(await examine(context), "warning"), []);
   });
 
   test("a version that OpenCode keeps is reported", async (t) => {

@@ -388,6 +388,7 @@ mod tests {
             base_url: Some("https://mine.example/v1".into()),
             qwen_mode: Some(true),
             oauth: OAuthOptions {
+                device_authorization_endpoint: Some("https://mine.example/device".into()),
                 token_endpoint: Some("https://mine.example/token".into()),
                 ..OAuthOptions::default()
             },
@@ -396,6 +397,7 @@ mod tests {
         let config = read(&options, &variables).unwrap();
         assert_eq!(config.base_url.as_str(), "https://mine.example/v1");
         assert_eq!(config.oauth.token_endpoint.as_str(), "https://mine.example/token");
+        assert_eq!(config.oauth.device_authorization_endpoint.as_str(), "https://mine.example/device");
         assert!(config.request.qwen_mode);
     }
 
@@ -420,10 +422,34 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_switch_gives_a_warning_and_its_default() {
-        let config = read(&ClientOptions::default(), &[("QWEN_MODE", "maybe")]).unwrap();
-        assert!(config.request.qwen_mode);
-        assert!(config.warnings[0].contains("QWEN_MODE"));
+    fn an_unreadable_value_gives_a_warning_and_its_default() {
+        let cooldown = "OPENCODE_QWEN_QUOTA_COOLDOWN_MS";
+        for (name, value) in [
+            ("QWEN_MODE", "maybe"),
+            ("OPENCODE_QWEN_ENABLE_CLI_FALLBACK", "perhaps"),
+            (cooldown, "0"),
+            (cooldown, "1.5"),
+            (cooldown, "0x10"),
+            (cooldown, "99999999999999999999999999"),
+            ("OPENCODE_QWEN_ROTATION", "random"),
+        ] {
+            let config = read(&ClientOptions::default(), &[(name, value)]).unwrap();
+            assert!(config.warnings.len() == 1 && config.warnings[0].contains(name), "{name}={value}");
+            let request = &config.request;
+            assert!(request.qwen_mode && !config.cli_fallback && request.rotation == Rotation::Sequential);
+            assert_eq!(request.quota_cooldown_ms, DEFAULT_QUOTA_COOLDOWN_MS);
+        }
+    }
+
+    #[test]
+    fn the_cli_fallback_is_off_by_default() {
+        for (option, variable, is_on) in
+            [(None, "", false), (None, "0", false), (Some(false), "1", false), (None, "1", true)]
+        {
+            let options = ClientOptions { cli_fallback: option, ..ClientOptions::default() };
+            let config = read(&options, &[("OPENCODE_QWEN_ENABLE_CLI_FALLBACK", variable)]).unwrap();
+            assert_eq!(config.cli_fallback, is_on, "{option:?} {variable}");
+        }
     }
 
     #[test]

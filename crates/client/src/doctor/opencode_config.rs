@@ -338,7 +338,7 @@ mod tests {
         assert!(states(json!({"plugin": [[PACKAGE, {"degrade": false}]]}), Some("1.18.33")).is_empty());
         let (state, message) = only(json!({"plugin": [PACKAGE, "opencode-qwen-cli-auth@0.1.0"]}), None);
         assert_eq!(state, FindingState::Broken);
-        assert!(message.contains("2 times"), "{message}");
+        assert!(message.contains("2 times") && message.contains("0.1.0"), "{message}");
         assert_eq!(only(json!({"plugin": ["something-else"]}), None).0, FindingState::Warning);
         let twice = [file(json!({"plugin": [PACKAGE]})), file(json!({"plugin": [PACKAGE]}))];
         assert!(configuration_findings(&twice, &[], None, &[]).is_empty());

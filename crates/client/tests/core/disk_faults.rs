@@ -90,26 +90,6 @@ async fn on_a_full_disk_nothing_is_redeemed_and_nothing_left() {
     disk.assert_tidy();
 }
 
-#[tokio::test]
-async fn a_disk_that_fills_up_during_a_refresh_loses_no_token() {
-    let setup = Setup::expired().await;
-    let Some(mut child) = on_small_disk(&setup).await else { return };
-    let disk = Disk::of(&child, &setup);
-    let before = disk.credentials();
-    setup.server.hold();
-    child.ask().await;
-    setup.server.until_token_requests(1).await;
-    disk.fill();
-    setup.server.release();
-    assert_eq!(child.answer().await, "access-1");
-    // Room was made for them before.
-    assert!(disk.credentials() != before && disk.credentials().contains("refresh-1"));
-    assert!(child.chat().await.starts_with("200 "));
-    disk.assert_tidy();
-    assert_eq!((setup.server.redemptions(), setup.server.redeemed_again()), (1, 0));
-    disk.assert_tidy();
-}
-
 fn remount(child: &Child, setup: &Setup, options: &str) {
     let inside = format!("--mount={}", child.path(Path::new("/")).parent().unwrap().join("ns/mnt").display());
     let directory = setup.home.qwen_dir();

@@ -160,21 +160,32 @@ async fn a_leftover_lock_is_judged_by_its_holder() {
 }
 
 #[tokio::test]
-async fn all_bad_settings_are_found_at_once() {
+async fn all_bad_variables_are_found_at_once_and_unset_by_their_fixes() {
     let setup = Setup::fresh().await;
-    let variables = [
-        ("HTTPS_PROXY", "gopher://u:hunter2@x"),
-        ("ALL_PROXY", "::"),
-        ("OPENCODE_QWEN_ACCOUNTS_PATH", "../../etc/x.json"),
-        ("OPENCODE_QWEN_ROTATION", "maybe"),
+    let cases = [
+        ("HTTP_PROXY", "http://user:hunter2@127.0.0.1:9", "proxy"),
+        ("https_proxy", "gopher://u:hunter2@x", "settings"),
+        ("ALL_PROXY", "::", "settings"),
+        ("SSL_CERT_FILE", "/nope.pem", "certificates"),
+        ("OPENCODE_QWEN_ACCOUNTS_PATH", "../../etc/x.json", "settings"),
+        ("OPENCODE_QWEN_BASE_URL", "http://portal.example", "settings"),
+        ("OPENCODE_QWEN_ROTATION", "maybe", "settings"),
+        ("OPENCODE_QWEN_QUOTA_COOLDOWN_MS", "half an hour", "settings"),
+        ("QWEN_MODE", "maybe", "settings"),
+        ("OPENCODE_QWEN_ROTATON", "hybrid", "settings"),
     ];
+    let variables = cases.map(|(name, value, _)| (name, value));
     let findings = examine_with(&setup, &variables, Clock::system()).await;
-    let found = broken(&findings);
-    assert_eq!(found.len(), 4, "{found:?}");
-    let names = ["OPENCODE_QWEN_ACCOUNTS_PATH", "HTTPS_PROXY", "ALL_PROXY", "OPENCODE_QWEN_ROTATION"];
-    for ((id, message), name) in found.iter().zip(names) {
-        assert!(*id == "settings" && message.starts_with(name) && !message.contains("hunter2"), "{message}");
+    for (name, _, id) in cases {
+        let found = findings.iter().find(|finding| finding.fix.as_deref() == Some(&format!("unset {name}")));
+        let found = found.unwrap_or_else(|| panic!("{name}: {findings:?}"));
+        assert!(found.id == id && found.message.contains(name), "{found:?}");
+        // A misspelled name only has no effect.
+        let is_misspelled = name == "OPENCODE_QWEN_ROTATON";
+        assert_eq!(found.state == FindingState::Warning, is_misspelled, "{found:?}");
     }
+    assert_eq!(broken(&findings).len(), cases.len() - 1, "{findings:?}");
+    assert!(!format!("{findings:?}").contains("hunter2"));
 }
 
 #[tokio::test]

@@ -188,48 +188,30 @@ async fn the_host_retries_temporary_trouble() {
 }
 
 #[tokio::test]
-async fn a_good_stream_passes_byte_for_byte() {
-    let setup = Setup::fresh().await;
-    let pieces = GOOD_STREAM.as_bytes().chunks(7);
-    let parts =
-        pieces.flat_map(|piece| [Part::Bytes(piece.to_vec().into()), Part::Pause(Duration::from_millis(1))]);
-    setup.server.on_every_api(Reply::events(parts.collect()));
-    let answer = setup.host_client().fetch(chat(true)).await.unwrap();
-    assert_eq!(answer.headers["content-type"], "text/event-stream");
-    assert_eq!(text(answer).await, GOOD_STREAM);
-}
-
-#[tokio::test]
 async fn an_empty_stream_is_an_error() {
     let role = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n";
     let done = "data: [DONE]\n\n";
-    for parts in [
-        vec![],
-        vec![Part::text(": keep-alive\n\n"), Part::Pause(Duration::from_millis(1)), Part::text(done)],
-        vec![Part::text(role), Part::Pause(Duration::from_millis(1)), Part::text(done)],
-        vec![Part::text(role), Part::Pause(Duration::from_millis(20)), Part::Cut],
-        vec![Part::text(role), Part::Stall],
+    let empty = "Qwen sent an empty answer. Send the message again.";
+    for (parts, expected) in [
+        (vec![], empty),
+        (
+            vec![Part::text(": keep-alive\n\n"), Part::Pause(Duration::from_millis(1)), Part::text(done)],
+            empty,
+        ),
+        (vec![Part::text(role), Part::Pause(Duration::from_millis(1)), Part::text(done)], empty),
+        // The last event ends it.
+        (vec![Part::text(done), Part::Stall], empty),
+        (vec![Part::text(role), Part::Pause(Duration::from_millis(20)), Part::Cut], "Send the message again"),
+        (vec![Part::text(role), Part::Stall], "Send the message again"),
     ] {
         let setup = Setup::fresh().await.with_idle_timeout(Duration::from_millis(300));
         setup.server.on_every_api(Reply::events(parts));
         let answer = setup.host_client().fetch(chat(true)).await.unwrap();
         let (_, message) = last_word(answer, 400).await;
-        assert!(message.contains("Send the message again"), "{message}");
+        assert!(message.contains(expected), "{message}");
         assert_eq!(setup.server.api_requests().len(), 1);
         setup.server.until_closed().await;
     }
-}
-
-#[tokio::test]
-async fn the_last_event_of_an_empty_stream_ends_it() {
-    let setup = Setup::fresh().await;
-    setup.server.on_every_api(Reply::events(vec![Part::text("data: [DONE]\n\n"), Part::Stall]));
-    let client = setup.host_client();
-    let asked = client.fetch(chat(true));
-    let answer = tokio::time::timeout(Duration::from_secs(60), asked).await.unwrap().unwrap();
-    let (_, message) = last_word(answer, 400).await;
-    assert_eq!(message, "Qwen sent an empty answer. Send the message again.");
-    setup.server.until_closed().await;
 }
 
 #[tokio::test]

@@ -138,13 +138,20 @@ async fn a_client_that_half_closes_at_once_gets_its_answer() {
 
 #[tokio::test]
 async fn a_client_that_leaves_in_mid_stream_cancels_its_request() {
-    let scene = Scene::new().await;
-    scene.setup.server.on_every_api(endless());
-    let mut stream = scene.connect().await;
-    stream.write_all(scene.chat().as_bytes()).await.unwrap();
-    read_until(&mut stream, "hi").await;
-    drop(stream);
-    soon("the end", scene.setup.server.until_closed()).await;
+    // Also after it has half closed, and with a further request behind.
+    for (requests, half_closes) in [(1, false), (1, true), (2, false)] {
+        let scene = Scene::new().await;
+        scene.setup.server.on_every_api(endless());
+        let mut stream = scene.connect().await;
+        stream.write_all(scene.chat().repeat(requests).as_bytes()).await.unwrap();
+        if half_closes {
+            stream.shutdown().await.unwrap();
+        }
+        read_until(&mut stream, "hi").await;
+        drop(stream);
+        soon("the end", scene.setup.server.until_closed()).await;
+        assert_eq!(scene.setup.server.api_requests().len(), 1);
+    }
 }
 
 #[tokio::test]
@@ -177,30 +184,6 @@ async fn a_slow_sender_gets_a_timeout() {
     let answer = wound_on(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"ERR_QWEN_TIMEOUT\""), "{answer}");
     assert_eq!(scene.setup.server.all_requests(), 0);
-}
-
-#[tokio::test]
-async fn a_client_that_half_closes_and_then_leaves_cancels_its_request() {
-    let scene = Scene::new().await;
-    scene.setup.server.on_every_api(endless());
-    let mut stream = scene.connect().await;
-    stream.write_all(scene.chat().as_bytes()).await.unwrap();
-    stream.shutdown().await.unwrap();
-    read_until(&mut stream, "hi").await;
-    drop(stream);
-    soon("the end", scene.setup.server.until_closed()).await;
-}
-
-#[tokio::test]
-async fn a_client_that_leaves_cancels_its_request_even_with_a_further_one_behind_it() {
-    let scene = Scene::new().await;
-    scene.setup.server.on_every_api(endless());
-    let mut stream = scene.connect().await;
-    stream.write_all(scene.chat().repeat(2).as_bytes()).await.unwrap();
-    read_until(&mut stream, "hi").await;
-    drop(stream);
-    soon("the end", scene.setup.server.until_closed()).await;
-    assert_eq!(scene.setup.server.api_requests().len(), 1);
 }
 
 #[tokio::test]

@@ -37,6 +37,7 @@ async fn the_final_error_is_a_429_that_says_when_the_first_account_is_free() {
     let message = error["message"].as_str().unwrap();
     assert!(message.starts_with("All 3 accounts are out of quota"), "{message}");
     assert_eq!(fleet.full_requests(), [1, 1, 1]);
+    assert!(fleet.hosts.iter().map(|host| host.api_requests()[0].at).is_sorted());
     // The smaller chat went to the account that is free first.
     let degraded: Vec<_> = fleet.hosts.iter().map(|host| host.api_requests().len() - 1).collect();
     assert_eq!(degraded, [0, 1, 0]);

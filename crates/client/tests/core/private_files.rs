@@ -161,20 +161,6 @@ async fn a_hard_link_to_the_credentials_keeps_its_old_contents_and_gets_no_new_t
 }
 
 #[tokio::test]
-async fn a_linked_credentials_file_stays_a_link_and_its_target_is_private() {
-    let setup = Setup::logged_out().await;
-    setup.server.know("access-0", "refresh-0");
-    let real = setup.home.path().join("dotfiles-creds.json");
-    let held = document("access-0", "refresh-0", in_seconds(-60), &setup.server.url());
-    fs::write(&real, held.to_string()).unwrap();
-    symlink(&real, setup.home.credentials()).unwrap();
-    assert_eq!(setup.client().access_token(None).await.unwrap().access_token.expose(), "access-1");
-    assert!(fs::symlink_metadata(setup.home.credentials()).unwrap().is_symlink());
-    assert_eq!(mode(&real), 0o600);
-    assert!(fs::read_to_string(&real).unwrap().contains("refresh-1"));
-}
-
-#[tokio::test]
 async fn a_circle_or_a_device_in_the_place_of_the_credentials_is_an_error() {
     for target in ["oauth_creds.json", "/dev/zero", "/dev/stdin", "/"] {
         let setup = Setup::logged_out().await;

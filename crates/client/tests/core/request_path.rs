@@ -193,16 +193,6 @@ async fn a_body_of_megabytes_arrives_whole() {
 }
 
 #[tokio::test]
-async fn an_expired_token_is_refreshed_before_the_request() {
-    let setup = Setup::expired().await;
-    let answer = setup.client().fetch(chat(false)).await.unwrap();
-    assert_eq!(answer.status, 200);
-    assert!(text(answer).await.contains("Hello"));
-    assert_eq!(setup.server.api_requests().len(), 1);
-    assert_eq!(setup.server.api_requests()[0].bearer(), "access-1");
-}
-
-#[tokio::test]
 async fn a_request_is_not_sent_with_a_token_that_could_not_be_refreshed() {
     let setup = Setup::expired().await;
     let client = setup.client();

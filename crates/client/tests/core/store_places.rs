@@ -37,6 +37,7 @@ async fn concurrent_writers_keep_each_others_changes() {
 async fn a_forbidden_store_path_is_refused_and_nothing_touched() {
     let setup = Setup::fresh().await;
     let (home, qwen) = (setup.home.path().to_owned(), setup.home.qwen_dir());
+    std::fs::create_dir(home.join(".qwen-other")).unwrap();
     symlink(&home, qwen.join("out")).unwrap();
     symlink("oauth_creds.json", qwen.join("alias.json")).unwrap();
     symlink(home.join("elsewhere.json"), qwen.join("leads-out.json")).unwrap();
@@ -61,10 +62,13 @@ async fn a_forbidden_store_path_is_refused_and_nothing_touched() {
         "~/store.json",
         "/etc/store.json",
         "sub/../../store.json",
+        "../.qwen-other/store.json",
+        &setup.home.qwen_dir().to_string_lossy(),
     ] {
         let outcome =
             setup.try_client(&[("OPENCODE_QWEN_ACCOUNTS_PATH", path)], false, setup.events.events());
-        assert_eq!(outcome.map(drop).map_err(|error| error.code()), Err(Code::PathNotAllowed), "{path}");
+        let error = outcome.map(drop).unwrap_err();
+        assert_eq!((error.code(), error.path().is_some()), (Code::PathNotAllowed, true), "{path}");
     }
     assert_eq!((setup.home.bytes(), setup.home.files()), (before, files));
     assert!(!home.join("elsewhere.json").exists());

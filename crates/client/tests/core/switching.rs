@@ -14,7 +14,7 @@ use crate::support::reply::Reply;
 use crate::support::seen::Seen;
 use crate::support::server::Server;
 use crate::support::setup::{CHAT, chat, get, post};
-use crate::support::time::{soon, until};
+use crate::support::time::soon;
 
 const HALF_AN_HOUR_MS: u64 = 1_800_000;
 
@@ -413,18 +413,4 @@ fn a_failing_call_stays_within_its_budget_and_keeps_accounts_apart() {
             })
         })
         .unwrap();
-}
-
-#[tokio::test]
-async fn each_ready_account_is_asked_once() {
-    let fleet = Fleet::of(4).await;
-    fleet.edit_store(|store| store["activeAccountId"] = json!("cyd"));
-    fleet.on_every_host(&quota());
-    let client = fleet.client();
-    assert_eq!(ask(&client).await.status, 429);
-    until("all requests", || fleet.hosts.iter().all(|host| host.open_requests() == 0)).await;
-    assert_eq!(fleet.full_requests(), [1, 1, 1, 1]);
-    let mut asked: Vec<_> = fleet.hosts.iter().map(|host| host.api_requests()[0].at).collect();
-    asked.rotate_left(2);
-    assert!(asked.is_sorted(), "the active one first, the others in their order");
 }

@@ -228,6 +228,8 @@ async fn is_lost_on_a_full_disk(omitted: &str) -> bool {
     fill(&directory);
     setup.server.release();
     assert_eq!(child.answer().await, "access-1");
+    assert!(child.chat().await.starts_with("200 "));
+    assert_eq!((setup.server.redemptions(), setup.server.redeemed_again()), (1, 0));
     refresh_token(&directory.join("oauth_creds.json")) != "refresh-1"
 }
 
