@@ -148,19 +148,9 @@ for (const runtime of Object.keys(RUNTIMES)) {
       const child = startChild(
         t,
         runtime,
-        async ({ load, report, revive, data }) => {
+        async ({ load, report, ask, revive, data }) => {
           const client = (await load()).createClient(data.client);
-          const chat = (init) =>
-            client.fetch(`${client.baseUrl}/chat/completions`, {
-              method: "POST",
-              headers: { "content-type": "application/json" },
-              body: JSON.stringify({
-                model: "coder-model",
-                stream: true,
-                messages: [{ role: "user", content: "hi" }],
-              }),
-              ...init,
-            });
+          const chat = (init) => ask(client, "hi", { stream: true }, init);
           await revive(data.ending)(client, chat);
           globalThis.client = client;
           report("done");
@@ -200,14 +190,9 @@ for (const runtime of Object.keys(RUNTIMES)) {
     const result = await inChild(
       t,
       runtime,
-      async ({ load, report, data }) => {
+      async ({ load, report, ask, data }) => {
         const client = (await load()).createClient(data);
-        client
-          .fetch(`${client.baseUrl}/chat/completions`, {
-            method: "POST",
-            headers: { "content-type": "application/json" },
-            body: JSON.stringify({ model: "coder-model", messages: [{ role: "user", content: "hi" }] }),
-          })
+        ask(client, "hi")
           .then((response) => response.json())
           .then((body) => report(body.choices[0].message.content));
       },

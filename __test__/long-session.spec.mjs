@@ -13,7 +13,7 @@ const STREAMS = 200;
 const MIB = 1024 * 1024;
 
 /** Runs in its own process, so that the server's memory doesn't count. */
-async function session({ load, report, data }) {
+async function session({ load, report, ask: send, data }) {
   const { readdirSync } = await import("node:fs");
   const { baseUrl, home, seconds, streams, seed } = data;
   const qwen = await load();
@@ -35,13 +35,7 @@ async function session({ load, report, data }) {
   const count = (name) => (counts[name] = (counts[name] ?? 0) + 1);
   let number = 0;
 
-  const ask = (text, fields, init) =>
-    client.fetch(`${client.baseUrl}/chat/completions`, {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify({ model: "coder-model", messages: [{ role: "user", content: text }], ...fields }),
-      ...init,
-    });
+  const ask = (...request) => send(client, ...request);
   const words = (many) => Array.from({ length: many }, (_, index) => `word${index + 1}`).join(" ");
   const said = (text) => {
     const events = text.split("\n\n").filter(Boolean);

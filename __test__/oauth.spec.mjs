@@ -1,25 +1,16 @@
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
 import { describe, test } from "node:test";
 import { qwen, rejection, sleep, startServer } from "./support/harness.mjs";
 
-const { pollDeviceToken, requestDeviceAuthorization } = qwen;
+const { pollDeviceToken, refreshAccessToken, requestDeviceAuthorization } = qwen;
 const QUICK = { interval: 0.1 };
 
 // Most of them wait for a timer or a retry, so they run together.
-describe("device authorization", { concurrency: true }, () => {
-  test("a login follows RFC 8628, RFC 7636 and Qwen", async (t) => {
+describe("the functions without a client", { concurrency: true }, () => {
+  test("a login gives an authorization and a token", async (t) => {
     const server = await startServer(t, { interval: 2, deviceExpiresIn: 600 });
     const authorization = await requestDeviceAuthorization({ baseUrl: server.url });
-    const [entry] = server.seen("device");
     assert.deepEqual(server.violations, []);
-    assert.match(authorization.codeVerifier, /^[A-Za-z0-9_-]{43}$/);
-    assert.deepEqual(entry.body, {
-      client_id: "f0304373b74a44d2b584a3fb70ca9e56",
-      scope: "openid profile email model.completion",
-      code_challenge: createHash("sha256").update(authorization.codeVerifier).digest("base64url"),
-      code_challenge_method: "S256",
-    });
     assert.deepEqual(Object.keys(authorization).sort(), [
       "codeVerifier",
       "deviceCode",
@@ -66,25 +57,40 @@ describe("device authorization", { concurrency: true }, () => {
     await assert.rejects(request, { name: "AbortError" });
   });
 
-  test("each endpoint has its own option, and the environment sets the base", async (t) => {
-    const [devices, tokens] = [await startServer(t, QUICK), await startServer(t, { clientId: "mine" })];
-    const named = {
-      baseUrl: "https://nobody.invalid",
-      deviceAuthorizationEndpoint: `${devices.url}/api/v1/oauth2/device/code`,
-      tokenEndpoint: `${tokens.url}/api/v1/oauth2/token`,
-    };
-    const authorization = await requestDeviceAuthorization(named);
-    tokens.script("token", ["denied"]);
-    const options = { ...named, clientId: "mine", scope: "a b" };
-    await rejection(pollDeviceToken(authorization, options), "ERR_QWEN_ACCESS_DENIED");
-    assert.deepEqual([devices.stats.tokenRequests, tokens.stats.polls], [0, 1]);
-    process.env.OPENCODE_QWEN_OAUTH_BASE_URL = `${devices.url}/`;
+  test("the environment sets the server at each call, and an option wins", async (t) => {
+    const server = await startServer(t, QUICK);
     t.after(() => delete process.env.OPENCODE_QWEN_OAUTH_BASE_URL);
+    process.env.OPENCODE_QWEN_OAUTH_BASE_URL = `${server.url}/`;
     await requestDeviceAuthorization();
-    assert.equal(devices.stats.deviceRequests, 2);
     process.env.OPENCODE_QWEN_OAUTH_BASE_URL = "http://chat.qwen.ai";
     await rejection(requestDeviceAuthorization(), "ERR_QWEN_INVALID_CONFIG");
-    await requestDeviceAuthorization({ baseUrl: devices.url });
-    assert.equal(devices.stats.deviceRequests, 3);
+    await requestDeviceAuthorization({ baseUrl: server.url });
+    assert.equal(server.stats.deviceRequests, 2);
+  });
+
+  test("a refresh sends the token unchanged, and returns its successor", async (t) => {
+    const server = await startServer(t);
+    const refreshToken = "a+b&c=d%20 ü/\u{1f680}?#;\"'\\";
+    server.issueToken({ refresh_token: refreshToken });
+    const before = Date.now();
+    const token = await refreshAccessToken(refreshToken, { baseUrl: server.url });
+    assert.deepEqual([server.violations, server.stats.redemptions], [[], 1]);
+    assert.ok(server.issued.includes(token.refreshToken) && token.refreshToken !== refreshToken);
+    assert.ok(token.expiresAt >= before + 21_600_000 && token.expiresAt <= Date.now() + 21_600_000);
+  });
+
+  test("an abort ends a refresh at once, even between tries", async (t) => {
+    for (const step of ["hang", "html"]) {
+      const server = await startServer(t);
+      server.script("token", [{ do: step, times: Infinity }]);
+      const { refresh_token } = server.issueToken();
+      const controller = new AbortController();
+      const options = { baseUrl: server.url, signal: controller.signal };
+      const refreshing = refreshAccessToken(refresh_token, options);
+      await server.waitFor("token");
+      controller.abort();
+      await assert.rejects(refreshing, { name: "AbortError" });
+      assert.ok(server.stats.refreshes <= 2);
+    }
   });
 });

@@ -10,6 +10,7 @@ async function program({ load, report, told, data }) {
   const { inWorker, ending, settings } = data;
   const { createClient } = await load();
   const stay = setInterval(() => {}, 1_000);
+  const controller = new AbortController();
   let worker;
   if (inWorker) {
     const { Worker } = await import("node:worker_threads");
@@ -23,7 +24,7 @@ async function program({ load, report, told, data }) {
     worker.on("error", (error) => report(String(error)));
   } else
     createClient(settings)
-      .getAccessToken()
+      .getAccessToken({ signal: controller.signal })
       .catch(() => {});
   if (ending === "handler") process.on("SIGINT", () => process.exit(7));
   const listener = () => {};
@@ -40,6 +41,10 @@ async function program({ load, report, told, data }) {
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
   report("ends");
+  if (ending === "abort") {
+    controller.abort();
+    clearInterval(stay);
+  }
   if (ending === "exit") process.exit(7);
   if (ending === "terminate") await worker.terminate();
   // oxlint-disable-next-line require-post-message-target-origin -- a thread has no origin
@@ -65,6 +70,7 @@ const ENDINGS = [
     signals: ["SIGINT"],
     ended: { code: null, signal: "SIGKILL" },
   },
+  { name: "a call that was given up", ending: "abort", ended: { code: 0, signal: null } },
   { name: "exit", ending: "exit", ended: { code: 7, signal: null } },
   {
     name: "SIGTERM and a worker",
@@ -99,16 +105,18 @@ async function endMidway(t, runtime, { inWorker, ending, signals = [] }) {
   }
   setTimeout(open, 500);
   const ended = await child.ended;
-  return { ended, server, before, after: home.read().refresh_token };
+  return { ended, server, home, before, after: home.read().refresh_token };
 }
 
 for (const runtime of Object.keys(RUNTIMES)) {
   for (const { name, ended: expected, ...ending } of ENDINGS) {
     test(`${runtime}: ${name} during a refresh loses no login`, { skip }, async (t) => {
-      const { ended, server, before, after } = await endMidway(t, runtime, ending);
+      const { ended, server, home, before, after } = await endMidway(t, runtime, ending);
       assert.notEqual(after, before);
       assert.ok(server.issued.includes(after));
       assert.equal(server.stats.redemptions, 1);
+      // An exit may come before the lock file is removed.
+      if (ended.code === 0) assert.deepEqual(home.files(), ["oauth_creds.flock", "oauth_creds.json"]);
       assert.deepEqual(ended, expected);
     });
   }

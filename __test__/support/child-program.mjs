@@ -27,4 +27,13 @@ const told = () =>
 // oxlint-disable-next-line no-eval -- that is what this program is for
 const revive = (text) => (0, eval)(`(${text})`);
 
-await revive(source)({ load, report, told, revive, data });
+/** Sends a chat. */
+const ask = (client, text, fields, init) =>
+  client.fetch(`${client.baseUrl}/chat/completions`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ model: "coder-model", messages: [{ role: "user", content: text }], ...fields }),
+    ...init,
+  });
+
+await revive(source)({ load, report, told, ask, revive, data });

@@ -17,7 +17,7 @@ export const RUNTIMES = { node: process.execPath, ...(bun && { bun }) };
  * @param {object} t the test; its end kills the process
  * @param {"node" | "bun"} runtime
  * @param {(context: { load(): Promise<object>, report(value: unknown): void, told(): Promise<void>,
- *   revive(text: string): Function, data: any }) => Promise<void>} body
+ *   ask(client: object, text: string, fields?: object, init?: object): Promise<Response>, revive(text: string): Function, data: any }) => Promise<void>} body
  * @param {object} [options]
  * @param {unknown} [options.data]
  * @param {Record<string, string>} [options.env] replaces this process's HOME

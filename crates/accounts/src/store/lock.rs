@@ -459,32 +459,4 @@ mod tests {
         .unwrap();
         assert!(paths.cli.exists());
     }
-
-    #[test]
-    fn the_lock_excludes_other_threads() {
-        use std::sync::atomic::{AtomicUsize, Ordering};
-        let temporary = tempfile::tempdir().unwrap();
-        let paths = paths(temporary.path());
-        let inside = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    for _ in 0..10 {
-                        exclusively(
-                            &paths,
-                            &Clock::system(),
-                            || None,
-                            |_| {
-                                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
-                                std::thread::yield_now();
-                                inside.fetch_sub(1, Ordering::SeqCst);
-                                Ok(())
-                            },
-                        )
-                        .unwrap();
-                    }
-                });
-            }
-        });
-    }
 }

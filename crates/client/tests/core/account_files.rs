@@ -298,23 +298,6 @@ async fn an_unknown_older_token_supersedes_nothing() {
 }
 
 #[tokio::test]
-async fn another_access_token_for_the_same_refresh_token() {
-    let fleet = Fleet::expiring_in(&[3600, 3600]).await;
-    let client = fleet.client();
-    let with = |access: &str, lifetime| {
-        document(access, &refresh("ann", 0), in_seconds(lifetime), &fleet.hosts[0].url())
-    };
-    fleet.setup.home.write(&with("access.ann.newer", 7200));
-    assert_eq!(who_answers(&client).await, "ann");
-    assert_eq!(fleet.hosts[0].api_requests()[0].bearer(), "access.ann.newer");
-    assert_eq!(fleet.stored("ann")["token"]["access_token"], "access.ann.newer");
-    fleet.setup.home.write(&with("access.ann.older", 600));
-    assert_eq!(who_answers(&client).await, "ann");
-    assert_eq!(fleet.setup.home.access_token(), "access.ann.newer");
-    assert_eq!(client.accounts().await.unwrap().len(), 2);
-}
-
-#[tokio::test]
 async fn the_store_works_without_a_usable_credentials_file() {
     for contents in [None, Some(""), Some("{broken"), Some("{}")] {
         let fleet = Fleet::expiring_in(&[-60, 3600]).await;

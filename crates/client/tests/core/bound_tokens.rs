@@ -1,13 +1,13 @@
 //! Tokens stay with the server that issued them and with one API host, whatever a later environment says.
 
 use qwen_base::{Code, Error};
-use qwen_client::{Client, Doctor, LoginOptions, Request};
+use qwen_client::{Client, Request};
 use serde_json::json;
 
 use crate::support::home::{document, in_seconds};
 use crate::support::reply::Reply;
 use crate::support::server::Server;
-use crate::support::setup::{Setup, chat, text};
+use crate::support::setup::{Setup, chat, quiet_login, text};
 
 const ISSUER: &str = "OPENCODE_QWEN_OAUTH_BASE_URL";
 const BASE_URL: &str = "OPENCODE_QWEN_BASE_URL";
@@ -57,12 +57,7 @@ async fn a_login_without_a_store_is_redeemed_where_it_was_first_used() {
         let error = token(&setup.in_environment(&[(ISSUER, &other.url())])).await.unwrap_err();
         assert_names(&error, &[ISSUER, "belongs to 127.0.0.1", "log in again"]);
         assert_eq!((other.all_requests(), setup.home.bytes()), (0, before));
-        let doctor = Doctor {
-            options: setup.options.clone(),
-            environment: setup.home.environment(&[(ISSUER, &other.url())]),
-            working_directory: setup.home.path().to_owned(),
-            clock: setup.clock.clone(),
-        };
+        let doctor = setup.doctor(&[(ISSUER, &other.url())]);
         let findings = doctor.examine().await.unwrap();
         let found = findings.iter().find(|found| found.message == error.message());
         let fix = found.unwrap_or_else(|| panic!("{findings:?}")).fix.clone();
@@ -109,9 +104,8 @@ async fn accounts_of_a_store_are_bound_one_by_one_and_a_new_login_anew() {
     let setup = lone(3600).await;
     let (own, other) = (setup.server.url(), Server::start().await);
     token(&setup.in_environment(&[(ISSUER, &own)])).await.unwrap();
-    let login = LoginOptions { open_browser: Some(false), ..LoginOptions::default() };
     let client = setup.in_environment(&[(ISSUER, &other.url())]);
-    let added = client.login(login.clone(), |_| {}).await.unwrap();
+    let added = client.login(quiet_login(), |_| {}).await.unwrap();
     let redeemed = other.token_requests();
     let store = || -> serde_json::Value {
         serde_json::from_slice(&std::fs::read(setup.home.store()).unwrap()).unwrap()

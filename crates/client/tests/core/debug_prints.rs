@@ -4,13 +4,13 @@ use std::fmt::Debug;
 
 use qwen_accounts::{CredentialsFile, Document, OAuthAnswer, OAuthBody, StoreFile, Token};
 use qwen_base::Environment;
+use qwen_client::ClientOptions;
 use qwen_client::internals::ClientConfig;
-use qwen_client::{ClientOptions, LoginOptions};
 use serde_json::json;
 
 use crate::support::fleet::Fleet;
 use crate::support::reply::Reply;
-use crate::support::setup::{Setup, chat};
+use crate::support::setup::{Setup, chat, quiet_login};
 
 const SECRETS: [&str; 7] =
     ["access-", "refresh-", "access.", "refresh.", "device-code", "hunter2", "sk-secret"];
@@ -38,8 +38,7 @@ async fn no_debug_print_shows_a_secret() {
     client.fetch(chat(false)).await.unwrap();
     let mut authorization = None;
     setup.server.on_token([Reply::oauth_error(400, "access_denied")]);
-    let options = LoginOptions { open_browser: Some(false), ..LoginOptions::default() };
-    let refused = client.login(options, |given| authorization = Some(given.clone())).await.unwrap_err();
+    let refused = client.login(quiet_login(), |given| authorization = Some(given.clone())).await.unwrap_err();
     assert_silent(&client);
     assert_silent(&given);
     assert_silent(&authorization.unwrap());

@@ -10,25 +10,17 @@ use std::process::Command;
 use futures_util::future::join_all;
 
 use crate::support::child::Child;
+use crate::support::disks::{SMALL_DISK, may_mount};
 use crate::support::setup::Setup;
-use crate::support::skipped;
 use crate::support::time::until;
-
-/// Starts the next program with a disk of 64 KiB in place of the directory in `$0`, with its contents.
-const ON_SMALL_DISK: &str = r#"
-    copy=$(mktemp -d) && cp -a "$0/." "$copy" && mount -t tmpfs -o size=64k,mode=700 small "$0" && cp -a "$copy/." "$0" &&
-    rm -r "$copy" && exec "$@"
-"#;
 
 /// Starts a client whose Qwen directory is a small private disk; `None` where mounting is not allowed.
 async fn on_small_disk(setup: &Setup) -> Option<Child> {
-    let may_mount = Command::new("unshare").args(["-m", "mount", "-t", "tmpfs", "try", "/mnt"]).output();
-    if !may_mount.is_ok_and(|output| output.status.success()) {
-        skipped("a small disk takes root, unshare and mount");
+    if !may_mount() {
         return None;
     }
     let directory = setup.home.qwen_dir();
-    let launcher = ["unshare", "-m", "sh", "-c", ON_SMALL_DISK, directory.to_str().unwrap()];
+    let launcher = ["unshare", "-m", "sh", "-c", SMALL_DISK, directory.to_str().unwrap()];
     Some(Child::start_by(setup, &launcher, &[]).await)
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, SystemTime};
 
 use qwen_base::Clock;
-use qwen_client::{Doctor, Finding, FindingState};
+use qwen_client::{Finding, FindingState};
 use serde_json::json;
 
 use crate::support::reply::Reply;
@@ -25,19 +25,13 @@ fn tidy(setup: &Setup) {
     }
 }
 
-async fn examine_with(setup: &Setup, variables: &[(&str, &str)], clock: Clock) -> Vec<Finding> {
+async fn examine_with(setup: &Setup, variables: &[(&str, &str)]) -> Vec<Finding> {
     tidy(setup);
-    let doctor = Doctor {
-        options: setup.options.clone(),
-        environment: setup.home.environment(variables),
-        working_directory: setup.home.path().to_owned(),
-        clock,
-    };
-    soon("the doctor's findings", doctor.examine()).await.unwrap()
+    soon("the doctor's findings", setup.doctor(variables).examine()).await.unwrap()
 }
 
 async fn examine(setup: &Setup) -> Vec<Finding> {
-    examine_with(setup, &[], Clock::system()).await
+    examine_with(setup, &[]).await
 }
 
 fn broken(findings: &[Finding]) -> Vec<(&'static str, &str)> {
@@ -112,9 +106,9 @@ async fn server_trouble_or_a_missing_model_list_is_not_a_finding_about_the_user(
 
 #[tokio::test]
 async fn a_wrong_clock_is_found() {
-    let setup = Setup::fresh().await;
-    let ahead = Clock::from_fn(|| Clock::system().now_ms() + 400_000);
-    let findings = examine_with(&setup, &[], ahead).await;
+    let mut setup = Setup::fresh().await;
+    setup.clock = Clock::from_fn(|| Clock::system().now_ms() + 400_000);
+    let findings = examine(&setup).await;
     assert!(only(&findings, "clock").contains("6 min fast"), "{findings:?}");
 }
 
@@ -175,7 +169,7 @@ async fn all_bad_variables_are_found_at_once_and_unset_by_their_fixes() {
         ("OPENCODE_QWEN_ROTATON", "hybrid", "settings"),
     ];
     let variables = cases.map(|(name, value, _)| (name, value));
-    let findings = examine_with(&setup, &variables, Clock::system()).await;
+    let findings = examine_with(&setup, &variables).await;
     for (name, _, id) in cases {
         let found = findings.iter().find(|finding| finding.fix.as_deref() == Some(&format!("unset {name}")));
         let found = found.unwrap_or_else(|| panic!("{name}: {findings:?}"));
@@ -194,12 +188,6 @@ async fn a_read_only_directory_is_found() {
     fs::remove_dir_all(setup.home.qwen_dir()).unwrap();
     // A file in place of the directory.
     fs::write(setup.home.qwen_dir(), json!({}).to_string()).unwrap();
-    let doctor = Doctor {
-        options: setup.options.clone(),
-        environment: setup.home.environment(&[]),
-        working_directory: setup.home.path().to_owned(),
-        clock: Clock::system(),
-    };
-    let findings = doctor.examine().await.unwrap();
+    let findings = setup.doctor(&[]).examine().await.unwrap();
     assert!(broken(&findings).iter().any(|(id, _)| *id == "file-system"), "{findings:?}");
 }

@@ -2,11 +2,11 @@
 
 use qwen_accounts::Availability;
 use qwen_base::{Code, EventKind};
-use qwen_client::{Answer, Client, LoginOptions};
+use qwen_client::{Answer, Client};
 
 use crate::support::fleet::{Fleet, ask, quota, who_answers};
 use crate::support::reply::Reply;
-use crate::support::setup::{Setup, chat, text};
+use crate::support::setup::{Setup, chat, quiet_login, text};
 
 const ENDED: &str = "ERR_QWEN_FREE_TIER_DISCONTINUED";
 
@@ -32,10 +32,7 @@ async fn assert_ended(answer: Answer, status: u16) {
 async fn a_login_that_just_succeeded_is_refused_at_once() {
     let setup = Setup::logged_out().await;
     let client = setup.client();
-    client
-        .login(LoginOptions { open_browser: Some(false), ..LoginOptions::default() }, |_| {})
-        .await
-        .unwrap();
+    client.login(quiet_login(), |_| {}).await.unwrap();
     let logins = setup.server.token_requests();
     setup.server.on_every_api(refused());
     assert_ended(say(&client).await, 401).await;

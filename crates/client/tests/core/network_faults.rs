@@ -10,14 +10,14 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use qwen_accounts::OAuthClient;
 use qwen_base::{Code, Error, EventKind};
-use qwen_client::{Client, LoginOptions};
+use qwen_client::Client;
 
 use crate::support::apart::{is_apart, run_apart, succeeds};
 use crate::support::gate::{Gate, Way};
 use crate::support::home::{document, in_seconds};
 use crate::support::proxies;
 use crate::support::server::{Server, TOKEN_PATH};
-use crate::support::setup::{Setup, chat, post, read, text};
+use crate::support::setup::{Setup, chat, post, quiet_login, read, text};
 use crate::support::skipped;
 use crate::support::time::{soon, until};
 use crate::support::tls::{Authority, NAME};
@@ -232,10 +232,6 @@ fn borrowed<'a>(variables: &'a [(&'static str, String)]) -> Vec<(&'static str, &
     variables.iter().map(|(name, value)| (*name, value.as_str())).collect()
 }
 
-fn no_browser() -> LoginOptions {
-    LoginOptions { open_browser: Some(false), ..LoginOptions::default() }
-}
-
 fn assert_clear(error: &Error, row: &str) {
     let message = error.message();
     assert!(message.len() > 20 && message.lines().count() <= 2, "{row}: {message}");
@@ -264,7 +260,7 @@ async fn run(endpoint: Endpoint, fault: &Fault, authority: &Authority) {
     world.fail(&fault.way);
     match endpoint {
         Endpoint::DeviceAuthorization => {
-            let error = world.client.login(no_browser(), |_| {}).await.unwrap_err();
+            let error = world.client.login(quiet_login(), |_| {}).await.unwrap_err();
             assert_clear(&error, row);
             let refused = match fault.finding {
                 Finding::Status(200) => Code::InvalidResponse,
@@ -273,7 +269,7 @@ async fn run(endpoint: Endpoint, fault: &Fault, authority: &Authority) {
             assert_eq!(error.code(), code_of(fault.finding, refused), "{row}: {}", error.message());
             assert_eq!(world.files(), before, "{row}");
             world.repair().await;
-            world.client.login(no_browser(), |_| {}).await.unwrap();
+            world.client.login(quiet_login(), |_| {}).await.unwrap();
             assert_eq!(world.setup.home.access_token(), "access-1", "{row}");
         }
         Endpoint::DevicePoll => {

@@ -110,11 +110,12 @@ async fn impossible_expiry_times_cause_only_a_refresh() {
 
 #[tokio::test]
 async fn impossible_lifetimes_from_the_server_are_limited() {
-    for lifetime in [json!(0), json!(-5), json!(1e300), json!("soon"), json!(null), json!(1_e-9)] {
+    for lifetime in [json!(1), json!(0), json!(-5), json!(1e300), json!("soon"), json!(null), json!(1_e-9)] {
         let setup = Setup::expired().await;
         setup.server.issue_with("expires_in", lifetime.clone());
         let client = setup.client();
         assert_eq!(client.access_token(None).await.unwrap().access_token.expose(), "access-1", "{lifetime}");
+        assert_eq!(setup.server.token_requests(), 1, "{lifetime}");
         assert_eq!(setup.home.access_token(), "access-1", "{lifetime}");
         assert!(setup.home.document()["expiry_date"].as_u64().is_some(), "{lifetime}");
         assert_eq!(client.fetch(chat(false)).await.unwrap().status, 200, "{lifetime}");

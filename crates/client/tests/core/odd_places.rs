@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use qwen_base::{Code, EventKind};
-use qwen_client::{Doctor, LoginOptions};
+use qwen_client::LoginOptions;
 
 use crate::support::fleet::Fleet;
 use crate::support::home::{document, in_seconds, make_pipe};
@@ -105,15 +105,6 @@ async fn a_damaged_credentials_file_that_is_a_link_stays_one() {
     assert_eq!(fs::read_to_string(copy).unwrap(), "{torn");
 }
 
-fn doctor(setup: &Setup) -> Doctor {
-    Doctor {
-        options: setup.options.clone(),
-        environment: setup.home.environment(&[]),
-        working_directory: setup.home.path().to_owned(),
-        clock: setup.clock.clone(),
-    }
-}
-
 fn put(path: &Path, kind: &str) {
     let _ = fs::remove_file(path);
     match kind {
@@ -149,7 +140,7 @@ async fn something_else_in_a_files_place_blocks_nothing_and_doctor_removes_it() 
         let client = setup.client();
         assert_eq!(soon(name, client.fetch(chat(false))).await.unwrap().status, 200, "{name}");
         client.flush();
-        let findings = soon(name, doctor(&setup).examine()).await.unwrap();
+        let findings = soon(name, setup.doctor(&[]).examine()).await.unwrap();
         let shown = format!("{} ", path.display());
         let Some(found) = findings.iter().find(|found| found.message.starts_with(&shown)) else {
             // A write has set it aside.
@@ -172,7 +163,7 @@ async fn a_huge_file_is_refused_and_named() {
         let fleet = Fleet::of(2).await;
         let path = fleet.setup.home.qwen_dir().join(name);
         make_huge(&path);
-        let findings = doctor(&fleet.setup).examine().await.unwrap();
+        let findings = fleet.setup.doctor(&[]).examine().await.unwrap();
         let named = format!("{} is larger than", path.display());
         let found = findings.iter().find(|found| found.message.starts_with(&named));
         let fix = found.unwrap_or_else(|| panic!("{name}: {findings:?}")).fix.clone().unwrap();
@@ -240,7 +231,7 @@ impl Drop for Unchangeable {
 
 /// Names `path` in the findings, and removes its mark as they advise.
 async fn remove_mark(setup: &Setup, path: &Path, row: &str) {
-    let findings = doctor(setup).examine().await.unwrap();
+    let findings = setup.doctor(&[]).examine().await.unwrap();
     let named = ["immutable", "append-only"].map(|mark| format!("{} is {mark}", path.display()));
     let found = findings.iter().find(|found| named.iter().any(|named| found.message.starts_with(named)));
     let fix = found.unwrap_or_else(|| panic!("{row}: {findings:?}")).fix.clone().unwrap();

@@ -157,17 +157,6 @@ async fn a_server_that_issues_the_rejected_token_again_is_not_asked_forever() {
 }
 
 #[tokio::test]
-async fn a_token_just_obtained_is_used_whatever_its_lifetime() {
-    for lifetime in [json!(1), json!(0), json!(-5), json!("soon"), Value::Null] {
-        let setup = Setup::expired().await;
-        setup.server.issue_with("expires_in", lifetime);
-        assert_eq!(token(&setup).await, "access-1");
-        assert_eq!(setup.server.token_requests(), 1);
-        assert_eq!(setup.home.access_token(), "access-1");
-    }
-}
-
-#[tokio::test]
 async fn fields_missing_from_an_answer_stay_unchanged() {
     let setup = Setup::expired().await;
     setup.server.issue_with("refresh_token", Value::Null);

@@ -4,14 +4,13 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::future::join_all;
 use qwen_base::{Code, EventKind, Events};
-use qwen_client::LoginOptions;
 
 use crate::support::home::{document, in_seconds, make_pipe};
 use crate::support::port::ClosedPort;
 use crate::support::proxies::{self, Asked};
 use crate::support::reply::Reply;
 use crate::support::server::{DEVICE_PATH, Server};
-use crate::support::setup::{Setup, chat, text};
+use crate::support::setup::{Setup, chat, quiet_login, text};
 use crate::support::time::until;
 use crate::support::tls::{Authority, NAME};
 
@@ -156,10 +155,7 @@ async fn logins_and_refreshes_go_through_the_proxy_too() {
     let token = client.access_token(None).await.unwrap();
     assert_eq!(token.access_token.expose(), "access-1");
     server.on_device([Reply::oauth_error(400, "invalid_scope")]);
-    client
-        .login(LoginOptions { open_browser: Some(false), ..LoginOptions::default() }, |_| {})
-        .await
-        .unwrap_err();
+    client.login(quiet_login(), |_| {}).await.unwrap_err();
     assert_eq!((server.requests(DEVICE_PATH).len(), server.token_requests()), (1, 1));
     assert!(!asked.lock().unwrap().is_empty());
 }

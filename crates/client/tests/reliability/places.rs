@@ -9,6 +9,7 @@ use qwen_base::Clock;
 
 use super::scene::read;
 use crate::support::child::Child;
+use crate::support::disks::{SMALL_DISK, may_mount};
 use crate::support::fleet::Fleet;
 use crate::support::home::{document, in_seconds};
 use crate::support::setup::{Setup, quiet_login};
@@ -28,20 +29,6 @@ const IMMUTABLE_FILE: &str = r#"chattr +i "$0/oauth_creds.json" && exec "$@""#;
 /// Makes the link's target directory read-only, as a Nix store is.
 const READ_ONLY_TARGET: &str =
     r#"mount --bind "$0/../nix" "$0/../nix" && mount -o remount,bind,ro "$0/../nix" && exec "$@""#;
-/// Replaces the directory with a disk that is almost full.
-const FULL_DISK: &str = r#"
-    copy=$(mktemp -d) && cp -a "$0/." "$copy" && mount -t tmpfs -o size=64k,mode=700 small "$0" && cp -a "$copy/." "$0" &&
-    rm -r "$copy" && exec "$@"
-"#;
-
-fn may_mount() -> bool {
-    let tried = Command::new("unshare").args(["-m", "mount", "-t", "tmpfs", "try", "/mnt"]).output();
-    let may = tried.is_ok_and(|output| output.status.success());
-    if !may {
-        skipped("mounts take root, unshare and mount");
-    }
-    may
-}
 
 fn may_make_immutable() -> bool {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -220,7 +207,7 @@ fn fill(directory: &Path) {
 /// Fills the disk before the answer arrives. Returns true if the login is lost with the process.
 async fn is_lost_on_a_full_disk(omitted: &str) -> bool {
     let setup = Setup::expired().await;
-    let mut child = behind(&setup, FULL_DISK, omitted).await;
+    let mut child = behind(&setup, SMALL_DISK, omitted).await;
     let directory = child.path(&setup.home.qwen_dir());
     setup.server.hold();
     child.ask().await;
@@ -248,7 +235,7 @@ async fn is_lost_in_the_store_of_a_full_disk(omitted: &str) -> bool {
     let fleet = Fleet::expiring_in(&[3600, -60]).await;
     fleet.edit_store(|store| store["activeAccountId"] = "bob".into());
     let setup = &fleet.setup;
-    let mut child = behind(setup, FULL_DISK, omitted).await;
+    let mut child = behind(setup, SMALL_DISK, omitted).await;
     let directory = child.path(&setup.home.qwen_dir());
     setup.server.hold();
     child.ask().await;

@@ -4,6 +4,8 @@ use std::io::Write as _;
 
 pub mod apart;
 pub mod child;
+#[cfg(target_os = "linux")]
+pub mod disks;
 pub mod faults;
 pub mod fleet;
 pub mod gate;

@@ -8,7 +8,9 @@ use http::{HeaderMap, Method};
 use qwen_accounts::{CredentialsFile, LegacyFile, OAuthClient, Registry, StoreFile, TokenManager};
 use qwen_base::{Busy, Clock, Code, Event, EventKind, Events, Http, KnownSecrets, Result};
 use qwen_client::internals::{Body, ClientConfig};
-use qwen_client::{Answer, Client, ClientOptions, Context, LoginOptions, OAuthOptions, Redirect, Request};
+use qwen_client::{
+    Answer, Client, ClientOptions, Context, Doctor, LoginOptions, OAuthOptions, Redirect, Request,
+};
 use serde_json::Value;
 
 use super::home::{Home, document, holds_token, in_seconds};
@@ -131,6 +133,16 @@ impl Setup {
             clock,
             self.events.events(),
         )
+    }
+
+    /// A doctor of this home, as the command line makes it.
+    pub fn doctor(&self, environment: &[(&str, &str)]) -> Doctor {
+        Doctor {
+            options: self.options.clone(),
+            environment: self.home.environment(environment),
+            working_directory: self.home.path().to_owned(),
+            clock: self.clock.clone(),
+        }
     }
 
     pub fn client(&self) -> Client {
