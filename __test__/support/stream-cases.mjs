@@ -139,16 +139,6 @@ export const cases = {
     }
   },
 
-  async "an abort before the headers closes the socket"(context) {
-    const controller = new AbortController();
-    const count = (await context.server.state()).stats.chats;
-    const asked = failure(streamed(context, "hang", { signal: controller.signal }));
-    await context.server.chat(count);
-    controller.abort(new Error("mine"));
-    assert.equal((await asked).message, "mine");
-    await context.server.chat(-1, closedByClient, 2000);
-  },
-
   async "an abort during a stream rejects with its reason and closes the socket"(context) {
     for (const step of [{ do: "stall", after: 2 }, "headers_then_stall", { do: "flood", bytes: 1e9 }]) {
       const controller = new AbortController();
@@ -197,20 +187,6 @@ export const cases = {
         if (requests.find((entry) => entry.id === id).closedByClient) break;
       }
     }
-  },
-
-  async "silence ends a request, before the headers and after"(context) {
-    const client = context.makeClient({ idleTimeoutMs: 600 });
-    const impatient = { ...context, client };
-    const unanswered = await failure(streamed(impatient, "hang"));
-    assert.deepEqual([unanswered.name, unanswered.code], ["QwenAuthError", "ERR_QWEN_TIMEOUT"]);
-    await context.server.chat(-1, closedByClient);
-    const response = await streamed(impatient, { events: ["data: 1\n\n", { wait: 60_000 }] });
-    const { text, error } = await readUntilError(response.body.getReader());
-    assert.deepEqual([text, error.code, error.retryable], ["data: 1\n\n", "ERR_QWEN_TIMEOUT", true]);
-    await context.server.chat(-1, closedByClient);
-    const stalled = await streamed(impatient, "headers_then_stall");
-    assert.equal((await failure(stalled.text())).code, "ERR_QWEN_TIMEOUT");
   },
 
   async "a cut stream fails after all its bytes"(context) {

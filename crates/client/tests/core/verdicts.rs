@@ -334,17 +334,22 @@ async fn a_token_limit_pauses_a_key_for_longer_each_time_until_it_answers() {
 
 #[tokio::test]
 async fn refusals_of_requests_that_were_under_way_together_count_once() {
-    let (fleet, first, second) = two_keys().await;
-    first.on_every_api(Reply::api_error(429, "Throttling.AllocationQuota", "Allocated quota exceeded."));
-    let clients = [fleet.client(), fleet.client()];
-    let calls = clients.iter().flat_map(|client| [say(client, false), say(client, true)]);
-    let answers = futures_util::future::join_all(calls).await;
-    assert!(answers.iter().all(|answer| answer.status == 200 && who(answer) == "second"));
-    let Availability::Cooling(until) = account(&clients[0], "first").await.availability else {
-        panic!("no pause")
-    };
-    assert!(until <= fleet.now_ms() + MINUTE_MS, "{}", until - fleet.now_ms());
-    assert_eq!(second.api_requests().len(), 4);
+    let limit = Reply::api_error(429, "Throttling.AllocationQuota", "Allocated quota exceeded.");
+    let spent = Reply::api_error(429, "insufficient_quota", "hour allocated quota exceeded");
+    for (refusal, minutes, told) in [(limit, 1, 0), (spent, 30, 1)] {
+        let (fleet, first, second) = two_keys().await;
+        first.on_every_api(refusal);
+        let clients = [fleet.client(), fleet.client()];
+        let calls = clients.iter().flat_map(|client| [say(client, false), say(client, true)]);
+        let answers = futures_util::future::join_all(calls).await;
+        assert!(answers.iter().all(|answer| answer.status == 200 && who(answer) == "second"));
+        let Availability::Cooling(until) = account(&clients[0], "first").await.availability else {
+            panic!("no pause")
+        };
+        assert!(until <= fleet.now_ms() + minutes * MINUTE_MS, "{}", until - fleet.now_ms());
+        assert_eq!(second.api_requests().len(), 4);
+        assert_eq!(fleet.setup.events.count(EventKind::Exhausted), told);
+    }
 }
 
 #[tokio::test]

@@ -29,6 +29,29 @@ const OTHER_USER: u32 = 54_321;
 type Omitted = &'static str;
 const NOTHING: Omitted = "";
 
+/// Each promise is kept, and broken without its safeguard.
+macro_rules! promises {
+    ($($name:ident: $is_broken:ident, $omitted:literal;)*) => {$(
+        #[tokio::test]
+        async fn $name() {
+            assert!(!$is_broken(NOTHING).await);
+            assert!($is_broken($omitted).await);
+        }
+    )*};
+}
+
+promises! {
+    a_sleeper_sends_nothing_that_is_spent_thanks_to_its_last_look: sends_what_the_cli_has_redeemed, "omit LastLook";
+    no_file_is_torn_thanks_to_replacing_it_whole: tears_the_file, "omit Replacement";
+    an_exit_loses_no_login_thanks_to_delaying_the_end: is_lost_at_the_end, "omit HeldEnd";
+    a_cli_whose_lock_was_removed_is_left_to_its_work_thanks_to_patience: redeems_beside_a_cli, "omit Patience";
+    a_cli_that_is_refused_logs_no_user_out_thanks_to_outlasting_it: both_are_logged_out, "omit Outlasting";
+    a_refresh_token_goes_to_its_own_server_thanks_to_its_binding: goes_to_another_server, "omit Binding";
+    a_dead_login_replaces_no_good_one_thanks_to_its_proof: replaces_a_good_login, "omit Proof";
+    a_pipe_stops_no_process_thanks_to_safe_opens: waits_for_a_writer, "omit SafeOpen";
+    no_login_is_approved_in_vain_thanks_to_its_preparation: is_asked_in_vain, "omit LoginPreparation";
+}
+
 fn foreign_login(setup: &Setup) -> serde_json::Value {
     setup.server.know("access-login", "refresh-login");
     document("access-login", "refresh-login", in_seconds(3600), &setup.server.url())
@@ -103,12 +126,6 @@ async fn sends_what_the_cli_has_redeemed(omitted: Omitted) -> bool {
     setup.server.redeemed_again() > 0
 }
 
-#[tokio::test]
-async fn a_sleeper_sends_nothing_that_is_spent_thanks_to_its_last_look() {
-    assert!(!sends_what_the_cli_has_redeemed(NOTHING).await);
-    assert!(sends_what_the_cli_has_redeemed("omit LastLook").await);
-}
-
 /// A process sleeps before it writes, and the user logs in. Returns true if the new login is overwritten.
 async fn overwrites_a_login(point: &str, omitted: Omitted) -> bool {
     let setup = Setup::expired().await;
@@ -139,12 +156,6 @@ async fn tears_the_file(omitted: Omitted) -> bool {
     read(&setup.home.credentials()).is_none()
 }
 
-#[tokio::test]
-async fn no_file_is_torn_thanks_to_replacing_it_whole() {
-    assert!(!tears_the_file(NOTHING).await);
-    assert!(tears_the_file("omit Replacement").await);
-}
-
 /// A process dies between writing and renaming. Returns the next process's answer.
 async fn token_after_a_death_before_the_renaming(omitted: Omitted) -> String {
     let setup = Setup::expired().await;
@@ -173,12 +184,6 @@ async fn is_lost_at_the_end(omitted: Omitted) -> bool {
     setup.server.release();
     end.await.unwrap();
     setup.home.access_token() != "access-1"
-}
-
-#[tokio::test]
-async fn an_exit_loses_no_login_thanks_to_delaying_the_end() {
-    assert!(!is_lost_at_the_end(NOTHING).await);
-    assert!(is_lost_at_the_end("omit HeldEnd").await);
 }
 
 #[tokio::test]
@@ -248,12 +253,6 @@ async fn redeems_beside_a_cli(omitted: Omitted) -> bool {
     redeems
 }
 
-#[tokio::test]
-async fn a_cli_whose_lock_was_removed_is_left_to_its_work_thanks_to_patience() {
-    assert!(!redeems_beside_a_cli(NOTHING).await);
-    assert!(redeems_beside_a_cli("omit Patience").await);
-}
-
 /// A CLI gets the lock while our process redeems, is refused the spent token, and removes the file. Returns true if both
 /// are logged out.
 async fn both_are_logged_out(omitted: Omitted) -> bool {
@@ -271,12 +270,6 @@ async fn both_are_logged_out(omitted: Omitted) -> bool {
     cli.release();
     assert_eq!(client.answer().await, "access-1");
     !setup.home.credentials().exists()
-}
-
-#[tokio::test]
-async fn a_cli_that_is_refused_logs_no_user_out_thanks_to_outlasting_it() {
-    assert!(!both_are_logged_out(NOTHING).await);
-    assert!(both_are_logged_out("omit Outlasting").await);
 }
 
 /// Returns true if a slow refresh touches its lock before an old CLI would take it as abandoned.
@@ -318,12 +311,6 @@ async fn goes_to_another_server(omitted: Omitted) -> bool {
     setup.server.token_requests() > 0
 }
 
-#[tokio::test]
-async fn a_refresh_token_goes_to_its_own_server_thanks_to_its_binding() {
-    assert!(!goes_to_another_server(NOTHING).await);
-    assert!(goes_to_another_server("omit Binding").await);
-}
-
 /// The user chooses a login that the server refuses, and whose access token has not expired. Returns true if it replaces the
 /// good one.
 async fn replaces_a_good_login(omitted: Omitted) -> bool {
@@ -332,12 +319,6 @@ async fn replaces_a_good_login(omitted: Omitted) -> bool {
     let before = fleet.setup.home.document();
     Child::start_with(&fleet.setup, omitted).await.choose("bob").await;
     fleet.setup.home.document() != before
-}
-
-#[tokio::test]
-async fn a_dead_login_replaces_no_good_one_thanks_to_its_proof() {
-    assert!(!replaces_a_good_login(NOTHING).await);
-    assert!(replaces_a_good_login("omit Proof").await);
 }
 
 /// Counts the requests of two Qwen directories, one of which links to the other's file.
@@ -405,22 +386,10 @@ async fn waits_for_a_writer(omitted: Omitted) -> bool {
     }
 }
 
-#[tokio::test]
-async fn a_pipe_stops_no_process_thanks_to_safe_opens() {
-    assert!(!waits_for_a_writer(NOTHING).await);
-    assert!(waits_for_a_writer("omit SafeOpen").await);
-}
-
 /// The user logs in where a lock can't be made. Returns true if they are asked for an approval that can't be kept.
 async fn is_asked_in_vain(omitted: Omitted) -> bool {
     let setup = Setup::logged_out().await;
     std::fs::create_dir(setup.home.qwen_dir().join("oauth_creds.flock")).unwrap();
     assert_eq!(Child::start_with(&setup, omitted).await.login().await, "ERR_QWEN_IO");
     setup.server.all_requests() > 0
-}
-
-#[tokio::test]
-async fn no_login_is_approved_in_vain_thanks_to_its_preparation() {
-    assert!(!is_asked_in_vain(NOTHING).await);
-    assert!(is_asked_in_vain("omit LoginPreparation").await);
 }
