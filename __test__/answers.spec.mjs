@@ -1,15 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { chat, EXPIRED, rejection, setUp, startClient, temporaryHome } from "./support/harness.mjs";
-import { startRecorder } from "./support/recorder.mjs";
+import { chat, EXPIRED, rejection, setUp } from "./support/harness.mjs";
+import { recordedClient } from "./support/recorder.mjs";
 
-/** A client whose account lives on a server with scripted answers. */
+/** A client of a server with scripted answers. */
 async function answering(t, answer) {
-  const { url, requests } = await startRecorder(t, (_, res) => answer(res));
-  const home = temporaryHome(t);
-  home.write({ access_token: "a-token", refresh_token: "r", expiry_date: Date.now() + 3_600_000 });
-  const { client } = startClient(t, { env: home.env, baseUrl: url });
-  return { client, requests, get: (init) => client.fetch(`${client.baseUrl}/models`, init) };
+  const { recorder, client } = await recordedClient(t, (_, res) => answer(res));
+  const get = (init) => client.fetch(`${client.baseUrl}/models`, init);
+  return { client, requests: recorder.requests, get };
 }
 
 test("a response behaves as a Response", async (t) => {
@@ -54,9 +52,7 @@ test("statuses without a body, HEAD and empty bodies", async (t) => {
   for (const method of ["delete", "PUT", "PATCH", "OPTIONS", "PURGE"]) await get({ method });
   const methods = requests.slice(2).map(({ method }) => method);
   assert.deepEqual(methods, ["DELETE", "PUT", "PATCH", "OPTIONS", "PURGE"]);
-  for (const method of ["TRACE", "CONNECT", "GE T", ""]) {
-    await rejection(get({ method }), "ERR_QWEN_INVALID_ARGUMENT");
-  }
+  await rejection(get({ method: "TRACE" }), "ERR_QWEN_INVALID_ARGUMENT");
   const withBody = client.fetch(`${client.baseUrl}/models`, { method: "GET", body: "x" });
   await rejection(withBody, "ERR_QWEN_INVALID_ARGUMENT");
   const empty = await answering(t, (res) => res.writeHead(200).end());

@@ -118,8 +118,8 @@ test("a used-up quota, a missing login and an unreachable server are reported in
   assert.equal(unreachable.headers.get("x-qwen-error"), "ERR_QWEN_NETWORK");
 });
 
-test("wrong arguments and a used port are refused", async (t) => {
-  const { client, gateway } = await openGateway(t);
+test("wrong arguments are refused, and a closed client closes its gateways", async (t) => {
+  const { client } = await openGateway(t);
   for (const options of [
     { port: -1 },
     { port: 65_536 },
@@ -130,9 +130,6 @@ test("wrong arguments and a used port are refused", async (t) => {
   ]) {
     await rejection(client.serve(options), "ERR_QWEN_INVALID_ARGUMENT");
   }
-  const port = Number(new URL(gateway.url).port);
-  const error = await rejection(client.serve({ port }), "ERR_QWEN_PORT_IN_USE");
-  assert.match(error.message, new RegExp(port));
   const key = "k".repeat(32);
   const second = await client.serve({ key });
   assert.equal(second.key, key);

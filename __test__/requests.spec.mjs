@@ -1,14 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { rejection, setUp, startClient, temporaryHome } from "./support/harness.mjs";
-import { startRecorder } from "./support/recorder.mjs";
+import { rejection, setUp } from "./support/harness.mjs";
+import { recordedClient } from "./support/recorder.mjs";
 
-/** A client whose account lives on a server that records every byte. */
+/** A client of a server that records every byte. */
 async function recorded(t) {
-  const recorder = await startRecorder(t);
-  const home = temporaryHome(t);
-  home.write({ access_token: "a-token", refresh_token: "r", expiry_date: Date.now() + 3_600_000 });
-  const { client } = startClient(t, { env: home.env, baseUrl: recorder.url });
+  const { recorder, client } = await recordedClient(t);
   const post = async (body, init = {}) => {
     await client.fetch(`${client.baseUrl}/files`, { method: "POST", body, ...init });
     return recorder.requests.at(-1);

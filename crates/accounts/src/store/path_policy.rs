@@ -105,7 +105,6 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
 
 #[cfg(test)]
 #[cfg(unix)]
-#[expect(clippy::disallowed_methods, reason = "tests make files that no writer of ours would")]
 mod tests {
     use std::os::unix::fs::symlink;
 

@@ -134,7 +134,7 @@ fn each_finish_reason_has_one_end() {
         let ended = run(format!("{said}{}data: [DONE]\n\n", end(reason)).as_bytes(), 30);
         match expected {
             Ok(shown) => {
-                assert_eq!((reasons(&ended.out), ended.problem), (vec![shown.to_owned()], None), "{reason}")
+                assert_eq!((reasons(&ended.out), ended.problem), (vec![shown.to_owned()], None), "{reason}");
             }
             Err(problem) => assert_eq!(ended.problem.as_deref(), Some(problem), "{reason}"),
         }
