@@ -75,7 +75,8 @@ pub fn inherit_owner(file: &File, directory: &Path) {
 #[cfg(not(unix))]
 pub fn inherit_owner(_file: &File, _directory: &Path) {}
 
-fn inherit_owner_of_parent(file: &File, path: &Path) {
+/// As [`inherit_owner`], with the directory of `path`.
+pub fn inherit_owner_of_parent(file: &File, path: &Path) {
     inherit_owner(file, path.parent().unwrap_or(Path::new(".")));
 }
 

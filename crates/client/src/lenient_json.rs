@@ -13,7 +13,7 @@ const PARSED_DEPTH: usize = 8;
 /// sends it all the same, it is escaped too.
 const MARK: char = '\u{fdd0}';
 /// Length of `\uXXXX` in bytes.
-const ESCAPE: usize = 6;
+pub const ESCAPE: usize = 6;
 /// Length of `XXXX` in bytes.
 const DIGITS: usize = 4;
 

@@ -40,9 +40,7 @@ pub struct Traces<'a> {
 impl<'a> Traces<'a> {
     /// Returns the traces of a removed account.
     pub fn of(record: &'a Record) -> Self {
-        let token = record.token();
-        let current = token.into_iter().flat_map(|token| [Some(token.access_token), token.refresh_token]);
-        Self { record, current: current.flatten().collect() }
+        Self { record, current: secrets_of(record).collect() }
     }
 
     /// Erases the account's tokens from our own copies of `credentials` and `store`, and finds them in the files of other
@@ -114,13 +112,7 @@ impl<'a> Traces<'a> {
             Value::Object(fields) => {
                 if fields.get("id").and_then(Value::as_str) == Some(self.record.id()) {
                     let record = Record::from_fields(fields.clone(), fields.get("token").is_none());
-                    let token = record.token();
-                    secrets.extend(
-                        token
-                            .into_iter()
-                            .flat_map(|token| [Some(token.access_token), token.refresh_token])
-                            .flatten(),
-                    );
+                    secrets.extend(secrets_of(&record));
                 }
                 fields.values().for_each(|value| self.collect(value, secrets));
             }
@@ -191,6 +183,12 @@ impl<'a> Traces<'a> {
         }
         (struck != plain).then_some(struck)
     }
+}
+
+/// Returns the tokens of an account, or its key.
+fn secrets_of(record: &Record) -> impl Iterator<Item = Secret> + use<> {
+    let token = record.token();
+    token.into_iter().flat_map(|token| [Some(token.access_token), token.refresh_token]).flatten()
 }
 
 /// Calls `take` with each file until it returns false. Returns false if not all files were taken.

@@ -221,11 +221,8 @@ impl Registry {
                 return record.set_token(token, now);
             }
             // The record knows the spent token, so the credentials file is repaired once it can be read.
-            let mut record = Record::new(&new_id(now), None, &before, now);
+            let mut record = bound_record(account, &new_id(now), None, &before, now);
             record.set_token(token, now);
-            if let Some(binding) = &account.binding {
-                record.set_binding(binding);
-            }
             document.records.push(record);
         })?;
         let cause = problem.as_ref().map(Error::message).unwrap_or_default();
@@ -252,10 +249,7 @@ impl Registry {
         }
         let now = self.clock.now_ms();
         let id = new_id(now);
-        let mut record = Record::new(&id, Some("earlier login"), token, now);
-        if let Some(binding) = &account.binding {
-            record.set_binding(binding);
-        }
+        let record = bound_record(account, &id, Some("earlier login"), token, now);
         self.with_store(|document| document.records.push(record))?;
         let message = format!(
             "Another login replaced the Qwen account \"{}\" while its token was refreshed. The refreshed login is kept as the account \"earlier login\".",
@@ -275,4 +269,13 @@ impl Registry {
         }
         Ok(())
     }
+}
+
+/// Returns a new account that is bound as `account` is.
+fn bound_record(account: &Account, id: &str, label: Option<&str>, token: &Token, now_ms: u64) -> Record {
+    let mut record = Record::new(id, label, token, now_ms);
+    if let Some(binding) = &account.binding {
+        record.set_binding(binding);
+    }
+    record
 }

@@ -205,7 +205,7 @@ fn open_lock_file(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     let file = safe_open::open_own(&mut options, path)?;
-    private_files::inherit_owner(&file, path.parent().unwrap_or(Path::new(".")));
+    private_files::inherit_owner_of_parent(&file, path);
     Ok(file)
 }
 
@@ -336,7 +336,7 @@ fn create_directly(path: &Path, contents: &str) -> std::io::Result<()> {
         Some(_) => ErrorKind::AlreadyExists.into(),
         None => error,
     })?;
-    private_files::inherit_owner(&file, path.parent().unwrap_or(Path::new(".")));
+    private_files::inherit_owner_of_parent(&file, path);
     file.write_all(contents.as_bytes()).inspect_err(|_| {
         // On a full disk the file may be created without contents. It would block every process.
         #[expect(clippy::disallowed_methods, reason = "a lock that could not be taken is not left behind")]

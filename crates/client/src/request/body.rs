@@ -174,8 +174,8 @@ impl Body {
 
     async fn next_unrecorded(&mut self) -> Result<Option<Bytes>> {
         if let Some(bytes) = self.head.pop_front() {
-            if let Some(note) = self.on_server_error.as_mut().filter(|_| self.guard.is_none()) {
-                note.remember(&bytes);
+            if self.guard.is_none() {
+                self.remember(&bytes);
             }
             return Ok(Some(bytes));
         }
@@ -185,7 +185,10 @@ impl Body {
             }
             let chunk = self.receive().await;
             let Some(guard) = &mut self.guard else {
-                self.note_error_at_end(&chunk);
+                match &chunk {
+                    Ok(Some(bytes)) => self.remember(bytes),
+                    Ok(None) | Err(_) => self.note_error_at_end(),
+                }
                 return chunk;
             };
             match chunk {
@@ -209,17 +212,19 @@ impl Body {
         }
     }
 
+    /// Keeps the end of an unguarded stream.
+    fn remember(&mut self, bytes: &[u8]) {
+        if let Some(note) = &mut self.on_server_error {
+            note.remember(bytes);
+        }
+    }
+
     /// Searches the end of an unguarded stream for an error.
-    fn note_error_at_end(&mut self, chunk: &Result<Option<Bytes>>) {
-        match (chunk, &mut self.on_server_error) {
-            (_, None) => {}
-            (Ok(Some(bytes)), Some(note)) => note.remember(bytes),
-            (Ok(None) | Err(_), Some(_)) => {
-                let Some(last) = self.on_server_error.take() else { return };
-                if let Some(error) = last.error() {
-                    (last.note)(error);
-                }
-            }
+    fn note_error_at_end(&mut self) {
+        if let Some(end) = self.on_server_error.take()
+            && let Some(error) = end.error()
+        {
+            (end.note)(error);
         }
     }
 

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::chat::fields::FieldName;
-use crate::lenient_json::string_of;
+use crate::lenient_json::{ESCAPE, string_of};
 use crate::sse::{EventReader, SseEvent, error_status};
 
 /// Longest text of an error, in bytes. Longer texts are cut.
@@ -299,9 +299,6 @@ fn first_item(text: &str) -> Option<&str> {
 fn is_failure(code: &str) -> bool {
     !NO_ERROR.contains(&code.to_ascii_lowercase().as_str())
 }
-
-/// Length of `\uXXXX` in bytes.
-const ESCAPE: usize = 6;
 
 /// Closes a JSON document that was cut. Other texts stay unchanged, and those below `shortest` bytes.
 fn closed(text: &str, shortest: usize) -> Cow<'_, str> {

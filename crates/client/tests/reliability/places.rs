@@ -204,17 +204,22 @@ fn fill(directory: &Path) {
     while std::io::Write::write(&mut filler, &[b'x'; 512]).is_ok_and(|written| written > 0) {}
 }
 
-/// Fills the disk before the answer arrives. Returns true if the login is lost with the process.
+/// Lets the child refresh its token, and fills the disk before the answer arrives. Returns the child's answer.
+async fn refresh_while_the_disk_fills(child: &mut Child, setup: &Setup, directory: &Path) -> String {
+    setup.server.hold();
+    child.ask().await;
+    setup.server.until_token_requests(1).await;
+    fill(directory);
+    setup.server.release();
+    child.answer().await
+}
+
+/// Returns true if the login is lost with the process.
 async fn is_lost_on_a_full_disk(omitted: &str) -> bool {
     let setup = Setup::expired().await;
     let mut child = behind(&setup, SMALL_DISK, omitted).await;
     let directory = child.path(&setup.home.qwen_dir());
-    setup.server.hold();
-    child.ask().await;
-    setup.server.until_token_requests(1).await;
-    fill(&directory);
-    setup.server.release();
-    assert_eq!(child.answer().await, "access-1");
+    assert_eq!(refresh_while_the_disk_fills(&mut child, &setup, &directory).await, "access-1");
     assert!(child.chat().await.starts_with("200 "));
     assert_eq!((setup.server.redemptions(), setup.server.redeemed_again()), (1, 0));
     refresh_token(&directory.join("oauth_creds.json")) != "refresh-1"
@@ -229,20 +234,14 @@ async fn a_disk_that_fills_up_loses_no_login_thanks_to_making_room_before() {
     assert!(is_lost_on_a_full_disk("omit Preparation").await);
 }
 
-/// Fills the disk before the answer arrives. Returns true if the login, which only the store can take, is lost with the
-/// process.
+/// Returns true if the login, which only the store can take, is lost with the process.
 async fn is_lost_in_the_store_of_a_full_disk(omitted: &str) -> bool {
     let fleet = Fleet::expiring_in(&[3600, -60]).await;
     fleet.edit_store(|store| store["activeAccountId"] = "bob".into());
     let setup = &fleet.setup;
     let mut child = behind(setup, SMALL_DISK, omitted).await;
     let directory = child.path(&setup.home.qwen_dir());
-    setup.server.hold();
-    child.ask().await;
-    setup.server.until_token_requests(1).await;
-    fill(&directory);
-    setup.server.release();
-    assert_eq!(child.answer().await, "access.bob.1");
+    assert_eq!(refresh_while_the_disk_fills(&mut child, setup, &directory).await, "access.bob.1");
     let store = read(&directory.join("oauth_accounts.json")).unwrap();
     store["accounts"][1]["token"]["refresh_token"] != "refresh.bob.1"
 }
