@@ -332,6 +332,12 @@ impl Record {
         self.stop_cooling(now_ms);
     }
 
+    /// The last of the growing pauses since the last success.
+    #[must_use]
+    pub fn pause(&self) -> Option<Pause> {
+        self.pause
+    }
+
     /// The last error.
     #[must_use]
     pub fn last_error(&self) -> Option<LastError> {

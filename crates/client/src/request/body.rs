@@ -1,12 +1,14 @@
 //! The body of an answer, as a stream of bytes.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use qwen_base::{Error, Result, TransportError, opaque_debug};
-use tokio::time::Instant;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Timeout};
 
 use crate::cli::CliBody;
 use crate::host::guard::Guard;
@@ -31,9 +33,15 @@ enum Source {
 /// Length in bytes of the end of an unguarded stream that is searched for an error.
 const MAX_TAIL: usize = 8 * 1024;
 
+/// Longest time for which the end of a stream waits until its error is noted. A disk may be stuck.
+const MAX_NOTING: Duration = Duration::from_secs(1);
+
+/// Starts a task that notes an error of the server; `None` if there is nothing to note.
+type Note = Box<dyn FnOnce(ServerError) -> Option<JoinHandle<()>> + Send + Sync>;
+
 /// Called with the error with which the server ends a stream.
 struct OnServerError {
-    note: Box<dyn FnOnce(ServerError) + Send + Sync>,
+    note: Option<Note>,
     /// The last bytes of a stream that no guard reads.
     tail: Vec<u8>,
     /// The bytes before `tail`, more than [`MAX_TAIL`]. Two buffers spare a copy.
@@ -51,11 +59,29 @@ impl OnServerError {
         self.tail.extend_from_slice(&bytes[bytes.len().saturating_sub(MAX_TAIL)..]);
     }
 
-    /// Returns the error at the end of the stream.
-    fn error(&self) -> Option<ServerError> {
-        let end = [self.before.as_slice(), &self.tail].concat();
-        ServerError::in_events(&String::from_utf8_lossy(&end))
+    /// Notes the error that a guard found, or else the one at the end of the stream.
+    fn note(&mut self, found: Option<ServerError>) -> Option<JoinHandle<()>> {
+        let note = self.note.take()?;
+        let at_end = || {
+            let end = [self.before.as_slice(), &self.tail].concat();
+            ServerError::in_events(&String::from_utf8_lossy(&end))
+        };
+        note(found.or_else(at_end)?)
     }
+}
+
+impl Drop for OnServerError {
+    /// Notes the error of a stream whose reader stops there.
+    fn drop(&mut self) {
+        self.note(None);
+    }
+}
+
+/// The end of a stream, which waits until its error is noted.
+#[derive(Debug)]
+struct Ending {
+    noting: Option<Pin<Box<Timeout<JoinHandle<()>>>>>,
+    end: Result<Option<Bytes>>,
 }
 
 /// The beginning of the answer to a chat.
@@ -84,6 +110,7 @@ pub struct Body {
     may_wait: bool,
     guard: Option<Guard>,
     on_server_error: Option<OnServerError>,
+    ending: Option<Ending>,
     meter: Meter,
     record: RequestRecord,
 }
@@ -101,6 +128,7 @@ impl Body {
             may_wait: true,
             guard: None,
             on_server_error: None,
+            ending: None,
             meter: Meter::default(),
             record: RequestRecord::default(),
         }
@@ -134,10 +162,13 @@ impl Body {
         }
     }
 
-    /// Calls `note` with the error with which the server ends a stream of events.
-    pub fn on_server_error(&mut self, note: impl FnOnce(ServerError) + Send + Sync + 'static) {
-        self.on_server_error =
-            Some(OnServerError { note: Box::new(note), tail: Vec::new(), before: Vec::new() });
+    /// Calls `note` with the error with which the server ends a stream of events. The end of the stream waits for its task.
+    pub fn on_server_error(
+        &mut self,
+        note: impl FnOnce(ServerError) -> Option<JoinHandle<()>> + Send + Sync + 'static,
+    ) {
+        let note: Note = Box::new(note);
+        self.on_server_error = Some(OnServerError { note: Some(note), tail: Vec::new(), before: Vec::new() });
     }
 
     /// Writes all bytes and the end to a record.
@@ -179,52 +210,48 @@ impl Body {
             }
             return Ok(Some(bytes));
         }
-        loop {
+        while self.ending.is_none() {
             if self.guard.as_ref().is_some_and(Guard::has_failed) {
                 self.stop();
             }
             let chunk = self.receive().await;
-            let Some(guard) = &mut self.guard else {
-                match &chunk {
-                    Ok(Some(bytes)) => self.remember(bytes),
-                    Ok(None) | Err(_) => self.note_error_at_end(),
-                }
-                return chunk;
-            };
-            match chunk {
-                Ok(Some(bytes)) => {
+            match (&mut self.guard, chunk) {
+                (Some(guard), Ok(Some(bytes))) => {
                     let lines = guard.pass(bytes);
                     if !lines.is_empty() {
                         return Ok(Some(lines));
                     }
                 }
-                end => {
-                    let rest = guard.end(end.as_ref().err());
-                    if let (Some(error), Some(note)) =
-                        (guard.take_server_error(), self.on_server_error.take())
-                    {
-                        (note.note)(error);
-                    }
+                (Some(guard), end) => {
+                    let (rest, error) = (guard.end(end.as_ref().err()), guard.take_server_error());
                     (self.guard, self.source) = (None, None);
-                    return rest;
+                    self.end_with(rest, error);
                 }
+                (None, Ok(Some(bytes))) => {
+                    self.remember(&bytes);
+                    return Ok(Some(bytes));
+                }
+                (None, end) => self.end_with(end, None),
             }
         }
+        if let Some(Ending { noting: Some(noting), .. }) = &mut self.ending {
+            // A failed or late note must not hold the end back.
+            let _ = noting.await;
+        }
+        self.ending.take().map_or(Ok(None), |ending| ending.end)
+    }
+
+    /// Ends the stream, and notes the error that a guard found or that is at its end.
+    fn end_with(&mut self, end: Result<Option<Bytes>>, found: Option<ServerError>) {
+        let noting = self.on_server_error.take().and_then(|mut on_error| on_error.note(found));
+        let noting = noting.map(|noting| Box::pin(tokio::time::timeout(MAX_NOTING, noting)));
+        self.ending = Some(Ending { noting, end });
     }
 
     /// Keeps the end of an unguarded stream.
     fn remember(&mut self, bytes: &[u8]) {
         if let Some(note) = &mut self.on_server_error {
             note.remember(bytes);
-        }
-    }
-
-    /// Searches the end of an unguarded stream for an error.
-    fn note_error_at_end(&mut self) {
-        if let Some(end) = self.on_server_error.take()
-            && let Some(error) = end.error()
-        {
-            (end.note)(error);
         }
     }
 

@@ -11,6 +11,7 @@ use url::Url;
 
 use super::answer::{Answer, Beginning};
 use super::attempt::{Access, Attempt, Budget};
+use super::cooling::Facts;
 use super::last_word::{self, LastWord};
 use super::pipeline::Pipeline;
 use super::prepare::{Prepared, Request};
@@ -226,8 +227,8 @@ impl<'a> Call<'a> {
     ) -> Result<Ended> {
         let (pipeline, account, now) = (self.pipeline, candidate.account, self.pipeline.now_ms());
         let (verdict, retry_after_ms) = (attempt.reading.verdict, attempt.retry_after_ms);
-        let cooldown =
-            attempt.reading.cooldown(now, pipeline.settings.options.quota_cooldown_ms, retry_after_ms);
+        let facts = Facts { last: selection.last().map(|last| last.account), ..self.facts(&attempt) };
+        let cooldown = pipeline.cooling.start(account, &attempt.reading, facts).await;
         match (verdict, cooldown) {
             _ if attempt.reading.is_of_gateway => Ok(self.cannot_answer(attempt, Code::PermissionDenied)),
             (Verdict::TokenRejected | Verdict::KeyRejected, _) => {
@@ -245,7 +246,6 @@ impl<'a> Call<'a> {
             }
             (Verdict::PermissionDenied, _) => Ok(self.cannot_answer(attempt, Code::PermissionDenied)),
             (Verdict::AllocationLimit, Some(cooldown)) => {
-                let cooldown = pipeline.pause(account, cooldown, self.asked_at, retry_after_ms).await;
                 // The caller waits for the account that is available first.
                 let others = selection.cooling().iter().map(|(_, other)| other.until);
                 let free_at = others.fold(cooldown.until, u64::min);
@@ -256,8 +256,6 @@ impl<'a> Call<'a> {
                 Ok(Ended::With(Outcome::Cooling(cooldown)))
             }
             (_, Some(cooldown)) => {
-                let last = selection.last().map(|last| last.account);
-                let cooldown = pipeline.cool(account, cooldown, last, self.utc_offset_minutes).await;
                 if verdict == Verdict::PaymentRequired {
                     self.cannot_answer(attempt, Code::PaymentRequired);
                 } else if verdict == Verdict::RateLimited {
@@ -270,6 +268,13 @@ impl<'a> Call<'a> {
             }
             (_, None) => Ok(Ended::Answered(Box::new(self.answered(candidate, attempt, selection).await))),
         }
+    }
+
+    /// Returns the facts about the request behind an answer.
+    fn facts(&self, attempt: &Attempt) -> Facts<'static> {
+        let (asked_at, retry_after_ms) = (self.asked_at, attempt.retry_after_ms);
+        let utc_offset_minutes = self.utc_offset_minutes;
+        Facts { asked_at, ended_pause: None, retry_after_ms, last: None, utc_offset_minutes }
     }
 
     /// Makes an error final if there is a host.
@@ -287,6 +292,7 @@ impl<'a> Call<'a> {
         attempt: Attempt,
         selection: &Selection<'_>,
     ) -> Answer {
+        let facts = Facts { ended_pause: candidate.record.pause(), ..self.facts(&attempt) };
         let Attempt { mut answer, reading, .. } = attempt;
         if !answer.status.is_success() {
             return self.for_host(answer, FinalError::of_reading(&reading));
@@ -294,7 +300,7 @@ impl<'a> Call<'a> {
         let is_last = selection.left() == 0 && selection.allowed().len() > 1;
         self.pipeline.succeeded(candidate, self.first_asked, is_last).await;
         if self.prepared.is_chat_stream {
-            self.pipeline.note_late_error(candidate.account, &mut answer.body, self.utc_offset_minutes);
+            self.pipeline.note_late_error(candidate.account, &mut answer.body, facts);
         }
         answer
     }

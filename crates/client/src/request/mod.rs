@@ -6,6 +6,7 @@ pub mod answer;
 pub mod attempt;
 mod body;
 mod call;
+mod cooling;
 pub mod headers;
 mod last_word;
 pub mod pipeline;

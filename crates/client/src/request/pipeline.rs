@@ -5,17 +5,16 @@ use std::sync::{Arc, Mutex};
 
 use http::HeaderMap;
 use qwen_accounts::{
-    Account, Cooldown, Cooled, CoolingReason, Kind, Record, Registry, Serving, Snapshot, Token, TokenManager,
-    availability,
+    Account, CoolingReason, Kind, Record, Registry, Serving, Snapshot, Token, TokenManager, availability,
 };
-use qwen_base::{Clock, Code, Error, Event, EventKind, Events, Logger, Result, lock};
+use qwen_base::{Clock, Code, Event, EventKind, Events, Logger, Result, lock};
 use tokio::runtime::Handle;
 use url::Url;
 
 use super::answer::{Answer, Body};
 use super::attempt::{Access, Sender};
 use super::call::Call;
-use super::last_word;
+use super::cooling::{Cooling, Facts};
 use super::prepare::{Prepared, Request};
 use super::selection::{Candidate, Situation};
 use super::target::Target;
@@ -68,6 +67,7 @@ pub struct Pipeline {
     pub(super) sender: Sender,
     pub(super) tokens: TokenManager,
     pub(super) journal: Journal,
+    pub(super) cooling: Cooling,
     session_id: String,
     prompts: AtomicU64,
     turns: AtomicUsize,
@@ -81,7 +81,10 @@ impl Pipeline {
     pub fn new(settings: Settings, sender: Sender, tokens: TokenManager, journal: Journal) -> Self {
         let session_id = uuid::Uuid::new_v4().to_string();
         let (prompts, turns, last_used) = (AtomicU64::new(0), AtomicUsize::new(0), Mutex::default());
-        Self { settings, sender, tokens, journal, session_id, prompts, turns, last_used }
+        let RequestOptions { rotation, quota_cooldown_ms, .. } = settings.options;
+        let (clock, events) = (journal.clock.clone(), journal.events.clone());
+        let cooling = Cooling { tokens: tokens.clone(), clock, events, rotation, quota_cooldown_ms };
+        Self { settings, sender, tokens, journal, cooling, session_id, prompts, turns, last_used }
     }
 
     /// Sends a request. An HTTP error of the API is an answer, not an error.
@@ -198,82 +201,15 @@ impl Pipeline {
         self.tokens.with_registry(change).await.ok()
     }
 
-    /// Starts a cooldown for all processes, and reports it. `last` is the only account that is still to be asked, if there is
-    /// just one. Returns the cooldown in the store.
-    pub(super) async fn cool(
-        &self,
-        account: &Account,
-        cooldown: Cooldown,
-        last: Option<&Account>,
-        utc_offset_minutes: i32,
-    ) -> Cooldown {
-        let (now, code) = (self.now_ms(), cooldown.reason.code());
-        let say = |cooldown: &Cooldown| left_alone(&account.label, cooldown, now, utc_offset_minutes);
-        let (id, noted, why) = (account.id.clone(), cooldown.clone(), Error::new(code, say(&cooldown)));
-        let written = self.note(move |registry| registry.mark_cooling(&id, &noted, &why)).await.flatten();
-        let Cooled { until, is_news } = written.unwrap_or(Cooled { until: cooldown.until, is_news: true });
-        let cooldown = Cooldown { until, ..cooldown };
-        if is_news {
-            let mut message = say(&cooldown);
-            // In other rotations this is reported when requests go to that account.
-            if self.settings.options.rotation == Rotation::RoundRobin
-                && let Some(last) = last
-            {
-                message = format!("{message} \"{}\" is the last one that is ready.", last.label);
-            }
-            if let Some(event) = cooling_event((&account.id, &account.label), &cooldown, message, now) {
-                self.emit(event);
-            }
-        }
-        cooldown
-    }
-
-    /// Pauses a key that has used up its tokens per minute. `asked_at` is the time of its first request in this call, in epoch
-    /// milliseconds.
-    pub(super) async fn pause(
-        &self,
-        account: &Account,
-        cooldown: Cooldown,
-        asked_at: u64,
-        retry_after_ms: Option<u64>,
-    ) -> Cooldown {
-        let longest = self.settings.options.quota_cooldown_ms;
-        let name = format!("The Qwen account \"{}\"", account.label);
-        let why = Error::new(Code::RateLimited, last_word::limit_reached(&name));
-        let (id, servers_code) = (account.id.clone(), cooldown.code.clone());
-        let mark = move |registry: &Registry| {
-            registry.mark_paused(&id, (asked_at, &servers_code), (retry_after_ms, longest), &why)
-        };
-        let until = self.note(mark).await.flatten().map_or(cooldown.until, |cooled| cooled.until);
-        Cooldown { until, ..cooldown }
-    }
-
-    /// Starts a cooldown, and reports it, if the answer ends with an error that requires one. It only affects later requests,
-    /// since content was already passed on.
-    pub(super) fn note_late_error(&self, account: &Account, body: &mut Body, utc_offset_minutes: i32) {
-        let (tokens, clock, events) =
-            (self.tokens.clone(), self.journal.clock.clone(), self.journal.events.clone());
-        let (id, label, is_key) = (account.id.clone(), account.label.clone(), account.kind != Kind::OAuth);
-        let quota_cooldown_ms = self.settings.options.quota_cooldown_ms;
+    /// Starts a cooldown if the answer ends with an error that requires one. It only affects later requests, since content was
+    /// already passed on.
+    pub(super) fn note_late_error(&self, account: &Account, body: &mut Body, facts: Facts<'static>) {
+        let (cooling, account) = (self.cooling.clone(), account.clone());
         body.on_server_error(move |error| {
-            let now_ms = clock.now_ms();
+            let (is_key, now_ms) = (account.kind != Kind::OAuth, cooling.clock.now_ms());
             let reading = Reading::of_inner_error(error, &Asked { is_key, model: "", now_ms });
-            let Some(cooldown) = reading.cooldown(now_ms, quota_cooldown_ms, None) else { return };
-            let Ok(runtime) = Handle::try_current() else { return };
-            // Not the server's words: they may repeat a token.
-            let message = left_alone(&label, &cooldown, now_ms, utc_offset_minutes);
-            let why = Error::new(cooldown.reason.code(), message);
-            runtime.spawn(async move {
-                let (account_id, noted) = (id.clone(), cooldown.clone());
-                let mark = move |registry: &Registry| registry.mark_cooling(&account_id, &noted, &why);
-                if let Ok(Some(Cooled { until, is_news: true })) = tokens.with_registry(mark).await {
-                    let cooldown = Cooldown { until, ..cooldown };
-                    let message = left_alone(&label, &cooldown, now_ms, utc_offset_minutes);
-                    if let Some(event) = cooling_event((&id, &label), &cooldown, message, now_ms) {
-                        events.emit(event);
-                    }
-                }
-            });
+            let note = async move { drop(cooling.start(&account, &reading, facts).await) };
+            Some(Handle::try_current().ok()?.spawn(note))
         });
     }
 
@@ -353,25 +289,4 @@ impl Pipeline {
         let count = self.prompts.fetch_add(1, Ordering::Relaxed);
         Ids { prompt_id: format!("{session_id}########{count}"), session_id }
     }
-}
-
-/// Returns the message about an account that starts to cool.
-fn left_alone(label: &str, cooldown: &Cooldown, now_ms: u64, utc_offset_minutes: i32) -> String {
-    last_word::left_alone(&format!("The Qwen account \"{label}\""), cooldown, now_ms, utc_offset_minutes)
-}
-
-/// Returns the event of an account that starts to cool; `None` for limits that pass soon.
-fn cooling_event(
-    (id, label): (&str, &str),
-    cooldown: &Cooldown,
-    message: String,
-    now_ms: u64,
-) -> Option<Event> {
-    let kind = match cooldown.reason {
-        CoolingReason::Quota => EventKind::Exhausted,
-        CoolingReason::Payment => EventKind::NeedsAttention,
-        CoolingReason::RateLimit | CoolingReason::TokenLimit => return None,
-    };
-    let (until, code) = (Some(cooldown.until), Some(cooldown.reason.code()));
-    Some(Event { until, code, ..Event::of_account(kind, now_ms, id, label, message) })
 }

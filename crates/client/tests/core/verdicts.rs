@@ -158,7 +158,8 @@ async fn an_error_after_content_is_noted_for_the_next_request() {
         assert_eq!((answer.status.as_u16(), who(&answer).as_str()), (200, "first"));
         let (bytes, end) = read(&mut answer.body).await;
         assert_eq!((bytes.starts_with(begun.as_bytes()), end.is_err()), (true, for_host));
-        until("the cooldown", || fleet.setup.events.count(EventKind::Exhausted) == 1).await;
+        // The end comes after the note.
+        assert_eq!(fleet.setup.events.count(EventKind::Exhausted), 1);
         assert_eq!(who(&say(&client, true).await), "second", "{for_host}");
         assert_eq!(first.api_requests().len(), 1);
         // The server's words may repeat a token.
@@ -166,6 +167,20 @@ async fn an_error_after_content_is_noted_for_the_next_request() {
         assert!(noted.message.contains("week"), "{}", noted.message);
         assert!(!noted.message.contains("allocated"), "{}", noted.message);
     }
+}
+
+#[tokio::test]
+async fn an_error_after_content_is_noted_though_its_reader_stops_there() {
+    let error = json!({"error": {"code": "insufficient_quota", "message": "week allocated quota exceeded"}});
+    let (fleet, first, _second) = two_keys().await;
+    let sent = format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"hi\"}}}}]}}\n\ndata: {error}\n\n");
+    first.on_every_api(Reply::events(vec![Part::text(&sent), Part::Stall]));
+    let client = fleet.client();
+    let mut answer = say(&client, true).await;
+    assert_eq!(answer.body.next().await.unwrap().unwrap(), sent);
+    drop(answer);
+    until("the cooldown", || fleet.setup.events.count(EventKind::Exhausted) == 1).await;
+    assert_eq!(who(&say(&client, true).await), "second");
 }
 
 #[tokio::test]
@@ -307,10 +322,26 @@ async fn a_token_limit_pauses_a_key_for_longer_each_time_until_it_answers() {
         Reply::api_error(429, "Throttling.AllocationQuota", "Allocated quota exceeded.")
             .header("retry-after-ms", "100")
     };
-    key.on_every_api(limit());
-    for (at, minutes) in [1, 2, 4, 8, 16, 30, 30].into_iter().enumerate() {
+    let error = json!({"code": "Throttling.AllocationQuota", "message": "Allocated quota exceeded."});
+    let late = format!(
+        "data: {{\"choices\":[{{\"delta\":{{\"content\":\"hi\"}}}}]}}\n\ndata: {}\n\n",
+        json!({"error": error})
+    );
+    for (at, (minutes, is_late)) in
+        [(1, false), (2, true), (4, true), (8, false), (16, false), (30, true), (30, false)]
+            .into_iter()
+            .enumerate()
+    {
+        let client = fleet.setup.client_with(&[], at % 2 == 1);
+        if is_late {
+            // The error of a stream that has begun counts as much.
+            key.on_every_api(Reply::events(vec![Part::text(&late)]));
+            let _ = read(&mut say(&client, true).await.body).await;
+        }
+        key.on_every_api(limit());
+        let asked = if is_late { 0 } else { 2 };
         // Both calls, and a third in another process, see the same pause.
-        for (client, asked) in [(fleet.client(), 2), (fleet.client(), 0), (fleet.setup.host_client(), 0)] {
+        for (client, asked) in [(client, asked), (fleet.client(), 0), (fleet.setup.host_client(), 0)] {
             let before = key.api_requests().len();
             let answer = say(&client, false).await;
             assert_eq!(

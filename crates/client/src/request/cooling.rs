@@ -1,0 +1,111 @@
+//! Keeps accounts that can't answer from being asked for a time, in all processes.
+
+use qwen_accounts::{Account, Cooldown, Cooled, CoolingReason, Pause, Registry, TokenManager};
+use qwen_base::{Clock, Code, Error, Event, EventKind, Events};
+
+use super::last_word;
+use crate::config::Rotation;
+use crate::verdict::Reading;
+
+/// Starts the cooldowns that answers require, at once or after their content.
+#[derive(Debug, Clone)]
+pub(super) struct Cooling {
+    pub(super) tokens: TokenManager,
+    pub(super) clock: Clock,
+    pub(super) events: Events,
+    pub(super) rotation: Rotation,
+    pub(super) quota_cooldown_ms: u64,
+}
+
+/// The facts about a request beside its answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Facts<'a> {
+    /// Time of the first try with the account in this call, in epoch milliseconds.
+    pub(super) asked_at: u64,
+    /// The pause before the request, if the head of its answer has ended that.
+    pub(super) ended_pause: Option<Pause>,
+    /// The wait that the server asks for, in milliseconds.
+    pub(super) retry_after_ms: Option<u64>,
+    /// The only account that is still to be asked, if there is just one.
+    pub(super) last: Option<&'a Account>,
+    /// Offset of the caller's time zone in minutes ahead of UTC.
+    pub(super) utc_offset_minutes: i32,
+}
+
+impl Cooling {
+    /// Starts the cooldown that an answer requires, and reports it. Returns the cooldown in the store; `None` if the answer
+    /// requires none.
+    pub(super) async fn start(
+        &self,
+        account: &Account,
+        reading: &Reading,
+        facts: Facts<'_>,
+    ) -> Option<Cooldown> {
+        let cooldown = reading.cooldown(self.clock.now_ms(), self.quota_cooldown_ms, facts.retry_after_ms)?;
+        Some(match cooldown.reason {
+            CoolingReason::TokenLimit => self.pause(account, cooldown, facts).await,
+            _ => self.cool(account, cooldown, facts).await,
+        })
+    }
+
+    async fn cool(&self, account: &Account, cooldown: Cooldown, facts: Facts<'_>) -> Cooldown {
+        let (now, name) = (self.clock.now_ms(), name_of(account));
+        let say = |cooldown: &Cooldown| last_word::left_alone(&name, cooldown, now, facts.utc_offset_minutes);
+        // Not the server's words: they may repeat a token.
+        let why = Error::new(cooldown.reason.code(), say(&cooldown));
+        let (id, noted) = (account.id.clone(), cooldown.clone());
+        let written = self.note(move |registry| registry.mark_cooling(&id, &noted, &why)).await;
+        let Cooled { until, is_news } = written.unwrap_or(Cooled { until: cooldown.until, is_news: true });
+        let cooldown = Cooldown { until, ..cooldown };
+        if is_news {
+            let mut message = say(&cooldown);
+            // In other rotations this is reported when requests go to that account.
+            if self.rotation == Rotation::RoundRobin
+                && let Some(last) = facts.last
+            {
+                message = format!("{message} \"{}\" is the last one that is ready.", last.label);
+            }
+            if let Some(event) = event_of(account, &cooldown, message, now) {
+                self.events.emit(event);
+            }
+        }
+        cooldown
+    }
+
+    /// Pauses a key that has used up its tokens per minute.
+    async fn pause(&self, account: &Account, cooldown: Cooldown, facts: Facts<'_>) -> Cooldown {
+        let why = Error::new(Code::RateLimited, last_word::limit_reached(&name_of(account)));
+        let (id, servers_code) = (account.id.clone(), cooldown.code.clone());
+        let (Facts { asked_at, ended_pause, retry_after_ms, .. }, longest) = (facts, self.quota_cooldown_ms);
+        let mark = move |registry: &Registry| {
+            let request = (ended_pause, asked_at, servers_code.as_str());
+            registry.mark_paused(&id, request, (retry_after_ms, longest), &why)
+        };
+        let until = self.note(mark).await.map_or(cooldown.until, |cooled| cooled.until);
+        Cooldown { until, ..cooldown }
+    }
+
+    /// Changes the account in the store. Returns `None` if the write fails; the next request then learns the same from the
+    /// server.
+    async fn note(
+        &self,
+        mark: impl FnOnce(&Registry) -> qwen_base::Result<Option<Cooled>> + Send + 'static,
+    ) -> Option<Cooled> {
+        self.tokens.with_registry(mark).await.ok().flatten()
+    }
+}
+
+fn name_of(account: &Account) -> String {
+    format!("The Qwen account \"{}\"", account.label)
+}
+
+/// Returns the event of an account that starts to cool; `None` for limits that pass soon.
+fn event_of(account: &Account, cooldown: &Cooldown, message: String, now_ms: u64) -> Option<Event> {
+    let kind = match cooldown.reason {
+        CoolingReason::Quota => EventKind::Exhausted,
+        CoolingReason::Payment => EventKind::NeedsAttention,
+        CoolingReason::RateLimit | CoolingReason::TokenLimit => return None,
+    };
+    let (until, code) = (Some(cooldown.until), Some(cooldown.reason.code()));
+    Some(Event { until, code, ..Event::of_account(kind, now_ms, &account.id, &account.label, message) })
+}
