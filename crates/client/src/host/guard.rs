@@ -127,7 +127,7 @@ impl Guard {
         if let Some(json) = self.json.take().filter(|_| failure.is_none() && !self.is_over()) {
             if let Some(events) = as_events(&json) {
                 rest.extend_from_slice(&self.pass_lines(Bytes::from(events)));
-            } else if let Content::Error(error) = Content::of_json(&json, false) {
+            } else if let Content::Error(error) = Content::of_document(&json) {
                 self.events.fail_with(Some(error), None);
             }
         }

@@ -116,6 +116,20 @@ impl Content {
         }
     }
 
+    /// Reads a whole body that is one JSON document. A message alone, in place of an answer, is an error.
+    #[must_use]
+    pub fn of_document(data: &[u8]) -> Self {
+        match Self::of_json(data, false) {
+            Self::Nothing => {
+                let text = String::from_utf8_lossy(data);
+                let fields = LowercaseFields::read(text.trim_start_matches('\u{feff}'));
+                let message = fields.filter(LowercaseFields::is_message_alone);
+                message.map_or(Self::Nothing, |fields| Self::Error(fields.error()))
+            }
+            found => found,
+        }
+    }
+
     /// Reads a JSON document. `is_error` is true if it is known to be an error.
     #[must_use]
     pub fn of_json(data: &[u8], is_error: bool) -> Self {
@@ -201,6 +215,13 @@ impl<'a> LowercaseFields<'a> {
         names.iter().any(|name| self.names_error(name, MAX_NESTED))
             || self.text(&["object"]).as_deref() == Some("error")
             || (!self.is_answer() && (has_code() || self.is_failure_report()))
+    }
+
+    /// True for a message without anything else but the id of the request.
+    fn is_message_alone(&self) -> bool {
+        const NAMES: [&str; 5] = ["message", "msg", "detail", "request_id", "requestid"];
+        self.0.keys().all(|name| NAMES.contains(&name.as_str()))
+            && self.message().is_some_and(|message| is_failure(&message))
     }
 
     /// True for a message beside a sign of failure: `{"success":false,"message":"text"}`, `{"status":429,"message":"text"}`.

@@ -225,7 +225,7 @@ impl AnswerReader {
     #[must_use]
     pub fn end(mut self) -> Content {
         if self.form == BodyForm::Json {
-            return Content::of_json(&self.json, false);
+            return Content::of_document(&self.json);
         }
         let mut found = None;
         self.events.end(|event| see(&mut found, &event));

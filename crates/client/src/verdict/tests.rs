@@ -355,6 +355,9 @@ fn an_error_is_found_in_every_dialect() {
         r#"{"success":false,"message":"text"}"#,
         r#"{"status":"error","message":"text"}"#,
         "data: {\"type\":\"error\",\"message\":\"text\"}\n\n",
+        r#"{"message":"text"}"#,
+        "\u{feff}{\"Msg\":\"text\",\"request_id\":\"r\"}",
+        r#"{"detail":"text"}"#,
     ] {
         assert!(matches!(inner(body), Content::Error(error) if error.message.as_deref() == Some("text")));
     }
@@ -393,6 +396,9 @@ fn content_beside_an_error_is_not_an_error() {
         r#"{"code":"Success","message":"fine"}"#,
         r#"{"success":true,"status":200,"message":"fine"}"#,
         r#"{"error":{},"message":"fine"}"#,
+        r#"{"message":"OK"}"#,
+        r#"{"message":{"role":"assistant","content":"hi"}}"#,
+        "data: {\"message\":\"text\"}\n\n",
     ] {
         assert!(!matches!(inner(body), Content::Error(_) | Content::Contradiction(_)), "{body}");
     }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::fleet::{Fleet, who};
 use crate::support::reply::{Part, Reply};
 use crate::support::server::Server;
-use crate::support::setup::{CHAT, Setup, chat, post, read, text};
+use crate::support::setup::{CHAT, Setup, chat, get, post, read, text};
 use crate::support::time::{soon, until};
 
 const MODEL: &str = "qwen3.7-plus";
@@ -398,6 +398,19 @@ async fn an_error_inside_a_success_is_an_error_to_its_caller_too() {
         assert_eq!(body["error"]["code"], "insufficient_quota");
         assert_eq!(setup.server.api_requests().len(), 1);
         setup.server.until_closed().await;
+    }
+    // So is a message alone, which is no answer to a chat.
+    for for_host in [false, true] {
+        for stream in [false, true] {
+            let setup = Setup::fresh().await;
+            setup.server.on_every_api(Reply::json(200, &json!({"message": "The tools are odd."})));
+            let client = setup.client_with(&[], for_host);
+            let answer = client.fetch(chat(stream)).await.unwrap();
+            assert_eq!(answer.status, 400, "{for_host} {stream}");
+            assert!(text(answer).await.contains("The tools are odd."), "{for_host} {stream}");
+            let other = client.fetch(get(&CHAT.replace("chat/completions", "models"))).await.unwrap();
+            assert_eq!(other.status, 200);
+        }
     }
     // A login's refused token is renewed, in whatever form the refusal comes.
     let setup = Setup::fresh().await;
