@@ -446,6 +446,7 @@ mod tests {
         for (model, is_sent) in [
             ("qwen3.7-plus", true),
             ("vision-model", true),
+            ("QWEN3-Max", true),
             ("glm-5", false),
             ("kimi-k2.5", false),
             ("MiniMax-M2.5", false),

@@ -53,14 +53,19 @@ pub fn output_cap(kind: Kind, model: &str) -> Option<u64> {
 }
 
 fn output_cap_by_name(model: &str) -> Option<u64> {
-    let minor = minor_version(model);
-    let rest = model.strip_prefix("qwen")?;
-    Some(if rest.starts_with("3.") && minor.is_some() { 65_536 } else { 32_768 })
+    without_family(model, "qwen")?;
+    Some(if minor_version(model).is_some() { 65_536 } else { 32_768 })
+}
+
+/// Returns the rest of the name of a model of this family, whatever its case.
+fn without_family<'a>(model: &'a str, family: &str) -> Option<&'a str> {
+    let (start, rest) = model.split_at_checked(family.len())?;
+    start.eq_ignore_ascii_case(family).then_some(rest)
 }
 
 /// Returns N of `qwen3.N…`.
 fn minor_version(model: &str) -> Option<u32> {
-    let rest = model.strip_prefix("qwen3.")?;
+    let rest = without_family(model, "qwen3.")?;
     let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     rest[..end].parse().ok()
 }
@@ -75,13 +80,13 @@ pub fn enables_thinking(kind: Kind, model: &str) -> bool {
 /// True if the model accepts the CLI's `metadata`. Models of other makers refuse it.
 #[must_use]
 pub fn takes_metadata(model: &str) -> bool {
-    is_of_login(model) || model.starts_with("qwen")
+    is_of_login(model) || without_family(model, "qwen").is_some()
 }
 
 /// True if the model's server drops text arrays, unless there are tools.
 #[must_use]
 pub fn takes_plain_texts(model: &str) -> bool {
-    model.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("glm"))
+    without_family(model, "glm").is_some()
 }
 
 /// True if the model takes images in high resolution.
@@ -91,10 +96,11 @@ pub fn takes_close_looks(model: &str) -> bool {
     // From this version on the catalog decides, not a list of names.
     const BY_CATALOG: u32 = 8;
     let sees = || catalog::find(model).is_some_and(|facts| facts.input.contains(&Input::Image));
+    let lower = model.to_ascii_lowercase();
     is_of_login(model)
-        || model.contains("-vl")
-        || model.contains("-omni")
-        || SERIES.iter().any(|series| model.starts_with(series))
+        || lower.contains("-vl")
+        || lower.contains("-omni")
+        || SERIES.iter().any(|series| lower.starts_with(series))
         || (minor_version(model).is_some_and(|minor| minor >= BY_CATALOG) && sees())
 }
 
@@ -117,6 +123,8 @@ mod tests {
             (TOKEN_PLAN, "qwen3.5-anything", Some(65_536)),
             (TOKEN_PLAN, "qwen3.x", Some(32_768)),
             (TOKEN_PLAN, "qwen-next", Some(32_768)),
+            (TOKEN_PLAN, "QWEN3.5-Anything", Some(65_536)),
+            (TOKEN_PLAN, "Qwen/Qwen3-Coder", Some(32_768)),
             (Kind::Key(None), "gpt-4", None),
             (TOKEN_PLAN, "", None),
         ] {
@@ -154,6 +162,8 @@ mod tests {
             "qwen3.7-plus-2026-05-26",
             "qwen3.8-max",
             "qwen3-omni-flash",
+            "Qwen/Qwen3-VL-8B",
+            "QWEN3.6-PLUS",
         ] {
             assert!(takes_close_looks(model), "{model}");
         }
