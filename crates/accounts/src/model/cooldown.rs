@@ -146,7 +146,7 @@ impl Pause {
 
     /// Returns the pause after a refusal at `now_ms`. `asked_at` is the time of the first try of the refused request.
     /// If that is before the start of `previous`, `previous` is returned: refusals of requests that were under way
-    /// count once. A pause is not longer than `longest_ms`, unless the server's `Retry-After` is.
+    /// count once. A pause is not longer than `longest_ms`, even if the server's `Retry-After` is.
     #[must_use]
     pub fn after(
         previous: Option<Self>,
@@ -230,8 +230,13 @@ mod tests {
             pause = Pause::after(Some(pause), now - 1, None, 300_000, now);
             assert_eq!((pause.started_at, pause.length_ms), (now, expected));
         }
-        assert_eq!(Pause::after(None, 0, None, 5_000, 9).length_ms, 5_000);
-        assert_eq!(Pause::after(None, 0, Some(90_000), 300_000, 9).length_ms, 90_000);
+        for (retry_after_ms, longest_ms, expected) in [
+            (None, 5_000, 5_000),
+            (Some(90_000), 300_000, 90_000),
+            (Some(900_000), 300_000, 300_000),
+        ] {
+            assert_eq!(Pause::after(None, 0, retry_after_ms, longest_ms, 9).length_ms, expected);
+        }
         // If the clock was set back, a pause must still end.
         let future = Pause { started_at: 1_000_000, length_ms: 60_000 };
         assert_eq!(Pause::after(Some(future), 10, None, 300_000, 20).started_at, 20);
