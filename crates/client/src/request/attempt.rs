@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::header::{CONTENT_TYPE, LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, StatusCode};
 use qwen_accounts::{Account, BaseUrlOverride, Kind, Token};
-use qwen_base::{Clock, Code, Error, Http, Result, TransportError, decoded, retry_after_of};
+use qwen_base::{Clock, Code, Error, Http, Result, Secret, TransportError, decoded, retry_after_of};
 use url::Url;
 
 use super::answer::{Answer, Beginning, Body};
@@ -161,7 +161,8 @@ impl Sender {
         }
         reading.error.hide(&access.token.access_token);
         if self.for_host {
-            adapt(&mut answer, reading.verdict, &mut error_body, retry_after_ms).await;
+            let token = &access.token.access_token;
+            adapt(&mut answer, reading.verdict, &mut error_body, retry_after_ms, token).await;
         }
         answer.note_account(&account.id);
         Ok(Attempt { answer, reading, error_body, retry_after_ms })
@@ -237,8 +238,15 @@ impl Sender {
     }
 }
 
-/// Adapts an answer that a host may wait for: it obeys any `Retry-After`, and compacts the conversation after some words.
-async fn adapt(answer: &mut Answer, verdict: Verdict, error_body: &mut Vec<u8>, retry_after_ms: Option<u64>) {
+/// Adapts an answer that a host may wait for: it obeys any `Retry-After`, shows the body, and compacts the conversation after
+/// some words.
+async fn adapt(
+    answer: &mut Answer,
+    verdict: Verdict,
+    error_body: &mut Vec<u8>,
+    retry_after_ms: Option<u64>,
+    token: &Secret,
+) {
     let status = answer.status;
     let is_temporary = status.is_server_error() || matches!(status.as_u16(), 408 | 425);
     match retry_after_ms {
@@ -250,12 +258,23 @@ async fn adapt(answer: &mut Answer, verdict: Verdict, error_body: &mut Vec<u8>, 
     if status.is_server_error() && error_body.is_empty() {
         *error_body = answer.body.peek(MAX_ERROR_BODY).await;
     }
+    hide(answer, error_body, token);
     let is_failure = status.is_client_error() || status.is_server_error();
     if is_failure
         && !matches!(verdict, Verdict::TooLong { .. })
         && let Some(calm) = calmed(error_body)
     {
         answer.set_text(calm);
+    }
+}
+
+/// Removes a token that the server repeats in an error.
+fn hide(answer: &mut Answer, error_body: &mut Vec<u8>, token: &Secret) {
+    let text = String::from_utf8_lossy(error_body);
+    if text.contains(token.expose()) {
+        let hidden = text.replace(token.expose(), "***");
+        *error_body = hidden.clone().into_bytes();
+        answer.set_text(hidden);
     }
 }
 

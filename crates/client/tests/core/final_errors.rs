@@ -131,6 +131,18 @@ async fn only_a_conversation_that_is_too_long_is_replaced_by_a_summary() {
 }
 
 #[tokio::test]
+async fn no_error_in_a_host_repeats_the_token() {
+    for (status, code) in [(400, "InvalidParameter"), (401, ""), (429, "Throttling.RateQuota"), (503, "")] {
+        let setup = Setup::fresh().await;
+        let words = format!("Too many tokens for {}", setup.home.access_token());
+        setup.server.on_every_api(Reply::api_error(status, code, &words));
+        let body = text(setup.host_client().fetch(chat(true)).await.unwrap()).await;
+        assert!(!body.contains(&setup.home.access_token()) && !body.contains("Too many tokens"), "{body}");
+        assert!(status == 401 || body.contains("***"), "{body}");
+    }
+}
+
+#[tokio::test]
 async fn a_login_that_is_gone_is_a_401() {
     let setup = Setup::logged_out().await;
     let (code, message) = last_word(setup.host_client().fetch(chat(true)).await.unwrap(), 401).await;
