@@ -4,7 +4,7 @@ use memchr::memchr2;
 use qwen_base::{Code, Error, Redactor};
 use serde_json::{Map, Value};
 
-use super::chunk::{Frame, needs_parsing};
+use super::chunk::{Frame, is_json, needs_parsing};
 use super::error_text::{error_beside_choices, error_in, has_error_block};
 use super::shape::{Shape, TEXTS};
 use crate::lenient_json::{parsed, written};
@@ -102,7 +102,9 @@ impl ChatEvents {
         if self.frame.fits(data) {
             return false;
         }
-        let needs_parsing = needs_parsing(data, self.has_call && !self.shape.has_odd_calls());
+        // The host sends the request again after a broken event.
+        let needs_parsing =
+            needs_parsing(data, self.has_call && !self.shape.has_odd_calls()) || !is_json(data);
         if !needs_parsing {
             self.frame.learn(data);
         }

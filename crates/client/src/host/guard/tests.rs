@@ -727,6 +727,12 @@ fn white_space_around_the_last_event_is_removed_and_a_broken_event_ends_the_stre
         ("", r#"{"choices":[{"delta":{"content":"cut"#),
         (&*begun, r#"{"choices":[{"delta":{"content":"cut"#),
         ("", r#"{"choices":[{"delta":{"content":"a"}}"#),
+        (&*begun, r#"{"choices":[{"delta":{"content":"a"}}"#),
+        (&*begun, r#"{"choices":[{"delta":{"content":"a"}}]}}"#),
+        (&*begun, r#"{"choices":[{"delta":{"content":"a\x"}}]}"#),
+        (&*begun, r#"{"choices":[{"delta":{"content":"\u12g4"}}]}"#),
+        (&*begun, "{\"choices\":[{\"delta\":{\"content\":\"a\tb\"}}]}"),
+        (&*begun, r#"{"choices":[{"delta":{"content":"a","x":tru}}]}"#),
     ] {
         let stream = format!("{before}data: {broken}\n\n{end}data: [DONE]\n\n");
         let ended = run(stream.as_bytes(), stream.len());
