@@ -230,11 +230,9 @@ mod tests {
             pause = Pause::after(Some(pause), now - 1, None, 300_000, now);
             assert_eq!((pause.started_at, pause.length_ms), (now, expected));
         }
-        for (retry_after_ms, longest_ms, expected) in [
-            (None, 5_000, 5_000),
-            (Some(90_000), 300_000, 90_000),
-            (Some(900_000), 300_000, 300_000),
-        ] {
+        for (retry_after_ms, longest_ms, expected) in
+            [(None, 5_000, 5_000), (Some(90_000), 300_000, 90_000), (Some(900_000), 300_000, 300_000)]
+        {
             assert_eq!(Pause::after(None, 0, retry_after_ms, longest_ms, 9).length_ms, expected);
         }
         // If the clock was set back, a pause must still end.

@@ -195,6 +195,11 @@ impl ChatEvents {
         };
         let mut is_changed = !is_object;
         is_changed |= self.shape.correct(&mut fields);
+        // The host refuses the whole answer, even if the name follows.
+        if self.shape.has_nameless_call() {
+            self.fail("Qwen sent a tool call without a name. Send the message again.", None);
+            return Corrected::Dropped;
+        }
         let was_finished = self.is_finished;
         for choice in fields.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
             match self.correct(choice) {

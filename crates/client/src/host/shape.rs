@@ -35,6 +35,11 @@ impl Shape {
         self.calls.are_odd
     }
 
+    /// True if a tool call began without a name.
+    pub(super) fn has_nameless_call(&self) -> bool {
+        self.calls.have_nameless
+    }
+
     /// Corrects an event, except for its finish reasons. Returns true if the event changed.
     pub(super) fn correct(&mut self, event: &mut Fields) -> bool {
         // The host takes an event with this member for an error, whatever the value.
@@ -170,6 +175,9 @@ struct Calls {
     last: Option<u64>,
     next: u64,
     are_odd: bool,
+    /// The indexes of the calls that have begun.
+    begun: HashSet<u64>,
+    have_nameless: bool,
 }
 
 impl Calls {
@@ -206,6 +214,8 @@ impl Calls {
         if is_odd {
             call.insert("index".to_owned(), index.into());
         }
+        let has_name = call["function"]["name"].is_string();
+        self.have_nameless |= self.begun.insert(index) && !has_name;
         match id {
             Some(id) => {
                 self.identified.insert(index);

@@ -352,6 +352,26 @@ fn a_tool_call_that_the_host_ignores_does_not_count() {
 }
 
 #[test]
+fn a_tool_call_without_a_name_ends_the_answer_with_an_error() {
+    let said = event(r#"{"delta":{"content":"hi"}}"#);
+    let rest =
+        event(r#"{"delta":{"tool_calls":[{"index":0,"function":{"name":"f"}}]},"finish_reason":"stop"}"#);
+    for call in [
+        r#"[{"index":0,"id":"x","function":{"arguments":"{}"}}]"#,
+        r#"[{"index":0,"id":"x","function":{"name":null,"arguments":""}}]"#,
+        r#"{"id":"x"}"#,
+        r#"[{"index":0,"id":"w","function":{"name":"f"}},{"index":1,"id":"x","function":{}}]"#,
+    ] {
+        let call = event(&format!(r#"{{"delta":{{"tool_calls":{call}}}}}"#));
+        for begun in ["", &said] {
+            let ended = run(format!("{begun}{call}{rest}").as_bytes(), 30);
+            let problem = "Qwen sent a tool call without a name. Send the message again.";
+            assert_eq!((ended.problem.as_deref(), ended.out.as_str()), (Some(problem), begun), "{call}");
+        }
+    }
+}
+
+#[test]
 fn an_event_may_have_several_lines_invalid_utf8_or_deep_json() {
     let said = event(r#"{"delta":{"content":"hi"}}"#);
     let deep = format!("{}1{}", "[".repeat(1_000), "]".repeat(1_000));
@@ -431,8 +451,12 @@ fn a_field_that_the_host_refuses_is_corrected_wherever_it_comes() {
             r#"{"id":"chatcmpl-0123456789ab","choices":[{"delta":{"tool_calls":[{"function":{"name":"f"},"index":0,"id":"call_0123456789ab_0"},{"id":"call_0123456789ab_1","function":{"name":"g"},"index":1}]}}]}"#,
         ),
         (
-            r#"{"choices":[{"delta":{"tool_calls":{"id":"c","function":null}}}]}"#,
-            r#"{"choices":[{"delta":{"tool_calls":[{"id":"c","function":{},"index":0}]}}]}"#,
+            r#"{"choices":[{"delta":{"tool_calls":{"id":"c","function":{"name":7}}}}]}"#,
+            r#"{"choices":[{"delta":{"tool_calls":[{"id":"c","function":{"name":"7"},"index":0}]}}]}"#,
+        ),
+        (
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"c","function":{"name":"f"}},{"index":0,"function":null}]}}]}"#,
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"c","function":{"name":"f"}},{"index":0,"function":{}}]}}]}"#,
         ),
         (
             r#"{"choices":[{"delta":{"content":"x"},"finish_reason":"null"}]}"#,
@@ -645,8 +669,8 @@ fn odd_event() -> impl Strategy<Value = String> {
         "{}",
         r#""x""#,
         r#"[{"index":"0","function":{"name":"f","arguments":{"a":1}}}]"#,
-        r#"{"id":7,"function":{"name":null,"arguments":""}}"#,
-        r#"[null,{"index":0,"id":"c"}]"#,
+        r#"{"id":7,"function":{"name":8,"arguments":""}}"#,
+        r#"[null,{"index":0,"id":"c","function":{"name":"f"}}]"#,
         r#"[{"index":null,"id":null,"function":{"name":"g","arguments":null},"extra_content":1}]"#,
     ];
     const USAGES: [&str; 6] = [
