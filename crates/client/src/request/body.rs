@@ -391,3 +391,20 @@ async fn receive(
         Err(_) => Err(TransportError::timeout(host(), idle_timeout).error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_waits_for_the_note_of_an_error_but_not_for_ever() {
+        let error = Bytes::from_static(b"data: {\"error\":\"no\"}\n\n");
+        let mut body = Body::from_bytes(error.clone());
+        body.on_server_error(|_| Some(tokio::spawn(std::future::pending())));
+        assert_eq!(body.next().await.unwrap(), Some(error));
+        assert!(body.next_if_here().is_none());
+        let before = Instant::now();
+        assert_eq!(body.next().await.unwrap(), None);
+        assert_eq!(before.elapsed().as_secs(), MAX_NOTING.as_secs());
+    }
+}

@@ -54,7 +54,9 @@ impl Cooling {
         // Not the server's words: they may repeat a token.
         let why = Error::new(cooldown.reason.code(), say(&cooldown));
         let (id, noted) = (account.id.clone(), cooldown.clone());
-        let written = self.note(move |registry| registry.mark_cooling(&id, &noted, &why)).await;
+        let mark = move |registry: &Registry| registry.mark_cooling(&id, &noted, &why);
+        // If the write fails, the next request learns the same from the server.
+        let written = self.tokens.with_registry(mark).await.ok().flatten();
         let Cooled { until, is_news } = written.unwrap_or(Cooled { until: cooldown.until, is_news: true });
         let cooldown = Cooldown { until, ..cooldown };
         if is_news {
@@ -81,17 +83,9 @@ impl Cooling {
             let request = (ended_pause, asked_at, servers_code.as_str());
             registry.mark_paused(&id, request, (retry_after_ms, longest), &why)
         };
-        let until = self.note(mark).await.map_or(cooldown.until, |cooled| cooled.until);
+        let written = self.tokens.with_registry(mark).await.ok().flatten();
+        let until = written.map_or(cooldown.until, |cooled| cooled.until);
         Cooldown { until, ..cooldown }
-    }
-
-    /// Changes the account in the store. Returns `None` if the write fails; the next request then learns the same from the
-    /// server.
-    async fn note(
-        &self,
-        mark: impl FnOnce(&Registry) -> qwen_base::Result<Option<Cooled>> + Send + 'static,
-    ) -> Option<Cooled> {
-        self.tokens.with_registry(mark).await.ok().flatten()
     }
 }
 
