@@ -101,13 +101,11 @@ pub struct Body {
     /// Chunks that were read ahead.
     head: VecDeque<Bytes>,
     source: Option<Source>,
-    /// The error that follows the chunks that were read ahead.
-    failure: Option<Error>,
+    /// The result that follows the chunks that were read ahead.
+    received: Option<Result<Option<Bytes>>>,
     idle_timeout: Duration,
     /// End of the wait for the server to close the connection after the last event.
     done_until: Option<Instant>,
-    /// False while only data that has arrived may be read.
-    may_wait: bool,
     guard: Option<Guard>,
     on_server_error: Option<OnServerError>,
     ending: Option<Ending>,
@@ -122,10 +120,9 @@ impl Body {
         Self {
             head: VecDeque::from([bytes]),
             source: None,
-            failure: None,
+            received: None,
             idle_timeout: Duration::MAX,
             done_until: None,
-            may_wait: true,
             guard: None,
             on_server_error: None,
             ending: None,
@@ -181,45 +178,50 @@ impl Body {
     /// # Errors
     /// `ERR_QWEN_TIMEOUT` after the longest silence, `ERR_QWEN_NETWORK` if the connection broke.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        let next = self.next_unrecorded().await;
+        loop {
+            if let Some(next) = self.next_if_here() {
+                return next;
+            }
+            if let Some(Ending { noting, .. }) = &mut self.ending {
+                if let Some(noting) = noting.take() {
+                    // A failed or late note must not hold the end back.
+                    let _ = noting.await;
+                }
+            } else {
+                self.received = Some(self.wait().await);
+            }
+        }
+    }
+
+    /// Returns the result of [`next`](Self::next) if it is available without waiting. The CLI's reader must not be dropped in
+    /// the middle of a read, so its bytes always need a wait.
+    pub fn next_if_here(&mut self) -> Option<Result<Option<Bytes>>> {
+        let next = self.next_unrecorded()?;
         match &next {
             Ok(Some(bytes)) => self.record.chunk(bytes),
             Ok(None) => self.record.finish(LogOutcome::Completed),
             Err(error) => self.record.finish(LogOutcome::Failed(error.code())),
         }
-        next
+        Some(next)
     }
 
-    /// Returns the result of [`next`](Self::next) if it is available without waiting. Always `None` for the CLI, whose reader
-    /// must not be dropped in the middle of a read.
-    pub fn next_if_here(&mut self) -> Option<Result<Option<Bytes>>> {
-        let is_cli = matches!(self.source, Some(Source::Cli(_)));
-        if is_cli && self.head.is_empty() {
-            return None;
-        }
-        self.may_wait = false;
-        let next = self.next().now_or_never();
-        self.may_wait = true;
-        next
-    }
-
-    async fn next_unrecorded(&mut self) -> Result<Option<Bytes>> {
+    fn next_unrecorded(&mut self) -> Option<Result<Option<Bytes>>> {
         if let Some(bytes) = self.head.pop_front() {
             if self.guard.is_none() {
                 self.remember(&bytes);
             }
-            return Ok(Some(bytes));
+            return Some(Ok(Some(bytes)));
         }
         while self.ending.is_none() {
             if self.guard.as_ref().is_some_and(Guard::has_failed) {
                 self.stop();
             }
-            let chunk = self.receive().await;
+            let chunk = self.receive_now()?;
             match (&mut self.guard, chunk) {
                 (Some(guard), Ok(Some(bytes))) => {
                     let lines = guard.pass(bytes);
                     if !lines.is_empty() {
-                        return Ok(Some(lines));
+                        return Some(Ok(Some(lines)));
                     }
                 }
                 (Some(guard), end) => {
@@ -229,16 +231,15 @@ impl Body {
                 }
                 (None, Ok(Some(bytes))) => {
                     self.remember(&bytes);
-                    return Ok(Some(bytes));
+                    return Some(Ok(Some(bytes)));
                 }
                 (None, end) => self.end_with(end, None),
             }
         }
         if let Some(Ending { noting: Some(noting), .. }) = &mut self.ending {
-            // A failed or late note must not hold the end back.
-            let _ = noting.await;
+            let _ = noting.now_or_never()?;
         }
-        self.ending.take().map_or(Ok(None), |ending| ending.end)
+        self.ending.take().map(|ending| ending.end)
     }
 
     /// Ends the stream, and notes the error that a guard found or that is at its end.
@@ -258,36 +259,72 @@ impl Body {
     /// Drops the connection.
     fn stop(&mut self) {
         self.meter.finish();
-        (self.source, self.failure) = (None, None);
+        (self.source, self.received) = (None, None);
     }
 
     async fn receive(&mut self) -> Result<Option<Bytes>> {
-        if let Some(error) = self.failure.take() {
-            return Err(error);
+        match self.receive_now() {
+            Some(received) => received,
+            None => self.wait().await,
         }
-        let chunk = match &mut self.source {
+    }
+
+    /// Receives what is available without waiting. A timer costs as much as reading a small chunk, so only
+    /// [`wait`](Self::wait) sets one.
+    fn receive_now(&mut self) -> Option<Result<Option<Bytes>>> {
+        if self.received.is_some() {
+            return self.received.take();
+        }
+        let grace = self.grace();
+        let received = match &mut self.source {
             None => Ok(None),
-            // Some servers leave the connection open after the last event.
-            Some(Source::Network(response))
-                if self.meter.is_done() || self.guard.as_ref().is_some_and(Guard::is_over) =>
-            {
-                let end = *self.done_until.get_or_insert_with(|| Instant::now() + DONE_GRACE);
-                match end.saturating_duration_since(Instant::now()) {
-                    Duration::ZERO => Ok(None),
-                    left => Ok(receive(response, left, self.may_wait).await.unwrap_or(None)),
+            Some(Source::Network(_)) if grace == Some(Duration::ZERO) => Ok(None),
+            Some(Source::Network(response)) => {
+                let chunk = response.chunk().now_or_never()?;
+                chunk.or_else(|error| if grace.is_some() { Ok(None) } else { Err(broken(response, &error)) })
+            }
+            Some(Source::Cli(_)) => return None,
+        };
+        self.meter(&received);
+        Some(received)
+    }
+
+    async fn wait(&mut self) -> Result<Option<Bytes>> {
+        let grace = self.grace();
+        let received = match &mut self.source {
+            None => Ok(None),
+            Some(Source::Network(response)) => {
+                let limit = grace.unwrap_or(self.idle_timeout);
+                match tokio::time::timeout(limit, response.chunk()).await {
+                    Ok(Ok(chunk)) => Ok(chunk),
+                    _ if grace.is_some() => Ok(None),
+                    Ok(Err(error)) => Err(broken(response, &error)),
+                    Err(_) => Err(TransportError::timeout(host(response), limit).error),
                 }
             }
-            Some(Source::Network(response)) => receive(response, self.idle_timeout, self.may_wait).await,
             // The CLI has its own time limits.
             Some(Source::Cli(body)) => body.next().await,
         };
-        if let Ok(Some(bytes)) = &chunk {
+        self.meter(&received);
+        received
+    }
+
+    /// Returns the time left for the server to close the connection after the last event. Some servers leave it open.
+    fn grace(&mut self) -> Option<Duration> {
+        let is_over = self.meter.is_done() || self.guard.as_ref().is_some_and(Guard::is_over);
+        is_over.then(|| {
+            let end = *self.done_until.get_or_insert_with(|| Instant::now() + DONE_GRACE);
+            end.saturating_duration_since(Instant::now())
+        })
+    }
+
+    fn meter(&mut self, received: &Result<Option<Bytes>>) {
+        if let Ok(Some(bytes)) = received {
             self.meter.chunk(bytes);
         } else {
             self.meter.finish();
             self.source = None;
         }
-        chunk
     }
 
     /// Reads up to `limit` bytes ahead, for 10 s at most, and returns them. They stay part of the body. If the body breaks off,
@@ -324,7 +361,7 @@ impl Body {
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    self.failure = Some(error);
+                    self.received = Some(Err(error));
                     break;
                 }
             }
@@ -373,23 +410,12 @@ impl Body {
     }
 }
 
-async fn receive(
-    response: &mut reqwest::Response,
-    idle_timeout: Duration,
-    may_wait: bool,
-) -> Result<Option<Bytes>> {
-    // A timer costs as much as reading a small chunk, so it is set only for a real wait.
-    let chunk = match response.chunk().now_or_never() {
-        Some(chunk) => Ok(chunk),
-        None if may_wait => tokio::time::timeout(idle_timeout, response.chunk()).await,
-        None => std::future::pending().await,
-    };
-    let host = || response.url().host_str().unwrap_or("Qwen");
-    match chunk {
-        Ok(Ok(chunk)) => Ok(chunk),
-        Ok(Err(error)) => Err(TransportError::broken_body(&error, host()).error),
-        Err(_) => Err(TransportError::timeout(host(), idle_timeout).error),
-    }
+fn host(response: &reqwest::Response) -> &str {
+    response.url().host_str().unwrap_or("Qwen")
+}
+
+fn broken(response: &reqwest::Response, error: &reqwest::Error) -> Error {
+    TransportError::broken_body(error, host(response)).error
 }
 
 #[cfg(test)]
