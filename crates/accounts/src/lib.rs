@@ -32,7 +32,7 @@ pub use store::credentials::CredentialsFile;
 pub use store::document::Document;
 pub use store::import_formats::{Login, read_logins};
 pub use store::legacy::LegacyFile;
-pub use store::obstacle::{Mark, Obstacle, REMOVE_MARKS};
+pub use store::obstacle::{Mark, Obstacle, REMOVE_MARKS, mount_point};
 pub use store::path_policy::{check_default_store_path, check_store_path};
 pub use store::record::{Key, LastError, Record};
 pub use store::recover::recover;

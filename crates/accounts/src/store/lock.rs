@@ -57,7 +57,9 @@ impl LockPaths {
     pub fn beside(path: &Path, named: &dyn Fn(&Path, &'static str) -> PathBuf) -> Self {
         let target = atomic::follow_links(path).unwrap_or_else(|_| path.to_owned());
         let shared = named(&target, "flock");
-        let is_shared = !fault::omits(Safeguard::SharedLock) && (target == path || is_writable(&shared));
+        // Nothing is created beside a device.
+        let is_usable = || InPlace::at(&target).is_none() && is_writable(&shared);
+        let is_shared = !fault::omits(Safeguard::SharedLock) && (target == path || is_usable());
         let kernel = if is_shared { shared } else { named(path, "flock") };
         Self { kernel, cli: named(path, "lock") }
     }
@@ -85,8 +87,16 @@ impl LockPaths {
     /// `ERR_QWEN_IO`.
     pub fn expect_usable(&self) -> Result<()> {
         expect_file(&self.cli)?;
+        self.expect_openable().map_err(|error| Error::io("open", &self.kernel, error))
+    }
+
+    /// Checks that the kernel lock's file can be opened, if it exists.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn expect_openable(&self) -> std::io::Result<()> {
         match safe_open::open_own(OpenOptions::new().read(true).write(true), &self.kernel) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("open", &self.kernel, error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
@@ -401,6 +411,21 @@ mod tests {
         let now = Clock::system().now_ms();
         let modified = SystemTime::UNIX_EPOCH + Duration::from_millis(now) - age;
         OpenOptions::new().write(true).open(path).unwrap().set_modified(modified).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_kernel_lock_is_beside_the_target_of_a_link_but_not_beside_a_device() {
+        let temporary = tempfile::tempdir().unwrap();
+        let file = temporary.path().join("target.json");
+        fs::File::create(&file).unwrap();
+        for (target, is_shared) in [(file.as_path(), true), (Path::new("/dev/null"), false)] {
+            let link = temporary.path().join(format!("{is_shared}.json"));
+            std::os::unix::fs::symlink(target, &link).unwrap();
+            let beside = if is_shared { target } else { &link };
+            let kernel = LockPaths::beside(&link, &Path::with_extension).kernel;
+            assert_eq!(kernel, beside.with_extension("flock"));
+        }
     }
 
     #[test]

@@ -57,6 +57,12 @@ impl Obstacle {
         Some(Self::Marked { path: directory.to_owned(), mark })
     }
 
+    /// Returns the obstacle to removing or renaming `path` itself, even if it is a link.
+    #[must_use]
+    pub fn to_removal(path: &Path) -> Option<Self> {
+        if path.is_symlink() { Self::within(atomic::parent(path)) } else { Self::to(path) }
+    }
+
     /// Checks that the file can be written in place. Changes nothing.
     ///
     /// # Errors
@@ -77,7 +83,7 @@ impl Obstacle {
             Self::Marked { path, mark } => {
                 let marked = path.display();
                 format!(
-                    "Could not write {shown}: {marked} is {mark}. Remove the mark: {REMOVE_MARKS} {marked}"
+                    "Could not write {shown}: {marked} is {mark}. Remove the mark: sudo {REMOVE_MARKS} {marked}"
                 )
             }
         };
@@ -85,12 +91,15 @@ impl Obstacle {
     }
 }
 
-/// Start of the command that removes the marks of a file.
-pub const REMOVE_MARKS: &str = if cfg!(target_os = "macos") {
-    "sudo chflags nouchg,nouappnd,noschg,nosappnd"
-} else {
-    "sudo chattr -ia"
-};
+/// Returns the directory or file where the file system of `path` is mounted, if the system tells.
+#[must_use]
+pub fn mount_point(path: &Path) -> Option<&Path> {
+    path.ancestors().find(|above| imp::find(above).is_mount)
+}
+
+/// Start of the command with which root removes the marks of a file.
+pub const REMOVE_MARKS: &str =
+    if cfg!(target_os = "macos") { "chflags nouchg,nouappnd,noschg,nosappnd" } else { "chattr -ia" };
 
 /// Attributes of a file or directory.
 #[derive(Debug, Default)]

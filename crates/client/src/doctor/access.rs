@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use qwen_base::Paths;
 
 use super::files::FILES;
-use super::finding::{Finding, quoted};
+use super::finding::{Finding, as_root, quoted, unmarked};
 use super::settings::CheckedSettings;
 
 /// Returns files that may contain a secret.
@@ -23,8 +23,8 @@ fn secret_files(paths: &Paths, settings: &CheckedSettings) -> Vec<PathBuf> {
             is_ours && [".json", ".flock"].iter().any(|part| name.contains(part))
         }));
     }
-    files.extend(store.filter(|path| path.exists()));
-    files.extend(Some(paths.legacy_token()).filter(|path| path.exists()));
+    files.extend(store.filter(|path| path.is_file()));
+    files.extend(Some(paths.legacy_token()).filter(|path| path.is_file()));
     files.extend(entries(&paths.logs(), |_| true));
     files.sort();
     files.dedup();
@@ -53,13 +53,10 @@ pub(super) fn access(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding> 
         let Ok(metadata) = fs::metadata(path) else { continue };
         if metadata.uid() != owner {
             let message = format!("{} belongs to another user (uid {}).", path.display(), metadata.uid());
-            let sudo = if user.is_root() { "" } else { "sudo " };
-            findings.push(Finding::broken(FILES, message, format!("{sudo}chown {owner} {}", quoted(path))));
+            let fix = unmarked(path, as_root(&format!("chown {owner} {}", quoted(path))));
+            findings.push(Finding::broken(FILES, message, fix));
         }
-        // Lock files contain no secret.
-        if path.extension().is_none_or(|extension| extension != "flock") {
-            findings.extend(mode(path, &metadata));
-        }
+        findings.extend(mode(path, &metadata));
     }
     if findings.is_empty() {
         let message =
@@ -75,8 +72,10 @@ fn mode(path: &Path, metadata: &fs::Metadata) -> Option<Finding> {
     let mode = metadata.permissions().mode() & 0o777;
     let shown = path.display();
     if metadata.is_file() {
-        let fix = format!("chmod 600 {}", quoted(path));
-        return if mode & OTHERS != 0 {
+        let fix = unmarked(path, format!("chmod 600 {}", quoted(path)));
+        // Lock files contain no secret.
+        let is_secret = path.extension().is_none_or(|extension| extension != "flock");
+        return if is_secret && mode & OTHERS != 0 {
             Some(Finding::broken(
                 FILES,
                 format!("{shown} can be read or written by others (mode {mode:03o})."),
@@ -88,7 +87,7 @@ fn mode(path: &Path, metadata: &fs::Metadata) -> Option<Finding> {
             None
         };
     }
-    let fix = format!("chmod 700 {}", quoted(path));
+    let fix = unmarked(path, format!("chmod 700 {}", quoted(path)));
     if mode & OTHERS_WRITE != 0 || mode & 0o700 != 0o700 {
         Some(Finding::broken(FILES, format!("{shown} has the wrong mode ({mode:03o})."), fix))
     } else if mode & OTHERS != 0 {

@@ -1,36 +1,49 @@
 //! Checks the files: where they are, access, wrong types at their paths, locks, and contents.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use qwen_accounts::{
-    CredentialsFile, Obstacle, REMOVE_MARKS, StoreFile, Stored, atomic, broken,
+    CredentialsFile, Obstacle, StoreFile, Stored, broken,
     file::{self, Contents, MAX_FILE},
     lock::{LockPaths, LockState},
     read_logins,
 };
-use qwen_base::{Clock, Code, DEBUG_LOG, KernelLock, Paths, safe_open::InPlace};
+use qwen_base::{Clock, Code, DEBUG_LOG, Paths, safe_open::InPlace};
 
 #[cfg(unix)]
 use super::access::access;
-use super::finding::{Finding, move_to, ours, quoted, remove};
+use super::disks::{FILE_SYSTEM, rooms, unchangeable, writable, writable_again};
+use super::finding::{Finding, move_to, ours, quoted, remove, unmark};
 use super::settings::CheckedSettings;
 use crate::shared_file::{MAX_SIZE, locks_of};
 
 pub(super) const FILES: &str = "files";
-const FILE_SYSTEM: &str = "file-system";
 const LOCKS: &str = "locks";
 const STORE: &str = "store";
 const CREDENTIALS: &str = "credentials";
 const SET_ASIDE: &str = "set-aside";
 
 pub fn check(paths: &Paths, settings: &CheckedSettings, clock: &Clock) -> Vec<Finding> {
+    if let Some(finding) = not_a_directory(paths.qwen_dir(), clock) {
+        return vec![finding];
+    }
     let mut findings = directory_findings(paths, settings);
     findings.extend(path_findings(paths, settings));
     findings.extend(lock_findings(settings, clock));
     findings.extend(content_findings(settings, clock));
     findings
+}
+
+/// Reports something else in the place of the Qwen directory.
+fn not_a_directory(directory: &Path, clock: &Clock) -> Option<Finding> {
+    let is_other = fs::metadata(directory).is_ok_and(|found| !found.is_dir());
+    if !is_other && !leads_in_a_circle(directory) {
+        return None;
+    }
+    let message = format!("{} is not a directory, so no account can be kept.", directory.display());
+    Some(Finding::broken(FILE_SYSTEM, message, move_to(directory, &file::aside(directory, clock.now_ms()))))
 }
 
 fn directory_findings(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding> {
@@ -51,7 +64,13 @@ fn directory_findings(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding>
         return vec![Finding::ok(FILES, message)];
     }
     let mut findings = access(paths, settings);
-    findings.push(writable(directory));
+    match writable(directory) {
+        Ok(finding) => {
+            findings.push(finding);
+            findings.extend(rooms(settings));
+        }
+        Err(finding) => findings.push(finding),
+    }
     findings
 }
 
@@ -59,43 +78,6 @@ fn directory_findings(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding>
 #[cfg(not(unix))]
 fn access(paths: &Paths, _settings: &CheckedSettings) -> Vec<Finding> {
     vec![Finding::ok(FILES, format!("{} exists.", paths.qwen_dir().display()))]
-}
-
-/// Creates an unnamed file, which is gone when it is closed.
-fn writable(directory: &Path) -> Finding {
-    let written = tempfile::tempfile_in(directory).and_then(|mut file| {
-        file.write_all(&[0; 4096])?;
-        file.sync_all()?;
-        Ok(file)
-    });
-    let shown = directory.display();
-    match written {
-        Err(error) => Finding::broken(
-            FILE_SYSTEM,
-            format!("{shown} is not writable: {error}. Refreshed tokens would be lost."),
-            "Free some disk space or make the directory writable, or point QWEN_HOME at another",
-        ),
-        Ok(file) => locking(directory, KernelLock::new(file).try_lock().map(drop)),
-    }
-}
-
-fn locking(directory: &Path, locked: std::io::Result<()>) -> Finding {
-    let shown = directory.display();
-    match locked {
-        Err(error) if KernelLock::is_unsupported(&error) => Finding::warning(
-            FILE_SYSTEM,
-            format!(
-                "The file system of {shown} has no locks (flock). Processes are only kept apart by the qwen CLI's lock files."
-            ),
-            format!("Point QWEN_HOME at a local file system, then log in there: {}", ours("login")),
-        ),
-        Err(error) => Finding::broken(
-            FILE_SYSTEM,
-            format!("A file in {shown} can't be locked: {error}."),
-            "Point QWEN_HOME at a local file system",
-        ),
-        Ok(()) => Finding::ok(FILE_SYSTEM, format!("{shown} is writable and supports locks.")),
-    }
 }
 
 fn path_findings(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding> {
@@ -112,7 +94,7 @@ fn path_findings(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding> {
     let log = paths.logs().join(DEBUG_LOG);
     findings.extend(own.iter().chain([&log]).filter_map(|path| in_place(path, InPlace::at_own)));
     findings.extend(usage_and_models.iter().filter_map(|path| too_large(FILES, path, MAX_SIZE)));
-    findings.extend(shared.into_iter().flatten().filter_map(replaceable));
+    findings.extend(shared.into_iter().flatten().filter_map(|path| unchangeable(path, paths.qwen_dir())));
     findings
 }
 
@@ -147,55 +129,12 @@ fn too_large(id: &'static str, path: &Path, limit: u64) -> Option<Finding> {
     Some(Finding::broken(id, message, move_to(path, Path::new(&aside))))
 }
 
-/// Checks if a write can replace the file.
-fn replaceable(path: &Path) -> Option<Finding> {
-    if !path.is_file() {
-        return None;
-    }
-    let target = atomic::follow_links(path).ok()?;
-    Obstacle::to(&target)
-        .map(|obstacle| unchangeable(&target, &obstacle))
-        .or_else(|| unwritable_target(path, &target))
-}
-
-/// Creates an unnamed file in the directory of the link's target. It is gone when it is closed.
-fn unwritable_target(path: &Path, target: &Path) -> Option<Finding> {
-    let directory = target.parent().filter(|_| target != path)?;
-    let error = tempfile::tempfile_in(directory).err()?;
-    let message = format!(
-        "{} is a link to {}, which can't be replaced: {error}. Refreshed tokens only go to the account store, and the qwen CLI must log in again.",
-        path.display(),
-        target.display()
-    );
-    Some(Finding::warning(
-        FILE_SYSTEM,
-        message,
-        format!("cp --remove-destination {0} {1}", quoted(target), quoted(path)),
-    ))
-}
-
-fn unchangeable(target: &Path, obstacle: &Obstacle) -> Finding {
-    let shown = target.display();
-    match obstacle {
-        Obstacle::Marked { path, mark } => Finding::broken(
-            FILE_SYSTEM,
-            format!("{} is {mark}, so refreshed tokens can't be written to {shown}.", path.display()),
-            format!("{REMOVE_MARKS} {}", quoted(path)),
-        ),
-        Obstacle::Mount => {
-            let message = format!(
-                "{shown} is its own mount and can't be replaced. Tokens are written in place: a crash can leave them incomplete, and processes outside of this container don't see the locks."
-            );
-            Finding::warning(FILE_SYSTEM, message, "Mount its directory instead of the file")
-        }
-    }
-}
-
 fn lock_findings(settings: &CheckedSettings, clock: &Clock) -> Vec<Finding> {
     let credentials = settings.credentials_file().map(|file| file.locks());
     let store = settings.store_file().map(|file| file.locks());
-    let mut findings: Vec<_> =
-        [credentials, store].into_iter().flatten().filter_map(|paths| lock_finding(&paths, clock)).collect();
+    let locks: Vec<_> = [credentials, store].into_iter().flatten().collect();
+    let mut findings: Vec<_> = locks.iter().filter_map(|paths| lock_finding(paths, clock)).collect();
+    findings.extend(locks.iter().filter_map(unusable_lock));
     if findings.is_empty() {
         findings.push(Finding::ok(LOCKS, "No lock is held or left behind."));
     }
@@ -223,6 +162,22 @@ fn lock_finding(paths: &LockPaths, clock: &Clock) -> Option<Finding> {
         ),
         Err(error) => Finding::broken(LOCKS, error.message(), remove(&paths.cli)),
     })
+}
+
+/// Reports a kernel lock's file that can't be opened.
+fn unusable_lock(paths: &LockPaths) -> Option<Finding> {
+    let (path, error) = (&paths.kernel, paths.expect_openable().err()?);
+    let fix = match Obstacle::to_removal(path) {
+        // Another check reports it.
+        _ if InPlace::of(&error).is_some() => return None,
+        Some(Obstacle::Marked { path: marked, .. }) => unmark(&marked),
+        // A check of modes and owners reports it.
+        _ if cfg!(unix) && error.kind() == ErrorKind::PermissionDenied => return None,
+        _ => writable_again(path, error.kind()),
+    };
+    let message =
+        format!("{} can't be opened: {error}. Tokens can't be refreshed without it.", path.display());
+    Some(Finding::broken(LOCKS, message, fix))
 }
 
 fn content_findings(settings: &CheckedSettings, clock: &Clock) -> Vec<Finding> {
@@ -326,23 +281,4 @@ fn set_aside(settings: &CheckedSettings) -> Vec<Finding> {
         Finding::warning(SET_ASIDE, message, remove(path))
     };
     kept.iter().map(finding).collect()
-}
-
-#[cfg(test)]
-#[cfg(unix)]
-mod tests {
-    use super::super::finding::FindingState;
-    use super::*;
-
-    #[test]
-    fn a_file_system_without_locks_gives_a_warning() {
-        let directory = Path::new("/net/home/.qwen");
-        let unsupported = std::io::Error::from(std::io::ErrorKind::Unsupported);
-        let finding = locking(directory, Err(unsupported));
-        assert_eq!(finding.state, FindingState::Warning);
-        assert!(finding.message.contains("flock") && finding.fix.unwrap().contains("QWEN_HOME"));
-        let other = std::io::Error::other("broken");
-        assert_eq!(locking(directory, Err(other)).state, FindingState::Broken);
-        assert_eq!(locking(directory, Ok(())).state, FindingState::Ok);
-    }
 }

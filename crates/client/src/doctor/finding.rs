@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use qwen_accounts::{Obstacle, REMOVE_MARKS};
 use qwen_base::shorten_message;
 use serde::Serialize;
 
@@ -61,7 +62,8 @@ impl Finding {
 #[must_use]
 pub fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
-    let is_plain = |c: char| c.is_alphanumeric() || "/\\:._-+~@%,".contains(c);
+    let is_separator = |c: char| cfg!(windows) && c == '\\';
+    let is_plain = |c: char| c.is_alphanumeric() || "/:._-+~@%,".contains(c) || is_separator(c);
     if !text.is_empty() && text.chars().all(is_plain) && !text.starts_with('~') {
         return text;
     }
@@ -78,14 +80,45 @@ pub fn remove(path: &Path) -> String {
         (true, false) => "del",
         (true, true) => "rmdir /s",
     };
-    format!("{program} {}", quoted(path))
+    unblocked(path, &format!("{program} {}", quoted(path)))
+}
+
+/// Puts commands before one that removes or moves a file, so that it can succeed.
+fn unblocked(path: &Path, command: &str) -> String {
+    match Obstacle::to_removal(path) {
+        Some(Obstacle::Marked { path: marked, .. }) => format!("{} && {command}", unmark(&marked)),
+        Some(Obstacle::Mount) => format!("{} && {command}", as_root(&format!("umount {}", quoted(path)))),
+        None => command.to_owned(),
+    }
+}
+
+/// Puts the removal of a file's marks before a command that changes its owner or mode.
+#[must_use]
+pub fn unmarked(path: &Path, command: String) -> String {
+    if Obstacle::within(path).is_some() { format!("{} && {command}", unmark(path)) } else { command }
+}
+
+/// Returns a command that removes the marks of a file or directory.
+#[must_use]
+pub fn unmark(path: &Path) -> String {
+    as_root(&format!("{REMOVE_MARKS} {}", quoted(path)))
+}
+
+/// Returns a command that only root may run.
+#[must_use]
+pub fn as_root(command: &str) -> String {
+    #[cfg(unix)]
+    if rustix::process::geteuid().is_root() {
+        return command.to_owned();
+    }
+    format!("sudo {command}")
 }
 
 /// Returns a command that moves a file.
 #[must_use]
 pub fn move_to(path: &Path, target: &Path) -> String {
     let program = if cfg!(windows) { "move" } else { "mv" };
-    format!("{program} {} {}", quoted(path), quoted(target))
+    unblocked(path, &format!("{program} {} {}", quoted(path), quoted(target)))
 }
 
 /// Returns a command that unsets a variable.
@@ -110,5 +143,6 @@ mod tests {
         assert_eq!(remove(Path::new("/home/u/.qwen/a.lock")), "rm /home/u/.qwen/a.lock");
         assert_eq!(remove(Path::new("/home/my user/it's")), "rm '/home/my user/it'\\''s'");
         assert_eq!(quoted(Path::new("$(x)")), "'$(x)'");
+        assert_eq!(quoted(Path::new("/home/a\\b")), "'/home/a\\b'");
     }
 }

@@ -8,6 +8,7 @@ pub mod finding;
 #[cfg(unix)]
 mod access;
 mod accounts;
+mod disks;
 mod files;
 mod network;
 mod opencode;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use qwen_accounts::{BaseUrlOverride, CredentialsFile, OAuthConfig, StoreFile};
 use qwen_base::{Environment, Error, HttpConfig, Paths, UnreadableProxy};
 
-use super::finding::{Finding, unset};
+use super::finding::{Finding, remove, unset};
 use super::{Doctor, PATIENCE};
 use crate::config::{self, ClientConfig, ClientOptions};
 
@@ -86,8 +86,11 @@ fn lenient(options: &ClientOptions, environment: &Environment) -> Option<ClientC
     ClientConfig::read(&options, &rest).ok()
 }
 
-/// Messages begin with the name of the setting.
+/// Messages begin with the name of the setting, or with the path of a link that no setting names.
 fn unusable(error: &Error, environment: &Environment) -> Finding {
+    if let Some(path) = error.path().filter(|path| error.message().starts_with(&*path.to_string_lossy())) {
+        return Finding::broken(ID, error.message(), remove(path));
+    }
     let name = first_word(error.message());
     let fix = if environment.get(name).is_some() {
         unset(name)

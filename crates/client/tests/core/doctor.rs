@@ -1,7 +1,8 @@
-//! Findings of the doctor, which only reads. The Node tests apply its fixes.
+//! Findings of the doctor, which only reads. `doctor_commands.rs` and the Node tests apply its fixes.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use qwen_base::Clock;
@@ -13,9 +14,8 @@ use crate::support::setup::Setup;
 use crate::support::time::soon;
 
 /// Gives a login's files the right modes: the tests write them with the machine's default.
-fn tidy(setup: &Setup) {
-    let set =
-        |path: &std::path::Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+pub fn tidy(setup: &Setup) {
+    let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     set(&setup.home.qwen_dir(), 0o700);
     if setup.home.credentials().exists() {
         set(&setup.home.credentials(), 0o600);

@@ -19,6 +19,7 @@ mod debug_prints;
 mod device_flow;
 mod disk_faults;
 mod doctor;
+mod doctor_commands;
 mod erasure;
 mod final_errors;
 mod free_tier;

@@ -1,0 +1,160 @@
+//! Checks that new tokens can be written: space, marks, mounts, and locks of the file system.
+
+use std::io::{self, ErrorKind, Write as _};
+use std::path::Path;
+
+use qwen_accounts::{Obstacle, atomic, file, mount_point};
+use qwen_base::{Error, KernelLock};
+
+use super::finding::{Finding, as_root, ours, quoted, unmark};
+use super::settings::CheckedSettings;
+
+pub(super) const FILE_SYSTEM: &str = "file-system";
+
+/// Creates an unnamed file, which is gone when it is closed. Fails with a finding if that is impossible.
+pub(super) fn writable(directory: &Path) -> Result<Finding, Finding> {
+    let shown = directory.display();
+    if let Some(Obstacle::Marked { mark, .. }) = Obstacle::within(directory) {
+        let message = format!("{shown} is {mark}, so refreshed tokens can't be written there.");
+        return Err(Finding::broken(FILE_SYSTEM, message, unmark(directory)));
+    }
+    let written = tempfile::tempfile_in(directory).and_then(|mut file| {
+        file.write_all(&[0; 4096])?;
+        file.sync_all()?;
+        Ok(file)
+    });
+    let file = written.map_err(|error| {
+        let message = format!("{shown} is not writable: {error}. Refreshed tokens would be lost.");
+        Finding::broken(FILE_SYSTEM, message, writable_again(directory, error.kind()))
+    })?;
+    Ok(locking(directory, KernelLock::new(file).try_lock().map(drop)))
+}
+
+/// Returns how a directory or file becomes writable after this error.
+pub(super) fn writable_again(path: &Path, error: ErrorKind) -> String {
+    match (error, mount_point(path)) {
+        (ErrorKind::ReadOnlyFilesystem, Some(mount)) => {
+            as_root(&format!("mount -o remount,rw {}", quoted(mount)))
+        }
+        (ErrorKind::StorageFull | ErrorKind::QuotaExceeded, _) => {
+            "Free some disk space, or point QWEN_HOME at another disk".to_owned()
+        }
+        _ => "Make the directory writable, or point QWEN_HOME at another".to_owned(),
+    }
+}
+
+/// Reserves space for new tokens, as a refresh and a login do, and gives it back.
+pub(super) fn rooms(settings: &CheckedSettings) -> Vec<Finding> {
+    let (Some(credentials), Some(store)) = (settings.credentials_file(), settings.store_file()) else {
+        return Vec::new();
+    };
+    // Other checks report obstacles and huge files. A missing directory is not created.
+    let is_free = |path: &Path| {
+        let target = atomic::follow_links(path).ok();
+        let is_in_directory = target.is_some_and(|target| target.parent().is_some_and(Path::is_dir));
+        is_in_directory && Obstacle::to(path).is_none() && file::expect_size(path).is_ok()
+    };
+    // Both exist at once, as during a login.
+    let rooms = [
+        (credentials.path(), is_free(credentials.path()).then(|| credentials.reserve())),
+        (store.path(), is_free(store.path()).then(|| store.reserve())),
+    ];
+    let errors = rooms.iter().filter_map(|(path, room)| Some((*path, room.as_ref()?.as_ref().err()?)));
+    let mut findings: Vec<_> = errors.map(|(path, error)| no_room(path, error)).collect();
+    findings.dedup();
+    findings
+}
+
+fn no_room(path: &Path, error: &Error) -> Finding {
+    let target = atomic::follow_links(path).unwrap_or_else(|_| path.to_owned());
+    if target.parent() != path.parent() {
+        let message = format!(
+            "{} is a link to {}, which can't be replaced. Refreshed tokens only go to the account store, and the qwen CLI must log in again. {}",
+            path.display(),
+            target.display(),
+            error.message()
+        );
+        let fix = format!("cp --remove-destination {0} {1}", quoted(&target), quoted(path));
+        return Finding::warning(FILE_SYSTEM, message, fix);
+    }
+    let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    let kind = cause.map_or(ErrorKind::Other, io::Error::kind);
+    let message = format!("New tokens can't be saved. {}", error.message());
+    Finding::broken(FILE_SYSTEM, message, writable_again(path.parent().unwrap_or(path), kind))
+}
+
+fn locking(directory: &Path, locked: io::Result<()>) -> Finding {
+    let shown = directory.display();
+    match locked {
+        Err(error) if KernelLock::is_unsupported(&error) => Finding::warning(
+            FILE_SYSTEM,
+            format!(
+                "The file system of {shown} has no locks (flock). Processes are only kept apart by the qwen CLI's lock files."
+            ),
+            format!("Point QWEN_HOME at a local file system, then log in there: {}", ours("login")),
+        ),
+        Err(error) => Finding::broken(
+            FILE_SYSTEM,
+            format!("A file in {shown} can't be locked: {error}."),
+            "Point QWEN_HOME at a local file system",
+        ),
+        Ok(()) => Finding::ok(FILE_SYSTEM, format!("{shown} is writable and supports locks.")),
+    }
+}
+
+/// Reports a file that can't be replaced.
+pub(super) fn unchangeable(path: &Path, qwen_dir: &Path) -> Option<Finding> {
+    if !path.is_file() {
+        return None;
+    }
+    let target = atomic::follow_links(path).ok()?;
+    let obstacle = Obstacle::to(&target)?;
+    let is_writable = obstacle.expect_writable_file(&target).is_ok();
+    let is_mount = obstacle == Obstacle::Mount;
+    let (place, why, fix) = match obstacle {
+        // Another check reports the directory.
+        Obstacle::Marked { path: marked, .. } if marked == qwen_dir => return None,
+        Obstacle::Marked { path: marked, mark } => {
+            let fix = unmark(&marked);
+            (marked, mark.to_string(), fix)
+        }
+        Obstacle::Mount => {
+            let fix = if is_writable {
+                "Mount its directory instead of the file".to_owned()
+            } else {
+                writable_again(&target, ErrorKind::ReadOnlyFilesystem)
+            };
+            (target.clone(), "its own mount".to_owned(), fix)
+        }
+    };
+    let file = if place == target { "it".to_owned() } else { target.display().to_string() };
+    let place = place.display();
+    if !is_writable {
+        let message = format!("{place} is {why}, so refreshed tokens can't be written to {file}.");
+        return Some(Finding::broken(FILE_SYSTEM, message, fix));
+    }
+    let unseen = if is_mount { ", and processes outside of this container don't see the locks" } else { "" };
+    let message = format!(
+        "{place} is {why}, so {file} can't be replaced. Tokens are written in place: a crash can leave them incomplete{unseen}."
+    );
+    Some(Finding::warning(FILE_SYSTEM, message, fix))
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use super::super::finding::FindingState;
+    use super::*;
+
+    #[test]
+    fn a_file_system_without_locks_gives_a_warning() {
+        let directory = Path::new("/net/home/.qwen");
+        let unsupported = io::Error::from(ErrorKind::Unsupported);
+        let finding = locking(directory, Err(unsupported));
+        assert_eq!(finding.state, FindingState::Warning);
+        assert!(finding.message.contains("flock") && finding.fix.unwrap().contains("QWEN_HOME"));
+        let other = io::Error::other("broken");
+        assert_eq!(locking(directory, Err(other)).state, FindingState::Broken);
+        assert_eq!(locking(directory, Ok(())).state, FindingState::Ok);
+    }
+}

@@ -1,0 +1,131 @@
+//! Commands of the doctor about files, run in a shell.
+#![cfg(target_os = "linux")]
+
+use std::path::Path;
+use std::process::Command;
+
+use qwen_client::{Finding, FindingState};
+
+use crate::doctor::tidy;
+use crate::support::disks::may_mount;
+use crate::support::setup::Setup;
+use crate::support::time::soon;
+
+/// Scripts that spoil a Qwen directory, the worst state of the findings, and their number.
+const SPOILED: [(&str, FindingState, usize); 21] = [
+    ("touch oauth_creds.flock && chmod 0 oauth_creds.flock", FindingState::Broken, 1),
+    (
+        "touch oauth_creds.flock && chmod 444 oauth_creds.flock && chown 54321 oauth_creds.flock",
+        FindingState::Broken,
+        2,
+    ),
+    ("touch oauth_creds.flock && chattr +i oauth_creds.flock", FindingState::Broken, 1),
+    (
+        "chmod 644 oauth_creds.json && chown 54321 oauth_creds.json && chattr +i oauth_creds.json",
+        FindingState::Broken,
+        3,
+    ),
+    ("chmod 777 $PWD && chattr +i $PWD", FindingState::Broken, 2),
+    ("touch oauth_accounts.flock && chattr +i oauth_accounts.flock", FindingState::Broken, 1),
+    ("touch oauth_creds.flock && read_only oauth_creds.flock", FindingState::Broken, 1),
+    ("read_only $PWD", FindingState::Broken, 1),
+    ("read_only oauth_creds.json", FindingState::Broken, 1),
+    ("chattr +i $PWD", FindingState::Broken, 1),
+    ("chattr +i oauth_creds.json", FindingState::Broken, 1),
+    (
+        "mkdir ../target && mv oauth_creds.json ../target && ln -s ../target/oauth_creds.json . && chattr +i ../target",
+        FindingState::Warning,
+        1,
+    ),
+    (
+        "echo 1 > oauth_creds.lock && touch -d '1 hour ago' oauth_creds.lock && chattr +i oauth_creds.lock",
+        FindingState::Broken,
+        1,
+    ),
+    (
+        "echo 1 > oauth_creds.lock && touch -d '1 hour ago' oauth_creds.lock && mount --bind oauth_creds.lock oauth_creds.lock",
+        FindingState::Broken,
+        1,
+    ),
+    ("mkdir oauth_accounts.json && mount -t tmpfs test oauth_accounts.json", FindingState::Broken, 1),
+    ("mkfifo oauth_accounts.json && chattr +i $PWD", FindingState::Broken, 2),
+    ("ln -s oauth_creds.json oauth_accounts.json", FindingState::Broken, 1),
+    ("ln oauth_creds.json oauth_accounts.json", FindingState::Broken, 1),
+    ("rm -r $PWD && echo > $PWD", FindingState::Broken, 1),
+    ("rm -r $PWD && mkfifo $PWD", FindingState::Broken, 1),
+    ("rm -r $PWD && ln -s .qwen $PWD", FindingState::Broken, 1),
+];
+
+/// Runs a script in a directory and returns its output; `None` if it fails.
+fn run(script: &str, directory: &Path) -> Option<String> {
+    let helpers = "read_only() { mount --bind $1 $1 && mount -o remount,bind,ro $1; }; cd $0 && ";
+    let ran = Command::new("sh").args(["-c", &format!("{helpers}{script}")]).arg(directory).output().unwrap();
+    ran.status.success().then(|| String::from_utf8(ran.stdout).unwrap())
+}
+
+/// Removes marks and mounts from a home at the end.
+struct Cleaned<'a>(&'a Setup);
+
+impl Drop for Cleaned<'_> {
+    fn drop(&mut self) {
+        run("umount -l .qwen/* .qwen; chattr -R -i . || true", self.0.home.path()).unwrap();
+    }
+}
+
+/// Returns the problems of files that a command can fix.
+async fn about_files(setup: &Setup) -> Vec<Finding> {
+    let list = || run("find . | sort", setup.home.path()).unwrap();
+    let before = list();
+    let mut findings = soon("the doctor's findings", setup.doctor(&[]).examine()).await.unwrap();
+    assert_eq!(list(), before, "the doctor leaves nothing behind");
+    findings.retain(|finding| {
+        let is_about_files = ["files", "file-system", "locks", "settings"].contains(&finding.id);
+        let is_mount = finding.fix.as_deref() == Some("Mount its directory instead of the file");
+        is_about_files && finding.state != FindingState::Ok && !is_mount
+    });
+    findings
+}
+
+#[tokio::test]
+async fn each_command_about_a_file_works() {
+    if !may_mount() {
+        return;
+    }
+    for (script, state, count) in SPOILED {
+        let setup = Setup::expired().await;
+        tidy(&setup);
+        let cleaned = Cleaned(&setup);
+        run(script, &setup.home.qwen_dir()).unwrap_or_else(|| panic!("{script}"));
+        let findings = about_files(&setup).await;
+        let worst = findings.iter().map(|finding| finding.state).max();
+        assert_eq!((worst, findings.len()), (Some(state), count), "{script}: {findings:?}");
+        for finding in findings {
+            assert!(run(finding.fix.as_ref().unwrap(), setup.home.path()).is_some(), "{script}: {finding:?}");
+        }
+        let left = about_files(&setup).await;
+        assert!(left.is_empty(), "{script}: {left:?}");
+        drop(cleaned);
+    }
+}
+
+#[tokio::test]
+async fn a_disk_without_room_for_a_refresh_is_found() {
+    if !may_mount() {
+        return;
+    }
+    for (size, is_enough) in [("8k", false), ("12k", false), ("64k", true)] {
+        let setup = Setup::expired().await;
+        let cleaned = Cleaned(&setup);
+        let mount = format!(
+            "cp $PWD/oauth_creds.json .. && mount -t tmpfs -o size={size},mode=700 small $PWD && cp -p ../oauth_creds.json $PWD"
+        );
+        run(&mount, &setup.home.qwen_dir()).unwrap();
+        tidy(&setup);
+        let found = about_files(&setup).await;
+        assert_eq!(found.is_empty(), is_enough, "{size}: {found:?}");
+        assert!(found.iter().all(|finding| finding.fix.as_ref().unwrap().contains("Free some disk space")));
+        let refreshed = setup.client().access_token(None).await;
+        assert_eq!((refreshed.is_ok(), setup.server.token_requests() > 0), (is_enough, is_enough), "{size}");
+        drop(cleaned);
+    }
+}
