@@ -59,6 +59,17 @@ pub fn is_unsafe(character: char) -> bool {
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// Length of `\uXXXX` in bytes.
+pub const ESCAPE: usize = 6;
+
+/// Returns the code unit of the JSON escape `\uXXXX` at this position.
+#[must_use]
+pub fn escaped_unit(text: &[u8], at: usize) -> Option<u16> {
+    let digits = text.get(at..)?.strip_prefix(b"\\u")?.first_chunk::<4>()?;
+    let is_hex = digits.iter().all(u8::is_ascii_hexdigit);
+    u16::from_str_radix(str::from_utf8(digits).ok().filter(|_| is_hex)?, 16).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

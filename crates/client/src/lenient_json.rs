@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use qwen_base::{ESCAPE, escaped_unit};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -12,8 +13,6 @@ const PARSED_DEPTH: usize = 8;
 /// Stands for the `\u` of an escape that is written as it came. As a noncharacter it is not part of a text; where a server
 /// sends it all the same, it is escaped too.
 const MARK: char = '\u{fdd0}';
-/// Length of `\uXXXX` in bytes.
-pub const ESCAPE: usize = 6;
 /// Length of `XXXX` in bytes.
 const DIGITS: usize = 4;
 
@@ -81,7 +80,7 @@ fn marked(text: &str) -> Cow<'_, str> {
     let (mut marked, mut copied, mut at) = (String::new(), 0, 0);
     while let Some(found) = memchr::memchr(b'\\', &text.as_bytes()[at..]) {
         at += found;
-        at += match (unit_at(&text, at), unit_at(&text, at + ESCAPE)) {
+        at += match (escaped_unit(text.as_bytes(), at), escaped_unit(text.as_bytes(), at + ESCAPE)) {
             (None, _) => 2,
             (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 2 * ESCAPE,
             (Some(0xd800..=0xdfff | 0xfdd0), _) => {
@@ -99,12 +98,6 @@ fn marked(text: &str) -> Cow<'_, str> {
     }
     marked.push_str(&text[copied..]);
     Cow::Owned(marked)
-}
-
-/// Returns the code unit of the escape `\uXXXX` at this position.
-fn unit_at(text: &str, at: usize) -> Option<u16> {
-    let digits = text.get(at..at + ESCAPE)?.strip_prefix("\\u")?;
-    digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u16::from_str_radix(digits, 16).ok())?
 }
 
 #[cfg(test)]

@@ -13,4 +13,4 @@ pub use cooldown::{
 };
 pub use identity::{fingerprint, same_user};
 pub use kind::{Kind, Serving};
-pub use token::Token;
+pub use token::{FIELDS, Token};

@@ -5,6 +5,9 @@ use serde_json::{Map, Value};
 
 use super::fields::{instant, text};
 
+/// The fields that the qwen CLI writes, in its order.
+pub const FIELDS: [&str; 6] =
+    ["access_token", "refresh_token", "token_type", "resource_url", "scope", "expiry_date"];
 /// A token is refreshed this long before it expires.
 const FRESHNESS_MARGIN_MS: u64 = 30_000;
 

@@ -6,13 +6,14 @@ use qwen_base::{
     fault::{self, Safeguard},
     opaque_debug,
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, error::Category};
 
 use super::atomic::{self, Replaced, Reservation};
 use super::file::{self, Contents};
 use super::lock::LockPaths;
 use super::obstacle::Obstacle;
-use crate::model::Token;
+use super::raw_fields::RawFields;
+use crate::model::{FIELDS, Token};
 
 /// Larger files are refused.
 const MAX_SIZE: u64 = 1024 * 1024;
@@ -26,7 +27,7 @@ pub struct Credentials {
     pub token: Token,
     /// Time of the last write, in epoch milliseconds.
     pub modified_at: u64,
-    document: Map<String, Value>,
+    document: RawFields,
 }
 
 opaque_debug!(Credentials);
@@ -70,13 +71,16 @@ impl CredentialsFile {
     }
 
     fn parse(&self, contents: &[u8], modified_at: u64) -> Result<Credentials> {
-        let document = match serde_json::from_slice(contents) {
-            Ok(Value::Object(document)) => document,
-            Ok(_) => return Err(self.invalid("is not a JSON object")),
+        let document = match RawFields::parse(contents) {
+            Ok(document) => document,
+            Err(error) if error.classify() == Category::Data => {
+                return Err(self.invalid("is not a JSON object"));
+            }
             Err(_) if contents.trim_ascii().is_empty() => return Err(self.invalid("is empty")),
             Err(_) => return Err(self.invalid("is not JSON")),
         };
-        let token = Token::read(&document).ok_or_else(|| self.invalid("has no usable access_token"))?;
+        let token =
+            Token::read(&known(&document)).ok_or_else(|| self.invalid("has no usable access_token"))?;
         Ok(Credentials { token, modified_at, document })
     }
 
@@ -189,9 +193,18 @@ impl CredentialsFile {
 /// Returns the file's contents with other tokens. Other fields of `previous` stay.
 fn contents(token: &Token, previous: Option<&Credentials>) -> Result<Vec<u8>> {
     let mut document = previous.map(|credentials| credentials.document.clone()).unwrap_or_default();
-    token.write(&mut document);
-    // The CLI writes two spaces and no final newline.
-    serde_json::to_vec_pretty(&document).map_err(Error::internal)
+    let before = known(&document);
+    let mut after = before.clone();
+    token.write(&mut after);
+    for name in FIELDS.into_iter().filter(|name| before.get(*name) != after.get(*name)) {
+        document.set(name, after.get(name)).map_err(Error::internal)?;
+    }
+    Ok(document.to_json())
+}
+
+/// Returns the fields of a token.
+fn known(document: &RawFields) -> Map<String, Value> {
+    FIELDS.into_iter().filter_map(|name| Some((name.to_owned(), document.get(name)?))).collect()
 }
 
 #[cfg(test)]
@@ -233,6 +246,31 @@ mod tests {
     }
 
     #[test]
+    fn fields_of_others_stay_as_they_are_written() {
+        let deep = format!("{}{}", "[".repeat(1_000), "]".repeat(1_000));
+        for (field, kept) in [
+            (r#""x":12345678901234567890123"#.as_bytes(), None),
+            (br#""x":[1e5,1.0,-0]"#, None),
+            (br#""x":1e400"#, None),
+            (br#""x":"a\ud800b","\ud800":"\u0061""#, None),
+            (format!("\"x\":{deep}").as_bytes(), None),
+            (br#""x":1,"x":2"#, None),
+            (b"\"x\":\"caf\xe9\"", Some("\"x\":\"caf\u{fffd}\"")),
+        ] {
+            let (_temporary, file) =
+                file_with(&[b"{\"access_token\":\"a\",", field, b",\"expiry_date\":5}"].concat());
+            let mut credentials = file.read().unwrap().unwrap();
+            credentials.token.access_token = Secret::new("b");
+            file.put(&credentials.token, Some(&credentials), false).unwrap();
+            let written = fs::read_to_string(file.path()).unwrap().replace(['\n', ' '], "");
+            let kept = kept.unwrap_or_else(|| str::from_utf8(field).unwrap());
+            let expected = format!(r#"{{"access_token":"b",{kept},"expiry_date":5,"token_type":"Bearer"}}"#);
+            assert_eq!(written, expected);
+            assert_eq!(file.read().unwrap().unwrap().token, credentials.token);
+        }
+    }
+
+    #[test]
     fn an_expiry_may_be_a_string_and_a_missing_one_means_expired() {
         let expiry = |value: Value| {
             let (_temporary, file) =
@@ -243,6 +281,8 @@ mod tests {
         for bad in [json!(null), json!("soon"), json!(-1), json!(1e300), json!({})] {
             assert_eq!(expiry(bad), 0);
         }
+        let (_temporary, file) = file_with(br#"{"access_token":"a","expiry_date":1e400}"#);
+        assert_eq!(file.read().unwrap().unwrap().token.expires_at, 0);
     }
 
     #[test]
@@ -256,6 +296,7 @@ mod tests {
             b"\x00\xff",
             br#"{"access_token":""}"#,
             b"{\"access_token\":\"a\\u0000\"}",
+            b"{\"access_token\":\"a\",\"x\":NaN}",
         ] {
             let (_temporary, file) = file_with(contents);
             let error = file.read().unwrap_err();

@@ -6,6 +6,7 @@ use qwen_base::{Price, opaque_debug};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::mend::mended;
 use super::record::Record;
 use crate::model::fields::{self, read_instant, read_strings};
 use crate::model::{Binding, Token, binding_fingerprint, fingerprint};
@@ -64,7 +65,8 @@ impl Document {
     /// # Errors
     /// The reason why it can't be used.
     pub fn parse(contents: &[u8]) -> Result<Self, Unusable> {
-        let Ok(Value::Object(mut fields)) = serde_json::from_slice(contents) else {
+        let read = serde_json::from_slice(contents).or_else(|_| serde_json::from_str(&mended(contents)));
+        let Ok(Value::Object(mut fields)) = read else {
             return Err(Unusable::Corrupt);
         };
         match fields.shift_remove("version").as_ref().and_then(Value::as_u64) {
@@ -321,6 +323,25 @@ pub(crate) mod tests {
         assert_eq!(written["accounts"][0]["token"]["access_token"], "access-b");
         assert_eq!(written["accounts"][0]["updatedAt"], 5);
         assert_eq!(parse(&written).unwrap(), document);
+    }
+
+    #[test]
+    fn a_value_that_rust_can_not_hold_costs_no_account() {
+        for odd in ["1e400", "-1e999", "NaN", "-Infinity", r#""a\ud800b""#, r#""\\\"\udc00\ud83d\ude00""#] {
+            let text = store().to_string();
+            for text in
+                [text.replace(":9,", &format!(":{odd},")), text.replace("[1]", &format!("[{odd},\"1e400\"]"))]
+            {
+                let document = Document::parse(text.as_bytes()).unwrap();
+                assert_eq!(document.records[0].token().unwrap().access_token.expose(), "access-a", "{text}");
+                let torn = recover(&text.as_bytes()[..text.len() - 1]);
+                assert_eq!(torn.records.len(), 1, "{text}");
+                assert!(
+                    !text.contains("1e400\"")
+                        || String::from_utf8(document.to_json()).unwrap().contains("\"1e400\"")
+                );
+            }
+        }
     }
 
     #[test]

@@ -418,7 +418,7 @@ mod tests {
     fn the_kernel_lock_is_beside_the_target_of_a_link_but_not_beside_a_device() {
         let temporary = tempfile::tempdir().unwrap();
         let file = temporary.path().join("target.json");
-        fs::File::create(&file).unwrap();
+        File::create(&file).unwrap();
         for (target, is_shared) in [(file.as_path(), true), (Path::new("/dev/null"), false)] {
             let link = temporary.path().join(format!("{is_shared}.json"));
             std::os::unix::fs::symlink(target, &link).unwrap();

@@ -3,6 +3,7 @@
 use serde_json::{Deserializer, Map, Value};
 
 use super::document::Document;
+use super::mend::mended;
 use super::record::Record;
 use crate::model::fields;
 
@@ -14,6 +15,8 @@ const MAX_READS: usize = 4;
 /// Returns the accounts that can still be read in a damaged store, in time proportional to its length.
 #[must_use]
 pub fn recover(contents: &[u8]) -> Document {
+    let contents = mended(contents);
+    let contents = contents.as_bytes();
     let notes = ["activeAccountId", "removedTokens", "openCodeLogin"]
         .into_iter()
         .filter_map(|name| Some((name.to_owned(), field_of_broken(contents, name)?)));

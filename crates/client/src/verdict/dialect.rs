@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use qwen_base::Secret;
+use qwen_base::{ESCAPE, Secret};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::chat::fields::FieldName;
-use crate::lenient_json::{ESCAPE, string_of};
+use crate::lenient_json::string_of;
 use crate::sse::{EventReader, SseEvent, error_status};
 
 /// Longest text of an error, in bytes. Longer texts are cut.

@@ -1,0 +1,49 @@
+//! Mends values in a store that Rust can't hold, so that they cost no account. Pure.
+
+use qwen_base::{ESCAPE, escaped_unit};
+
+/// Returns JSON in which `NaN`, `Infinity` and too large numbers are null, and U+FFFD takes the place of invalid UTF-8 and of
+/// each half of a surrogate pair.
+#[must_use]
+pub fn mended(contents: &[u8]) -> String {
+    let text = String::from_utf8_lossy(contents);
+    let (mut mended, mut copied, mut at) = (String::with_capacity(text.len()), 0, 0);
+    let mut is_string = false;
+    while let Some(byte) = text.as_bytes().get(at) {
+        let (length, instead) = match byte {
+            b'"' => {
+                is_string = !is_string;
+                (1, None)
+            }
+            b'\\' => escape(text.as_bytes(), at),
+            _ if is_string => (1, None),
+            _ => word(&text.as_bytes()[at..]),
+        };
+        if let Some(instead) = instead {
+            mended.push_str(&text[copied..at]);
+            mended.push_str(instead);
+            copied = at + length;
+        }
+        at += length;
+    }
+    mended.push_str(&text[copied..]);
+    mended
+}
+
+/// Returns the length of an escape, and its replacement.
+fn escape(text: &[u8], at: usize) -> (usize, Option<&'static str>) {
+    match (escaped_unit(text, at), escaped_unit(text, at + ESCAPE)) {
+        (None, _) => (2, None),
+        (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => (2 * ESCAPE, None),
+        (Some(0xd800..=0xdfff), _) => (ESCAPE, Some("\\ufffd")),
+        (Some(_), _) => (ESCAPE, None),
+    }
+}
+
+/// Returns the length of a number or a word, and its replacement.
+fn word(text: &[u8]) -> (usize, Option<&'static str>) {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
+    let word = &text[..text.iter().position(|byte| !is_part(byte)).unwrap_or(text.len())];
+    let number = str::from_utf8(word).ok().and_then(|word| word.parse::<f64>().ok());
+    (word.len().max(1), number.filter(|number| !number.is_finite()).map(|_| "null"))
+}
