@@ -1,11 +1,12 @@
 //! Erases the tokens of a removed account from copies of its files: damaged stores that were kept, and temporary files
 //! of interrupted writes.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use qwen_base::Secret;
+use qwen_base::{ESCAPE, Secret, escaped_unit};
 use serde_json::Value;
 
 use crate::store::atomic;
@@ -164,9 +165,11 @@ impl<'a> Traces<'a> {
         if word.len() < MIN_TOKEN {
             return None;
         }
-        let plain = word.replace("\\/", "/");
+        let plain = unescaped(word);
         // The original plugin writes `refresh:<token>` into a field of its own. JSON in JSON escapes its quotes.
         let bare = plain.strip_prefix("refresh:").unwrap_or(&plain).trim_matches('\\');
+        // The last escape may be torn.
+        let bare = bare.rfind('\\').filter(|at| at + ESCAPE > bare.len()).map_or(bare, |at| &bare[..at]);
         let is_spent = || self.record.has_spent(&Secret::new(bare));
         let is_part = |secret: &Secret| {
             let is_part = secret.expose().starts_with(bare) || secret.expose().ends_with(bare);
@@ -175,7 +178,7 @@ impl<'a> Traces<'a> {
         if (bare.len() < 16 * 1024 && is_spent()) || secrets.iter().any(is_part) {
             return Some(plain.replace(bare, STRUCK));
         }
-        let mut struck = plain.clone();
+        let mut struck = plain.to_string();
         for secret in secrets.iter().filter(|secret| secret.expose().len() >= MIN_TOKEN) {
             if struck.contains(secret.expose()) {
                 struck = struck.replace(secret.expose(), STRUCK);
@@ -183,6 +186,30 @@ impl<'a> Traces<'a> {
         }
         (struck != plain).then_some(struck)
     }
+}
+
+/// Decodes the JSON escapes of characters that a token may have, also those of JSON in JSON.
+fn unescaped(word: &str) -> Cow<'_, str> {
+    let (mut plain, mut copied) = (String::new(), 0);
+    for (at, _) in word.match_indices('\\') {
+        let character = match word.as_bytes().get(at + 1) {
+            Some(b'/') => Some(('/', 2)),
+            _ => escaped_unit(word.as_bytes(), at)
+                .and_then(|unit| char::from_u32(unit.into()))
+                .filter(|character| character.is_ascii_graphic() && !r#""\"#.contains(*character))
+                .map(|character| (character, ESCAPE)),
+        };
+        if let Some((character, length)) = character {
+            plain.push_str(word[copied..at].trim_end_matches('\\'));
+            plain.push(character);
+            copied = at + length;
+        }
+    }
+    if copied == 0 {
+        return Cow::Borrowed(word);
+    }
+    plain.push_str(&word[copied..]);
+    Cow::Owned(plain)
 }
 
 /// Returns the tokens of an account, or its key.
@@ -257,6 +284,17 @@ mod tests {
                 r#"{"note":"{\"refresh_token\":\"refresh-one\"}"}"#,
                 r#"{"note":"{\"refresh_token\":\"removed\"}"}"#,
             ),
+            // Escaped characters.
+            (
+                r#"{"a":"\u0061ccess\u002dtwo","b":"refresh\u002Done","c":"\u00e9"}"#,
+                r#"{"a":"removed","b":"removed","c":"\u00e9"}"#,
+            ),
+            (
+                r#"{"note":"{\"a\":\"\\u0061ccess-two\",\u0022b\u0022:\u0022refresh-two\u0022}"}"#,
+                r#"{"note":"{\"a\":\"removed\",\u0022b\u0022:\u0022removed\u0022}"}"#,
+            ),
+            (r#"oken": "refresh\u002dtw"#, r#"oken": "removed"#),
+            (r#"oken": "refresh\u002dt\u00"#, r#"oken": "removed\u00"#),
         ] {
             let struck = traces.strike(contents.as_bytes(), true).expect(contents);
             assert_eq!(String::from_utf8(struck).unwrap(), expected);
@@ -296,7 +334,8 @@ mod tests {
         let in_directory = |name: &str| write(directory.path().join(name), HELD);
         let ours = ["oauth_creds.json.corrupt-1", "mine.json.corrupt-2-3", ".oauth_accounts.json.x.y.tmp"]
             .map(in_directory);
-        let mut theirs = ["oauth_creds.json.bak", "tmp/notes.txt"].map(in_directory);
+        let mut theirs =
+            ["oauth_creds.json.bak", "tmp/notes.txt", "1/2/3/4/5/at-the-limit.txt"].map(in_directory);
         theirs.sort();
         let record = record();
         let mut erased = Traces::of(&record).erase(&credentials, &store);
@@ -305,6 +344,9 @@ mod tests {
         for path in ours {
             assert_eq!(fs::read_to_string(path).unwrap(), "{\"access_token\": \"removed\"}");
         }
+        in_directory("1/2/3/4/5/6/too-deep.txt");
+        let again = Traces::of(&record).erase(&credentials, &store);
+        assert_eq!((again.left.len(), again.is_complete), (erased.left.len(), false));
     }
 
     #[test]
