@@ -10,6 +10,9 @@ const MIN_KEY: usize = 8;
 /// Minimum number of characters after a prefix of another maker. Shorter words with such a prefix are names.
 const MIN_FOREIGN_KEY: usize = 16;
 
+/// Number of bytes that are searched for a command that sets a variable, from the end of its name.
+const MAX_BEFORE: usize = 100;
+
 /// Prefix of the ids of Alibaba Cloud's access keys.
 const ACCESS_KEY_ID: &str = "LTAI";
 
@@ -40,6 +43,8 @@ const NAMES_IN_TEXT: [&str; 24] = [
     "signature",
     "credential",
 ];
+/// The lower-case end of a name that is only followed by a secret if something sets a variable of this name.
+const NAME_OF_ARGUMENT: &str = "_key";
 /// Lower-case parameter names that are too common outside of a URL.
 const NAMES_IN_QUERY: [&str; 4] = ["?key", "&key", "?token", "&token"];
 /// Lower-case names of headers whose whole line is secret.
@@ -148,11 +153,13 @@ pub(super) fn find(text: &str) -> Vec<Range<usize>> {
             add(start..start + user);
         }
     }
-    let in_text = NAMES_IN_TEXT.iter().chain(&NAMES_IN_QUERY).map(|name| (name, false));
+    let in_text =
+        NAMES_IN_TEXT.iter().chain(&NAMES_IN_QUERY).chain([&NAME_OF_ARGUMENT]).map(|name| (name, false));
     for (name, line) in in_text.chain(NAMES_OF_LINES.iter().map(|name| (name, true))) {
         let mut covered = 0;
         for (at, _) in lower.match_indices(name) {
-            if at < covered {
+            let is_ordinary = || *name == NAME_OF_ARGUMENT && !is_argument(text, at + name.len());
+            if at < covered || is_ordinary() {
                 continue;
             }
             if let Some(range) = value_after(text, at + name.len(), line) {
@@ -177,7 +184,10 @@ fn value_after(text: &str, name_end: usize, line: bool) -> Option<Range<usize>> 
     let length = match bytes.get(separator..)? {
         [b'=', b'=', ..] => return None,
         [b':' | b'?' | b'+', b'=', ..] | [b'=', b'>', ..] => 2,
-        [b':' | b'=', ..] => 1,
+        [b':', ..] => 1 + declared_type(text, separator + 1),
+        [b'=', ..] => 1,
+        [b',', ..] if is_argument(text, name_end) => 1,
+        [_, ..] if separator > name_end && is_argument(text, name_end) => 0,
         _ => return None,
     };
     let line = line && bytes[separator] == b':';
@@ -196,6 +206,35 @@ fn value_after(text: &str, name_end: usize, line: bool) -> Option<Range<usize>> 
         return unquoted(text, start, line);
     }
     unquoted(text, value, line)
+}
+
+/// Returns the length of a type and its equals sign in `name: type = "value"`; 0 if there is none.
+fn declared_type(text: &str, start: usize) -> usize {
+    let name = skip(text, start, is_blank);
+    let name_end = skip(text, name, |byte| is_word(byte) || b"&.?".contains(&byte));
+    let equals = skip(text, name_end, is_blank);
+    let value = text.as_bytes().get(equals..).and_then(|rest| rest.strip_prefix(b"="));
+    // A longer word may be the secret.
+    let value = value.filter(|_| (1..=16).contains(&(name_end - name))).map(<[u8]>::trim_ascii_start);
+    if value.is_some_and(|value| value.first().is_some_and(|byte| is_quote(*byte))) {
+        equals + 1 - start
+    } else {
+        0
+    }
+}
+
+/// True if the name that ends here is the first argument of something that sets a variable: `setenv NAME value`, `set -x
+/// NAME value`, `ENV NAME value`, `#define NAME value`, `Setenv("NAME", "value")`.
+fn is_argument(text: &str, name_end: usize) -> bool {
+    let before = &text.as_bytes()[name_end.saturating_sub(MAX_BEFORE)..name_end];
+    let command_end = before.iter().rposition(|byte| !is_word(*byte)).map_or(0, |last| last + 1);
+    let command = before[..command_end].trim_ascii_end();
+    let command = command.strip_suffix(b"\"").or(command.strip_suffix(b"'")).unwrap_or(command);
+    let mut words = command.rsplit(u8::is_ascii_whitespace);
+    let (last, first) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let is_set = first == b"set" && last.starts_with(b"-") && last.contains(&b'x');
+    let last = last.strip_suffix(b"(").unwrap_or(last);
+    is_set || last == b"ENV" || last == b"#define" || last.to_ascii_lowercase().ends_with(b"setenv")
 }
 
 fn unquoted(text: &str, start: usize, line: bool) -> Option<Range<usize>> {

@@ -313,6 +313,9 @@ mod tests {
             "ghp_",
             "T3BlbkFJ",
             "x_token=",
+            "x_token: a",
+            "setenv x_token ",
+            "setenv x_key ",
         ] {
             let text = part.repeat(4 * 1024 * 1024 / part.len());
             let redacted = redactor().text(&text);
@@ -361,6 +364,17 @@ mod tests {
             (
                 "A_TOKEN ?= abc B_TOKEN=$'abc' C_TOKEN=f\"abc\"",
                 "A_TOKEN ?= *** B_TOKEN=$'***' C_TOKEN=f\"***\"",
+            ),
+            (
+                "set -gx A_TOKEN abc; setenv A_TOKEN abc\nset the A_TOKEN x",
+                "set -gx A_TOKEN ***; setenv A_TOKEN ***\nset the A_TOKEN x",
+            ),
+            ("ENV A_API_KEY abc\n#define A_SECRET \"abc\"", "ENV A_API_KEY ***\n#define A_SECRET \"***\""),
+            ("#define A_KEY \"abc\"; sort_key: a", "#define A_KEY \"***\"; sort_key: a"),
+            ("os.Setenv(\"A_TOKEN\", \"abc\")", "os.Setenv(\"A_TOKEN\", \"***\")"),
+            (
+                "A_API_KEY: string = \"abc\"; A_TOKEN: &str = \"abc\"",
+                "A_API_KEY: string = \"***\"; A_TOKEN: &str = \"***\"",
             ),
             ("password == x, max_tokens: 5", "password == x, max_tokens: 5"),
             ("https://u:p@host.example/a?key=b&c=d", "https://***@host.example/a?key=***&c=d"),
