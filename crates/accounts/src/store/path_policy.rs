@@ -8,7 +8,7 @@ use qwen_base::{Code, Error, Result};
 
 use super::atomic::follow_links;
 
-/// Files of the qwen CLI, and of ours, that can't hold accounts.
+/// Files that can't hold accounts: of the qwen CLI, then of this package.
 const TAKEN: [&str; 11] = [
     "oauth_creds.json",
     "settings.json",
@@ -19,9 +19,11 @@ const TAKEN: [&str; 11] = [
     "google_accounts.json",
     "installation_id.json",
     "package.json",
-    "opencode_qwen_usage.json",
-    "opencode_qwen_models.json",
+    USAGE,
+    MODELS,
 ];
+const USAGE: &str = "opencode_qwen_usage.json";
+const MODELS: &str = "opencode_qwen_models.json";
 
 /// Checks that a path leads to a `.json` file inside `directory`, links included, and not to a file of the CLI. `name`
 /// is the setting that names the path.
@@ -48,13 +50,21 @@ pub fn check_store_path(name: &str, path: &Path, directory: &Path) -> Result<()>
             return refuse("is not a .json file");
         }
         if TAKEN.contains(&file_name.as_str()) {
-            return refuse("is the qwen CLI's own file");
+            return refuse(&format!("is {}", purpose(&file_name)));
         }
     }
-    if TAKEN.iter().any(|taken| is_same_file(&target, &directory.join(taken))) {
-        return refuse("is another name of the qwen CLI's own file");
+    if let Some(taken) = TAKEN.iter().find(|taken| is_same_file(&target, &directory.join(taken))) {
+        return refuse(&format!("is another name of {}", purpose(taken)));
     }
     Ok(())
+}
+
+fn purpose(taken: &str) -> &'static str {
+    match taken {
+        USAGE => "this package's file of usage figures",
+        MODELS => "this package's file of model lists",
+        _ => "the qwen CLI's own file",
+    }
 }
 
 /// Checks that the store's default path is not a file of the CLI. It may be a link to any place, as `oauth_creds.json`

@@ -48,6 +48,7 @@ async fn a_forbidden_store_path_is_refused_and_nothing_touched() {
         "OAUTH_CREDS.json",
         "settings.json",
         "opencode_qwen_models.json",
+        "opencode_qwen_usage.json",
         "oauth_creds.lock",
         "oauth_accounts.flock",
         "store.txt",
@@ -69,6 +70,14 @@ async fn a_forbidden_store_path_is_refused_and_nothing_touched() {
             setup.try_client(&[("OPENCODE_QWEN_ACCOUNTS_PATH", path)], false, setup.events.events());
         let error = outcome.map(drop).unwrap_err();
         assert_eq!((error.code(), error.path().is_some()), (Code::PathNotAllowed, true), "{path}");
+        let reason = match path {
+            "opencode_qwen_models.json" => "is this package's file of model lists",
+            "opencode_qwen_usage.json" => "is this package's file of usage figures",
+            "OAUTH_CREDS.json" | "alias.json" => "is the qwen CLI's own file",
+            "hard.json" => "is another name of the qwen CLI's own file",
+            _ => "",
+        };
+        assert!(error.message().contains(reason), "{path}: {error}");
     }
     assert_eq!((setup.home.bytes(), setup.home.files()), (before, files));
     assert!(!home.join("elsewhere.json").exists());
