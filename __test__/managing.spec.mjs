@@ -57,6 +57,10 @@ describe("managing accounts", { concurrency: 4, timeout: 600_000 }, () => {
     assert.deepEqual(store.bytes(), before);
     assert.equal((await client.updateAccount("id-one", { label: "Work" })).label, "Work");
     assert.equal(account(store.read().accounts, "id-one").label, "Work");
+    // It would show nothing.
+    for (const label of ["", " ", "\u200b\u2060"]) {
+      await rejection(client.updateAccount("id-one", { label }), "ERR_QWEN_INVALID_ARGUMENT");
+    }
   });
 
   test("the final error names the time by this machine's clock", async (t) => {

@@ -25,8 +25,11 @@ const string = (value, name) => {
   return value;
 };
 
+/** Matches white space and characters of no width. */
+const SHOWS_NOTHING = /^[\s\p{Default_Ignorable_Code_Point}\u2800]*$/u;
+
 const text = (value, name) => {
-  if (typeof value !== "string" || value.trim() === "")
+  if (typeof value !== "string" || SHOWS_NOTHING.test(value))
     throw invalidArgument(name, "must be a non-empty string");
   return value;
 };

@@ -48,4 +48,6 @@ pub use plans::{
 pub use redact::{KnownSecrets, Redactor, truncate};
 pub use secret::Secret;
 pub use shutdown::{LONGEST_WAIT, Section, SectionChange, Shutdown};
-pub use text::{ESCAPE, MAX_LABEL, MAX_SHOWN, escaped_unit, is_unsafe, one_line, shorten_message};
+pub use text::{
+    ESCAPE, MAX_LABEL, MAX_SHOWN, escaped_unit, is_unsafe, one_line, shorten_message, shows_nothing,
+};

@@ -29,6 +29,18 @@ pub fn one_line(text: &str, limit: usize) -> String {
     }
 }
 
+/// True if a text shows nothing: it is empty, or has only white space and characters of no width.
+#[must_use]
+pub fn shows_nothing(text: &str) -> bool {
+    text.chars().all(|character| {
+        character.is_whitespace()
+            || matches!(character, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+                | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+                | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}'
+                | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+    })
+}
+
 /// Longest message for the user, in bytes.
 pub const MAX_MESSAGE: usize = 2_000;
 /// Bytes kept at the end of a long message, where it says what to do next.

@@ -2,6 +2,7 @@
 
 use qwen_base::{
     Endpoint, Error, KeyPlan, MAX_LABEL, MAX_SHOWN, NEVER, Secret, Tier, endpoint_of, one_line, opaque_debug,
+    shows_nothing,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -210,10 +211,10 @@ impl Record {
         self.id = Some(id);
     }
 
-    /// The user's name for the account.
+    /// The user's name for the account; `None` if it shows nothing.
     #[must_use]
     pub fn label(&self) -> Option<&str> {
-        filled(self.label.as_ref())
+        self.label.as_deref().filter(|label| !shows_nothing(label))
     }
 
     /// Names the account.

@@ -94,10 +94,13 @@ async fn labels_and_errors_of_a_file_are_one_short_line() {
         store["accounts"][0]["label"] = format!("\u{1b}[2J{}", "x".repeat(90_000)).into();
         store["accounts"][0]["lastError"] =
             json!({"code": "E", "message": format!("\u{1b}]0;{}", "y".repeat(90_000)), "at": 1});
+        store["accounts"][1]["label"] = "\u{200b}\u{2060} \u{e0001}".into();
     });
     let accounts = fleet.client().accounts().await.unwrap();
     assert_eq!(accounts[0].label.chars().count(), 100);
     let message = &accounts[0].last_error.as_ref().unwrap().message;
     assert!(message.chars().count() <= 1_000);
     assert!(!accounts[0].label.contains('\u{1b}') && !message.contains('\u{1b}'));
+    // A label that shows nothing is none.
+    assert!(accounts[1].label.is_ascii() && !accounts[1].label.is_empty(), "{}", accounts[1].label);
 }
