@@ -65,6 +65,12 @@ impl Registry {
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT`, and those of [`Registry::with_store`].
     pub fn activate(&self, id: &str) -> Result<()> {
+        let mut is_changed = false;
+        let chosen = self.choose(id, &mut is_changed);
+        chosen.map_err(|error| if is_changed { error } else { error.with_advice("Nothing was changed.") })
+    }
+
+    fn choose(&self, id: &str, is_changed: &mut bool) -> Result<()> {
         if self.expect_choice(id)? != Kind::OAuth {
             let chosen = self.with_store(|document| {
                 document.record(id)?;
@@ -79,6 +85,7 @@ impl Registry {
             let token = record.token().filter(|_| snapshot.linked.as_deref() != Some(id));
             if let Some(token) = &token {
                 self.put_in_credentials(token, true)?;
+                *is_changed = true;
             }
             self.with_store(|document| {
                 document.set_active_id(Some(id));

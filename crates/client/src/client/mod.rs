@@ -14,8 +14,8 @@ use qwen_accounts::{
     expect_login, unknown_account,
 };
 use qwen_base::{
-    Busy, Clock, Code, Environment, Event, EventKind, Events, Http, KnownSecrets, Logger, Paths, Price,
-    Result, Secret, display_url,
+    Busy, Clock, Code, Environment, Error, Event, EventKind, Events, Http, KnownSecrets, Logger, Paths,
+    Price, Result, Secret, display_url,
 };
 use serde::Deserialize;
 use url::Url;
@@ -362,8 +362,10 @@ impl Client {
     /// Those of [`Registry::activate`]; those of [`TokenManager::prove`], such as `ERR_QWEN_REFRESH_TOKEN_INVALID`, for a
     /// login that no longer works. Nothing is changed then.
     pub async fn set_active_account(&self, id: &str) -> Result<AccountInfo> {
+        let unchanged = |error: Error| error.with_advice("Nothing was changed.");
         let chosen = id.to_owned();
-        self.tokens.with_registry(move |registry| registry.expect_choice(&chosen)).await?;
+        let expected = self.tokens.with_registry(move |registry| registry.expect_choice(&chosen)).await;
+        expected.map_err(unchanged)?;
         match self.tokens.prove(id).await {
             Ok(()) => {}
             Err(error) if error.code() == Code::RefreshUnavailable => {
@@ -372,7 +374,7 @@ impl Client {
                 let account_id = Some(id.to_owned());
                 self.events.emit(Event { account_id, code: Some(error.code()), ..event });
             }
-            Err(error) => return Err(error.with_advice("Nothing was changed.")),
+            Err(error) => return Err(unchanged(error)),
         }
         let chosen = id.to_owned();
         let choose = move |registry: &Registry| {

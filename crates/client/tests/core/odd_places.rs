@@ -203,7 +203,9 @@ async fn something_else_in_a_locks_place_spends_no_token_and_is_named_at_once() 
             // The store is the only place for the tokens of this account.
             let error = client.access_token(Some("bob")).await.map(drop).unwrap_err();
             assert_eq!((error.code(), error.path()), (Code::Io, Some(path.as_path())), "{name}: {error}");
-            assert_eq!(client.set_active_account("bob").await.unwrap_err().code(), Code::Io);
+            let error = client.set_active_account("bob").await.unwrap_err();
+            assert_eq!(error.code(), Code::Io);
+            assert_eq!(error.message().matches("Nothing was changed.").count(), 1, "{error}");
             assert_eq!(fleet.setup.server.token_requests(), 0, "{name}");
         }
     }
@@ -343,6 +345,14 @@ async fn the_choice_of_a_dead_login_changes_nothing() {
     let before = fleet.setup.home.bytes();
     fleet.client().set_active_account("bob").await.unwrap_err();
     assert_eq!(fleet.setup.home.bytes(), before);
+
+    // A login that needs no proof fails at the store's lock.
+    let fleet = Fleet::of(2).await;
+    let client = fleet.client();
+    client.accounts().await.unwrap();
+    put(&fleet.setup.home.cli_lock(), "directory");
+    let error = client.set_active_account("ann").await.unwrap_err();
+    assert_eq!(error.message().matches("Nothing was changed.").count(), 1, "{error}");
 }
 
 #[tokio::test]
