@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 
 use crate::support::child::Child;
 use crate::support::disks::{SMALL_DISK, may_mount};
+use crate::support::fleet::Fleet;
 use crate::support::setup::Setup;
 use crate::support::time::until;
 
@@ -146,6 +147,24 @@ async fn a_disk_that_fails_during_a_refresh_loses_no_token() {
         assert_eq!(child.token().await, "access-1", "{call}");
         until("the redeemed tokens in the file", || setup.home.access_token() == "access-1").await;
         assert_eq!((setup.server.redemptions(), setup.server.redeemed_again()), (1, 0), "{call}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_whose_write_fails_once_is_written_again() {
+    for call in ["write once", "fsync once"] {
+        let fleet = Fleet::expiring_in(&[3600, -60]).await;
+        fleet.edit_store(|store| store["activeAccountId"] = "bob".into());
+        let setup = &fleet.setup;
+        let (mut child, failing) = on_a_failing_disk(setup).await;
+        setup.server.hold();
+        child.ask().await;
+        setup.server.until_token_requests(1).await;
+        fs::write(&failing, call).unwrap();
+        setup.server.release();
+        assert_eq!(child.answer().await, "access.bob.1", "{call}");
+        assert!(!failing.exists(), "{call}");
+        assert_eq!(fleet.stored("bob")["token"]["refresh_token"], "refresh.bob.1", "{call}");
     }
 }
 

@@ -8,6 +8,7 @@ use qwen_base::EventKind;
 use qwen_client::{Client, Counts};
 use serde_json::json;
 
+use crate::odd_places::Unchangeable;
 use crate::support::child::Child;
 use crate::support::fleet::{Fleet, ask, quota, who_answers};
 use crate::support::reply::{Part, Reply};
@@ -186,6 +187,22 @@ async fn a_damaged_file_is_set_aside_and_reported() {
         setup.home.files().into_iter().filter(|name| name.contains(".json.corrupt-")).collect::<Vec<_>>();
     assert_eq!(std::fs::read_to_string(setup.home.qwen_dir().join(&aside[0])).unwrap(), "{ half");
     assert_eq!(aside.len(), 1);
+}
+
+#[tokio::test]
+async fn a_damaged_file_that_can_not_be_replaced_is_not_copied() {
+    let setup = Setup::fresh().await;
+    let path = setup.home.qwen_dir().join("opencode_qwen_usage.json");
+    std::fs::write(&path, "{ half").unwrap();
+    let Some(unchangeable) = Unchangeable::make(path, "i") else { return };
+    for _ in 0..2 {
+        let client = setup.client();
+        drop(text(client.fetch(chat(true)).await.unwrap()).await);
+        client.flush();
+    }
+    let names = setup.home.files();
+    assert!(names.iter().all(|name| !name.contains(".corrupt-")), "{names:?}");
+    drop(unchangeable);
 }
 
 #[tokio::test]
