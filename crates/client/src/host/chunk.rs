@@ -6,7 +6,7 @@ use memchr::memchr_iter;
 use memchr::memmem::Finder;
 use serde::de::IgnoredAny;
 
-use crate::lenient_json::ESCAPE;
+use qwen_base::ESCAPE;
 
 /// The end of a key with the start of its text. Created once: creating a finder takes longer than a search.
 static TEXT_START: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"content\":\""));
