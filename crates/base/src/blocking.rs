@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::error::{Error, Result};
-use crate::lock::lock;
+use crate::mutex::lock;
 
 /// Starts `work` on a thread that may block, and returns a future of its result. The work runs to its end even if the
 /// future is dropped. Needs a runtime.

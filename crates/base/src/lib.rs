@@ -13,8 +13,8 @@ pub mod fault;
 pub mod foreign_keys;
 mod http;
 mod kernel_lock;
-mod lock;
 mod logging;
+mod mutex;
 mod paths;
 mod plans;
 pub mod private_files;
@@ -37,9 +37,9 @@ pub use http::proxy::{NamedProxy, Proxies, UnreadableProxy};
 pub use http::retry_after::{RETRY_AFTER_MS, retry_after_ms, retry_after_of};
 pub use http::{Http, HttpConfig, PRODUCT, SharedHttp, TransportError, is_secure, read_limited};
 pub use kernel_lock::{KernelGuard, KernelLock};
-pub use lock::lock;
 pub use logging::background::Background;
 pub use logging::{DEBUG_LOG, Logger, MAX_LOG_BYTES};
+pub use mutex::lock;
 pub use paths::{Paths, expand_home};
 pub use plans::{
     ENDPOINTS, Endpoint, KeyPlan, Price, Tier, endpoint_of, endpoint_on_host, endpoints_of_key,

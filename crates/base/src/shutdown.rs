@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::fault::{self, Safeguard};
-use crate::lock::lock;
+use crate::mutex::lock;
 
 /// Longest delay of the end of the process.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(5);

@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::environment::Environment;
 use crate::error::{Code, Error, Result};
 use crate::events::{Event, EventKind, Events};
-use crate::lock::lock;
+use crate::mutex::lock;
 use crate::opaque_debug;
 
 /// `User-Agent` of this package. Qwen's front end refuses requests without one.

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::lock::lock;
+use crate::mutex::lock;
 
 /// Processes items on its own thread, in order and in batches. The thread starts with the first item. Dropping this
 /// waits up to 2 s for the remaining items.

@@ -14,7 +14,7 @@ use http::HeaderMap;
 use serde_json::{Map, Value};
 use url::{Url, form_urlencoded};
 
-use crate::lock::lock;
+use crate::mutex::lock;
 use crate::secret::Secret;
 
 /// Replaces a secret.
