@@ -14,10 +14,10 @@ use qwen_base::{
 use url::Url;
 
 use super::Client;
+use crate::headers;
 use crate::models::book::{ListSource, ModelBook};
 use crate::models::lists::{ServerList, read_list};
 use crate::models::offer::{OfferedModel, Offering, offered};
-use crate::request::headers;
 
 /// Time limit for reading one list. A user may be waiting.
 const LIMIT: Duration = Duration::from_secs(5);

@@ -18,9 +18,9 @@ use url::Url;
 use super::finding::{Finding, ours, unset};
 use super::settings::CheckedSettings;
 use super::{Doctor, PATIENCE};
+use crate::headers::{PRODUCT, for_attempt};
 use crate::keys::check::{EndpointAnswer, Inquiry};
 use crate::keys::input::CandidateEndpoint;
-use crate::request::headers::{PRODUCT, for_attempt};
 use crate::verdict::{Asked, Reading, Verdict};
 
 const CERTIFICATES: &str = "certificates";

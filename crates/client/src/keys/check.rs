@@ -13,8 +13,8 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::input::CandidateEndpoint;
+use crate::headers;
 use crate::models::COMMON_MODEL;
-use crate::request::headers;
 use crate::verdict::dialect::ServerError;
 use crate::verdict::{Asked, Reading, Verdict};
 

@@ -10,8 +10,8 @@ use qwen_base::{Clock, Code, Error, Http, Result, Secret, TransportError, decode
 use url::Url;
 
 use super::answer::{Answer, Beginning, Body};
-use super::headers;
 use super::prepare::{Prepared, Redirect};
+use crate::headers;
 use crate::host::errors::{FinalError, SHORT_WAIT_MS, calmed};
 use crate::verdict::dialect::{Content, MAX_ERROR_BODY, ServerError};
 use crate::verdict::{AnswerReader, Asked, Reading, Verdict};

@@ -7,7 +7,6 @@ pub mod attempt;
 mod body;
 mod call;
 mod cooling;
-pub mod headers;
 mod last_word;
 pub mod pipeline;
 pub mod prepare;
