@@ -9,8 +9,9 @@ use qwen_accounts::{
 };
 use qwen_base::{KeyPlan, Redactor, Secret, api_base_url, display_url, is_secure, retry_after_ms};
 use qwen_client::internals::{
-    AnswerReader, Asked, CliEvent, CliParser, Content, EventReader, Guard, Ids, MAX_ID, MAX_IDS, Reading,
-    Target, Verdict, candidate_endpoints, degrade_body, read_key, read_list, shape_body, write_prompt,
+    AnswerReader, CliEvent, CliParser, Content, EventReader, Guard, Ids, MAX_ID, MAX_IDS, Reading,
+    RequestContext, Target, Verdict, candidate_endpoints, degrade_body, read_key, read_list, shape_body,
+    write_prompt,
 };
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -318,7 +319,8 @@ pub fn stream_guard(data: &[u8]) {
 /// An answer means the same however it is cut into pieces, and only a refusal is about the account.
 pub fn answer(data: &[u8]) {
     let (status, body) = choice(&[200, 400, 401, 402, 403, 404, 405, 413, 429, 500, 503, 302], data);
-    for asked in [true, false].map(|is_key| Asked { is_key, model: "qwen3-coder-plus", now_ms: NOW }) {
+    for asked in [true, false].map(|is_key| RequestContext { is_key, model: "qwen3-coder-plus", now_ms: NOW })
+    {
         let reading = Reading::of_body(status, body, &asked);
         assert!(reading.message().len() <= 4096);
         if !(400..500).contains(&status) {

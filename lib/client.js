@@ -28,11 +28,11 @@ class QwenClient {
   /** Functions that release the open gateways. */
   #gateways = new Set();
 
-  /** @param {boolean} forHost true if OpenCode must not retry errors */
-  constructor(options, forHost) {
+  /** @param {boolean} forOpenCode true if OpenCode must not retry errors */
+  constructor(options, forOpenCode) {
     const { env = validate.environment(process.env, "process.env"), oauth = {}, onEvent, ...rest } = options;
     const { signal: _, ...oauthSettings } = oauth;
-    const settings = { ...rest, oauth: oauthSettings, forHost };
+    const settings = { ...rest, oauth: oauthSettings, forOpenCode };
     const created = createNativeClient(settings, env, onEvent);
     this.#settings = settings;
     this.#env = env;
@@ -56,7 +56,7 @@ class QwenClient {
       method,
       signal,
       scope: this.#scope,
-      forHost: this.#settings.forHost,
+      forOpenCode: this.#settings.forOpenCode,
     });
   }
 

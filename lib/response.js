@@ -18,9 +18,9 @@ const COMMENT_MS = 25;
 /**
  * @param {[number, string, string, string, any]} answer the status and its text, the URL, the names and values of the headers,
  *   and the body: all its bytes, or an object to read them from
- * @param {{method: string, signal?: AbortSignal, scope: Set<(reason: unknown) => void>, forHost: boolean}} context
+ * @param {{method: string, signal?: AbortSignal, scope: Set<(reason: unknown) => void>, forOpenCode: boolean}} context
  */
-function toResponse([status, statusText, url, head, body], { method, signal, scope, forHost }) {
+function toResponse([status, statusText, url, head, body], { method, signal, scope, forOpenCode }) {
   const stream = body instanceof Uint8Array ? undefined : body;
   if (status < 200 || status > 599) {
     stream?.cancel();
@@ -38,7 +38,7 @@ function toResponse([status, statusText, url, head, body], { method, signal, sco
   const hasBody = method !== "HEAD" && !STATUSES_WITHOUT_BODY.includes(status);
   if (!hasBody) stream?.cancel();
   const isEvents =
-    forHost &&
+    forOpenCode &&
     headers.some(([name, value]) => name === "content-type" && value.startsWith("text/event-stream"));
   const content = hasBody ? (stream === undefined ? body : toStream(stream, signal, scope, isEvents)) : null;
   const response = new Response(content, { status, statusText, headers });

@@ -30,7 +30,7 @@ pub struct NativeClient {
     shared: Arc<SharedBridge>,
     busy: Busy,
     gateways: Gateways,
-    for_host: bool,
+    for_opencode: bool,
 }
 
 /// A client or the error that prevented it.
@@ -50,8 +50,8 @@ pub fn create_client(bridge: &Bridge, id: u32, options: Value, variables: Variab
             shared.send_value(id, "event", event_value(&event));
         }
     });
-    let for_host = options["forHost"] == true;
-    let context = Context { for_host, clock: Clock::system(), events, busy: bridge.busy().clone() };
+    let for_opencode = options["forOpenCode"] == true;
+    let context = Context { for_opencode, clock: Clock::system(), events, busy: bridge.busy().clone() };
     let environment = variables.into_iter().collect();
     match read_options(options).and_then(|options| Client::new(&options, environment, context)) {
         Ok(client) => {
@@ -63,7 +63,7 @@ pub fn create_client(bridge: &Bridge, id: u32, options: Value, variables: Variab
                     shared,
                     busy: bridge.busy().clone(),
                     gateways: Gateways::default(),
-                    for_host,
+                    for_opencode,
                 }),
                 error: None,
             }
@@ -138,7 +138,7 @@ impl NativeClient {
         let settings = GatewaySettings {
             port,
             key: key.map(Secret::new),
-            for_host: self.for_host,
+            for_opencode: self.for_opencode,
             utc_offset_minutes,
             listener: entries.map(|entries| listener(entries, &self.shared)),
         };

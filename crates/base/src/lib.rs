@@ -49,5 +49,5 @@ pub use redact::{KnownSecrets, Redactor, truncate};
 pub use secret::Secret;
 pub use shutdown::{LONGEST_WAIT, Section, SectionChange, Shutdown};
 pub use text::{
-    ESCAPE, MAX_LABEL, MAX_SHOWN, escaped_unit, is_unsafe, one_line, shorten_message, shows_nothing,
+    ESCAPE_LENGTH, MAX_LABEL, MAX_SHOWN, escaped_unit, is_unsafe, one_line, shorten_message, shows_nothing,
 };

@@ -72,7 +72,7 @@ pub fn is_unsafe(character: char) -> bool {
 }
 
 /// Length of `\uXXXX` in bytes.
-pub const ESCAPE: usize = 6;
+pub const ESCAPE_LENGTH: usize = 6;
 
 /// Returns the code unit of the JSON escape `\uXXXX` at this position.
 #[must_use]

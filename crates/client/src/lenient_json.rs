@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use qwen_base::{ESCAPE, escaped_unit};
+use qwen_base::{ESCAPE_LENGTH, escaped_unit};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -17,7 +17,7 @@ const MARK: char = '\u{fdd0}';
 const DIGITS: usize = 4;
 
 /// Parses a JSON document. Invalid UTF-8 is replaced, and values that are too deep for the parser become null. Only
-/// [`written`] and [`shown`] understand the halves of surrogate pairs in its strings.
+/// [`written`] and [`readable`] understand the halves of surrogate pairs in its strings.
 #[must_use]
 pub fn parsed(data: &[u8]) -> Option<Value> {
     let text = String::from_utf8_lossy(data);
@@ -34,24 +34,24 @@ pub fn written(document: &Value) -> String {
 
 /// Returns a text of a document of [`parsed`] for users: U+FFFD takes the place of each half of a surrogate pair.
 #[must_use]
-pub fn shown(text: &str) -> Cow<'_, str> {
+pub fn readable(text: &str) -> Cow<'_, str> {
     if !text.contains(MARK) {
         return Cow::Borrowed(text);
     }
     let mut pieces = text.split(MARK);
-    let mut shown = pieces.next().unwrap_or_default().to_owned();
+    let mut readable = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
-        shown.push(char::REPLACEMENT_CHARACTER);
-        shown.push_str(piece.get(DIGITS..).unwrap_or_default());
+        readable.push(char::REPLACEMENT_CHARACTER);
+        readable.push_str(piece.get(DIGITS..).unwrap_or_default());
     }
-    Cow::Owned(shown)
+    Cow::Owned(readable)
 }
 
 /// Returns the text of a JSON string for users.
 #[must_use]
 pub fn string_of(raw: &str) -> Option<String> {
     let text: String = serde_json::from_str(&marked(raw)).ok()?;
-    Some(shown(&text).into_owned())
+    Some(readable(&text).into_owned())
 }
 
 fn shallow(text: &str, depth: usize) -> Option<Value> {
@@ -80,16 +80,16 @@ fn marked(text: &str) -> Cow<'_, str> {
     let (mut marked, mut copied, mut at) = (String::new(), 0, 0);
     while let Some(found) = memchr::memchr(b'\\', &text.as_bytes()[at..]) {
         at += found;
-        at += match (escaped_unit(text.as_bytes(), at), escaped_unit(text.as_bytes(), at + ESCAPE)) {
+        at += match (escaped_unit(text.as_bytes(), at), escaped_unit(text.as_bytes(), at + ESCAPE_LENGTH)) {
             (None, _) => 2,
-            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 2 * ESCAPE,
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 2 * ESCAPE_LENGTH,
             (Some(0xd800..=0xdfff | 0xfdd0), _) => {
                 marked.push_str(&text[copied..at]);
                 marked.push(MARK);
-                copied = at + ESCAPE - DIGITS;
-                ESCAPE
+                copied = at + ESCAPE_LENGTH - DIGITS;
+                ESCAPE_LENGTH
             }
-            (Some(_), _) => ESCAPE,
+            (Some(_), _) => ESCAPE_LENGTH,
         };
         at = at.min(text.len());
     }

@@ -64,5 +64,5 @@ pub mod internals {
     };
     pub use crate::sse::EventReader;
     pub use crate::verdict::dialect::Content;
-    pub use crate::verdict::{AnswerReader, Asked, Reading, Verdict};
+    pub use crate::verdict::{AnswerReader, Reading, RequestContext, Verdict};
 }

@@ -10,7 +10,8 @@ const FAILED = 1;
 
 /** Runs without a client, since it also finds problems that prevent creating one. */
 async function run({ env, signal }) {
-  const findings = await examine({ oauth: {}, forHost: false }, environment(env, "process.env"), { signal });
+  const settings = { oauth: {}, forOpenCode: false };
+  const findings = await examine(settings, environment(env, "process.env"), { signal });
   const broken = findings.filter(({ state }) => state === "broken").length;
   return {
     value: findings,

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use qwen_base::{ESCAPE, Secret, escaped_unit};
+use qwen_base::{ESCAPE_LENGTH, Secret, escaped_unit};
 use serde_json::Value;
 
 use crate::store::atomic;
@@ -169,7 +169,8 @@ impl<'a> Traces<'a> {
         // The original plugin writes `refresh:<token>` into a field of its own. JSON in JSON escapes its quotes.
         let bare = plain.strip_prefix("refresh:").unwrap_or(&plain).trim_matches('\\');
         // The last escape may be torn.
-        let bare = bare.rfind('\\').filter(|at| at + ESCAPE > bare.len()).map_or(bare, |at| &bare[..at]);
+        let bare =
+            bare.rfind('\\').filter(|at| at + ESCAPE_LENGTH > bare.len()).map_or(bare, |at| &bare[..at]);
         let is_spent = || self.record.has_spent(&Secret::new(bare));
         let is_part = |secret: &Secret| {
             let is_part = secret.expose().starts_with(bare) || secret.expose().ends_with(bare);
@@ -197,7 +198,7 @@ fn unescaped(word: &str) -> Cow<'_, str> {
             _ => escaped_unit(word.as_bytes(), at)
                 .and_then(|unit| char::from_u32(unit.into()))
                 .filter(|character| character.is_ascii_graphic() && !r#""\"#.contains(*character))
-                .map(|character| (character, ESCAPE)),
+                .map(|character| (character, ESCAPE_LENGTH)),
         };
         if let Some((character, length)) = character {
             plain.push_str(word[copied..at].trim_end_matches('\\'));

@@ -1,6 +1,6 @@
 //! Mends values in a store that Rust can't hold, so that they cost no account. Pure.
 
-use qwen_base::{ESCAPE, escaped_unit};
+use qwen_base::{ESCAPE_LENGTH, escaped_unit};
 
 /// Returns JSON in which `NaN`, `Infinity` and too large numbers are null, and U+FFFD takes the place of invalid UTF-8 and of
 /// each half of a surrogate pair.
@@ -32,11 +32,11 @@ pub fn mended(contents: &[u8]) -> String {
 
 /// Returns the length of an escape, and its replacement.
 fn escape(text: &[u8], at: usize) -> (usize, Option<&'static str>) {
-    match (escaped_unit(text, at), escaped_unit(text, at + ESCAPE)) {
+    match (escaped_unit(text, at), escaped_unit(text, at + ESCAPE_LENGTH)) {
         (None, _) => (2, None),
-        (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => (2 * ESCAPE, None),
-        (Some(0xd800..=0xdfff), _) => (ESCAPE, Some("\\ufffd")),
-        (Some(_), _) => (ESCAPE, None),
+        (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => (2 * ESCAPE_LENGTH, None),
+        (Some(0xd800..=0xdfff), _) => (ESCAPE_LENGTH, Some("\\ufffd")),
+        (Some(_), _) => (ESCAPE_LENGTH, None),
     }
 }
 

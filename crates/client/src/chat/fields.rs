@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 pub(super) struct Fields<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 /// The name of a field, and the function that writes its value.
-type Instead<'a> = (&'a str, &'a dyn Fn(&mut String));
+type FieldWriter<'a> = (&'a str, &'a dyn Fn(&mut String));
 
 impl<'a> Fields<'a> {
     pub(super) fn get(&self, name: &str) -> Option<&str> {
@@ -40,8 +40,8 @@ impl<'a> Fields<'a> {
         json
     }
 
-    /// Writes the object to `json`. `instead` writes the value of one field, which saves a copy of a large one.
-    pub(super) fn write(&self, json: &mut String, instead: Option<Instead>) {
+    /// Writes the object to `json`. `writer` writes the value of one field, which saves a copy of a large one.
+    pub(super) fn write(&self, json: &mut String, writer: Option<FieldWriter>) {
         json.push('{');
         for (index, (key, value)) in self.0.iter().enumerate() {
             if index > 0 {
@@ -49,7 +49,7 @@ impl<'a> Fields<'a> {
             }
             write_key(json, key);
             json.push(':');
-            match instead {
+            match writer {
                 Some((name, write_value)) if name == key => write_value(json),
                 _ => json.push_str(value),
             }

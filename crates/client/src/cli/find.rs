@@ -36,13 +36,13 @@ pub fn find_cli(environment: &Environment, paths: &Paths) -> Result<Program> {
             ))
             .with_path(&path));
         }
-        return start(path, environment);
+        return program_for(path, environment);
     }
     let on_path = environment.program_directories();
     let elsewhere = global_directories(environment, paths.home());
     let found = on_path.chain(elsewhere).find_map(|directory| command_in(&directory));
     let cli = found.ok_or_else(|| not_found("There is no qwen CLI on PATH"))?;
-    start(cli, environment)
+    program_for(cli, environment)
 }
 
 fn not_found(what: impl std::fmt::Display) -> Error {
@@ -89,7 +89,7 @@ fn is_executable(path: &Path) -> bool {
     path.is_file()
 }
 
-fn start(cli: PathBuf, environment: &Environment) -> Result<Program> {
+fn program_for(cli: PathBuf, environment: &Environment) -> Result<Program> {
     let extension = cli.extension().and_then(|extension| extension.to_str()).unwrap_or("");
     let script = match extension.to_ascii_lowercase().as_str() {
         "js" | "mjs" | "cjs" => cli.clone(),

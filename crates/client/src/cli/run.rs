@@ -19,7 +19,7 @@ use super::home::Workspace;
 use super::login::CliLogin;
 
 /// Number of bytes kept from the end of standard error.
-const MAX_COMPLAINT: usize = 4 * 1024;
+const MAX_STDERR_TAIL: usize = 4 * 1024;
 /// Largest output, in bytes.
 const MAX_OUTPUT: usize = 32 * 1024 * 1024;
 /// Time for reading the pipe after the process has ended.
@@ -319,7 +319,7 @@ async fn read_tail(stderr: &mut Option<ChildStderr>, tail: &mut Vec<u8>) {
         && read > 0
     {
         tail.extend_from_slice(&buffer[..read]);
-        let surplus = tail.len().saturating_sub(MAX_COMPLAINT);
+        let surplus = tail.len().saturating_sub(MAX_STDERR_TAIL);
         tail.drain(..surplus);
     }
 }

@@ -68,7 +68,7 @@ impl Client {
             self.events.emit(Event::new(EventKind::Config, self.clock.now_ms(), note));
         }
         let snapshot = self.tokens.snapshot().await?;
-        Ok(keys.iter().map(|key| shown(key, &snapshot)).collect())
+        Ok(keys.iter().map(|key| found_credential(key, &snapshot)).collect())
     }
 
     /// Imports the found keys with these ids. Each is checked at its server first. Without ids, imports all keys that no
@@ -143,8 +143,8 @@ impl Client {
         let logins = file.logins.usable.iter().zip(&imported);
         let logins = logins.filter(|(_, imported)| **imported != Imported::Removed);
         let mut found: Vec<_> =
-            logins.map(|(login, imported)| shown_login(login, imported, &source)).collect();
-        found.extend(file.keys.iter().map(|key| shown(key, &file.snapshot)));
+            logins.map(|(login, imported)| found_login(login, imported, &source)).collect();
+        found.extend(file.keys.iter().map(|key| found_credential(key, &file.snapshot)));
         Ok(found)
     }
 
@@ -181,7 +181,7 @@ impl Client {
         let mut imported: Vec<ImportedKey> = Vec::new();
         for key in keys {
             let outcome = self.add_api_key(key.options()).await;
-            imported.push(ImportedKey { found: shown(&key, snapshot), outcome });
+            imported.push(ImportedKey { found: found_credential(&key, snapshot), outcome });
         }
         imported
     }
@@ -210,7 +210,7 @@ impl Client {
     }
 }
 
-fn shown(key: &FoundKey, snapshot: &Snapshot) -> FoundCredential {
+fn found_credential(key: &FoundKey, snapshot: &Snapshot) -> FoundCredential {
     FoundCredential {
         id: key.id(),
         source: key.source.clone(),
@@ -226,7 +226,7 @@ fn shown(key: &FoundKey, snapshot: &Snapshot) -> FoundCredential {
     }
 }
 
-fn shown_login(login: &Login, imported: &Imported, source: &str) -> FoundCredential {
+fn found_login(login: &Login, imported: &Imported, source: &str) -> FoundCredential {
     let base_url = login.token.resource_url.as_deref().and_then(|url| api_base_url(url).ok());
     FoundCredential {
         id: fingerprint(&login.token.access_token),

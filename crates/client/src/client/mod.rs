@@ -41,7 +41,7 @@ use crate::usage::{UsageBook, usage_file};
 #[derive(Debug, Clone)]
 pub struct Context {
     /// True to make errors final, so that `OpenCode` doesn't retry them.
-    pub for_host: bool,
+    pub for_opencode: bool,
     /// Source of the time.
     pub clock: Clock,
     /// Listener for events.
@@ -86,7 +86,7 @@ impl Client {
     /// # Errors
     /// As [`ClientConfig::read`].
     pub fn new(options: &ClientOptions, environment: Environment, context: Context) -> Result<Self> {
-        let Context { for_host, clock, events, busy } = context;
+        let Context { for_opencode, clock, events, busy } = context;
         let config = ClientConfig::read(options, &environment)?;
         let secrets = KnownSecrets::default();
         let (logger, request_log) = open_logs(&config, &clock, &secrets);
@@ -132,7 +132,7 @@ impl Client {
         };
         let settings = Settings {
             base_url: config.base_url.clone(),
-            for_host,
+            for_opencode,
             options: config.request,
             fallback,
             discovery: Discovery {
@@ -146,7 +146,7 @@ impl Client {
             http: Arc::clone(&http),
             base_url_override: config.base_url_override.clone(),
             idle_timeout: config.idle_timeout,
-            for_host,
+            for_opencode,
             clock: clock.clone(),
         };
         let pipeline = Pipeline::new(

@@ -132,7 +132,7 @@ pub(super) fn is_of_plan(base_url: &str) -> bool {
     api_base_url(base_url.trim()).is_ok_and(|url| url.host_str().is_some_and(is_plan_host))
 }
 
-pub(super) fn shown(path: &Path) -> String {
+pub(super) fn path_text(path: &Path) -> String {
     path.display().to_string()
 }
 

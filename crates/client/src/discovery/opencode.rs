@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use qwen_base::{KeyPlan, Secret, opaque_debug};
 use serde_json::Value;
 
-use super::found::{KeyEntry, is_named, shown};
+use super::found::{KeyEntry, is_named, path_text};
 
 /// `OpenCode`'s own providers for these plans.
 const PROVIDERS: [(&str, KeyPlan, &str); 6] = [
@@ -43,7 +43,7 @@ pub(super) fn of_auth(auth: &Value, path: &Path, configurations: &[Configuration
     let keys = entries.filter(|(_, entry)| entry.get("type").and_then(Value::as_str) == Some("api"));
     let entry = |(provider, entry): (&String, &Value)| {
         let key = Secret::new(entry.get("key")?.as_str()?);
-        Some(of_provider(provider, key, None, shown(path), false, configurations))
+        Some(of_provider(provider, key, None, path_text(path), false, configurations))
     };
     keys.filter_map(entry).collect()
 }
@@ -59,7 +59,7 @@ pub(super) fn of_configuration(
         let key = resolve(configuration.option(provider, "apiKey")?)?;
         let base_url = configuration.option(provider, "baseURL").and_then(&resolve);
         let base_url = base_url.map(|url| url.expose().to_owned());
-        let source = shown(&configuration.path);
+        let source = path_text(&configuration.path);
         Some(of_provider(provider, key, base_url, source, configuration.is_of_project, configurations))
     };
     providers.filter_map(entry).collect()

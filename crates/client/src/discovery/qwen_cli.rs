@@ -5,13 +5,13 @@ use std::path::Path;
 use qwen_base::Secret;
 use serde_json::Value;
 
-use super::found::{KeyEntry, is_named, shown};
+use super::found::{KeyEntry, is_named, path_text};
 use super::variables::{Found, VariableSources, named};
 
 const PROVIDER: &str = "qwen-cli";
 
 pub(super) fn entries(settings: &Value, path: &Path, variables: &VariableSources) -> Vec<KeyEntry> {
-    let source = shown(path);
+    let source = path_text(path);
     let own = |name: &str| settings.get("env")?.get(name)?.as_str().filter(|text| !text.trim().is_empty());
     let lookup = |name: &str| {
         variables

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use qwen_base::{Environment, KeyPlan, Secret, opaque_debug};
 
-use super::found::{KeyEntry, is_of_plan, shown};
+use super::found::{KeyEntry, is_of_plan, path_text};
 
 /// Variables with a key, and the plan that their name tells.
 const KEYS: [(&str, KeyPlan); 5] = [
@@ -48,7 +48,7 @@ impl VariableSources<'_> {
         self.env_files.iter().find_map(|file| {
             let (_, value) =
                 file.variables.iter().find(|(known, value)| known == name && !value.is_empty())?;
-            Some(Found { value, source: shown(&file.path), is_of_project: file.is_of_project })
+            Some(Found { value, source: path_text(&file.path), is_of_project: file.is_of_project })
         })
     }
 
@@ -60,7 +60,7 @@ impl VariableSources<'_> {
             let of_file = |name: &str| {
                 file.variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
             };
-            entries.extend(named(of_file, Some(&shown(&file.path)), "environment", file.is_of_project));
+            entries.extend(named(of_file, Some(&path_text(&file.path)), "environment", file.is_of_project));
         }
         entries
     }

@@ -21,7 +21,7 @@ use super::{Doctor, PATIENCE};
 use crate::headers::{PRODUCT, for_attempt};
 use crate::keys::check::{EndpointAnswer, Inquiry};
 use crate::keys::input::CandidateEndpoint;
-use crate::verdict::{Asked, Reading, Verdict};
+use crate::verdict::{Reading, RequestContext, Verdict};
 
 const CERTIFICATES: &str = "certificates";
 const PROXY: &str = "proxy";
@@ -128,9 +128,9 @@ async fn ask_api(http: &Http, account: &AskedAccount, proxies: &Proxies) -> (Fin
     let (status, time) = (response.status().as_u16(), date(&response));
     let body = timeout(PATIENCE, read_limited(&mut response, MAX_BODY)).await;
     let body = body.ok().and_then(Result::ok).flatten().unwrap_or_default();
-    let asked = Asked { is_key: account.kind != Kind::OAuth, model: "", now_ms: 0 };
+    let context = RequestContext { is_key: account.kind != Kind::OAuth, model: "", now_ms: 0 };
     let verdict = match &account.access_token {
-        Some(_) => Reading::of_body(status, &body, &asked).verdict,
+        Some(_) => Reading::of_body(status, &body, &context).verdict,
         None => Verdict::Pass,
     };
     let finding = match verdict {

@@ -36,7 +36,7 @@ pub(super) struct Exchange {
     pub(super) listener: Option<EntryListener>,
     pub(super) clock: Clock,
     /// True to tell `OpenCode` 2 which errors are final and which are pauses.
-    pub(super) for_host: bool,
+    pub(super) for_opencode: bool,
     pub(super) utc_offset_minutes: i32,
 }
 
@@ -60,7 +60,7 @@ impl Exchange {
         progress.set(Phase::Answer);
         let (status, mut headers, body) = match outcome.unwrap_or_else(|_| Err(GatewayRefusal::internal())) {
             Ok(ExchangeOutcome::Answer(answer)) => {
-                (answer.status, passed_on(answer.headers), Ok(answer.body))
+                (answer.status, response_headers(answer.headers), Ok(answer.body))
             }
             Ok(ExchangeOutcome::Json(json)) => {
                 let kind = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -68,12 +68,12 @@ impl Exchange {
             }
             Err(refusal) => (refusal.status, refusal.headers(), Err(refusal.body())),
         };
-        if let Some(should_retry) = should_retry(status, &headers).filter(|_| self.for_host) {
+        if let Some(should_retry) = should_retry(status, &headers).filter(|_| self.for_opencode) {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static(should_retry));
         }
         recorder.head(status.as_u16(), &headers);
         let mut response = http::Response::new(match body {
-            Ok(body) => Reply::live(body, recorder, progress, self.for_host && is_stream(&headers)),
+            Ok(body) => Reply::live(body, recorder, progress, self.for_opencode && is_stream(&headers)),
             Err(bytes) => Reply::whole(bytes, recorder, progress),
         });
         *response.status_mut() = status;
@@ -110,7 +110,7 @@ impl Exchange {
         let request = Request {
             url: format!("{}{below}{query}", self.client.base_url()),
             body: (!upload.bytes.is_empty()).then(|| upload.bytes.clone()),
-            headers: brought_in(head.headers),
+            headers: request_headers(head.headers),
             method: head.method,
             redirect: Redirect::Follow,
             utc_offset_minutes: self.utc_offset_minutes,
@@ -128,7 +128,7 @@ fn head_size(head: &http::request::Parts) -> usize {
 }
 
 /// Removes the headers that are for the gateway.
-fn brought_in(mut headers: HeaderMap) -> HeaderMap {
+fn request_headers(mut headers: HeaderMap) -> HeaderMap {
     drop_hop_headers(&mut headers);
     headers.remove(AUTHORIZATION);
     headers.remove(KEY_HEADER);
@@ -136,7 +136,7 @@ fn brought_in(mut headers: HeaderMap) -> HeaderMap {
 }
 
 /// Removes headers of the server's connection. A stream of events also loses its length, because an error may end it early.
-fn passed_on(mut headers: HeaderMap) -> HeaderMap {
+fn response_headers(mut headers: HeaderMap) -> HeaderMap {
     drop_hop_headers(&mut headers);
     if is_stream(&headers) {
         headers.remove(CONTENT_LENGTH);

@@ -48,7 +48,7 @@ pub struct GatewaySettings {
     /// Key, or `None` for a random one.
     pub key: Option<Secret>,
     /// True to tell `OpenCode` 2 which errors are final and which are pauses.
-    pub for_host: bool,
+    pub for_opencode: bool,
     /// The user's local time minus UTC, in minutes. Errors name times of day.
     pub utc_offset_minutes: i32,
     /// Called after each request.
@@ -83,7 +83,7 @@ impl Gateway {
             uploads: Uploads::default(),
             listener: settings.listener,
             clock,
-            for_host: settings.for_host,
+            for_opencode: settings.for_opencode,
             utc_offset_minutes: settings.utc_offset_minutes,
         });
         let (closing, is_closing) = watch::channel(false);

@@ -47,8 +47,8 @@ const ERROR_FINISH: &str = "error_finish";
 const EVENT_END: u8 = 0;
 
 /// The result for one event.
-pub(super) enum Corrected {
-    Kept,
+pub(super) enum EventResult {
+    Unchanged,
     Replaced(Value),
     Dropped,
 }
@@ -71,9 +71,9 @@ impl ChatEvents {
     }
 
     /// Takes a line. Returns a result if the line ends an event.
-    pub(super) fn take(&mut self, line: &Line) -> Option<Corrected> {
+    pub(super) fn take(&mut self, line: &Line) -> Option<EventResult> {
         if self.failure.is_some() || self.is_done {
-            return Some(Corrected::Dropped);
+            return Some(EventResult::Dropped);
         }
         if !std::mem::replace(&mut self.in_event, true) {
             self.lines.clear();
@@ -88,9 +88,9 @@ impl ChatEvents {
         }
         self.in_event = false;
         let data = std::mem::take(&mut self.event.data);
-        let corrected = self.corrected(&data);
+        let result = self.result_of(&data);
         self.event.data = data;
-        Some(corrected)
+        Some(result)
     }
 
     /// True after `[DONE]`, even without an empty line, or after an error.
@@ -112,32 +112,32 @@ impl ChatEvents {
     }
 
     /// True if the current event can be passed on without a copy.
-    pub(super) fn is_written_as_it_came(&self) -> bool {
+    pub(super) fn passes_unchanged(&self) -> bool {
         self.is_verbatim && self.held.is_empty() && !self.is_held
     }
 
     /// Writes the event that was held back, and then the current one.
-    pub(super) fn write(&mut self, corrected: &Corrected, out: &mut Vec<u8>) {
+    pub(super) fn write(&mut self, result: &EventResult, out: &mut Vec<u8>) {
         // A comment or a dropped event says nothing about the block.
-        let is_event = !self.event.data.is_empty() && !matches!(corrected, Corrected::Dropped);
+        let is_event = !self.event.data.is_empty() && !matches!(result, EventResult::Dropped);
         if is_event && self.failure.is_none() && !self.is_done {
             out.append(&mut self.held);
         }
         let out = if std::mem::take(&mut self.is_held) { &mut self.held } else { out };
-        match corrected {
-            Corrected::Kept => out.extend_from_slice(&self.lines),
-            Corrected::Replaced(event) => {
+        match result {
+            EventResult::Unchanged => out.extend_from_slice(&self.lines),
+            EventResult::Replaced(event) => {
                 out.extend_from_slice(format!("data: {}\n\n", written(event)).as_bytes());
             }
-            Corrected::Dropped => {}
+            EventResult::Dropped => {}
         }
     }
 
-    fn corrected(&mut self, data: &[u8]) -> Corrected {
+    fn result_of(&mut self, data: &[u8]) -> EventResult {
         if data.is_empty() {
             // Comments are kept. The host does not understand empty data.
             let has_data = self.lines.split(|&byte| byte == b'\n').any(|line| data_of(line).is_some());
-            return if has_data { Corrected::Dropped } else { Corrected::Kept };
+            return if has_data { EventResult::Dropped } else { EventResult::Unchanged };
         }
         if is_done(data) {
             self.is_done = true;
@@ -147,12 +147,12 @@ impl ChatEvents {
                 self.is_verbatim = false;
             }
             // OpenCode 2 stops reading at `[DONE]`, so it is dropped if an error has to follow.
-            return if self.is_finished { Corrected::Kept } else { Corrected::Dropped };
+            return if self.is_finished { EventResult::Unchanged } else { EventResult::Dropped };
         }
         self.remember(data);
         // After the first content most events need no parsing.
         if self.has_content && !self.event.is_error && !self.needs_parsing(data) {
-            return Corrected::Kept;
+            return EventResult::Unchanged;
         }
         self.read(data)
     }
@@ -167,12 +167,12 @@ impl ChatEvents {
         self.recent.push(EVENT_END);
     }
 
-    fn read(&mut self, data: &[u8]) -> Corrected {
+    fn read(&mut self, data: &[u8]) -> EventResult {
         match Content::of_json(data, self.event.is_error) {
             Content::Error(mut error) => {
                 error.status = self.event.status.or(error.status);
                 self.fail_with(Some(error), None);
-                return Corrected::Dropped;
+                return EventResult::Dropped;
             }
             // An error beside content is not a verdict about the account, unless it ended the answer.
             Content::Contradiction(error) => {
@@ -181,7 +181,7 @@ impl ChatEvents {
                 } else {
                     self.fail(&broken_off(error.message.as_deref(), None), None);
                 }
-                return Corrected::Dropped;
+                return EventResult::Dropped;
             }
             Content::Nothing | Content::Answer => {}
         }
@@ -191,14 +191,14 @@ impl ChatEvents {
             if is_object {
                 self.fail("Qwen sent an event that is not valid JSON. Send the message again.", None);
             }
-            return Corrected::Dropped;
+            return EventResult::Dropped;
         };
         let mut is_changed = !is_object;
         is_changed |= self.shape.correct(&mut fields);
         // The host refuses the whole answer, even if the name follows.
         if self.shape.has_nameless_call() {
             self.fail("Qwen sent a tool call without a name. Send the message again.", None);
-            return Corrected::Dropped;
+            return EventResult::Dropped;
         }
         let was_finished = self.is_finished;
         for choice in fields.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
@@ -211,13 +211,13 @@ impl ChatEvents {
                         error = error_beside_choices(data).or_else(|| self.error_in_text());
                     }
                     self.fail_with(error, Some(&reason));
-                    return Corrected::Dropped;
+                    return EventResult::Dropped;
                 }
             }
         }
         let event = Value::Object(fields);
         self.is_held = !self.is_finished && has_error_block(&event);
-        if is_changed { Corrected::Replaced(event) } else { Corrected::Kept }
+        if is_changed { EventResult::Replaced(event) } else { EventResult::Unchanged }
     }
 
     /// Corrects a choice for the host. Returns true if the choice changed. Fails with the finish reason if that means an error.

@@ -4,9 +4,8 @@ use std::sync::LazyLock;
 
 use memchr::memchr_iter;
 use memchr::memmem::Finder;
+use qwen_base::ESCAPE_LENGTH;
 use serde::de::IgnoredAny;
-
-use qwen_base::ESCAPE;
 
 /// The end of a key with the start of its text. Created once: creating a finder takes longer than a search.
 static TEXT_START: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"content\":\""));
@@ -58,7 +57,7 @@ fn end_of_string(text: &[u8]) -> Option<usize> {
     let mut at = 0;
     while let Some(byte) = text.get(at) {
         at += match (byte, text.get(at + 1)) {
-            (b'\\', Some(b'u')) if is_hex(text.get(at + 2..at + ESCAPE)) => ESCAPE,
+            (b'\\', Some(b'u')) if is_hex(text.get(at + 2..at + ESCAPE_LENGTH)) => ESCAPE_LENGTH,
             (b'\\', Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')) => 2,
             (b'"' | b'\\' | 0..b' ', _) => return Some(at),
             _ => 1,

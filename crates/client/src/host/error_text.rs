@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 use serde_json::{Deserializer, Value};
 
 use super::shape::text_of_parts;
-use crate::lenient_json::{parsed, shown, written};
+use crate::lenient_json::{parsed, readable, written};
 use crate::sse::error_status;
 use crate::verdict::dialect::{Content, ServerError};
 
@@ -20,7 +20,7 @@ const MAX_BRACES: usize = 64;
 pub(super) fn error_in(events: &[Value]) -> Option<ServerError> {
     let texts = TEXTS.map(|name| {
         let text: String = events.iter().filter_map(|event| text_of(event, name)).collect();
-        shown(&text).into_owned()
+        readable(&text).into_owned()
     });
     let blocks = texts.iter().filter_map(|text| last_block(text));
     blocks.chain(texts.iter().map(String::as_str)).find_map(error_of)

@@ -131,7 +131,7 @@ impl FinalError {
                 "Alibaba refuses this account's requests until its bill is paid.".to_owned()
             }
             ("", Verdict::ModelUnavailable) => "This account does not have the model.".to_owned(),
-            ("", _) if reading.is_of_gateway => format!(
+            ("", _) if reading.is_of_proxy => format!(
                 "A proxy or gateway answered with status {} in place of Qwen. Check the network's login and the proxy variables.",
                 status.as_u16()
             ),
@@ -188,21 +188,21 @@ impl FinalError {
 /// Returns a message without control characters, cut to 2,000 bytes. Breaks the words that make `OpenCode` retry or compact.
 #[must_use]
 pub fn plain(message: &str) -> String {
-    broken(&visible(message), |text| {
+    break_words(&visible(message), |text| {
         starts_with_any(text, &RETRY_WORDS) || starts_with_any(text, &OVERFLOW_WORDS)
     })
 }
 
 /// Breaks only the words that make `OpenCode` retry: it may compact.
 fn without_retry_words(message: &str) -> String {
-    broken(&visible(message), |text| starts_with_any(text, &RETRY_WORDS))
+    break_words(&visible(message), |text| starts_with_any(text, &RETRY_WORDS))
 }
 
 /// Returns an error body in place of one that the host retries, without words that make it compact and without control
 /// characters; `None` if there are none.
 #[must_use]
 pub fn calmed(body: &[u8]) -> Option<String> {
-    let calm = |text: &str| broken(text, |text| starts_with_any(text, &OVERFLOW_WORDS));
+    let calm = |text: &str| break_words(text, |text| starts_with_any(text, &OVERFLOW_WORDS));
     let Some(document) = parsed(body).filter(Value::is_object) else {
         let text = String::from_utf8_lossy(body);
         let calmed = calm(&without_controls(&text, &['\n', '\r', '\t']));
@@ -238,7 +238,7 @@ fn without_controls(text: &str, kept: &[char]) -> String {
 }
 
 /// Inserts an invisible character after the first character of each word.
-fn broken(text: &str, is_word: impl Fn(&[u8]) -> bool) -> String {
+fn break_words(text: &str, is_word: impl Fn(&[u8]) -> bool) -> String {
     const WORD_JOINER: char = '\u{2060}';
     let folded = Folded::of(text);
     let (mut broken, mut copied) = (String::new(), 0);
@@ -304,7 +304,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::verdict::Asked;
+    use crate::verdict::RequestContext;
 
     fn holds(text: &str, words: &[&str]) -> bool {
         let text = Folded::of(text).text;
@@ -317,10 +317,10 @@ mod tests {
 
     #[test]
     fn an_error_that_no_waiting_fixes_keeps_the_servers_words() {
-        let asked = Asked { is_key: true, model: "m", now_ms: 0 };
+        let context = RequestContext { is_key: true, model: "m", now_ms: 0 };
         let of = |status, code: &str, message: &str| {
             let body = json!({"error": {"code": code, "message": message}, "request_id": "a5021c9e-4290"});
-            FinalError::of_reading(&Reading::of_body(status, body.to_string().as_bytes(), &asked))
+            FinalError::of_reading(&Reading::of_body(status, body.to_string().as_bytes(), &context))
         };
         for (status, code, message, shown) in [
             (400, "InvalidParameter", "tools is invalid", 400),
@@ -345,7 +345,7 @@ mod tests {
         for status in [408, 429, 500, 503, 200] {
             assert_eq!(of(status, "", "x"), None);
         }
-        let page = Reading::of_body(403, b"<html>429</html>", &asked);
+        let page = Reading::of_body(403, b"<html>429</html>", &context);
         let page = FinalError::of_reading(&page).unwrap();
         assert_eq!(page.message, "Qwen refused the request with status 403 and gave no reason.");
         assert!(plain(&"5".repeat(9_000)).len() <= MAX_SHOWN);
@@ -388,9 +388,9 @@ mod tests {
         let limit = r#"{"error":{"message":"Requests rate limit exceeded, try again later"},"n":[1,null]}"#;
         assert_eq!(calmed(limit.as_bytes()), None);
         assert_eq!(calmed(b"<html>\r\n\t503</html>"), None);
-        let asked = Asked { is_key: true, model: "m", now_ms: 0 };
+        let context = RequestContext { is_key: true, model: "m", now_ms: 0 };
         let long = br#"{"error":{"message":"This model's maximum context length is 98304 tokens."}}"#;
-        let long = FinalError::of_reading(&Reading::of_body(400, long, &asked)).unwrap();
+        let long = FinalError::of_reading(&Reading::of_body(400, long, &context)).unwrap();
         assert_eq!(long.message, "This model's maximum context length is 98304 tokens.");
     }
 

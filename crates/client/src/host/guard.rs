@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use qwen_base::{Code, Error, Result};
 
-use super::chat_events::{ChatEvents, Corrected};
+use super::chat_events::{ChatEvents, EventResult};
 use super::completion::as_events;
 use super::errors::plain;
 use crate::sse::{Line, LineReader, MAX_LINE, start_of};
@@ -102,7 +102,7 @@ impl Guard {
             };
             at += length;
             match event {
-                Some(Corrected::Kept) if copied.is_none() && events.is_written_as_it_came() => end = at,
+                Some(EventResult::Unchanged) if copied.is_none() && events.passes_unchanged() => end = at,
                 Some(event) => events.write(&event, copied.get_or_insert_with(|| bytes[..end].to_vec())),
                 None => {}
             }

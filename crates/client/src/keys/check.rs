@@ -16,7 +16,7 @@ use super::input::CandidateEndpoint;
 use crate::headers;
 use crate::models::COMMON_MODEL;
 use crate::verdict::dialect::ServerError;
-use crate::verdict::{Asked, Reading, Verdict};
+use crate::verdict::{Reading, RequestContext, Verdict};
 
 /// Time limit for one server, so that a silent one doesn't use up the time of the others.
 const PLACE_LIMIT: Duration = Duration::from_secs(5);
@@ -102,10 +102,10 @@ impl<'a> Inquiry<'a> {
 fn meaning(status: u16, body: &[u8], host: &str) -> EndpointAnswer {
     let is_json = serde_json::from_slice::<Value>(body).is_ok_and(|value| value.is_object());
     let text = String::from_utf8_lossy(body).to_ascii_lowercase();
-    let asked = Asked { is_key: true, model: COMMON_MODEL, now_ms: 0 };
+    let context = RequestContext { is_key: true, model: COMMON_MODEL, now_ms: 0 };
     let reading = match status {
-        400.. => Reading::of_body(status, body, &asked),
-        _ => Reading::of_inner_error(ServerError::of_body(body), &asked),
+        400.. => Reading::of_body(status, body, &context),
+        _ => Reading::of_inner_error(ServerError::of_body(body), &context),
     };
     match status {
         401 => EndpointAnswer::No,

@@ -14,7 +14,7 @@ use super::prepare::{Prepared, Redirect};
 use crate::headers;
 use crate::host::errors::{FinalError, SHORT_WAIT_MS, calmed};
 use crate::verdict::dialect::{Content, MAX_ERROR_BODY, ServerError};
-use crate::verdict::{AnswerReader, Asked, Reading, Verdict};
+use crate::verdict::{AnswerReader, Reading, RequestContext, Verdict};
 
 /// Largest beginning of a success, in bytes, that is searched for an error.
 const MAX_READ_AHEAD: usize = 1024 * 1024;
@@ -103,7 +103,7 @@ pub struct Sender {
     /// Longest silence of a server.
     pub idle_timeout: Duration,
     /// True to guard streams for `OpenCode`.
-    pub for_host: bool,
+    pub for_opencode: bool,
     pub clock: Clock,
 }
 
@@ -136,21 +136,21 @@ impl Sender {
         let retry_after_ms = retry_after_of(response.headers(), now_ms);
         let headers = headers::of_answer(response.headers());
         let mut answer = Answer { status, headers, url, body: Body::live(response, self.idle_timeout) };
-        let asked = Asked { is_key: account.kind != Kind::OAuth, model: &prepared.model, now_ms };
+        let context = RequestContext { is_key: account.kind != Kind::OAuth, model: &prepared.model, now_ms };
         let mut error_body = Vec::new();
         let mut reading = Reading::success(status.as_u16());
         if status.is_client_error() {
             error_body = answer.body.peek(MAX_ERROR_BODY).await;
             reading = if status == StatusCode::UNAUTHORIZED && asks_for_password(&answer.headers) {
-                Reading::of_gateway(status.as_u16(), ServerError::of_body(&error_body), &asked)
+                Reading::of_proxy(status.as_u16(), ServerError::of_body(&error_body), &context)
             } else {
-                Reading::of_body(status.as_u16(), &error_body, &asked)
+                Reading::of_body(status.as_u16(), &error_body, &context)
             };
         } else if status.is_success() && prepared.is_chat {
             match self.beginning(&mut answer, prepared).await {
                 Beginning::Content => {}
                 Beginning::Error(error) => {
-                    reading = Reading::of_inner_error(error, &asked);
+                    reading = Reading::of_inner_error(error, &context);
                     let body = reading.error.to_json();
                     answer.status = StatusCode::from_u16(reading.status).unwrap_or(StatusCode::BAD_GATEWAY);
                     answer.set_json(&body);
@@ -160,7 +160,7 @@ impl Sender {
             }
         }
         reading.error.hide(&access.token.access_token);
-        if self.for_host {
+        if self.for_opencode {
             let token = &access.token.access_token;
             adapt(&mut answer, reading.verdict, &mut error_body, retry_after_ms, token).await;
         }
@@ -170,10 +170,10 @@ impl Sender {
 
     /// Reads the beginning of a success. For a host, an empty stream is an error.
     async fn beginning(&self, answer: &mut Answer, prepared: &Prepared) -> Beginning {
-        if self.for_host && prepared.is_chat_stream {
+        if self.for_opencode && prepared.is_chat_stream {
             return answer.watch().await;
         }
-        match tokio::time::timeout(self.hold_of(answer), inside(&mut answer.body)).await {
+        match tokio::time::timeout(self.hold_of(answer), first_content_or_error(&mut answer.body)).await {
             Ok(Content::Error(error)) => Beginning::Error(error),
             _ => Beginning::Content,
         }
@@ -279,7 +279,7 @@ fn hide(answer: &mut Answer, error_body: &mut Vec<u8>, token: &Secret) {
 }
 
 /// Reads ahead to the first content or error in the body of a success.
-async fn inside(body: &mut Body) -> Content {
+async fn first_content_or_error(body: &mut Body) -> Content {
     let mut reader = AnswerReader::default();
     let found = body.read_ahead(MAX_READ_AHEAD, |bytes| reader.read(bytes)).await;
     found.unwrap_or_else(|| reader.end())

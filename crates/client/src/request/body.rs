@@ -34,23 +34,23 @@ enum Source {
 const MAX_TAIL: usize = 8 * 1024;
 
 /// Longest time for which the end of a stream waits until its error is noted. A disk may be stuck.
-const MAX_NOTING: Duration = Duration::from_secs(1);
+const MAX_REPORT_TIME: Duration = Duration::from_secs(1);
 
 /// Starts a task that notes an error of the server; `None` if there is nothing to note.
-type Note = Box<dyn FnOnce(ServerError) -> Option<JoinHandle<()>> + Send + Sync>;
+type Callback = Box<dyn FnOnce(ServerError) -> Option<JoinHandle<()>> + Send + Sync>;
 
 /// Called with the error with which the server ends a stream.
-struct OnServerError {
-    note: Option<Note>,
+struct ErrorWatch {
+    callback: Option<Callback>,
     /// The last bytes of a stream that no guard reads.
     tail: Vec<u8>,
     /// The bytes before `tail`, more than [`MAX_TAIL`]. Two buffers spare a copy.
     before: Vec<u8>,
 }
 
-opaque_debug!(OnServerError);
+opaque_debug!(ErrorWatch);
 
-impl OnServerError {
+impl ErrorWatch {
     fn remember(&mut self, bytes: &[u8]) {
         if self.tail.len() > MAX_TAIL {
             std::mem::swap(&mut self.tail, &mut self.before);
@@ -60,27 +60,27 @@ impl OnServerError {
     }
 
     /// Notes the error that a guard found, or else the one at the end of the stream.
-    fn note(&mut self, found: Option<ServerError>) -> Option<JoinHandle<()>> {
-        let note = self.note.take()?;
+    fn report(&mut self, found: Option<ServerError>) -> Option<JoinHandle<()>> {
+        let callback = self.callback.take()?;
         let at_end = || {
             let end = [self.before.as_slice(), &self.tail].concat();
             ServerError::in_events(&String::from_utf8_lossy(&end))
         };
-        note(found.or_else(at_end)?)
+        callback(found.or_else(at_end)?)
     }
 }
 
-impl Drop for OnServerError {
+impl Drop for ErrorWatch {
     /// Notes the error of a stream whose reader stops there.
     fn drop(&mut self) {
-        self.note(None);
+        self.report(None);
     }
 }
 
 /// The end of a stream, which waits until its error is noted.
 #[derive(Debug)]
-struct Ending {
-    noting: Option<Pin<Box<Timeout<JoinHandle<()>>>>>,
+struct PendingEnd {
+    report: Option<Pin<Box<Timeout<JoinHandle<()>>>>>,
     end: Result<Option<Bytes>>,
 }
 
@@ -107,8 +107,8 @@ pub struct Body {
     /// End of the wait for the server to close the connection after the last event.
     done_until: Option<Instant>,
     guard: Option<Guard>,
-    on_server_error: Option<OnServerError>,
-    ending: Option<Ending>,
+    error_watch: Option<ErrorWatch>,
+    pending_end: Option<PendingEnd>,
     meter: Meter,
     record: RequestRecord,
 }
@@ -124,8 +124,8 @@ impl Body {
             idle_timeout: Duration::MAX,
             done_until: None,
             guard: None,
-            on_server_error: None,
-            ending: None,
+            error_watch: None,
+            pending_end: None,
             meter: Meter::default(),
             record: RequestRecord::default(),
         }
@@ -159,13 +159,13 @@ impl Body {
         }
     }
 
-    /// Calls `note` with the error with which the server ends a stream of events. The end of the stream waits for its task.
+    /// Calls `callback` with the error with which the server ends a stream of events. The end of the stream waits for its task.
     pub fn on_server_error(
         &mut self,
-        note: impl FnOnce(ServerError) -> Option<JoinHandle<()>> + Send + Sync + 'static,
+        callback: impl FnOnce(ServerError) -> Option<JoinHandle<()>> + Send + Sync + 'static,
     ) {
-        let note: Note = Box::new(note);
-        self.on_server_error = Some(OnServerError { note: Some(note), tail: Vec::new(), before: Vec::new() });
+        let callback = Some(Box::new(callback) as Callback);
+        self.error_watch = Some(ErrorWatch { callback, tail: Vec::new(), before: Vec::new() });
     }
 
     /// Writes all bytes and the end to a record.
@@ -182,10 +182,10 @@ impl Body {
             if let Some(next) = self.next_if_here() {
                 return next;
             }
-            if let Some(Ending { noting, .. }) = &mut self.ending {
-                if let Some(noting) = noting.take() {
+            if let Some(PendingEnd { report, .. }) = &mut self.pending_end {
+                if let Some(report) = report.take() {
                     // A failed or late note must not hold the end back.
-                    let _ = noting.await;
+                    let _ = report.await;
                 }
             } else {
                 self.received = Some(self.wait().await);
@@ -212,7 +212,7 @@ impl Body {
             }
             return Some(Ok(Some(bytes)));
         }
-        while self.ending.is_none() {
+        while self.pending_end.is_none() {
             if self.guard.as_ref().is_some_and(Guard::has_failed) {
                 self.stop();
             }
@@ -236,23 +236,23 @@ impl Body {
                 (None, end) => self.end_with(end, None),
             }
         }
-        if let Some(Ending { noting: Some(noting), .. }) = &mut self.ending {
-            let _ = noting.now_or_never()?;
+        if let Some(PendingEnd { report: Some(report), .. }) = &mut self.pending_end {
+            let _ = report.now_or_never()?;
         }
-        self.ending.take().map(|ending| ending.end)
+        self.pending_end.take().map(|pending| pending.end)
     }
 
     /// Ends the stream, and notes the error that a guard found or that is at its end.
     fn end_with(&mut self, end: Result<Option<Bytes>>, found: Option<ServerError>) {
-        let noting = self.on_server_error.take().and_then(|mut on_error| on_error.note(found));
-        let noting = noting.map(|noting| Box::pin(tokio::time::timeout(MAX_NOTING, noting)));
-        self.ending = Some(Ending { noting, end });
+        let report = self.error_watch.take().and_then(|mut watch| watch.report(found));
+        let report = report.map(|report| Box::pin(tokio::time::timeout(MAX_REPORT_TIME, report)));
+        self.pending_end = Some(PendingEnd { report, end });
     }
 
     /// Keeps the end of an unguarded stream.
     fn remember(&mut self, bytes: &[u8]) {
-        if let Some(note) = &mut self.on_server_error {
-            note.remember(bytes);
+        if let Some(watch) = &mut self.error_watch {
+            watch.remember(bytes);
         }
     }
 
@@ -431,6 +431,6 @@ mod tests {
         assert!(body.next_if_here().is_none());
         let before = Instant::now();
         assert_eq!(body.next().await.unwrap(), None);
-        assert_eq!(before.elapsed().as_secs(), MAX_NOTING.as_secs());
+        assert_eq!(before.elapsed().as_secs(), MAX_REPORT_TIME.as_secs());
     }
 }

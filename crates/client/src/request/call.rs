@@ -11,8 +11,8 @@ use url::Url;
 
 use super::answer::{Answer, Beginning};
 use super::attempt::{Access, Attempt, Budget};
-use super::cooling::Facts;
-use super::last_word::{self, LastWord};
+use super::cooling::CooldownInput;
+use super::no_account::{self, AllCoolingError};
 use super::pipeline::Pipeline;
 use super::prepare::{Prepared, Request};
 use super::refusal::{Refusal, is_about_login};
@@ -41,10 +41,10 @@ pub(super) struct Call<'a> {
     is_paid_fallback: bool,
 }
 
-/// The result of a step: the answer, or a reason for another step.
-enum Ended {
-    Answered(Box<Answer>),
-    With(Outcome),
+/// The result of a step: the call returns the answer, or takes the step after this outcome.
+enum Next {
+    Return(Box<Answer>),
+    After(Outcome),
 }
 
 impl<'a> Call<'a> {
@@ -58,9 +58,9 @@ impl<'a> Call<'a> {
         if candidates.is_empty() {
             return Err(pipeline.settings.discovery.explain(snapshot.no_account(), &snapshot.document).await);
         }
-        let mut selection = Selection::new(&candidates, &pipeline.situation(&prepared, now_ms));
+        let mut selection = Selection::new(&candidates, &pipeline.selection_input(&prepared, now_ms));
         if selection.allowed().is_empty() {
-            return Err(last_word::no_account_serves(&prepared.model, &selection));
+            return Err(no_account::no_account_serves(&prepared.model, &selection));
         }
         let mut call = Call {
             pipeline,
@@ -87,7 +87,7 @@ impl<'a> Call<'a> {
     async fn take_steps(&mut self, selection: &mut Selection<'a>) -> Result<Answer> {
         let mut step = selection.begin();
         loop {
-            let ended = match step {
+            let next = match step {
                 Step::Ask(candidate) => self.ask(candidate, selection).await?,
                 Step::Degrade(candidate) => Box::pin(self.degrade(candidate, selection)).await?,
                 Step::FallBack => Box::pin(self.fall_back()).await,
@@ -97,20 +97,20 @@ impl<'a> Call<'a> {
                     return self.last.take().unwrap_or_else(none);
                 }
             };
-            match ended {
-                Ended::Answered(mut answer) => {
+            match next {
+                Next::Return(mut answer) => {
                     if self.is_paid_fallback {
                         answer.note_paid();
                     }
                     return Ok(*answer);
                 }
-                Ended::With(outcome) => step = selection.after(outcome),
+                Next::After(outcome) => step = selection.after(outcome),
             }
         }
     }
 
     /// Asks one account, once more after a refresh, and once more after a short wait.
-    async fn ask(&mut self, candidate: &'a Candidate<'a>, selection: &Selection<'a>) -> Result<Ended> {
+    async fn ask(&mut self, candidate: &'a Candidate<'a>, selection: &Selection<'a>) -> Result<Next> {
         let (pipeline, account) = (self.pipeline, candidate.account);
         // Two for each account that is left, since its token may have to be renewed, and the shorter request after them.
         self.budget.reserved = 2 * selection.left() + 1;
@@ -127,7 +127,7 @@ impl<'a> Call<'a> {
             Err(error) if error.is_retryable() || !is_about_login(error.code()) => return Err(error),
             Err(error) => {
                 self.last = Some(Err(error));
-                return Ok(Ended::With(Outcome::Unusable));
+                return Ok(Next::After(Outcome::Unusable));
             }
         };
         self.asked_at = pipeline.now_ms();
@@ -162,7 +162,7 @@ impl<'a> Call<'a> {
         access: &Access,
         attempt: Attempt,
         error: Error,
-    ) -> Result<Ended> {
+    ) -> Result<Next> {
         let Candidate { account, record, .. } = candidate;
         // The login may still be valid, so the caller must not get the 401.
         if error.is_retryable() {
@@ -224,13 +224,14 @@ impl<'a> Call<'a> {
         access: &Access,
         attempt: Attempt,
         selection: &Selection<'a>,
-    ) -> Result<Ended> {
+    ) -> Result<Next> {
         let (pipeline, account, now) = (self.pipeline, candidate.account, self.pipeline.now_ms());
         let (verdict, retry_after_ms) = (attempt.reading.verdict, attempt.retry_after_ms);
-        let facts = Facts { last: selection.last().map(|last| last.account), ..self.facts(&attempt) };
-        let cooldown = pipeline.cooling.start(account, &attempt.reading, facts).await;
+        let last = selection.last().map(|last| last.account);
+        let input = CooldownInput { last, ..self.cooldown_input(&attempt) };
+        let cooldown = pipeline.cooling.start(account, &attempt.reading, input).await;
         match (verdict, cooldown) {
-            _ if attempt.reading.is_of_gateway => Ok(self.cannot_answer(attempt, Code::PermissionDenied)),
+            _ if attempt.reading.is_of_proxy => Ok(self.cannot_answer(attempt, Code::PermissionDenied)),
             (Verdict::TokenRejected | Verdict::KeyRejected, _) => {
                 let error = self.refusal(account, &attempt);
                 let is_news =
@@ -253,7 +254,7 @@ impl<'a> Call<'a> {
                 answer.set_retry_after(free_at.saturating_sub(pipeline.now_ms()));
                 answer.note_error(Code::RateLimited);
                 self.last = Some(Ok(answer));
-                Ok(Ended::With(Outcome::Cooling(cooldown)))
+                Ok(Next::After(Outcome::Cooling(cooldown)))
             }
             (_, Some(cooldown)) => {
                 if verdict == Verdict::PaymentRequired {
@@ -262,24 +263,24 @@ impl<'a> Call<'a> {
                     let limit = FinalError::of_rate_limit(retry_after_ms, now, self.utc_offset_minutes);
                     let mut answer = attempt.answer;
                     answer.note_error(Code::RateLimited);
-                    self.last = Some(Ok(self.for_host(answer, limit)));
+                    self.last = Some(Ok(self.for_opencode(answer, limit)));
                 }
-                Ok(Ended::With(Outcome::Cooling(cooldown)))
+                Ok(Next::After(Outcome::Cooling(cooldown)))
             }
-            (_, None) => Ok(Ended::Answered(Box::new(self.answered(candidate, attempt, selection).await))),
+            (_, None) => Ok(Next::Return(Box::new(self.answered(candidate, attempt, selection).await))),
         }
     }
 
-    /// Returns the facts about the request behind an answer.
-    fn facts(&self, attempt: &Attempt) -> Facts<'static> {
+    /// Returns the input for a cooldown after an answer.
+    fn cooldown_input(&self, attempt: &Attempt) -> CooldownInput<'static> {
         let (asked_at, retry_after_ms) = (self.asked_at, attempt.retry_after_ms);
         let utc_offset_minutes = self.utc_offset_minutes;
-        Facts { asked_at, ended_pause: None, retry_after_ms, last: None, utc_offset_minutes }
+        CooldownInput { asked_at, ended_pause: None, retry_after_ms, last: None, utc_offset_minutes }
     }
 
-    /// Makes an error final if there is a host.
-    fn for_host(&self, answer: Answer, error: Option<FinalError>) -> Answer {
-        match error.filter(|_| self.pipeline.settings.for_host) {
+    /// Makes an error final for `OpenCode`.
+    fn for_opencode(&self, answer: Answer, error: Option<FinalError>) -> Answer {
+        match error.filter(|_| self.pipeline.settings.for_opencode) {
             Some(error) => answer.into_final(&error),
             None => answer,
         }
@@ -292,36 +293,36 @@ impl<'a> Call<'a> {
         attempt: Attempt,
         selection: &Selection<'_>,
     ) -> Answer {
-        let facts = Facts { ended_pause: candidate.record.pause(), ..self.facts(&attempt) };
+        let input = CooldownInput { ended_pause: candidate.record.pause(), ..self.cooldown_input(&attempt) };
         let Attempt { mut answer, reading, .. } = attempt;
         if !answer.status.is_success() {
-            return self.for_host(answer, FinalError::of_reading(&reading));
+            return self.for_opencode(answer, FinalError::of_reading(&reading));
         }
         let is_last = selection.left() == 0 && selection.allowed().len() > 1;
         self.pipeline.succeeded(candidate, self.first_asked, is_last).await;
         if self.prepared.is_chat_stream {
-            self.pipeline.note_late_error(candidate.account, &mut answer.body, facts);
+            self.pipeline.note_late_error(candidate.account, &mut answer.body, input);
         }
         answer
     }
 
     /// Keeps the answer of an account that can't answer this request, in case no other account can.
-    fn cannot_answer(&mut self, attempt: Attempt, code: Code) -> Ended {
+    fn cannot_answer(&mut self, attempt: Attempt, code: Code) -> Next {
         let Attempt { mut answer, reading, .. } = attempt;
         answer.note_error(code);
-        self.last = Some(Ok(self.for_host(answer, FinalError::of_reading(&reading))));
-        Ended::With(Outcome::Unusable)
+        self.last = Some(Ok(self.for_opencode(answer, FinalError::of_reading(&reading))));
+        Next::After(Outcome::Unusable)
     }
 
     /// Marks an account as rejected. Keeps its answer in case no other account can be asked.
-    async fn reject(&mut self, account: &Account, access: &Access, attempt: Attempt, error: Error) -> Ended {
+    async fn reject(&mut self, account: &Account, access: &Access, attempt: Attempt, error: Error) -> Next {
         let Attempt { mut answer, error_body, .. } = attempt;
         let (id, token, why) = (account.id.clone(), access.token.access_token.clone(), error.clone());
-        self.pipeline.note(move |registry| registry.mark_rejected(&id, &token, &why)).await;
+        self.pipeline.update(move |registry| registry.mark_rejected(&id, &token, &why)).await;
         let error = self.pipeline.settings.discovery.explain(error, &self.snapshot.document).await;
         answer.explain(&error, &error_body);
-        self.last = Some(Ok(self.for_host(answer, FinalError::of_error(&error))));
-        Ended::With(Outcome::Unusable)
+        self.last = Some(Ok(self.for_opencode(answer, FinalError::of_error(&error))));
+        Next::After(Outcome::Unusable)
     }
 
     /// Returns the reason why the API refuses an account with a fresh token.
@@ -333,15 +334,15 @@ impl<'a> Call<'a> {
     }
 
     /// Sends a shorter request after every account is out of quota.
-    async fn degrade(&mut self, candidate: &Candidate<'_>, selection: &Selection<'_>) -> Result<Ended> {
+    async fn degrade(&mut self, candidate: &Candidate<'_>, selection: &Selection<'_>) -> Result<Next> {
         let (pipeline, account) = (self.pipeline, candidate.account);
-        let failed = Ok(Ended::With(Outcome::Failed));
+        let failed = Ok(Next::After(Outcome::Failed));
         let is_limited = selection.found_none_ready();
         if is_limited && !is_degraded_try_due(&self.snapshot.document, pipeline.now_ms()) {
             return failed;
         }
         let Some((degraded, left_out)) = self.prepared.degraded(account.kind).await? else { return failed };
-        let claimed = pipeline.note(move |registry| registry.claim_degraded_try(is_limited)).await;
+        let claimed = pipeline.update(move |registry| registry.claim_degraded_try(is_limited)).await;
         // A store that can't be written must not prevent an answer.
         if claimed == Some(false) {
             return failed;
@@ -358,7 +359,7 @@ impl<'a> Call<'a> {
             let Ok(again) = self.send(candidate, &access, Some(&degraded)).await else { return failed };
             attempt = again;
         }
-        if attempt.reading.verdict == Verdict::TokenRejected && !attempt.reading.is_of_gateway {
+        if attempt.reading.verdict == Verdict::TokenRejected && !attempt.reading.is_of_proxy {
             // Report the refused login, not the cooldown.
             let error = self.refusal(account, &attempt);
             self.reject(account, &access, attempt, error).await;
@@ -371,32 +372,32 @@ impl<'a> Call<'a> {
         let message = format!("All accounts are out of quota; a shorter request was answered: {left_out}.");
         pipeline.tell(EventKind::Degraded, account, &message, None);
         answer.note_degraded(left_out);
-        Ok(Ended::Answered(Box::new(answer)))
+        Ok(Next::Return(Box::new(answer)))
     }
 
     /// Asks the qwen CLI, which has its own login or key.
-    async fn fall_back(&mut self) -> Ended {
+    async fn fall_back(&mut self) -> Next {
         let (fallback, body) = (self.pipeline.settings.fallback.clone(), self.prepared.body.clone());
-        let (Some(fallback), Some(body)) = (fallback, body) else { return Ended::With(Outcome::Failed) };
+        let (Some(fallback), Some(body)) = (fallback, body) else { return Next::After(Outcome::Failed) };
         self.record.note("cli-fallback");
         self.is_paid_fallback = false;
         let answer = match fallback.complete(&body).await {
             Ok(answer) => answer,
             Err(error) => {
                 self.cli_failure = Some(error);
-                return Ended::With(Outcome::Failed);
+                return Next::After(Outcome::Failed);
             }
         };
         let message = "All accounts are out of quota; the qwen CLI answered.".to_owned();
         self.pipeline.emit(Event::new(EventKind::CliFallback, self.pipeline.now_ms(), message));
         let mut answer = Answer::of_cli(self.own_url(), answer);
-        if self.pipeline.settings.for_host
+        if self.pipeline.settings.for_opencode
             && self.prepared.is_chat_stream
             && let Beginning::Problem(problem) = answer.watch().await
         {
             answer = answer.into_final(&FinalError::of_stream(&problem));
         }
-        Ended::Answered(Box::new(answer))
+        Next::Return(Box::new(answer))
     }
 
     /// Returns the error for a call that found no account.
@@ -409,14 +410,14 @@ impl<'a> Call<'a> {
         {
             return answer;
         }
-        let (now, for_host) = (self.pipeline.now_ms(), self.pipeline.settings.for_host);
-        let word = LastWord::new(selection, self.cli_failure.as_ref(), now, self.utc_offset_minutes);
-        let mut answer = Answer::without_server(self.own_url(), &word.final_error(for_host));
-        if !for_host {
-            answer.set_json(&word.to_json());
+        let (now, for_opencode) = (self.pipeline.now_ms(), self.pipeline.settings.for_opencode);
+        let error = AllCoolingError::new(selection, self.cli_failure.as_ref(), now, self.utc_offset_minutes);
+        let mut answer = Answer::without_server(self.own_url(), &error.final_error(for_opencode));
+        if !for_opencode {
+            answer.set_json(&error.to_json());
         }
-        if answer.status == StatusCode::TOO_MANY_REQUESTS || !for_host {
-            answer.set_retry_after(word.wait_ms);
+        if answer.status == StatusCode::TOO_MANY_REQUESTS || !for_opencode {
+            answer.set_retry_after(error.wait_ms);
         }
         answer
     }

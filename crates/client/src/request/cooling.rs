@@ -3,7 +3,7 @@
 use qwen_accounts::{Account, Cooldown, Cooled, CoolingReason, Pause, Registry, TokenManager};
 use qwen_base::{Clock, Code, Error, Event, EventKind, Events};
 
-use super::last_word;
+use super::no_account::{cooling_message, limit_reached};
 use crate::config::Rotation;
 use crate::verdict::Reading;
 
@@ -17,9 +17,9 @@ pub(super) struct Cooling {
     pub(super) quota_cooldown_ms: u64,
 }
 
-/// The facts about a request beside its answer.
+/// The facts that a cooldown depends on, beside the answer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Facts<'a> {
+pub(super) struct CooldownInput<'a> {
     /// Time of the first try with the account in this call, in epoch milliseconds.
     pub(super) asked_at: u64,
     /// The pause before the request, if the head of its answer has ended that.
@@ -39,18 +39,18 @@ impl Cooling {
         &self,
         account: &Account,
         reading: &Reading,
-        facts: Facts<'_>,
+        input: CooldownInput<'_>,
     ) -> Option<Cooldown> {
-        let cooldown = reading.cooldown(self.clock.now_ms(), self.quota_cooldown_ms, facts.retry_after_ms)?;
+        let cooldown = reading.cooldown(self.clock.now_ms(), self.quota_cooldown_ms, input.retry_after_ms)?;
         Some(match cooldown.reason {
-            CoolingReason::TokenLimit => self.pause(account, cooldown, facts).await,
-            _ => self.cool(account, cooldown, facts).await,
+            CoolingReason::TokenLimit => self.pause(account, cooldown, input).await,
+            _ => self.cool(account, cooldown, input).await,
         })
     }
 
-    async fn cool(&self, account: &Account, cooldown: Cooldown, facts: Facts<'_>) -> Cooldown {
+    async fn cool(&self, account: &Account, cooldown: Cooldown, input: CooldownInput<'_>) -> Cooldown {
         let (now, name) = (self.clock.now_ms(), name_of(account));
-        let say = |cooldown: &Cooldown| last_word::left_alone(&name, cooldown, now, facts.utc_offset_minutes);
+        let say = |cooldown: &Cooldown| cooling_message(&name, cooldown, now, input.utc_offset_minutes);
         // Not the server's words: they may repeat a token.
         let why = Error::new(cooldown.reason.code(), say(&cooldown));
         let (id, noted) = (account.id.clone(), cooldown.clone());
@@ -63,7 +63,7 @@ impl Cooling {
             let mut message = say(&cooldown);
             // In other rotations this is reported when requests go to that account.
             if self.rotation == Rotation::RoundRobin
-                && let Some(last) = facts.last
+                && let Some(last) = input.last
             {
                 message = format!("{message} \"{}\" is the last one that is ready.", last.label);
             }
@@ -75,10 +75,11 @@ impl Cooling {
     }
 
     /// Pauses a key that has used up its tokens per minute.
-    async fn pause(&self, account: &Account, cooldown: Cooldown, facts: Facts<'_>) -> Cooldown {
-        let why = Error::new(Code::RateLimited, last_word::limit_reached(&name_of(account)));
+    async fn pause(&self, account: &Account, cooldown: Cooldown, input: CooldownInput<'_>) -> Cooldown {
+        let why = Error::new(Code::RateLimited, limit_reached(&name_of(account)));
         let (id, servers_code) = (account.id.clone(), cooldown.code.clone());
-        let (Facts { asked_at, ended_pause, retry_after_ms, .. }, longest) = (facts, self.quota_cooldown_ms);
+        let (CooldownInput { asked_at, ended_pause, retry_after_ms, .. }, longest) =
+            (input, self.quota_cooldown_ms);
         let mark = move |registry: &Registry| {
             let request = (ended_pause, asked_at, servers_code.as_str());
             registry.mark_paused(&id, request, (retry_after_ms, longest), &why)

@@ -7,7 +7,7 @@ pub mod attempt;
 mod body;
 mod call;
 mod cooling;
-mod last_word;
+mod no_account;
 pub mod pipeline;
 pub mod prepare;
 pub mod refusal;

@@ -14,9 +14,9 @@ use url::Url;
 use super::answer::{Answer, Body};
 use super::attempt::{Access, Sender};
 use super::call::Call;
-use super::cooling::{Cooling, Facts};
+use super::cooling::{CooldownInput, Cooling};
 use super::prepare::{Prepared, Request};
-use super::selection::{Candidate, Situation};
+use super::selection::{Candidate, SelectionInput};
 use super::target::Target;
 use crate::chat::body::Ids;
 use crate::cli::CliFallback;
@@ -26,12 +26,12 @@ use crate::host::errors::FinalError;
 use crate::models::book::ModelBook;
 use crate::request_log::{LogStart, RequestLog, RequestRecord};
 use crate::usage::UsageBook;
-use crate::verdict::{Asked, Reading};
+use crate::verdict::{Reading, RequestContext};
 
 /// Header in which a host names its conversation.
 const CONVERSATION_HEADER: &str = "x-session-id";
 /// For this long after its last update, in milliseconds, a login that was refused because the free tier ended is not refreshed.
-const FRESH_MS: u64 = 10 * 60_000;
+const NO_REFRESH_MS: u64 = 10 * 60_000;
 
 /// The settings of a client, which do not change.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ pub struct Settings {
     /// The base URL that callers address.
     pub base_url: Url,
     /// True if errors are made final for `OpenCode`.
-    pub for_host: bool,
+    pub for_opencode: bool,
     pub options: RequestOptions,
     /// The qwen CLI, if it may be asked when every account is out of quota.
     pub fallback: Option<Arc<CliFallback>>,
@@ -96,7 +96,7 @@ impl Pipeline {
         let url = request.url.clone();
         // Allocated on the runtime thread: cross-thread frees contend on the allocator lock.
         let answer = Box::pin(Call::run(self, request)).await;
-        if !self.settings.for_host {
+        if !self.settings.for_opencode {
             return answer;
         }
         answer.or_else(|error| {
@@ -114,7 +114,7 @@ impl Pipeline {
         let target = Target::resolve(&request.url, &self.settings.base_url, bases)?;
         let kinds = snapshot.document.all().filter(|record| record.is_enabled()).map(Record::kind).collect();
         let ids = self.settings.options.qwen_mode.then(|| self.ids(&request.headers));
-        Prepared::new(request, target, ids, kinds, self.settings.for_host).await
+        Prepared::new(request, target, ids, kinds, self.settings.for_opencode).await
     }
 
     /// Returns the enabled accounts for a request for `model`.
@@ -142,8 +142,8 @@ impl Pipeline {
     }
 
     /// Returns the facts that the selection needs for a new call.
-    pub(super) fn situation(&self, prepared: &Prepared, now_ms: u64) -> Situation {
-        Situation {
+    pub(super) fn selection_input(&self, prepared: &Prepared, now_ms: u64) -> SelectionInput {
+        SelectionInput {
             rotation: self.settings.options.rotation,
             turn: self.turns.fetch_add(1, Ordering::Relaxed),
             process: usize::try_from(std::process::id()).unwrap_or_default(),
@@ -179,7 +179,7 @@ impl Pipeline {
         let Candidate { account, record, .. } = candidate;
         let was_just_obtained = record.token().is_none_or(|held| held.access_token != refused.access_token);
         let age = self.now_ms().abs_diff(record.updated_at());
-        let is_known = age < FRESH_MS
+        let is_known = age < NO_REFRESH_MS
             && record.rejected_at().is_some()
             && record.last_error().is_some_and(|last| last.code == Code::FreeTierDiscontinued.as_str());
         if was_just_obtained || is_known {
@@ -194,7 +194,7 @@ impl Pipeline {
 
     /// Changes an account in the store. Returns `None` if the write fails; the next request then learns the same from the
     /// server.
-    pub(super) async fn note<T: Send + 'static>(
+    pub(super) async fn update<T: Send + 'static>(
         &self,
         change: impl FnOnce(&Registry) -> Result<T> + Send + 'static,
     ) -> Option<T> {
@@ -203,12 +203,12 @@ impl Pipeline {
 
     /// Starts a cooldown if the answer ends with an error that requires one. It only affects later requests, since content was
     /// already passed on.
-    pub(super) fn note_late_error(&self, account: &Account, body: &mut Body, facts: Facts<'static>) {
+    pub(super) fn note_late_error(&self, account: &Account, body: &mut Body, input: CooldownInput<'static>) {
         let (cooling, account) = (self.cooling.clone(), account.clone());
         body.on_server_error(move |error| {
             let (is_key, now_ms) = (account.kind != Kind::OAuth, cooling.clock.now_ms());
-            let reading = Reading::of_inner_error(error, &Asked { is_key, model: "", now_ms });
-            let note = async move { drop(cooling.start(&account, &reading, facts).await) };
+            let reading = Reading::of_inner_error(error, &RequestContext { is_key, model: "", now_ms });
+            let note = async move { drop(cooling.start(&account, &reading, input).await) };
             Some(Handle::try_current().ok()?.spawn(note))
         });
     }
@@ -228,7 +228,7 @@ impl Pipeline {
         }
         if was_cooling || record.rejected_at().is_some() || record.last_error().is_some() {
             let id = account.id.clone();
-            self.note(move |registry| registry.mark_recovered(&id)).await;
+            self.update(move |registry| registry.mark_recovered(&id)).await;
         }
         let before = self.moved_on_to(account, first_asked).filter(|before| *before != account.id);
         if let Some(before) = before.filter(|_| self.settings.options.rotation != Rotation::RoundRobin) {

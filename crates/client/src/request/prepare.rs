@@ -74,7 +74,7 @@ pub struct Prepared {
 
 impl Prepared {
     /// Shapes the body of a request to `target`. With `ids` it is shaped as the official CLI does. `kinds` are the kinds of
-    /// the enabled accounts. With `for_host` the request comes from a host.
+    /// the enabled accounts. With `for_opencode` it comes from `OpenCode`.
     ///
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT`.
@@ -83,7 +83,7 @@ impl Prepared {
         target: Target,
         ids: Option<Ids>,
         kinds: Vec<Kind>,
-        for_host: bool,
+        for_opencode: bool,
     ) -> Result<Self> {
         let Request { method, mut headers, mut body, redirect, .. } = request;
         if method == Method::CONNECT || method == Method::TRACE {
@@ -94,8 +94,9 @@ impl Prepared {
         }
         let agent = headers.remove(AGENT_HEADER);
         // A host that can't name the agent, such as OpenCode 1.0, may be asking for a summary.
-        let may_be_cut = agent
-            .map_or(!for_host, |agent| WHOLE_AGENTS.iter().all(|whole| agent.as_bytes() != whole.as_bytes()));
+        let may_be_cut = agent.map_or(!for_opencode, |agent| {
+            WHOLE_AGENTS.iter().all(|whole| agent.as_bytes() != whole.as_bytes())
+        });
         let mut is_chat = false;
         let mut is_chat_stream = false;
         let mut model = String::new();

@@ -83,14 +83,14 @@ fn free_tier_ended(has_key: bool) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verdict::Asked;
+    use crate::verdict::RequestContext;
 
     const NOW: u64 = 1_795_500_000_000;
     const REFUSED: &[u8] =
         br#"{"error":{"code":"invalid_api_key","message":"invalid access token or token expired"}}"#;
 
     fn reading(status: u16, body: &[u8]) -> Reading {
-        Reading::of_body(status, body, &Asked { is_key: false, model: "coder-model", now_ms: NOW })
+        Reading::of_body(status, body, &RequestContext { is_key: false, model: "coder-model", now_ms: NOW })
     }
 
     fn error(reading: &Reading, kind: Kind, has_key: bool, headers: &HeaderMap, now_ms: u64) -> Error {

@@ -23,7 +23,7 @@ pub struct Candidate<'a> {
 
 /// The facts about a call that the selection needs.
 #[derive(Debug, Clone, Copy)]
-pub struct Situation {
+pub struct SelectionInput {
     pub rotation: Rotation,
     /// Number of earlier requests of this process.
     pub turn: usize,
@@ -83,7 +83,7 @@ pub struct Selection<'a> {
 impl<'a> Selection<'a> {
     /// Selects among the candidates, which are in the order of the store.
     #[must_use]
-    pub fn new(candidates: &'a [Candidate<'a>], situation: &Situation) -> Self {
+    pub fn new(candidates: &'a [Candidate<'a>], input: &SelectionInput) -> Self {
         let active = candidates.iter().position(|candidate| candidate.is_active);
         let serving = serving(candidates, active.unwrap_or(0));
         let chosen = active.map_or(Price::Free, |active| candidates[active].price);
@@ -93,14 +93,14 @@ impl<'a> Selection<'a> {
         let price_limit = chosen.max(cheapest.min(Price::Subscription));
         let (mut allowed, too_expensive): (Vec<&Candidate>, _) = serving
             .into_iter()
-            .partition(|candidate| situation.allow_paid_fallback || candidate.price <= price_limit);
+            .partition(|candidate| input.allow_paid_fallback || candidate.price <= price_limit);
         let likely = allowed.partition_point(|candidate| candidate.serving < Serving::Unlikely);
         if likely > 0 {
             allowed.truncate(likely);
         }
         let cooling = allowed.iter().filter_map(|candidate| {
             let is_cooling = matches!(candidate.availability, Availability::Cooling(_));
-            let cooldown = candidate.record.cooldown(situation.now_ms).filter(|_| is_cooling)?;
+            let cooldown = candidate.record.cooldown(input.now_ms).filter(|_| is_cooling)?;
             Some((*candidate, cooldown))
         });
         let cooling: Vec<_> = cooling.collect();
@@ -109,7 +109,7 @@ impl<'a> Selection<'a> {
         };
         let mut queue = with(Availability::Ready);
         let found_none_ready = queue.is_empty();
-        rotate(queue.make_contiguous(), situation);
+        rotate(queue.make_contiguous(), input);
         if queue.is_empty() {
             // As a last resort, ask an account again that was refused recently.
             queue = with(Availability::Rejected);
@@ -125,8 +125,8 @@ impl<'a> Selection<'a> {
             queue,
             current: None,
             cooling,
-            may_degrade: situation.may_degrade,
-            may_fall_back: situation.may_fall_back,
+            may_degrade: input.may_degrade,
+            may_fall_back: input.may_fall_back,
             found_none_ready,
         }
     }
@@ -245,11 +245,11 @@ fn serving<'a>(candidates: &'a [Candidate<'a>], active: usize) -> Vec<&'a Candid
 }
 
 /// Sorts by model and price, and rotates the accounts that share the first rank. Sequential rotation changes nothing.
-fn rotate(ready: &mut [&Candidate], situation: &Situation) {
-    let turn = match situation.rotation {
+fn rotate(ready: &mut [&Candidate], input: &SelectionInput) {
+    let turn = match input.rotation {
         Rotation::Sequential => return,
-        Rotation::RoundRobin => situation.turn,
-        Rotation::Hybrid => situation.process,
+        Rotation::RoundRobin => input.turn,
+        Rotation::Hybrid => input.process,
     };
     let rank = |candidate: &Candidate| (candidate.serving, candidate.price);
     ready.sort_by_key(|candidate| rank(candidate));
@@ -337,7 +337,7 @@ mod tests {
         Outcome::Cooling(cooldown(until, CoolingReason::RateLimit))
     }
 
-    const SITUATION: Situation = Situation {
+    const INPUT: SelectionInput = SelectionInput {
         rotation: Rotation::Sequential,
         turn: 0,
         process: 0,
@@ -358,16 +358,16 @@ mod tests {
     }
 
     /// Returns the steps of a call with these outcomes.
-    fn course(scene: &Scene, active: usize, situation: &Situation, outcomes: &[Outcome]) -> Vec<String> {
+    fn course(scene: &Scene, active: usize, input: &SelectionInput, outcomes: &[Outcome]) -> Vec<String> {
         let candidates = scene.candidates(active);
-        let mut selection = Selection::new(&candidates, situation);
+        let mut selection = Selection::new(&candidates, input);
         let first = name(selection.begin());
         let rest = outcomes.iter().map(|outcome| name(selection.after(outcome.clone())));
         std::iter::once(first).chain(rest).collect()
     }
 
-    fn asked(scene: &Scene, active: usize, situation: &Situation) -> String {
-        let steps = course(scene, active, situation, &vec![Outcome::Unusable; 9]);
+    fn asked(scene: &Scene, active: usize, input: &SelectionInput) -> String {
+        let steps = course(scene, active, input, &vec![Outcome::Unusable; 9]);
         steps.iter().filter_map(|step| step.strip_prefix("ask ")).collect()
     }
 
@@ -377,7 +377,7 @@ mod tests {
         let steps = course(
             &scene,
             0,
-            &SITUATION,
+            &INPUT,
             &[spent(NOW + 900), spent(NOW + 100), Outcome::Failed, Outcome::Failed],
         );
         assert_eq!(steps, ["ask 0", "ask 2", "degrade 2", "fall back", "give up"]);
@@ -387,10 +387,10 @@ mod tests {
     fn while_all_accounts_cool_no_full_request_is_sent() {
         let quota = |until| Health::Cooling(until, CoolingReason::Quota);
         let scene = Scene::logins(&[quota(NOW + 900), quota(NOW + 100)]);
-        assert_eq!(course(&scene, 0, &SITUATION, &[]), ["degrade 1"]);
-        let without = Situation { may_degrade: false, ..SITUATION };
+        assert_eq!(course(&scene, 0, &INPUT, &[]), ["degrade 1"]);
+        let without = SelectionInput { may_degrade: false, ..INPUT };
         assert_eq!(course(&scene, 0, &without, &[]), ["fall back"]);
-        assert_eq!(course(&scene, 0, &Situation { may_fall_back: false, ..without }, &[]), ["give up"]);
+        assert_eq!(course(&scene, 0, &SelectionInput { may_fall_back: false, ..without }, &[]), ["give up"]);
     }
 
     #[test]
@@ -402,7 +402,7 @@ mod tests {
             (PLAN, limited(NOW + 9), "pass on"),
         ] {
             let scene = Scene::new(&[(kind, Ready, Serving::Yes)]);
-            assert_eq!(course(&scene, 0, &SITUATION, &[outcome])[1], next);
+            assert_eq!(course(&scene, 0, &INPUT, &[outcome])[1], next);
         }
     }
 
@@ -418,26 +418,26 @@ mod tests {
             (spent(NOW + 200), Outcome::Unusable, "degrade 0"),
             (limited(NOW + 200), Outcome::Unusable, "fall back"),
         ] {
-            assert_eq!(course(&both, 0, &SITUATION, &[first, second]), ["ask 0", "ask 1", last]);
+            assert_eq!(course(&both, 0, &INPUT, &[first, second]), ["ask 0", "ask 1", last]);
         }
     }
 
     #[test]
     fn a_rejected_account_is_asked_only_if_none_is_ready() {
-        assert_eq!(asked(&Scene::logins(&[Rejected, Ready]), 0, &SITUATION), "1");
-        assert_eq!(asked(&Scene::logins(&[Rejected, Dead]), 0, &SITUATION), "0");
-        assert_eq!(asked(&Scene::logins(&[Dead, Dead]), 1, &SITUATION), "1");
+        assert_eq!(asked(&Scene::logins(&[Rejected, Ready]), 0, &INPUT), "1");
+        assert_eq!(asked(&Scene::logins(&[Rejected, Dead]), 0, &INPUT), "0");
+        assert_eq!(asked(&Scene::logins(&[Dead, Dead]), 1, &INPUT), "1");
     }
 
     #[test]
     fn the_users_choice_comes_first_and_then_the_cheapest() {
         let all = [(PLAN, Ready), (METERED, Ready), (LOGIN, Ready), (PLAN, Ready)];
         let scene = Scene::new(&all.map(|(kind, state)| (kind, state, Serving::Yes)));
-        let free = Situation { allow_paid_fallback: true, ..SITUATION };
+        let free = SelectionInput { allow_paid_fallback: true, ..INPUT };
         assert_eq!(asked(&scene, 1, &free), "1230");
         assert_eq!(asked(&scene, 0, &free), "0231");
-        assert_eq!((asked(&scene, 0, &SITUATION), asked(&scene, 2, &SITUATION)), ("023".into(), "2".into()));
-        let turns = |turn| Situation { rotation: Rotation::RoundRobin, turn, ..free };
+        assert_eq!((asked(&scene, 0, &INPUT), asked(&scene, 2, &INPUT)), ("023".into(), "2".into()));
+        let turns = |turn| SelectionInput { rotation: Rotation::RoundRobin, turn, ..free };
         assert_eq!(
             (asked(&scene, 0, &turns(0)), asked(&scene, 0, &turns(1))),
             ("2031".into(), "2031".into())
@@ -468,7 +468,7 @@ mod tests {
             let kinds = [LOGIN, PLAN, PLAN, METERED];
             let all: Vec<_> =
                 kinds.into_iter().zip(servings).map(|(kind, serving)| (kind, Ready, serving)).collect();
-            assert_eq!(asked(&Scene::new(&all), active, &SITUATION), expected, "{servings:?}");
+            assert_eq!(asked(&Scene::new(&all), active, &INPUT), expected, "{servings:?}");
         }
     }
 
@@ -477,11 +477,11 @@ mod tests {
         for state in [Rejected, Dead] {
             let login = (LOGIN, state, Serving::Maybe);
             for key in [(PLAN, Ready, Serving::Unlikely), (PLAN, Rejected, Serving::Yes)] {
-                assert_eq!(asked(&Scene::new(&[login, key]), 0, &SITUATION), "1");
+                assert_eq!(asked(&Scene::new(&[login, key]), 0, &INPUT), "1");
             }
-            assert_eq!(asked(&Scene::new(&[login, (PLAN, Ready, Serving::No)]), 0, &SITUATION), "");
+            assert_eq!(asked(&Scene::new(&[login, (PLAN, Ready, Serving::No)]), 0, &INPUT), "");
             // Without another account, its error explains the problem.
-            assert_eq!(asked(&Scene::new(&[login]), 0, &SITUATION), "0");
+            assert_eq!(asked(&Scene::new(&[login]), 0, &INPUT), "0");
         }
     }
 
@@ -518,11 +518,11 @@ mod tests {
             [may_degrade, may_fall_back, allow_paid_fallback] in any::<[bool; 3]>(),
         ) {
             let rotation = [Rotation::Sequential, Rotation::RoundRobin, Rotation::Hybrid][rotation];
-            let situation =
-                Situation { rotation, turn, process: turn, allow_paid_fallback, may_degrade, may_fall_back, ..SITUATION };
+            let input =
+                SelectionInput { rotation, turn, process: turn, allow_paid_fallback, may_degrade, may_fall_back, ..INPUT };
             let scene = Scene::new(&all);
             let candidates = scene.candidates(active);
-            let mut selection = Selection::new(&candidates, &situation);
+            let mut selection = Selection::new(&candidates, &input);
             let is_empty = selection.allowed().is_empty() && selection.too_expensive().is_empty();
             prop_assert!(is_empty || all.iter().any(|(_, _, serving)| *serving != Serving::No));
             // Beside a key, a login that does not work may be left out.
@@ -575,8 +575,8 @@ mod tests {
             let scene = Scene::logins(&vec![Ready; count]);
             let mut times = vec![0; count];
             for turn in 0..count * rounds {
-                let situation = Situation { rotation: Rotation::RoundRobin, turn, ..SITUATION };
-                let first: usize = asked(&scene, 0, &situation)[..1].parse().unwrap();
+                let input = SelectionInput { rotation: Rotation::RoundRobin, turn, ..INPUT };
+                let first: usize = asked(&scene, 0, &input)[..1].parse().unwrap();
                 times[first] += 1;
             }
             prop_assert!(times.iter().all(|times| *times == rounds));

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use qwen_base::{ESCAPE, Secret};
+use qwen_base::{ESCAPE_LENGTH, Secret};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -343,11 +343,11 @@ fn closed(text: &str, shortest: usize) -> Cow<'_, str> {
             _ => {}
         }
     }
-    let mut whole = escape.filter(|at| in_text && at + ESCAPE > text.len()).unwrap_or(text.len());
+    let mut whole = escape.filter(|at| in_text && at + ESCAPE_LENGTH > text.len()).unwrap_or(text.len());
     // A high surrogate without its low surrogate is not valid.
-    let half = text.as_bytes()[..whole].last_chunk::<ESCAPE>();
+    let half = text.as_bytes()[..whole].last_chunk::<ESCAPE_LENGTH>();
     if in_text && half.is_some_and(|half| half.starts_with(b"\\ud") && b"89abAB".contains(&half[3])) {
-        whole -= ESCAPE;
+        whole -= ESCAPE_LENGTH;
     }
     let end: String = closers.into_iter().rev().collect();
     let in_value = format!("{}{}{end}", &text[..whole], if in_text { "\"" } else { "" });

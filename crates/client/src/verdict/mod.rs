@@ -9,7 +9,7 @@ mod quota;
 mod reading;
 mod words;
 
-pub use reading::{AnswerReader, Asked, Reading, Verdict};
+pub use reading::{AnswerReader, Reading, RequestContext, Verdict};
 
 #[cfg(test)]
 mod tests;

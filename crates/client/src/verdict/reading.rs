@@ -7,9 +7,9 @@ use super::words::Words;
 use crate::sse::{EventReader, is_done, start_of};
 
 /// Cooldown in milliseconds after a rate limit without `Retry-After`.
-const DEFAULT_REST_MS: u64 = 10_000;
+const DEFAULT_COOLDOWN_MS: u64 = 10_000;
 /// Cooldown of an unpaid account, in milliseconds.
-const UNPAID_REST_MS: u64 = 3_600_000;
+const UNPAID_COOLDOWN_MS: u64 = 3_600_000;
 
 /// The meaning of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl Verdict {
 
 /// The facts about a request that are needed to read its answer.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
+pub struct RequestContext<'a> {
     /// True for a key, false for a login.
     pub is_key: bool,
     /// The model of the request; empty if it names none.
@@ -87,48 +87,48 @@ pub struct Reading {
     /// The server's error.
     pub error: ServerError,
     /// True for an error that a proxy or gateway sent in place of the API. It changes no account.
-    pub is_of_gateway: bool,
+    pub is_of_proxy: bool,
 }
 
 impl Reading {
     /// Returns the reading of a success without an error.
     #[must_use]
     pub fn success(status: u16) -> Self {
-        Self { verdict: Verdict::Pass, status, error: ServerError::default(), is_of_gateway: false }
+        Self { verdict: Verdict::Pass, status, error: ServerError::default(), is_of_proxy: false }
     }
 
     /// Reads an answer from its status and its body, which may be cut.
     #[must_use]
-    pub fn of_body(status: u16, body: &[u8], asked: &Asked) -> Self {
+    pub fn of_body(status: u16, body: &[u8], context: &RequestContext) -> Self {
         if status < 400 {
             return Self::success(status);
         }
         let error = ServerError::of_body(body);
         // The page of a proxy says nothing about the account.
         if matches!(status, 401 | 402) && is_page(body) {
-            return Self::of_gateway(status, error, asked);
+            return Self::of_proxy(status, error, context);
         }
-        Self::of_error(status, error, asked)
+        Self::of_error(status, error, context)
     }
 
     /// Reads a 401 or 402 of a proxy or gateway. The token of a login may still be the reason.
     #[must_use]
-    pub fn of_gateway(status: u16, error: ServerError, asked: &Asked) -> Self {
-        let may_be_token = status == 401 && !asked.is_key;
+    pub fn of_proxy(status: u16, error: ServerError, context: &RequestContext) -> Self {
+        let may_be_token = status == 401 && !context.is_key;
         let verdict = if may_be_token { Verdict::TokenRejected } else { Verdict::PermissionDenied };
-        Self { verdict, status, error, is_of_gateway: true }
+        Self { verdict, status, error, is_of_proxy: true }
     }
 
     /// Reads an error inside a success.
     #[must_use]
-    pub fn of_inner_error(error: ServerError, asked: &Asked) -> Self {
-        let status = error.status.unwrap_or_else(|| Words::of(&error).implied_status(asked));
-        Self::of_error(status, error, asked)
+    pub fn of_inner_error(error: ServerError, context: &RequestContext) -> Self {
+        let status = error.status.unwrap_or_else(|| Words::of(&error).implied_status(context));
+        Self::of_error(status, error, context)
     }
 
-    fn of_error(status: u16, error: ServerError, asked: &Asked) -> Self {
-        let verdict = Words::of(&error).verdict(status, asked);
-        Self { verdict, status, error, is_of_gateway: false }
+    fn of_error(status: u16, error: ServerError, context: &RequestContext) -> Self {
+        let verdict = Words::of(&error).verdict(status, context);
+        Self { verdict, status, error, is_of_proxy: false }
     }
 
     /// The server's error code or type.
@@ -159,14 +159,14 @@ impl Reading {
                 (CoolingReason::Quota, until, window)
             }
             Verdict::RateLimited => {
-                let rest = retry_after_ms.or(Some(DEFAULT_REST_MS));
-                (CoolingReason::RateLimit, exhausted_until(now_ms, 0, rest), None)
+                let wait = retry_after_ms.or(Some(DEFAULT_COOLDOWN_MS));
+                (CoolingReason::RateLimit, exhausted_until(now_ms, 0, wait), None)
             }
             Verdict::AllocationLimit => {
                 let pause = Pause::after(None, now_ms, retry_after_ms, quota_cooldown_ms, now_ms);
                 (CoolingReason::TokenLimit, pause.ends_at(), None)
             }
-            Verdict::PaymentRequired => (CoolingReason::Payment, now_ms + UNPAID_REST_MS, None),
+            Verdict::PaymentRequired => (CoolingReason::Payment, now_ms + UNPAID_COOLDOWN_MS, None),
             _ => return None,
         };
         let code = self.code().unwrap_or(reason.servers_code()).to_owned();

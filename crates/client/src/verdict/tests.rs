@@ -11,8 +11,8 @@ const NOW: u64 = 1_785_801_600_000;
 const NOVEMBER: u64 = 1_795_891_600_000;
 const MODEL: &str = "qwen3-coder-plus";
 
-fn asked(is_key: bool) -> Asked<'static> {
-    Asked { is_key, model: MODEL, now_ms: NOW }
+fn asked(is_key: bool) -> RequestContext<'static> {
+    RequestContext { is_key, model: MODEL, now_ms: NOW }
 }
 
 fn verdict(is_key: bool, status: u16, body: &Value) -> Verdict {
@@ -38,7 +38,7 @@ fn each_reported_answer_has_the_specified_verdict() {
         let expect = &case["expect"];
         let until = expect["until"].as_str().unwrap_or_default();
         let now_ms = if until.starts_with("12-") { NOVEMBER } else { NOW };
-        let asked = Asked { now_ms, ..asked(case["account"] != "login") };
+        let asked = RequestContext { now_ms, ..asked(case["account"] != "login") };
         let status = u16::try_from(case["status"].as_u64().unwrap()).unwrap();
         let reading = Reading::of_body(status, case["body"].to_string().as_bytes(), &asked);
         let verdict = reading.verdict;
@@ -127,7 +127,7 @@ fn the_page_of_a_proxy_says_nothing_about_the_account() {
         for page in ["<html>Sign in</html>", "\u{feff}\n<!DOCTYPE html>", "<?xml version=\"1.0\"?>"] {
             for is_key in [false, true] {
                 let reading = Reading::of_body(status, page.as_bytes(), &asked(is_key));
-                assert!(reading.is_of_gateway, "{status} {page}");
+                assert!(reading.is_of_proxy, "{status} {page}");
                 // A login is renewed once, since its token may be the reason.
                 let is_login = status == 401 && !is_key;
                 assert_eq!(reading.verdict == Verdict::TokenRejected, is_login, "{status} {page}");

@@ -3,7 +3,7 @@
 use super::denial::denies_model;
 use super::dialect::ServerError;
 use super::quota::{reset_of, window_of};
-use super::reading::{Asked, Verdict};
+use super::reading::{RequestContext, Verdict};
 
 /// The code, type and message of an error, in lower case.
 pub(super) struct Words {
@@ -130,21 +130,21 @@ impl Words {
     }
 
     /// Returns the status for an error without one. Words that leave no doubt count more than a general code.
-    pub(super) fn implied_status(&self, asked: &Asked) -> u16 {
+    pub(super) fn implied_status(&self, context: &RequestContext) -> u16 {
         let by_code =
             |statuses| [&self.code, &self.kind].into_iter().find_map(|code| status_of(code, statuses));
         by_code(&CODE_STATUSES)
             .or_else(|| status_of(&self.message, &SPECIFIC_WORD_STATUSES))
             .or_else(|| self.says(&LENGTH_WORDS).then_some(400))
-            .or_else(|| self.lacks_model(asked.model).then_some(404))
+            .or_else(|| self.lacks_model(context.model).then_some(404))
             .or_else(|| by_code(&GENERAL_CODE_STATUSES))
             .or_else(|| status_of(&self.message, &WORD_STATUSES))
             .unwrap_or(400)
     }
 
-    pub(super) fn verdict(&self, status: u16, asked: &Asked) -> Verdict {
-        let is_final = (400..500).contains(&status);
-        if !is_final {
+    pub(super) fn verdict(&self, status: u16, context: &RequestContext) -> Verdict {
+        let is_client_error = (400..500).contains(&status);
+        if !is_client_error {
             return Verdict::Pass;
         }
         if self.is_any(&UNPAID_CODES) || self.says(&UNPAID_WORDS) || status == 402 {
@@ -159,13 +159,13 @@ impl Words {
             return too_long;
         }
         if matches!(status, 400 | 403 | 404) && self.is_limit() {
-            return self.quota(429, asked).unwrap_or(Verdict::RateLimited);
+            return self.quota(429, context).unwrap_or(Verdict::RateLimited);
         }
         match status {
-            401 if asked.is_key => Verdict::KeyRejected,
+            401 if context.is_key => Verdict::KeyRejected,
             401 => Verdict::TokenRejected,
-            403 | 429 => self.quota(status, asked).unwrap_or_else(|| self.refusal(status, asked)),
-            400 | 404 if asked.is_key && self.lacks_model(asked.model) => Verdict::ModelUnavailable,
+            403 | 429 => self.quota(status, context).unwrap_or_else(|| self.refusal(status, context)),
+            400 | 404 if context.is_key && self.lacks_model(context.model) => Verdict::ModelUnavailable,
             _ => Verdict::Pass,
         }
     }
@@ -208,7 +208,7 @@ impl Words {
             })
     }
 
-    fn quota(&self, status: u16, asked: &Asked) -> Option<Verdict> {
+    fn quota(&self, status: u16, context: &RequestContext) -> Option<Verdict> {
         let window = window_of(&self.message);
         let is_rate = self.says(&["concurrency allocated quota exceeded"]) || self.is_any(&RATE_CODES);
         if is_rate && window.is_none() {
@@ -219,29 +219,29 @@ impl Words {
             || (self.code.is_empty() && self.kind.is_empty() && self.says(&QUOTA_WORDS));
         let is_allocation = self.is("throttling.allocationquota");
         let is_exhausted =
-            || Verdict::QuotaExhausted { window, until: reset_of(&self.message, window, asked.now_ms) };
+            || Verdict::QuotaExhausted { window, until: reset_of(&self.message, window, context.now_ms) };
         if window.is_some() || self.is_free_quota() {
             return Some(is_exhausted());
         }
-        if asked.is_key && status == 429 && (is_allocation || (is_quota && self.says(&QUOTA_WORDS))) {
+        if context.is_key && status == 429 && (is_allocation || (is_quota && self.says(&QUOTA_WORDS))) {
             return Some(Verdict::AllocationLimit);
         }
         is_quota.then(is_exhausted)
     }
 
     /// Returns the meaning of a 429 or 403 that is not about a quota.
-    fn refusal(&self, status: u16, asked: &Asked) -> Verdict {
+    fn refusal(&self, status: u16, context: &RequestContext) -> Verdict {
         let is_about_token = self.says(&["invalid access token", "token expired"]);
         let is_about_key = self.is_any(&["invalid_api_key", "invalidapikey"])
             || self.says(&["invalid api-key", "invalid api key", "incorrect api key"]);
         let is_denied =
             self.says(&["access denied"]) || self.code.contains("accessdenied") || self.is("access_denied");
-        match (status, asked.is_key) {
+        match (status, context.is_key) {
             (429, _) => Verdict::RateLimited,
             (_, true) if is_about_key || is_about_token => Verdict::KeyRejected,
-            (_, true) if self.lacks_model(asked.model) => Verdict::ModelUnavailable,
+            (_, true) if self.lacks_model(context.model) => Verdict::ModelUnavailable,
             (_, true) if is_denied => Verdict::PermissionDenied,
-            (_, false) if self.lacks_model(asked.model) => Verdict::Pass,
+            (_, false) if self.lacks_model(context.model) => Verdict::Pass,
             (_, false) if self.says(&["ip access denied", "workspace access denied"]) => {
                 Verdict::PermissionDenied
             }

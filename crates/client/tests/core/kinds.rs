@@ -339,7 +339,7 @@ fn no_order_of_failures_leads_to_a_metered_key_without_permission() {
     TestRunner::new(config)
         .run(
             &cases,
-            |((one, two, three), [for_host, expired, otherwise], (rotation, disabled), hours, active)| {
+            |((one, two, three), [opencode, expired, otherwise], (rotation, disabled), hours, active)| {
                 runtime.block_on(async {
                     let fleet = Fleet::expiring_in(&[if expired { -60 } else { 3600 * 24 * 9 }; 2]).await;
                     let plan = fleet.add_key("plan", "coding-plan").await;
@@ -357,7 +357,7 @@ fn no_order_of_failures_leads_to_a_metered_key_without_permission() {
                         token.on_every_api(Reply::api_error(401, "invalid_api_key", "no"));
                     }
                     let rotation = ["sequential", "round-robin", "hybrid"][rotation];
-                    let client = fleet.setup.client_with(&[("OPENCODE_QWEN_ROTATION", rotation)], for_host);
+                    let client = fleet.setup.client_with(&[("OPENCODE_QWEN_ROTATION", rotation)], opencode);
                     let all = ["ann", "bob", "plan", "token"];
                     let off: Vec<_> =
                         all.into_iter().zip(disabled).filter(|(_, off)| *off).map(|(id, _)| id).collect();

@@ -166,7 +166,7 @@ async fn an_answered_smaller_chat_is_marked() {
 #[tokio::test]
 async fn a_smaller_chat_keeps_its_tools_and_is_not_sent_if_a_cut_answer_does_harm() {
     let tools = json!([{"type": "function", "function": {"name": "look"}}]);
-    for (for_host, limit, agent, is_sent) in [
+    for (opencode, limit, agent, is_sent) in [
         (false, json!(900), None, true),
         (false, json!(30_000), None, false),
         (false, Value::Null, None, false),
@@ -186,11 +186,11 @@ async fn a_smaller_chat_keeps_its_tools_and_is_not_sent_if_a_cut_answer_does_har
         if let Some(agent) = agent {
             request.headers.insert("x-qwen-agent", agent.parse().unwrap());
         }
-        let client = fleet.setup.client_with(&[], for_host);
+        let client = fleet.setup.client_with(&[], opencode);
         let status = client.fetch(request).await.unwrap().status;
-        assert_eq!(status, if for_host { 402 } else { 429 });
+        assert_eq!(status, if opencode { 402 } else { 429 });
         let sent = fleet.hosts[0].api_requests();
-        assert_eq!(sent.len(), 1 + usize::from(is_sent), "{for_host} {limit} {agent:?}");
+        assert_eq!(sent.len(), 1 + usize::from(is_sent), "{opencode} {limit} {agent:?}");
         for seen in &sent {
             assert_eq!(seen.json()["tools"], tools);
             assert!(!seen.headers.contains_key("x-qwen-agent"));

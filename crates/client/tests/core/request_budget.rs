@@ -51,12 +51,12 @@ fn one_call_never_costs_more_than_its_budget() {
     );
     let config = Config { cases: 96, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
-        .run(&scripts, |(api, token, [expired, for_host, stream])| {
+        .run(&scripts, |(api, token, [expired, opencode, stream])| {
             runtime.block_on(async {
                 let setup = if expired { Setup::expired().await } else { Setup::fresh().await };
                 setup.server.on_api(api);
                 setup.server.on_token(token);
-                let client = setup.client_with(&[], for_host);
+                let client = setup.client_with(&[], opencode);
                 let outcome = client.fetch(chat(stream)).await;
                 let requests = setup.server.api_requests();
                 prop_assert!(requests.len() <= BUDGET, "{} requests", requests.len());

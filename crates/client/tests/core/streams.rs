@@ -180,17 +180,17 @@ async fn a_chat_is_over_at_done_though_its_connection_stays_open() {
             vec![begun.to_owned(), "data: [DO".to_owned(), "NE]".to_owned()],
             vec![format!("{begun}data: [DO"), "NE]\n\n".to_owned()],
         ] {
-            for for_host in [false, true] {
+            for opencode in [false, true] {
                 let setup = Setup::fresh().await;
                 let sent = parts.concat();
                 let pauses = parts.iter().flat_map(|part| [Part::text(part), Part::Pause(millis(20))]);
                 let pieces = pauses.chain([Part::Stall]).collect();
                 let reply = Reply::new(200, kind, pieces);
                 setup.server.on_every_api(reply);
-                let client = setup.client_with(&[], for_host);
+                let client = setup.client_with(&[], opencode);
                 let answer = async { text(client.fetch(chat(true)).await.unwrap()).await };
                 let answer = soon("the end", answer).await;
-                assert_eq!(answer, if for_host { GOOD_STREAM } else { sent.as_str() }, "{kind} {parts:?}");
+                assert_eq!(answer, if opencode { GOOD_STREAM } else { sent.as_str() }, "{kind} {parts:?}");
                 setup.server.until_closed().await;
             }
         }

@@ -382,7 +382,7 @@ fn a_failing_call_stays_within_its_budget_and_keeps_accounts_apart() {
     let scripts = (proptest::collection::vec(host(), 1..=4), any::<[bool; 4]>(), any::<bool>(), 0..3_usize);
     let config = Config { cases: 48, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
-        .run(&scripts, |(hosts, expired, for_host, rotation)| {
+        .run(&scripts, |(hosts, expired, opencode, rotation)| {
             runtime.block_on(async {
                 let lifetimes: Vec<_> =
                     hosts.iter().zip(expired).map(|(_, is)| if is { -60 } else { 3600 }).collect();
@@ -392,7 +392,7 @@ fn a_failing_call_stays_within_its_budget_and_keeps_accounts_apart() {
                     host.on_api(replies);
                 }
                 let rotation = ["sequential", "round-robin", "hybrid"][rotation];
-                let client = fleet.setup.client_with(&[("OPENCODE_QWEN_ROTATION", rotation)], for_host);
+                let client = fleet.setup.client_with(&[("OPENCODE_QWEN_ROTATION", rotation)], opencode);
                 let mut before = 0;
                 for _ in 0..2 {
                     let outcome = client.fetch(chat(false)).await;

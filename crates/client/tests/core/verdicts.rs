@@ -145,7 +145,7 @@ async fn an_error_after_content_is_noted_for_the_next_request() {
     let error = json!({"error": {"code": "insufficient_quota", "message": "week allocated quota exceeded"}});
     let content = "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\n";
     let many = content.repeat(2_000);
-    for (for_host, begun) in [(false, content), (false, &many), (true, content)] {
+    for (opencode, begun) in [(false, content), (false, &many), (true, content)] {
         let (fleet, first, _second) = two_keys().await;
         let late = Part::text(&format!("data: {error}\n\n"));
         first.on_every_api(Reply::events(vec![
@@ -153,14 +153,14 @@ async fn an_error_after_content_is_noted_for_the_next_request() {
             Part::Pause(Duration::from_millis(50)),
             late,
         ]));
-        let client = fleet.setup.client_with(&[], for_host);
+        let client = fleet.setup.client_with(&[], opencode);
         let mut answer = say(&client, true).await;
         assert_eq!((answer.status.as_u16(), who(&answer).as_str()), (200, "first"));
         let (bytes, end) = read(&mut answer.body).await;
-        assert_eq!((bytes.starts_with(begun.as_bytes()), end.is_err()), (true, for_host));
+        assert_eq!((bytes.starts_with(begun.as_bytes()), end.is_err()), (true, opencode));
         // The end comes after the note.
         assert_eq!(fleet.setup.events.count(EventKind::Exhausted), 1);
-        assert_eq!(who(&say(&client, true).await), "second", "{for_host}");
+        assert_eq!(who(&say(&client, true).await), "second", "{opencode}");
         assert_eq!(first.api_requests().len(), 1);
         // The server's words may repeat a token.
         let noted = account(&client, "first").await.last_error.unwrap();
@@ -204,16 +204,16 @@ async fn each_answer_is_returned_if_there_is_no_other_account() {
         (413, "", "Request entity too large", None, (413, 413), (1, 2)),
         (405, "", "only available for Coding Agents", None, (405, 405), (1, 2)),
     ] {
-        for (for_host, expected) in [(false, statuses.0), (true, statuses.1)] {
+        for (opencode, expected) in [(false, statuses.0), (true, statuses.1)] {
             let fleet = Fleet::of(1).await;
             let key = fleet.add_key("key", "token-plan").await;
             fleet.choose("key");
             fleet.client().remove_account("ann", false).await.unwrap();
             key.on_every_api(Reply::api_error(status, code, message));
-            let client = fleet.setup.client_with(&[], for_host);
+            let client = fleet.setup.client_with(&[], opencode);
             let first = say(&client, true).await;
             let state = state.map(Code::as_str);
-            let name = format!("{message} {for_host}");
+            let name = format!("{message} {opencode}");
             assert_eq!((first.status.as_u16(), key.api_requests().len()), (expected, requests.0), "{name}");
             assert_eq!(last_code(&account(&client, "key").await), state, "{name}");
             if state.is_some() && code != "Throttling.RateQuota" {
@@ -258,8 +258,8 @@ async fn a_model_that_an_account_lacks_is_remembered_for_a_day_and_asked_for_whe
     assert_eq!((first.api_requests().len(), second.api_requests().len()), (1, 3));
     // No other account has it, so it is asked again: the server's words are the answer.
     second.on_every_api(missing());
-    for for_host in [false, true] {
-        let client = fleet.setup.client_with(&[], for_host);
+    for opencode in [false, true] {
+        let client = fleet.setup.client_with(&[], opencode);
         let answer = say(&client, false).await;
         assert!(answer.status.is_client_error() && answer.status != 429, "{}", answer.status);
         assert_eq!(answer.error_code(), Some(Code::ModelUnavailable.as_str()));
@@ -277,8 +277,8 @@ async fn an_account_rule_is_reported_in_the_servers_words() {
     for host in [&first, &second] {
         host.on_every_api(Reply::api_error(403, "AccessDenied", "IP access denied."));
     }
-    for for_host in [false, true] {
-        let answer = say(&fleet.setup.client_with(&[], for_host), false).await;
+    for opencode in [false, true] {
+        let answer = say(&fleet.setup.client_with(&[], opencode), false).await;
         assert_eq!(
             (answer.status.as_u16(), answer.error_code()),
             (403, Some(Code::PermissionDenied.as_str()))
@@ -400,14 +400,14 @@ async fn an_error_inside_a_success_is_an_error_to_its_caller_too() {
         setup.server.until_closed().await;
     }
     // So is a message alone, which is no answer to a chat.
-    for for_host in [false, true] {
+    for opencode in [false, true] {
         for stream in [false, true] {
             let setup = Setup::fresh().await;
             setup.server.on_every_api(Reply::json(200, &json!({"message": "The tools are odd."})));
-            let client = setup.client_with(&[], for_host);
+            let client = setup.client_with(&[], opencode);
             let answer = client.fetch(chat(stream)).await.unwrap();
-            assert_eq!(answer.status, 400, "{for_host} {stream}");
-            assert!(text(answer).await.contains("The tools are odd."), "{for_host} {stream}");
+            assert_eq!(answer.status, 400, "{opencode} {stream}");
+            assert!(text(answer).await.contains("The tools are odd."), "{opencode} {stream}");
             let other = client.fetch(get(&CHAT.replace("chat/completions", "models"))).await.unwrap();
             assert_eq!(other.status, 200);
         }

@@ -254,7 +254,7 @@ fn client() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let listener = Arc::clone(&told);
     let events = Events::new(move |event| listener.lock().unwrap().push(event.kind.as_str()));
-    let context = Context { for_host: false, clock: Clock::system(), events, busy: busy.clone() };
+    let context = Context { for_opencode: false, clock: Clock::system(), events, busy: busy.clone() };
     let client = Arc::new(Client::new(&ClientOptions::default(), environment, context).unwrap());
     say("ready");
     let mut lines = std::io::stdin().lock().lines();

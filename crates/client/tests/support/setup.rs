@@ -153,12 +153,13 @@ impl Setup {
         self.client_with(&[], true)
     }
 
-    pub fn client_with(&self, environment: &[(&str, &str)], for_host: bool) -> Client {
-        self.try_client(environment, for_host, self.events.events()).unwrap()
+    pub fn client_with(&self, environment: &[(&str, &str)], opencode: bool) -> Client {
+        self.try_client(environment, opencode, self.events.events()).unwrap()
     }
 
-    pub fn try_client(&self, environment: &[(&str, &str)], for_host: bool, events: Events) -> Result<Client> {
-        let context = Context { for_host, clock: self.clock.clone(), events, busy: Busy::unobserved() };
+    pub fn try_client(&self, environment: &[(&str, &str)], opencode: bool, events: Events) -> Result<Client> {
+        let context =
+            Context { for_opencode: opencode, clock: self.clock.clone(), events, busy: Busy::unobserved() };
         Client::new(&self.options, self.home.environment(environment), context)
     }
 }

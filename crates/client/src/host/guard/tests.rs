@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::verdict::{Asked, Reading, Verdict};
+use crate::verdict::{Reading, RequestContext, Verdict};
 
 struct GuardedStream {
     out: String,
@@ -79,8 +79,8 @@ fn each_reported_stream_ends_as_specified() {
                     );
                 }
                 "exhausted, next account answers" => {
-                    let asked = Asked { is_key: true, model: "m", now_ms: 0 };
-                    let reading = Reading::of_inner_error(ended.server_error.unwrap(), &asked);
+                    let context = RequestContext { is_key: true, model: "m", now_ms: 0 };
+                    let reading = Reading::of_inner_error(ended.server_error.unwrap(), &context);
                     assert!(matches!(reading.verdict, Verdict::QuotaExhausted { .. }), "{name}");
                     assert_eq!(reading.status, 429);
                 }

@@ -10,7 +10,7 @@ use crate::host::errors::{FinalError, SHORT_WAIT_MS, moment, plain};
 
 /// The error of a call whose accounts are all cooling.
 #[derive(Debug)]
-pub struct LastWord {
+pub struct AllCoolingError {
     reason: CoolingReason,
     server_code: String,
     message: String,
@@ -18,7 +18,7 @@ pub struct LastWord {
     pub wait_ms: u64,
 }
 
-impl LastWord {
+impl AllCoolingError {
     /// Composes the error. `cli_failure` is the error of the qwen CLI.
     #[must_use]
     pub fn new(
@@ -39,10 +39,10 @@ impl LastWord {
             } else {
                 format!("The Qwen account \"{}\"", candidate.account.label)
             };
-            left_alone(&name, cooldown, now_ms, utc_offset_minutes)
+            cooling_message(&name, cooldown, now_ms, utc_offset_minutes)
         } else {
             let when = moment(until, now_ms, utc_offset_minutes);
-            format!("{}; the next will be tried again {when}.", all_of(cooling))
+            format!("{}; the next will be tried again {when}.", common_reason(cooling))
         };
         let otherwise = match selection.too_expensive() {
             [] => "add a key with `npx opencode-qwen-cli-auth add-key`.".to_owned(),
@@ -65,13 +65,13 @@ impl LastWord {
 
     /// Returns the status and message. A host waits for a short limit, and treats everything else as final.
     #[must_use]
-    pub fn final_error(&self, for_host: bool) -> FinalError {
+    pub fn final_error(&self, for_opencode: bool) -> FinalError {
         let is_short = match self.reason {
             CoolingReason::TokenLimit => true,
             CoolingReason::RateLimit => self.wait_ms <= SHORT_WAIT_MS,
             CoolingReason::Quota | CoolingReason::Payment => false,
         };
-        let is_final = if for_host { !is_short } else { self.reason == CoolingReason::Payment };
+        let is_final = if for_opencode { !is_short } else { self.reason == CoolingReason::Payment };
         let status = if is_final { StatusCode::PAYMENT_REQUIRED } else { StatusCode::TOO_MANY_REQUESTS };
         FinalError {
             status,
@@ -89,7 +89,7 @@ impl LastWord {
 }
 
 /// Returns the common reason of these accounts.
-fn all_of(cooling: &[(&Candidate, Cooldown)]) -> String {
+fn common_reason(cooling: &[(&Candidate, Cooldown)]) -> String {
     let count = cooling.len();
     let are_all =
         |wanted: &[CoolingReason]| cooling.iter().all(|(_, cooldown)| wanted.contains(&cooldown.reason));
@@ -107,7 +107,7 @@ fn all_of(cooling: &[(&Candidate, Cooldown)]) -> String {
 /// Returns the message about a cooling account, with the time of the next try. The reset time of a quota is often unknown, so
 /// the message does not promise one.
 #[must_use]
-pub fn left_alone(name: &str, cooldown: &Cooldown, now_ms: u64, utc_offset_minutes: i32) -> String {
+pub fn cooling_message(name: &str, cooldown: &Cooldown, now_ms: u64, utc_offset_minutes: i32) -> String {
     let what = match (cooldown.reason, cooldown.window) {
         (CoolingReason::Quota, Some(window)) => format!("{name} has used up its {} quota.", window.as_str()),
         (CoolingReason::Quota, None) => format!("{name} has used up its quota."),
@@ -159,7 +159,7 @@ mod tests {
 
     fn said(reason: CoolingReason, window: Option<QuotaWindow>, after_ms: u64) -> String {
         let cooldown = Cooldown { until: NOW + after_ms, reason, code: String::new(), window };
-        left_alone("This Qwen account", &cooldown, NOW, 0)
+        cooling_message("This Qwen account", &cooldown, NOW, 0)
     }
 
     #[test]
