@@ -35,8 +35,8 @@ pub(super) struct KeyEntry {
     pub base_url: Option<String>,
     /// True if it is in a project's file, which someone else may have written.
     pub is_of_project: bool,
-    /// True if a name in the entry is one of Alibaba's.
-    pub is_named: bool,
+    /// True if a name or the base URL shows that the key is Alibaba's.
+    pub is_of_alibaba: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -120,7 +120,7 @@ impl FoundKey {
 }
 
 /// True if a name belongs to Alibaba or its models.
-pub(super) fn is_named(names: &[&str]) -> bool {
+pub(super) fn names_alibaba(names: &[&str]) -> bool {
     names.iter().any(|name| {
         let name = name.to_ascii_lowercase().replace('_', "-");
         NAMES.iter().any(|word| name.contains(word))
@@ -164,9 +164,9 @@ fn read_entry(entry: KeyEntry, notes: &mut Vec<String>) -> Option<FoundKey> {
         is_of_project: entry.is_of_project,
     };
     if let Some(text) = &entry.base_url
-        && !locate(&mut found, text, entry.is_named)
+        && !locate(&mut found, text, entry.is_of_alibaba)
     {
-        if entry.is_named {
+        if entry.is_of_alibaba {
             let (source, provider) = (&found.source, &found.provider);
             notes.push(format!(
                 "The base URL of \"{provider}\" in {source} can't be used, so its key was left out."
@@ -180,12 +180,12 @@ fn read_entry(entry: KeyEntry, notes: &mut Vec<String>) -> Option<FoundKey> {
     {
         found.base_url = Url::parse(&place.base_url).ok();
     }
-    let is_wanted = found.is_foreign || (entry.is_named && found.secret.expose().starts_with("sk-"));
+    let is_wanted = found.is_foreign || (entry.is_of_alibaba && found.secret.expose().starts_with("sk-"));
     is_wanted.then_some(found)
 }
 
 /// Sets the server of a key from a base URL. False for a URL that keys are not sent to.
-fn locate(found: &mut FoundKey, base_url: &str, is_named: bool) -> bool {
+fn locate(found: &mut FoundKey, base_url: &str, is_of_alibaba: bool) -> bool {
     let Ok(mut url) = api_base_url(base_url.trim()) else { return false };
     let host = url.host_str().unwrap_or_default().to_owned();
     if let Some(place) = endpoint_on_host(&host) {
@@ -199,7 +199,7 @@ fn locate(found: &mut FoundKey, base_url: &str, is_named: bool) -> bool {
         url.set_path("/compatible-mode/v1");
     }
     (found.plan, found.region, found.base_url) = (None, None, Some(url));
-    is_named || !found.is_foreign
+    is_of_alibaba || !found.is_foreign
 }
 
 fn merge(known: &mut FoundKey, mut found: FoundKey) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use qwen_base::{KeyPlan, Secret, opaque_debug};
 use serde_json::Value;
 
-use super::found::{KeyEntry, is_named, path_text};
+use super::found::{KeyEntry, names_alibaba, path_text};
 
 /// `OpenCode`'s own providers for these plans.
 const PROVIDERS: [(&str, KeyPlan, &str); 6] = [
@@ -83,7 +83,7 @@ fn of_provider(
         provider: provider.to_owned(),
         plan: known.map(|(_, plan, _)| *plan).or_else(|| by_page.map(|(_, plan)| *plan)),
         region: known.map(|(_, _, region)| *region),
-        is_named: is_named(&[provider, base_url.as_deref().unwrap_or_default()]),
+        is_of_alibaba: names_alibaba(&[provider, base_url.as_deref().unwrap_or_default()]),
         base_url,
         is_of_project,
     };
@@ -96,7 +96,7 @@ fn of_provider(
             Some((url.to_owned(), configuration.is_of_project))
         });
         if let Some((url, is_of_project)) = found {
-            entry.is_named |= is_named(&[&url]);
+            entry.is_of_alibaba |= names_alibaba(&[&url]);
             entry.base_url = Some(url);
             entry.is_of_project |= is_of_project;
         }

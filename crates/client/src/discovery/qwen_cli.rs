@@ -5,7 +5,7 @@ use std::path::Path;
 use qwen_base::Secret;
 use serde_json::Value;
 
-use super::found::{KeyEntry, is_named, path_text};
+use super::found::{KeyEntry, names_alibaba, path_text};
 use super::variables::{Found, VariableSources, named};
 
 const PROVIDER: &str = "qwen-cli";
@@ -34,7 +34,7 @@ pub(super) fn entries(settings: &Value, path: &Path, variables: &VariableSources
             region: None,
             base_url: Some(base_url.to_owned()),
             is_of_project: found.is_of_project,
-            is_named: is_named(&[text("id"), text("name"), variable, base_url]),
+            is_of_alibaba: names_alibaba(&[text("id"), text("name"), variable, base_url]),
         });
     }
     entries.extend(of_login(settings, &source, lookup));
@@ -64,7 +64,7 @@ fn of_login<'a>(
         provider: PROVIDER.to_owned(),
         plan: None,
         region: None,
-        is_named: is_named(&[base_url.value]),
+        is_of_alibaba: names_alibaba(&[base_url.value]),
         base_url: Some(base_url.value.to_owned()),
         is_of_project: key.is_of_project || base_url.is_of_project,
     })

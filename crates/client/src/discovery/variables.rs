@@ -79,7 +79,7 @@ pub(super) fn named(
         provider: provider.to_owned(),
         plan,
         region: None,
-        is_named: plan.is_some(),
+        is_of_alibaba: plan.is_some(),
         base_url,
         is_of_project,
     };
@@ -93,7 +93,7 @@ pub(super) fn named(
     let (key, base_url) = OPENAI;
     if let (Some(text), Some(url)) = (get(key), get(base_url).filter(|url| is_of_plan(url))) {
         let found = entry(key, text, None, Some(url));
-        entries.push(KeyEntry { is_named: true, ..found });
+        entries.push(KeyEntry { is_of_alibaba: true, ..found });
     }
     entries
 }
