@@ -2,7 +2,7 @@
 //!
 //! `OpenCode` shows the message of a 4xx unchanged. It retries a 429 silently for as long as `Retry-After` says, and treats
 //! any error that contains one of its retry words as a 429. After an error with one of its overflow words it replaces the
-//! conversation by a summary.
+//! conversation by a summary. To break a word is to insert an invisible character after its first letter.
 
 use http::StatusCode;
 use qwen_base::{Code, Error, is_unsafe};
@@ -96,7 +96,7 @@ const MAX_SHOWN: usize = 2_000;
 #[derive(Debug, PartialEq, Eq)]
 pub struct FinalError {
     pub status: StatusCode,
-    /// One line without a retry word.
+    /// The message, without a retry word. It may have several lines.
     pub message: String,
     /// The error of this package, if it is one.
     pub code: Option<Code>,
@@ -185,7 +185,7 @@ impl FinalError {
     }
 }
 
-/// Returns a message without control characters, cut to 2,000 bytes. Breaks the words that make `OpenCode` retry or compact.
+/// Cuts a message to 2,000 bytes, replaces its control characters by spaces, and breaks its retry and overflow words.
 #[must_use]
 pub fn plain(message: &str) -> String {
     break_words(&visible(message), |text| {
@@ -193,13 +193,13 @@ pub fn plain(message: &str) -> String {
     })
 }
 
-/// Breaks only the words that make `OpenCode` retry: it may compact.
+/// Breaks only the retry words. `OpenCode` may replace the conversation by a summary after this message.
 fn without_retry_words(message: &str) -> String {
     break_words(&visible(message), |text| starts_with_any(text, &RETRY_WORDS))
 }
 
-/// Returns an error body in place of one that the host retries, without words that make it compact and without control
-/// characters; `None` if there are none.
+/// Breaks the overflow words in an error body, and replaces its control characters by spaces. Returns `None` if the body needs
+/// no change.
 #[must_use]
 pub fn calmed(body: &[u8]) -> Option<String> {
     let calm = |text: &str| break_words(text, |text| starts_with_any(text, &OVERFLOW_WORDS));
@@ -226,7 +226,7 @@ fn starts_with_any(text: &[u8], words: &[&str]) -> bool {
     words.iter().any(|word| text.starts_with(word.as_bytes()))
 }
 
-/// Cuts a text to 2,000 bytes, and removes its control characters.
+/// Cuts a text to 2,000 bytes, and replaces its control characters except newline and tab by spaces.
 fn visible(text: &str) -> String {
     let end = (0..=text.len().min(MAX_SHOWN)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     without_controls(&text[..end], &['\n', '\t'])
@@ -237,7 +237,7 @@ fn without_controls(text: &str, kept: &[char]) -> String {
     text.replace(|character| is_unsafe(character) && !kept.contains(&character), " ")
 }
 
-/// Inserts an invisible character after the first character of each word.
+/// Inserts an invisible character after the first character of each retry or overflow word.
 fn break_words(text: &str, is_word: impl Fn(&[u8]) -> bool) -> String {
     const WORD_JOINER: char = '\u{2060}';
     let folded = Folded::of(text);

@@ -30,7 +30,7 @@ use crate::verdict::{Reading, RequestContext};
 
 /// Header in which a host names its conversation.
 const CONVERSATION_HEADER: &str = "x-session-id";
-/// For this long after its last update, in milliseconds, a login that was refused because the free tier ended is not refreshed.
+/// A login that was refused because the free tier ended is not refreshed for this many milliseconds after its last update.
 const NO_REFRESH_MS: u64 = 10 * 60_000;
 
 /// The settings of a client, which do not change.
@@ -141,7 +141,7 @@ impl Pipeline {
         snapshot.enabled_accounts(now_ms).map(candidate).collect()
     }
 
-    /// Returns the facts that the selection needs for a new call.
+    /// Counts the call, and returns the values that the selection needs.
     pub(super) fn selection_input(&self, prepared: &Prepared, now_ms: u64) -> SelectionInput {
         SelectionInput {
             rotation: self.settings.options.rotation,
@@ -174,7 +174,8 @@ impl Pipeline {
         self.sender.access(account, self.tokens.token_in(snapshot, &account.id, None).await?)
     }
 
-    /// Returns another token after one was refused; `None` if the refused token was new, since a refresh would not help.
+    /// Returns another token after one was refused. Returns `None` if the store has no other token and a refresh would not
+    /// help: the token was just obtained, or the free tier is known to have ended for this login.
     pub(super) async fn renewed(&self, candidate: &Candidate<'_>, refused: &Token) -> Result<Option<Access>> {
         let Candidate { account, record, .. } = candidate;
         let was_just_obtained = record.token().is_none_or(|held| held.access_token != refused.access_token);

@@ -21,11 +21,11 @@ pub struct Candidate<'a> {
     pub is_active: bool,
 }
 
-/// The facts about a call that the selection needs.
+/// The facts about a call that the selection depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct SelectionInput {
     pub rotation: Rotation,
-    /// Number of earlier requests of this process.
+    /// Number of earlier calls of this client.
     pub turn: usize,
     /// Id of the process.
     pub process: usize,
@@ -219,8 +219,8 @@ impl<'a> Selection<'a> {
     }
 }
 
-/// Returns the candidates that may serve the request, best first: sorted by model, active account and price. Ties keep the
-/// store's order, counted from the active account.
+/// Returns the candidates that may serve the request, best first: sorted by how surely the account serves the model, then the
+/// active account, then price. Ties keep the store's order, counted from the active account.
 fn serving<'a>(candidates: &'a [Candidate<'a>], active: usize) -> Vec<&'a Candidate<'a>> {
     let (before, from_active) = candidates.split_at(active.min(candidates.len()));
     let is_key = |candidate: &Candidate| candidate.account.kind != Kind::OAuth;
@@ -244,7 +244,7 @@ fn serving<'a>(candidates: &'a [Candidate<'a>], active: usize) -> Vec<&'a Candid
     found
 }
 
-/// Sorts by model and price, and rotates the accounts that share the first rank. Sequential rotation changes nothing.
+/// Sorts by that certainty and by price, then rotates the accounts of the first rank. Sequential rotation keeps the order.
 fn rotate(ready: &mut [&Candidate], input: &SelectionInput) {
     let turn = match input.rotation {
         Rotation::Sequential => return,
