@@ -1,7 +1,7 @@
 "use strict";
 
-// Calls into the native core. The core identifies a call by a number; this file keeps its promise. The core wakes this
-// thread once when there is news, and `drain` returns all of it.
+// Calls into the native core. The core identifies a call by a number; this file stores the promise for each number. The core
+// wakes this thread once when there is news, and `drain` returns all of it.
 
 const { QwenAuthError, fromBinding, invalidArgument } = require("./errors");
 

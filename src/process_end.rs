@@ -42,7 +42,7 @@ pub fn flush_at_end(book: WeakUsageBook) {
 /// [`qwen_base::LONGEST_WAIT`] and a second.
 pub fn finish() {
     SHUTDOWN.end();
-    // The ending thread can't do this, but threads of the runtime can.
+    // The thread that ends the process can't write the usage, so a thread of the runtime writes it.
     let Some(runtime) = started_runtime() else { return };
     let books = std::mem::take(&mut *lock(&BOOKS));
     let written = Arc::new((Mutex::new(false), Condvar::new()));

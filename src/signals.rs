@@ -27,8 +27,7 @@ mod unix {
 
     /// Signals that users, terminals and service managers send to end a process.
     const ENDING: [c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
-    /// Signals that are delayed only if they would end the process: they are the runtime's own business if it handles
-    /// them.
+    /// Signals that are delayed only if they would end the process, so not if the runtime has a handler for them.
     #[cfg(target_os = "linux")]
     const OTHERS: [c_int; 9] = [
         libc::SIGUSR1,
@@ -52,7 +51,7 @@ mod unix {
     /// Flags of our handler.
     const FLAGS: c_int = libc::SA_RESTART | libc::SA_ONSTACK;
 
-    /// Handlers of all signals that get the delayed ones in the end; `None` for signals that are not delayed.
+    /// The previous handler of each signal, which gets the delayed signal afterwards; `None` for signals that are not delayed.
     static PREVIOUS: Mutex<[Option<Action>; COUNT]> = Mutex::new([const { None }; COUNT]);
     static IS_HOLDING: AtomicBool = AtomicBool::new(false);
     /// One bit for each delayed signal.
@@ -102,7 +101,7 @@ mod unix {
             let ends_process =
                 is_ours || action == libc::SIG_DFL || (ENDING.contains(&signal) && action != libc::SIG_IGN);
             if ends_process && set_action(signal, &ours()) {
-                // Our own handler, left from an earlier section, handles nothing afterwards.
+                // If our handler is still there from an earlier section, the default action is restored afterwards.
                 *previous = Some(if is_ours { default_action() } else { current });
             }
         }
@@ -184,7 +183,7 @@ mod unix {
     /// Runs on any thread at any point, so it only sets numbers and writes a byte.
     extern "C" fn note(signal: c_int) {
         if !IS_HOLDING.load(Ordering::SeqCst) {
-            // Other code that replaced this handler has called it.
+            // The handler that replaced ours has called it; no signal is being delayed.
             return;
         }
         let _ = FIRST.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
@@ -216,8 +215,7 @@ mod unix {
         note as extern "C" fn(c_int) as usize
     }
 
-    /// True if Bun has removed the last listener of a signal: it sets our handler again, with other flags, since it removes
-    /// no handler but its own.
+    /// True if Bun has restored our handler with other flags, as it does when the program removes its last listener.
     fn is_set_again(current: &Action) -> bool {
         current.0.sa_sigaction == handler() && current.0.sa_flags & FLAGS != FLAGS
     }

@@ -10,7 +10,7 @@ pub const DEFAULT_API_BASE_URL: &str = "https://dashscope.aliyuncs.com/compatibl
 /// Paths of full endpoints that users paste in place of a base URL.
 const ENDPOINT_PATHS: [&str; 5] =
     ["/chat/completions", "/completions", "/embeddings", "/responses", "/models"];
-/// Values that programs write instead of a missing host, and users to turn an option on or off.
+/// Words that are not hosts: programs write them for a missing host, and users to turn an option on or off.
 const NO_HOSTS: [&str; 12] =
     ["null", "undefined", "none", "nan", "http", "https", "true", "false", "on", "off", "yes", "no"];
 const NAMES_NO_HOST: &str = "names no host";

@@ -1,4 +1,4 @@
-//! Forms of other makers' keys.
+//! Recognizes keys of other companies by their prefix.
 
 /// Prefixes of secrets, and their makers.
 pub const PREFIXES: [(&str, &str); 56] = [
@@ -60,7 +60,7 @@ pub const PREFIXES: [(&str, &str); 56] = [
     ("SG.", "SendGrid"),
 ];
 
-/// Stands inside the keys of `OpenAI`: its name in base64.
+/// Text inside the keys of `OpenAI`: its name in base64.
 pub const OPENAI_MARK: &str = "T3BlbkFJ";
 
 /// Returns the part of a key that shows its maker, and the maker; `None` if it may be Alibaba's.

@@ -10,8 +10,8 @@ use serde_json::value::RawValue;
 
 /// Depth of JSON values that are kept. The arguments of a tool call are at this depth.
 const PARSED_DEPTH: usize = 8;
-/// Stands for the `\u` of an escape that is written as it came. As a noncharacter it is not part of a text; where a server
-/// sends it all the same, it is escaped too.
+/// Replaces the `\u` of half a surrogate pair while the document is a Rust string. Ordinary text does not contain this
+/// noncharacter. If a server sends it, it is escaped in the same way.
 const MARK: char = '\u{fdd0}';
 /// Length of `XXXX` in bytes.
 const DIGITS: usize = 4;

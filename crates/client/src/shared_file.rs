@@ -23,7 +23,7 @@ const LOCK_LIMIT: Duration = Duration::from_secs(5);
 pub struct SharedFile<T> {
     path: PathBuf,
     locks: LockPaths,
-    /// Consequence of a file of another version, for its error.
+    /// Completes the error "… was written by another version, so {loss}."
     loss: &'static str,
     contents: PhantomData<fn() -> T>,
 }

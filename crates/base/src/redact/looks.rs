@@ -86,7 +86,7 @@ pub(super) fn is_secret_header(name: &str) -> bool {
 /// of a match is searched again.
 pub(super) fn find(text: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
-    // Has the same length as the text, byte for byte.
+    // It has the same byte positions as `text`.
     let lower = text.to_ascii_lowercase();
     let mut add = |range: Range<usize>| {
         if !text[range.clone()].bytes().all(|byte| byte == b'*') {

@@ -1,8 +1,8 @@
 //! Removes secrets from text before it is logged. Pure, except for the list of known secrets that clients share.
 //!
-//! Two nets: known secrets (tokens and keys in use) are removed everywhere, and so are possible secrets, recognized by
-//! the name of their header, field or parameter, or by their form. The second net may remove too much, which is fine
-//! for logs.
+//! There are two steps: known secrets (tokens and keys in use) are removed everywhere, and so are possible secrets,
+//! recognized by the name of their header, field or parameter, or by their form. The second step may remove too much, which
+//! is fine for logs.
 
 mod looks;
 

@@ -56,7 +56,8 @@ impl fmt::Display for LeftOut {
 }
 
 /// Returns the degraded form of a shaped chat body. Returns `None` if the body is not a JSON object whose `messages` are a
-/// non-empty array of objects. Also for a request with tools that allows a longer answer, since a cut tool call does harm.
+/// non-empty array of objects, or if the output limit of a request with tools would be lowered, since a cut
+/// tool call does harm.
 ///
 /// `max_tokens` and `max_completion_tokens` are lowered to [`MAX_OUTPUT_TOKENS`]; without both, `max_tokens` is added. The
 /// messages with the role `system` or `developer` stay, the last user turn and everything after it, and the previous turn if

@@ -26,7 +26,7 @@ pub struct Program {
 pub fn find_cli(environment: &Environment, paths: &Paths) -> Result<Program> {
     if let Some(value) = environment.get("QWEN_CLI_PATH") {
         let path = expand_home(value, paths.home());
-        // Programs are started in another directory.
+        // The CLI starts in another directory, so a relative path would not find it.
         let path = std::path::absolute(&path).unwrap_or(path);
         let path = if path.extension().is_none() && cfg!(windows) { shim_beside(path) } else { path };
         if !path.is_file() {

@@ -201,7 +201,7 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         if let Some(cancel) = self.cancel.take() {
-            // A finished keeper needs no guard.
+            // If the keeper task has ended, the send fails and nothing has to be awaited.
             let _ = cancel.send(self.busy.enter());
         }
     }

@@ -190,7 +190,7 @@ impl Client {
         display_url(&self.base_url)
     }
 
-    /// Returns the files whose changes mean other accounts or models. They need not exist.
+    /// Returns the paths of the files that hold accounts and models. A file may be missing.
     #[must_use]
     pub fn account_files(&self) -> &[PathBuf] {
         &self.account_files

@@ -163,11 +163,11 @@ fn drop_hop_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// Tells `OpenCode` 2 if it may send the request again; `None` leaves that to it. A retry after a 504 would wait just as long.
-/// A stream's head is marked because its end may be an error.
+/// Returns the value of `x-should-retry`; without one, `OpenCode` 2 decides. A 504 is final, since a retry would wait just as
+/// long. A stream is final, since it may end with an error.
 fn should_retry(status: StatusCode, headers: &HeaderMap) -> Option<&'static str> {
     let is_final = match status.as_u16() {
-        // A pause, although the server's words may be those of a used-up quota.
+        // The account pauses, although the message may name a used-up quota.
         429 => return Some("true"),
         200 => is_stream(headers),
         408 | 425 => false,

@@ -146,7 +146,7 @@ impl ChatEvents {
                 self.lines = [b"data: ", DONE, b"\n\n"].concat();
                 self.is_verbatim = false;
             }
-            // OpenCode 2 stops reading at `[DONE]`, so it is dropped if an error has to follow.
+            // OpenCode 2 stops reading at `[DONE]`, so it is dropped if an error event follows.
             return if self.is_finished { EventResult::Unchanged } else { EventResult::Dropped };
         }
         self.remember(data);
@@ -235,7 +235,7 @@ impl ChatEvents {
             return Ok(false);
         };
         let Some(reason) = reason.as_str().filter(|reason| !matches!(*reason, "" | "null")) else {
-            // The host would take it for the reason of the end.
+            // OpenCode would take an empty or unknown value for the finish reason.
             choice["finish_reason"] = Value::Null;
             return Ok(true);
         };

@@ -7,7 +7,8 @@ use memchr::memmem::Finder;
 use qwen_base::ESCAPE_LENGTH;
 use serde::de::IgnoredAny;
 
-/// The end of a key with the start of its text. Created once: creating a finder takes longer than a search.
+/// The end of the name `content`, and the quote that begins its value. A finder is created once, since that takes longer than
+/// a search.
 static TEXT_START: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"content\":\""));
 static ARGUMENTS_START: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"arguments\":\""));
 static NULL: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"null"));
@@ -127,7 +128,7 @@ fn has_object(array: &[u8]) -> bool {
     array.strip_prefix(b"[").is_some_and(|rest| rest.trim_ascii_start().starts_with(b"{"))
 }
 
-/// True if null may follow another item of an array. After a comma, an object has a name.
+/// True if an array may have null after another item. In an object, a name follows each comma.
 fn has_null_item(data: &[u8]) -> bool {
     NULL.find_iter(data).any(|at| data[..at].trim_ascii_end().ends_with(b","))
 }

@@ -1,4 +1,5 @@
-//! Adapts answers for `OpenCode`: final errors that it shows once, and streams with known finish reasons. Pure.
+//! Adapts answers for the host, the program that loads the plugin: `OpenCode`. Errors become final, so that it shows them
+//! once, and streams end with known finish reasons. Pure.
 
 mod chat_events;
 mod chunk;

@@ -232,7 +232,8 @@ impl Calls {
         is_odd
     }
 
-    /// Returns the index of a call without one: a delta with a new id, or with a name alone, begins a call.
+    /// Chooses an index for a delta that has none. One with a new id, or with a name and no id, begins a new call; any other
+    /// continues the last call.
     fn index_of(&self, id: Option<&str>, has_name: bool) -> u64 {
         match (id.and_then(|id| self.indexes.get(id)), self.last) {
             (Some(index), _) => *index,

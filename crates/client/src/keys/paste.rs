@@ -182,7 +182,7 @@ impl Peeled {
         }
     }
 
-    /// Web pages and chats add invisible characters, and terminals add paste marks.
+    /// Removes the invisible characters of web pages and chats, and the paste marks of terminals.
     fn remove_invisible(&mut self) {
         let mut key = self.key.clone();
         for mark in PASTE_MARKS {
@@ -241,7 +241,7 @@ impl Peeled {
         self.key = value.to_owned();
     }
 
-    /// Users often paste twice at a hidden prompt.
+    /// Removes the second copy of a key that was pasted twice, as often happens at a hidden prompt.
     fn halve(&mut self) {
         let (first, second) = self.key.as_bytes().split_at(self.key.len() / 2);
         if first == second && first.starts_with(b"sk-") {

@@ -67,7 +67,7 @@ impl Budget {
     }
 }
 
-/// An answer and its meaning for the account.
+/// An answer as it is returned to the caller, with its [`Reading`].
 #[derive(Debug)]
 pub struct Attempt {
     pub answer: Answer,
@@ -238,8 +238,8 @@ impl Sender {
     }
 }
 
-/// Adapts an answer that a host may wait for: it obeys any `Retry-After`, shows the body, and compacts the conversation after
-/// some words.
+/// Changes an answer for `OpenCode`. It obeys any `Retry-After`, and replaces the conversation by a summary after some words,
+/// so long waits are removed and those words are broken.
 async fn adapt(
     answer: &mut Answer,
     verdict: Verdict,

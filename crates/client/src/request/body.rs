@@ -39,7 +39,7 @@ const MAX_REPORT_TIME: Duration = Duration::from_secs(1);
 /// Starts a task that notes an error of the server; `None` if there is nothing to note.
 type Callback = Box<dyn FnOnce(ServerError) -> Option<JoinHandle<()>> + Send + Sync>;
 
-/// Called with the error with which the server ends a stream.
+/// Finds the error at the end of a stream, and passes it to `callback`.
 struct ErrorWatch {
     callback: Option<Callback>,
     /// The last bytes of a stream that no guard reads.

@@ -155,7 +155,7 @@ impl<'a> Call<'a> {
         self.apply_verdict(candidate, &access, attempt, selection).await
     }
 
-    /// Ends the turn of an account without a token in place of the refused one.
+    /// Handles a failed renewal: the server refused the account's token, and no other token could be obtained.
     async fn not_renewed(
         &mut self,
         candidate: &Candidate<'_>,

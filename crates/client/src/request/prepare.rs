@@ -15,7 +15,7 @@ const LARGE_BODY: usize = 64 * 1024;
 
 /// Header in which a host names the agent or the kind of a request. It is removed.
 const AGENT_HEADER: &str = "x-qwen-agent";
-/// Agents whose answer replaces a conversation or its title, so that it must not be cut.
+/// Agents whose requests must stay whole, since the answer replaces a conversation or its title.
 const WHOLE_AGENTS: [&str; 3] = ["compaction", "summary", "title"];
 
 /// The redirect mode of fetch.

@@ -4,7 +4,8 @@
 const END: &str = ".";
 /// Words before something that is not the subject of a sentence.
 const PREPOSITIONS: [&str; 10] = ["by", "for", "with", "in", "on", "of", "to", "from", "using", "via"];
-/// Words for what a model is denied to as a whole. All requests use the compatibility mode.
+/// Words for a scope such as a region or plan. A denial "in this region" denies the whole model, not one feature.
+/// "compatibility" is among them, since all requests use the compatibility mode.
 const WHOLES: [&str; 13] = [
     "account",
     "compatibility",

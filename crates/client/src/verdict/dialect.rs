@@ -243,7 +243,7 @@ impl<'a> LowercaseFields<'a> {
         (SIGNS.iter().any(has_sign) || is_error_status()) && self.message().is_some()
     }
 
-    /// True if a field says that there is an error. Some servers send one that says that there is none.
+    /// True if a field says that there is an error. Some servers send an `error` whose value means "no error".
     fn names_error(&self, name: &str, depth: usize) -> bool {
         let Some(raw) = self.raw(name) else { return false };
         if let Some(text) = self.text(&[name]) {
@@ -321,7 +321,7 @@ fn is_failure(code: &str) -> bool {
     !NO_ERROR.contains(&code.to_ascii_lowercase().as_str())
 }
 
-/// Closes a JSON document that was cut. Other texts stay unchanged, and those below `shortest` bytes.
+/// Closes a JSON document that was cut. Texts in other forms, and texts shorter than `shortest` bytes, stay unchanged.
 fn closed(text: &str, shortest: usize) -> Cow<'_, str> {
     let is_json = |text: &str| serde_json::from_str::<&RawValue>(text).is_ok();
     if text.len() < shortest || !text.starts_with('{') || is_json(text) {

@@ -77,7 +77,7 @@ pub struct RequestContext<'a> {
     pub now_ms: u64,
 }
 
-/// An answer and its meaning.
+/// The meaning of an answer, with its status and error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
     /// The meaning of the answer.
