@@ -97,7 +97,7 @@ pub(super) fn needs_parsing(data: &[u8], has_call: bool) -> bool {
             Some(b'e') if key.ends_with(b"\"message") => is_odd(b"\""),
             Some(b'e') if key.ends_with(b"\"role") => is_odd(b"") && !value.starts_with(b"\"assistant\""),
             Some(b'e') if key.ends_with(b"\"usage") => is_odd(b"{"),
-            Some(b'g') if key.ends_with(b"\"reasoning") => is_odd(b"\""),
+            Some(b'g') if key.ends_with(b"\"reasoning") => is_odd(b"\"") || may_be_error_block(&value[1..]),
             Some(b'e' | b'g') => is_error_field(key) && *first != b'n',
             Some(b't') => key.ends_with(b"content") && (is_odd(b"\"") || may_be_error_block(&value[1..])),
             Some(b's') if key.ends_with(b"tool_calls") => {

@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 use serde_json::{Deserializer, Value};
 
-use super::shape::text_of_parts;
+use super::shape::{TEXTS, text_of_parts};
 use crate::lenient_json::{parsed, readable, written};
 use crate::sse::error_status;
 use crate::verdict::dialect::{Content, ServerError};
@@ -11,8 +11,6 @@ use crate::verdict::dialect::{Content, ServerError};
 /// The first line of an error block of the native `DashScope` API.
 const BLOCK_STARTS: [&str; 2] = ["event:error", "event: error"];
 const STATUS_START: &str = ":HTTP_STATUS/";
-/// The texts of a delta that may contain an error.
-const TEXTS: [&str; 2] = ["content", "reasoning_content"];
 /// Number of braces at the end of a text where a JSON document may begin.
 const MAX_BRACES: usize = 64;
 

@@ -531,6 +531,7 @@ fn the_last_error_in_the_text_is_reported_wherever_it_stands() {
     for (end, status) in [
         (finish(&format!(r#"{{"content":"{two}"}}"#)), Some(429)),
         (finish(&format!(r#"{{"reasoning_content":"{}"}}"#, block(503, "no"))), Some(503)),
+        (finish(&format!(r#"{{"reasoning":"{}"}}"#, block(503, "no"))), Some(503)),
         (
             event(&format!(
                 r#"{{"message":{{"content":"{}"}},"finish_reason":"error_finish"}}"#,
@@ -554,9 +555,11 @@ fn the_last_error_in_the_text_is_reported_wherever_it_stands() {
         assert_eq!(ended.server_error.map(|error| error.status), Some(status), "{end}");
     }
     // A block among the thoughts is held back too.
-    let thought = event(&format!(r#"{{"delta":{{"reasoning_content":"{}"}}}}"#, block(503, "no")));
-    let end = finish("{}");
-    assert_eq!(run(format!("{said}{thought}{end}").as_bytes(), 64).out, said);
+    for name in ["reasoning_content", "reasoning"] {
+        let thought = event(&format!(r#"{{"delta":{{"{name}":"{}"}}}}"#, block(503, "no")));
+        let stream = format!("{said}{thought}{}", finish("{}"));
+        assert_eq!(run(stream.as_bytes(), 64).out, said, "{name}");
+    }
 }
 
 #[test]
