@@ -7,6 +7,9 @@ use std::time::UNIX_EPOCH;
 /// The last instant that JavaScript can represent, in epoch milliseconds. Expiry time of keys.
 pub const NEVER: u64 = 8_640_000_000_000_000;
 
+/// Milliseconds of a day.
+pub const DAY_MS: u64 = 86_400_000;
+
 /// A source of the current time in milliseconds since the Unix epoch.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> u64 + Send + Sync>);
@@ -57,7 +60,6 @@ pub fn instant_from_number(number: f64) -> Option<u64> {
 /// Formats epoch milliseconds as ISO 8601 in UTC: `2026-04-15T08:30:00.000Z`.
 #[must_use]
 pub fn iso_time(epoch_ms: u64) -> String {
-    const DAY_MS: u64 = 86_400_000;
     const DAYS_OF_400_YEARS: u64 = 146_097;
     // Counting days from 1 March of the year 0 puts the leap day at the end of the year.
     let days = epoch_ms / DAY_MS + 719_468;

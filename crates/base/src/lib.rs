@@ -27,7 +27,7 @@ mod text;
 pub use base_url::{DEFAULT_API_BASE_URL, api_base_url, display_url, host_url, is_plan_host};
 pub use blocking::blocking;
 pub use busy::{Busy, BusyGuard};
-pub use clock::{Clock, NEVER, epoch_ms, instant_from_number, iso_time};
+pub use clock::{Clock, DAY_MS, NEVER, epoch_ms, instant_from_number, iso_time};
 pub use environment::Environment;
 pub use error::{Code, Error, Result};
 pub use events::{Event, EventKind, Events};
@@ -42,12 +42,13 @@ pub use logging::{DEBUG_LOG, Logger, MAX_LOG_BYTES};
 pub use mutex::lock;
 pub use paths::{Paths, expand_home};
 pub use plans::{
-    ENDPOINTS, Endpoint, KeyPlan, Price, Tier, endpoint_of, endpoint_on_host, endpoints_of_key,
-    region_from_name,
+    ENDPOINTS, Endpoint, KeyPlan, Price, SUBSCRIPTION_PREFIX, Tier, endpoint_of, endpoint_on_host,
+    endpoints_of_key, region_from_name,
 };
-pub use redact::{KnownSecrets, Redactor, truncate};
+pub use redact::{HIDDEN, KnownSecrets, Redactor};
 pub use secret::Secret;
 pub use shutdown::{LONGEST_WAIT, Section, SectionChange, Shutdown};
 pub use text::{
-    ESCAPE_LENGTH, MAX_LABEL, MAX_SHOWN, escaped_unit, is_unsafe, one_line, shorten_message, shows_nothing,
+    ESCAPE_LENGTH, MAX_LABEL, MAX_MESSAGE, MAX_SHOWN, escaped_unit, is_unsafe, one_line, shorten_message,
+    shows_nothing, truncate,
 };

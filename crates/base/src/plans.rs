@@ -154,7 +154,7 @@ const REGION_NAMES: [(&str, &str); 20] = [
 ];
 
 /// Prefix of most subscription keys. Some begin with plain `sk-`.
-const SUBSCRIPTION_PREFIX: &str = "sk-sp-";
+pub const SUBSCRIPTION_PREFIX: &str = "sk-sp-";
 
 /// Indexes in [`ENDPOINTS`] to try for a subscription key, current plans first.
 const SUBSCRIPTION_ORDER: [usize; 4] = [0, 1, 2, 3];

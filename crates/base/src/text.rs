@@ -41,6 +41,16 @@ pub fn shows_nothing(text: &str) -> bool {
     })
 }
 
+/// Truncates a text to at most `limit` bytes, at a character boundary.
+#[must_use]
+pub fn truncate(text: &str, limit: usize) -> &str {
+    let mut end = limit.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 /// Longest message for the user, in bytes.
 pub const MAX_MESSAGE: usize = 2_000;
 /// Bytes kept at the end of a long message, where it says what to do next.
@@ -53,15 +63,12 @@ pub fn shorten_message(message: String) -> String {
     if message.len() <= MAX_MESSAGE {
         return message;
     }
-    let mut start = MAX_MESSAGE - MESSAGE_END - LEFT_OUT.len();
-    while !message.is_char_boundary(start) {
-        start -= 1;
-    }
+    let start = truncate(&message, MAX_MESSAGE - MESSAGE_END - LEFT_OUT.len());
     let mut end = message.len() - MESSAGE_END;
     while !message.is_char_boundary(end) {
         end += 1;
     }
-    format!("{}{LEFT_OUT}{}", &message[..start], &message[end..])
+    format!("{start}{LEFT_OUT}{}", &message[end..])
 }
 
 /// True for control characters (C0, DEL, C1) and for characters that reorder or break a line.

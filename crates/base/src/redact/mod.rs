@@ -16,9 +16,10 @@ use url::{Url, form_urlencoded};
 
 use crate::mutex::lock;
 use crate::secret::Secret;
+use crate::text::truncate;
 
 /// Replaces a secret.
-pub const MARK: &str = "***";
+pub const HIDDEN: &str = "***";
 /// Minimum length of a known secret. Shorter ones would match ordinary words.
 const MIN_SECRET: usize = 8;
 /// Minimum length of a partial secret at the end of a truncated text.
@@ -114,7 +115,7 @@ impl Redactor {
             }
             text = replace(&text, found);
         }
-        MARK.to_owned()
+        HIDDEN.to_owned()
     }
 
     /// Removes secrets from the start of a truncated text, including part of a known secret at its end.
@@ -127,7 +128,7 @@ impl Redactor {
             starts.into_iter().find(|start| text.ends_with(start)).map(str::len)
         });
         match cut.max() {
-            Some(length) => self.text(&format!("{}{MARK}", &text[..text.len() - length])),
+            Some(length) => self.text(&format!("{}{HIDDEN}", &text[..text.len() - length])),
             None => text,
         }
     }
@@ -151,7 +152,7 @@ impl Redactor {
     /// Prepares the value of a field like [`Redactor::string`]. Hides it if the name says that it is secret.
     #[must_use]
     pub fn field(&self, name: &str, value: &str) -> String {
-        if looks::is_secret_name(name) && !value.is_empty() { MARK.to_owned() } else { self.string(value) }
+        if looks::is_secret_name(name) && !value.is_empty() { HIDDEN.to_owned() } else { self.string(value) }
     }
 
     /// Removes secrets from a JSON value, and truncates its strings like [`Redactor::string`].
@@ -161,7 +162,7 @@ impl Redactor {
             Value::Null | Value::Bool(_) => value.clone(),
             Value::Number(number) => {
                 let digits = number.to_string();
-                if self.known(&digits).is_empty() { value.clone() } else { MARK.into() }
+                if self.known(&digits).is_empty() { value.clone() } else { HIDDEN.into() }
             }
             Value::String(string) => self.string(string).into(),
             Value::Array(items) => items.iter().map(|item| self.json(item)).collect(),
@@ -181,7 +182,7 @@ impl Redactor {
         match value {
             Value::Null | Value::Bool(_) => value.clone(),
             Value::String(string) if string.is_empty() => value.clone(),
-            Value::String(_) | Value::Number(_) => MARK.into(),
+            Value::String(_) | Value::Number(_) => HIDDEN.into(),
             Value::Array(items) => items.iter().map(|item| self.hidden(item)).collect(),
             Value::Object(_) => self.json(value),
         }
@@ -194,7 +195,7 @@ impl Redactor {
         for name in headers.keys() {
             let mut values = headers.get_all(name).iter().map(|value| {
                 if value.is_sensitive() || looks::is_secret_header(name.as_str()) {
-                    return Value::from(MARK);
+                    return Value::from(HIDDEN);
                 }
                 self.string(&String::from_utf8_lossy(value.as_bytes())).into()
             });
@@ -217,7 +218,7 @@ impl Redactor {
         let shown = |(name, value): &(String, String)| {
             let (shown, value) = (self.text(name), self.text(value));
             let is_secret = looks::is_secret_name(name) || looks::is_secret_name(&shown);
-            (shown, if is_secret { MARK.to_owned() } else { value })
+            (shown, if is_secret { HIDDEN.to_owned() } else { value })
         };
         let pairs: Vec<_> = url.query_pairs().into_owned().collect();
         let shown: Vec<_> = pairs.iter().map(shown).collect();
@@ -235,16 +236,6 @@ impl Redactor {
     }
 }
 
-/// Truncates a text to at most `limit` bytes, at a character boundary.
-#[must_use]
-pub fn truncate(text: &str, limit: usize) -> &str {
-    let mut end = limit.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
-}
-
 fn replace(text: &str, mut ranges: Vec<Range<usize>>) -> String {
     ranges.sort_by_key(|range| range.start);
     let mut replaced = String::with_capacity(text.len());
@@ -253,7 +244,7 @@ fn replace(text: &str, mut ranges: Vec<Range<usize>>) -> String {
         // Overlapping ranges are replaced together.
         if range.start >= done {
             replaced.push_str(&text[done..range.start]);
-            replaced.push_str(MARK);
+            replaced.push_str(HIDDEN);
         }
         done = done.max(range.end);
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use qwen_base::{Environment, KeyPlan, Secret, opaque_debug};
+use qwen_base::{Environment, KeyPlan, SUBSCRIPTION_PREFIX, Secret, opaque_debug};
 
 use super::found::{KeyEntry, is_of_plan, path_text};
 
@@ -16,8 +16,6 @@ const KEYS: [(&str, KeyPlan); 5] = [
 ];
 /// General `OpenAI` variables, used if the URL is a plan's.
 const OPENAI: (&str, &str) = ("OPENAI_API_KEY", "OPENAI_BASE_URL");
-/// Prefix of a subscription key, in any variable.
-const SUBSCRIPTION_PREFIX: &str = "sk-sp-";
 
 pub(super) struct EnvFile {
     pub path: PathBuf,

@@ -20,14 +20,13 @@ use super::reply::Reply;
 use super::socket::{Phase, Progress};
 use super::upload::Uploads;
 use crate::client::Client;
-use crate::request::answer::Answer;
+use crate::request::answer::{Answer, ERROR_HEADER};
 use crate::request::prepare::{Redirect, Request};
 
 /// Largest head of a request, in bytes.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
 /// Tells `OpenCode` 2 if it may send the request again.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
-const ERROR_HEADER: HeaderName = HeaderName::from_static("x-qwen-error");
 
 pub(super) struct Exchange {
     pub(super) client: Arc<Client>,

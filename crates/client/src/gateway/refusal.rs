@@ -6,6 +6,8 @@ use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENT
 use qwen_base::{Code, Error};
 use serde_json::json;
 
+use crate::request::answer::ERROR_HEADER;
+
 #[derive(Debug)]
 pub(super) struct GatewayRefusal {
     pub(super) status: StatusCode,
@@ -90,7 +92,7 @@ impl GatewayRefusal {
     pub(super) fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert("x-qwen-error", HeaderValue::from_static(self.code.as_str()));
+        headers.insert(ERROR_HEADER, HeaderValue::from_static(self.code.as_str()));
         if self.status == StatusCode::UNAUTHORIZED && self.code == Code::PermissionDenied {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

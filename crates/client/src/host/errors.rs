@@ -5,7 +5,7 @@
 //! conversation by a summary. To break a word is to insert an invisible character after its first letter.
 
 use http::StatusCode;
-use qwen_base::{Code, Error, is_unsafe};
+use qwen_base::{Code, Error, MAX_MESSAGE, is_unsafe, truncate};
 use serde_json::Value;
 
 use crate::lenient_json::{parsed, written};
@@ -89,8 +89,6 @@ const OVERFLOW_WORDS: [&str; 23] = [
     "(no body)",
     "context overflow",
 ];
-/// Longest message for a host, in bytes.
-const MAX_SHOWN: usize = 2_000;
 
 /// An error that a host shows and does not retry.
 #[derive(Debug, PartialEq, Eq)]
@@ -228,8 +226,7 @@ fn starts_with_any(text: &[u8], words: &[&str]) -> bool {
 
 /// Cuts a text to 2,000 bytes, and replaces its control characters except newline and tab by spaces.
 fn visible(text: &str) -> String {
-    let end = (0..=text.len().min(MAX_SHOWN)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    without_controls(&text[..end], &['\n', '\t'])
+    without_controls(truncate(text, MAX_MESSAGE), &['\n', '\t'])
 }
 
 /// Replaces the characters that control a terminal or reorder a line by spaces.
@@ -348,7 +345,7 @@ mod tests {
         let page = Reading::of_body(403, b"<html>429</html>", &context);
         let page = FinalError::of_reading(&page).unwrap();
         assert_eq!(page.message, "Qwen refused the request with status 403 and gave no reason.");
-        assert!(plain(&"5".repeat(9_000)).len() <= MAX_SHOWN);
+        assert!(plain(&"5".repeat(9_000)).len() <= MAX_MESSAGE);
     }
 
     #[test]

@@ -15,15 +15,13 @@ use url::Url;
 use super::input::CandidateEndpoint;
 use crate::headers;
 use crate::models::COMMON_MODEL;
-use crate::verdict::dialect::ServerError;
+use crate::verdict::dialect::{MAX_ERROR_BODY, ServerError};
 use crate::verdict::{Reading, RequestContext, Verdict};
 
 /// Time limit for one server, so that a silent one doesn't use up the time of the others.
 const PLACE_LIMIT: Duration = Duration::from_secs(5);
 /// Time limit for all servers.
 const TOTAL_LIMIT: Duration = Duration::from_secs(20);
-/// Largest error body that is read, in bytes.
-const MAX_ERROR_BODY: usize = 64 * 1024;
 
 /// A server's answer about a key.
 #[derive(Debug, Clone)]

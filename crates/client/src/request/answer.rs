@@ -14,7 +14,7 @@ use crate::host::errors::FinalError;
 use crate::request_log::RequestRecord;
 
 /// Contains the error code of this package.
-const ERROR_HEADER: HeaderName = HeaderName::from_static("x-qwen-error");
+pub const ERROR_HEADER: HeaderName = HeaderName::from_static("x-qwen-error");
 /// Set if the qwen CLI answered.
 const FALLBACK_HEADER: HeaderName = HeaderName::from_static("x-qwen-cli-fallback");
 /// Set if an account answered that is more expensive than the user's choice.

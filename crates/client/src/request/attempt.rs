@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::header::{CONTENT_TYPE, LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, StatusCode};
 use qwen_accounts::{Account, BaseUrlOverride, Kind, Token};
-use qwen_base::{Clock, Code, Error, Http, Result, Secret, TransportError, decoded, retry_after_of};
+use qwen_base::{Clock, Code, Error, HIDDEN, Http, Result, Secret, TransportError, decoded, retry_after_of};
 use url::Url;
 
 use super::answer::{Answer, Beginning, Body};
@@ -272,7 +272,7 @@ async fn adapt(
 fn hide(answer: &mut Answer, error_body: &mut Vec<u8>, token: &Secret) {
     let text = String::from_utf8_lossy(error_body);
     if text.contains(token.expose()) {
-        let hidden = text.replace(token.expose(), "***");
+        let hidden = text.replace(token.expose(), HIDDEN);
         *error_body = hidden.clone().into_bytes();
         answer.set_text(hidden);
     }

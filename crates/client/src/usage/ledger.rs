@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use qwen_base::iso_time;
+use qwen_base::{DAY_MS, iso_time};
 use serde::{Deserialize, Serialize};
 
 use super::scan::{MAX_COUNT, Tokens};
@@ -16,7 +16,6 @@ const MAX_DAYS: usize = 35;
 /// Number of accounts kept.
 const MAX_ACCOUNTS: usize = 64;
 const HOUR_MS: u64 = 3_600_000;
-const DAY_MS: u64 = 86_400_000;
 /// Window of subscription quotas, in hours.
 const PLAN_HOURS: u64 = 5;
 const WEEK_DAYS: u64 = 7;

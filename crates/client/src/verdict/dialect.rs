@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use qwen_base::{ESCAPE_LENGTH, Secret};
+use qwen_base::{ESCAPE_LENGTH, HIDDEN, Secret, truncate};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -89,7 +89,7 @@ impl ServerError {
     /// Removes a token that the server repeats in its words.
     pub fn hide(&mut self, token: &Secret) {
         if let Some(message) = self.message.as_mut().filter(|message| message.contains(token.expose())) {
-            *message = message.replace(token.expose(), "***");
+            *message = message.replace(token.expose(), HIDDEN);
         }
     }
 
@@ -306,9 +306,8 @@ impl<'a> LowercaseFields<'a> {
 
 /// Trims a text and cuts it to 4 KiB; `None` if it is empty.
 fn shortened(text: &str) -> Option<String> {
-    let text = text.trim();
-    let end = (0..=text.len().min(MAX_TEXT)).rev().find(|end| text.is_char_boundary(*end))?;
-    (end > 0).then(|| text[..end].to_owned())
+    let text = truncate(text.trim(), MAX_TEXT);
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// Returns the first item of an array.

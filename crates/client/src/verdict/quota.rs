@@ -1,8 +1,8 @@
 //! Reads the window of a used-up quota and its reset time from the server's message. Pure.
 
 use qwen_accounts::QuotaWindow;
+use qwen_base::DAY_MS;
 
-const DAY_MS: u64 = 24 * 3600 * 1000;
 /// Coding Plan's week begins on Monday 00:00 UTC+8, which is Sunday 16:00 UTC. 1970-01-04 was a Sunday.
 const FIRST_WEEK_MS: u64 = 3 * DAY_MS + 16 * 3600 * 1000;
 const WEEK_MS: u64 = 7 * DAY_MS;
