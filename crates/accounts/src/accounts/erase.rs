@@ -123,7 +123,8 @@ impl<'a> Traces<'a> {
     }
 
     /// Erases tokens from the words of a file, which may be damaged; `None` if it holds none. A word is a run of
-    /// characters of `width` bytes without a quote or a space. In big-endian text it begins with its second byte.
+    /// characters of `width` bytes without a quote or a space. In big-endian text, a character's zero bytes come first, so
+    /// a word here starts at the last byte of its first character.
     fn strike_words(&self, contents: &[u8], width: usize, secrets: &[Secret]) -> Option<Vec<u8>> {
         let is_char = |at: usize| {
             contents[at].is_ascii_graphic()

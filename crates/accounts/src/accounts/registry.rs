@@ -148,7 +148,7 @@ impl Registry {
         [directory, modes::restrict(self.credentials.path()), modes::restrict(self.store.path())]
     }
 
-    /// Tells the user once about each file or directory that other users could open.
+    /// Tells the user about each file or directory that other users could open: once for all processes if they still can.
     fn report_open_modes(&self, open: [Option<OpenToOthers>; 3], snapshot: &Snapshot, is_sound: bool) {
         let [directory, credentials, store] = open;
         let credentials = credentials.filter(|_| snapshot.problem.is_none());
@@ -290,7 +290,7 @@ impl Registry {
         result.ok_or_else(|| Error::internal("a change of the store was not made"))
     }
 
-    /// The part of [`Registry::with_store_in`] that is compiled once.
+    /// The non-generic part of [`Registry::with_store_in`], so that it is compiled once.
     fn change_store(
         &self,
         mut reserved: Option<Reservation>,
@@ -346,7 +346,8 @@ impl Registry {
         )
     }
 
-    /// Notes that `OpenCode` has an entry of ours. This note alone doesn't move accounts into the store.
+    /// Records in the store that `auth.json` of `OpenCode` has an entry of this plugin. This note alone doesn't move
+    /// accounts into the store.
     ///
     /// # Errors
     /// As [`Registry::with_store`].

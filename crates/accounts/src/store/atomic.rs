@@ -95,7 +95,7 @@ pub fn replace_if(
     })
 }
 
-/// Replaces a file, or writes it in place if it is a mount.
+/// Replaces a file. If an obstacle prevents that and the file itself can be written, writes it in place.
 ///
 /// # Errors
 /// `ERR_QWEN_IO`.
@@ -119,7 +119,7 @@ pub fn reserve(path: &Path, size: u64) -> Result<Option<Reservation>> {
 }
 
 /// Writes `contents` into a file that can't be replaced: a mount, or a file in a read-only directory. A crash can leave
-/// the file torn, so the contents must be saved elsewhere first.
+/// the file torn, so save the contents elsewhere first if possible.
 ///
 /// # Errors
 /// `ERR_QWEN_IO`.

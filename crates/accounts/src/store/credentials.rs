@@ -95,13 +95,13 @@ impl CredentialsFile {
 
     /// Writes new tokens. Other fields of `previous` stay.
     ///
-    /// The file is replaced. If that is impossible and `is_kept`, it is written in place: a crash can then leave it torn,
-    /// so the store must have the tokens.
+    /// The file is replaced. If that is impossible and `may_tear` is true, it is written in place. A crash can
+    /// then leave it torn, so callers allow this if the store has the tokens, or if nothing else can take them.
     ///
     /// # Errors
     /// `ERR_QWEN_IO`; the reason why the file can't be replaced.
-    pub fn put(&self, token: &Token, previous: Option<&Credentials>, is_kept: bool) -> Result<Replaced> {
-        self.put_if(&contents(token, previous)?, None, is_kept, &|| true)
+    pub fn put(&self, token: &Token, previous: Option<&Credentials>, may_tear: bool) -> Result<Replaced> {
+        self.put_if(&contents(token, previous)?, None, may_tear, &|| true)
     }
 
     /// As [`CredentialsFile::put`], if the file still holds the refresh token of `previous` just before it is written.
@@ -114,22 +114,22 @@ impl CredentialsFile {
         token: &Token,
         previous: &Credentials,
         reserved: Option<Reservation>,
-        is_kept: bool,
+        may_tear: bool,
     ) -> Result<Replaced> {
         let contents = contents(token, Some(previous))?;
-        self.put_if(&contents, reserved, is_kept, &|| self.still_holds(previous))
+        self.put_if(&contents, reserved, may_tear, &|| self.still_holds(previous))
     }
 
     fn put_if(
         &self,
         contents: &[u8],
         reserved: Option<Reservation>,
-        is_kept: bool,
+        may_tear: bool,
         still: &dyn Fn() -> bool,
     ) -> Result<Replaced> {
         let replaced = atomic::replace_if(&self.path, contents, reserved, still);
         let Err(cause) = replaced else { return replaced };
-        if !is_kept || fault::omits(Safeguard::InPlace) {
+        if !may_tear || fault::omits(Safeguard::InPlace) {
             return Err(cause);
         }
         if !still() {

@@ -57,7 +57,7 @@ pub fn stamp(path: &Path) -> Result<Option<Stamp>> {
     }
 }
 
-/// As [`stamp`], but an error is a stamp too. Reading the file reports it.
+/// As [`stamp`], but a file that can't be examined gets a fixed stamp. The later read reports the error.
 #[must_use]
 pub fn stamp_or_error(path: &Path) -> Option<Stamp> {
     let unreadable = |_| Some(Stamp { modified: None, length: u64::MAX, inode: 0 });

@@ -120,7 +120,8 @@ impl LockPaths {
 /// Runs `body` while this process holds both locks.
 ///
 /// The kernel lock ends with its holder and is never stolen. It is released while waiting for the CLI's lock, so that
-/// no process keeps it idle. `meanwhile` is called between tries, and may end the wait with a result.
+/// no process keeps it idle. Where the file system has no kernel locks, the CLI's lock file alone is held. `meanwhile` is
+/// called between tries, and may end the wait with a result.
 ///
 /// # Errors
 /// `ERR_QWEN_LOCK_TIMEOUT` after [`WAIT_LIMIT`], `ERR_QWEN_IO`, and those of `body`.

@@ -17,7 +17,7 @@ impl OpenToOthers {
         self.mode & 0o022 != 0
     }
 
-    /// True if other users still can open it. The user is told once, for all processes.
+    /// True if other users still can open it.
     pub fn is_still_open(&self) -> bool {
         self.failure.is_some()
     }

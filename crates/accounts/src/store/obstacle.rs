@@ -10,7 +10,7 @@ use super::atomic;
 /// Reason why a file can't be replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Obstacle {
-    /// The file is its own mount. It can be written in place.
+    /// The file is its own mount. It can be written in place unless the mount is read-only.
     Mount,
     /// The file or its directory has a mark that only root can remove.
     Marked {

@@ -67,8 +67,8 @@ fn purpose(taken: &str) -> &'static str {
     }
 }
 
-/// Checks that the store's default path is not a file of the CLI. It may be a link to any place, as `oauth_creds.json`
-/// may.
+/// Checks that the store's default path is not a file of the CLI. The path may be a link to any place, like
+/// `oauth_creds.json`.
 ///
 /// # Errors
 /// `ERR_QWEN_PATH_NOT_ALLOWED`.

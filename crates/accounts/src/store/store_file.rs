@@ -79,7 +79,7 @@ impl StoreFile {
         })
     }
 
-    /// Replaces the store, or writes it in place if it is a mount. `reserved` is disk space from
+    /// Replaces the store, or writes it in place if an obstacle prevents that. `reserved` is disk space from
     /// [`StoreFile::reserve`].
     ///
     /// # Errors

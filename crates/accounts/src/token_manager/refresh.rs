@@ -146,7 +146,7 @@ impl Refresh {
         Ok(Some(self.keep(guard, reserved, &spent, token)))
     }
 
-    /// Redeems the refresh token that `snapshot` holds, and keeps the CLI's lock meanwhile.
+    /// Redeems `refresh_token`, and keeps the CLI's lock meanwhile. Stops if the files no longer hold what `snapshot` holds.
     async fn redeem(
         &self,
         refresh_token: &Secret,

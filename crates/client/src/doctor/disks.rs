@@ -11,7 +11,7 @@ use super::settings::CheckedSettings;
 
 pub(super) const FILE_SYSTEM: &str = "file-system";
 
-/// Creates an unnamed file, which is gone when it is closed. Fails with a finding if that is impossible.
+/// Checks that the directory can be written, with an unnamed file that disappears when it is closed. Fails with a finding.
 pub(super) fn writable(directory: &Path) -> Result<Finding, Finding> {
     let shown = directory.display();
     if let Some(Obstacle::Marked { mark, .. }) = Obstacle::within(directory) {

@@ -142,7 +142,7 @@ fn lock_findings(settings: &CheckedSettings, clock: &Clock) -> Vec<Finding> {
 }
 
 fn lock_finding(paths: &LockPaths, clock: &Clock) -> Option<Finding> {
-    // Another check reports it.
+    // `path_findings` reports a path that is not a file.
     if InPlace::at_own(&paths.cli).is_some() {
         return None;
     }
@@ -168,7 +168,7 @@ fn lock_finding(paths: &LockPaths, clock: &Clock) -> Option<Finding> {
 fn unusable_lock(paths: &LockPaths) -> Option<Finding> {
     let (path, error) = (&paths.kernel, paths.expect_openable().err()?);
     let fix = match Obstacle::to_removal(path) {
-        // Another check reports it.
+        // `path_findings` reports it.
         _ if InPlace::of(&error).is_some() => return None,
         Some(Obstacle::Marked { path: marked, .. }) => unmark(&marked),
         // A check of modes and owners reports it.

@@ -1,4 +1,5 @@
-//! Checks the parts of `OpenCode`'s configuration that concern this plugin. Reads nothing but package names.
+//! Checks the parts of `OpenCode`'s configuration that concern this plugin. The only files that it opens are
+//! `package.json` files, for the names of packages.
 
 use std::path::{Path, PathBuf};
 
