@@ -4,7 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::Path;
 
-use crate::safe_open::{self, InPlace};
+use crate::safe_open::{self, NotAFile};
 
 /// Returns a builder of directories with mode 0700.
 #[must_use]
@@ -19,12 +19,12 @@ pub fn directory_builder() -> DirBuilder {
 /// Creates a directory and its parents with mode 0700, and gives an existing directory that mode.
 ///
 /// # Errors
-/// [`InPlace::Link`] if the directory or its parent is a symbolic link, which could lead to another user's files, and
+/// [`NotAFile::Link`] if the directory or its parent is a symbolic link, which could lead to another user's files, and
 /// errors of the file system.
 pub fn ensure_directory(directory: &Path) -> io::Result<()> {
     let is_link = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
     if is_link(directory) || directory.parent().is_some_and(is_link) {
-        return Err(InPlace::Link.into());
+        return Err(NotAFile::Link.into());
     }
     create_directory(directory)?;
     #[cfg(unix)]
@@ -107,7 +107,7 @@ pub fn create_file(path: &Path, contents: &[u8]) -> io::Result<()> {
 /// Opens a file of mode 0600 for appending; an existing file gets that mode. No link is followed.
 ///
 /// # Errors
-/// An [`InPlace`], and errors of the file system.
+/// A [`NotAFile`], and errors of the file system.
 pub fn open_to_append(path: &Path) -> io::Result<File> {
     let file = safe_open::open_own(OpenOptions::new().read(true).append(true).create(true), path)?;
     make_private(&file, 0o600)?;

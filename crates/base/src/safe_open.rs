@@ -10,7 +10,7 @@ use crate::fault::{self, Safeguard};
 
 /// An object that is not a regular file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum InPlace {
+pub enum NotAFile {
     /// A directory.
     #[error("a directory is in its place")]
     Directory,
@@ -25,14 +25,14 @@ pub enum InPlace {
     Other,
 }
 
-impl InPlace {
+impl NotAFile {
     /// Returns the object at `path` if it is not a regular file. Follows links.
     #[must_use]
     pub fn at(path: &Path) -> Option<Self> {
         fs::metadata(path).ok().and_then(|found| Self::of_metadata(&found))
     }
 
-    /// Like [`InPlace::at`], for a file that only this package writes, such as a lock. Doesn't follow links.
+    /// Like [`NotAFile::at`], for a file that only this package writes, such as a lock. Doesn't follow links.
     #[must_use]
     pub fn at_own(path: &Path) -> Option<Self> {
         fs::symlink_metadata(path).ok().and_then(|found| Self::of_metadata(&found))
@@ -58,8 +58,8 @@ impl InPlace {
     }
 }
 
-impl From<InPlace> for io::Error {
-    fn from(found: InPlace) -> Self {
+impl From<NotAFile> for io::Error {
+    fn from(found: NotAFile) -> Self {
         // `Error::io` gives advice for this kind.
         Self::new(ErrorKind::NotADirectory, found)
     }
@@ -78,7 +78,7 @@ fn is_fifo(_kind: fs::FileType) -> bool {
 /// Opens a regular file for reading. Follows links.
 ///
 /// # Errors
-/// An [`InPlace`], and errors of the file system.
+/// A [`NotAFile`], and errors of the file system.
 pub fn open(path: &Path) -> io::Result<File> {
     open_with(OpenOptions::new().read(true), path)
 }
@@ -86,24 +86,24 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// Opens a regular file with these options. Follows links.
 ///
 /// # Errors
-/// An [`InPlace`], and errors of the file system.
+/// A [`NotAFile`], and errors of the file system.
 pub fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    checked(options, path, flags::follow, InPlace::at)
+    checked(options, path, flags::follow, NotAFile::at)
 }
 
 /// Opens a file that only this package writes: a lock, a log, a temporary file. Doesn't follow links. A new file gets
 /// mode 0600.
 ///
 /// # Errors
-/// An [`InPlace`], and errors of the file system.
+/// A [`NotAFile`], and errors of the file system.
 pub fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    checked(options, path, flags::own, InPlace::at_own)
+    checked(options, path, flags::own, NotAFile::at_own)
 }
 
 /// Reads a regular file of at most `limit` bytes; `None` if it is larger. Follows links.
 ///
 /// # Errors
-/// An [`InPlace`], and errors of the file system.
+/// A [`NotAFile`], and errors of the file system.
 pub fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let file = open(path)?;
     // A huge file is refused without reading it.
@@ -118,7 +118,7 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
 /// Reads a regular UTF-8 file of at most `limit` bytes. Follows links.
 ///
 /// # Errors
-/// An [`InPlace`], errors of the file system, and `InvalidData` for a larger file or invalid UTF-8.
+/// A [`NotAFile`], errors of the file system, and `InvalidData` for a larger file or invalid UTF-8.
 pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
     let bytes =
         read(path, limit)?.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "it is too large"))?;
@@ -130,7 +130,7 @@ fn checked(
     options: &mut OpenOptions,
     path: &Path,
     with_flags: fn(&mut OpenOptions) -> &OpenOptions,
-    at: fn(&Path) -> Option<InPlace>,
+    at: fn(&Path) -> Option<NotAFile>,
 ) -> io::Result<File> {
     if fault::omits(Safeguard::SafeOpen) {
         return options.open(path);
@@ -141,7 +141,7 @@ fn checked(
         return Err(found.into());
     }
     let file = with_flags(options).open(path).map_err(|error| at(path).map_or(error, io::Error::from))?;
-    match InPlace::of_metadata(&file.metadata()?) {
+    match NotAFile::of_metadata(&file.metadata()?) {
         Some(found) => Err(found.into()),
         None => Ok(file),
     }
@@ -193,8 +193,8 @@ mod tests {
 
     use super::*;
 
-    fn in_place(outcome: io::Result<File>) -> Option<InPlace> {
-        InPlace::of(&outcome.unwrap_err())
+    fn in_place(outcome: io::Result<File>) -> Option<NotAFile> {
+        NotAFile::of(&outcome.unwrap_err())
     }
 
     #[test]
@@ -212,7 +212,7 @@ mod tests {
         symlink("file", path("link")).unwrap();
         symlink("fifo", path("link-to-fifo")).unwrap();
         let found =
-            [("fifo", InPlace::Fifo), ("directory", InPlace::Directory), ("link-to-fifo", InPlace::Fifo)];
+            [("fifo", NotAFile::Fifo), ("directory", NotAFile::Directory), ("link-to-fifo", NotAFile::Fifo)];
         for (name, kind) in found {
             assert_eq!(in_place(open(&path(name))), Some(kind), "{name}");
             assert_eq!(
@@ -221,9 +221,9 @@ mod tests {
                 "{name}"
             );
         }
-        assert_eq!(in_place(open(Path::new("/dev/zero"))), Some(InPlace::Other));
+        assert_eq!(in_place(open(Path::new("/dev/zero"))), Some(NotAFile::Other));
         for (name, kind) in
-            [("fifo", InPlace::Fifo), ("directory", InPlace::Directory), ("link", InPlace::Link)]
+            [("fifo", NotAFile::Fifo), ("directory", NotAFile::Directory), ("link", NotAFile::Link)]
         {
             assert_eq!(in_place(open_own(&mut own(), &path(name))), Some(kind), "{name}");
         }

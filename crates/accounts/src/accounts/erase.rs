@@ -15,7 +15,7 @@ use crate::store::record::Record;
 use crate::store::recover::for_each_object;
 
 /// Replaces an erased token.
-const STRUCK: &str = "removed";
+const ERASED: &str = "removed";
 /// Shorter strings are not tokens.
 const MIN_TOKEN: usize = 8;
 /// Limits of the search below the Qwen directory.
@@ -66,21 +66,21 @@ impl<'a> Traces<'a> {
             others.len() < MAX_FILES
         });
         let mut left: Vec<_> = copies.into_iter().chain(others).collect();
-        left.retain(|path| self.stays_in(path, is_copy(path, &own)));
+        left.retain(|path| self.erase_from(path, is_copy(path, &own)));
         Erased { left, is_complete }
     }
 
     /// True if the file holds a token of the account, or can't be searched for one.
     pub fn may_be_in(&self, path: &Path) -> bool {
-        self.stays_in(path, false)
+        self.erase_from(path, false)
     }
 
-    /// Erases the account's tokens from a copy. True if the file may still hold one.
-    fn stays_in(&self, path: &Path, is_copy: bool) -> bool {
+    /// Erases the account's tokens from a copy; other files are only searched. True if the file may still hold one.
+    fn erase_from(&self, path: &Path, is_copy: bool) -> bool {
         match file::read(path, MAX_FILE) {
             Ok(Contents::Missing | Contents::NotAFile) => false,
-            Ok(Contents::Bytes { bytes, .. }) => match self.strike(&bytes, is_copy) {
-                Some(struck) => !is_copy || atomic::replace(path, &struck).is_err(),
+            Ok(Contents::Bytes { bytes, .. }) => match self.erase_tokens(&bytes, is_copy) {
+                Some(erased) => !is_copy || atomic::replace(path, &erased).is_err(),
                 None => false,
             },
             Ok(Contents::TooLarge) => true,
@@ -91,20 +91,20 @@ impl<'a> Traces<'a> {
 
     /// Returns the contents without the account's tokens; `None` if there are none. With `is_store`, other tokens under
     /// the account's id are erased too.
-    fn strike(&self, contents: &[u8], is_store: bool) -> Option<Vec<u8>> {
+    fn erase_tokens(&self, contents: &[u8], is_store: bool) -> Option<Vec<u8>> {
         let mut secrets = self.current.clone();
         if is_store {
             // In UTF-16 and UTF-32, JSON has zeros between its characters.
             let narrow: Vec<u8> = contents.iter().copied().filter(|byte| *byte != 0).collect();
             for_each_object(&narrow, &mut |object| self.collect(&Value::Object(object), &mut secrets));
         }
-        let mut struck = None;
+        let mut erased = None;
         // The numbers of bytes per character in UTF-8, UTF-16 and UTF-32.
         for width in [1, 2, 4] {
-            let without = self.strike_words(struck.as_deref().unwrap_or(contents), width, &secrets);
-            struck = without.or(struck);
+            let without = self.erase_in_words(erased.as_deref().unwrap_or(contents), width, &secrets);
+            erased = without.or(erased);
         }
-        struck
+        erased
     }
 
     /// Collects the tokens of all objects with the account's id, at any depth.
@@ -125,7 +125,7 @@ impl<'a> Traces<'a> {
     /// Erases tokens from the words of a file, which may be damaged; `None` if it holds none. A word is a run of
     /// characters of `width` bytes without a quote or a space. In big-endian text, a character's zero bytes come first, so
     /// a word here starts at the last byte of its first character.
-    fn strike_words(&self, contents: &[u8], width: usize, secrets: &[Secret]) -> Option<Vec<u8>> {
+    fn erase_in_words(&self, contents: &[u8], width: usize, secrets: &[Secret]) -> Option<Vec<u8>> {
         let is_char = |at: usize| {
             contents[at].is_ascii_graphic()
                 && contents[at] != b'"'
@@ -147,10 +147,10 @@ impl<'a> Traces<'a> {
             let word: String =
                 contents[start..at].iter().step_by(width).map(|byte| char::from(*byte)).collect();
             let is_torn = !is_quote(start.checked_sub(width)) || !is_quote(Some(at));
-            match self.without(&word, secrets, is_torn) {
-                Some(struck) => {
+            match self.erase_in_word(&word, secrets, is_torn) {
+                Some(erased) => {
                     found = true;
-                    for byte in struck.bytes() {
+                    for byte in erased.bytes() {
                         kept.push(byte);
                         kept.resize(kept.len() + width - 1, 0);
                     }
@@ -162,7 +162,7 @@ impl<'a> Traces<'a> {
     }
 
     /// Erases tokens from a word; `None` if it holds none. A torn word may be the beginning or the end of a token.
-    fn without(&self, word: &str, secrets: &[Secret], is_torn: bool) -> Option<String> {
+    fn erase_in_word(&self, word: &str, secrets: &[Secret], is_torn: bool) -> Option<String> {
         if word.len() < MIN_TOKEN {
             return None;
         }
@@ -178,15 +178,15 @@ impl<'a> Traces<'a> {
             is_torn && bare.len() >= MIN_TOKEN && is_part
         };
         if (bare.len() < 16 * 1024 && is_spent()) || secrets.iter().any(is_part) {
-            return Some(plain.replace(bare, STRUCK));
+            return Some(plain.replace(bare, ERASED));
         }
-        let mut struck = plain.to_string();
+        let mut erased = plain.to_string();
         for secret in secrets.iter().filter(|secret| secret.expose().len() >= MIN_TOKEN) {
-            if struck.contains(secret.expose()) {
-                struck = struck.replace(secret.expose(), STRUCK);
+            if erased.contains(secret.expose()) {
+                erased = erased.replace(secret.expose(), ERASED);
             }
         }
-        (struck != plain).then_some(struck)
+        (erased != plain).then_some(erased)
     }
 }
 
@@ -298,17 +298,17 @@ mod tests {
             (r#"oken": "refresh\u002dtw"#, r#"oken": "removed"#),
             (r#"oken": "refresh\u002dt\u00"#, r#"oken": "removed\u00"#),
         ] {
-            let struck = traces.strike(contents.as_bytes(), true).expect(contents);
-            assert_eq!(String::from_utf8(struck).unwrap(), expected);
+            let erased = traces.erase_tokens(contents.as_bytes(), true).expect(contents);
+            assert_eq!(String::from_utf8(erased).unwrap(), expected);
         }
         let older = r#"{"accounts":[{"id":"ann","token":{"access_token":"access-zero"}},{"id":"bob","token":{"access_token":"access-bob"}}]}"#;
-        let struck = String::from_utf8(traces.strike(older.as_bytes(), true).unwrap()).unwrap();
-        assert_eq!(struck, older.replace("access-zero", STRUCK));
+        let erased = String::from_utf8(traces.erase_tokens(older.as_bytes(), true).unwrap()).unwrap();
+        assert_eq!(erased, older.replace("access-zero", ERASED));
         let deep = r#"{"a":[{"b":{"accounts":[{"id":"ann","token":{"access_token":"access-zero"}}]}}]}"#;
-        let struck = String::from_utf8(traces.strike(deep.as_bytes(), true).unwrap()).unwrap();
-        assert_eq!(struck, deep.replace("access-zero", STRUCK));
+        let erased = String::from_utf8(traces.erase_tokens(deep.as_bytes(), true).unwrap()).unwrap();
+        assert_eq!(erased, deep.replace("access-zero", ERASED));
         for clean in [r#"{"id":"bob","access_token":"access-other"}"#, "", "\""] {
-            assert_eq!(traces.strike(clean.as_bytes(), true), None, "{clean}");
+            assert_eq!(traces.erase_tokens(clean.as_bytes(), true), None, "{clean}");
         }
     }
 
@@ -365,18 +365,18 @@ mod tests {
         let text = r#"{"x":{"id":"ann","refresh_token":"refresh-one","token":{"access_token":"access-zero"}},"y":"access-two"}"#;
         let expected = ["refresh-one", "access-zero", "access-two"]
             .iter()
-            .fold(text.to_owned(), |text, token| text.replace(token, STRUCK));
+            .fold(text.to_owned(), |text, token| text.replace(token, ERASED));
         let record = record();
         let traces = Traces::of(&record);
         for (name, encode) in encodings {
             for torn in [&b""[..], b"\xff\xd8\xfe"] {
                 let copy = [torn, &encode(text)[..], torn].concat();
-                let struck = traces.strike(&copy, true).unwrap();
-                assert_eq!(struck, [torn, &encode(&expected)[..], torn].concat(), "{name}");
+                let erased = traces.erase_tokens(&copy, true).unwrap();
+                assert_eq!(erased, [torn, &encode(&expected)[..], torn].concat(), "{name}");
             }
             let cut = encode("{\"y\":\"access-two");
-            let struck = traces.strike(&cut[..cut.len() - 1], true).unwrap();
-            assert!(!struck.windows(encode("access").len()).any(|part| part == encode("access")), "{name}");
+            let erased = traces.erase_tokens(&cut[..cut.len() - 1], true).unwrap();
+            assert!(!erased.windows(encode("access").len()).any(|part| part == encode("access")), "{name}");
         }
 
         let directory = tempfile::tempdir().unwrap();

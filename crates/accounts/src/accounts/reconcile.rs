@@ -26,7 +26,7 @@ pub struct Held {
 
 /// Result of a reconciliation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Findings {
+pub struct Reconciliation {
     /// Id of the account that `oauth_creds.json` holds.
     pub linked: Option<String>,
     /// Token that `oauth_creds.json` must hold instead: its own is spent, or older than the account's.
@@ -43,21 +43,21 @@ pub fn reconcile(
     legacy: Option<&Token>,
     now_ms: u64,
     mut new_id: impl FnMut() -> String,
-) -> Findings {
-    let mut findings = Findings::default();
+) -> Reconciliation {
+    let mut result = Reconciliation::default();
     name_records(document, &mut new_id);
     if let Some(held) = held.filter(|held| !document.was_removed(&held.token)) {
-        link(document, held, now_ms, &mut new_id, &mut findings);
+        link(document, held, now_ms, &mut new_id, &mut result);
     }
     if let Some(token) = legacy {
-        adopt_legacy(document, token, now_ms, &mut new_id, &mut findings);
+        adopt_legacy(document, token, now_ms, &mut new_id, &mut result);
     }
-    document.set_linked_id(findings.linked.as_deref());
+    document.set_linked_id(result.linked.as_deref());
     if document.active_id().and_then(|id| document.record(id)).is_none() {
         let first = document.first_choice().map(str::to_owned);
         document.set_active_id(first.as_deref());
     }
-    findings
+    result
 }
 
 /// Accounts are chosen by id, so each needs a unique one.
@@ -102,22 +102,22 @@ fn link(
     held: &Held,
     now_ms: u64,
     new_id: &mut impl FnMut() -> String,
-    findings: &mut Findings,
+    result: &mut Reconciliation,
 ) {
     let related = document
         .records
         .iter_mut()
         .find_map(|record| relation(record, &held.token).map(|found| (record, found)));
-    let Some((record, relation)) = related else { return adopt(document, held, now_ms, new_id, findings) };
+    let Some((record, relation)) = related else { return adopt(document, held, now_ms, new_id, result) };
     let Some(own) = record.token() else { return };
-    findings.linked = Some(record.id().to_owned());
+    result.linked = Some(record.id().to_owned());
     let held_is_newer = held.token.expires_at > own.expires_at;
     match relation {
-        Relation::Spent => findings.repair = Some(own),
+        Relation::Spent => result.repair = Some(own),
         Relation::Same | Relation::SameUser if held_is_newer => {
             record.set_token(&held.token.clone().or_else_from(&own), now_ms);
         }
-        Relation::Same if own.expires_at > held.token.expires_at => findings.repair = Some(own),
+        Relation::Same if own.expires_at > held.token.expires_at => result.repair = Some(own),
         // An older token of the same user may be the CLI's own, which the CLI will refresh.
         Relation::Same | Relation::SameUser => {}
     }
@@ -130,7 +130,7 @@ fn adopt(
     held: &Held,
     now_ms: u64,
     new_id: &mut impl FnMut() -> String,
-    findings: &mut Findings,
+    result: &mut Reconciliation,
 ) {
     let id = new_id();
     let before = document.linked_id().map(str::to_owned);
@@ -159,8 +159,8 @@ fn adopt(
         record.set_binding(binding);
     }
     document.records.push(record);
-    findings.linked = Some(id.clone());
-    findings.adopted.push(id);
+    result.linked = Some(id.clone());
+    result.adopted.push(id);
 }
 
 /// Adds the token of the original plugin's first token file once, unless an account has or had it, or was removed with
@@ -170,7 +170,7 @@ fn adopt_legacy(
     token: &Token,
     now_ms: u64,
     new_id: &mut impl FnMut() -> String,
-    findings: &mut Findings,
+    result: &mut Reconciliation,
 ) {
     if document.knows_legacy(token) {
         return;
@@ -185,7 +185,7 @@ fn adopt_legacy(
     // If there are other logins, this may be an old, spent token of one of them.
     record.set_superseded(!document.records.is_empty());
     document.records.push(record);
-    findings.adopted.push(id);
+    result.adopted.push(id);
 }
 
 /// Result of importing a login.
@@ -270,15 +270,15 @@ mod tests {
         document
     }
 
-    fn run(document: &mut Document, held: Option<&Held>) -> Findings {
+    fn run(document: &mut Document, held: Option<&Held>) -> Reconciliation {
         reconcile(document, held, None, 100, ids())
     }
 
     #[test]
     fn no_credentials_file_leaves_the_store() {
         let mut document = store("a", 10);
-        let findings = run(&mut document, None);
-        assert_eq!((findings.linked, findings.repair), (None, None));
+        let result = run(&mut document, None);
+        assert_eq!((result.linked, result.repair), (None, None));
         assert_eq!(document.records[0].token(), Some(token("a", 10)));
         assert_eq!(document.active_id(), Some("one"));
     }
@@ -286,8 +286,8 @@ mod tests {
     #[test]
     fn a_single_cli_login_becomes_the_first_account() {
         let mut document = Document::default();
-        let findings = run(&mut document, Some(&held("a", 10)));
-        assert_eq!(findings.adopted, ["new-1"]);
+        let result = run(&mut document, Some(&held("a", 10)));
+        assert_eq!(result.adopted, ["new-1"]);
         assert_eq!((document.active_id(), document.linked_id()), (Some("new-1"), Some("new-1")));
     }
 
@@ -296,8 +296,8 @@ mod tests {
         let mut document = store("a", 10);
         let newer =
             Held { token: Token { access_token: Secret::new("newer"), ..token("a", 20) }, modified_at: 50 };
-        let findings = run(&mut document, Some(&newer));
-        assert_eq!((findings.linked.as_deref(), findings.repair), (Some("one"), None));
+        let result = run(&mut document, Some(&newer));
+        assert_eq!((result.linked.as_deref(), result.repair), (Some("one"), None));
         assert_eq!(document.records[0].token().unwrap().access_token.expose(), "newer");
         assert_eq!(document.records.len(), 1);
     }
@@ -305,24 +305,24 @@ mod tests {
     #[test]
     fn the_same_refresh_token_with_an_older_access_token_is_repaired() {
         let mut document = store("a", 20);
-        let findings = run(&mut document, Some(&held("a", 10)));
-        assert_eq!(findings.repair, Some(token("a", 20)));
+        let result = run(&mut document, Some(&held("a", 10)));
+        assert_eq!(result.repair, Some(token("a", 20)));
     }
 
     #[test]
     fn a_spent_token_in_the_credentials_file_is_repaired() {
         let mut document = store("a", 10);
         document.records[0].set_token(&token("b", 20), 5);
-        let findings = run(&mut document, Some(&held("a", 10)));
-        assert_eq!((findings.linked.as_deref(), findings.repair), (Some("one"), Some(token("b", 20))));
+        let result = run(&mut document, Some(&held("a", 10)));
+        assert_eq!((result.linked.as_deref(), result.repair), (Some("one"), Some(token("b", 20))));
         assert_eq!(document.records.len(), 1);
     }
 
     #[test]
     fn an_unknown_newer_token_is_used_and_the_older_kept() {
         let mut document = store("a", 10);
-        let findings = run(&mut document, Some(&held("b", 20)));
-        assert_eq!((findings.linked.as_deref(), findings.repair), (Some("new-1"), None));
+        let result = run(&mut document, Some(&held("b", 20)));
+        assert_eq!((result.linked.as_deref(), result.repair), (Some("new-1"), None));
         assert_eq!(document.active_id(), Some("new-1"));
         assert_eq!(document.records[1].label(), Some("Mine"));
         assert_eq!(document.records[0].token(), Some(token("a", 10)));
@@ -334,8 +334,8 @@ mod tests {
         let mut document = store("a", 20);
         document.records[0].set_token(&token("a", 20), 10_000);
         let older = Held { modified_at: 10_000 - FILE_TIME_STEP_MS - 1, ..held("b", 10) };
-        let findings = reconcile(&mut document, Some(&older), None, 10_000, ids());
-        assert_eq!((findings.linked.as_deref(), findings.repair), (Some("new-1"), None));
+        let result = reconcile(&mut document, Some(&older), None, 10_000, ids());
+        assert_eq!((result.linked.as_deref(), result.repair), (Some("new-1"), None));
         assert_eq!(document.active_id(), Some("one"));
         assert!(!document.records[0].is_superseded());
     }
@@ -362,10 +362,10 @@ mod tests {
     fn a_removed_token_does_not_come_back() {
         let mut document = store("a", 10);
         document.remove("one").unwrap();
-        assert_eq!(run(&mut document, Some(&held("a", 10))), Findings::default());
+        assert_eq!(run(&mut document, Some(&held("a", 10))), Reconciliation::default());
         assert!(document.records.is_empty());
-        let findings = run(&mut document, Some(&held("b", 20)));
-        assert_eq!(findings.adopted, ["new-1"]);
+        let result = run(&mut document, Some(&held("b", 20)));
+        assert_eq!(result.adopted, ["new-1"]);
     }
 
     #[test]
@@ -374,7 +374,7 @@ mod tests {
         let legacy = token("old", 5);
         assert_eq!(reconcile(&mut document, None, Some(&legacy), 100, ids()).adopted, ["new-1"]);
         assert_eq!(document.active_id(), Some("new-1"));
-        assert_eq!(reconcile(&mut document, None, Some(&legacy), 100, ids()), Findings::default());
+        assert_eq!(reconcile(&mut document, None, Some(&legacy), 100, ids()), Reconciliation::default());
 
         let mut document = store("a", 10);
         reconcile(&mut document, Some(&held("a", 10)), Some(&legacy), 100, ids());
@@ -415,11 +415,11 @@ mod tests {
                 let held = held(&name.to_string(), expires_at);
                 let held = (kind > 0).then_some(held);
                 seen.extend(held.iter().filter_map(|held| held.token.refresh_token.clone()));
-                let findings = reconcile(&mut document, held.as_ref(), None, 100, &mut make_id);
-                if let Some(repair) = &findings.repair {
+                let result = reconcile(&mut document, held.as_ref(), None, 100, &mut make_id);
+                if let Some(repair) = &result.repair {
                     prop_assert!(held.as_ref().is_some_and(|held| held.token.expires_at < repair.expires_at));
                 }
-                let again = held.clone().map(|held| Held { token: findings.repair.clone().unwrap_or(held.token), ..held });
+                let again = held.clone().map(|held| Held { token: result.repair.clone().unwrap_or(held.token), ..held });
                 let before = document.clone();
                 let second = reconcile(&mut document, again.as_ref(), None, 100, &mut make_id);
                 prop_assert_eq!(&document, &before);

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use qwen_base::{Clock, Code, Error, Event, EventKind, Events, Result, Secret, lock};
 
-use super::reconcile::{Findings, Held, reconcile};
+use super::reconcile::{Held, Reconciliation, reconcile};
 use super::snapshot::{Snapshot, Stamps};
 use crate::model::Binding;
 use crate::model::Token;
@@ -117,17 +117,17 @@ impl Registry {
             Stored::Usable(document) => (*document, true),
             Stored::Broken { recovered, .. } => (*recovered, false),
         };
-        let (snapshot, findings) = self.reconciled(before.clone());
+        let (snapshot, reconciliation) = self.reconciled(before.clone());
         self.report_open_modes(open, &snapshot, is_sound);
         let is_settled = if before.keeps_nothing() {
             needs_no_store(&snapshot)
         } else {
-            before == snapshot.document && findings.repair.is_none()
+            before == snapshot.document && reconciliation.repair.is_none()
         };
         if is_sound && is_settled {
             return Ok(self.remember(stamps, snapshot));
         }
-        match self.settle(guard, findings.repair.is_some()) {
+        match self.settle(guard, reconciliation.repair.is_some()) {
             Ok(snapshot) => Ok(self.remember(self.stamps()?, snapshot)),
             // The accounts can be used without being written: a read-only home or a damaged store that can't be moved
             // aside must not stop a chat.
@@ -200,7 +200,7 @@ impl Registry {
         snapshot
     }
 
-    fn reconciled(&self, mut document: Document) -> (Snapshot, Findings) {
+    fn reconciled(&self, mut document: Document) -> (Snapshot, Reconciliation) {
         let mut first_id = document.keeps_nothing().then(|| ONLY_ACCOUNT.to_owned());
         let (held, problem) = match self.credentials.read() {
             Ok(held) => (held, None),
@@ -212,8 +212,8 @@ impl Registry {
         let new_id = || first_id.take().unwrap_or_else(|| new_id(now));
         let lone = held.as_ref().filter(|_| document.keeps_nothing());
         let lone = lone.and_then(|held| document.single_binding(&held.token));
-        let findings = reconcile(&mut document, held.as_ref(), legacy.as_ref(), now, new_id);
-        if let Some((id, binding)) = findings.linked.as_deref().zip(lone)
+        let reconciliation = reconcile(&mut document, held.as_ref(), legacy.as_ref(), now, new_id);
+        if let Some((id, binding)) = reconciliation.linked.as_deref().zip(lone)
             && let Some(record) = document.record_mut(id)
         {
             record.set_binding(&binding);
@@ -221,16 +221,16 @@ impl Registry {
         }
         let snapshot = Snapshot {
             document,
-            linked: findings.linked.clone(),
+            linked: reconciliation.linked.clone(),
             problem,
             credentials_path: self.credentials.path().to_owned(),
             store_path: self.store.path().to_owned(),
             ..Snapshot::default()
         };
-        (snapshot, findings)
+        (snapshot, reconciliation)
     }
 
-    /// Writes the findings, and repairs the credentials file if it is outdated.
+    /// Writes the result of a reconciliation, and repairs the credentials file if it is outdated.
     fn settle(&self, guard: Option<&mut Guarded>, needs_repair: bool) -> Result<Snapshot> {
         match guard {
             Some(guard) => self.settle_guarded(guard),
@@ -240,8 +240,8 @@ impl Registry {
     }
 
     fn settle_guarded(&self, _guard: &mut Guarded) -> Result<Snapshot> {
-        let (snapshot, findings) = self.settle_store()?;
-        if let Some(token) = findings.repair {
+        let (snapshot, reconciliation) = self.settle_store()?;
+        if let Some(token) = reconciliation.repair {
             self.repair_credentials(&token)?;
         }
         Ok(snapshot)
@@ -255,16 +255,16 @@ impl Registry {
         Ok(())
     }
 
-    fn settle_store(&self) -> Result<(Snapshot, Findings)> {
+    fn settle_store(&self) -> Result<(Snapshot, Reconciliation)> {
         self.with_store(|document| {
-            let (snapshot, findings) = self.reconciled(std::mem::take(document));
+            let (snapshot, reconciliation) = self.reconciled(std::mem::take(document));
             *document = snapshot.document.clone();
-            let first = snapshot.document.records.len() == findings.adopted.len();
-            for id in findings.adopted.iter().filter(|_| !first) {
+            let first = snapshot.document.records.len() == reconciliation.adopted.len();
+            for id in reconciliation.adopted.iter().filter(|_| !first) {
                 let message = "An unknown login was found and added as an account.".to_owned();
                 self.tell(EventKind::StoreRepaired, message, None, Some(id));
             }
-            (snapshot, findings)
+            (snapshot, reconciliation)
         })
     }
 

@@ -1,6 +1,6 @@
 //! Cooldowns of accounts. Pure.
 
-use qwen_base::Code;
+use qwen_base::{Code, DAY_MS};
 use serde::{Deserialize, Serialize};
 
 use super::fields::read_instant;
@@ -9,7 +9,6 @@ use super::fields::read_instant;
 const LONGEST_COOLDOWN_MS: u64 = 32 * 24 * 3600 * 1000;
 
 const HOUR_MS: u64 = 3600 * 1000;
-const DAY_MS: u64 = 24 * HOUR_MS;
 
 /// The part of a plan's quota that is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,7 +18,7 @@ const REMOVED_TOKENS: usize = 500;
 /// The whole store.
 #[derive(Clone, PartialEq, Default)]
 pub struct Document {
-    pub(super) notes: Notes,
+    pub(super) fields: StoreFields,
     /// The logins, in order.
     pub records: Vec<Record>,
     /// The keys, in order. They have an array of their own, which versions without keys leave as it is.
@@ -28,7 +28,7 @@ pub struct Document {
 /// Everything in the store but the accounts.
 #[derive(Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Notes {
+pub(super) struct StoreFields {
     pub active_account_id: Option<String>,
     /// The account that `oauth_creds.json` held when it was last read.
     credentials_account_id: Option<String>,
@@ -90,9 +90,8 @@ impl Document {
             records.collect::<Result<Vec<_>, _>>()
         };
         let (records, keys) = (read(accounts, false)?, read(keys, true)?);
-        let (notes, others) = fields::read(fields);
-        let notes = Notes { others, ..notes };
-        Ok(Self { notes, records, keys })
+        let (fields, others) = fields::read(fields);
+        Ok(Self { fields: StoreFields { others, ..fields }, records, keys })
     }
 
     /// All accounts, logins and keys.
@@ -109,7 +108,7 @@ impl Document {
     /// True if nothing in the store has to be kept beside the credentials file.
     #[must_use]
     pub fn keeps_nothing(&self) -> bool {
-        let Notes { degraded_at, legacy_token, removed_tokens, others, .. } = &self.notes;
+        let StoreFields { degraded_at, legacy_token, removed_tokens, others, .. } = &self.fields;
         let has_notes = degraded_at.is_some() || legacy_token.is_some() || removed_tokens.is_some();
         self.is_empty() && !has_notes && others.is_empty()
     }
@@ -127,14 +126,14 @@ impl Document {
         if !self.keys.is_empty() {
             document.insert("apiKeys".to_owned(), array(&self.keys));
         }
-        document.extend(fields::write(&self.notes, &self.notes.others));
+        document.extend(fields::write(&self.fields, &self.fields.others));
         serde_json::to_vec_pretty(&document).unwrap_or_default()
     }
 
     /// The account that the user has chosen.
     #[must_use]
     pub fn active_id(&self) -> Option<&str> {
-        self.notes.active_account_id.as_deref()
+        self.fields.active_account_id.as_deref()
     }
 
     /// The account to begin with if the user has chosen none: one of the cheapest, an enabled one if there is any.
@@ -149,7 +148,7 @@ impl Document {
 
     /// Chooses an account.
     pub fn set_active_id(&mut self, id: Option<&str>) {
-        self.notes.active_account_id = id.map(str::to_owned);
+        self.fields.active_account_id = id.map(str::to_owned);
     }
 
     /// Makes the cheapest enabled account active if the active one is disabled, and returns its id. An account that is
@@ -173,45 +172,45 @@ impl Document {
     /// The account that `oauth_creds.json` held when it was last read.
     #[must_use]
     pub fn linked_id(&self) -> Option<&str> {
-        self.notes.credentials_account_id.as_deref()
+        self.fields.credentials_account_id.as_deref()
     }
 
     /// Notes which account `oauth_creds.json` holds.
     pub fn set_linked_id(&mut self, id: Option<&str>) {
-        self.notes.credentials_account_id = id.map(str::to_owned);
+        self.fields.credentials_account_id = id.map(str::to_owned);
     }
 
     /// True if `OpenCode` has had an entry of ours since the last login.
     #[must_use]
     pub fn had_host_login(&self) -> bool {
-        self.notes.open_code_login.unwrap_or(false)
+        self.fields.open_code_login.unwrap_or(false)
     }
 
     pub(crate) fn set_host_login(&mut self, had_one: bool) {
-        self.notes.open_code_login = had_one.then_some(true);
+        self.fields.open_code_login = had_one.then_some(true);
     }
 
     /// True if the user was told that other users can open a file, and that this can't be changed.
     pub(crate) fn was_told_of_open(&self, path: &Path) -> bool {
-        let told = self.notes.open_to_others.as_ref();
+        let told = self.fields.open_to_others.as_ref();
         told.is_some_and(|told| told.iter().any(|one| Some(one.as_str()) == path.to_str()))
     }
 
     pub(crate) fn note_told_of_open(&mut self, path: &Path) {
-        self.notes.open_to_others.get_or_insert_default().push(path.display().to_string());
+        self.fields.open_to_others.get_or_insert_default().push(path.display().to_string());
     }
 
     /// Binding of the login in `oauth_creds.json` while it is the only account. For another token than the bound one it
     /// is uncertain.
     pub(crate) fn single_binding(&self, token: &Token) -> Option<Binding> {
-        let value = self.notes.credentials_binding.as_ref()?;
+        let value = self.fields.credentials_binding.as_ref()?;
         let binding = Binding::from_value(value)?;
         let is_certain = value.get("token").and_then(Value::as_str) == Some(&binding_fingerprint(token));
         Some(Binding { is_certain, ..binding })
     }
 
     pub(crate) fn set_single_binding(&mut self, binding: Option<(&Binding, &Token)>) {
-        self.notes.credentials_binding = binding.map(|(binding, token)| {
+        self.fields.credentials_binding = binding.map(|(binding, token)| {
             let mut value = binding.to_value();
             value["token"] = binding_fingerprint(token).into();
             value
@@ -220,20 +219,20 @@ impl Document {
 
     /// Time of the last shorter request, sent while every account was cooling; in epoch milliseconds.
     pub(crate) fn degraded_at(&self) -> u64 {
-        self.notes.degraded_at.unwrap_or(0)
+        self.fields.degraded_at.unwrap_or(0)
     }
 
     pub(crate) fn set_degraded_at(&mut self, now_ms: u64) {
-        self.notes.degraded_at = Some(now_ms);
+        self.fields.degraded_at = Some(now_ms);
     }
 
     /// True if this token of the original plugin's first token file was handled before.
     pub(crate) fn knows_legacy(&self, token: &Token) -> bool {
-        self.notes.legacy_token.as_ref() == Some(&fingerprint(&token.access_token))
+        self.fields.legacy_token.as_ref() == Some(&fingerprint(&token.access_token))
     }
 
     pub(crate) fn note_legacy(&mut self, token: &Token) {
-        self.notes.legacy_token = Some(fingerprint(&token.access_token));
+        self.fields.legacy_token = Some(fingerprint(&token.access_token));
     }
 
     /// The account with an id.
@@ -250,7 +249,7 @@ impl Document {
     /// True if the user removed an account that had this token.
     #[must_use]
     pub fn was_removed(&self, token: &Token) -> bool {
-        let removed = self.notes.removed_tokens.as_deref().unwrap_or_default();
+        let removed = self.fields.removed_tokens.as_deref().unwrap_or_default();
         token.secrets().any(|secret| removed.contains(&fingerprint(secret)))
     }
 
@@ -260,7 +259,7 @@ impl Document {
             Some(at) => self.records.remove(at),
             None => self.keys.remove(self.keys.iter().position(|record| record.id() == id)?),
         };
-        let removed = self.notes.removed_tokens.get_or_insert_default();
+        let removed = self.fields.removed_tokens.get_or_insert_default();
         removed.extend(record.spent_tokens.iter().flatten().cloned());
         if let Some(token) = record.token() {
             removed.extend(token.secrets().map(fingerprint));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use qwen_base::{
     Code, Error, Result, epoch_ms,
-    safe_open::{self, InPlace},
+    safe_open::{self, NotAFile},
 };
 
 use super::obstacle::Obstacle;
@@ -96,7 +96,7 @@ fn read_checked(
 ) -> Result<Contents> {
     let mut file = match safe_open::open(path) {
         Ok(file) => file,
-        Err(error) if InPlace::of(&error).is_some() => return Ok(Contents::NotAFile),
+        Err(error) if NotAFile::of(&error).is_some() => return Ok(Contents::NotAFile),
         Err(error) if is_missing(path, &error) => return Ok(Contents::Missing),
         Err(error) => return Err(unreadable(path, error)),
     };

@@ -9,7 +9,7 @@ use qwen_base::{
     Clock, Code, Error, KernelLock, Result, epoch_ms,
     fault::{self, Point, Safeguard},
     private_files,
-    safe_open::{self, InPlace},
+    safe_open::{self, NotAFile},
 };
 
 use crate::store::atomic::{self, create_private_directory};
@@ -58,7 +58,7 @@ impl LockPaths {
         let target = atomic::follow_links(path).unwrap_or_else(|_| path.to_owned());
         let shared = named(&target, "flock");
         // Nothing is created beside a device.
-        let is_usable = || InPlace::at(&target).is_none() && is_writable(&shared);
+        let is_usable = || NotAFile::at(&target).is_none() && is_writable(&shared);
         let is_shared = !fault::omits(Safeguard::SharedLock) && (target == path || is_usable());
         let kernel = if is_shared { shared } else { named(path, "flock") };
         Self { kernel, cli: named(path, "lock") }
@@ -343,7 +343,7 @@ fn create_exclusively(path: &Path, contents: &str) -> std::io::Result<()> {
 fn create_directly(path: &Path, contents: &str) -> std::io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
-    let mut file = safe_open::open_own(&mut options, path).map_err(|error| match InPlace::of(&error) {
+    let mut file = safe_open::open_own(&mut options, path).map_err(|error| match NotAFile::of(&error) {
         Some(_) => ErrorKind::AlreadyExists.into(),
         None => error,
     })?;
@@ -371,7 +371,7 @@ fn remove_if_abandoned(path: &Path, clock: &Clock, is_sole: bool) -> Result<bool
 
 /// Fails for anything but a file, since no process will ever release it.
 fn expect_file(path: &Path) -> Result<()> {
-    InPlace::at_own(path).map_or(Ok(()), |found| Err(Error::io("create", path, found.into())))
+    NotAFile::at_own(path).map_or(Ok(()), |found| Err(Error::io("create", path, found.into())))
 }
 
 /// True if a lock file has not been touched for too long; `None` if there is none.

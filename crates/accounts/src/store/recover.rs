@@ -17,10 +17,10 @@ const MAX_READS: usize = 4;
 pub fn recover(contents: &[u8]) -> Document {
     let contents = mended(contents);
     let contents = contents.as_bytes();
-    let notes = ["activeAccountId", "removedTokens", "openCodeLogin"]
+    let fields = ["activeAccountId", "removedTokens", "openCodeLogin"]
         .into_iter()
         .filter_map(|name| Some((name.to_owned(), field_of_broken(contents, name)?)));
-    let mut document = Document { notes: fields::read(notes.collect()).0, ..Document::default() };
+    let mut document = Document { fields: fields::read(fields.collect()).0, ..Document::default() };
     for_each_object(contents, &mut |object| take(&mut document, object));
     document
 }

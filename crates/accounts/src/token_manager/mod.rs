@@ -350,7 +350,7 @@ impl Manager {
             Some((spent, unsaved)) if token.refresh_token.as_ref() == Some(&spent) => unsaved,
             _ => token,
         };
-        self.know(&token);
+        self.hide_in_logs(&token);
         Ok(Arc::new(token))
     }
 
@@ -362,7 +362,7 @@ impl Manager {
         known.or_else(|| record.is_refused().then(|| refused_elsewhere(account, record)))
     }
 
-    fn know(&self, token: &Token) {
+    fn hide_in_logs(&self, token: &Token) {
         for secret in token.secrets() {
             self.secrets.add(secret);
         }

@@ -63,12 +63,12 @@ impl Drop for Refresh {
     }
 }
 
-enum Redeemed {
-    ByUs(Token),
-    Elsewhere(Arc<Token>),
+enum RefreshStep {
+    Redeemed(Token),
+    DoneElsewhere(Arc<Token>),
     /// Nothing usable was redeemed: the lock was lost, the time ran out, the process is ending, or the file holds
     /// another refresh token.
-    NotYet,
+    StartAgain,
 }
 
 impl Refresh {
@@ -139,9 +139,9 @@ impl Refresh {
         }
         let reserved = self.inner.registry.prepare(guard, &snapshot, &self.account.id)?;
         let token = match runtime.block_on(self.redeem(&spent, snapshot, guard))? {
-            Redeemed::ByUs(token) => token.or_else_from(&current),
-            Redeemed::Elsewhere(token) => return Ok(Some(token)),
-            Redeemed::NotYet => return Ok(None),
+            RefreshStep::Redeemed(token) => token.or_else_from(&current),
+            RefreshStep::DoneElsewhere(token) => return Ok(Some(token)),
+            RefreshStep::StartAgain => return Ok(None),
         };
         Ok(Some(self.keep(guard, reserved, &spent, token)))
     }
@@ -152,7 +152,7 @@ impl Refresh {
         refresh_token: &Secret,
         mut snapshot: Arc<Snapshot>,
         guard: &mut Guarded<'_>,
-    ) -> Result<Redeemed> {
+    ) -> Result<RefreshStep> {
         let started = Instant::now();
         let mut retries = RefreshRetries::new(1);
         let basis = self.stored_refresh_token(&snapshot);
@@ -165,7 +165,7 @@ impl Refresh {
                 None => None,
                 Some(Redemption::Redeemed(token)) => {
                     fault::reached(Point::Redeemed);
-                    return Ok(Redeemed::ByUs(token));
+                    return Ok(RefreshStep::Redeemed(token));
                 }
                 Some(Redemption::Refused(error)) => return self.refused(refresh_token, error, guard),
                 Some(Redemption::Unusable(error)) => return Err(error.with_account(&self.account.id)),
@@ -178,7 +178,7 @@ impl Refresh {
                 let Some(delay) = delay else {
                     // The process slept past the limit before anything was sent.
                     if !in_doubt && started.elapsed() > REFRESH_LIMIT + OVERSLEPT {
-                        return Ok(Redeemed::NotYet);
+                        return Ok(RefreshStep::StartAgain);
                     }
                     return Err(refresh_unavailable(cause).with_account(&self.account.id));
                 };
@@ -194,15 +194,15 @@ impl Refresh {
                 || self.inner.busy.shutdown().is_ending()
             {
                 // The lock is lost, the time is up, or the process is ending: the token is not sent again.
-                return Ok(Redeemed::NotYet);
+                return Ok(RefreshStep::StartAgain);
             }
             // Another process may have replaced the token meanwhile.
             snapshot = self.inner.registry.snapshot_guarded(guard)?;
             if let Some(token) = self.refreshed_elsewhere(&snapshot) {
-                return Ok(Redeemed::Elsewhere(token));
+                return Ok(RefreshStep::DoneElsewhere(token));
             }
             if self.stored_refresh_token(&snapshot) != basis {
-                return Ok(Redeemed::NotYet);
+                return Ok(RefreshStep::StartAgain);
             }
         }
     }
@@ -269,17 +269,17 @@ impl Refresh {
         }
     }
 
-    fn refused(&self, refresh_token: &Secret, error: Error, guard: &mut Guarded) -> Result<Redeemed> {
+    fn refused(&self, refresh_token: &Secret, error: Error, guard: &mut Guarded) -> Result<RefreshStep> {
         // The CLI may have redeemed the same token just before.
         let snapshot = self.inner.registry.snapshot_guarded(guard)?;
         if let Some(token) = self.refreshed_elsewhere(&snapshot) {
-            return Ok(Redeemed::Elsewhere(token));
+            return Ok(RefreshStep::DoneElsewhere(token));
         }
         let error = error.with_account(&self.account.id).with_path(&self.account.path);
         if !guard.0.is_held() {
             // The process that took our lock may be about to write the new token.
             *lock(&self.doubtful_refusal) = Some((refresh_token.clone(), error));
-            return Ok(Redeemed::NotYet);
+            return Ok(RefreshStep::StartAgain);
         }
         Err(self.refuse(refresh_token, error))
     }
@@ -302,7 +302,7 @@ impl Refresh {
     }
 
     fn keep(&self, guard: &mut Guarded, reserved: ReservedSpace, spent: &Secret, token: Token) -> Arc<Token> {
-        self.inner.know(&token);
+        self.inner.hide_in_logs(&token);
         self.inner.with_state(&self.account.id, |state| state.unsaved = Some((spent.clone(), token.clone())));
         let message = format!("The token of the Qwen account \"{}\" was refreshed.", self.account.label);
         self.inner.emit(EventKind::Refreshed, &self.account, message, None);

@@ -10,7 +10,7 @@ use qwen_accounts::{
     lock::{LockPaths, LockState},
     read_logins,
 };
-use qwen_base::{Clock, Code, DEBUG_LOG, Paths, safe_open::InPlace};
+use qwen_base::{Clock, Code, DEBUG_LOG, Paths, safe_open::NotAFile};
 
 #[cfg(unix)]
 use super::access::access;
@@ -86,13 +86,13 @@ fn path_findings(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding> {
     let usage_and_models = [paths.usage(), paths.models()];
     let shared = [credentials.as_ref().map(CredentialsFile::path), store.as_ref().map(StoreFile::path)];
     let mut findings: Vec<Finding> =
-        shared.iter().flatten().filter_map(|path| in_place(path, InPlace::at)).collect();
+        shared.iter().flatten().filter_map(|path| not_a_file(path, NotAFile::at)).collect();
     let locks = [credentials.as_ref().map(CredentialsFile::locks), store.as_ref().map(StoreFile::locks)];
     let own =
         own_files(locks.into_iter().flatten().chain(usage_and_models.iter().map(|path| locks_of(path))));
-    findings.extend(usage_and_models.iter().filter_map(|path| in_place(path, InPlace::at)));
+    findings.extend(usage_and_models.iter().filter_map(|path| not_a_file(path, NotAFile::at)));
     let log = paths.logs().join(DEBUG_LOG);
-    findings.extend(own.iter().chain([&log]).filter_map(|path| in_place(path, InPlace::at_own)));
+    findings.extend(own.iter().chain([&log]).filter_map(|path| not_a_file(path, NotAFile::at_own)));
     findings.extend(usage_and_models.iter().filter_map(|path| too_large(FILES, path, MAX_SIZE)));
     findings.extend(shared.into_iter().flatten().filter_map(|path| unchangeable(path, paths.qwen_dir())));
     findings
@@ -102,7 +102,7 @@ fn own_files(locks: impl Iterator<Item = LockPaths>) -> Vec<PathBuf> {
     locks.flat_map(|locks| [locks.kernel, locks.cli]).collect()
 }
 
-fn in_place(path: &Path, at: fn(&Path) -> Option<InPlace>) -> Option<Finding> {
+fn not_a_file(path: &Path, at: fn(&Path) -> Option<NotAFile>) -> Option<Finding> {
     let found = at(path).map(|found| found.to_string());
     let found = found.or_else(|| leads_in_a_circle(path).then(|| "its links lead in a circle".to_owned()))?;
     let message = format!("{} can't be used: {found}.", path.display());
@@ -143,7 +143,7 @@ fn lock_findings(settings: &CheckedSettings, clock: &Clock) -> Vec<Finding> {
 
 fn lock_finding(paths: &LockPaths, clock: &Clock) -> Option<Finding> {
     // `path_findings` reports a path that is not a file.
-    if InPlace::at_own(&paths.cli).is_some() {
+    if NotAFile::at_own(&paths.cli).is_some() {
         return None;
     }
     let shown = paths.cli.display();
@@ -169,7 +169,7 @@ fn unusable_lock(paths: &LockPaths) -> Option<Finding> {
     let (path, error) = (&paths.kernel, paths.expect_openable().err()?);
     let fix = match Obstacle::to_removal(path) {
         // `path_findings` reports it.
-        _ if InPlace::of(&error).is_some() => return None,
+        _ if NotAFile::of(&error).is_some() => return None,
         Some(Obstacle::Marked { path: marked, .. }) => unmark(&marked),
         // A check of modes and owners reports it.
         _ if cfg!(unix) && error.kind() == ErrorKind::PermissionDenied => return None,
