@@ -105,7 +105,14 @@ pub fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
 /// # Errors
 /// A [`NotAFile`], and errors of the file system.
 pub fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
-    let file = open(path)?;
+    read_open(&open(path)?, limit)
+}
+
+/// Reads an open file of at most `limit` bytes; `None` if it is larger.
+///
+/// # Errors
+/// Errors of the file system.
+pub fn read_open(file: &File, limit: u64) -> io::Result<Option<Vec<u8>>> {
     // A huge file is refused without reading it.
     if file.metadata()?.len() > limit {
         return Ok(None);

@@ -1,7 +1,7 @@
 //! Reads files that other processes may replace at any moment.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use qwen_base::{
@@ -94,7 +94,7 @@ fn read_checked(
     limit: u64,
     refuse: &dyn Fn(&fs::Metadata) -> Option<Error>,
 ) -> Result<Contents> {
-    let mut file = match safe_open::open(path) {
+    let file = match safe_open::open(path) {
         Ok(file) => file,
         Err(error) if NotAFile::of(&error).is_some() => return Ok(Contents::NotAFile),
         Err(error) if is_missing(path, &error) => return Ok(Contents::Missing),
@@ -104,17 +104,10 @@ fn read_checked(
     if let Some(error) = refuse(&metadata) {
         return Err(error);
     }
-    // A huge file is refused without reading it.
-    if metadata.len() > limit {
-        return Ok(Contents::TooLarge);
-    }
     let modified_at = metadata.modified().map_or(0, epoch_ms);
-    let mut bytes = Vec::new();
-    file.by_ref().take(limit + 1).read_to_end(&mut bytes).map_err(|error| unreadable(path, error))?;
-    if bytes.len() as u64 > limit {
-        return Ok(Contents::TooLarge);
-    }
-    Ok(Contents::Bytes { bytes: without_byte_order_mark(bytes), modified_at })
+    let bytes = safe_open::read_open(&file, limit).map_err(|error| unreadable(path, error))?;
+    let whole = |bytes| Contents::Bytes { bytes: without_byte_order_mark(bytes), modified_at };
+    Ok(bytes.map_or(Contents::TooLarge, whole))
 }
 
 /// Removes the byte order mark that Windows' editors and `PowerShell` write, and decodes UTF-16.
