@@ -40,7 +40,11 @@ const LACKS: [&str; 15] = [
     "served",
 ];
 /// Words after a subject that deny it without "not".
-const GONE: [&str; 10] = [
+const GONE: [&str; 14] = [
+    "不存在",
+    "不可用",
+    "已下线",
+    "未找到",
     "unsupported",
     "unavailable",
     "unknown",
@@ -170,6 +174,7 @@ fn denies_access(words: &[&str]) -> bool {
     let leads_to_model = ["to", "access", "use", "call"].iter().any(|verb| words[..end].ends_with(&[*verb]));
     (leads_to_model && has_any(&DENIALS) && has_any(&RIGHTS))
         || (has_any(&["model", "models"]) && words.ends_with(&["you", "passed"]))
+        || words.ends_with(&["invalid", "model", "name", "passed", "in", "model"])
 }
 
 /// True if the words before a model's name say that it is missing: "unsupported model", "model is not found".
@@ -188,6 +193,11 @@ fn ends_in_denial(words: &[&str]) -> bool {
         &["not", "support", "the", "model"],
         &["find", "model"],
         &["find", "the", "model"],
+        &["not", "found", "model"],
+        &["not", "found", "the", "model"],
+        &["plan", "does", "not", "support"],
+        &["model_not_found"],
+        &["model_not_supported"],
     ];
     let is_whole = |rest: &[&str]| rest.is_empty() || rest == [END];
     let denies_subject =

@@ -10,14 +10,13 @@ const WEEK_MS: u64 = 7 * DAY_MS;
 /// Largest number of words between a window and "quota".
 const MAX_BETWEEN: usize = 2;
 
-/// Returns the window that is used up according to a message in lower case: `5-hour quota`, `week allocated quota`.
+/// Returns the window that a message in lower case names: `5-hour quota`, `week allocated quota`.
 #[must_use]
 pub fn window_of(message: &str) -> Option<QuotaWindow> {
-    let words = message.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
-    let words: Vec<&str> = words.collect();
+    let words: Vec<&str> = message.split_whitespace().flat_map(words_of).collect();
     let window_at = |at: usize| {
         let count = at.checked_sub(1).map(|before| words[before]);
-        let is_counted = count.is_some_and(|count| count.bytes().all(|byte| byte.is_ascii_digit()));
+        let is_counted = count.is_some_and(is_number);
         match words[at] {
             "hour" | "hours" | "hourly" if !is_counted || count == Some("5") => Some(QuotaWindow::FiveHours),
             "day" | "days" if count == Some("7") => Some(QuotaWindow::SevenDays),
@@ -29,6 +28,18 @@ pub fn window_of(message: &str) -> Option<QuotaWindow> {
     let leads_to_quota =
         |at: usize| words[at + 1..].iter().take(1 + MAX_BETWEEN).any(|word| *word == "quota");
     (0..words.len()).filter(|at| leads_to_quota(*at)).find_map(window_at)
+}
+
+/// Splits `5-hour`. Other compounds, quotations and names such as `get_weekly_quota` stay whole, since they say nothing about
+/// the account.
+fn words_of(text: &str) -> impl Iterator<Item = &str> {
+    let text = text.trim_start_matches('(').trim_end_matches([')', '.', ',', ';', ':', '!']);
+    let (first, second) = text.split_once('-').filter(|(count, _)| is_number(count)).unwrap_or((text, ""));
+    [first, second].into_iter().filter(|word| !word.is_empty())
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Returns the reset time in epoch milliseconds, from the message (in lower case), or from the window if its end is known.

@@ -84,6 +84,24 @@ fn the_window_of_a_quota_is_read_from_the_message() {
             assert_eq!(login(403, code, words), exhausted(Some(window)), "{code} {words}");
         }
     }
+    // Names, addresses and other words of a request are no limits.
+    for (status, words) in [
+        (400, "Invalid schema for function 'get_monthly_quota_usage': None is not of type 'object'"),
+        (400, "tools.0.function.name 'weekly_quota' is duplicated"),
+        (400, "the description of tool get-weekly-quota exceeds 1024 characters"),
+        (400, "'weekly quota' exceeds the length of a name"),
+        (400, "the month or quota must be a number"),
+        (403, "the weekly quota page is not allowed as a tool"),
+        (404, "url error: https://x.example/hourly-report/quota.png was not reached"),
+    ] {
+        for code in ["", "invalid_parameter_error"] {
+            assert_eq!(
+                (key(status, code, words), login(status, code, words)),
+                (Verdict::Pass, Verdict::Pass),
+                "{words}"
+            );
+        }
+    }
     assert_eq!(key(429, "insufficient_quota", ""), exhausted(None));
     assert_eq!(login(429, "insufficient_quota", "You exceeded your current quota"), exhausted(None));
     assert_eq!(key(403, "insufficient_quota", "You exceeded your current quota"), exhausted(None));
@@ -224,6 +242,11 @@ fn a_missing_model_and_a_missing_feature_are_distinguished() {
         "You don't have permission to use the model qwen3-coder-plus",
         "This key is not authorized to access model 'qwen3-coder-plus'",
         "The supported API model names are qwen3.7-plus or glm-5, but you passed qwen3-coder-plus.",
+        "Not found the model qwen3-coder-plus or Permission denied",
+        "模型 qwen3-coder-plus 不存在",
+        "your current token plan does not support qwen3-coder-plus",
+        "model_not_supported: qwen3-coder-plus",
+        "Invalid model name passed in model=qwen3-coder-plus. Call `/v1/models` to view the models.",
     ] {
         for status in [400, 404] {
             assert_eq!(

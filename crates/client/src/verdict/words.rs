@@ -1,5 +1,7 @@
 //! Reads the meaning of an error from its code and message. Pure.
 
+use qwen_accounts::QuotaWindow;
+
 use super::denial::denies_model;
 use super::dialect::ServerError;
 use super::quota::{reset_of, window_of};
@@ -47,6 +49,9 @@ const MODEL_CODES: [&str; 7] = [
 /// Messages about a used-up quota. With a key and status 429 they mean its tokens per minute.
 const QUOTA_WORDS: [&str; 2] =
     ["you exceeded your current quota", "allocated quota exceeded, please increase your quota limit"];
+/// Parts of words about something that is used up. A message that only mentions a quota has none.
+const SPENT_WORDS: [&str; 8] =
+    ["exceed", "exhaust", "used up", "reached", "deplet", "run out", "ran out", "insufficient"];
 /// The status for a part of a specific code.
 const CODE_STATUSES: [(&str, u16); 21] = [
     ("freetieronly", 403),
@@ -177,7 +182,12 @@ impl Words {
             || is_throttled(&self.kind)
             || self.is_any(&RATE_CODES)
             || self.is_free_quota()
-            || window_of(&self.message).is_some()
+            || self.spent_window().is_some()
+    }
+
+    /// Returns the window whose quota is used up.
+    fn spent_window(&self) -> Option<QuotaWindow> {
+        window_of(&self.message).filter(|_| self.says(&SPENT_WORDS))
     }
 
     fn is_free_quota(&self) -> bool {
@@ -209,7 +219,7 @@ impl Words {
     }
 
     fn quota(&self, status: u16, context: &RequestContext) -> Option<Verdict> {
-        let window = window_of(&self.message);
+        let window = if status == 429 { window_of(&self.message) } else { self.spent_window() };
         let is_rate = self.says(&["concurrency allocated quota exceeded"]) || self.is_any(&RATE_CODES);
         if is_rate && window.is_none() {
             return None;
