@@ -103,8 +103,7 @@ impl ChatEvents {
             return false;
         }
         // The host sends the request again after a broken event.
-        let needs_parsing =
-            needs_parsing(data, self.has_call && !self.shape.has_odd_calls()) || !is_json(data);
+        let needs_parsing = needs_parsing(data, false) || !is_json(data);
         if !needs_parsing {
             self.frame.learn(data);
         }
@@ -168,6 +167,8 @@ impl ChatEvents {
     }
 
     fn read(&mut self, data: &[u8]) -> EventResult {
+        // Only a piece of the tool call that was read last needs no parsing.
+        self.frame = Frame::default();
         match Content::of_json(data, self.event.is_error) {
             Content::Error(mut error) => {
                 error.status = self.event.status.or(error.status);
@@ -217,7 +218,13 @@ impl ChatEvents {
         }
         let event = Value::Object(fields);
         self.is_held = !self.is_finished && has_error_block(&event);
-        if is_changed { EventResult::Replaced(event) } else { EventResult::Unchanged }
+        if is_changed {
+            return EventResult::Replaced(event);
+        }
+        if self.has_call && !needs_parsing(data, true) && is_json(data) {
+            self.frame.learn(data);
+        }
+        EventResult::Unchanged
     }
 
     /// Corrects a choice for the host. Returns true if the choice changed. Fails with the finish reason if that means an error.

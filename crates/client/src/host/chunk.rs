@@ -19,8 +19,8 @@ const DIGITS: &[u8] = b"-0123456789";
 /// The first bytes of an error block of the native `DashScope` API.
 const ERROR_BLOCK_STARTS: [&[u8]; 3] = [b"id:", b"event:", b":HTTP_STATUS/"];
 
-/// The bytes around the text of an event that needed no parsing. Most events differ from the previous one only in their
-/// text, and comparing bytes is several times faster than searching for keys.
+/// The bytes around the text, or the arguments of a tool call, of an event that needed no correction. Most events differ from
+/// the previous one only in these, and comparing bytes is several times faster than searching for keys.
 #[derive(Debug, Default)]
 pub(super) struct Frame {
     before: Vec<u8>,
@@ -37,10 +37,10 @@ impl Frame {
             && text.is_some_and(|text| end_of_string(text).is_none() && !may_be_error_block(text))
     }
 
-    /// Remembers an event that needed no parsing.
+    /// Remembers an event that needed no correction.
     pub(super) fn learn(&mut self, data: &[u8]) {
         let start_by = |finder: &Finder| Some(finder.find(data)? + finder.needle().len());
-        let Some(start) = start_by(&TEXT_START).or_else(|| start_by(&ARGUMENTS_START)) else { return };
+        let Some(start) = start_by(&ARGUMENTS_START).or_else(|| start_by(&TEXT_START)) else { return };
         let Some(length) = end_of_string(&data[start..]) else { return };
         if data.len() - length > MAX_FRAME {
             return;
@@ -76,9 +76,9 @@ pub(super) fn is_json(data: &[u8]) -> bool {
     serde_json::from_slice::<IgnoredAny>(data).is_ok()
 }
 
-/// True if an event may end the answer, contains the first tool call or an error block, or has a form that the host does
-/// not understand.
-pub(super) fn needs_parsing(data: &[u8], has_call: bool) -> bool {
+/// True if an event may end the answer, contains tool calls or an error block, or has a form that the host does not
+/// understand. `has_good_calls` is true if its tool calls were read and needed no correction.
+pub(super) fn needs_parsing(data: &[u8], has_good_calls: bool) -> bool {
     // An event that was cut has to be reported.
     if !data.trim_ascii_end().ends_with(b"}") {
         return true;
@@ -100,9 +100,7 @@ pub(super) fn needs_parsing(data: &[u8], has_call: bool) -> bool {
             Some(b'g') if key.ends_with(b"\"reasoning") => is_odd(b"\"") || may_be_error_block(&value[1..]),
             Some(b'e' | b'g') => is_error_field(key) && *first != b'n',
             Some(b't') => key.ends_with(b"content") && (is_odd(b"\"") || may_be_error_block(&value[1..])),
-            Some(b's') if key.ends_with(b"tool_calls") => {
-                is_odd(b"[") || (*first == b'[' && (!has_call || !has_object(value)))
-            }
+            Some(b's') if key.ends_with(b"tool_calls") => is_odd(b"[") || (*first == b'[' && !has_good_calls),
             Some(b's') if key.ends_with(b"choices") => {
                 !std::mem::replace(&mut has_choices, true) && !has_object(value)
             }

@@ -30,11 +30,6 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// True if the server leaves out the ids or indexes of tool calls. Then each of their events has to be corrected.
-    pub(super) fn has_odd_calls(&self) -> bool {
-        self.calls.are_odd
-    }
-
     /// True if a tool call began without a name.
     pub(super) fn has_nameless_call(&self) -> bool {
         self.calls.have_nameless
@@ -174,7 +169,6 @@ struct Calls {
     /// The index of the last delta.
     last: Option<u64>,
     next: u64,
-    are_odd: bool,
     /// The indexes of the calls that have begun.
     begun: HashSet<u64>,
     have_nameless: bool,
@@ -182,46 +176,48 @@ struct Calls {
 
 impl Calls {
     fn correct(&mut self, delta: &mut Fields, unique: &str) -> bool {
-        let is_list = delta.get("tool_calls").is_some_and(Value::is_array);
-        let mut is_changed = put_right(delta, "tool_calls", Value::is_array, |value| match value {
-            Value::Object(call) if call.is_empty() => Some(json!([])),
-            Value::Object(call) => Some(json!([call])),
-            _ => None,
+        let mut is_changed = put_right(delta, "tool_calls", Value::is_array, |value| {
+            value.is_object().then(|| json!([value]))
         });
         let Some(calls) = delta.get_mut("tool_calls").and_then(Value::as_array_mut) else {
             return is_changed;
         };
-        is_changed |= is_list && keep_objects(calls);
-        for call in calls.iter_mut().filter_map(Value::as_object_mut) {
+        let length = calls.len();
+        calls.retain_mut(|call| {
+            let Some(call) = call.as_object_mut() else { return false };
             is_changed |= correct_call(call);
-            let is_odd = self.identify(call, unique);
-            self.are_odd |= is_odd;
-            is_changed |= is_odd;
-        }
-        is_changed
+            let is_kept = !self.is_empty_start(call);
+            is_changed |= is_kept && self.identify(call, unique);
+            is_kept
+        });
+        is_changed || calls.len() < length
+    }
+
+    /// True for a part that would begin a call, but says nothing about it. The host would refuse the whole answer.
+    fn is_empty_start(&self, call: &Fields) -> bool {
+        let function = &call["function"];
+        let parts = [call.get("id"), function.get("name"), function.get("arguments")];
+        let index = call.get("index").and_then(Value::as_u64).or(self.last);
+        parts.into_iter().all(|part| said(part).is_none())
+            && !index.is_some_and(|index| self.begun.contains(&index))
     }
 
     /// Gives a call the index and the id that it lacks. Returns true if it lacked one.
     fn identify(&mut self, call: &mut Fields, unique: &str) -> bool {
-        let said = |value: Option<&Value>| {
-            value.and_then(Value::as_str).filter(|text| !text.trim().is_empty()).map(str::to_owned)
-        };
-        let (id, name) =
-            (said(call.get("id")), said(call.get("function").and_then(|function| function.get("name"))));
+        let (id, has_name) = (said(call.get("id")), said(call["function"].get("name")).is_some());
         let given = call.get("index").and_then(Value::as_u64);
-        let index = given.unwrap_or_else(|| self.index_of(id.as_deref(), name.is_some()));
+        let index = given.unwrap_or_else(|| self.index_of(id.as_deref(), has_name));
         let mut is_odd = given.is_none();
         if is_odd {
             call.insert("index".to_owned(), index.into());
         }
-        let has_name = call["function"]["name"].is_string();
-        self.have_nameless |= self.begun.insert(index) && !has_name;
+        self.have_nameless |= self.begun.insert(index) && !call["function"]["name"].is_string();
         match id {
             Some(id) => {
                 self.identified.insert(index);
                 self.indexes.insert(id, index);
             }
-            None if name.is_some() && self.identified.insert(index) => {
+            None if has_name && self.identified.insert(index) => {
                 call.insert("id".to_owned(), format!("call_{unique}{index}").into());
                 is_odd = true;
             }
@@ -241,6 +237,11 @@ impl Calls {
             (None, _) => self.next,
         }
     }
+}
+
+/// Returns a text that is not blank.
+fn said(value: Option<&Value>) -> Option<String> {
+    value.and_then(Value::as_str).filter(|text| !text.trim().is_empty()).map(str::to_owned)
 }
 
 /// Corrects the parts of one tool call.

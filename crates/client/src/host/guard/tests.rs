@@ -51,6 +51,8 @@ fn reasons(out: &str) -> Vec<String> {
 
 const GOOD: &str = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\ndata: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: {\"choices\":[],\"usage\":{}}\n\ndata: [DONE]\n\n";
 
+const GOOD_CALL: &str = "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"a\",\"function\":{\"name\":\"f\",\"arguments\":\"1\"}}]}}]}\n\n";
+
 fn event(choice: &str) -> String {
     format!("data: {{\"choices\":[{choice}]}}\n\n")
 }
@@ -201,7 +203,7 @@ fn a_problem_has_one_piece_of_advice_and_no_retry_word() {
 fn reasoning_a_tool_call_or_an_error_counts_as_content() {
     for event in [
         r#"{"choices":[{"delta":{"reasoning_content":"hm"}}]}"#,
-        r#"{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#,
+        r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"name":"f"}}]}}]}"#,
         r#"{"error":{"message":"no"}}"#,
         r#"{"choices":[{"delta":{},"finish_reason":"length"}]}"#,
     ] {
@@ -337,6 +339,8 @@ fn a_tool_call_that_the_host_ignores_does_not_count() {
         (r#"{"function_call":{"name":"f","arguments":"{}"}}"#, "stop"),
         (r#"{"tool_calls":{}}"#, "stop"),
         (r#"{"tool_calls":[]}"#, "stop"),
+        (r#"{"content":"x","tool_calls":[{}]}"#, "stop"),
+        (r#"{"tool_calls":[{"index":0,"id":"","function":{"name":"","arguments":""}}]}"#, "stop"),
         (r#"{"tool_calls":{"index":0,"function":{"name":"f"}}}"#, "tool_calls"),
     ] {
         for end in ["tool_calls", "function_call"] {
@@ -360,13 +364,52 @@ fn a_tool_call_without_a_name_ends_the_answer_with_an_error() {
         r#"[{"index":0,"id":"x","function":{"arguments":"{}"}}]"#,
         r#"[{"index":0,"id":"x","function":{"name":null,"arguments":""}}]"#,
         r#"{"id":"x"}"#,
-        r#"[{"index":0,"id":"w","function":{"name":"f"}},{"index":1,"id":"x","function":{}}]"#,
+        r#"[{"index":2,"id":"w","function":{"name":"f"}},{"index":1,"id":"x","function":{}}]"#,
     ] {
-        let call = event(&format!(r#"{{"delta":{{"tool_calls":{call}}}}}"#));
-        for begun in ["", &said] {
+        let call =
+            event(&format!(r#"{{"delta":{{"tool_calls":{call}}}}}"#)).replace(r#""index":0"#, r#""index":7"#);
+        for begun in ["", &said, &format!("{GOOD_CALL}{GOOD_CALL}")] {
             let ended = run(format!("{begun}{call}{rest}").as_bytes(), 30);
             let problem = "Qwen sent a tool call without a name. Send the message again.";
             assert_eq!((ended.problem.as_deref(), ended.out.as_str()), (Some(problem), begun), "{call}");
+        }
+    }
+}
+
+#[test]
+fn the_pieces_of_a_tool_call_and_the_next_calls_are_corrected() {
+    let end = event(r#"{"delta":{},"finish_reason":"tool_calls"}"#);
+    let named = |call: &str| format!(r#"[{{{call},"function":{{"name":"g"}}}}]"#);
+    for (calls, corrected) in [
+        ("[{}]", r#"[{"function":{},"index":0}]"#.to_owned()),
+        (r#"[{"index":0,"id":"a"}]"#, r#"[{"index":0,"id":"a","function":{}}]"#.to_owned()),
+        (r#"[{"index":0,"function":null}]"#, r#"[{"index":0,"function":{}}]"#.to_owned()),
+        (
+            r#"[{"index":0,"function":{}},{}]"#,
+            r#"[{"index":0,"function":{}},{"function":{},"index":0}]"#.to_owned(),
+        ),
+        (r#"[{"index":0,"function":{}},null]"#, r#"[{"index":0,"function":{}}]"#.to_owned()),
+        (r#"[{"index":0,"extra_content":"","function":{}}]"#, r#"[{"index":0,"function":{}}]"#.to_owned()),
+        (r#"[{"index":1,"id":"","function":{"name":"","arguments":""}}]"#, "[]".to_owned()),
+        (
+            r#"[{"index":1,"function":{"name":"g"}}]"#,
+            r#"[{"index":1,"function":{"name":"g"},"id":"call_1"}]"#.to_owned(),
+        ),
+        (
+            r#"[{"index":1,"id":"b","function":{"name":7}}]"#,
+            r#"[{"index":1,"id":"b","function":{"name":"7"}}]"#.to_owned(),
+        ),
+        (&named(r#""id":"b""#), r#"[{"id":"b","function":{"name":"g"},"index":1}]"#.to_owned()),
+        (&named(r#""index":1,"id":"b""#), named(r#""index":1,"id":"b""#)),
+    ] {
+        let odd = event(&format!(r#"{{"delta":{{"tool_calls":{calls}}}}}"#));
+        for before in [1, 3] {
+            let stream = format!("{}{odd}{GOOD_CALL}{end}", GOOD_CALL.repeat(before));
+            for chunk in [1, 33, stream.len()] {
+                let ended = run(stream.as_bytes(), chunk);
+                let found = events(&ended.out)[before]["choices"][0]["delta"]["tool_calls"].to_string();
+                assert_eq!((found, ended.problem), (corrected.clone(), None));
+            }
         }
     }
 }
@@ -666,7 +709,9 @@ fn odd_event() -> impl Strategy<Value = String> {
     const TEXTS: [&str; 7] =
         [r#""hi""#, "null", "5", "true", r#"{"text":"x"}"#, "{}", r#"[{"type":"text","text":"x"}]"#];
     const SCALARS: [&str; 6] = [r#""x""#, r#""12""#, "null", "7", "false", "{}"];
-    const CALLS: [&str; 8] = [
+    const CALLS: [&str; 10] = [
+        "[{}]",
+        r#"[{"index":0,"function":null},{"index":0}]"#,
         "null",
         "[]",
         "{}",
@@ -805,10 +850,10 @@ proptest! {
 
     #[test]
     fn every_event_that_is_passed_on_fits_the_hosts_schema(
-        events in proptest::collection::vec(odd_event(), 1..5), chunk in 1_usize..200,
+        calls in 0_usize..3, events in proptest::collection::vec(odd_event(), 1..5), chunk in 1_usize..200,
     ) {
         let end = event(r#"{"delta":{},"finish_reason":"stop"}"#);
-        let stream = format!("{}{end}", events.concat());
+        let stream = format!("{}{}{end}", GOOD_CALL.repeat(calls), events.concat());
         let ended = run(stream.as_bytes(), chunk);
         prop_assert_eq!(ended.problem, None);
         for event in ended.out.split_terminator("\n\n") {
