@@ -307,8 +307,9 @@ pub fn stream_guard(data: &[u8]) {
                 break;
             }
         }
-        let end = guard.end(None).map_err(|error| error.message().to_owned());
-        passed.extend(end.iter().flatten().flatten());
+        let (rest, end) = guard.end(None);
+        let end = end.map_err(|error| error.message().to_owned());
+        passed.extend_from_slice(&rest);
         assert!(passed.is_empty() || passed.ends_with(b"\n"));
         (passed, end.err(), guard.take_server_error(), guard.has_said_something())
     };

@@ -42,10 +42,10 @@ impl Guard {
         self.events.failure.is_some()
     }
 
-    /// True if the stream ended with an error before any content.
+    /// True once an event contained text, reasoning or a tool call.
     #[must_use]
-    pub fn has_failed_at_once(&self) -> bool {
-        self.has_failed() && !self.events.has_content
+    pub fn has_content(&self) -> bool {
+        self.events.has_content
     }
 
     /// True if the body is one JSON document. The guard turns it into a stream.
@@ -118,11 +118,9 @@ impl Guard {
         }
     }
 
-    /// Ends the stream, and returns the last bytes to pass on. `failure` is the error that broke the connection.
-    ///
-    /// # Errors
-    /// The reason why the stream is incomplete, without words that make `OpenCode` retry.
-    pub fn end(&mut self, failure: Option<&Error>) -> Result<Option<Bytes>> {
+    /// Ends the stream. Returns the last bytes to pass on, and the reason if the stream is incomplete, without words that make
+    /// `OpenCode` retry. `failure` is the error that broke the connection.
+    pub fn end(&mut self, failure: Option<&Error>) -> (Bytes, Result<()>) {
         let mut rest = Vec::new();
         if let Some(json) = self.json.take().filter(|_| failure.is_none() && !self.is_over()) {
             if let Some(events) = as_events(&json) {
@@ -146,11 +144,10 @@ impl Guard {
         {
             events.fail_with(Some(error), None);
         }
-        if !events.is_finished || events.failure.is_some() {
-            let problem = self.problem(failure);
-            return Err(Error::new(problem.code(), plain(problem.message())));
-        }
-        Ok((!rest.is_empty()).then(|| Bytes::from(rest)))
+        let is_good = events.is_finished && events.failure.is_none();
+        let problem = (!is_good).then(|| self.problem(failure));
+        let end = problem.map_or(Ok(()), |problem| Err(Error::new(problem.code(), plain(problem.message()))));
+        (Bytes::from(rest), end)
     }
 
     /// Returns the problem of a stream that ends here without a good end.

@@ -225,9 +225,14 @@ impl Body {
                     }
                 }
                 (Some(guard), end) => {
-                    let (rest, error) = (guard.end(end.as_ref().err()), guard.take_server_error());
+                    let (rest, end) = guard.end(end.as_ref().err());
+                    let error = guard.take_server_error();
                     (self.guard, self.source) = (None, None);
-                    self.end_with(rest, error);
+                    let mut end = end.map(|()| None);
+                    if !rest.is_empty() {
+                        self.received = Some(std::mem::replace(&mut end, Ok(Some(rest))));
+                    }
+                    self.end_with(end, error);
                 }
                 (None, Ok(Some(bytes))) => {
                     self.remember(&bytes);
@@ -373,7 +378,7 @@ impl Body {
     pub async fn watch(&mut self) -> Beginning {
         let mut guard = Guard::default();
         let problem = match self.watch_for_content(&mut guard).await {
-            Ok(()) if !guard.has_failed_at_once() => {
+            Ok(()) if guard.has_content() || !guard.has_failed() => {
                 self.guard = Some(guard);
                 return Beginning::Content;
             }
@@ -400,9 +405,11 @@ impl Body {
                     self.head.push_back(guard.pass(bytes));
                 }
                 end => {
-                    // A completion in one JSON document becomes a stream here.
-                    let Some(rest) = guard.end(end.as_ref().err())? else { return Ok(()) };
+                    // A completion in one JSON document becomes a stream here. An error after its content ends the body.
+                    let (rest, problem) = guard.end(end.as_ref().err());
                     self.head.push_back(rest);
+                    self.received = Some(end);
+                    return if guard.has_content() { Ok(()) } else { problem };
                 }
             }
         }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use http::HeaderValue;
 use qwen_accounts::Availability;
-use qwen_base::Code;
+use qwen_base::{Code, Error};
 use qwen_client::Answer;
 use serde_json::Value;
 
@@ -226,6 +227,22 @@ async fn an_empty_stream_is_an_error() {
     }
 }
 
+/// Returns the text and the error of a stream that a host gets.
+async fn broken_stream(setup: &Setup) -> (String, Error) {
+    let mut answer = setup.host_client().fetch(chat(true)).await.unwrap();
+    assert_eq!(
+        (answer.status.as_u16(), &answer.headers["content-type"]),
+        (200, &HeaderValue::from_static("text/event-stream"))
+    );
+    let mut stream = String::new();
+    loop {
+        match answer.body.next().await {
+            Ok(bytes) => stream.push_str(str::from_utf8(&bytes.expect("the end is an error")).unwrap()),
+            Err(problem) => return (stream, problem),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_broken_stream_ends_in_an_error_that_is_shown_unchanged() {
     let start = &GOOD_STREAM[..GOOD_STREAM.find("data: [").unwrap()];
@@ -240,19 +257,37 @@ async fn a_broken_stream_ends_in_an_error_that_is_shown_unchanged() {
         let setup = Setup::fresh().await.with_idle_timeout(Duration::from_millis(300));
         let parts = [vec![Part::text(start), Part::Pause(Duration::from_millis(20))], end].concat();
         setup.server.on_every_api(Reply::events(parts));
-        let mut answer = setup.host_client().fetch(chat(true)).await.unwrap();
-        assert_eq!(answer.status, 200);
-        let mut stream = String::new();
-        let problem = loop {
-            match answer.body.next().await {
-                Ok(bytes) => stream.push_str(str::from_utf8(&bytes.expect("the end is an error")).unwrap()),
-                Err(problem) => break problem,
-            }
-        };
+        let (stream, problem) = broken_stream(&setup).await;
         assert_no_retry_word(problem.message());
         assert!(problem.message().ends_with(". Send the message again."), "{problem}");
         assert!(stream.starts_with(start) && stream.ends_with("\n\n"));
         setup.server.until_closed().await;
+    }
+}
+
+#[tokio::test]
+async fn the_text_before_an_error_is_kept() {
+    let unfinished = "Qwen ended its answer without finishing it. Send the message again.";
+    let completion = |reason: &str| {
+        let body = format!(r#"{{"choices":[{{"message":{{"content":"half"}}{reason}}}]}}"#);
+        Reply::new(200, "application/json", vec![Part::text(&body)])
+    };
+    let said = r#"data: {"choices":[{"delta":{"content":"half"}}]}"#;
+    for (reply, problem) in [
+        (completion(""), unfinished),
+        (completion(r#","finish_reason":null"#), unfinished),
+        (completion(r#","finish_reason":"null""#), unfinished),
+        (
+            completion(r#","finish_reason":"abort""#),
+            "Qwen broke its answer off (abort). Send the message again.",
+        ),
+        (Reply::events(vec![Part::text(said)]), unfinished),
+    ] {
+        let setup = Setup::fresh().await;
+        setup.server.on_every_api(reply);
+        let (stream, found) = broken_stream(&setup).await;
+        assert!(stream.contains(r#""content":"half""#) && stream.ends_with("\n\n"), "{stream}");
+        assert_eq!(found.message(), problem);
     }
 }
 

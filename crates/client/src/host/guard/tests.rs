@@ -23,13 +23,9 @@ fn run(stream: &[u8], chunk: usize) -> GuardedStream {
         }
     }
     let is_over = guard.is_over();
-    let problem = match guard.end(None) {
-        Ok(rest) => {
-            out.extend(rest.into_iter().flatten());
-            None
-        }
-        Err(error) => Some(error.message().replace('\u{2060}', "")),
-    };
+    let (rest, end) = guard.end(None);
+    out.extend_from_slice(&rest);
+    let problem = end.err().map(|error| error.message().replace('\u{2060}', ""));
     let out = String::from_utf8_lossy(&out).into_owned();
     GuardedStream { out, problem, server_error: guard.take_server_error(), is_over }
 }
@@ -190,7 +186,7 @@ fn a_problem_has_one_piece_of_advice_and_no_retry_word() {
         "Qwen ended its answer without finishing it. Send the message again."
     );
     let failure = Error::new(Code::Network, "The connection to qwen.ai broke: timed out. Try again.");
-    let error = guard.end(Some(&failure)).unwrap_err();
+    let error = guard.end(Some(&failure)).1.unwrap_err();
     assert_eq!(error.code(), Code::Network);
     assert_eq!(
         error.message().replace('\u{2060}', ""),
@@ -822,7 +818,13 @@ proptest! {
         stream in "(data: |\\{|\\[|\"a\"|[a-z:\n]){0,60}", chunk in 1_usize..50,
     ) {
         let stream = stream.trim_start();
-        let whole_events = stream.rfind("\n\n").map_or("", |end| &stream[..end + 2]);
+        let missing_end = match stream {
+            "" => "",
+            _ if stream.ends_with("\n\n") => "",
+            _ if stream.ends_with('\n') => "\n",
+            _ => "\n\n",
+        };
+        let whole_events = format!("{stream}{missing_end}");
         let data_in = |event: &str| -> Vec<String> {
             let data = event.lines().filter_map(|line| crate::sse::data_of(line.as_bytes()));
             data.map(|data| String::from_utf8_lossy(data).into_owned()).collect()
