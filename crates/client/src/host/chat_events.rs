@@ -41,8 +41,15 @@ pub(super) struct ChatEvents {
     pub(super) server_error: Option<ServerError>,
 }
 
-/// The finish reason of an answer whose text ends with an error.
-const ERROR_FINISH: &str = "error_finish";
+/// The finish reasons of an answer that failed. The error may be at the end of its text.
+const ERROR_REASONS: [&str; 6] = [
+    "error_finish",
+    "error",
+    "abort",
+    "insufficient_system_resource",
+    "network_error",
+    "repetition_truncation",
+];
 /// Ends the data of an event in the list of recent ones. JSON never contains this byte.
 const EVENT_END: u8 = 0;
 
@@ -207,10 +214,7 @@ impl ChatEvents {
                 Ok(has_changed) => is_changed |= has_changed,
                 Err(reason) => {
                     self.is_finished = was_finished;
-                    let mut error = None;
-                    if reason == ERROR_FINISH {
-                        error = error_beside_choices(data).or_else(|| self.error_in_text());
-                    }
+                    let error = error_beside_choices(data).or_else(|| self.error_in_text());
                     self.fail_with(error, Some(&reason));
                     return EventResult::Dropped;
                 }
@@ -262,12 +266,7 @@ impl ChatEvents {
             "content_filter" | "sensitive" => Some("content_filter"),
             "tool_calls" | "function_call" | "tool_use" if self.has_call => Some("tool_calls"),
             "stop" | "tool_calls" | "function_call" => Some("stop"),
-            ERROR_FINISH
-            | "error"
-            | "abort"
-            | "insufficient_system_resource"
-            | "network_error"
-            | "repetition_truncation" => None,
+            _ if ERROR_REASONS.contains(&reason) => None,
             _ => self.has_content.then_some("stop"),
         }
     }
@@ -310,11 +309,13 @@ fn only_object(document: Value) -> Option<Map<String, Value>> {
     }
 }
 
-/// True if the finish reason of an event is [`ERROR_FINISH`].
+/// True if the finish reason of an event is an error.
 fn ends_with_error(data: &[u8]) -> bool {
     parsed(data).is_some_and(|event| {
         let mut choices = event["choices"].as_array().into_iter().flatten();
-        choices.any(|choice| choice["finish_reason"] == ERROR_FINISH)
+        choices.any(|choice| {
+            choice["finish_reason"].as_str().is_some_and(|reason| ERROR_REASONS.contains(&reason))
+        })
     })
 }
 

@@ -291,6 +291,9 @@ fn an_error_block_is_held_back_until_the_next_event() {
     let error = Some("Qwen ended its answer with an error: no (C)");
     for (rest, problem, kept) in [
         (end("error_finish"), error, said.clone()),
+        (end("error"), error, said.clone()),
+        (end("abort"), error, said.clone()),
+        (end("network_error"), error, said.clone()),
         (format!("data: ping\n\n{}", end("error_finish")), error, said.clone()),
         ("data: [DONE]\n\n".to_owned(), error, said.clone()),
         (String::new(), error, said.clone()),
