@@ -1,27 +1,28 @@
 //! Finds the error that a server writes into the text of an answer. Pure.
 
-use serde_json::value::RawValue;
-use serde_json::{Deserializer, Value};
+use serde_json::Value;
 
+use super::chunk::is_json;
 use super::shape::{TEXTS, text_of_parts};
 use crate::lenient_json::{parsed, readable, written};
-use crate::sse::error_status;
 use crate::verdict::dialect::{Content, ServerError};
 
 /// The first line of an error block of the native `DashScope` API.
 const BLOCK_STARTS: [&str; 2] = ["event:error", "event: error"];
 const STATUS_START: &str = ":HTTP_STATUS/";
-/// Number of braces at the end of a text where a JSON document may begin.
-const MAX_BRACES: usize = 64;
+/// The starts of the lines of a block.
+const LINE_STARTS: [&str; 4] = ["id:", "event:", "data:", ":"];
 
-/// Returns the last error in the texts of events.
+/// Returns the error with which the texts of events end: an error block, or an error document that is a whole text or the
+/// last piece of it. A model may write about an error anywhere else.
 pub(super) fn error_in(events: &[Value]) -> Option<ServerError> {
-    let texts = TEXTS.map(|name| {
-        let text: String = events.iter().filter_map(|event| text_of(event, name)).collect();
-        readable(&text).into_owned()
-    });
-    let blocks = texts.iter().filter_map(|text| last_block(text));
-    blocks.chain(texts.iter().map(String::as_str)).find_map(error_of)
+    TEXTS.iter().find_map(|name| {
+        let pieces = events.iter().filter_map(|event| text_of(event, name));
+        let pieces: Vec<String> = pieces.map(|piece| readable(&piece).into_owned()).collect();
+        let text = pieces.concat();
+        let last = pieces.iter().rev().find(|piece| !piece.trim().is_empty())?;
+        block_error(&text).or_else(|| document_error(&text)).or_else(|| document_error(last))
+    })
 }
 
 /// Returns the error in the fields of an event, beside its choices.
@@ -50,39 +51,19 @@ fn is_error_block(text: &str) -> bool {
     text.lines().take(3).any(|line| line.replace(' ', "") == "event:error" || line.starts_with(STATUS_START))
 }
 
-/// Returns the text from its last error block on.
-fn last_block(text: &str) -> Option<&str> {
+/// Returns the error of the last block, if nothing follows the block.
+fn block_error(text: &str) -> Option<ServerError> {
     let start = BLOCK_STARTS.iter().filter_map(|start| text.rfind(start)).max();
-    start.or_else(|| text.rfind(STATUS_START)).map(|start| &text[start..])
+    let block = &text[start.or_else(|| text.rfind(STATUS_START))?..];
+    let is_line = |line: &str| line.is_empty() || LINE_STARTS.iter().any(|start| line.starts_with(start));
+    block.lines().all(is_line).then(|| ServerError::in_events(block))?
 }
 
-/// Returns the last error in a text, with the last status.
-fn error_of(text: &str) -> Option<ServerError> {
-    let error = last_document(text).or_else(|| ServerError::in_events(text))?;
-    let status = text.rsplit_once(STATUS_START).and_then(|(_, rest)| {
-        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-        error_status(&rest[..end])
-    });
-    Some(ServerError { status: status.or(error.status), ..error })
-}
-
-/// Returns the last JSON document that is an error.
-fn last_document(text: &str) -> Option<ServerError> {
-    let mut starts: Vec<usize> = text.rmatch_indices('{').take(MAX_BRACES).map(|(at, _)| at).collect();
-    starts.reverse();
-    let (mut found, mut end) = (None, 0);
-    for start in starts {
-        // A brace before the end is part of the previous document.
-        if start < end {
-            continue;
-        }
-        let mut documents = Deserializer::from_str(&text[start..]).into_iter::<&RawValue>();
-        if let Some(Ok(document)) = documents.next() {
-            end = start + documents.byte_offset();
-            if let Content::Error(error) = Content::of_json(document.get().as_bytes(), false) {
-                found = Some(error);
-            }
-        }
+/// Returns the error in a text that is one JSON document.
+fn document_error(text: &str) -> Option<ServerError> {
+    let document = text.trim().as_bytes();
+    match Content::of_json(document, false) {
+        Content::Error(error) if is_json(document) => Some(error),
+        _ => None,
     }
-    found
 }

@@ -581,7 +581,7 @@ fn the_last_error_in_the_text_is_reported_wherever_it_stands() {
             )),
             Some(503),
         ),
-        (finish(r#"{"content":"{\"code\":\"B\",\"message\":\"first\"} {\"error\":{\"code\":\"C\",\"message\":\"no\",\"status\":429}} bye"}"#), Some(429)),
+        (finish(r#"{"content":"{\"error\":{\"code\":\"C\",\"message\":\"no\",\"status\":429}}"}"#), Some(429)),
         (finish(r#"{"content":":HTTP_STATUS/400\n:HTTP_STATUS/429\ndata:{\"code\":\"C\",\"message\":\"no\"}"}"#), Some(429)),
         (
             "data: {\"choices\":[{\"delta\":{\"content\":\"\"},\"finish_reason\":\"error_finish\"}],\"code\":\"C\",\"message\":\"no\",\"status\":429}\n\n".to_owned(),
@@ -595,6 +595,17 @@ fn the_last_error_in_the_text_is_reported_wherever_it_stands() {
         let ended = run(format!("{said}{end}").as_bytes(), 64);
         assert_eq!(ended.problem.as_deref(), Some("Qwen ended its answer with an error: no (C)"), "{end}");
         assert_eq!(ended.server_error.map(|error| error.status), Some(status), "{end}");
+    }
+    // The model may write about an error.
+    for quoted in [
+        r#"Example: {\"code\":\"insufficient_quota\",\"message\":\"q\"} was the reply."#,
+        r#"Example: {\"code\":\"insufficient_quota\",\"message\":\"q\"}"#,
+        r#"event:error\ndata:{\"code\":\"insufficient_quota\",\"message\":\"q\"}\n\nThis was the reply."#,
+    ] {
+        let said = event(&format!(r#"{{"delta":{{"content":"{quoted}"}}}}"#));
+        let ended = run(format!("{said}{}", finish("{}")).as_bytes(), 64);
+        let problem = "Qwen broke its answer off (error_finish). Send the message again.";
+        assert_eq!((ended.problem.as_deref(), ended.server_error), (Some(problem), None), "{quoted}");
     }
     // A block among the thoughts is held back too.
     for name in ["reasoning_content", "reasoning"] {
