@@ -79,10 +79,16 @@ impl LineReader {
         self.partial.is_empty() && !self.skips_line && !self.after_cr
     }
 
+    /// Returns the value of a `data` line whose end has not come yet.
+    #[must_use]
+    pub fn unended_data(&self) -> Option<&[u8]> {
+        data_of(&self.partial)
+    }
+
     /// True if the bytes so far end with the last event of a chat, without its line end.
     #[must_use]
     pub fn ends_with_done(&self) -> bool {
-        data_of(&self.partial).is_some_and(is_done)
+        self.unended_data().is_some_and(is_done)
     }
 
     /// True if a line was skipped because it was too long.

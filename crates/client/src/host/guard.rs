@@ -7,6 +7,7 @@ use bytes::Bytes;
 use qwen_base::{Code, Error, Result};
 
 use super::chat_events::{ChatEvents, EventResult};
+use super::chunk::is_json;
 use super::completion::as_events;
 use super::errors::plain;
 use crate::sse::{Line, LineReader, MAX_LINE, start_of};
@@ -130,7 +131,8 @@ impl Guard {
             }
         }
         let Self { lines, events, .. } = self;
-        if failure.is_none() {
+        // The last line may be whole although the connection broke.
+        if failure.is_none() || lines.unended_data().is_some_and(is_json) {
             lines.end(|line| drop(events.take(&line)));
         }
         // The last event may end without an empty line.

@@ -273,6 +273,7 @@ async fn the_text_before_an_error_is_kept() {
         Reply::new(200, "application/json", vec![Part::text(&body)])
     };
     let said = r#"data: {"choices":[{"delta":{"content":"half"}}]}"#;
+    let quota = r#"data: {"error":{"code":"insufficient_quota","message":"week allocated quota exceeded"}}"#;
     for (reply, problem) in [
         (completion(""), unfinished),
         (completion(r#","finish_reason":null"#), unfinished),
@@ -282,12 +283,24 @@ async fn the_text_before_an_error_is_kept() {
             "Qwen broke its answer off (abort). Send the message again.",
         ),
         (Reply::events(vec![Part::text(said)]), unfinished),
+        // The connection broke, but the line is whole.
+        (
+            Reply::events(vec![
+                Part::text(&format!("{said}\n\n{quota}")),
+                Part::Pause(Duration::from_millis(20)),
+                Part::Cut,
+            ]),
+            "Qwen ended its answer with an error: week allocated quota exceeded (insufficient_quota)",
+        ),
     ] {
         let setup = Setup::fresh().await;
         setup.server.on_every_api(reply);
         let (stream, found) = broken_stream(&setup).await;
         assert!(stream.contains(r#""content":"half""#) && stream.ends_with("\n\n"), "{stream}");
         assert_eq!(found.message(), problem);
+        let account = &setup.client().accounts().await.unwrap()[0];
+        let is_cooling = matches!(account.availability, Availability::Cooling(_));
+        assert_eq!(is_cooling, problem.contains("quota"), "{problem}");
     }
 }
 
