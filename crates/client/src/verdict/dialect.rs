@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::chat::fields::FieldName;
 use crate::lenient_json::string_of;
-use crate::sse::{EventReader, SseEvent, error_status};
+use crate::sse::{EventReader, SseEvent, error_status, is_done};
 
 /// Longest text of an error, in bytes. Longer texts are cut.
 const MAX_TEXT: usize = 4 * 1024;
@@ -70,12 +70,14 @@ impl ServerError {
         Self { message, ..Self::default() }
     }
 
-    /// Finds the first error in a text of server-sent events.
+    /// Finds the first error in a text of server-sent events. After `[DONE]` the answer is over.
     #[must_use]
     pub fn in_events(text: &str) -> Option<Self> {
-        let (mut reader, mut found) = (EventReader::default(), None);
+        let (mut reader, mut found, mut is_over) = (EventReader::default(), None, false);
         let mut see = |event: SseEvent| {
+            is_over |= is_done(&event.data);
             if found.is_none()
+                && !is_over
                 && let Content::Error(error) = Content::of_event(&event)
             {
                 found = Some(error);

@@ -429,18 +429,23 @@ async fn an_error_inside_a_success_is_an_error_to_its_caller_too() {
 }
 
 #[tokio::test]
-async fn an_error_after_text_is_passed_on_unchanged() {
+async fn an_error_after_text_is_passed_on_unchanged_and_noted_unless_the_answer_is_over() {
     let error = json!({"code": "insufficient_quota", "message": "Free allocated quota exceeded."});
-    for end in [
-        format!("data: {}\n\n", json!({"error": error})),
-        format!("event:error\n:HTTP_STATUS/429\ndata:{error}\n\n"),
+    let (event, done) = (format!("data: {}\n\n", json!({"error": error})), "data: [DONE]\n\n");
+    for (end, is_noted) in [
+        (format!("{event}{done}"), true),
+        (format!("event:error\n:HTTP_STATUS/429\ndata:{error}\n\n{done}"), true),
+        (format!("{done}{event}"), false),
     ] {
         let setup = Setup::fresh().await;
         let begun = "data: {\"choices\":[{\"delta\":{\"content\":\"half\"}}]}\n\n";
-        let sent = format!("{begun}{end}data: [DONE]\n\n");
+        let sent = format!("{begun}{end}");
         setup.server.on_every_api(Reply::events(vec![Part::text(&sent)]));
-        let answer = setup.client().fetch(chat(true)).await.unwrap();
+        let client = setup.client();
+        let answer = client.fetch(chat(true)).await.unwrap();
         assert_eq!((answer.status.as_u16(), answer.error_code()), (200, None));
         assert_eq!(text(answer).await, sent);
+        let account = &client.accounts().await.unwrap()[0];
+        assert_eq!(matches!(account.availability, Availability::Cooling(_)), is_noted, "{end}");
     }
 }
