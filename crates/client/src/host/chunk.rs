@@ -102,7 +102,8 @@ pub(super) fn needs_parsing(data: &[u8], has_good_calls: bool) -> bool {
             Some(b't') => key.ends_with(b"content") && (is_odd(b"\"") || may_be_error_block(&value[1..])),
             Some(b's') if key.ends_with(b"tool_calls") => is_odd(b"[") || (*first == b'[' && !has_good_calls),
             Some(b's') if key.ends_with(b"choices") => {
-                !std::mem::replace(&mut has_choices, true) && !has_object(value)
+                has_choices = true;
+                !has_object(value)
             }
             Some(b's') if key.ends_with(b"_tokens") => is_odd(DIGITS),
             Some(b's') if key.ends_with(b"_tokens_details") => is_odd(b"{"),

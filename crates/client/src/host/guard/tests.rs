@@ -505,6 +505,7 @@ fn a_field_that_the_host_refuses_is_corrected_wherever_it_comes() {
             r#"{"choices":[{"delta":{"content":"x"},"finish_reason":null}]}"#,
         ),
         (r#"{"type":"ping"}"#, r#"{"type":"ping","choices":[]}"#),
+        (r#"{"choices":[{"delta":{"content":"x"}}],"choices":null}"#, r#"{"choices":[]}"#),
     ];
     let said = event(r#"{"delta":{"content":"hi"}}"#);
     let end = event(r#"{"delta":{},"finish_reason":"stop"}"#);
@@ -523,7 +524,7 @@ fn a_field_that_the_host_refuses_is_corrected_wherever_it_comes() {
     for nothing in ["", " ", "null", "[]", "ping", "\"x\"", "1", "[1,2]"] {
         for before in [0, 1, 2] {
             let rest = format!("{said}{end}data: [DONE]\n\n");
-            let stream = format!("{}: alive\n\ndata:{nothing}\n\n{rest}", said.repeat(before));
+            let stream = format!("{}: alive\n\ndata\n\ndata:{nothing}\n\n{rest}", said.repeat(before));
             for chunk in [1, 33, stream.len()] {
                 let ended = run(stream.as_bytes(), chunk);
                 assert_eq!(ended.out, format!("{}: alive\n\n{rest}", said.repeat(before)), "{nothing}");
