@@ -68,6 +68,11 @@ const ONE_ACCOUNT = {
     contentType: "application/json",
     finish: "stop",
   },
+  "a whole JSON answer without a finish reason": {
+    events: [`{"id":"c","object":"chat.completion","choices":[{"index":0,"message":{"content":"${HALF}"}}]}`],
+    contentType: "application/json",
+    error: "Qwen ended its answer without finishing it. Send the message again.",
+  },
   "content in parts, usage beside null": {
     events: [
       choice({ role: "assistant", content: [{ type: "text", text: HALF }] }),
