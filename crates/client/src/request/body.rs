@@ -31,7 +31,7 @@ enum Source {
 }
 
 /// Length in bytes of the end of an unguarded stream that is searched for an error.
-const MAX_TAIL: usize = 8 * 1024;
+const MAX_TAIL: usize = 4 * 1024;
 
 /// Longest time for which the end of a stream waits until its error is noted. A disk may be stuck.
 const MAX_REPORT_TIME: Duration = Duration::from_secs(1);
