@@ -73,7 +73,7 @@ test("a project can forbid paid requests, but not allow them", async (t) => {
   assert.match(logged[0].message, /^Ignored in opencode\.json: allowPaidFallback\. .*costs/);
 });
 
-test("the id of a metered key that another account precedes is shown without control characters", async (t) => {
+test("the id of a metered key that another account precedes is quoted for a shell", async (t) => {
   const { hooks, toasts } = await load(t, await startServer(t), {});
   const account = { id: "\u001b[2Jx\nroot", label: "two", kind: "api-key", active: false };
   t.mock.method(QwenClient.prototype, "addApiKey", async () => account);
@@ -81,6 +81,6 @@ test("the id of a metered key that another account precedes is shown without con
   await (await method.authorize({})).callback("sk-1");
   while (toasts.length === 0) await new Promise((resolve) => setTimeout(resolve, 20));
   assert.deepEqual(toasts, [
-    '"two" is billed by use, and another account stays active. To use it: `npx opencode-qwen-cli-auth use \ufffd[2Jx root`',
+    '"two" is billed by use, and another account stays active. To use it: `npx opencode-qwen-cli-auth use $\'\\033[2Jx\\012root\'`',
   ]);
 });

@@ -57,7 +57,7 @@ describe("keys", suite(), () => {
     assert.equal(result.code, 1);
     assertFailure(
       result,
-      /^This Qwen account has used up its 5-hour quota\. It will be tried again at \d\d:\d\d \(in (30|29) min\)\. Wait until then, or go on with "Billed", which costs more: `npx opencode-qwen-cli-auth use "Billed"`\.$/,
+      /^This Qwen account has used up its 5-hour quota\. It will be tried again at \d\d:\d\d \(in (30|29) min\)\. Wait until then, or go on with "Billed", which costs more: `npx opencode-qwen-cli-auth use Billed`\.$/,
     );
     assert.deepEqual(
       host.server.seen("chat").map(({ account }) => account),

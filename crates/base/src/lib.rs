@@ -21,6 +21,7 @@ pub mod private_files;
 mod redact;
 pub mod safe_open;
 mod secret;
+pub mod shell;
 mod shutdown;
 mod text;
 

@@ -5,7 +5,7 @@ const { failure } = require("../failure");
 const { shown } = require("../naming");
 const { isMetered, withPrice } = require("../plans");
 const { readSecret } = require("../secret-input");
-const { clean } = require("../text");
+const { clean, operand } = require("../text");
 
 async function run({ client, options, signal, prompt }) {
   const { plan, region, label, tier, "base-url": baseUrl } = options;
@@ -32,7 +32,7 @@ function success(account, active) {
   if (account.active) lines.push(`It is the active account now.${price}`);
   else if (active !== null) {
     lines.push(
-      `${shown(active)} stays the active account. To use the key first: opencode-qwen-cli-auth use ${clean(account.id)}${
+      `${shown(active)} stays the active account. To use the key first: opencode-qwen-cli-auth use ${operand(account.id)}${
         price && " (billed by use)"
       }`,
     );

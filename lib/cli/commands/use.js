@@ -1,7 +1,7 @@
 "use strict";
 
 const { OPERAND, shown, withAccount } = require("../naming");
-const { clean } = require("../text");
+const { shellWord } = require("../text");
 
 async function run({ client, operand }) {
   const account = await withAccount(client, operand, ({ id }) => client.setActiveAccount(id));
@@ -13,7 +13,7 @@ async function run({ client, operand }) {
     lines.push(
       isKey
         ? "Its key was refused. Add it again: opencode-qwen-cli-auth add-key"
-        : `It needs a new login: opencode-qwen-cli-auth login --replace ${clean(account.id)}`,
+        : `It needs a new login: opencode-qwen-cli-auth login --replace=${shellWord(account.id)}`,
     );
   }
   return { value: account, lines };

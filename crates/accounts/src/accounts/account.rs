@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use qwen_base::{Code, DEFAULT_API_BASE_URL, Error, MAX_LABEL, Redactor, Result, api_base_url, one_line};
+use qwen_base::{
+    Code, DEFAULT_API_BASE_URL, Error, MAX_LABEL, Redactor, Result, api_base_url, one_line, shell,
+};
 use url::Url;
 
 use super::issuer::{BaseUrlOverride, other_issuer};
@@ -77,7 +79,8 @@ impl Account {
 pub fn disabled_account(field: &str, account: &Account) -> Error {
     let label = &account.label;
     let expected = format!(
-        "is the account \"{label}\", which is disabled. Enable it first: npx opencode-qwen-cli-auth enable \"{label}\""
+        "is the account \"{label}\", which is disabled. Enable it first: npx opencode-qwen-cli-auth enable {}",
+        shell::operand(label)
     );
     Error::invalid_argument(field, &expected).with_account(&account.id)
 }

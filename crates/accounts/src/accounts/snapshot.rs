@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use qwen_base::{Code, Error};
+use qwen_base::{Code, Error, shell};
 
 use super::account::Account;
 use crate::model::Kind;
@@ -115,8 +115,8 @@ impl Snapshot {
     pub fn no_account(&self) -> Error {
         if let Some(disabled) = self.document.all().find(|record| !record.is_enabled()) {
             let message = format!(
-                "Every Qwen account is disabled, so there is none to send this with. Enable one with `npx opencode-qwen-cli-auth enable \"{}\"`.",
-                self.account(disabled).label
+                "Every Qwen account is disabled, so there is none to send this with. Enable one with `npx opencode-qwen-cli-auth enable {}`.",
+                shell::operand(&self.account(disabled).label)
             );
             return Error::new(Code::NotLoggedIn, message).with_account(disabled.id());
         }

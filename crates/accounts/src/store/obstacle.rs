@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use qwen_base::{Code, Error, Result, safe_open};
+use qwen_base::{Code, Error, Result, safe_open, shell};
 
 use super::atomic;
 
@@ -81,10 +81,8 @@ impl Obstacle {
                 "Could not write {shown}: it is its own mount. Mount its directory instead, or make the file writable."
             ),
             Self::Marked { path, mark } => {
-                let marked = path.display();
-                format!(
-                    "Could not write {shown}: {marked} is {mark}. Remove the mark: sudo {REMOVE_MARKS} {marked}"
-                )
+                let unmark = shell::as_root(&format!("{REMOVE_MARKS} {}", shell::path(path)));
+                format!("Could not write {shown}: {} is {mark}. Remove the mark: {unmark}", path.display())
             }
         };
         Error::new(Code::Io, message).with_path(path)

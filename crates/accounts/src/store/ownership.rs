@@ -28,6 +28,7 @@ mod imp {
     use std::path::Path;
 
     use qwen_base::fault::{self, Safeguard};
+    use qwen_base::shell;
     use rustix::fs::{Gid, Uid, fchown};
     use rustix::process::geteuid;
 
@@ -77,15 +78,16 @@ mod imp {
         }
         // The directory of the link counts, since the target may be in a system directory.
         let directory = path.parent().and_then(|directory| fs::metadata(directory).ok());
+        let directory = directory.map(|directory| directory.uid());
         let user = geteuid().as_raw();
-        if may_use(user, file.uid(), directory.map(|directory| directory.uid())) {
+        if may_use(user, file.uid(), directory) {
             return None;
         }
-        Some(format!(
-            "belongs to another user (uid {}). If its login is yours, take it over: sudo chown {user} {}",
-            file.uid(),
-            path.display()
-        ))
+        // Root works for the directory's owner.
+        let heir = directory.filter(|_| user == ROOT).unwrap_or(user);
+        let chown = shell::as_root(&format!("chown {heir} {}", shell::path(path)));
+        let (owner, whose) = (file.uid(), if heir == user { "yours" } else { "of the directory's owner" });
+        Some(format!("belongs to another user (uid {owner}). If its login is {whose}, hand it over: {chown}"))
     }
 
     /// Returns the link through which another user leads root to a file of the user `target`.

@@ -5,9 +5,10 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use qwen_base::Paths;
+use qwen_base::shell::{as_root, path as quoted};
 
 use super::files::FILES;
-use super::finding::{Finding, as_root, quoted, unmarked};
+use super::finding::{Finding, unmarked};
 use super::settings::CheckedSettings;
 
 /// Returns files that may contain a secret.

@@ -8,7 +8,7 @@ use qwen_accounts::{
 use qwen_base::{Code, Events, Secret};
 use url::Url;
 
-use super::finding::{Finding, ours, unset};
+use super::finding::{Finding, ours, ours_about, unset};
 use super::network::AskedAccount;
 use super::settings::CheckedSettings;
 use super::{Doctor, Local};
@@ -53,7 +53,7 @@ fn account_finding(snapshot: &Snapshot, record: &Record, settings: &CheckedSetti
     }
     let others = || snapshot.enabled(now_ms).filter(|other| other.id() != record.id());
     let has_other = || others().any(|other| works(other, settings, now_ms));
-    let remove = || ours(&format!("remove {}", account.id));
+    let remove = || ours_about("remove", &account.id);
     let last = record.last_error().map(|error| format!(" {}", error.message)).unwrap_or_default();
     if has_lost_its_tier(record) {
         let message = format!(
@@ -73,7 +73,7 @@ fn account_finding(snapshot: &Snapshot, record: &Record, settings: &CheckedSetti
         return Finding::warning(ID, message, format!("{} (a key of a plan)", ours("add-key")));
     }
     let (need, renew) = match account.kind {
-        Kind::OAuth => ("needs a new login", ours(&format!("login --replace {}", account.id))),
+        Kind::OAuth => ("needs a new login", ours_about("login --replace", &account.id)),
         Kind::Key(_) => {
             ("is refused: its key belongs to another plan or region, or is no longer valid", ours("add-key"))
         }
@@ -216,7 +216,7 @@ mod tests {
 
     fn key(id: &str) -> Record {
         let key = Key {
-            secret: Secret::new(format!("sk-sp-{id}")),
+            secret: Secret::new(format!("sk-sp-{}", id.len())),
             plan: Some(KeyPlan::TokenPlan),
             region: None,
             base_url: Url::parse("https://host.example/v1").unwrap(),
@@ -255,14 +255,14 @@ mod tests {
     #[test]
     fn remove_is_advised_for_a_refused_key_if_another_account_works() {
         let mut snapshot = Snapshot::default();
-        snapshot.document.keys.push(key("dead"));
+        snapshot.document.keys.push(key("-a; id"));
         let secret = snapshot.document.keys[0].token().unwrap().access_token;
         snapshot.document.keys[0].set_rejected(Some((&secret, 1)));
         let own = settings(&[]);
-        let (state, fix) = found(&snapshot, "dead", &own, FREE_TIER_END_MS);
+        let (state, fix) = found(&snapshot, "-a; id", &own, FREE_TIER_END_MS);
         assert!(state == FindingState::Broken && fix.contains("add-key"), "{fix}");
         snapshot.document.keys.push(key("good"));
-        let (state, fix) = found(&snapshot, "dead", &own, FREE_TIER_END_MS);
-        assert!(state == FindingState::Warning && fix.ends_with("remove dead"), "{fix}");
+        let (state, fix) = found(&snapshot, "-a; id", &own, FREE_TIER_END_MS);
+        assert!(state == FindingState::Warning && fix.ends_with("remove -- '-a; id'"), "{fix}");
     }
 }

@@ -4,9 +4,10 @@ use std::io::{self, ErrorKind, Write as _};
 use std::path::Path;
 
 use qwen_accounts::{Obstacle, atomic, file, mount_point};
+use qwen_base::shell::{as_root, path as quoted};
 use qwen_base::{Error, KernelLock};
 
-use super::finding::{Finding, as_root, ours, quoted, unmark};
+use super::finding::{Finding, ours, unmark};
 use super::settings::CheckedSettings;
 
 pub(super) const FILE_SYSTEM: &str = "file-system";

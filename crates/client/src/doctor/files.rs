@@ -10,12 +10,13 @@ use qwen_accounts::{
     lock::{LockPaths, LockState},
     read_logins,
 };
+use qwen_base::shell::path as quoted;
 use qwen_base::{Clock, Code, DEBUG_LOG, Paths, safe_open::NotAFile};
 
 #[cfg(unix)]
 use super::access::access;
 use super::disks::{FILE_SYSTEM, rooms, unchangeable, writable, writable_again};
-use super::finding::{Finding, move_to, ours, quoted, remove, unmark};
+use super::finding::{Finding, move_to, ours, ours_about, remove, unmark};
 use super::settings::CheckedSettings;
 use crate::shared_file::{MAX_SIZE, locks_of};
 
@@ -240,7 +241,7 @@ fn credentials_finding(settings: &CheckedSettings, clock: &Clock) -> Option<Find
                     format!(
                         "{shown} has no login that the qwen CLI can read. The fix keeps it under another name and writes one of your accounts there."
                     ),
-                    ours(&format!("use {id}")),
+                    ours_about("use", &id),
                 ),
                 (None, true) => Finding::broken(
                     CREDENTIALS,

@@ -1,9 +1,10 @@
-//! Results of checks, and shell quoting for their advice.
+//! Results of checks, and the commands that they advise.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use qwen_accounts::{Obstacle, REMOVE_MARKS};
-use qwen_base::shorten_message;
+use qwen_base::shell::{self, as_root, path as quoted};
+use qwen_base::{MAX_MESSAGE, shorten_message};
 use serde::Serialize;
 
 /// Severity of a finding.
@@ -43,7 +44,7 @@ impl Finding {
             id,
             state: FindingState::Warning,
             message: shorten_message(message.into()),
-            fix: Some(shorten_message(fix.into())),
+            fix: Some(whole(fix.into())),
         }
     }
 
@@ -53,21 +54,14 @@ impl Finding {
             id,
             state: FindingState::Broken,
             message: shorten_message(message.into()),
-            fix: Some(shorten_message(fix.into())),
+            fix: Some(whole(fix.into())),
         }
     }
 }
 
-/// Quotes a path for a shell.
-#[must_use]
-pub fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let is_separator = |c: char| cfg!(windows) && c == '\\';
-    let is_plain = |c: char| c.is_alphanumeric() || "/:._-+~@%,".contains(c) || is_separator(c);
-    if !text.is_empty() && text.chars().all(is_plain) && !text.starts_with('~') {
-        return text;
-    }
-    if cfg!(windows) { format!("\"{text}\"") } else { format!("'{}'", text.replace('\'', "'\\''")) }
+/// Replaces a command that is too long to be shown. A part of it would do something else.
+fn whole(fix: String) -> String {
+    if fix.len() <= MAX_MESSAGE { fix } else { "Correct it by hand: the command is too long".to_owned() }
 }
 
 /// Returns a command that removes a file or directory. For a link, it removes only the link.
@@ -104,21 +98,26 @@ pub fn unmark(path: &Path) -> String {
     as_root(&format!("{REMOVE_MARKS} {}", quoted(path)))
 }
 
-/// Returns a command that only root may run.
-#[must_use]
-pub fn as_root(command: &str) -> String {
-    #[cfg(unix)]
-    if rustix::process::geteuid().is_root() {
-        return command.to_owned();
-    }
-    format!("sudo {command}")
-}
-
 /// Returns a command that moves a file.
 #[must_use]
 pub fn move_to(path: &Path, target: &Path) -> String {
     let program = if cfg!(windows) { "move" } else { "mv" };
     unblocked(path, &format!("{program} {} {}", quoted(path), quoted(target)))
+}
+
+/// Returns a command that puts a copy in the place of a link to a file.
+#[must_use]
+pub fn own_copy(link: &Path) -> String {
+    let (old, new) = (quoted(link), quoted(&with_suffix(link, ".new")));
+    unblocked(link, &format!("cp {old} {new} && chmod 600 {new} && mv {new} {old}"))
+}
+
+/// Adds a suffix to a path.
+#[must_use]
+pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 /// Returns a command that unsets a variable.
@@ -133,16 +132,13 @@ pub fn ours(arguments: &str) -> String {
     format!("npx opencode-qwen-cli-auth {arguments}")
 }
 
-#[cfg(test)]
-#[cfg(unix)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_quoted_for_a_shell() {
-        assert_eq!(remove(Path::new("/home/u/.qwen/a.lock")), "rm /home/u/.qwen/a.lock");
-        assert_eq!(remove(Path::new("/home/my user/it's")), "rm '/home/my user/it'\\''s'");
-        assert_eq!(quoted(Path::new("$(x)")), "'$(x)'");
-        assert_eq!(quoted(Path::new("/home/a\\b")), "'/home/a\\b'");
-    }
+/// Returns a command of this package about an account.
+#[must_use]
+pub fn ours_about(command: &str, id: &str) -> String {
+    // An option takes a value with a leading dash only after an equals sign.
+    let argument = match command.contains("--") {
+        true => format!("={}", shell::word(id)),
+        false => format!(" {}", shell::operand(id)),
+    };
+    ours(&format!("{command}{argument}"))
 }

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::Url;
 
-use super::finding::{Finding, ours, unset};
+use super::finding::{Finding, ours, ours_about, unset};
 use super::settings::CheckedSettings;
 use super::{Doctor, PATIENCE};
 use crate::headers::{PRODUCT, for_attempt};
@@ -182,14 +182,14 @@ fn refused(account: &AskedAccount, name: &str, status: u16) -> Finding {
                 "{name} refuses the account's token, which has not expired (status {status}). If it is only minutes old, the cause is the end of the free tier (2026-04-15): add a key with {}.",
                 ours("add-key")
             ),
-            ours(&format!("login --replace {}", account.id)),
+            ours_about("login --replace", &account.id),
         ),
         Kind::Key(_) if account.has_alternative => Finding::warning(
             API,
             format!(
                 "{name} refuses the key: it belongs to another plan or region, or is no longer valid. Another account works."
             ),
-            ours(&format!("remove {}", account.id)),
+            ours_about("remove", &account.id),
         ),
         Kind::Key(_) => Finding::broken(
             API,

@@ -3,11 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
+use qwen_base::shell::path as quoted;
 use qwen_base::{DEFAULT_API_BASE_URL, api_base_url, one_line, safe_open};
 use serde_json::Value;
 use url::Url;
 
-use super::finding::{Finding, quoted};
+use super::finding::Finding;
 use super::opencode::ID;
 use super::programs::{MAX_MANIFEST_SIZE, numbers};
 

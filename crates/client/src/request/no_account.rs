@@ -2,6 +2,7 @@
 
 use http::StatusCode;
 use qwen_accounts::{Cooldown, CoolingReason};
+use qwen_base::shell::operand;
 use qwen_base::{Code, Error};
 use serde_json::{Value, json};
 
@@ -49,7 +50,8 @@ impl AllCoolingError {
             [other, ..] => {
                 let label = &other.account.label;
                 format!(
-                    "go on with \"{label}\", which costs more: `npx opencode-qwen-cli-auth use \"{label}\"`."
+                    "go on with \"{label}\", which costs more: `npx opencode-qwen-cli-auth use {}`.",
+                    operand(label)
                 )
             }
         };
@@ -140,8 +142,9 @@ pub fn no_account_serves(model: &str, selection: &Selection) -> Error {
         Some(first) => (
             Code::PaymentRequired,
             format!(
-                "Only an account that is billed by use serves this request: {}. Choose it with `npx opencode-qwen-cli-auth use \"{first}\"`, or allow it with OPENCODE_QWEN_ALLOW_PAID_FALLBACK=1.",
+                "Only an account that is billed by use serves this request: {}. Choose it with `npx opencode-qwen-cli-auth use {}`, or allow it with OPENCODE_QWEN_ALLOW_PAID_FALLBACK=1.",
                 labels.iter().map(|label| format!("\"{label}\"")).collect::<Vec<_>>().join(", "),
+                operand(first),
             ),
         ),
     };

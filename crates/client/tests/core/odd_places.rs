@@ -390,9 +390,11 @@ async fn the_credentials_of_another_user_are_refused() {
     let setup = Setup::fresh().await;
     setup.home.write(&document("access-0", "refresh-0", in_seconds(3600), &setup.server.url()));
     std::os::unix::fs::chown(setup.home.credentials(), Some(54_321), None).unwrap();
+    std::os::unix::fs::chown(setup.home.qwen_dir(), Some(12_345), None).unwrap();
     let error = setup.client().fetch(chat(false)).await.err().unwrap();
     assert_eq!(error.code(), Code::CredentialsInvalid);
-    assert!(error.message().contains("another user") && error.message().contains("chown"));
+    assert!(error.message().contains("another user"), "{}", error.message());
+    assert!(error.message().contains("chown 12345 "), "{}", error.message());
     assert_eq!(setup.server.all_requests(), 0);
 }
 
