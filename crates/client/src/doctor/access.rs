@@ -7,9 +7,13 @@ use std::path::{Path, PathBuf};
 use qwen_base::Paths;
 use qwen_base::shell::{as_root, path as quoted};
 
+use rustix::fs::Access;
+
 use super::files::FILES;
-use super::finding::{Finding, unmarked};
+use super::finding::{Finding, own_copy, remove, unmarked};
 use super::settings::CheckedSettings;
+
+const ROOT: u32 = 0;
 
 /// Returns files that may contain a secret.
 fn secret_files(paths: &Paths, settings: &CheckedSettings) -> Vec<PathBuf> {
@@ -40,22 +44,44 @@ fn entries(directory: &Path, is_wanted: impl Fn(&str) -> bool) -> impl Iterator<
         .filter(|path| path.is_file())
 }
 
-pub(super) fn access(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding> {
+/// Returns the user whose files these should be.
+fn owner(paths: &Paths) -> u32 {
     let user = rustix::process::geteuid();
     // Root works for the directory's owner, in a container or with sudo.
-    let owner = match fs::metadata(paths.qwen_dir()) {
+    match fs::metadata(paths.qwen_dir()) {
         Ok(directory) if user.is_root() => directory.uid(),
         _ => user.as_raw(),
-    };
+    }
+}
+
+/// True for a file that [`access`] reports as another user's. Other advice about it would be wrong.
+pub(super) fn is_of_another_user(paths: &Paths, path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.uid() != owner(paths))
+}
+
+/// Reports links that lead away from the files of their owner. No command may follow them: that user could choose the file.
+pub(super) fn links_of_others(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding> {
+    let files = secret_files(paths, settings);
+    let places = files.iter().map(PathBuf::as_path).chain([paths.qwen_dir()]);
+    let mut findings: Vec<_> =
+        places.filter_map(|path| path.ancestors().find_map(link_of_another_user)).collect();
+    findings.dedup();
+    findings
+}
+
+pub(super) fn access(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding> {
+    let owner = owner(paths);
     let files = secret_files(paths, settings);
     let directory = paths.qwen_dir();
     let mut findings = Vec::new();
     for path in std::iter::once(directory).chain(files.iter().map(PathBuf::as_path)) {
         let Ok(metadata) = fs::metadata(path) else { continue };
         if metadata.uid() != owner {
-            let message = format!("{} belongs to another user (uid {}).", path.display(), metadata.uid());
-            let fix = unmarked(path, as_root(&format!("chown {owner} {}", quoted(path))));
-            findings.push(Finding::broken(FILES, message, fix));
+            findings.push(foreign(path, &metadata, owner));
+            // Its mode is its owner's business, unless the file itself can be handed over.
+            if path.is_symlink() {
+                continue;
+            }
         }
         findings.extend(mode(path, &metadata));
     }
@@ -67,13 +93,45 @@ pub(super) fn access(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding> 
     findings
 }
 
+fn link_of_another_user(path: &Path) -> Option<Finding> {
+    let link = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_symlink)?.uid();
+    let target = fs::metadata(path).ok()?.uid();
+    if [target, ROOT, rustix::process::geteuid().as_raw()].contains(&link) {
+        return None;
+    }
+    let message = format!(
+        "{} is a link of another user (uid {link}) to a file or directory of uid {target}.",
+        path.display()
+    );
+    Some(Finding::broken(FILES, message, remove(path)))
+}
+
+/// Reports a file of another user. Only a file with one name is surely the one that belongs in this place.
+fn foreign(path: &Path, metadata: &fs::Metadata, owner: u32) -> Finding {
+    let (shown, uid) = (path.display(), metadata.uid());
+    let is_elsewhere = path.is_symlink() || (metadata.is_file() && metadata.nlink() > 1);
+    if !is_elsewhere {
+        let message = format!("{shown} belongs to another user (uid {uid}).");
+        let fix = unmarked(path, as_root(&format!("chown -h {owner} {}", quoted(path))));
+        return Finding::broken(FILES, message, fix);
+    }
+    let message = format!("{shown} leads to a file of another user (uid {uid}).");
+    let is_own = !rustix::process::geteuid().is_root() && fs::File::open(path).is_ok();
+    Finding::broken(FILES, message, if is_own && metadata.is_file() { own_copy(path) } else { remove(path) })
+}
+
 fn mode(path: &Path, metadata: &fs::Metadata) -> Option<Finding> {
     const OTHERS: u32 = 0o077;
     const OTHERS_WRITE: u32 = 0o022;
     let mode = metadata.permissions().mode() & 0o777;
     let shown = path.display();
     if metadata.is_file() {
-        let fix = unmarked(path, format!("chmod 600 {}", quoted(path)));
+        let is_read_only = rustix::fs::access(path, Access::WRITE_OK) == Err(rustix::io::Errno::ROFS);
+        let fix = if path.is_symlink() && is_read_only {
+            own_copy(path)
+        } else {
+            unmarked(path, format!("chmod 600 {}", quoted(path)))
+        };
         // Lock files contain no secret.
         let is_secret = path.extension().is_none_or(|extension| extension != "flock");
         return if is_secret && mode & OTHERS != 0 {

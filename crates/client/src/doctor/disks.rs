@@ -7,7 +7,8 @@ use qwen_accounts::{Obstacle, atomic, file, mount_point};
 use qwen_base::shell::{as_root, path as quoted};
 use qwen_base::{Error, KernelLock};
 
-use super::finding::{Finding, ours, unmark};
+use super::files::is_of_another_user;
+use super::finding::{Finding, ours, own_copy, unmark};
 use super::settings::CheckedSettings;
 
 pub(super) const FILE_SYSTEM: &str = "file-system";
@@ -49,10 +50,12 @@ pub(super) fn rooms(settings: &CheckedSettings) -> Vec<Finding> {
     let (Some(credentials), Some(store)) = (settings.credentials_file(), settings.store_file()) else {
         return Vec::new();
     };
-    // Other checks report obstacles and huge files. A missing directory is not created.
+    // Other checks report obstacles, huge files and files of others. A missing directory is not created.
     let is_free = |path: &Path| {
         let target = atomic::follow_links(path).ok();
-        let is_in_directory = target.is_some_and(|target| target.parent().is_some_and(Path::is_dir));
+        let is_reported = settings.paths.as_ref().is_some_and(|paths| is_of_another_user(paths, path));
+        let is_in_directory =
+            !is_reported && target.is_some_and(|target| target.parent().is_some_and(Path::is_dir));
         is_in_directory && Obstacle::to(path).is_none() && file::expect_size(path).is_ok()
     };
     // Both exist at once, as during a login.
@@ -75,8 +78,7 @@ fn no_room(path: &Path, error: &Error) -> Finding {
             target.display(),
             error.message()
         );
-        let fix = format!("cp --remove-destination {0} {1}", quoted(&target), quoted(path));
-        return Finding::warning(FILE_SYSTEM, message, fix);
+        return Finding::warning(FILE_SYSTEM, message, own_copy(path));
     }
     let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
     let kind = cause.map_or(ErrorKind::Other, io::Error::kind);

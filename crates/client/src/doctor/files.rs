@@ -14,7 +14,9 @@ use qwen_base::shell::path as quoted;
 use qwen_base::{Clock, Code, DEBUG_LOG, Paths, safe_open::NotAFile};
 
 #[cfg(unix)]
-use super::access::access;
+pub(super) use super::access::is_of_another_user;
+#[cfg(unix)]
+use super::access::{access, links_of_others};
 use super::disks::{FILE_SYSTEM, rooms, unchangeable, writable, writable_again};
 use super::finding::{Finding, move_to, ours, ours_about, remove, unmark};
 use super::settings::CheckedSettings;
@@ -29,6 +31,10 @@ const SET_ASIDE: &str = "set-aside";
 pub fn check(paths: &Paths, settings: &CheckedSettings, clock: &Clock) -> Vec<Finding> {
     if let Some(finding) = not_a_directory(paths.qwen_dir(), clock) {
         return vec![finding];
+    }
+    let links = links_of_others(paths, settings);
+    if !links.is_empty() {
+        return links;
     }
     let mut findings = directory_findings(paths, settings);
     findings.extend(path_findings(paths, settings));
@@ -79,6 +85,16 @@ fn directory_findings(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding>
 #[cfg(not(unix))]
 fn access(paths: &Paths, _settings: &CheckedSettings) -> Vec<Finding> {
     vec![Finding::ok(FILES, format!("{} exists.", paths.qwen_dir().display()))]
+}
+
+#[cfg(not(unix))]
+fn links_of_others(_paths: &Paths, _settings: &CheckedSettings) -> Vec<Finding> {
+    Vec::new()
+}
+
+#[cfg(not(unix))]
+pub(super) fn is_of_another_user(_paths: &Paths, _path: &Path) -> bool {
+    false
 }
 
 fn path_findings(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding> {
@@ -222,6 +238,12 @@ fn credentials_finding(settings: &CheckedSettings, clock: &Clock) -> Option<Find
             format!("There is no {shown}: the qwen CLI is not logged in with OAuth."),
         ),
         Ok(Some(_)) => Finding::ok(CREDENTIALS, format!("{shown} holds a login.")),
+        // A check of owners reports it.
+        Err(_)
+            if settings.paths.as_ref().is_some_and(|paths| is_of_another_user(paths, credentials.path())) =>
+        {
+            return None;
+        }
         Err(error) if error.code() == Code::CredentialsInvalid => {
             let contents = file::read(credentials.path(), 1024 * 1024).ok();
             let logins = contents.and_then(|contents| match contents {

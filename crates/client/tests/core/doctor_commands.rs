@@ -1,6 +1,8 @@
 //! Commands of the doctor about files, run in a shell.
 #![cfg(target_os = "linux")]
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -12,7 +14,7 @@ use crate::support::setup::Setup;
 use crate::support::time::soon;
 
 /// Scripts that spoil a Qwen directory, the worst state of the findings, and their number.
-const SPOILED: [(&str, FindingState, usize); 21] = [
+const SPOILED: [(&str, FindingState, usize); 28] = [
     ("touch oauth_creds.flock && chmod 0 oauth_creds.flock", FindingState::Broken, 1),
     (
         "touch oauth_creds.flock && chmod 444 oauth_creds.flock && chown 54321 oauth_creds.flock",
@@ -51,6 +53,38 @@ const SPOILED: [(&str, FindingState, usize); 21] = [
     ("mkfifo oauth_accounts.json && chattr +i $PWD", FindingState::Broken, 2),
     ("ln -s oauth_creds.json oauth_accounts.json", FindingState::Broken, 1),
     ("ln oauth_creds.json oauth_accounts.json", FindingState::Broken, 1),
+    // Files of root, to which links of another user lead.
+    (
+        "echo > ../precious && chmod 600 ../precious && ln -s ../precious oauth_x.json && chown -hR 12345 .",
+        FindingState::Broken,
+        1,
+    ),
+    (
+        "mkdir -p ../.opencode/logs/qwen-plugin && touch ../precious && ln -s ../../../precious ../.opencode/logs/qwen-plugin/a.log && chown -hR 12345 . ../.opencode",
+        FindingState::Broken,
+        1,
+    ),
+    (
+        "mkdir -p ../.opencode/logs ../precious && touch ../precious/a && ln -s ../../precious ../.opencode/logs/qwen-plugin && chown -hR 12345 . ../.opencode",
+        FindingState::Broken,
+        1,
+    ),
+    (
+        "chown -R 12345 . && touch ../precious && chmod 600 ../precious && ln ../precious oauth_x.json",
+        FindingState::Broken,
+        1,
+    ),
+    ("chown -R 12345 . && chown 12346 oauth_creds.json", FindingState::Broken, 1),
+    (
+        "chown 12346 oauth_creds.json && mkdir ../nix && mv oauth_creds.json ../nix && ln -s ../nix/oauth_creds.json .",
+        FindingState::Broken,
+        1,
+    ),
+    (
+        "mkdir ../nix && mv oauth_creds.json ../nix && chmod 644 ../nix/oauth_creds.json && read_only ../nix && ln -s ../nix/oauth_creds.json .",
+        FindingState::Broken,
+        2,
+    ),
     ("rm -r $PWD && echo > $PWD", FindingState::Broken, 1),
     ("rm -r $PWD && mkfifo $PWD", FindingState::Broken, 1),
     ("rm -r $PWD && ln -s .qwen $PWD", FindingState::Broken, 1),
@@ -68,7 +102,7 @@ struct Cleaned<'a>(&'a Setup);
 
 impl Drop for Cleaned<'_> {
     fn drop(&mut self) {
-        run("umount -l .qwen/* .qwen; chattr -R -i . || true", self.0.home.path()).unwrap();
+        run("umount -l .qwen/* .qwen nix; chattr -R -i . || true", self.0.home.path()).unwrap();
     }
 }
 
@@ -79,7 +113,8 @@ async fn about_files(setup: &Setup) -> Vec<Finding> {
     let mut findings = soon("the doctor's findings", setup.doctor(&[]).examine()).await.unwrap();
     assert_eq!(list(), before, "the doctor leaves nothing behind");
     findings.retain(|finding| {
-        let is_about_files = ["files", "file-system", "locks", "settings"].contains(&finding.id);
+        let is_about_files =
+            ["files", "file-system", "locks", "settings", "credentials"].contains(&finding.id);
         let is_mount = finding.fix.as_deref() == Some("Mount its directory instead of the file");
         is_about_files && finding.state != FindingState::Ok && !is_mount
     });
@@ -102,6 +137,8 @@ async fn each_command_about_a_file_works() {
         for finding in findings {
             assert!(run(finding.fix.as_ref().unwrap(), setup.home.path()).is_some(), "{script}: {finding:?}");
         }
+        let precious = fs::metadata(setup.home.path().join("precious"));
+        assert!(precious.is_err() || precious.is_ok_and(|found| found.uid() == 0), "{script}");
         let left = about_files(&setup).await;
         assert!(left.is_empty(), "{script}: {left:?}");
         drop(cleaned);
