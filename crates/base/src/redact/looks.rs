@@ -17,12 +17,13 @@ const MAX_BEFORE: usize = 100;
 const ACCESS_KEY_ID: &str = "LTAI";
 
 /// Lower-case ends of names that are followed by a secret anywhere in a text.
-const NAMES_IN_TEXT: [&str; 24] = [
+const NAMES_IN_TEXT: [&str; 26] = [
     "_token",
     "-token",
     "accesstoken",
     "refreshtoken",
     "idtoken",
+    "authtoken",
     "device_code",
     "devicecode",
     "code_verifier",
@@ -33,6 +34,7 @@ const NAMES_IN_TEXT: [&str; 24] = [
     "api-key",
     "access_key",
     "accesskey",
+    "accountkey",
     "secret_key",
     "secretkey",
     "private_key",
@@ -171,8 +173,8 @@ pub(super) fn find(text: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Finds the value after a name: `name=value`, `name: value`, `"name": "value"`, `\"name\":\"value\"`. With `line`, an
-/// unquoted value after a colon extends to the end of the line.
+/// Finds the value after a name: `name=value`, `name: value`, `"name": "value"`, `\"name\":\"value\"`, `--name value`.
+/// With `line`, an unquoted value after a colon extends to the end of the line.
 fn value_after(text: &str, name_end: usize, line: bool) -> Option<Range<usize>> {
     let bytes = text.as_bytes();
     let closing = skip(text, name_end, |byte| byte == b'\\');
@@ -181,15 +183,36 @@ fn value_after(text: &str, name_end: usize, line: bool) -> Option<Range<usize>> 
     // `environ["NAME"] = "value"`.
     let is_index = after_quote > name_end && bytes.get(after_quote) == Some(&b']');
     let separator = skip(text, after_quote + usize::from(is_index), is_blank);
+    let before = &bytes[name_end.saturating_sub(MAX_BEFORE)..name_end];
+    let is_option =
+        || before.rsplit(|byte| !is_word(*byte)).next().is_some_and(|word| word.starts_with(b"--"));
+    let mut is_plausible: fn(&str) -> bool = |_| true;
     let length = match bytes.get(separator..)? {
         [b'=', b'=', ..] => return None,
-        [b':' | b'?' | b'+', b'=', ..] | [b'=', b'>', ..] => 2,
+        [b'|', b'|', b'=', ..] | [b'?', b'?', b'=', ..] => 3,
+        [b':' | b'?' | b'+', b'=', ..] | [b'=', b'>', ..] | [b'<', b'-', ..] => 2,
         [b':', ..] => 1 + declared_type(text, separator + 1),
         [b'=', ..] => 1,
         [b',', ..] if is_argument(text, name_end) => 1,
-        [_, ..] if separator > name_end && is_argument(text, name_end) => 0,
+        [b',', ..] if after_quote > name_end => value_field(text, separator)?,
+        [_, ..] if separator == name_end => return None,
+        _ if is_option() => {
+            is_plausible = is_option_value;
+            0
+        }
+        _ if is_argument(text, name_end) => {
+            is_plausible = |value| !is_count(value);
+            0
+        }
         _ => return None,
     };
+    let range = value_at(text, separator, length, line)?;
+    is_plausible(&text[range.clone()]).then_some(range)
+}
+
+/// Returns the value after a separator of this length.
+fn value_at(text: &str, separator: usize, length: usize, line: bool) -> Option<Range<usize>> {
+    let bytes = text.as_bytes();
     let line = line && bytes[separator] == b':';
     let value = skip(text, separator + length, is_blank);
     // `$'value'` of shells, `f"value"` of Python.
@@ -224,17 +247,69 @@ fn declared_type(text: &str, start: usize) -> usize {
 }
 
 /// True if the name that ends here is the first argument of something that sets a variable: `setenv NAME value`, `set -x
-/// NAME value`, `ENV NAME value`, `#define NAME value`, `Setenv("NAME", "value")`.
+/// NAME value`, `ENV NAME value`, `#define NAME value`, `Setenv("NAME", "value")`. It may stand in a JSON string, in a
+/// diff, or after the name and line of a file.
 fn is_argument(text: &str, name_end: usize) -> bool {
-    let before = &text.as_bytes()[name_end.saturating_sub(MAX_BEFORE)..name_end];
+    let before = without_escapes(&text.as_bytes()[name_end.saturating_sub(MAX_BEFORE)..name_end]);
     let command_end = before.iter().rposition(|byte| !is_word(*byte)).map_or(0, |last| last + 1);
-    let command = before[..command_end].trim_ascii_end();
-    let command = command.strip_suffix(b"\"").or(command.strip_suffix(b"'")).unwrap_or(command);
-    let mut words = command.rsplit(u8::is_ascii_whitespace);
-    let (last, first) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let is_set = first == b"set" && last.starts_with(b"-") && last.contains(&b'x');
-    let last = last.strip_suffix(b"(").unwrap_or(last);
-    is_set || last == b"ENV" || last == b"#define" || last.to_ascii_lowercase().ends_with(b"setenv")
+    let ends_command = |byte: &u8| !byte.is_ascii_whitespace() && !is_quote(*byte);
+    let command_end = before[..command_end].iter().rposition(ends_command).map_or(0, |last| last + 1);
+    let command = &before[..command_end];
+    let (command, is_call) = command.strip_suffix(b"(").map_or((command, false), |name| (name, true));
+    let mut words = command.rsplit(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).peekable();
+    let mut exports = false;
+    while let Some(flag) = words.next_if(|word| word.starts_with(b"-") && !word.ends_with(b"ENV")) {
+        exports |= flag.contains(&b'x');
+    }
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"_#".contains(byte);
+    let mut next =
+        || words.next().and_then(|word| word.rsplit(|byte| !is_part(byte)).next()).unwrap_or_default();
+    let (last, first) = (next(), next());
+    let is = |names: &[&str]| names.iter().any(|name| last.eq_ignore_ascii_case(name.as_bytes()));
+    if exports {
+        return last == b"set";
+    }
+    last == b"ENV"
+        || last == b"#define"
+        || (last == b"define" && (is_call || first.ends_with(b"#")))
+        || is(&["setx"])
+        || (is_call && is(&["putenv", "set_var", "setdefault", "SetEnvironmentVariable"]))
+        || last.to_ascii_lowercase().ends_with(b"setenv")
+}
+
+/// Replaces the escapes of line ends, tabs and quotes in JSON strings, even nested ones, by what they stand for.
+fn without_escapes(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut is_escaped = false;
+    for &byte in text {
+        match byte {
+            b'\\' => {}
+            b'n' | b'r' | b't' if is_escaped => plain.push(b' '),
+            _ => plain.push(byte),
+        }
+        is_escaped = byte == b'\\';
+    }
+    plain
+}
+
+/// True for the value of an option of a command line in `--api-key value`, but not for the next word of a sentence or a
+/// number of tokens.
+fn is_option_value(value: &str) -> bool {
+    !value.starts_with('-') && !value.bytes().all(|byte| byte.is_ascii_lowercase())
+}
+
+/// True for a short number, as in `#define MAX_KEY 255`.
+fn is_count(value: &str) -> bool {
+    value.len() < 6 && value.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Returns the length up to the value in `"NAME", "value": "…"`.
+fn value_field(text: &str, comma: usize) -> Option<usize> {
+    let is_mark = |byte| byte <= b' ' || is_quote(byte) || byte == b'\\';
+    let name = skip(text, comma + 1, is_mark);
+    let rest = text.get(name..)?.strip_prefix("value")?;
+    let colon = skip(text, text.len() - rest.len(), is_mark);
+    text.as_bytes().get(colon).filter(|byte| **byte == b':').map(|_| colon + 1 - comma)
 }
 
 fn unquoted(text: &str, start: usize, line: bool) -> Option<Range<usize>> {

@@ -367,6 +367,43 @@ mod tests {
                 "A_API_KEY: string = \"abc\"; A_TOKEN: &str = \"abc\"",
                 "A_API_KEY: string = \"***\"; A_TOKEN: &str = \"***\"",
             ),
+            (
+                r#"{"a":"b\nENV A_API_KEY abc\n#define A_API_KEY \"abc\"\nset -gx A_TOKEN abc\nSetenv(\"A_KEY\", \"abc\")"}"#,
+                r#"{"a":"b\nENV A_API_KEY ***\n#define A_API_KEY \"***\"\nset -gx A_TOKEN ***\nSetenv(\"A_KEY\", \"***\")"}"#,
+            ),
+            (
+                r#"{"a":"{\"b\":\"+\\tputenv(\\n\\t\\\"A_KEY\\\", \\\"abc\\\")\"}"}"#,
+                r#"{"a":"{\"b\":\"+\\tputenv(\\n\\t\\\"A_KEY\\\", \\\"***\\\")\"}"}"#,
+            ),
+            (
+                "+ENV A_API_KEY abc\n-ENV A_TOKEN abc\n+#define A_KEY abc\na:1:ENV A_PASSWORD abc\n+# define A_KEY abc",
+                "+ENV A_API_KEY ***\n-ENV A_TOKEN ***\n+#define A_KEY ***\na:1:ENV A_PASSWORD ***\n+# define A_KEY ***",
+            ),
+            ("setx A_KEY abc\nset -g -x A_KEY abc", "setx A_KEY ***\nset -g -x A_KEY ***"),
+            (
+                "set_var( \"A_KEY\", \"abc\"); environ.setdefault('A_KEY', 'abc'); define('A_KEY','abc')",
+                "set_var( \"A_KEY\", \"***\"); environ.setdefault('A_KEY', '***'); define('A_KEY','***')",
+            ),
+            (
+                "[Environment]::SetEnvironmentVariable(\"A_KEY\", \"abc\"); putenv(\n  \"A_KEY\", \"abc\")",
+                "[Environment]::SetEnvironmentVariable(\"A_KEY\", \"***\"); putenv(\n  \"A_KEY\", \"***\")",
+            ),
+            (
+                "A_TOKEN ||= 'abc'; A_TOKEN ??= 'abc'; a_token <- 'abc'",
+                "A_TOKEN ||= '***'; A_TOKEN ??= '***'; a_token <- '***'",
+            ),
+            (
+                r#"{"name": "A_API_KEY", "value": "abc"}, {"name":"A_API_KEY","kind":"abc"}"#,
+                r#"{"name": "A_API_KEY", "value": "***"}, {"name":"A_API_KEY","kind":"abc"}"#,
+            ),
+            (
+                "x --api-key abc1 --password 'a B'; _authToken=abc;AccountKey=abc",
+                "x --api-key *** --password '***'; _authToken=***;AccountKey=***",
+            ),
+            (
+                "#define MAX_KEY 255; pass --api-key to it, define A_TOKEN well",
+                "#define MAX_KEY 255; pass --api-key to it, define A_TOKEN well",
+            ),
             ("password == x, max_tokens: 5", "password == x, max_tokens: 5"),
             ("https://u:p@host.example/a?key=b&c=d", "https://***@host.example/a?key=***&c=d"),
             ("mail user@host.example", "mail user@host.example"),
