@@ -1,9 +1,10 @@
 //! Checks that new tokens can be written: space, marks, mounts, and locks of the file system.
 
+use std::fs::File;
 use std::io::{self, ErrorKind, Write as _};
 use std::path::Path;
 
-use qwen_accounts::{Obstacle, atomic, file, mount_point};
+use qwen_accounts::{Obstacle, atomic, file, lock::LockPaths, mount_point};
 use qwen_base::shell::{as_root, path as quoted};
 use qwen_base::{Error, KernelLock};
 
@@ -45,7 +46,7 @@ pub(super) fn writable_again(path: &Path, error: ErrorKind) -> String {
     }
 }
 
-/// Reserves space for new tokens, as a refresh and a login do, and gives it back.
+/// Reserves space for new tokens, as a refresh and then a login do, and gives it back.
 pub(super) fn rooms(settings: &CheckedSettings) -> Vec<Finding> {
     let (Some(credentials), Some(store)) = (settings.credentials_file(), settings.store_file()) else {
         return Vec::new();
@@ -58,32 +59,70 @@ pub(super) fn rooms(settings: &CheckedSettings) -> Vec<Finding> {
             !is_reported && target.is_some_and(|target| target.parent().is_some_and(Path::is_dir));
         is_in_directory && Obstacle::to(path).is_none() && file::expect_size(path).is_ok()
     };
-    // Both exist at once, as during a login.
-    let rooms = [
-        (credentials.path(), is_free(credentials.path()).then(|| credentials.reserve())),
-        (store.path(), is_free(store.path()).then(|| store.reserve())),
-    ];
-    let errors = rooms.iter().filter_map(|(path, room)| Some((*path, room.as_ref()?.as_ref().err()?)));
-    let mut findings: Vec<_> = errors.map(|(path, error)| no_room(path, error)).collect();
-    findings.dedup();
-    findings
+    // They stand for the locks that a refresh holds meanwhile.
+    let locks = placeholders(&credentials.locks());
+    let own =
+        is_free(credentials.path()).then(|| locks.as_ref().map_err(Error::clone).and(credentials.reserve()));
+    let beside = is_free(store.path()).then(|| store.reserve());
+    let found = match (own, beside) {
+        (Some(Err(error)), beside) => no_room(credentials.path(), &error, matches!(beside, Some(Ok(_)))),
+        (None, Some(Err(error))) => no_room(store.path(), &error, false),
+        // A refresh of the credentials file needs no other space; a login does.
+        (Some(Ok(room)), Some(Err(error))) => {
+            drop(room);
+            match store.reserve() {
+                Err(error) if !credentials.path().exists() => no_room(store.path(), &error, false),
+                _ => no_room_for_a_login(store.path(), &error),
+            }
+        }
+        _ => return Vec::new(),
+    };
+    vec![found]
 }
 
-fn no_room(path: &Path, error: &Error) -> Finding {
+/// Creates unnamed files in the place of the lock files of a refresh.
+fn placeholders(locks: &LockPaths) -> Result<Vec<File>, Error> {
+    let directory = locks.cli.parent().unwrap_or(&locks.cli);
+    let make = |contents: &[u8]| {
+        let mut file = tempfile::tempfile_in(directory)?;
+        file.write_all(contents).map(|()| file)
+    };
+    let kernel = (!locks.kernel.exists()).then(|| make(b""));
+    let made: io::Result<Vec<_>> = kernel.into_iter().chain([make(b"lock")]).collect();
+    made.map_err(|error| Error::io("create a lock in", directory, error))
+}
+
+/// Reports a file that can't be replaced by new tokens. `is_in_store` is true if they can be saved in the store.
+fn no_room(path: &Path, error: &Error, is_in_store: bool) -> Finding {
+    const ONLY_IN_STORE: &str =
+        "Refreshed tokens only go to the account store, and the qwen CLI must log in again.";
     let target = atomic::follow_links(path).unwrap_or_else(|_| path.to_owned());
+    let shown = path.display();
     if target.parent() != path.parent() {
         let message = format!(
-            "{} is a link to {}, which can't be replaced. Refreshed tokens only go to the account store, and the qwen CLI must log in again. {}",
-            path.display(),
+            "{shown} is a link to {}, which can't be replaced. {ONLY_IN_STORE} {}",
             target.display(),
             error.message()
         );
         return Finding::warning(FILE_SYSTEM, message, own_copy(path));
     }
+    if is_in_store {
+        let message = format!("{shown} can't be replaced. {ONLY_IN_STORE} {}", error.message());
+        return Finding::warning(FILE_SYSTEM, message, room_again(path, error));
+    }
+    let message = format!("New tokens can't be saved. {}", error.message());
+    Finding::broken(FILE_SYSTEM, message, room_again(path, error))
+}
+
+fn no_room_for_a_login(store: &Path, error: &Error) -> Finding {
+    let message = format!("Tokens can be refreshed, but there is no space for a login. {}", error.message());
+    Finding::warning(FILE_SYSTEM, message, room_again(store, error))
+}
+
+fn room_again(path: &Path, error: &Error) -> String {
     let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
     let kind = cause.map_or(ErrorKind::Other, io::Error::kind);
-    let message = format!("New tokens can't be saved. {}", error.message());
-    Finding::broken(FILE_SYSTEM, message, writable_again(path.parent().unwrap_or(path), kind))
+    writable_again(path.parent().unwrap_or(path), kind)
 }
 
 fn locking(directory: &Path, locked: io::Result<()>) -> Finding {
