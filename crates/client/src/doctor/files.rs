@@ -18,7 +18,7 @@ pub(super) use super::access::is_of_another_user;
 #[cfg(unix)]
 use super::access::{access, links_of_others};
 use super::disks::{FILE_SYSTEM, rooms, unchangeable, writable, writable_again};
-use super::finding::{Finding, move_to, ours, ours_about, remove, unmark};
+use super::finding::{Finding, free_name, move_to, ours, ours_about, remove, unmark};
 use super::settings::CheckedSettings;
 use crate::shared_file::{MAX_SIZE, locks_of};
 
@@ -29,7 +29,8 @@ const CREDENTIALS: &str = "credentials";
 const SET_ASIDE: &str = "set-aside";
 
 pub fn check(paths: &Paths, settings: &CheckedSettings, clock: &Clock) -> Vec<Finding> {
-    if let Some(finding) = not_a_directory(paths.qwen_dir(), clock) {
+    let for_accounts = "no account can be kept";
+    if let Some(finding) = not_a_directory(paths.qwen_dir(), for_accounts, clock) {
         return vec![finding];
     }
     let links = links_of_others(paths, settings);
@@ -37,19 +38,22 @@ pub fn check(paths: &Paths, settings: &CheckedSettings, clock: &Clock) -> Vec<Fi
         return links;
     }
     let mut findings = directory_findings(paths, settings);
+    let logs = paths.logs();
+    let up_to_logs = logs.ancestors().take_while(|above| *above != paths.home());
+    findings.extend(up_to_logs.filter_map(|above| not_a_directory(above, "nothing can be logged", clock)));
     findings.extend(path_findings(paths, settings));
     findings.extend(lock_findings(settings, clock));
     findings.extend(content_findings(settings, clock));
     findings
 }
 
-/// Reports something else in the place of the Qwen directory.
-fn not_a_directory(directory: &Path, clock: &Clock) -> Option<Finding> {
+/// Reports something else in the place of a directory.
+fn not_a_directory(directory: &Path, loss: &str, clock: &Clock) -> Option<Finding> {
     let is_other = fs::metadata(directory).is_ok_and(|found| !found.is_dir());
     if !is_other && !leads_in_a_circle(directory) {
         return None;
     }
-    let message = format!("{} is not a directory, so no account can be kept.", directory.display());
+    let message = format!("{} is not a directory, so {loss}.", directory.display());
     Some(Finding::broken(FILE_SYSTEM, message, move_to(directory, &file::aside(directory, clock.now_ms()))))
 }
 
@@ -58,7 +62,7 @@ fn directory_findings(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding>
     if let (false, Ok(target)) = (directory.exists(), fs::read_link(directory)) {
         let message =
             format!("{} is a link to {}, which does not exist.", directory.display(), target.display());
-        let fix = format!("mkdir -p {}", quoted(&directory.parent().unwrap_or(directory).join(target)));
+        let fix = format!("mkdir -p -m 700 {}", quoted(&directory.parent().unwrap_or(directory).join(target)));
         return vec![Finding::broken(FILES, message, fix)];
     }
     if !directory.exists() {
@@ -141,9 +145,7 @@ fn leads_in_a_circle(_path: &Path) -> bool {
 fn too_large(id: &'static str, path: &Path, limit: u64) -> Option<Finding> {
     fs::metadata(path).ok().filter(|found| found.is_file() && found.len() > limit)?;
     let message = format!("{} is larger than {} MiB, so it is not read.", path.display(), limit >> 20);
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".large");
-    Some(Finding::broken(id, message, move_to(path, Path::new(&aside))))
+    Some(Finding::broken(id, message, move_to(path, &free_name(path, ".large"))))
 }
 
 fn lock_findings(settings: &CheckedSettings, clock: &Clock) -> Vec<Finding> {

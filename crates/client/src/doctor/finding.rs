@@ -108,16 +108,21 @@ pub fn move_to(path: &Path, target: &Path) -> String {
 /// Returns a command that puts a copy in the place of a link to a file.
 #[must_use]
 pub fn own_copy(link: &Path) -> String {
-    let (old, new) = (quoted(link), quoted(&with_suffix(link, ".new")));
+    let (old, new) = (quoted(link), quoted(&free_name(link, ".new")));
     unblocked(link, &format!("cp {old} {new} && chmod 600 {new} && mv {new} {old}"))
 }
 
-/// Adds a suffix to a path.
+/// Adds a suffix to a path, and a number if there is such a file.
 #[must_use]
-pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
+pub fn free_name(path: &Path, suffix: &str) -> PathBuf {
+    let named = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let numbered = (2..100).map(|number| named(&format!("{suffix}.{number}")));
+    let mut names = std::iter::once(named(suffix)).chain(numbered);
+    names.find(|name| name.symlink_metadata().is_err()).unwrap_or_else(|| named(suffix))
 }
 
 /// Returns a command that unsets a variable.

@@ -8,7 +8,7 @@ use qwen_base::{Environment, safe_open};
 use serde_json::Value;
 use url::Url;
 
-use super::finding::{Finding, move_to, with_suffix};
+use super::finding::{Finding, free_name, move_to};
 use super::opencode_config::{File, PACKAGE, PROVIDER, configuration_findings, package_of, takes_options};
 use super::settings::CheckedSettings;
 use super::{Doctor, programs};
@@ -98,7 +98,7 @@ fn logins(places: &OpenCodeFiles, had_host_login: bool) -> Option<Finding> {
         Some(Err(_)) => Some(Finding::broken(
             ID,
             format!("{} is not JSON: OpenCode can't read its logins.", path.display()),
-            format!("{} && opencode auth login", move_to(&path, &with_suffix(&path, ".broken"))),
+            format!("{} && opencode auth login", move_to(&path, &free_name(&path, ".broken"))),
         )),
         Some(Ok(entries)) if entries.get(PROVIDER).is_some() => None,
         _ => had_host_login.then(|| {

@@ -14,7 +14,7 @@ use crate::support::setup::Setup;
 use crate::support::time::soon;
 
 /// Scripts that spoil a Qwen directory, the worst state of the findings, and their number.
-const SPOILED: [(&str, FindingState, usize); 28] = [
+const SPOILED: [(&str, FindingState, usize); 33] = [
     ("touch oauth_creds.flock && chmod 0 oauth_creds.flock", FindingState::Broken, 1),
     (
         "touch oauth_creds.flock && chmod 444 oauth_creds.flock && chown 54321 oauth_creds.flock",
@@ -53,6 +53,19 @@ const SPOILED: [(&str, FindingState, usize); 28] = [
     ("mkfifo oauth_accounts.json && chattr +i $PWD", FindingState::Broken, 2),
     ("ln -s oauth_creds.json oauth_accounts.json", FindingState::Broken, 1),
     ("ln oauth_creds.json oauth_accounts.json", FindingState::Broken, 1),
+    ("mkfifo ../.opencode", FindingState::Broken, 1),
+    ("mkdir ../.opencode && mknod ../.opencode/logs c 1 3", FindingState::Broken, 1),
+    (
+        "mkdir -p ../.opencode/logs && ln -s qwen-plugin ../.opencode/logs/qwen-plugin",
+        FindingState::Broken,
+        1,
+    ),
+    (
+        "truncate -s 17M oauth_accounts.json && chmod 600 oauth_accounts.json && echo > oauth_accounts.json.large && chmod 600 *.large",
+        FindingState::Broken,
+        1,
+    ),
+    ("rm -r $PWD && ln -s \"$(printf 'a\\033b\\nc')\" $PWD", FindingState::Broken, 1),
     // Files of root, to which links of another user lead.
     (
         "echo > ../precious && chmod 600 ../precious && ln -s ../precious oauth_x.json && chown -hR 12345 .",
@@ -93,7 +106,8 @@ const SPOILED: [(&str, FindingState, usize); 28] = [
 /// Runs a script in a directory and returns its output; `None` if it fails.
 fn run(script: &str, directory: &Path) -> Option<String> {
     let helpers = "read_only() { mount --bind $1 $1 && mount -o remount,bind,ro $1; }; cd $0 && ";
-    let ran = Command::new("sh").args(["-c", &format!("{helpers}{script}")]).arg(directory).output().unwrap();
+    let ran =
+        Command::new("bash").args(["-c", &format!("{helpers}{script}")]).arg(directory).output().unwrap();
     ran.status.success().then(|| String::from_utf8(ran.stdout).unwrap())
 }
 
@@ -114,9 +128,10 @@ async fn about_files(setup: &Setup) -> Vec<Finding> {
     assert_eq!(list(), before, "the doctor leaves nothing behind");
     findings.retain(|finding| {
         let is_about_files =
-            ["files", "file-system", "locks", "settings", "credentials"].contains(&finding.id);
+            ["files", "file-system", "locks", "settings", "credentials", "store"].contains(&finding.id);
         let is_mount = finding.fix.as_deref() == Some("Mount its directory instead of the file");
-        is_about_files && finding.state != FindingState::Ok && !is_mount
+        let is_ours = finding.fix.as_ref().is_some_and(|fix| fix.starts_with("npx"));
+        is_about_files && !is_ours && finding.state != FindingState::Ok && !is_mount
     });
     findings
 }
@@ -137,6 +152,8 @@ async fn each_command_about_a_file_works() {
         for finding in findings {
             assert!(run(finding.fix.as_ref().unwrap(), setup.home.path()).is_some(), "{script}: {finding:?}");
         }
+        let kept = fs::read(setup.home.qwen_dir().join("oauth_accounts.json.large"));
+        assert!(kept.is_err() || kept.is_ok_and(|kept| kept == b"\n"), "{script}");
         let precious = fs::metadata(setup.home.path().join("precious"));
         assert!(precious.is_err() || precious.is_ok_and(|found| found.uid() == 0), "{script}");
         let left = about_files(&setup).await;
