@@ -10,7 +10,8 @@ use qwen_base::shell::{as_root, path as quoted};
 use rustix::fs::Access;
 
 use super::files::FILES;
-use super::finding::{Finding, own_copy, remove, unmarked};
+use super::finding::{Finding, unmarked};
+use super::removal::{own_copy, remove};
 use super::settings::CheckedSettings;
 
 const ROOT: u32 = 0;

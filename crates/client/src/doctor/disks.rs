@@ -9,7 +9,8 @@ use qwen_base::shell::{as_root, path as quoted};
 use qwen_base::{Error, KernelLock};
 
 use super::files::is_of_another_user;
-use super::finding::{Finding, ours, own_copy, unmark};
+use super::finding::{Finding, ours, unmark};
+use super::removal::own_copy;
 use super::settings::CheckedSettings;
 
 pub(super) const FILE_SYSTEM: &str = "file-system";

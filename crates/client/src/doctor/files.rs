@@ -18,7 +18,8 @@ pub(super) use super::access::is_of_another_user;
 #[cfg(unix)]
 use super::access::{access, links_of_others};
 use super::disks::{FILE_SYSTEM, rooms, unchangeable, writable, writable_again};
-use super::finding::{Finding, free_name, move_to, ours, ours_about, remove, unmark};
+use super::finding::{Finding, ours, ours_about, unmark};
+use super::removal::{free_name, move_to, remove};
 use super::settings::CheckedSettings;
 use crate::shared_file::{MAX_SIZE, locks_of};
 
@@ -62,7 +63,8 @@ fn directory_findings(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding>
     if let (false, Ok(target)) = (directory.exists(), fs::read_link(directory)) {
         let message =
             format!("{} is a link to {}, which does not exist.", directory.display(), target.display());
-        let fix = format!("mkdir -p -m 700 {}", quoted(&directory.parent().unwrap_or(directory).join(target)));
+        let fix =
+            format!("mkdir -p -m 700 {}", quoted(&directory.parent().unwrap_or(directory).join(target)));
         return vec![Finding::broken(FILES, message, fix)];
     }
     if !directory.exists() {

@@ -1,6 +1,6 @@
 //! Results of checks, and the commands that they advise.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use qwen_accounts::{Obstacle, REMOVE_MARKS};
 use qwen_base::shell::{self, as_root, path as quoted};
@@ -64,28 +64,6 @@ fn whole(fix: String) -> String {
     if fix.len() <= MAX_MESSAGE { fix } else { "Correct it by hand: the command is too long".to_owned() }
 }
 
-/// Returns a command that removes a file or directory. For a link, it removes only the link.
-#[must_use]
-pub fn remove(path: &Path) -> String {
-    let is_directory = path.symlink_metadata().is_ok_and(|found| found.is_dir());
-    let program = match (cfg!(windows), is_directory) {
-        (false, false) => "rm",
-        (false, true) => "rm -r",
-        (true, false) => "del",
-        (true, true) => "rmdir /s",
-    };
-    unblocked(path, &format!("{program} {}", quoted(path)))
-}
-
-/// Puts commands before one that removes or moves a file, so that it can succeed.
-fn unblocked(path: &Path, command: &str) -> String {
-    match Obstacle::to_removal(path) {
-        Some(Obstacle::Marked { path: marked, .. }) => format!("{} && {command}", unmark(&marked)),
-        Some(Obstacle::Mount) => format!("{} && {command}", as_root(&format!("umount {}", quoted(path)))),
-        None => command.to_owned(),
-    }
-}
-
 /// Puts the removal of a file's marks before a command that changes its owner or mode.
 #[must_use]
 pub fn unmarked(path: &Path, command: String) -> String {
@@ -96,33 +74,6 @@ pub fn unmarked(path: &Path, command: String) -> String {
 #[must_use]
 pub fn unmark(path: &Path) -> String {
     as_root(&format!("{REMOVE_MARKS} {}", quoted(path)))
-}
-
-/// Returns a command that moves a file.
-#[must_use]
-pub fn move_to(path: &Path, target: &Path) -> String {
-    let program = if cfg!(windows) { "move" } else { "mv" };
-    unblocked(path, &format!("{program} {} {}", quoted(path), quoted(target)))
-}
-
-/// Returns a command that puts a copy in the place of a link to a file.
-#[must_use]
-pub fn own_copy(link: &Path) -> String {
-    let (old, new) = (quoted(link), quoted(&free_name(link, ".new")));
-    unblocked(link, &format!("cp {old} {new} && chmod 600 {new} && mv {new} {old}"))
-}
-
-/// Adds a suffix to a path, and a number if there is such a file.
-#[must_use]
-pub fn free_name(path: &Path, suffix: &str) -> PathBuf {
-    let named = |suffix: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    };
-    let numbered = (2..100).map(|number| named(&format!("{suffix}.{number}")));
-    let mut names = std::iter::once(named(suffix)).chain(numbered);
-    names.find(|name| name.symlink_metadata().is_err()).unwrap_or_else(|| named(suffix))
 }
 
 /// Returns a command that unsets a variable.

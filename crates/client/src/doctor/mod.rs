@@ -14,6 +14,7 @@ mod network;
 mod opencode;
 mod opencode_config;
 mod programs;
+mod removal;
 mod settings;
 
 use std::path::PathBuf;

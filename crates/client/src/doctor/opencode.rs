@@ -8,8 +8,9 @@ use qwen_base::{Environment, safe_open};
 use serde_json::Value;
 use url::Url;
 
-use super::finding::{Finding, free_name, move_to};
+use super::finding::Finding;
 use super::opencode_config::{File, PACKAGE, PROVIDER, configuration_findings, package_of, takes_options};
+use super::removal::{free_name, move_to, remove};
 use super::settings::CheckedSettings;
 use super::{Doctor, programs};
 use crate::opencode_files::{MAX_SIZE, OpenCodeFiles, read_configuration};
@@ -84,7 +85,7 @@ fn installed(places: &OpenCodeFiles, files: &[File]) -> Vec<Finding> {
         let manifest: Value = serde_json::from_str(&safe_open::read_text(&manifest, MAX_SIZE).ok()?).ok()?;
         let version = manifest["version"].as_str().filter(|version| *version != VERSION)?.to_owned();
         let message = format!("OpenCode has version {version} of the plugin; this is {VERSION}. OpenCode doesn't update it on its own.");
-        Some(Finding::warning("version", message, format!("rm -r {}", quoted(&directory))))
+        Some(Finding::warning("version", message, remove(&directory)))
     })
     .collect()
 }

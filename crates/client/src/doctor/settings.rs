@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use qwen_accounts::{BaseUrlOverride, CredentialsFile, OAuthConfig, StoreFile};
 use qwen_base::{Environment, Error, HttpConfig, Paths, UnreadableProxy};
 
-use super::finding::{Finding, remove, unset};
+use super::finding::{Finding, unset};
+use super::removal::remove;
 use super::{Doctor, PATIENCE};
 use crate::config::{self, ClientConfig, ClientOptions};
 

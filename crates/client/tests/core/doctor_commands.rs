@@ -14,7 +14,7 @@ use crate::support::setup::Setup;
 use crate::support::time::soon;
 
 /// Scripts that spoil a Qwen directory, the worst state of the findings, and their number.
-const SPOILED: [(&str, FindingState, usize); 33] = [
+const SPOILED: [(&str, FindingState, usize); 35] = [
     ("touch oauth_creds.flock && chmod 0 oauth_creds.flock", FindingState::Broken, 1),
     (
         "touch oauth_creds.flock && chmod 444 oauth_creds.flock && chown 54321 oauth_creds.flock",
@@ -50,6 +50,16 @@ const SPOILED: [(&str, FindingState, usize); 33] = [
         1,
     ),
     ("mkdir oauth_accounts.json && mount -t tmpfs test oauth_accounts.json", FindingState::Broken, 1),
+    (
+        "mkdir -p oauth_accounts.json/a && mount -t tmpfs 1 oauth_accounts.json/a && mount -t tmpfs 2 oauth_accounts.json/a",
+        FindingState::Broken,
+        1,
+    ),
+    (
+        "mkdir -p oauth_accounts.json/a && touch oauth_accounts.json/a/b && chattr +i oauth_accounts.json/a/b",
+        FindingState::Broken,
+        1,
+    ),
     ("mkfifo oauth_accounts.json && chattr +i $PWD", FindingState::Broken, 2),
     ("ln -s oauth_creds.json oauth_accounts.json", FindingState::Broken, 1),
     ("ln oauth_creds.json oauth_accounts.json", FindingState::Broken, 1),
@@ -116,7 +126,7 @@ struct Cleaned<'a>(&'a Setup);
 
 impl Drop for Cleaned<'_> {
     fn drop(&mut self) {
-        run("umount -l .qwen/* .qwen nix; chattr -R -i . || true", self.0.home.path()).unwrap();
+        run("umount -l .qwen/*/a .qwen/* .qwen nix; chattr -R -i . || true", self.0.home.path()).unwrap();
     }
 }
 
