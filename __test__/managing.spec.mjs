@@ -33,9 +33,10 @@ describe("managing accounts", { concurrency: 4, timeout: 600_000 }, () => {
   test("with every account disabled, requests say how to enable one", async (t) => {
     const { client, total } = await setUpAccounts(t, { names: ["one", "two"] });
     for (const id of ["id-one", "id-two"]) await client.updateAccount(id, { enabled: false });
+    await client.updateAccount("id-one", { label: "-o'ne $(id)" });
     for (const send of [() => chat(client, "hi"), () => client.getAccessToken()]) {
       const error = await rejection(send(), "ERR_QWEN_NOT_LOGGED_IN");
-      assert.match(error.message, /disabled.*enable "one"/);
+      assert.match(error.message, /disabled.*`npx opencode-qwen-cli-auth enable -- '-o'\\''ne \$\(id\)'`/);
     }
     for (const use of [
       () => client.getAccessToken({ accountId: "id-two" }),
@@ -97,10 +98,13 @@ describe("managing accounts", { concurrency: 4, timeout: 600_000 }, () => {
       [["rename", "Work", " "], 2],
       [["rename", "Work", "two"], 1],
       [["rename", "two", "id-one"], 1],
+      [["rename", "two", "a\tb"], 1],
       [["disable"], 2],
       [["enable", "nobody"], 1],
     ]) {
-      assert.equal((await run(...args)).code, code, args.join(" "));
+      const { code: given, stderr } = await run(...args);
+      assert.equal(given, code, args.join(" "));
+      assert.ok(!stderr.includes("changes."), stderr);
     }
   });
 
