@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::account::{disabled_account, unknown_account};
 use super::availability::{Availability, availability};
-use super::erase::{MAX_FILES, Traces};
+use super::erase::{MAX_DEPTH, MAX_FILES, Traces};
 use super::reconcile::{self, Imported};
 use super::registry::{ONLY_ACCOUNT, Registry, new_id};
 use super::snapshot::Snapshot;
@@ -180,7 +180,7 @@ impl Registry {
         if !erased.is_complete {
             let directory = self.credentials.path().parent().unwrap_or(Path::new("")).display();
             let message = format!(
-                "Not all files below {directory} were searched for the tokens of the removed account: there are more than {MAX_FILES}, or a directory can't be read."
+                "Not all files below {directory} were searched for the tokens of the removed account: there are more than {MAX_FILES}, some are more than {MAX_DEPTH} directories deep, or a directory can't be read."
             );
             self.tell(EventKind::Config, message, None, None);
         }

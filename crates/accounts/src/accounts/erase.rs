@@ -19,7 +19,7 @@ const ERASED: &str = "removed";
 /// Shorter strings are not tokens.
 const MIN_TOKEN: usize = 8;
 /// Limits of the search below the Qwen directory.
-const MAX_DEPTH: usize = 6;
+pub const MAX_DEPTH: usize = 6;
 pub const MAX_FILES: usize = 5_000;
 
 /// Result of erasing the tokens of an account.
