@@ -381,6 +381,17 @@ describe("the command line", { concurrency: 4, timeout: 600_000 }, () => {
     }
   });
 
+  test("a key in a path of the environment is not repeated", async (t) => {
+    const path = "/dev/null/sk-sp-0123456789abcdef";
+    for (const args of [["login", "--no-browser"], ["accounts", "--json"], ["doctor"]]) {
+      const { run } = await setUp(t, { env: { OPENCODE_QWEN_ACCOUNTS_PATH: path } });
+      const { code, stdout, stderr } = await run(...args);
+      assert.notEqual(code, 0, args.join(" "));
+      const output = stdout + stderr;
+      assert.ok(output.includes("/dev/null/***") && !output.includes("sk-sp"), output);
+    }
+  });
+
   test("a removed account stays removed, and the qwen CLI's login is removed only with its account", async (t) => {
     const { run, home, storePath } = await setUp(t, {
       accounts: [{ label: "work" }, { label: "other" }, { label: "third" }],

@@ -23,14 +23,26 @@ function words(argument) {
   return isPath ? [] : [argument, ...argument.split(/[=\s/\\]/u)];
 }
 
+/** Variables whose paths an error may repeat. A key can get into one by mistake. */
+const PATHS = [
+  "OPENCODE_QWEN_ACCOUNTS_PATH",
+  "QWEN_HOME",
+  "QWEN_CLI_PATH",
+  "SSL_CERT_FILE",
+  "NODE_EXTRA_CA_CERTS",
+];
+
 /**
- * Returns a function that removes the arguments that may be secrets from a text.
+ * Returns a function that removes from a text the arguments and parts of paths in the environment that may be secrets.
  *
  * @param {string[]} argv
+ * @param {Record<string, string | undefined>} env
  */
-function hider(argv) {
-  const secrets = argv
-    .flatMap(words)
+function hider(argv, env) {
+  const inPaths = PATHS.flatMap((name) => (env[name] ?? "").split(/[=\s/\\]/u)).filter((word) =>
+    KNOWN.test(word),
+  );
+  const secrets = [...argv.flatMap(words), ...inPaths]
     .filter(mayBeSecret)
     .sort((one, other) => other.length - one.length);
   return (text) => secrets.reduce((shown, secret) => shown.replaceAll(secret, HIDDEN), text);

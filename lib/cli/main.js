@@ -53,7 +53,7 @@ async function run(argv, streams) {
     streams.out.print(options.json ? json({ version }) : version);
     return DONE;
   }
-  return execute(request, streams, hider(argv));
+  return execute(request, streams, hider(argv, process.env));
 }
 
 function tellUsage(error, err) {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use qwen_accounts::{Obstacle, REMOVE_MARKS};
 use qwen_base::shell::{self, as_root, path as quoted};
-use qwen_base::{MAX_MESSAGE, shorten_message};
+use qwen_base::{MAX_MESSAGE, Redactor, shorten_message};
 use serde::Serialize;
 
 /// Severity of a finding.
@@ -35,7 +35,7 @@ pub struct Finding {
 impl Finding {
     #[must_use]
     pub(crate) fn ok(id: &'static str, message: impl Into<String>) -> Self {
-        Self { id, state: FindingState::Ok, message: shorten_message(message.into()), fix: None }
+        Self { id, state: FindingState::Ok, message: shown(&message.into()), fix: None }
     }
 
     #[must_use]
@@ -43,7 +43,7 @@ impl Finding {
         Self {
             id,
             state: FindingState::Warning,
-            message: shorten_message(message.into()),
+            message: shown(&message.into()),
             fix: Some(whole(fix.into())),
         }
     }
@@ -53,15 +53,27 @@ impl Finding {
         Self {
             id,
             state: FindingState::Broken,
-            message: shorten_message(message.into()),
+            message: shown(&message.into()),
             fix: Some(whole(fix.into())),
         }
     }
 }
 
-/// Replaces a command that is too long to be shown. A part of it would do something else.
+/// Removes secrets, since a key can get into a path or a variable by mistake.
+fn shown(message: &str) -> String {
+    shorten_message(Redactor::default().text(message))
+}
+
+/// Replaces a command that is too long to be shown or has a secret. A part of it would do something else.
 fn whole(fix: String) -> String {
-    if fix.len() <= MAX_MESSAGE { fix } else { "Correct it by hand: the command is too long".to_owned() }
+    if fix.len() > MAX_MESSAGE {
+        "Correct it by hand: the command is too long".to_owned()
+    } else if Redactor::default().text(&fix) == fix {
+        fix
+    } else {
+        "Correct it by hand: there is a key in the command, or in the path or variable that it names"
+            .to_owned()
+    }
 }
 
 /// Puts the removal of a file's marks before a command that changes its owner or mode.

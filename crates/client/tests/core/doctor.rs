@@ -72,6 +72,12 @@ async fn no_finding_holds_a_token() {
     for secret in ["access-0", "refresh-0", "access-9"] {
         assert!(!findings.contains(secret), "{findings}");
     }
+    for variable in ["SSL_CERT_FILE", "QWEN_CLI_PATH", "OPENCODE_QWEN_ACCOUNTS_PATH"] {
+        let key = "sk-sp-0123456789abcdef";
+        let findings = examine_with(&setup, &[(variable, &format!("/dev/null/{key}"))]).await;
+        let findings = format!("{findings:?}");
+        assert!(findings.contains("***") && !findings.contains(key), "{findings}");
+    }
 }
 
 #[tokio::test]
