@@ -61,7 +61,7 @@ fn quote(bytes: &[u8]) -> String {
                 '\'' | '\\' => quoted.extend(['\\', character]),
                 '\n' => quoted.push_str("\\n"),
                 _ if is_unsafe(character) => {
-                    push_octal(&mut quoted, character.encode_utf8(&mut [0; 4]).as_bytes())
+                    push_octal(&mut quoted, character.encode_utf8(&mut [0; 4]).as_bytes());
                 }
                 _ => quoted.push(character),
             }

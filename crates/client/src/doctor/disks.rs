@@ -84,12 +84,12 @@ pub(super) fn rooms(settings: &CheckedSettings) -> Vec<Finding> {
 /// Creates unnamed files in the place of the lock files of a refresh.
 fn placeholders(locks: &LockPaths) -> Result<Vec<File>, Error> {
     let directory = locks.cli.parent().unwrap_or(&locks.cli);
-    let make = |contents: &[u8]| {
+    let placeholder = |contents: &[u8]| {
         let mut file = tempfile::tempfile_in(directory)?;
         file.write_all(contents).map(|()| file)
     };
-    let kernel = (!locks.kernel.exists()).then(|| make(b""));
-    let made: io::Result<Vec<_>> = kernel.into_iter().chain([make(b"lock")]).collect();
+    let kernel = (!locks.kernel.exists()).then(|| placeholder(b""));
+    let made: io::Result<Vec<_>> = kernel.into_iter().chain([placeholder(b"lock")]).collect();
     made.map_err(|error| Error::io("create a lock in", directory, error))
 }
 

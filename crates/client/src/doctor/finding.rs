@@ -104,9 +104,10 @@ pub fn ours(arguments: &str) -> String {
 #[must_use]
 pub fn ours_about(command: &str, id: &str) -> String {
     // An option takes a value with a leading dash only after an equals sign.
-    let argument = match command.contains("--") {
-        true => format!("={}", shell::word(id)),
-        false => format!(" {}", shell::operand(id)),
+    let argument = if command.contains("--") {
+        format!("={}", shell::word(id))
+    } else {
+        format!(" {}", shell::operand(id))
     };
     ours(&format!("{command}{argument}"))
 }

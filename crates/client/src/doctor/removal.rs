@@ -32,21 +32,21 @@ pub fn remove(path: &Path) -> String {
         }
     }
     before.push(command);
-    unblocked(path, mounts(path), &before.join(" && "))
+    unblocked(path, &mounts(path), &before.join(" && "))
 }
 
 /// Returns a command that moves a file.
 #[must_use]
 pub fn move_to(path: &Path, target: &Path) -> String {
     let program = if cfg!(windows) { "move" } else { "mv" };
-    unblocked(path, mounts_at(path), &format!("{program} {} {}", quoted(path), quoted(target)))
+    unblocked(path, &mounts_at(path), &format!("{program} {} {}", quoted(path), quoted(target)))
 }
 
 /// Returns a command that puts a copy in the place of a link to a file.
 #[must_use]
 pub fn own_copy(link: &Path) -> String {
     let (old, new) = (quoted(link), quoted(&free_name(link, ".new")));
-    unblocked(link, mounts_at(link), &format!("cp {old} {new} && chmod 600 {new} && mv {new} {old}"))
+    unblocked(link, &mounts_at(link), &format!("cp {old} {new} && chmod 600 {new} && mv {new} {old}"))
 }
 
 /// Adds a suffix to a path, and a number if there is such a file.
@@ -58,12 +58,12 @@ pub fn free_name(path: &Path, suffix: &str) -> PathBuf {
         PathBuf::from(name)
     };
     let numbered = (2..100).map(|number| named(&format!("{suffix}.{number}")));
-    let mut names = std::iter::once(named(suffix)).chain(numbered);
-    names.find(|name| name.symlink_metadata().is_err()).unwrap_or_else(|| named(suffix))
+    let mut candidates = std::iter::once(named(suffix)).chain(numbered);
+    candidates.find(|name| name.symlink_metadata().is_err()).unwrap_or_else(|| named(suffix))
 }
 
 /// Puts commands before one that removes or moves a file, so that it can succeed.
-fn unblocked(path: &Path, mounts: Vec<PathBuf>, command: &str) -> String {
+fn unblocked(path: &Path, mounts: &[PathBuf], command: &str) -> String {
     let mark = match Obstacle::to_removal(path) {
         Some(Obstacle::Marked { path: marked, .. }) => Some(unmark(&marked)),
         _ => None,
