@@ -52,6 +52,9 @@ const NAMES_IN_QUERY: [&str; 4] = ["?key", "&key", "?token", "&token"];
 /// Lower-case names of headers whose whole line is secret.
 const NAMES_OF_LINES: [&str; 2] = ["authorization", "cookie"];
 
+/// Types of declarations such as `accessToken: string`.
+const TYPES: [&str; 4] = ["string", "String", "str", "undefined"];
+
 /// True if a JSON field or parameter of this name contains a secret.
 pub(super) fn is_secret_name(name: &str) -> bool {
     let name: String =
@@ -207,7 +210,8 @@ fn value_after(text: &str, name_end: usize, line: bool) -> Option<Range<usize>> 
         _ => return None,
     };
     let range = value_at(text, separator, length, line)?;
-    is_plausible(&text[range.clone()]).then_some(range)
+    let value = &text[range.clone()];
+    (is_plausible(value) && !TYPES.contains(&value)).then_some(range)
 }
 
 /// Returns the value after a separator of this length.
@@ -258,7 +262,12 @@ fn is_argument(text: &str, name_end: usize) -> bool {
     let (command, is_call) = command.strip_suffix(b"(").map_or((command, false), |name| (name, true));
     let mut words = command.rsplit(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).peekable();
     let mut exports = false;
-    while let Some(flag) = words.next_if(|word| word.starts_with(b"-") && !word.ends_with(b"ENV")) {
+    // A diff has a dash before other words, too.
+    let is_flag = |word: &[u8]| {
+        let is_short = word.len() <= 4 && !word.ends_with(b"ENV") && !word.ends_with(b"set");
+        word.starts_with(b"-") && (is_short || word == b"--export")
+    };
+    while let Some(flag) = words.next_if(|word| is_flag(word)) {
         exports |= flag.contains(&b'x');
     }
     let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"_#".contains(byte);

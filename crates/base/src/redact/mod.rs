@@ -379,6 +379,11 @@ mod tests {
                 "+ENV A_API_KEY abc\n-ENV A_TOKEN abc\n+#define A_KEY abc\na:1:ENV A_PASSWORD abc\n+# define A_KEY abc",
                 "+ENV A_API_KEY ***\n-ENV A_TOKEN ***\n+#define A_KEY ***\na:1:ENV A_PASSWORD ***\n+# define A_KEY ***",
             ),
+            (
+                "-#define A_KEY abc\n-setx A_KEY abc\n-set --export A_KEY abc\n-setenv A_KEY abc",
+                "-#define A_KEY ***\n-setx A_KEY ***\n-set --export A_KEY ***\n-setenv A_KEY ***",
+            ),
+            ("accessToken: string; a_token: str)", "accessToken: string; a_token: str)"),
             ("setx A_KEY abc\nset -g -x A_KEY abc", "setx A_KEY ***\nset -g -x A_KEY ***"),
             (
                 "set_var( \"A_KEY\", \"abc\"); environ.setdefault('A_KEY', 'abc'); define('A_KEY','abc')",
