@@ -91,7 +91,7 @@ async fn more_expensive_accounts_need_permission_and_each_switch_is_reported() {
     let answer = ask(&fleet.client()).await;
     assert_eq!(answer.status, 429);
     let message = text(answer).await;
-    assert!(message.contains("has used up its quota") && message.contains(r#"use plan"#), "{message}");
+    assert!(message.contains("has used up its quota") && message.contains("use plan"), "{message}");
     assert_eq!((plan.all_requests(), metered.all_requests()), (0, 0));
 
     let client = fleet.setup.client_with(&ALLOWED, false);
