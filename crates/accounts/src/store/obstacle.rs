@@ -153,3 +153,18 @@ mod imp {
         super::Attributes::default()
     }
 }
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_of_an_error_names_a_path_with_spaces() {
+        let path = Path::new("/home/a b/.qwen");
+        let marked = Obstacle::Marked { path: path.to_owned(), mark: Mark::Immutable };
+        let error = marked.error(&path.join("oauth_creds.json"));
+        let command = shell::as_root(&format!("{REMOVE_MARKS} '/home/a b/.qwen'"));
+        assert!(error.message().ends_with(&command), "{}", error.message());
+    }
+}
