@@ -64,8 +64,11 @@ pub(super) fn is_of_another_user(paths: &Paths, path: &Path) -> bool {
 pub(super) fn links_of_others(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding> {
     let files = secret_files(paths, settings);
     let places = files.iter().map(PathBuf::as_path).chain([paths.qwen_dir()]);
-    let mut findings: Vec<_> =
-        places.filter_map(|path| path.ancestors().find_map(link_of_another_user)).collect();
+    // The place of the home is the administrator's choice.
+    let below_home = |path: &&Path| !paths.home().starts_with(path);
+    let mut findings: Vec<_> = places
+        .filter_map(|path| path.ancestors().take_while(below_home).find_map(link_of_another_user))
+        .collect();
     findings.dedup();
     findings
 }
@@ -97,7 +100,9 @@ pub(super) fn access(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding> 
 fn link_of_another_user(path: &Path) -> Option<Finding> {
     let link = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_symlink)?.uid();
     let target = fs::metadata(path).ok()?.uid();
-    if [target, ROOT, rustix::process::geteuid().as_raw()].contains(&link) {
+    let user = rustix::process::geteuid().as_raw();
+    // A link to a user's own files, such as that of a home, leads nowhere else.
+    if [target, ROOT, user].contains(&link) || (target == user && user != ROOT) {
         return None;
     }
     let message = format!(
