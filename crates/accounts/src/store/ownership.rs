@@ -85,7 +85,7 @@ mod imp {
         }
         // Root works for the directory's owner.
         let heir = directory.filter(|_| user == ROOT).unwrap_or(user);
-        let chown = shell::as_root(&format!("chown {heir} {}", shell::path(path)));
+        let chown = shell::as_root(&format!("chown -h {heir} {}", shell::path(path)));
         let (owner, whose) = (file.uid(), if heir == user { "yours" } else { "of the directory's owner" });
         Some(format!("belongs to another user (uid {owner}). If its login is {whose}, hand it over: {chown}"))
     }

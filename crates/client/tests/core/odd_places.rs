@@ -394,7 +394,7 @@ async fn the_credentials_of_another_user_are_refused() {
     let error = setup.client().fetch(chat(false)).await.err().unwrap();
     assert_eq!(error.code(), Code::CredentialsInvalid);
     assert!(error.message().contains("another user"), "{}", error.message());
-    assert!(error.message().contains("chown 12345 "), "{}", error.message());
+    assert!(error.message().contains("chown -h 12345 "), "{}", error.message());
     assert_eq!(setup.server.all_requests(), 0);
 }
 
