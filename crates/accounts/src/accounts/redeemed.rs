@@ -24,6 +24,12 @@ pub struct ReservedSpace {
     store: Option<Reservation>,
 }
 
+impl ReservedSpace {
+    fn is_elsewhere(&self) -> bool {
+        [&self.credentials, &self.store].into_iter().flatten().any(Reservation::is_elsewhere)
+    }
+}
+
 impl Registry {
     /// Reserves space for new tokens of an account, so that a refresh token is spent only if its successor can be
     /// saved.
@@ -91,6 +97,10 @@ impl Registry {
         spent: &Secret,
         token: &Token,
     ) -> Result<()> {
+        if reserved.is_elsewhere() {
+            let cause = "Its directory was moved or unmounted. If you put it back, log in again there.";
+            return self.keep_apart(None, account, spent, token, cause);
+        }
         let ReservedSpace { credentials: room, store } = reserved;
         let mut store = Some(store);
         let mut in_store = || match store.take() {
@@ -139,9 +149,8 @@ impl Registry {
         cause: Error,
     ) -> Result<()> {
         let is_stored = stored.as_ref().is_ok_and(|is_stored| *is_stored);
-        // For a mount, even a file that a crash could tear is better than a lost login.
-        let may_tear = is_stored || !self.credentials.is_replaceable();
-        match self.credentials.put_over(token, held, None, may_tear) {
+        // The file's own token is spent, so a file that a crash could tear is better than a lost login.
+        match self.credentials.put_over(token, held, None, true) {
             Ok(Replaced::Declined) => return stored.map(drop),
             Ok(_) => self.tell_of_store(account, stored),
             Err(_) if !is_stored => return Err(cause),
@@ -211,6 +220,19 @@ impl Registry {
             Ok(None) => return Ok(()),
             found => found.err(),
         };
+        let cause = problem.as_ref().map(Error::message).unwrap_or_default();
+        self.keep_apart(room, account, spent, token, cause)
+    }
+
+    /// Saves a refreshed login in the store, and tells why the credentials file does not have it.
+    fn keep_apart(
+        &self,
+        room: Option<Reservation>,
+        account: &Account,
+        spent: &Secret,
+        token: &Token,
+        cause: &str,
+    ) -> Result<()> {
         let now = self.clock.now_ms();
         let before = Token { refresh_token: Some(spent.clone()), ..token.clone() };
         self.with_store_in(room, |document| {
@@ -225,7 +247,6 @@ impl Registry {
             record.set_token(token, now);
             document.records.push(record);
         })?;
-        let cause = problem.as_ref().map(Error::message).unwrap_or_default();
         let message = format!(
             "{} could not be read during a refresh, so the refreshed login of the Qwen account \"{}\" is in {}. {cause}",
             self.credentials.path().display(),

@@ -68,16 +68,13 @@ pub fn replace_if(
         return written.map(|()| Replaced::Synced).map_err(|error| Error::io("write", &target, error));
     }
     let name = temporary_name(&target, &fingerprint(&target));
-    let mut temporary = match reserved.filter(|reserved| reserved.target == target) {
-        Some(reserved) => reserved.temporary.renamed(&name),
-        None => Temporary::create(&target, &name),
-    }
-    .map_err(|error| Error::io("create a file in", directory, error))?;
+    let mut temporary = match reserved.and_then(|reserved| reserved.fitted(&target, &name, contents.len())) {
+        Some(temporary) => temporary,
+        None => Temporary::create(&target, &name)
+            .map_err(|error| Error::io("create a file in", directory, error))?,
+    };
     fault::reached(Point::TemporaryCreated);
-    // Surplus space is given back before the write; the rest stays reserved.
-    let shortened = temporary.file.set_len(contents.len() as u64);
-    shortened
-        .and_then(|()| write_all(&mut temporary.file, contents))
+    write_all(&mut temporary.file, contents)
         .and_then(|()| sync_data(&temporary.file))
         .map_err(|error| Error::io("write", &target, error))?;
     fault::reached(Point::DataSynced);
@@ -162,6 +159,28 @@ impl Reservation {
             Ok(temporary) => Ok(Self { temporary, target }),
             Err(error) => Err(Error::io("reserve space for new tokens in", directory, error)),
         }
+    }
+
+    /// Returns the file under the name for new contents of `target`, without surplus space; `None` if that fails.
+    fn fitted(self, target: &Path, name: &str, size: usize) -> Option<Temporary> {
+        let temporary = (self.target == target).then(|| self.temporary.renamed(name))?.ok()?;
+        // Surplus space is given back before the write; the rest stays reserved.
+        temporary.file.set_len(size as u64).ok().map(|()| temporary)
+    }
+
+    /// True if the directory was moved or unmounted meanwhile. If it was deleted, the file is gone too.
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt as _;
+            let Ok(file) = self.temporary.file.metadata() else { return false };
+            let is_here = |found: fs::Metadata| (found.dev(), found.ino()) == (file.dev(), file.ino());
+            file.nlink() > 0 && !fs::symlink_metadata(&self.temporary.path).is_ok_and(is_here)
+        }
+        // Windows moves no directory with an open file.
+        #[cfg(not(unix))]
+        false
     }
 
     /// Gives half of the space back, so that a lock can be created on a full disk.

@@ -70,8 +70,8 @@ impl std::fmt::Debug for Manager {
 #[derive(Default)]
 struct AccountState {
     refresh: Option<SharedRefresh>,
-    /// Redeemed tokens that could not be written yet, and the refresh token that was spent for them.
-    unsaved: Option<(Secret, Token)>,
+    /// The last redeemed tokens, and the refresh token that was spent for them.
+    redeemed: Option<(Secret, Token)>,
     /// The refresh token that the server refused, and its error.
     refused: Option<(Secret, Error)>,
     /// True once this process has tried to write the account's binding.
@@ -146,7 +146,7 @@ impl TokenManager {
                 return Err(refused_key(account, record));
             }
             let is_good = self.0.is_fresh(&token) && Some(&token.access_token) != rejected;
-            if is_good && self.0.has_unsaved(&account.id) {
+            if is_good && self.0.unsaved(account, record).is_some() {
                 // This process alone has the token, so it must be written before the process ends.
                 let refreshed =
                     self.refresh(account, Arc::clone(&token), Arc::clone(&snapshot), None, false).await;
@@ -344,14 +344,19 @@ impl Manager {
 
     /// Returns the token in the files, or the unsaved one that was redeemed for it.
     fn current(&self, account: &Account, record: &Record) -> TokenResult {
-        let token = record.token().ok_or_else(|| without_token(account))?;
-        let unsaved = self.with_state(&account.id, |state| state.unsaved.clone());
-        let token = match unsaved {
-            Some((spent, unsaved)) if token.refresh_token.as_ref() == Some(&spent) => unsaved,
-            _ => token,
-        };
+        let unsaved = self.unsaved(account, record);
+        let token = unsaved.or_else(|| record.token()).ok_or_else(|| without_token(account))?;
         self.hide_in_logs(&token);
         Ok(Arc::new(token))
+    }
+
+    /// Returns the redeemed token if the files still hold the spent one: it could not be written, or old files came back.
+    fn unsaved(&self, account: &Account, record: &Record) -> Option<Token> {
+        let stored = record.token()?;
+        let (spent, token) = self.with_state(&account.id, |state| state.redeemed.clone())?;
+        // Some servers keep the refresh token.
+        let is_newer = token.refresh_token.as_ref() != Some(&spent) || token.expires_at > stored.expires_at;
+        (stored.refresh_token == Some(spent) && is_newer).then_some(token)
     }
 
     /// Returns the server's earlier refusal, since asking again would bring the same.
@@ -376,10 +381,6 @@ impl Manager {
             None => self.oauth.clone(),
             Some(binding) => self.oauth.at(binding.token_endpoint.clone(), binding.client_id.clone()),
         })
-    }
-
-    fn has_unsaved(&self, id: &str) -> bool {
-        self.with_state(id, |state| state.unsaved.is_some())
     }
 
     fn is_fresh(&self, token: &Token) -> bool {

@@ -114,8 +114,9 @@ impl Refresh {
             return Err(superseded(account));
         }
         let current = self.inner.current(account, record)?;
-        let stored = record.token().and_then(|token| token.refresh_token);
-        if let Some(spent) = stored.filter(|stored| current.refresh_token.as_ref() != Some(stored)) {
+        if self.inner.unsaved(account, record).is_some()
+            && let Some(spent) = record.token().and_then(|token| token.refresh_token)
+        {
             // The files still hold a spent token, so its successor must be written first.
             self.save_or_tell(guard, ReservedSpace::default(), &spent, &current);
             if self.inner.is_fresh(&current) && self.rejected.as_ref() != Some(&current.access_token) {
@@ -303,7 +304,8 @@ impl Refresh {
 
     fn keep(&self, guard: &mut Guarded, reserved: ReservedSpace, spent: &Secret, token: Token) -> Arc<Token> {
         self.inner.hide_in_logs(&token);
-        self.inner.with_state(&self.account.id, |state| state.unsaved = Some((spent.clone(), token.clone())));
+        self.inner
+            .with_state(&self.account.id, |state| state.redeemed = Some((spent.clone(), token.clone())));
         let message = format!("The token of the Qwen account \"{}\" was refreshed.", self.account.label);
         self.inner.emit(EventKind::Refreshed, &self.account, message, None);
         self.save_or_tell(guard, reserved, spent, &token);
@@ -318,17 +320,14 @@ impl Refresh {
 
     /// Writes the token, or tells the user. An unsaved token still works, and is written at the next chance.
     fn save_or_tell(&self, guard: &mut Guarded, reserved: ReservedSpace, spent: &Secret, token: &Token) {
-        match self.inner.registry.replace_token(guard, reserved, &self.account, spent, token) {
-            Ok(()) => self.inner.with_state(&self.account.id, |state| state.unsaved = None),
-            Err(error) => {
-                let message = format!(
-                    "The refreshed login of the Qwen account \"{}\" can't be written and is lost when this process ends. {}",
-                    self.account.label,
-                    error.message()
-                );
-                self.inner.emit(EventKind::NeedsAttention, &self.account, message, Some(error.code()));
-            }
-        }
+        let saved = self.inner.registry.replace_token(guard, reserved, &self.account, spent, token);
+        let Err(error) = saved else { return };
+        let message = format!(
+            "The refreshed login of the Qwen account \"{}\" can't be written and is lost when this process ends. {}",
+            self.account.label,
+            error.message()
+        );
+        self.inner.emit(EventKind::NeedsAttention, &self.account, message, Some(error.code()));
     }
 
     /// Waits for a CLI that took the lock during our redemption. It offers the spent token, is refused, and removes the

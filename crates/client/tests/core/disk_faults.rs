@@ -130,7 +130,9 @@ async fn on_a_failing_disk(setup: &Setup) -> (Child, PathBuf) {
 
 #[tokio::test]
 async fn a_disk_that_fails_during_a_refresh_loses_no_token() {
-    for (call, is_written) in [("create", true), ("write", false), ("fsync", false)] {
+    for (call, is_written) in
+        [("create", true), ("write", false), ("fsync", true), ("rename", true), ("ftruncate", true)]
+    {
         let setup = Setup::expired().await;
         let (mut child, failing) = on_a_failing_disk(&setup).await;
         let before = setup.home.bytes();

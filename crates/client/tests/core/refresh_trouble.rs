@@ -1,5 +1,6 @@
 //! Failed refreshes: the caller's error, the server's requests, and no loss.
 
+use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::time::Duration;
 
@@ -84,6 +85,40 @@ async fn a_token_that_another_program_redeemed_first_is_not_a_refusal() {
     setup.server.on_token([Reply::oauth_error(400, "invalid_grant")]);
     assert_eq!(token_when_the_cli_is_quicker(&setup).await, "from-the-cli");
     assert_eq!(setup.events.count(EventKind::NeedsLogin), 0);
+}
+
+#[tokio::test]
+async fn a_directory_that_is_moved_during_a_refresh_costs_no_login_but_a_deleted_one_is_a_logout() {
+    for is_moved in [true, false] {
+        let setup = Setup::expired().await;
+        setup.server.hold();
+        let manager = setup.manager();
+        let caller = tokio::spawn({
+            let manager = manager.clone();
+            async move { manager.token(ONLY, None).await }
+        });
+        setup.server.until_token_requests(1).await;
+        let (directory, away) = (setup.home.qwen_dir(), setup.home.path().join("away"));
+        if is_moved {
+            fs::rename(&directory, &away).unwrap();
+        } else {
+            fs::remove_dir_all(&directory).unwrap();
+        }
+        setup.server.release();
+        assert_eq!(caller.await.unwrap().unwrap().access_token.expose(), "access-1");
+        assert_eq!(setup.home.store().exists(), is_moved);
+        assert_eq!(setup.events.count(EventKind::NeedsAttention), usize::from(is_moved));
+        if is_moved {
+            assert_eq!(setup.home.files(), ["oauth_accounts.flock", "oauth_accounts.json"]);
+            let next = setup.client().access_token(None).await.unwrap();
+            assert_eq!((next.access_token.expose(), setup.server.redemptions()), ("access-1", 1));
+            // The old directory comes back.
+            fs::remove_dir_all(&directory).unwrap();
+            fs::rename(&away, &directory).unwrap();
+            manager.token(ONLY, None).await.unwrap();
+            assert_eq!((setup.home.access_token(), setup.server.redemptions()), ("access-1".to_owned(), 1));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -259,7 +294,7 @@ fn for_a_user_whom_modes_stop(setup: &Setup) -> Option<u32> {
 }
 
 fn set_mode(setup: &Setup, mode: u32) {
-    std::fs::set_permissions(setup.home.qwen_dir(), std::fs::Permissions::from_mode(mode)).unwrap();
+    fs::set_permissions(setup.home.qwen_dir(), fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// Starts a client that redeems its token while nothing can be written to the Qwen directory.
@@ -270,6 +305,8 @@ async fn redeemed_but_not_written(setup: &Setup) -> Child {
     client.ask().await;
     setup.server.until_token_requests(1).await;
     set_mode(setup, 0o500);
+    // A writable file would be written in place.
+    fs::set_permissions(setup.home.credentials(), fs::Permissions::from_mode(0o400)).unwrap();
     setup.server.release();
     assert_eq!(client.answer().await, "access-1");
     client
@@ -314,12 +351,12 @@ async fn a_briefly_missing_directory_loses_no_login() {
     });
     setup.server.until_token_requests(1).await;
     // A file in its place makes reading fail: a missing directory would be a logout.
-    std::fs::rename(&directory, &aside).unwrap();
-    std::fs::write(&directory, "in the way").unwrap();
+    fs::rename(&directory, &aside).unwrap();
+    fs::write(&directory, "in the way").unwrap();
     setup.server.release();
     assert_eq!(caller.await.unwrap().unwrap().access_token.expose(), "access-1");
-    std::fs::remove_file(&directory).unwrap();
-    std::fs::rename(&aside, &directory).unwrap();
+    fs::remove_file(&directory).unwrap();
+    fs::rename(&aside, &directory).unwrap();
     let token = manager.token(ONLY, None).await.unwrap();
     assert_eq!(token.access_token.expose(), "access-1");
     assert_eq!(setup.server.redeemed_again(), 0);

@@ -37,6 +37,14 @@ int fsync(int fd) {
     return fails("fsync") ? -1 : (int)syscall(SYS_fsync, fd);
 }
 
+int rename(const char *from, const char *to) {
+    return fails("rename") ? -1 : (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+}
+
+int ftruncate64(int fd, off64_t size) {
+    return fails("ftruncate") ? -1 : (int)syscall(SYS_ftruncate, fd, size);
+}
+
 /* As on a file system that keeps no modes. */
 int chmod(const char *path, mode_t mode) {
     return fails("chmod") ? 0 : (int)syscall(SYS_fchmodat, AT_FDCWD, path, mode);
