@@ -121,12 +121,21 @@ pub fn reserve(path: &Path, size: u64) -> Result<Option<Reservation>> {
 /// # Errors
 /// `ERR_QWEN_IO`.
 pub fn overwrite(path: &Path, contents: &[u8]) -> Result<()> {
-    let written = safe_open::open_with(File::options().write(true), path).and_then(|mut file| {
-        file.write_all(contents)?;
-        file.set_len(contents.len() as u64)?;
+    let written = safe_open::open_with(File::options().read(true).write(true), path).and_then(|mut file| {
+        let before = safe_open::read_open(&file, MAX_FILE)?;
+        write_over(&mut file, contents).inspect_err(|_| {
+            // On a full disk the old contents still have their space.
+            let _ = before.map(|before| write_over(&mut file, &before));
+        })?;
         file.sync_all()
     });
     written.map_err(|error| Error::io("write", path, error))
+}
+
+fn write_over(file: &mut File, contents: &[u8]) -> std::io::Result<()> {
+    file.rewind()?;
+    file.write_all(contents)?;
+    file.set_len(contents.len() as u64)
 }
 
 /// Reserved disk space for later contents: a temporary file beside the one that they will replace.

@@ -326,7 +326,10 @@ pub(crate) mod tests {
 
     #[test]
     fn a_value_that_rust_can_not_hold_costs_no_account() {
-        for odd in ["1e400", "-1e999", "NaN", "-Infinity", r#""a\ud800b""#, r#""\\\"\udc00\ud83d\ude00""#] {
+        let deep = format!("{}\"]\\\"\",1e400{}", "[{\"a\":[".repeat(500), "]}]".repeat(500));
+        for odd in
+            ["1e400", "-1e999", "NaN", "-Infinity", r#""a\ud800b""#, r#""\\\"\udc00\ud83d\ude00""#, &deep]
+        {
             let text = store().to_string();
             for text in
                 [text.replace(":9,", &format!(":{odd},")), text.replace("[1]", &format!("[{odd},\"1e400\"]"))]

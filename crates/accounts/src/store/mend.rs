@@ -2,14 +2,18 @@
 
 use qwen_base::{ESCAPE_LENGTH, escaped_unit};
 
-/// Returns JSON in which `NaN`, `Infinity` and too large numbers are null, and U+FFFD takes the place of invalid UTF-8 and of
-/// each half of a surrogate pair.
+/// Values within more arrays and objects become null, since the parser of stores refuses them.
+const MAX_DEPTH: usize = 100;
+
+/// Returns JSON in which `NaN`, `Infinity`, too large numbers and too deep values are null, and U+FFFD takes the place of
+/// invalid UTF-8 and of each half of a surrogate pair.
 #[must_use]
 pub fn mended(contents: &[u8]) -> String {
     let text = String::from_utf8_lossy(contents);
     let (mut mended, mut copied, mut at) = (String::with_capacity(text.len()), 0, 0);
-    let mut is_string = false;
+    let (mut is_string, mut depth) = (false, 0_usize);
     while let Some(byte) = text.as_bytes().get(at) {
+        let was_too_deep = depth > MAX_DEPTH;
         let (length, instead) = match byte {
             b'"' => {
                 is_string = !is_string;
@@ -17,14 +21,25 @@ pub fn mended(contents: &[u8]) -> String {
             }
             b'\\' => escape(text.as_bytes(), at),
             _ if is_string => (1, None),
+            b'{' | b'[' => {
+                depth += 1;
+                (1, (depth > MAX_DEPTH).then_some("null"))
+            }
+            b'}' | b']' => {
+                depth = depth.saturating_sub(1);
+                (1, None)
+            }
             _ => word(&text.as_bytes()[at..]),
         };
-        if let Some(instead) = instead {
+        if let Some(instead) = instead.filter(|_| !was_too_deep) {
             mended.push_str(&text[copied..at]);
             mended.push_str(instead);
             copied = at + length;
         }
         at += length;
+        if was_too_deep {
+            copied = at.min(text.len());
+        }
     }
     mended.push_str(&text[copied..]);
     mended

@@ -217,6 +217,8 @@ async fn refresh_while_the_disk_fills(child: &mut Child, setup: &Setup, director
 /// Returns true if the login is lost with the process.
 async fn is_lost_on_a_full_disk(omitted: &str) -> bool {
     let setup = Setup::expired().await;
+    // A shorter answer would find space in the old file's block.
+    setup.server.issue_with("token_type", "x".repeat(8 * 1024).into());
     let mut child = behind(&setup, SMALL_DISK, omitted).await;
     let directory = child.path(&setup.home.qwen_dir());
     assert_eq!(refresh_while_the_disk_fills(&mut child, &setup, &directory).await, "access-1");
