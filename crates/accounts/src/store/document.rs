@@ -69,8 +69,9 @@ impl Document {
         let Ok(Value::Object(mut fields)) = read else {
             return Err(Unusable::Corrupt);
         };
-        match fields.shift_remove("version").as_ref().and_then(Value::as_u64) {
-            Some(VERSION) => {}
+        match fields.shift_remove("version").as_ref().and_then(Value::as_f64) {
+            // Some programs write whole numbers as floats.
+            Some(1.0) => {}
             Some(_) => return Err(Unusable::Unsupported),
             None => return Err(Unusable::Corrupt),
         }
@@ -322,6 +323,15 @@ pub(crate) mod tests {
         assert_eq!(written["accounts"][0]["token"]["access_token"], "access-b");
         assert_eq!(written["accounts"][0]["updatedAt"], 5);
         assert_eq!(parse(&written).unwrap(), document);
+    }
+
+    #[test]
+    fn a_version_may_be_a_whole_float() {
+        let text = store().to_string().replace("\"version\":1,", "\"version\":1.0,");
+        assert!(
+            text.contains("1.0")
+                && Document::parse(text.as_bytes()).is_ok_and(|read| read == parse(&store()).unwrap())
+        );
     }
 
     #[test]
