@@ -6,11 +6,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use qwen_base::{ESCAPE_LENGTH, Secret, escaped_unit};
+use qwen_base::{
+    ESCAPE_LENGTH, Secret, escaped_unit,
+    safe_open::{self, NotAFile},
+};
 use serde_json::Value;
 
 use crate::store::atomic;
-use crate::store::file::{self, Contents, MAX_FILE};
+use crate::store::file::MAX_FILE;
 use crate::store::record::Record;
 use crate::store::recover::for_each_object;
 
@@ -77,13 +80,14 @@ impl<'a> Traces<'a> {
 
     /// Erases the account's tokens from a copy; other files are only searched. True if the file may still hold one.
     fn erase_from(&self, path: &Path, is_copy: bool) -> bool {
-        match file::read(path, MAX_FILE) {
-            Ok(Contents::Missing | Contents::NotAFile) => false,
-            Ok(Contents::Bytes { bytes, .. }) => match self.erase_tokens(&bytes, is_copy) {
+        // The bytes themselves: a byte order mark says little about a damaged file.
+        match safe_open::read(path, MAX_FILE) {
+            Ok(Some(bytes)) => match self.erase_tokens(&bytes, is_copy) {
                 Some(erased) => !is_copy || atomic::replace(path, &erased).is_err(),
                 None => false,
             },
-            Ok(Contents::TooLarge) => true,
+            Ok(None) => true,
+            Err(error) if NotAFile::of(&error).is_some() => false,
             // A parent of the path may be a file.
             Err(_) => path.symlink_metadata().is_ok(),
         }
@@ -383,13 +387,22 @@ mod tests {
         let [credentials, store] = own_files(directory.path(), "oauth_accounts.json");
         let in_directory = |name: &str, contents: &[u8]| write(directory.path().join(name), contents);
         let erasable = in_directory("oauth_accounts.json.corrupt-1", &utf16(&format!("{HELD},")));
+        // One byte is missing after the mark, or 8-bit text follows it.
+        let without_a_byte =
+            in_directory("oauth_accounts.json.corrupt-4", &[&[0xff, 0xfe], &utf16(HELD)[3..]].concat());
+        let mixed =
+            in_directory("oauth_accounts.json.corrupt-5", &[&utf16("{}")[..], HELD.as_bytes()].concat());
         let undecodable = [&utf16(HELD)[..], &[0, 0xd8, 0, 0]].concat();
         let undecodable = in_directory("oauth_accounts.json.corrupt-2", &undecodable);
         let too_large = in_directory("oauth_accounts.json.corrupt-3", b"");
         fs::File::options().write(true).open(&too_large).unwrap().set_len(MAX_FILE + 1).unwrap();
         let erased = traces.erase(&credentials, &store);
         assert_eq!(erased.left, [too_large]);
-        assert_eq!(fs::read_to_string(erasable).unwrap(), "{\"access_token\": \"removed\"},");
+        let expected = "{\"access_token\": \"removed\"}";
+        assert_eq!(fs::read(erasable).unwrap(), utf16(&format!("{expected},")));
+        let rest = &utf16(expected)[3..];
+        assert_eq!(fs::read(without_a_byte).unwrap(), [&[0xff, 0xfe], rest].concat());
+        assert_eq!(fs::read(mixed).unwrap(), [&utf16("{}")[..], expected.as_bytes()].concat());
         assert!(!traces.may_be_in(&undecodable));
     }
 
@@ -402,7 +415,7 @@ mod tests {
         let target = elsewhere.path().join("mine.json");
         fs::create_dir_all(store.parent().unwrap()).unwrap();
         std::os::unix::fs::symlink(&target, &store).unwrap();
-        let aside = write(file::aside(&store, 1), HELD);
+        let aside = write(crate::store::file::aside(&store, 1), HELD);
         let temporary = write(elsewhere.path().join(".mine.json.x.y.tmp"), HELD);
         let record = record();
         let erased = Traces::of(&record).erase(&credentials, &store);
