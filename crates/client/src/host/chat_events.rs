@@ -41,9 +41,11 @@ pub(super) struct ChatEvents {
     pub(super) server_error: Option<ServerError>,
 }
 
+/// The finish reason of `DashScope` for an answer that ends with an error in its text.
+const ERROR_FINISH: &str = "error_finish";
 /// The finish reasons of an answer that failed. The error may be at the end of its text.
 const ERROR_REASONS: [&str; 6] = [
-    "error_finish",
+    ERROR_FINISH,
     "error",
     "abort",
     "insufficient_system_resource",
@@ -214,7 +216,8 @@ impl ChatEvents {
                 Ok(has_changed) => is_changed |= has_changed,
                 Err(reason) => {
                     self.is_finished = was_finished;
-                    let error = error_beside_choices(data).or_else(|| self.error_in_text());
+                    let error =
+                        error_beside_choices(data).or_else(|| self.error_in_text(reason == ERROR_FINISH));
                     self.fail_with(error, Some(&reason));
                     return EventResult::Dropped;
                 }
@@ -271,10 +274,10 @@ impl ChatEvents {
         }
     }
 
-    /// Finds an error in the text of the last events.
-    pub(super) fn error_in_text(&self) -> Option<ServerError> {
+    /// Finds an error in the text of the last events. `is_announced` is true if the finish reason says that it is there.
+    pub(super) fn error_in_text(&self, is_announced: bool) -> Option<ServerError> {
         let events: Vec<Value> = self.recent.split(|&byte| byte == EVENT_END).filter_map(parsed).collect();
-        error_in(&events)
+        error_in(&events, is_announced)
     }
 
     pub(super) fn fail_with(&mut self, error: Option<ServerError>, reason: Option<&str>) {

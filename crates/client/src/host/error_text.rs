@@ -14,15 +14,21 @@ const STATUS_START: &str = ":HTTP_STATUS/";
 const LINE_STARTS: [&str; 4] = ["id:", "event:", "data:", ":"];
 
 /// Returns the error with which the texts of events end: an error block, or an error document that is a whole text or the
-/// last piece of it. A model may write about an error anywhere else.
-pub(super) fn error_in(events: &[Value]) -> Option<ServerError> {
-    TEXTS.iter().find_map(|name| {
-        let pieces = events.iter().filter_map(|event| text_of(event, name));
-        let pieces: Vec<String> = pieces.map(|piece| readable(&piece).into_owned()).collect();
-        let text = pieces.concat();
-        let last = pieces.iter().rev().find(|piece| !piece.trim().is_empty())?;
-        block_error(&text).or_else(|| document_error(&text)).or_else(|| document_error(last))
-    })
+/// last piece of it. A model may write about an error anywhere else. If `is_announced` is false, only the last piece counts.
+pub(super) fn error_in(events: &[Value], is_announced: bool) -> Option<ServerError> {
+    let has_call = |event: &Value| event["choices"][0]["delta"]["tool_calls"].is_array();
+    let says = |event: &Value, name: &str| text_of(event, name).is_some_and(|text| !text.trim().is_empty());
+    let said = |event: &Value| TEXTS.iter().find(|name| says(event, name));
+    let last = events.iter().rev().find(|event| has_call(event) || said(event).is_some())?;
+    let name = said(last).filter(|_| !has_call(last))?;
+    let pieces = events.iter().filter_map(|event| text_of(event, name));
+    let pieces: Vec<String> = pieces.map(|piece| readable(&piece).into_owned()).collect();
+    let piece = pieces.iter().rev().find(|piece| !piece.trim().is_empty())?;
+    if !is_announced {
+        return block_error(piece).or_else(|| document_error(piece));
+    }
+    let text = pieces.concat();
+    block_error(&text).or_else(|| document_error(&text)).or_else(|| document_error(piece))
 }
 
 /// Returns the error in the fields of an event, beside its choices.

@@ -142,9 +142,12 @@ impl Guard {
             events.write(&event, &mut rest);
         }
         if !events.held.is_empty()
-            && let Some(error) = events.error_in_text()
+            && let Some(error) = events.error_in_text(false)
         {
             events.fail_with(Some(error), None);
+        }
+        if events.server_error.is_none() {
+            rest.append(&mut events.held);
         }
         let is_good = events.is_finished && events.failure.is_none();
         let problem = (!is_good).then(|| self.problem(failure));

@@ -31,7 +31,11 @@ enum Source {
 }
 
 /// Length in bytes of the end of an unguarded stream that is searched for an error.
-const MAX_TAIL: usize = 4 * 1024;
+const MAX_TAIL: usize = 8 * 1024;
+/// Length in bytes of a chunk from which on it is not an event, so that only the end of it is kept: copying takes time.
+const LARGE_CHUNK: usize = 16 * 1024;
+/// Length in bytes of what is kept of a large chunk.
+const MAX_LARGE_TAIL: usize = 4 * 1024;
 
 /// Longest time for which the end of a stream waits until its error is noted. A disk may be stuck.
 const MAX_REPORT_TIME: Duration = Duration::from_secs(1);
@@ -56,7 +60,8 @@ impl ErrorWatch {
             std::mem::swap(&mut self.tail, &mut self.before);
             self.tail.clear();
         }
-        self.tail.extend_from_slice(&bytes[bytes.len().saturating_sub(MAX_TAIL)..]);
+        let kept = if bytes.len() < LARGE_CHUNK { bytes.len() } else { MAX_LARGE_TAIL };
+        self.tail.extend_from_slice(&bytes[bytes.len() - kept..]);
     }
 
     /// Notes the error that a guard found, or else the one at the end of the stream.

@@ -9,25 +9,77 @@ const WEEK_MS: u64 = 7 * DAY_MS;
 
 /// Largest number of words between a window and "quota".
 const MAX_BETWEEN: usize = 2;
+/// Words that may come before the window in a sentence about the account.
+const LEADS: [&str; 20] = [
+    "your",
+    "the",
+    "this",
+    "you",
+    "you've",
+    "have",
+    "has",
+    "already",
+    "account",
+    "account's",
+    "token-plan",
+    "coding-plan",
+    "token",
+    "coding",
+    "plan",
+    "sorry,",
+    "error",
+    "up",
+    "all",
+    "of",
+];
+/// Words between "quota" and a word that says that it is used up.
+const AUXILIARIES: [&str; 8] = ["has", "have", "been", "is", "was", "limit", "already", "fully"];
+/// Starts of words that say that a quota is used up.
+const SPENT: [&str; 6] = ["exceed", "exhaust", "used", "reached", "deplet", "consumed"];
 
-/// Returns the window that a message in lower case names: `5-hour quota`, `week allocated quota`.
+/// Returns the window that a message in lower case names anywhere: `5-hour quota`, `week allocated quota`.
 #[must_use]
 pub fn window_of(message: &str) -> Option<QuotaWindow> {
     let words: Vec<&str> = message.split_whitespace().flat_map(words_of).collect();
+    window_in(&words).map(|(window, _, _)| window)
+}
+
+/// Returns the window whose quota is used up according to a whole sentence of a message in lower case. A message that only
+/// mentions a quota, or quotes a text about one, says nothing about the account.
+#[must_use]
+pub fn spent_window_of(message: &str) -> Option<QuotaWindow> {
+    const ENDS: [char; 12] =
+        ['.', ',', ';', ':', '!', '?', '|', '(', ')', '\u{ff08}', '\u{3002}', '\u{ff0c}'];
+    message.split(ENDS).find_map(|sentence| {
+        let words: Vec<&str> = sentence.split_whitespace().flat_map(words_of).collect();
+        let (window, at, quota) = window_in(&words)?;
+        let is_spent_word = |word: &&str| SPENT.iter().any(|spent| word.starts_with(spent));
+        let is_lead_word = |word: &&str| {
+            LEADS.contains(word) || is_spent_word(word) || word.starts_with('<') || is_number(word)
+        };
+        let mut after = words[quota + 1..].iter().skip_while(|word| AUXILIARIES.contains(word));
+        let is_used_up = after.next().is_some_and(is_spent_word) || words[..at].iter().any(is_spent_word);
+        (words[..at].iter().all(is_lead_word) && is_used_up).then_some(window)
+    })
+}
+
+/// Returns the first window in words, with its place and that of "quota" after it.
+fn window_in(words: &[&str]) -> Option<(QuotaWindow, usize, usize)> {
     let window_at = |at: usize| {
-        let count = at.checked_sub(1).map(|before| words[before]);
-        let is_counted = count.is_some_and(is_number);
-        match words[at] {
-            "hour" | "hours" | "hourly" if !is_counted || count == Some("5") => Some(QuotaWindow::FiveHours),
-            "day" | "days" if count == Some("7") => Some(QuotaWindow::SevenDays),
-            "week" | "weekly" => Some(QuotaWindow::Week),
-            "month" | "monthly" => Some(QuotaWindow::Month),
+        let count = at.checked_sub(1).map(|before| words[before]).filter(|count| is_number(count));
+        match (words[at], count) {
+            ("hour" | "hours" | "hourly", None | Some("5")) => Some(QuotaWindow::FiveHours),
+            ("day" | "days", Some("7")) | ("week", Some("1")) => Some(QuotaWindow::SevenDays),
+            ("week" | "weekly", _) => Some(QuotaWindow::Week),
+            ("month" | "monthly", _) | ("day" | "days", Some("30")) => Some(QuotaWindow::Month),
             _ => None,
         }
     };
-    let leads_to_quota =
-        |at: usize| words[at + 1..].iter().take(1 + MAX_BETWEEN).any(|word| *word == "quota");
-    (0..words.len()).filter(|at| leads_to_quota(*at)).find_map(window_at)
+    let quota_after = |at: usize| {
+        let between = words[at + 1..].iter().take(1 + MAX_BETWEEN);
+        between.into_iter().position(|word| *word == "quota").map(|offset| at + 1 + offset)
+    };
+    (0..words.len()).find_map(|at| Some((window_at(at)?, at, quota_after(at)?)))
 }
 
 /// Splits `5-hour`. Other compounds, quotations and names such as `get_weekly_quota` stay whole, since they say nothing about

@@ -78,6 +78,12 @@ fn the_window_of_a_quota_is_read_from_the_message() {
         ("Your token-plan 7-day quota has been exhausted.", QuotaWindow::SevenDays),
         ("You have exceeded your 5-hour usage quota.", QuotaWindow::FiveHours),
         ("The monthly allocated quota is exceeded.", QuotaWindow::Month),
+        ("Your token-plan 1-week quota has been exhausted.", QuotaWindow::SevenDays),
+        ("You've reached your monthly quota.", QuotaWindow::Month),
+        (
+            "\u{5468}\u{914d}\u{989d}\u{8d85}\u{9650}\u{ff08}month allocated quota exceeded\u{ff09}",
+            QuotaWindow::Month,
+        ),
     ] {
         for code in ["insufficient_quota", "Throttling.AllocationQuota", ""] {
             assert_eq!(key(429, code, words), exhausted(Some(window)), "{code} {words}");
@@ -93,6 +99,16 @@ fn the_window_of_a_quota_is_read_from_the_message() {
         (400, "the month or quota must be a number"),
         (403, "the weekly quota page is not allowed as a tool"),
         (404, "url error: https://x.example/hourly-report/quota.png was not reached"),
+        (400, "max_tokens exceeds the limit of 8192; this does not count against your weekly quota."),
+        (
+            400,
+            "Input should be valid: input_value={'text': 'how do I see when my weekly quota is exhausted?'}",
+        ),
+        (400, "Request body exceeds 6 MB. Your monthly quota is not affected."),
+        (403, "insufficient permission to read the monthly quota"),
+        (400, "the file report.md exceeded the hour quota of host example.com"),
+        (400, "File not found: notes about week and quota exceeded.md"),
+        (400, "tool result: my weekly quota exceeded"),
     ] {
         for code in ["", "invalid_parameter_error"] {
             assert_eq!(
@@ -114,6 +130,10 @@ fn a_rate_limit_is_not_a_used_up_quota() {
         ("insufficient_quota", "concurrency allocated quota exceeded"),
         ("Throttling", ""),
         ("limit_requests", "You exceeded your current requests list."),
+        ("limit_requests", "Requests rate limit exceeded. This does not affect your weekly quota."),
+        ("", "concurrency allocated quota exceeded; week quota unaffected"),
+        ("", "Rate limit reached. Monthly quota left: 80%"),
+        ("", "Too many requests. Your hourly quota is 1000 requests."),
         ("", "whatever"),
     ] {
         assert_eq!(key(429, code, message), Verdict::RateLimited, "{code}");

@@ -4,7 +4,7 @@ use qwen_accounts::QuotaWindow;
 
 use super::denial::denies_model;
 use super::dialect::ServerError;
-use super::quota::{reset_of, window_of};
+use super::quota::{reset_of, spent_window_of, window_of};
 use super::reading::{RequestContext, Verdict};
 
 /// The code, type and message of an error, in lower case.
@@ -49,11 +49,8 @@ const MODEL_CODES: [&str; 7] = [
 /// Messages about a used-up quota. With a key and status 429 they mean its tokens per minute.
 const QUOTA_WORDS: [&str; 2] =
     ["you exceeded your current quota", "allocated quota exceeded, please increase your quota limit"];
-/// Parts of words about something that is used up. A message that only mentions a quota has none.
-const SPENT_WORDS: [&str; 8] =
-    ["exceed", "exhaust", "used up", "reached", "deplet", "run out", "ran out", "insufficient"];
 /// The status for a part of a specific code.
-const CODE_STATUSES: [(&str, u16); 21] = [
+const CODE_STATUSES: [(&str, u16); 23] = [
     ("freetieronly", 403),
     ("quota", 429),
     ("throttling", 429),
@@ -75,6 +72,8 @@ const CODE_STATUSES: [(&str, u16); 21] = [
     ("unavailable", 503),
     ("overloaded", 503),
     ("timeout", 504),
+    ("invalidparameter", 400),
+    ("invalid_parameter", 400),
 ];
 /// The status for a part of a general code.
 const GENERAL_CODE_STATUSES: [(&str, u16); 6] = [
@@ -185,9 +184,11 @@ impl Words {
             || self.spent_window().is_some()
     }
 
-    /// Returns the window whose quota is used up.
+    /// Returns the window whose quota is used up. With a code for a quota, the message only has to name it.
     fn spent_window(&self) -> Option<QuotaWindow> {
-        window_of(&self.message).filter(|_| self.says(&SPENT_WORDS))
+        let codes = ["insufficient_quota", "quota_exceeded", "throttling.allocationquota"];
+        let named = window_of(&self.message).filter(|_| self.is_any(&codes));
+        named.or_else(|| spent_window_of(&self.message))
     }
 
     fn is_free_quota(&self) -> bool {
@@ -219,7 +220,7 @@ impl Words {
     }
 
     fn quota(&self, status: u16, context: &RequestContext) -> Option<Verdict> {
-        let window = if status == 429 { window_of(&self.message) } else { self.spent_window() };
+        let window = self.spent_window();
         let is_rate = self.says(&["concurrency allocated quota exceeded"]) || self.is_any(&RATE_CODES);
         if is_rate && window.is_none() {
             return None;

@@ -40,6 +40,7 @@ fn an_error_block_is_held_back_until_the_next_event() {
     let more = event(r#"{"delta":{"content":"more"}}"#);
     let end = |reason: &str| event(&format!(r#"{{"delta":{{}},"finish_reason":"{reason}"}}"#));
     let error = Some("Qwen ended its answer with an error: no (C)");
+    let cut = Some("Qwen ended its answer without finishing it. Send the message again.");
     for (rest, problem, kept) in [
         (end("error_finish"), error, said.clone()),
         (end("error"), error, said.clone()),
@@ -48,6 +49,12 @@ fn an_error_block_is_held_back_until_the_next_event() {
         (format!("data: ping\n\n{}", end("error_finish")), error, said.clone()),
         ("data: [DONE]\n\n".to_owned(), error, said.clone()),
         (String::new(), error, said.clone()),
+        // A block that is not whole is text.
+        (
+            event(r#"{"delta":{"content":"!"}}"#),
+            cut,
+            format!("{said}{block}{}", event(r#"{"delta":{"content":"!"}}"#)),
+        ),
         // Here the model wrote the block.
         (format!("{more}{}", end("stop")), None, format!("{said}{block}{more}{}", end("stop"))),
         (format!("{block}{}", end("stop")), None, format!("{said}{block}{block}{}", end("stop"))),
@@ -126,6 +133,31 @@ fn the_last_error_in_the_text_is_reported_wherever_it_stands() {
         let ended = run(format!("{said}{}", finish("{}")).as_bytes(), 64);
         let problem = "Qwen broke its answer off (error_finish). Send the message again.";
         assert_eq!((ended.problem.as_deref(), ended.server_error), (Some(problem), None), "{quoted}");
+    }
+    // What was said before the last text, or before a call, is not the server's last word.
+    let thought = event(&format!(r#"{{"delta":{{"reasoning_content":"{}"}}}}"#, block(429, "no")));
+    let quote =
+        block(429, "no").replace("\\n", "\\n\"}}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"");
+    for (begun, reason) in [
+        (format!("{thought}{said}"), "error_finish"),
+        (format!("{thought}{said}"), "abort"),
+        (format!("{thought}{GOOD_CALL}"), "abort"),
+        (event(&format!(r#"{{"delta":{{"content":"{quote}"}}}}"#)), "abort"),
+    ] {
+        let end = event(&format!(r#"{{"delta":{{}},"finish_reason":"{reason}"}}"#));
+        let ended = run(format!("{begun}{end}").as_bytes(), 64);
+        let problem = format!("Qwen broke its answer off ({reason}). Send the message again.");
+        assert_eq!((ended.problem, ended.server_error), (Some(problem), None), "{begun}");
+        assert!(begun.contains(&ended.out) && ended.out.len() + 20 > begun.len(), "{}", ended.out);
+    }
+    // The text of a block that is no error is kept.
+    let begun = event(r#"{"delta":{"content":"event: error\nis the first line that the server writes."}}"#);
+    for end in
+        [String::new(), "data: [DONE]\n\n".to_owned(), event(r#"{"delta":{},"finish_reason":"abort"}"#)]
+    {
+        let ended = run(format!("{said}{begun}{end}").as_bytes(), 64);
+        assert_eq!((ended.out, ended.server_error), (format!("{said}{begun}"), None), "{end}");
+        assert!(ended.problem.is_some());
     }
     // A block among the thoughts is held back too.
     for name in ["reasoning_content", "reasoning"] {
