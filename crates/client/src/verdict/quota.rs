@@ -10,7 +10,7 @@ const WEEK_MS: u64 = 7 * DAY_MS;
 /// Largest number of words between a window and "quota".
 const MAX_BETWEEN: usize = 2;
 /// Words that may come before the window in a sentence about the account.
-const LEADS: [&str; 20] = [
+const LEADS: [&str; 19] = [
     "your",
     "the",
     "this",
@@ -26,7 +26,6 @@ const LEADS: [&str; 20] = [
     "token",
     "coding",
     "plan",
-    "sorry,",
     "error",
     "up",
     "all",
@@ -50,7 +49,13 @@ pub fn window_of(message: &str) -> Option<QuotaWindow> {
 pub fn spent_window_of(message: &str) -> Option<QuotaWindow> {
     const ENDS: [char; 12] =
         ['.', ',', ';', ':', '!', '?', '|', '(', ')', '\u{ff08}', '\u{3002}', '\u{ff0c}'];
-    message.split(ENDS).find_map(|sentence| {
+    let mut quotes = 0;
+    message.split_inclusive(ENDS).find_map(|sentence| {
+        let is_quoted = quotes % 2 == 1;
+        quotes += sentence.split([' ', '=']).map(quotes_of).sum::<usize>();
+        if is_quoted {
+            return None;
+        }
         let words: Vec<&str> = sentence.split_whitespace().flat_map(words_of).collect();
         let (window, at, quota) = window_in(&words)?;
         let is_spent_word = |word: &&str| SPENT.iter().any(|spent| word.starts_with(spent));
@@ -61,6 +66,13 @@ pub fn spent_window_of(message: &str) -> Option<QuotaWindow> {
         let is_used_up = after.next().is_some_and(is_spent_word) || words[..at].iter().any(is_spent_word);
         (words[..at].iter().all(is_lead_word) && is_used_up).then_some(window)
     })
+}
+
+/// Returns the number of quotation marks at the ends of a word. An apostrophe is within one.
+fn quotes_of(word: &str) -> usize {
+    const MARKS: [char; 3] = ['\'', '"', '`'];
+    let bare = word.trim_matches(|c: char| c.is_ascii_punctuation());
+    word.matches(MARKS).count() - bare.matches(MARKS).count()
 }
 
 /// Returns the first window in words, with its place and that of "quota" after it.

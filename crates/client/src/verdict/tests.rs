@@ -81,6 +81,10 @@ fn the_window_of_a_quota_is_read_from_the_message() {
         ("Your token-plan 1-week quota has been exhausted.", QuotaWindow::SevenDays),
         ("You've reached your monthly quota.", QuotaWindow::Month),
         (
+            "I'm sorry, it's so. Your 'pro' plan can't go on. Your monthly quota has been exhausted.",
+            QuotaWindow::Month,
+        ),
+        (
             "\u{5468}\u{914d}\u{989d}\u{8d85}\u{9650}\u{ff08}month allocated quota exceeded\u{ff09}",
             QuotaWindow::Month,
         ),
@@ -109,6 +113,8 @@ fn the_window_of_a_quota_is_read_from_the_message() {
         (400, "the file report.md exceeded the hour quota of host example.com"),
         (400, "File not found: notes about week and quota exceeded.md"),
         (400, "tool result: my weekly quota exceeded"),
+        (400, "bad input {'text': 'oh, weekly quota is exhausted'}"),
+        (400, "I can't read \"well. the weekly quota has been exhausted. ok\""),
     ] {
         for code in ["", "invalid_parameter_error"] {
             assert_eq!(
