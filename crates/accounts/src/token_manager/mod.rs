@@ -352,11 +352,14 @@ impl Manager {
 
     /// Returns the redeemed token if the files still hold the spent one: it could not be written, or old files came back.
     fn unsaved(&self, account: &Account, record: &Record) -> Option<Token> {
-        let stored = record.token()?;
-        let (spent, token) = self.with_state(&account.id, |state| state.redeemed.clone())?;
-        // Some servers keep the refresh token.
-        let is_newer = token.refresh_token.as_ref() != Some(&spent) || token.expires_at > stored.expires_at;
-        (stored.refresh_token == Some(spent) && is_newer).then_some(token)
+        self.with_state(&account.id, |state| {
+            let (spent, token) = state.redeemed.as_ref()?;
+            let stored = record.token().filter(|stored| stored.refresh_token.as_ref() == Some(spent))?;
+            // Some servers keep the refresh token.
+            let is_newer =
+                token.refresh_token.as_ref() != Some(spent) || token.expires_at > stored.expires_at;
+            is_newer.then(|| token.clone())
+        })
     }
 
     /// Returns the server's earlier refusal, since asking again would bring the same.
