@@ -49,10 +49,10 @@ pub fn window_of(message: &str) -> Option<QuotaWindow> {
 pub fn spent_window_of(message: &str) -> Option<QuotaWindow> {
     const ENDS: [char; 12] =
         ['.', ',', ';', ':', '!', '?', '|', '(', ')', '\u{ff08}', '\u{3002}', '\u{ff0c}'];
-    let mut quotes = 0;
+    let mut quotes = 0_usize;
     message.split_inclusive(ENDS).find_map(|sentence| {
-        let is_quoted = quotes % 2 == 1;
-        quotes += sentence.split([' ', '=']).map(quotes_of).sum::<usize>();
+        let is_quoted = !quotes.is_multiple_of(2);
+        quotes += quotes_in(sentence);
         if is_quoted {
             return None;
         }
@@ -68,11 +68,17 @@ pub fn spent_window_of(message: &str) -> Option<QuotaWindow> {
     })
 }
 
-/// Returns the number of quotation marks at the ends of a word. An apostrophe is within one.
-fn quotes_of(word: &str) -> usize {
+/// True if a message contains words that it does not quote.
+#[must_use]
+pub fn says_itself(message: &str, words: &str) -> bool {
+    message.find(words).is_some_and(|at| quotes_in(&message[..at]).is_multiple_of(2))
+}
+
+/// Returns the number of quotation marks in a text. An apostrophe within a word is none.
+fn quotes_in(text: &str) -> usize {
     const MARKS: [char; 3] = ['\'', '"', '`'];
-    let bare = word.trim_matches(|c: char| c.is_ascii_punctuation());
-    word.matches(MARKS).count() - bare.matches(MARKS).count()
+    let bare = |word: &str| word.trim_matches(|c: char| c.is_ascii_punctuation()).matches(MARKS).count();
+    text.split([' ', '=']).map(|word| word.matches(MARKS).count() - bare(word)).sum()
 }
 
 /// Returns the first window in words, with its place and that of "quota" after it.

@@ -114,6 +114,9 @@ fn the_window_of_a_quota_is_read_from_the_message() {
         (400, "File not found: notes about week and quota exceeded.md"),
         (400, "tool result: my weekly quota exceeded"),
         (400, "bad input {'text': 'oh, weekly quota is exhausted'}"),
+        (400, "messages.2: 'please make sure your account is in good standing' is not valid"),
+        (400, "Can't parse \"the bill is overdue\""),
+        (403, "Unterminated string: 'free allocated quota exceeded'"),
         (400, "I can't read \"well. the weekly quota has been exhausted. ok\""),
     ] {
         for code in ["", "invalid_parameter_error"] {

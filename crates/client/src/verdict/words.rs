@@ -4,7 +4,7 @@ use qwen_accounts::QuotaWindow;
 
 use super::denial::denies_model;
 use super::dialect::ServerError;
-use super::quota::{reset_of, spent_window_of, window_of};
+use super::quota::{reset_of, says_itself, spent_window_of, window_of};
 use super::reading::{RequestContext, Verdict};
 
 /// The code, type and message of an error, in lower case.
@@ -133,6 +133,11 @@ impl Words {
         words.iter().any(|words| self.message.contains(words))
     }
 
+    /// As [`says`](Self::says), but a quotation does not count: a server may repeat the user's words.
+    fn says_itself(&self, words: &[&str]) -> bool {
+        words.iter().any(|words| says_itself(&self.message, words))
+    }
+
     /// Returns the status for an error without one. Words that leave no doubt count more than a general code.
     pub(super) fn implied_status(&self, context: &RequestContext) -> u16 {
         let by_code =
@@ -151,7 +156,7 @@ impl Words {
         if !is_client_error {
             return Verdict::Pass;
         }
-        if self.is_any(&UNPAID_CODES) || self.says(&UNPAID_WORDS) || status == 402 {
+        if self.is_any(&UNPAID_CODES) || self.says_itself(&UNPAID_WORDS) || status == 402 {
             return Verdict::PaymentRequired;
         }
         if self.is_any(&["data_inspection_failed", "datainspectionfailed", "content_filter"])
@@ -193,7 +198,7 @@ impl Words {
 
     fn is_free_quota(&self) -> bool {
         self.is("allocationquota.freetieronly")
-            || self.says(&[
+            || self.says_itself(&[
                 "free allocated quota exceeded",
                 "free quota has been exhausted",
                 "free tier of the model has been exhausted",
