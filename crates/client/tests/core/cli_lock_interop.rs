@@ -153,10 +153,7 @@ async fn a_stale_lock_is_removed_at_once() {
 async fn a_slow_refresh_keeps_its_lock_fresh_and_takes_it_again_where_it_was_removed() {
     let setup = Setup::expired().await;
     let lock = setup.home.cli_lock();
-    let manager = setup.manager();
-    setup.server.hold();
-    let caller = tokio::spawn(async move { manager.token(ONLY, None).await });
-    setup.server.until_token_requests(1).await;
+    let caller = setup.asking(&setup.manager()).await;
     let old_cli = CliLock::new(lock.clone(), OLD_STALE);
     let first = modified(&lock).unwrap();
     let mut oldest = Duration::ZERO;
@@ -184,10 +181,7 @@ async fn a_slow_refresh_keeps_its_lock_fresh_and_takes_it_again_where_it_was_rem
 async fn a_stolen_lock_and_its_file_are_left_to_the_thief() {
     let setup = Setup::expired().await;
     let thief = cli(&setup);
-    let manager = setup.manager();
-    setup.server.hold();
-    let caller = tokio::spawn(async move { manager.token(ONLY, None).await });
-    setup.server.until_token_requests(1).await;
+    let caller = setup.asking(&setup.manager()).await;
     thief.release();
     assert!(thief.try_acquire());
     let stolen = fs::read(&thief.path).unwrap();
@@ -204,10 +198,7 @@ async fn a_lock_that_was_stolen_before_a_retry_is_noticed() {
     let setup = Setup::expired().await;
     // The first answer is not a verdict; before the second try the CLI has refreshed.
     setup.server.on_token([Reply::html(502)]);
-    setup.server.hold();
-    let manager = setup.manager();
-    let caller = tokio::spawn(async move { manager.token(ONLY, None).await });
-    setup.server.until_token_requests(1).await;
+    let caller = setup.asking(&setup.manager()).await;
     let thief = cli(&setup);
     thief.release();
     assert!(thief.try_acquire());
@@ -224,13 +215,8 @@ async fn a_lock_that_was_stolen_before_a_retry_is_noticed() {
 async fn a_retry_leaves_the_token_to_a_thief_who_is_at_work() {
     let setup = Setup::expired().await;
     setup.server.on_token([Reply::html(502)]);
-    setup.server.hold();
     let manager = setup.manager();
-    let caller = tokio::spawn({
-        let manager = manager.clone();
-        async move { manager.token(ONLY, None).await }
-    });
-    setup.server.until_token_requests(1).await;
+    let caller = setup.asking(&manager).await;
     // Another CLI's exit has removed our lock. This CLI has taken it and is about to redeem the same token.
     let thief = cli(&setup);
     thief.release();

@@ -128,6 +128,16 @@ async fn on_a_failing_disk(setup: &Setup) -> (Child, PathBuf) {
     (Child::start_by(setup, &[], &variables).await, failing)
 }
 
+/// Lets the child refresh its token while a call fails, from the time when the server has the request.
+async fn token_while_failing(setup: &Setup, child: &mut Child, failing: &Path, call: &str) -> String {
+    setup.server.hold();
+    child.ask().await;
+    setup.server.until_token_requests(1).await;
+    fs::write(failing, call).unwrap();
+    setup.server.release();
+    child.answer().await
+}
+
 #[tokio::test]
 async fn a_disk_that_fails_during_a_refresh_loses_no_token() {
     for (call, is_written) in
@@ -136,12 +146,7 @@ async fn a_disk_that_fails_during_a_refresh_loses_no_token() {
         let setup = Setup::expired().await;
         let (mut child, failing) = on_a_failing_disk(&setup).await;
         let before = setup.home.bytes();
-        setup.server.hold();
-        child.ask().await;
-        setup.server.until_token_requests(1).await;
-        fs::write(&failing, call).unwrap();
-        setup.server.release();
-        assert_eq!(child.answer().await, "access-1", "{call}");
+        assert_eq!(token_while_failing(&setup, &mut child, &failing, call).await, "access-1", "{call}");
         assert_eq!(setup.home.bytes() != before, is_written, "{call}");
         assert_eq!(child.token().await, "access-1", "{call}");
         setup.home.assert_tidy();
@@ -159,12 +164,7 @@ async fn a_store_whose_write_fails_once_is_written_again() {
         fleet.edit_store(|store| store["activeAccountId"] = "bob".into());
         let setup = &fleet.setup;
         let (mut child, failing) = on_a_failing_disk(setup).await;
-        setup.server.hold();
-        child.ask().await;
-        setup.server.until_token_requests(1).await;
-        fs::write(&failing, call).unwrap();
-        setup.server.release();
-        assert_eq!(child.answer().await, "access.bob.1", "{call}");
+        assert_eq!(token_while_failing(setup, &mut child, &failing, call).await, "access.bob.1", "{call}");
         assert!(!failing.exists(), "{call}");
         assert_eq!(fleet.stored("bob")["token"]["refresh_token"], "refresh.bob.1", "{call}");
     }

@@ -223,14 +223,11 @@ async fn an_abandoned_refresh_is_still_written() {
 
 /// Starts a refresh, runs `meanwhile` after the redemption, and returns the caller's token.
 async fn refreshed_while(setup: &Setup, meanwhile: impl FnOnce()) -> String {
-    let manager = setup.manager();
-    setup.server.hold();
-    let caller = tokio::spawn(async move { manager.token(ONLY, None).await.unwrap() });
-    setup.server.until_token_requests(1).await;
+    let caller = setup.asking(&setup.manager()).await;
     until("the redemption", || setup.server.redemptions() == 1).await;
     meanwhile();
     setup.server.release();
-    access(&soon("the caller's token", caller).await.unwrap())
+    access(&soon("the caller's token", caller).await.unwrap().unwrap())
 }
 
 #[tokio::test]

@@ -70,10 +70,7 @@ async fn a_refusal_ends_with_a_new_token_in_the_file() {
 
 /// Returns the caller's token if the CLI writes its own before the server answers.
 async fn token_when_the_cli_is_quicker(setup: &Setup) -> String {
-    setup.server.hold();
-    let manager = setup.manager();
-    let caller = tokio::spawn(async move { manager.token(ONLY, None).await });
-    setup.server.until_token_requests(1).await;
+    let caller = setup.asking(&setup.manager()).await;
     setup.home.write(&document("from-the-cli", "refresh-cli", in_seconds(3600), &setup.server.url()));
     setup.server.release();
     caller.await.unwrap().unwrap().access_token.expose().to_owned()
@@ -91,13 +88,8 @@ async fn a_token_that_another_program_redeemed_first_is_not_a_refusal() {
 async fn a_directory_that_is_moved_during_a_refresh_costs_no_login_but_a_deleted_one_is_a_logout() {
     for is_moved in [true, false] {
         let setup = Setup::expired().await;
-        setup.server.hold();
         let manager = setup.manager();
-        let caller = tokio::spawn({
-            let manager = manager.clone();
-            async move { manager.token(ONLY, None).await }
-        });
-        setup.server.until_token_requests(1).await;
+        let caller = setup.asking(&manager).await;
         let (directory, away) = (setup.home.qwen_dir(), setup.home.path().join("away"));
         if is_moved {
             fs::rename(&directory, &away).unwrap();
@@ -184,9 +176,7 @@ async fn a_process_that_is_ending_sends_no_token_again() {
     let shutdown = Shutdown::default();
     let manager = setup.manager_at(Clock::system(), Busy::new(shutdown.clone(), || {}));
     setup.server.on_token([Reply::oauth_error(503, "unavailable")]);
-    setup.server.hold();
-    let asked = tokio::spawn(async move { manager.token(ONLY, None).await });
-    setup.server.until_token_requests(1).await;
+    let asked = setup.asking(&manager).await;
     let ending = shutdown.clone();
     let end = tokio::task::spawn_blocking(move || ending.wait());
     until("the end", || shutdown.is_ending()).await;
@@ -344,12 +334,7 @@ async fn a_briefly_missing_directory_loses_no_login() {
     let setup = Setup::expired().await;
     let manager = setup.manager();
     let (directory, aside) = (setup.home.qwen_dir(), setup.home.path().join("aside"));
-    setup.server.hold();
-    let caller = tokio::spawn({
-        let manager = manager.clone();
-        async move { manager.token(ONLY, None).await }
-    });
-    setup.server.until_token_requests(1).await;
+    let caller = setup.asking(&manager).await;
     // A file in its place makes reading fail: a missing directory would be a logout.
     fs::rename(&directory, &aside).unwrap();
     fs::write(&directory, "in the way").unwrap();

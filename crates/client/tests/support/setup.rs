@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
-use qwen_accounts::{CredentialsFile, LegacyFile, OAuthClient, Registry, StoreFile, TokenManager};
+use qwen_accounts::{CredentialsFile, LegacyFile, OAuthClient, Registry, StoreFile, Token, TokenManager};
 use qwen_base::{Busy, Clock, Code, Event, EventKind, Events, Http, KnownSecrets, Result};
 use qwen_client::internals::{Body, ClientConfig};
 use qwen_client::{
     Answer, Client, ClientOptions, Context, Doctor, LoginOptions, OAuthOptions, Redirect, Request,
 };
 use serde_json::Value;
+use tokio::task::JoinHandle;
 
 use super::home::{Home, document, holds_token, in_seconds};
 use super::server::Server;
@@ -104,6 +105,15 @@ impl Setup {
     }
 
     /// Makes a manager that shares only the files with the others, like another process.
+    /// Starts a call for a token, and waits until the server has the request, whose answer is held.
+    pub async fn asking(&self, manager: &TokenManager) -> JoinHandle<Result<Arc<Token>>> {
+        self.server.hold();
+        let manager = manager.clone();
+        let caller = tokio::spawn(async move { manager.token(ONLY, None).await });
+        self.server.until_token_requests(1).await;
+        caller
+    }
+
     pub fn manager(&self) -> TokenManager {
         self.manager_at(self.clock.clone(), Busy::unobserved())
     }
