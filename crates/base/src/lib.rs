@@ -50,6 +50,6 @@ pub use redact::{HIDDEN, KnownSecrets, Redactor};
 pub use secret::Secret;
 pub use shutdown::{LONGEST_WAIT, Section, SectionChange, Shutdown};
 pub use text::{
-    ESCAPE_LENGTH, MAX_LABEL, MAX_MESSAGE, MAX_SHOWN, escaped_unit, is_unsafe, one_line, shorten_message,
-    shows_nothing, truncate,
+    ESCAPE_LENGTH, MAX_LABEL, MAX_MESSAGE, MAX_SHOWN, escape_at, escaped_unit, is_unsafe, one_line,
+    shorten_message, shows_nothing, truncate,
 };

@@ -89,6 +89,16 @@ pub fn escaped_unit(text: &[u8], at: usize) -> Option<u16> {
     u16::from_str_radix(str::from_utf8(digits).ok().filter(|_| is_hex)?, 16).ok()
 }
 
+/// Returns the length in bytes of the JSON escape at this position, and its code unit unless it is part of a surrogate pair.
+#[must_use]
+pub fn escape_at(text: &[u8], at: usize) -> (usize, Option<u16>) {
+    match (escaped_unit(text, at), escaped_unit(text, at + ESCAPE_LENGTH)) {
+        (None, _) => (2, None),
+        (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => (2 * ESCAPE_LENGTH, None),
+        (unit, _) => (ESCAPE_LENGTH, unit),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use qwen_base::{ESCAPE_LENGTH, escaped_unit};
+use qwen_base::{ESCAPE_LENGTH, escape_at};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -80,18 +80,13 @@ fn marked(text: &str) -> Cow<'_, str> {
     let (mut marked, mut copied, mut at) = (String::new(), 0, 0);
     while let Some(found) = memchr::memchr(b'\\', &text.as_bytes()[at..]) {
         at += found;
-        at += match (escaped_unit(text.as_bytes(), at), escaped_unit(text.as_bytes(), at + ESCAPE_LENGTH)) {
-            (None, _) => 2,
-            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 2 * ESCAPE_LENGTH,
-            (Some(0xd800..=0xdfff | 0xfdd0), _) => {
-                marked.push_str(&text[copied..at]);
-                marked.push(MARK);
-                copied = at + ESCAPE_LENGTH - DIGITS;
-                ESCAPE_LENGTH
-            }
-            (Some(_), _) => ESCAPE_LENGTH,
-        };
-        at = at.min(text.len());
+        let (length, unit) = escape_at(text.as_bytes(), at);
+        if matches!(unit, Some(0xd800..=0xdfff | 0xfdd0)) {
+            marked.push_str(&text[copied..at]);
+            marked.push(MARK);
+            copied = at + ESCAPE_LENGTH - DIGITS;
+        }
+        at = (at + length).min(text.len());
     }
     if copied == 0 {
         return text;

@@ -1,6 +1,6 @@
 //! Mends values in a store that Rust can't hold, so that they cost no account. Pure.
 
-use qwen_base::{ESCAPE_LENGTH, escaped_unit};
+use qwen_base::escape_at;
 
 /// Values within more arrays and objects become null, since the parser of stores refuses them.
 const MAX_DEPTH: usize = 100;
@@ -47,12 +47,8 @@ pub fn mended(contents: &[u8]) -> String {
 
 /// Returns the length of an escape, and its replacement.
 fn escape(text: &[u8], at: usize) -> (usize, Option<&'static str>) {
-    match (escaped_unit(text, at), escaped_unit(text, at + ESCAPE_LENGTH)) {
-        (None, _) => (2, None),
-        (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => (2 * ESCAPE_LENGTH, None),
-        (Some(0xd800..=0xdfff), _) => (ESCAPE_LENGTH, Some("\\ufffd")),
-        (Some(_), _) => (ESCAPE_LENGTH, None),
-    }
+    let (length, unit) = escape_at(text, at);
+    (length, unit.filter(|unit| (0xd800..=0xdfff).contains(unit)).map(|_| "\\ufffd"))
 }
 
 /// Returns the length of a number or a word, and its replacement.

@@ -141,12 +141,12 @@ impl TokenManager {
         // A refresh that was under way may return the rejected token, so there may be a second refresh.
         for _ in 0..2 {
             let (record, account) = find(&snapshot, id)?;
-            let token = self.0.current(account, record)?;
+            let (token, spent) = self.0.current(account, record)?;
             if account.kind != Kind::OAuth && Some(&token.access_token) == rejected {
                 return Err(refused_key(account, record));
             }
             let is_good = self.0.is_fresh(&token) && Some(&token.access_token) != rejected;
-            if is_good && self.0.unsaved(account, record).is_some() {
+            if is_good && spent.is_some() {
                 // This process alone has the token, so it must be written before the process ends.
                 let refreshed =
                     self.refresh(account, Arc::clone(&token), Arc::clone(&snapshot), None, false).await;
@@ -222,7 +222,7 @@ impl TokenManager {
         if account.kind != Kind::OAuth || fault::omits(Safeguard::Proof) {
             return Ok(());
         }
-        let token = self.0.current(account, record)?;
+        let (token, _) = self.0.current(account, record)?;
         let is_linked = snapshot.linked.as_deref() == Some(id);
         if is_linked && self.0.is_fresh(&token) && record.rejected_at().is_none() {
             return Ok(());
@@ -342,24 +342,21 @@ impl Manager {
         action(states.entry(id.to_owned()).or_default())
     }
 
-    /// Returns the token in the files, or the unsaved one that was redeemed for it.
-    fn current(&self, account: &Account, record: &Record) -> TokenResult {
-        let unsaved = self.unsaved(account, record);
-        let token = unsaved.or_else(|| record.token()).ok_or_else(|| without_token(account))?;
-        self.hide_in_logs(&token);
-        Ok(Arc::new(token))
-    }
-
-    /// Returns the redeemed token if the files still hold the spent one: it could not be written, or old files came back.
-    fn unsaved(&self, account: &Account, record: &Record) -> Option<Token> {
-        self.with_state(&account.id, |state| {
+    /// Returns the token in the files, or the one that was redeemed for it. With that comes the spent refresh token, which the
+    /// files still hold: the redeemed token could not be written, or old files came back.
+    fn current(&self, account: &Account, record: &Record) -> Result<(Arc<Token>, Option<Secret>)> {
+        let stored = record.token().ok_or_else(|| without_token(account))?;
+        let unsaved = self.with_state(&account.id, |state| {
             let (spent, token) = state.redeemed.as_ref()?;
-            let stored = record.token().filter(|stored| stored.refresh_token.as_ref() == Some(spent))?;
             // Some servers keep the refresh token.
             let is_newer =
                 token.refresh_token.as_ref() != Some(spent) || token.expires_at > stored.expires_at;
-            is_newer.then(|| token.clone())
-        })
+            let is_spent = stored.refresh_token.as_ref() == Some(spent);
+            (is_spent && is_newer).then(|| (token.clone(), Some(spent.clone())))
+        });
+        let (token, spent) = unsaved.unwrap_or((stored, None));
+        self.hide_in_logs(&token);
+        Ok((Arc::new(token), spent))
     }
 
     /// Returns the server's earlier refusal, since asking again would bring the same.

@@ -113,10 +113,8 @@ impl Refresh {
         if record.is_superseded() && !self.is_chosen {
             return Err(superseded(account));
         }
-        let current = self.inner.current(account, record)?;
-        if self.inner.unsaved(account, record).is_some()
-            && let Some(spent) = record.token().and_then(|token| token.refresh_token)
-        {
+        let (current, spent) = self.inner.current(account, record)?;
+        if let Some(spent) = spent {
             // The files still hold a spent token, so its successor must be written first.
             self.save_or_tell(guard, ReservedSpace::default(), &spent, &current);
             if self.inner.is_fresh(&current) && self.rejected.as_ref() != Some(&current.access_token) {

@@ -39,8 +39,7 @@ const SPENT: [&str; 6] = ["exceed", "exhaust", "used", "reached", "deplet", "con
 /// Returns the window that a message in lower case names anywhere: `5-hour quota`, `week allocated quota`.
 #[must_use]
 pub fn window_of(message: &str) -> Option<QuotaWindow> {
-    let words: Vec<&str> = message.split_whitespace().flat_map(words_of).collect();
-    window_in(&words).map(|(window, _, _)| window)
+    window_in(&words_of(message)).map(|(window, _, _)| window)
 }
 
 /// Returns the window whose quota is used up according to a whole sentence of a message in lower case. A message that only
@@ -56,7 +55,7 @@ pub fn spent_window_of(message: &str) -> Option<QuotaWindow> {
         if is_quoted {
             return None;
         }
-        let words: Vec<&str> = sentence.split_whitespace().flat_map(words_of).collect();
+        let words = words_of(sentence);
         let (window, at, quota) = window_in(&words)?;
         let is_spent_word = |word: &&str| SPENT.iter().any(|spent| word.starts_with(spent));
         let is_lead_word = |word: &&str| {
@@ -100,12 +99,16 @@ fn window_in(words: &[&str]) -> Option<(QuotaWindow, usize, usize)> {
     (0..words.len()).find_map(|at| Some((window_at(at)?, at, quota_after(at)?)))
 }
 
-/// Splits `5-hour`. Other compounds, quotations and names such as `get_weekly_quota` stay whole, since they say nothing about
-/// the account.
-fn words_of(text: &str) -> impl Iterator<Item = &str> {
-    let text = text.trim_start_matches('(').trim_end_matches([')', '.', ',', ';', ':', '!']);
-    let (first, second) = text.split_once('-').filter(|(count, _)| is_number(count)).unwrap_or((text, ""));
-    [first, second].into_iter().filter(|word| !word.is_empty())
+/// Splits a text into words, and `5-hour` into two. Other compounds, quotations and names such as `get_weekly_quota` stay
+/// whole, since they say nothing about the account.
+fn words_of(text: &str) -> Vec<&str> {
+    let parts = text.split_whitespace().flat_map(|word| {
+        let word = word.trim_start_matches('(').trim_end_matches([')', '.', ',', ';', ':', '!']);
+        let (first, second) =
+            word.split_once('-').filter(|(count, _)| is_number(count)).unwrap_or((word, ""));
+        [first, second]
+    });
+    parts.filter(|word| !word.is_empty()).collect()
 }
 
 fn is_number(text: &str) -> bool {

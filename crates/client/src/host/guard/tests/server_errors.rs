@@ -134,7 +134,7 @@ fn the_last_error_in_the_text_is_reported_wherever_it_stands() {
         let problem = "Qwen broke its answer off (error_finish). Send the message again.";
         assert_eq!((ended.problem.as_deref(), ended.server_error), (Some(problem), None), "{quoted}");
     }
-    // What was said before the last text, or before a call, is not the server's last word.
+    // Text before the last text, or before a call, is not the server's last word.
     let thought = event(&format!(r#"{{"delta":{{"reasoning_content":"{}"}}}}"#, block(429, "no")));
     let quote =
         block(429, "no").replace("\\n", "\\n\"}}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"");
