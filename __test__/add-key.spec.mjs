@@ -185,7 +185,7 @@ test("an id in a file adds no control characters and no line to what a command p
     ...lines,
   ];
   const count = (text) => printed.filter((line) => line.includes(text)).length;
-  const quoted = String.raw`$'\033[2Jx\012root\342\200\256'`;
+  const quoted = String.raw`$'\033[2Jx\nroot\342\200\256'`;
   assert.deepEqual([count("\ufffd[2Jx root\ufffd"), count(quoted)], [3, 3], printed.join("\n"));
   for (const line of printed) assert.doesNotMatch(line, /[\p{Cc}\u202e]/u);
 });

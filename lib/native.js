@@ -50,6 +50,18 @@ function keyPages() {
   return addon.keyPages();
 }
 
+/** Quotes a word of a command for the user's shell. */
+function shellWord(text) {
+  connect();
+  return addon.shellWord(text);
+}
+
+/** Quotes an id or a label as an operand of this package's command line. */
+function shellOperand(text) {
+  connect();
+  return addon.shellOperand(text);
+}
+
 function nextId() {
   lastId = (lastId + 1) >>> 0;
   return lastId;
@@ -253,6 +265,8 @@ module.exports = {
   listen,
   keyPages,
   readable,
+  shellOperand,
+  shellWord,
   stayOpen,
   stopListening,
 };

@@ -116,11 +116,11 @@ async function QwenAuthPlugin(input, options) {
   function tellPrice(account) {
     // Loaded only when it is needed, since loading it takes longer than the rest of the start.
     const { isMetered } = require("./cli/plans");
-    const { operand } = require("./cli/text");
+    const { shellOperand } = require("./native");
     if (!isMetered(account)) return;
     const text = account.active
       ? `"${account.label}" is the active account now. Its requests are billed by use.`
-      : `"${account.label}" is billed by use, and another account stays active. To use it: \`npx ${SERVICE} use ${operand(account.id)}\``;
+      : `"${account.label}" is billed by use, and another account stays active. To use it: \`npx ${SERVICE} use ${shellOperand(account.id)}\``;
     host.toastLater("warning", text, FAILURE_TOAST_DELAY_MS);
   }
 

@@ -2,9 +2,9 @@
 
 // Enables and disables accounts, and describes the effect on the active account.
 
+const { shellOperand } = require("../native");
 const { shown, withAccount } = require("./naming");
 const { isMetered } = require("./plans");
-const { operand } = require("./text");
 
 /**
  * @param {string} name an id or a label
@@ -28,7 +28,7 @@ function describe(before, accounts) {
   if (left === undefined) return ["No account is enabled: every request is refused until you enable one."];
   return [
     "Only accounts that are billed by use are enabled. They get no requests until you choose one:",
-    `opencode-qwen-cli-auth use ${operand(left.id)}`,
+    `opencode-qwen-cli-auth use ${shellOperand(left.id)}`,
   ];
 }
 

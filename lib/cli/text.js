@@ -30,21 +30,6 @@ function quotedWord(text) {
   return text.length <= LONGEST_REPEATED ? ` "${clean(text)}"` : "";
 }
 
-/** Quotes an id or a label as an operand for a shell, as `qwen_base::shell::operand` does. */
-function operand(text) {
-  return text.startsWith("-") ? `-- ${shellWord(text)}` : shellWord(text);
-}
-
-function shellWord(text) {
-  if (/^(?!~)[\p{L}\p{N}/:._+~@%,-]+$/u.test(text)) return text;
-  // The shells of Windows agree on no escape for these.
-  if (process.platform === "win32") return `"${text.replace(UNSAFE, "_").replace(/["“”„$%!`]/g, "_")}"`;
-  const bytes = (character) =>
-    Array.from(Buffer.from(character), (byte) => `\\${byte.toString(8).padStart(3, "0")}`);
-  if (text.search(UNSAFE) === -1) return `'${text.replaceAll("'", "'\\''")}'`;
-  return `$'${text.replace(/['\\]/g, "\\$&").replace(UNSAFE, (character) => bytes(character).join(""))}'`;
-}
-
 function json(value, indent) {
   const escape = (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
   return JSON.stringify(value, null, indent).replace(UNSAFE_IN_JSON, escape);
@@ -79,4 +64,4 @@ function pad(text, limit) {
   return clipped + " ".repeat(limit - width(clipped));
 }
 
-module.exports = { clean, clip, json, operand, pad, quotedWord, shellWord, width };
+module.exports = { clean, clip, json, pad, quotedWord, width };

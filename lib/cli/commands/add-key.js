@@ -1,11 +1,12 @@
 "use strict";
 
 const { pageLines } = require("../../key-pages");
+const { shellOperand } = require("../../native");
 const { failure } = require("../failure");
 const { shown } = require("../naming");
 const { isMetered, withPrice } = require("../plans");
 const { readSecret } = require("../secret-input");
-const { clean, operand } = require("../text");
+const { clean } = require("../text");
 
 async function run({ client, options, signal, prompt }) {
   const { plan, region, label, tier, "base-url": baseUrl } = options;
@@ -32,7 +33,7 @@ function success(account, active) {
   if (account.active) lines.push(`It is the active account now.${price}`);
   else if (active !== null) {
     lines.push(
-      `${shown(active)} stays the active account. To use the key first: opencode-qwen-cli-auth use ${operand(account.id)}${
+      `${shown(active)} stays the active account. To use the key first: opencode-qwen-cli-auth use ${shellOperand(account.id)}${
         price && " (billed by use)"
       }`,
     );

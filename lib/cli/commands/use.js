@@ -1,7 +1,7 @@
 "use strict";
 
+const { shellWord } = require("../../native");
 const { OPERAND, shown, withAccount } = require("../naming");
-const { shellWord } = require("../text");
 
 async function run({ client, operand }) {
   const account = await withAccount(client, operand, ({ id }) => client.setActiveAccount(id));
