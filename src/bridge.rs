@@ -17,9 +17,7 @@ use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Env, Status};
 use napi_derive::napi;
 use qwen_accounts::OAuthClient;
-use qwen_base::{
-    Busy, Clock, ENDPOINTS, Endpoint, Environment, Error, Result, Secret, SharedHttp, lock, shell,
-};
+use qwen_base::{Busy, Clock, ENDPOINTS, Endpoint, Environment, Error, Result, Secret, SharedHttp, lock};
 use qwen_client::{Doctor, Streams, oauth_config};
 use serde_json::{Value, json};
 use tokio::task::AbortHandle;
@@ -122,18 +120,6 @@ impl SharedBridge {
 #[napi(catch_unwind)]
 pub fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
-}
-
-/// Quotes a word of a command for the user's shell.
-#[napi(catch_unwind)]
-pub fn shell_word(text: String) -> String {
-    shell::word(&text)
-}
-
-/// Quotes an id or a label as an operand of this package's command line.
-#[napi(catch_unwind)]
-pub fn shell_operand(text: String) -> String {
-    shell::operand(&text)
 }
 
 /// Ends the process's work on systems without exit handlers: see [`process_end::finish`]. Blocks.

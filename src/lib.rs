@@ -6,5 +6,6 @@ mod client;
 mod gateway;
 mod process_end;
 mod runtime;
+mod shell;
 mod signals;
 mod types;

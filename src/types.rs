@@ -61,6 +61,7 @@ pub enum ResponseContent {
 }
 
 impl FetchResponse {
+    /// Returns the fields as an array, in the order in which lib/native.js takes them.
     ///
     /// # Errors
     /// Errors of the runtime, such as lack of memory.

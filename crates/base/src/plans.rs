@@ -100,7 +100,7 @@ impl Endpoint {
     }
 }
 
-/// All endpoints with fixed hosts. Workspaces have hosts of their own: see [`endpoint_on_host`].
+/// All endpoints with fixed hosts, current plans first. Workspaces have hosts of their own: see [`endpoint_on_host`].
 pub static ENDPOINTS: [Endpoint; 8] = [
     Endpoint::known(
         KeyPlan::TokenPlan,
@@ -155,11 +155,6 @@ const REGION_NAMES: [(&str, &str); 20] = [
 
 /// Prefix of most subscription keys. Some begin with plain `sk-`.
 pub const SUBSCRIPTION_PREFIX: &str = "sk-sp-";
-
-/// Indexes in [`ENDPOINTS`] to try for a subscription key, current plans first.
-const SUBSCRIPTION_ORDER: [usize; 4] = [0, 1, 2, 3];
-/// Indexes in [`ENDPOINTS`] to try for a plain key.
-const PLAIN_ORDER: [usize; 8] = [4, 5, 1, 6, 7, 0, 2, 3];
 
 impl KeyPlan {
     /// All plans, subscriptions first.
@@ -304,8 +299,19 @@ fn workspace_on(host: &str) -> Option<Endpoint> {
 /// Returns the endpoints that may have issued a key of this form, most likely first.
 #[must_use]
 pub fn endpoints_of_key(key: &str) -> Vec<&'static Endpoint> {
-    let order = if key.starts_with(SUBSCRIPTION_PREFIX) { &SUBSCRIPTION_ORDER[..] } else { &PLAIN_ORDER };
-    order.iter().map(|at| &ENDPOINTS[*at]).collect()
+    let is_subscription = key.starts_with(SUBSCRIPTION_PREFIX);
+    let may_issue = |endpoint: &&Endpoint| !is_subscription || endpoint.plan != KeyPlan::DashScope;
+    let mut endpoints: Vec<_> = ENDPOINTS.iter().filter(may_issue).collect();
+    if !is_subscription {
+        endpoints.sort_by_key(|endpoint| match (endpoint.plan, &*endpoint.region) {
+            (KeyPlan::DashScope, "cn" | "intl") => 0,
+            (KeyPlan::TokenPlan, "intl") => 1,
+            (KeyPlan::DashScope, _) => 2,
+            (KeyPlan::TokenPlan, _) => 3,
+            (KeyPlan::CodingPlan, _) => 4,
+        });
+    }
+    endpoints
 }
 
 #[cfg(test)]

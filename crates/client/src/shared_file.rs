@@ -113,7 +113,7 @@ impl<T: Default + Serialize + DeserializeOwned> SharedFile<T> {
                 return Err(obstacle.error(&self.path));
             }
             let set_aside = is_damaged
-                .then(|| file::move_aside(&self.path, clock.now_ms()))
+                .then(|| file::rename_aside(&self.path, clock.now_ms()))
                 .transpose()
                 .map_err(|error| Error::io("set aside", &self.path, error))?;
             let document = SharedContents { version: VERSION, accounts: contents };

@@ -34,7 +34,7 @@ impl Registry {
     /// is known to belong to the same user. The account becomes the active one, and the qwen CLI's.
     ///
     /// # Errors
-    /// As [`Registry::with_store`]; `ERR_QWEN_INVALID_ARGUMENT` if `replace` is not a login any more.
+    /// As [`Registry::with_store`]; `ERR_QWEN_INVALID_ARGUMENT` if `replace` is no longer a login.
     pub fn add_login(&self, token: &Token, label: Option<&str>, replace: Option<&str>) -> Result<String> {
         self.with_credentials_lock(|guard| {
             // The login in the credentials file must be safe in the store before the file is replaced.

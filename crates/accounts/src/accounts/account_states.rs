@@ -36,21 +36,20 @@ impl Registry {
         })
     }
 
-    /// Pauses an account whose tokens per minute are used up. The server may not say for how long. `asked_at` is the
-    /// time of the first try of the refused request, in epoch milliseconds, and `code` is the server's code. `ended` is
-    /// the pause that ended with the head of its answer, before the error came.
+    /// Pauses an account whose tokens per minute are used up. `code` is the server's code. `next` returns the new pause,
+    /// from the current one and the time in epoch milliseconds.
     ///
     /// # Errors
     /// As [`Registry::mark_cooling`].
     pub fn mark_paused(
         &self,
         id: &str,
-        (ended, asked_at, code): (Option<Pause>, u64, &str),
-        (retry_after_ms, longest_ms): (Option<u64>, u64),
+        code: &str,
+        next: impl FnOnce(Option<Pause>, u64) -> Pause,
         why: &Error,
     ) -> Result<Option<Cooled>> {
         self.with_record(id, |record, now| {
-            let pause = Pause::after(record.pause.or(ended), asked_at, retry_after_ms, longest_ms, now);
+            let pause = next(record.pause, now);
             record.pause = Some(pause);
             if pause.ends_at() <= now {
                 return Cooled { until: pause.ends_at(), is_news: false };

@@ -1,3 +1,5 @@
+//! Reads and replaces `oauth_creds.json`, which the qwen CLI shares.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -178,7 +180,7 @@ impl CredentialsFile {
     /// # Errors
     /// `ERR_QWEN_IO`.
     pub fn set_aside(&self, now_ms: u64) -> Result<PathBuf> {
-        file::move_aside(&self.path, now_ms).map_err(|error| Error::io("move aside", &self.path, error))
+        file::rename_aside(&self.path, now_ms).map_err(|error| Error::io("move aside", &self.path, error))
     }
 
     fn invalid(&self, what: &str) -> Error {

@@ -6,8 +6,8 @@ use qwen_base::{Price, opaque_debug};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::mend::mended;
 use super::record::Record;
+use super::sanitize::sanitized;
 use crate::model::fields::{self, read_instant, read_strings};
 use crate::model::{Binding, Token, binding_fingerprint, fingerprint};
 
@@ -65,7 +65,7 @@ impl Document {
     /// # Errors
     /// The reason why it can't be used.
     pub fn parse(contents: &[u8]) -> Result<Self, Unusable> {
-        let read = serde_json::from_slice(contents).or_else(|_| serde_json::from_str(&mended(contents)));
+        let read = serde_json::from_slice(contents).or_else(|_| serde_json::from_str(&sanitized(contents)));
         let Ok(Value::Object(mut fields)) = read else {
             return Err(Unusable::Corrupt);
         };

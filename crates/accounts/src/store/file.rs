@@ -157,7 +157,7 @@ pub fn expect_size(path: &Path) -> std::io::Result<()> {
 ///
 /// # Errors
 /// Those of the file system.
-pub fn set_aside(path: &Path, now_ms: u64) -> std::io::Result<PathBuf> {
+pub fn copy_aside(path: &Path, now_ms: u64) -> std::io::Result<PathBuf> {
     let aside = aside(path, now_ms);
     if path.is_file() {
         expect_size(path)?;
@@ -175,14 +175,14 @@ pub fn set_aside(path: &Path, now_ms: u64) -> std::io::Result<PathBuf> {
     Ok(aside)
 }
 
-/// As [`set_aside`], but a file is renamed, which reads nothing of it. A link stays and its target is copied, and so is a
+/// As [`copy_aside`], but a file is renamed, which reads nothing of it. A link stays and its target is copied, and so is a
 /// file that can't be renamed.
 ///
 /// # Errors
 /// Those of the file system.
-pub fn move_aside(path: &Path, now_ms: u64) -> std::io::Result<PathBuf> {
+pub fn rename_aside(path: &Path, now_ms: u64) -> std::io::Result<PathBuf> {
     if path.is_symlink() || Obstacle::to(path).is_some() {
-        return set_aside(path, now_ms);
+        return copy_aside(path, now_ms);
     }
     let aside = aside(path, now_ms);
     fs::rename(path, &aside).map(|()| aside)

@@ -6,7 +6,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// The fields of an object, in order. Fields that nobody sets are written as they came: large numbers keep their digits,
+/// The fields of an object, in order. Fields without a setter are written as they came: large numbers keep their digits,
 /// and values that Rust can't hold, such as half of a surrogate pair or very deep JSON, are kept.
 #[derive(Clone, Default)]
 pub struct RawFields(Vec<(Box<RawValue>, Box<RawValue>)>);
@@ -15,7 +15,7 @@ impl RawFields {
     /// Reads an object. Invalid UTF-8 is replaced, as the qwen CLI does.
     ///
     /// # Errors
-    /// The reason why the text is no JSON object.
+    /// The reason why the text is not a JSON object.
     pub fn parse(contents: &[u8]) -> serde_json::Result<Self> {
         serde_json::from_str(&String::from_utf8_lossy(contents))
     }

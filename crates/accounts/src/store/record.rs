@@ -153,7 +153,7 @@ impl Record {
         if self.is_key { Kind::Key(self.plan.as_deref().and_then(KeyPlan::from_name)) } else { Kind::OAuth }
     }
 
-    /// The place of a key's plan; `None` for a login, and for a key of another server.
+    /// The endpoint of a key's plan; `None` for a login, and for a key of another server.
     #[must_use]
     pub fn place(&self) -> Option<Endpoint> {
         self.key_base_url().and_then(|url| endpoint_of(&Url::parse(url).ok()?))

@@ -3,8 +3,8 @@
 use serde_json::{Deserializer, Map, Value};
 
 use super::document::Document;
-use super::mend::mended;
 use super::record::Record;
+use super::sanitize::sanitized;
 use crate::model::fields;
 
 /// Largest number of braces that are tried as the start of an object.
@@ -15,7 +15,7 @@ const MAX_READS: usize = 4;
 /// Returns the accounts that can still be read in a damaged store, in time proportional to its length.
 #[must_use]
 pub fn recover(contents: &[u8]) -> Document {
-    let contents = mended(contents);
+    let contents = sanitized(contents);
     let contents = contents.as_bytes();
     let fields = ["activeAccountId", "removedTokens", "openCodeLogin"]
         .into_iter()

@@ -1,3 +1,5 @@
+//! Reads and replaces `oauth_accounts.json`, the account store.
+
 use std::path::{Path, PathBuf};
 
 use qwen_base::{Code, Error, Result};
@@ -102,7 +104,7 @@ impl StoreFile {
     /// # Errors
     /// `ERR_QWEN_STORE_CORRUPT` or `ERR_QWEN_STORE_UNSUPPORTED` if it can't be kept.
     pub fn set_aside(&self, reason: Unusable, now_ms: u64) -> Result<PathBuf> {
-        file::set_aside(&self.path, now_ms).map_err(|error| self.immovable(reason, &error))
+        file::copy_aside(&self.path, now_ms).map_err(|error| self.immovable(reason, &error))
     }
 
     fn immovable(&self, reason: Unusable, error: &std::io::Error) -> Error {

@@ -293,9 +293,8 @@ impl Refresh {
         self.inner.with_state(&self.account.id, |state| {
             state.refused = Some((refresh_token.clone(), error.clone()));
         });
-        let noted = self.inner.registry.mark_refused(&self.account.id, refresh_token, &error);
         // This process knows the refusal even if it can't be written.
-        let _ = noted;
+        let _ = self.inner.registry.mark_refused(&self.account.id, refresh_token, &error);
         self.inner.emit(EventKind::NeedsLogin, &self.account, error.message().to_owned(), Some(error.code()));
         error
     }

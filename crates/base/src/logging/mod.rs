@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, iso_time};
 use crate::redact::{KnownSecrets, Redactor};
+use crate::text::is_unsafe;
 use background::Background;
 use rotating::Rotating;
 
@@ -168,7 +169,7 @@ fn write_line(line: &mut String, entry: &Entry, redactor: &Redactor) {
     line.push('\n');
 }
 
-/// Escapes control characters, line ends and bidirectional controls, so that an entry stays on its line and can't
+/// Escapes quotes and unsafe characters, so that an entry stays on its line and can't
 /// affect a terminal.
 fn escape(line: &mut String, text: &str) {
     for c in text.chars() {
@@ -177,15 +178,7 @@ fn escape(line: &mut String, text: &str) {
             '\n' => line.push_str("\\n"),
             '\r' => line.push_str("\\r"),
             '\t' => line.push_str("\\t"),
-            '\u{2028}'
-            | '\u{2029}'
-            | '\u{200e}'
-            | '\u{200f}'
-            | '\u{202a}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}' => {
-                line.extend(c.escape_unicode());
-            }
-            _ if c.is_control() => line.extend(c.escape_unicode()),
+            _ if is_unsafe(c) => line.extend(c.escape_unicode()),
             _ => line.push(c),
         }
     }

@@ -126,7 +126,7 @@ impl ChatEvents {
 
     /// Writes the event that was held back, and then the current one.
     pub(super) fn write(&mut self, result: &EventResult, out: &mut Vec<u8>) {
-        // A comment or a dropped event says nothing about the block.
+        // A comment or a dropped event doesn't release the held block.
         let is_event = !self.event.data.is_empty() && !matches!(result, EventResult::Dropped);
         if is_event && self.failure.is_none() && !self.is_done {
             out.append(&mut self.held);

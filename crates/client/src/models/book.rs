@@ -72,7 +72,7 @@ impl ModelBook {
         Self { shared: Arc::new(SharedBook { file, clock, events, logger, state }) }
     }
 
-    /// Tells if an account serves a model. Any account may serve a model without a name.
+    /// Tells if an account serves a model. If `model` is empty, any account may serve it.
     #[must_use]
     pub fn serving(&self, record: &Record, model: &str) -> Serving {
         let Some(base_url) = record.key_base_url() else {

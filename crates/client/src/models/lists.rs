@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use qwen_base::is_unsafe;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::is_not_chat;
@@ -122,10 +123,9 @@ fn is_usable_id(id: &str) -> bool {
     !id.is_empty() && id.len() <= MAX_ID && id.trim() == id && !id.chars().any(is_unfit)
 }
 
-/// True for control characters, and for those that change the direction of text.
+/// True for characters that affect a terminal, and for those of no width.
 fn is_unfit(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    is_unsafe(c) || matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 #[cfg(test)]

@@ -77,13 +77,13 @@ impl Cooling {
     /// Pauses a key that has used up its tokens per minute.
     async fn pause(&self, account: &Account, cooldown: Cooldown, input: CooldownInput<'_>) -> Cooldown {
         let why = Error::new(Code::RateLimited, limit_reached(&name_of(account)));
-        let (id, servers_code) = (account.id.clone(), cooldown.code.clone());
-        let (CooldownInput { asked_at, ended_pause, retry_after_ms, .. }, longest) =
-            (input, self.quota_cooldown_ms);
-        let mark = move |registry: &Registry| {
-            let request = (ended_pause, asked_at, servers_code.as_str());
-            registry.mark_paused(&id, request, (retry_after_ms, longest), &why)
+        let (id, servers_code, longest_ms) =
+            (account.id.clone(), cooldown.code.clone(), self.quota_cooldown_ms);
+        let CooldownInput { asked_at, ended_pause, retry_after_ms, .. } = input;
+        let next = move |current: Option<Pause>, now| {
+            Pause::after(current.or(ended_pause), asked_at, retry_after_ms, longest_ms, now)
         };
+        let mark = move |registry: &Registry| registry.mark_paused(&id, &servers_code, next, &why);
         let written = self.tokens.with_registry(mark).await.ok().flatten();
         let until = written.map_or(cooldown.until, |cooled| cooled.until);
         Cooldown { until, ..cooldown }

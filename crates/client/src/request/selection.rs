@@ -244,7 +244,7 @@ fn serving<'a>(candidates: &'a [Candidate<'a>], active: usize) -> Vec<&'a Candid
     found
 }
 
-/// Sorts by that certainty and by price, then rotates the accounts of the first rank. Sequential rotation keeps the order.
+/// Sorts by [`Serving`] and price, then rotates the accounts of the best rank. Sequential rotation keeps the order.
 fn rotate(ready: &mut [&Candidate], input: &SelectionInput) {
     let turn = match input.rotation {
         Rotation::Sequential => return,

@@ -41,7 +41,7 @@ pub struct ServerError {
 /// Content of a document or an event of a chat answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// Nothing that a user sees.
+    /// No part that a user sees.
     Nothing,
     /// A part of an answer: text, reasoning, a tool call, or a finish reason.
     Answer,

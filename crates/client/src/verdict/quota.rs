@@ -73,7 +73,7 @@ pub fn says_itself(message: &str, words: &str) -> bool {
     message.find(words).is_some_and(|at| quotes_in(&message[..at]).is_multiple_of(2))
 }
 
-/// Returns the number of quotation marks in a text. An apostrophe within a word is none.
+/// Returns the number of quotation marks in a text. An apostrophe inside a word doesn't count.
 fn quotes_in(text: &str) -> usize {
     const MARKS: [char; 3] = ['\'', '"', '`'];
     let bare = |word: &str| word.trim_matches(|c: char| c.is_ascii_punctuation()).matches(MARKS).count();

@@ -94,7 +94,7 @@ fn the_window_of_a_quota_is_read_from_the_message() {
             assert_eq!(login(403, code, words), exhausted(Some(window)), "{code} {words}");
         }
     }
-    // Names, addresses and other words of a request are no limits.
+    // Names, addresses and other words of a request are not limits.
     for (status, words) in [
         (400, "Invalid schema for function 'get_monthly_quota_usage': None is not of type 'object'"),
         (400, "tools.0.function.name 'weekly_quota' is duplicated"),

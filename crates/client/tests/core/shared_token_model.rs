@@ -328,7 +328,7 @@ impl World {
                 CliStep::RemoveLockFile
             }
             CliStep::RemoveLockFile => {
-                // It removes the lock, whoever holds it.
+                // It removes the lock, even if another process holds it.
                 if !with.retake || self.holder_at_work().is_none() {
                     next.lock_file = None;
                 }

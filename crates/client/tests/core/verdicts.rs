@@ -399,7 +399,7 @@ async fn an_error_inside_a_success_is_an_error_to_its_caller_too() {
         assert_eq!(setup.server.api_requests().len(), 1);
         setup.server.until_closed().await;
     }
-    // So is a message alone, which is no answer to a chat.
+    // A message alone is an error too: it is not an answer to a chat.
     for opencode in [false, true] {
         for stream in [false, true] {
             let setup = Setup::fresh().await;

@@ -150,7 +150,7 @@ fn the_last_error_in_the_text_is_reported_wherever_it_stands() {
         assert_eq!((ended.problem, ended.server_error), (Some(problem), None), "{begun}");
         assert!(begun.contains(&ended.out) && ended.out.len() + 20 > begun.len(), "{}", ended.out);
     }
-    // The text of a block that is no error is kept.
+    // The text of a block that is not an error is kept.
     let begun = event(r#"{"delta":{"content":"event: error\nis the first line that the server writes."}}"#);
     for end in
         [String::new(), "data: [DONE]\n\n".to_owned(), event(r#"{"delta":{},"finish_reason":"abort"}"#)]

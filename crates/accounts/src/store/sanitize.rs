@@ -1,4 +1,4 @@
-//! Mends values in a store that Rust can't hold, so that they cost no account. Pure.
+//! Replaces values in a store that Rust can't hold, so that they cost no account. Pure.
 
 use qwen_base::escape_at;
 
@@ -8,9 +8,9 @@ const MAX_DEPTH: usize = 100;
 /// Returns JSON in which `NaN`, `Infinity`, too large numbers and too deep values are null, and U+FFFD takes the place of
 /// invalid UTF-8 and of each half of a surrogate pair.
 #[must_use]
-pub fn mended(contents: &[u8]) -> String {
+pub fn sanitized(contents: &[u8]) -> String {
     let text = String::from_utf8_lossy(contents);
-    let (mut mended, mut copied, mut at) = (String::with_capacity(text.len()), 0, 0);
+    let (mut sanitized, mut copied, mut at) = (String::with_capacity(text.len()), 0, 0);
     let (mut is_string, mut depth) = (false, 0_usize);
     while let Some(byte) = text.as_bytes().get(at) {
         let was_too_deep = depth > MAX_DEPTH;
@@ -32,8 +32,8 @@ pub fn mended(contents: &[u8]) -> String {
             _ => word(&text.as_bytes()[at..]),
         };
         if let Some(instead) = instead.filter(|_| !was_too_deep) {
-            mended.push_str(&text[copied..at]);
-            mended.push_str(instead);
+            sanitized.push_str(&text[copied..at]);
+            sanitized.push_str(instead);
             copied = at + length;
         }
         at += length;
@@ -41,8 +41,8 @@ pub fn mended(contents: &[u8]) -> String {
             copied = at.min(text.len());
         }
     }
-    mended.push_str(&text[copied..]);
-    mended
+    sanitized.push_str(&text[copied..]);
+    sanitized
 }
 
 /// Returns the length of an escape, and its replacement.
