@@ -282,7 +282,7 @@ fn model(file: &File) -> Option<Finding> {
         Finding::warning(
             ID,
             format!("{} selects \"{model}\", a model of another plugin.", file.shown()),
-            format!("Write \"model\": \"{PROVIDER}/coder-model\" in {}", quoted(&file.path)),
+            format!("Write \"model\": \"{PROVIDER}/qwen3.7-plus\" in {}", quoted(&file.path)),
         )
     })
 }

@@ -331,3 +331,17 @@ async fn a_flood_of_empty_events_is_not_kept_in_memory() {
         () = tokio::time::sleep(Duration::from_secs(10)) => {}
     }
 }
+
+#[tokio::test]
+async fn an_endless_error_body_is_not_kept_in_memory() {
+    const BOUND: usize = 64 * 1024 * 1024;
+    let setup = Setup::fresh().await;
+    let spaces = Part::Flood(vec![b' '; 16 * 1024].into());
+    setup.server.on_every_api(Reply::new(403, "application/json", vec![spaces]));
+    for client in [setup.client(), setup.host_client()] {
+        let answer = client.fetch(chat(true)).await.unwrap();
+        assert_eq!(answer.status.as_u16(), 403);
+        assert!(setup.server.bytes_sent() < BOUND, "{}", setup.server.bytes_sent());
+    }
+    setup.server.until_closed().await;
+}
