@@ -5,7 +5,7 @@ use qwen_base::{Code, Error, Redactor};
 use serde_json::{Map, Value};
 
 use super::chunk::{Frame, is_json, needs_parsing};
-use super::error_text::{error_beside_choices, error_in, has_error_block};
+use super::error_text::{error_beside_choices, error_in, split_at_block};
 use super::shape::{Shape, TEXTS};
 use crate::lenient_json::{parsed, written};
 use crate::sse::{DONE, Line, SseEvent, data_of, is_done};
@@ -31,8 +31,8 @@ pub(super) struct ChatEvents {
     /// An event whose text is an error block. It is held back until the next event: if the answer ends with an error, the
     /// error message already contains the words of the block.
     pub(super) held: Vec<u8>,
-    /// True if the current event is to be held back.
-    is_held: bool,
+    /// The part of the current event that is to be held back.
+    next_held: Option<Value>,
     pub(super) has_content: bool,
     has_call: bool,
     pub(super) is_finished: bool,
@@ -121,23 +121,24 @@ impl ChatEvents {
 
     /// True if the current event can be passed on without a copy.
     pub(super) fn passes_unchanged(&self) -> bool {
-        self.is_verbatim && self.held.is_empty() && !self.is_held
+        self.is_verbatim && self.held.is_empty()
     }
 
     /// Writes the event that was held back, and then the current one.
     pub(super) fn write(&mut self, result: &EventResult, out: &mut Vec<u8>) {
         // A comment or a dropped event doesn't release the held block.
-        let is_event = !self.event.data.is_empty() && !matches!(result, EventResult::Dropped);
+        let is_dropped = matches!(result, EventResult::Dropped) && self.next_held.is_none();
+        let is_event = !self.event.data.is_empty() && !is_dropped;
         if is_event && self.failure.is_none() && !self.is_done {
             out.append(&mut self.held);
         }
-        let out = if std::mem::take(&mut self.is_held) { &mut self.held } else { out };
         match result {
             EventResult::Unchanged => out.extend_from_slice(&self.lines),
-            EventResult::Replaced(event) => {
-                out.extend_from_slice(format!("data: {}\n\n", written(event)).as_bytes());
-            }
+            EventResult::Replaced(event) => out.extend_from_slice(&event_of(event)),
             EventResult::Dropped => {}
+        }
+        if let Some(block) = self.next_held.take() {
+            self.held = event_of(&block);
         }
     }
 
@@ -178,23 +179,15 @@ impl ChatEvents {
     fn read(&mut self, data: &[u8]) -> EventResult {
         // Only a piece of the tool call that was read last needs no parsing.
         self.frame = Frame::default();
-        match Content::of_json(data, self.event.is_error) {
+        let contradiction = match Content::of_json(data, self.event.is_error) {
             Content::Error(mut error) => {
                 error.status = self.event.status.or(error.status);
                 self.fail_with(Some(error), None);
                 return EventResult::Dropped;
             }
-            // An error beside content is not a verdict about the account, unless it ended the answer.
-            Content::Contradiction(error) => {
-                if ends_with_error(data) {
-                    self.fail_with(Some(error), None);
-                } else {
-                    self.fail(&broken_off(error.message.as_deref(), None), None);
-                }
-                return EventResult::Dropped;
-            }
-            Content::Nothing | Content::Answer => {}
-        }
+            Content::Contradiction(error) => Some(error),
+            Content::Nothing | Content::Answer => None,
+        };
         let is_object = data.trim_ascii_start().starts_with(b"{");
         let Some(mut fields) = parsed(data).and_then(only_object) else {
             // The host does not understand a sign of life such as `ping`, and sends the request again after a broken event.
@@ -211,20 +204,24 @@ impl ChatEvents {
             return EventResult::Dropped;
         }
         let was_finished = self.is_finished;
+        let mut error_reason = None;
         for choice in fields.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
             match self.correct(choice) {
                 Ok(has_changed) => is_changed |= has_changed,
-                Err(reason) => {
-                    self.is_finished = was_finished;
-                    let error =
-                        error_beside_choices(data).or_else(|| self.error_in_text(reason == ERROR_FINISH));
-                    self.fail_with(error, Some(&reason));
-                    return EventResult::Dropped;
-                }
+                Err(reason) => error_reason = Some(reason),
             }
         }
         let event = Value::Object(fields);
-        self.is_held = !self.is_finished && has_error_block(&event);
+        if contradiction.is_some() || error_reason.is_some() {
+            self.is_finished = was_finished;
+            return self.fail_after(event, data, contradiction, error_reason.as_deref());
+        }
+        if !self.is_finished
+            && let Some((before, block)) = split_at_block(&event)
+        {
+            self.next_held = Some(block);
+            return if has_words(&before) { EventResult::Replaced(before) } else { EventResult::Dropped };
+        }
         if is_changed {
             return EventResult::Replaced(event);
         }
@@ -234,17 +231,44 @@ impl ChatEvents {
         EventResult::Unchanged
     }
 
+    /// Ends the stream with an event that has an error beside its content, or a finish reason that means an error. Keeps the
+    /// content of the event.
+    fn fail_after(
+        &mut self,
+        event: Value,
+        data: &[u8],
+        contradiction: Option<ServerError>,
+        reason: Option<&str>,
+    ) -> EventResult {
+        let in_fields = contradiction.clone().or_else(|| error_beside_choices(data));
+        let in_text = match in_fields {
+            None => self.error_in_text(reason == Some(ERROR_FINISH)),
+            Some(_) => None,
+        };
+        // The error message has the words of an error in the text.
+        let content = match (&in_text, split_at_block(&event)) {
+            (None, _) => Some(event),
+            (Some(_), split) => split.map(|(before, _)| before),
+        };
+        match (contradiction, reason) {
+            // An error beside content is not a verdict about the account, unless it ended the answer.
+            (Some(error), None) => self.fail(&broken_off(error.message.as_deref(), None), None),
+            _ => self.fail_with(in_fields.or(in_text), reason),
+        }
+        let Some(mut content) = content.filter(|content| !self.is_finished && has_words(content)) else {
+            return EventResult::Dropped;
+        };
+        for choice in content["choices"].as_array_mut().into_iter().flatten() {
+            choice["finish_reason"] = Value::Null;
+        }
+        EventResult::Replaced(content)
+    }
+
     /// Corrects a choice for the host. Returns true if the choice changed. Fails with the finish reason if that means an error.
     fn correct(&mut self, choice: &mut Value) -> Result<bool, String> {
-        if let Some(delta) = choice.get("delta") {
-            let has_text =
-                |name| delta.get(name).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
-            // The host ignores `function_call`.
-            let has_call =
-                delta.get("tool_calls").and_then(Value::as_array).is_some_and(|calls| !calls.is_empty());
-            self.has_call |= has_call;
-            self.has_content |= has_call || TEXTS.into_iter().any(has_text);
-        }
+        let has_call = has_call(choice);
+        self.has_call |= has_call;
+        self.has_content |= has_call || has_text(choice);
         let Some(reason) = choice.get("finish_reason").filter(|reason| !reason.is_null()) else {
             return Ok(false);
         };
@@ -303,6 +327,26 @@ fn only_data(bytes: &[u8]) -> Option<(&[u8], usize)> {
     bytes[end..].starts_with(b"\n\n").then_some((data, end + 2))
 }
 
+/// True if a choice has a text.
+fn has_text(choice: &Value) -> bool {
+    TEXTS.iter().any(|name| choice["delta"][name].as_str().is_some_and(|text| !text.is_empty()))
+}
+
+/// True if a choice has a tool call. The host ignores `function_call`.
+fn has_call(choice: &Value) -> bool {
+    choice["delta"]["tool_calls"].as_array().is_some_and(|calls| !calls.is_empty())
+}
+
+/// True if an event has text or a tool call.
+fn has_words(event: &Value) -> bool {
+    event["choices"].as_array().into_iter().flatten().any(|choice| has_text(choice) || has_call(choice))
+}
+
+/// Writes an event as the stream has it.
+fn event_of(data: &Value) -> Vec<u8> {
+    format!("data: {}\n\n", written(data)).into_bytes()
+}
+
 /// Returns the fields of an object, or of the only one in an array.
 fn only_object(document: Value) -> Option<Map<String, Value>> {
     match document {
@@ -310,16 +354,6 @@ fn only_object(document: Value) -> Option<Map<String, Value>> {
         Value::Array(mut items) if items.len() == 1 => items.pop().and_then(only_object),
         _ => None,
     }
-}
-
-/// True if the finish reason of an event is an error.
-fn ends_with_error(data: &[u8]) -> bool {
-    parsed(data).is_some_and(|event| {
-        let mut choices = event["choices"].as_array().into_iter().flatten();
-        choices.any(|choice| {
-            choice["finish_reason"].as_str().is_some_and(|reason| ERROR_REASONS.contains(&reason))
-        })
-    })
 }
 
 /// Returns the message about an answer that the server ended with an error.

@@ -41,9 +41,18 @@ pub(super) fn error_beside_choices(data: &[u8]) -> Option<ServerError> {
     }
 }
 
-/// True if the text of an event is an error block.
-pub(super) fn has_error_block(event: &Value) -> bool {
-    TEXTS.iter().filter_map(|name| text_of(event, name)).any(|text| is_error_block(&text))
+/// Splits an event whose text has an error block: the event with the text before the block, and the event with the block.
+pub(super) fn split_at_block(event: &Value) -> Option<(Value, Value)> {
+    TEXTS.iter().find_map(|name| {
+        let text = event["choices"][0]["delta"][name].as_str()?;
+        let (before, block) = text.split_at(block_start(text)?);
+        let with_text = |text: &str| {
+            let mut part = event.clone();
+            part["choices"][0]["delta"][name] = text.into();
+            part
+        };
+        Some((with_text(before), with_text(block)))
+    })
 }
 
 fn text_of(event: &Value, name: &str) -> Option<String> {
@@ -53,8 +62,19 @@ fn text_of(event: &Value, name: &str) -> Option<String> {
     text_of_parts(content).or_else(|| Some(content.as_str()?.to_owned()))
 }
 
-fn is_error_block(text: &str) -> bool {
-    text.lines().take(3).any(|line| line.replace(' ', "") == "event:error" || line.starts_with(STATUS_START))
+/// Returns the start of an error block in a text, which may be its `id` line.
+fn block_start(text: &str) -> Option<usize> {
+    let (mut at, mut id_at) = (0, None);
+    text.split_inclusive('\n').find_map(|line| {
+        let start = at;
+        at += line.len();
+        let line = line.trim_end();
+        if line.replace(' ', "") == "event:error" || line.starts_with(STATUS_START) {
+            return Some(id_at.unwrap_or(start));
+        }
+        id_at = line.starts_with("id:").then_some(start);
+        None
+    })
 }
 
 /// Returns the error of the last block, if nothing follows the block.

@@ -272,9 +272,10 @@ impl<'a> LowercaseFields<'a> {
         // The innermost first: the others fill in what it lacks.
         let levels = || inner.iter().rev().chain([self]);
         let plain = levels().find_map(|fields| fields.text(&["error", "errors"]));
-        // `{"error":"code","message":"text"}` or `{"error":"text"}`.
+        // `{"error":"code","message":"text"}`, `{"error":"code"}` or `{"error":"text"}`.
         let (code, message) = match (levels().find_map(Self::code), levels().find_map(Self::message)) {
             (code, Some(message)) => (code.or(plain), Some(message)),
+            (None, None) if plain.as_deref().is_some_and(is_code) => (plain.clone(), plain),
             (code, None) => (code, plain),
         };
         let kind = inner.last().unwrap_or(self).text(&["type", "error_type"]);
@@ -316,6 +317,11 @@ fn shortened(text: &str) -> Option<String> {
 fn first_item(text: &str) -> Option<&str> {
     let items: Vec<&RawValue> = text.starts_with('[').then(|| serde_json::from_str(text).ok())??;
     items.first().map(|item| item.get())
+}
+
+/// True for one word, such as `insufficient_quota`.
+fn is_code(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 fn is_failure(code: &str) -> bool {

@@ -6,6 +6,7 @@
 mod denial;
 pub mod dialect;
 mod quota;
+mod quotations;
 mod reading;
 mod words;
 

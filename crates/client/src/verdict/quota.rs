@@ -43,18 +43,12 @@ pub fn window_of(message: &str) -> Option<QuotaWindow> {
 }
 
 /// Returns the window whose quota is used up according to a whole sentence of a message in lower case. A message that only
-/// mentions a quota, or quotes a text about one, says nothing about the account.
+/// mentions a quota says nothing about the account.
 #[must_use]
 pub fn spent_window_of(message: &str) -> Option<QuotaWindow> {
     const ENDS: [char; 12] =
         ['.', ',', ';', ':', '!', '?', '|', '(', ')', '\u{ff08}', '\u{3002}', '\u{ff0c}'];
-    let mut quotes = 0_usize;
-    message.split_inclusive(ENDS).find_map(|sentence| {
-        let is_quoted = !quotes.is_multiple_of(2);
-        quotes += quotes_in(sentence);
-        if is_quoted {
-            return None;
-        }
+    message.split(ENDS).find_map(|sentence| {
         let words = words_of(sentence);
         let (window, at, quota) = window_in(&words)?;
         let is_spent_word = |word: &&str| SPENT.iter().any(|spent| word.starts_with(spent));
@@ -65,19 +59,6 @@ pub fn spent_window_of(message: &str) -> Option<QuotaWindow> {
         let is_used_up = after.next().is_some_and(is_spent_word) || words[..at].iter().any(is_spent_word);
         (words[..at].iter().all(is_lead_word) && is_used_up).then_some(window)
     })
-}
-
-/// True if a message contains words that it does not quote.
-#[must_use]
-pub fn says_itself(message: &str, words: &str) -> bool {
-    message.find(words).is_some_and(|at| quotes_in(&message[..at]).is_multiple_of(2))
-}
-
-/// Returns the number of quotation marks in a text. An apostrophe inside a word doesn't count.
-fn quotes_in(text: &str) -> usize {
-    const MARKS: [char; 3] = ['\'', '"', '`'];
-    let bare = |word: &str| word.trim_matches(|c: char| c.is_ascii_punctuation()).matches(MARKS).count();
-    text.split([' ', '=']).map(|word| word.matches(MARKS).count() - bare(word)).sum()
 }
 
 /// Returns the first window in words, with its place and that of "quota" after it.

@@ -131,6 +131,10 @@ fn the_window_of_a_quota_is_read_from_the_message() {
     assert_eq!(login(429, "insufficient_quota", "You exceeded your current quota"), exhausted(None));
     assert_eq!(key(403, "insufficient_quota", "You exceeded your current quota"), exhausted(None));
     assert_eq!(verdict(false, 403, &json!({"error": {"type": "quota_exceeded"}})), exhausted(None));
+    assert_eq!(verdict(false, 429, &json!({"error": "insufficient_quota"})), exhausted(None));
+    assert_eq!(verdict(true, 400, &json!({"error": "Arrearage"})), Verdict::PaymentRequired);
+    let spaced = "You  exceeded\u{a0}your current quota";
+    assert_eq!(key(429, "insufficient_quota", spaced), Verdict::AllocationLimit);
 }
 
 #[test]
@@ -309,6 +313,9 @@ fn a_missing_model_and_a_missing_feature_are_distinguished() {
         "You can access model qwen3-coder-plus with a shorter input",
         "File not found",
         "The image was not found. model: qwen3-coder-plus",
+        "The model is currently unavailable, please try again later",
+        "Model qwen3-coder-plus is not available at the moment.",
+        "messages[1].content: 'model qwen3-coder-plus does not exist' is invalid",
         "",
     ] {
         assert_eq!(key(400, "invalid_parameter_error", message), Verdict::Pass, "{message}");
@@ -327,11 +334,26 @@ fn a_conversation_that_is_too_long_has_the_limit_of_the_message() {
         (400, "", "prompt is too long: 9 tokens > 8 maximum", None),
         (400, "", "Your input exceeds the context window of this model", None),
         (400, "RequestEntityTooLarge", "Exceeded limit on max bytes to request body: 6291456", None),
+        (400, "", "Your input of 9 tokens exceeds the context window of 8192 tokens", Some(8_192)),
+        (
+            400,
+            "",
+            "OpenAIException - {\"message\": \"Range of input length should be [1, 8192]\"}",
+            Some(8_192),
+        ),
         (413, "", "", None),
     ] {
         assert_eq!(key(status, code, message), Verdict::TooLong { limit });
     }
-    assert_eq!(key(400, "", "Range of max_tokens should be [1, 65536]"), Verdict::Pass);
+    for message in [
+        "Range of max_tokens should be [1, 65536]",
+        "messages[0].content 'prompt is too long' is invalid",
+        "Invalid value for messages[2].content: \"This model's maximum context length is 8 tokens\"",
+        "tools are not available in the context window of this model",
+        "max_tokens must be less than the context window of 8192",
+    ] {
+        assert_eq!(key(400, "", message), Verdict::Pass, "{message}");
+    }
 }
 
 #[test]

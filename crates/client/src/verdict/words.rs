@@ -4,10 +4,11 @@ use qwen_accounts::QuotaWindow;
 
 use super::denial::denies_model;
 use super::dialect::ServerError;
-use super::quota::{reset_of, says_itself, spent_window_of, window_of};
+use super::quota::{reset_of, spent_window_of, window_of};
+use super::quotations::without_quotations;
 use super::reading::{RequestContext, Verdict};
 
-/// The code, type and message of an error, in lower case.
+/// The code, type and message of an error, in lower case. The message lacks quotations.
 pub(super) struct Words {
     code: String,
     kind: String,
@@ -46,6 +47,8 @@ const MODEL_CODES: [&str; 7] = [
     "accessdenied.unpurchased",
     "model_access_denied",
 ];
+/// Words about trouble that passes.
+const PASSING_WORDS: [&str; 5] = ["try again", "retry", "temporar", "at the moment", "at this time"];
 /// Messages about a used-up quota. With a key and status 429 they mean its tokens per minute.
 const QUOTA_WORDS: [&str; 2] =
     ["you exceeded your current quota", "allocated quota exceeded, please increase your quota limit"];
@@ -118,7 +121,9 @@ fn status_of(text: &str, statuses: &[(&str, u16)]) -> Option<u16> {
 impl Words {
     pub(super) fn of(error: &ServerError) -> Self {
         let lower = |text: &Option<String>| text.as_deref().unwrap_or_default().to_ascii_lowercase();
-        Self { code: lower(&error.code), kind: lower(&error.kind), message: lower(&error.message) }
+        let message = without_quotations(&lower(&error.message));
+        let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { code: lower(&error.code), kind: lower(&error.kind), message }
     }
 
     pub(super) fn is(&self, code: &str) -> bool {
@@ -131,11 +136,6 @@ impl Words {
 
     pub(super) fn says(&self, words: &[&str]) -> bool {
         words.iter().any(|words| self.message.contains(words))
-    }
-
-    /// As [`says`](Self::says), but a quotation does not count: a server may repeat the user's words.
-    fn says_itself(&self, words: &[&str]) -> bool {
-        words.iter().any(|words| says_itself(&self.message, words))
     }
 
     /// Returns the status for an error without one. Words that leave no doubt count more than a general code.
@@ -156,7 +156,7 @@ impl Words {
         if !is_client_error {
             return Verdict::Pass;
         }
-        if self.is_any(&UNPAID_CODES) || self.says_itself(&UNPAID_WORDS) || status == 402 {
+        if self.is_any(&UNPAID_CODES) || self.says(&UNPAID_WORDS) || status == 402 {
             return Verdict::PaymentRequired;
         }
         if self.is_any(&["data_inspection_failed", "datainspectionfailed", "content_filter"])
@@ -198,7 +198,7 @@ impl Words {
 
     fn is_free_quota(&self) -> bool {
         self.is("allocationquota.freetieronly")
-            || self.says_itself(&[
+            || self.says(&[
                 "free allocated quota exceeded",
                 "free quota has been exhausted",
                 "free tier of the model has been exhausted",
@@ -215,7 +215,7 @@ impl Words {
         };
         limit("range of input length should be")
             .or_else(|| limit("maximum context length is"))
-            .or_else(|| limit("context window of"))
+            .or_else(|| limit("context window of").filter(|_| self.says(&["exceed", "too long"])))
             .or_else(|| {
                 let is_too_long = status == 413
                     || self.is("context_length_exceeded")
@@ -271,6 +271,6 @@ impl Words {
     fn lacks_model(&self, model: &str) -> bool {
         self.is_any(&MODEL_CODES)
             || self.says(&["model access denied", "access to model denied"])
-            || denies_model(&self.message, &model.to_ascii_lowercase())
+            || (!self.says(&PASSING_WORDS) && denies_model(&self.message, &model.to_ascii_lowercase()))
     }
 }
