@@ -301,7 +301,7 @@ impl<'a> Call<'a> {
         let is_last = selection.left() == 0 && selection.allowed().len() > 1;
         self.pipeline.succeeded(candidate, self.first_asked, is_last).await;
         if self.prepared.is_chat_stream {
-            self.pipeline.note_late_error(candidate.account, &mut answer.body, input);
+            self.pipeline.note_late_error(candidate, &mut answer.body, input);
         }
         answer
     }

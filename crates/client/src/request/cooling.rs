@@ -1,7 +1,7 @@
 //! Keeps accounts that can't answer from being asked for a time, in all processes.
 
 use qwen_accounts::{Account, Cooldown, Cooled, CoolingReason, Pause, Registry, TokenManager};
-use qwen_base::{Clock, Code, Error, Event, EventKind, Events};
+use qwen_base::{Clock, Code, Error, Event, EventKind, Events, Secret};
 
 use super::no_account::{cooling_message, limit_reached};
 use crate::config::Rotation;
@@ -46,6 +46,17 @@ impl Cooling {
             CoolingReason::TokenLimit => self.pause(account, cooldown, input).await,
             _ => self.cool(account, cooldown, input).await,
         })
+    }
+
+    /// Marks a key that the server refused after content was passed on.
+    pub(super) async fn reject(&self, account: &Account, key: Secret) {
+        let Err(why) = self.tokens.token(&account.id, Some(&key)).await else { return };
+        let (now, message) = (self.clock.now_ms(), why.message().to_owned());
+        let event = Event::of_account(EventKind::NeedsLogin, now, &account.id, &account.label, message);
+        self.events.emit(Event { code: Some(why.code()), ..event });
+        let id = account.id.clone();
+        // If the write fails, the next request learns the same from the server.
+        drop(self.tokens.with_registry(move |registry| registry.mark_rejected(&id, &key, &why)).await);
     }
 
     async fn cool(&self, account: &Account, cooldown: Cooldown, input: CooldownInput<'_>) -> Cooldown {

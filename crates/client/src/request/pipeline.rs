@@ -26,7 +26,7 @@ use crate::host::errors::FinalError;
 use crate::models::book::ModelBook;
 use crate::request_log::{LogStart, RequestLog, RequestRecord};
 use crate::usage::UsageBook;
-use crate::verdict::{Reading, RequestContext};
+use crate::verdict::{Reading, RequestContext, Verdict};
 
 /// Header in which a host names its conversation.
 const CONVERSATION_HEADER: &str = "x-session-id";
@@ -202,14 +202,25 @@ impl Pipeline {
         self.tokens.with_registry(change).await.ok()
     }
 
-    /// Starts a cooldown if the answer ends with an error that requires one. It only affects later requests, since content was
-    /// already passed on.
-    pub(super) fn note_late_error(&self, account: &Account, body: &mut Body, input: CooldownInput<'static>) {
-        let (cooling, account) = (self.cooling.clone(), account.clone());
+    /// Notes the account's state if the answer ends with an error. It only affects later requests, since content was already
+    /// passed on.
+    pub(super) fn note_late_error(
+        &self,
+        candidate: &Candidate<'_>,
+        body: &mut Body,
+        input: CooldownInput<'static>,
+    ) {
+        let (cooling, account) = (self.cooling.clone(), candidate.account.clone());
+        let token = candidate.record.token();
         body.on_server_error(move |error| {
             let (is_key, now_ms) = (account.kind != Kind::OAuth, cooling.clock.now_ms());
             let reading = Reading::of_inner_error(error, &RequestContext { is_key, model: "", now_ms });
-            let note = async move { drop(cooling.start(&account, &reading, input).await) };
+            let note = async move {
+                match (reading.verdict, token) {
+                    (Verdict::KeyRejected, Some(key)) => cooling.reject(&account, key.access_token).await,
+                    _ => drop(cooling.start(&account, &reading, input).await),
+                }
+            };
             Some(Handle::try_current().ok()?.spawn(note))
         });
     }

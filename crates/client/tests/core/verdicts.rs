@@ -170,6 +170,19 @@ async fn an_error_after_content_is_noted_for_the_next_request() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_refused_after_content_is_not_asked_again() {
+    let (fleet, first, _second) = two_keys().await;
+    let error = json!({"error": {"code": "invalid_api_key", "message": "Incorrect API key provided."}});
+    let sent = format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"hi\"}}}}]}}\n\ndata: {error}\n\n");
+    first.on_every_api(Reply::events(vec![Part::text(&sent)]));
+    let client = fleet.client();
+    assert_eq!(text(say(&client, true).await).await, sent);
+    assert_eq!(who(&say(&client, true).await), "second");
+    assert_eq!((first.api_requests().len(), fleet.setup.events.count(EventKind::NeedsLogin)), (1, 1));
+    assert_eq!(last_code(&account(&client, "first").await), Some(Code::TokenRejected.as_str()));
+}
+
+#[tokio::test]
 async fn an_error_after_content_is_noted_though_its_reader_stops_there() {
     let error = json!({"error": {"code": "insufficient_quota", "message": "week allocated quota exceeded"}});
     let (fleet, first, _second) = two_keys().await;
