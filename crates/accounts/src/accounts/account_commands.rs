@@ -50,10 +50,13 @@ impl Registry {
                 return Ok(ONLY_ACCOUNT.to_owned());
             }
             let now = self.clock.now_ms();
-            let id = self.with_store(|document| add(document, token, label, replace, now))?;
+            let add = |document: &mut Document| add(document, token, label, replace, now);
+            let added = self.with_store(add);
+            let id = added.or_else(|cause| self.with_store_in_place(add).map_err(|_| cause))?;
             // The user has approved the login, and the store has it.
             match self.put_in_credentials(token, true) {
-                Ok(()) => self.with_store(|document| document.set_linked_id(Some(&id)))?,
+                // If this write fails, the next snapshot finds that the two have the same token.
+                Ok(()) => drop(self.with_store(|document| document.set_linked_id(Some(&id)))),
                 Err(error) => self.tell_of_cli_login(&id, &error),
             }
             Ok(id)

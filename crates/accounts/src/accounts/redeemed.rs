@@ -74,7 +74,12 @@ impl Registry {
             self.store.reserve().map(drop)?;
             credentials.map(drop)
         };
-        self.store.locks().expect_usable()?;
+        let store_locks = self.store.locks();
+        if store_locks.are_missing() {
+            store_locks.expect_usable()?;
+        } else {
+            self.with_store_locked(|| Ok(()))?;
+        }
         self.store.read()?;
         let locks = self.credentials.locks();
         if locks.are_missing() {
@@ -200,9 +205,9 @@ impl Registry {
             record.set_last_error(None);
             Some(())
         };
-        // One more try: a write that failed once may succeed, and the token is nowhere else.
-        let kept = self.with_store_in(room, keep).or_else(|_| self.with_store(keep))?;
-        Ok(kept.is_some())
+        // A write that failed once may succeed, and the token is nowhere else.
+        let kept = self.with_store_in(room, keep).or_else(|_| self.with_store(keep));
+        Ok(kept.or_else(|cause| self.with_store_in_place(keep).map_err(|_| cause))?.is_some())
     }
 
     /// Saves a refreshed login in the store, since the credentials file changed during the refresh or can't be read.

@@ -45,6 +45,9 @@ pub struct Registry {
 /// Proof that the credentials lock is held.
 pub struct Guarded<'a>(pub &'a mut CliLock);
 
+/// Writes the store.
+type StoreWrite<'a> = &'a dyn Fn(&Document, Option<Reservation>) -> Result<Replaced>;
+
 impl Registry {
     /// Creates a registry. It opens no file yet.
     #[must_use]
@@ -285,14 +288,31 @@ impl Registry {
         if let Some(reserved) = &reserved {
             reserved.make_room_for_a_lock();
         }
+        self.with_store_by(&|document, reserved| self.store.write(document, reserved), reserved, change)
+    }
+
+    /// As [`Registry::with_store`], but a store that can't be replaced is written in place. A crash can then leave it torn,
+    /// so this is for tokens that are nowhere else.
+    pub(super) fn with_store_in_place<T>(&self, change: impl FnOnce(&mut Document) -> T) -> Result<T> {
+        self.with_store_by(&|document, _| self.store.write_in_place(document), None, change)
+    }
+
+    fn with_store_by<T>(
+        &self,
+        write: StoreWrite<'_>,
+        reserved: Option<Reservation>,
+        change: impl FnOnce(&mut Document) -> T,
+    ) -> Result<T> {
         let (mut change, mut result) = (Some(change), None);
-        self.change_store(reserved, &mut |document| result = change.take().map(|change| change(document)))?;
+        let mut change = |document: &mut Document| result = change.take().map(|change| change(document));
+        self.change_store(write, reserved, &mut change)?;
         result.ok_or_else(|| Error::internal("a change of the store was not made"))
     }
 
-    /// The non-generic part of [`Registry::with_store_in`], so that it is compiled once.
+    /// The non-generic part of [`Registry::with_store_by`], so that it is compiled once.
     fn change_store(
         &self,
+        write: StoreWrite<'_>,
         mut reserved: Option<Reservation>,
         change: &mut dyn FnMut(&mut Document),
     ) -> Result<()> {
@@ -326,7 +346,7 @@ impl Registry {
             let before = document.clone();
             change(&mut document);
             if must_write || document != before {
-                self.note_unsynced(&self.store.write(&document, reserved)?);
+                self.note_unsynced(&write(&document, reserved)?);
             }
             Ok(())
         })

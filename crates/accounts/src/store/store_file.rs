@@ -90,6 +90,14 @@ impl StoreFile {
         atomic::put(&self.path, &document.to_json(), reserved)
     }
 
+    /// Writes the store in place. A crash can leave it torn.
+    ///
+    /// # Errors
+    /// `ERR_QWEN_IO`.
+    pub fn write_in_place(&self, document: &Document) -> Result<Replaced> {
+        atomic::overwrite(&self.path, &document.to_json()).map(|()| Replaced::Synced)
+    }
+
     /// Reserves space for one more account; `None` if the store is written in place.
     ///
     /// # Errors
