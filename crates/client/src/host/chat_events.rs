@@ -251,8 +251,10 @@ impl ChatEvents {
             (Some(_), split) => split.map(|(before, _)| before),
         };
         match (contradiction, reason) {
-            // An error beside content is not a verdict about the account, unless it ended the answer.
-            (Some(error), None) => self.fail(&broken_off(error.message.as_deref(), None), None),
+            // An error beside content is only a verdict about the account if it has a code, or ended the answer.
+            (Some(error), None) if error.code.is_none() => {
+                self.fail(&broken_off(error.message.as_deref(), None), None);
+            }
             _ => self.fail_with(in_fields.or(in_text), reason),
         }
         let Some(mut content) = content.filter(|content| !self.is_finished && has_words(content)) else {

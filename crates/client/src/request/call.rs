@@ -230,6 +230,11 @@ impl<'a> Call<'a> {
         let last = selection.last().map(|last| last.account);
         let input = CooldownInput { last, ..self.cooldown_input(&attempt) };
         let cooldown = pipeline.cooling.start(account, &attempt.reading, input).await;
+        // The caller waits for the account that is available first.
+        let wait_ms = cooldown.as_ref().map_or(0, |cooldown| {
+            let others = selection.cooling().iter().map(|(_, other)| other.until);
+            others.fold(cooldown.until, u64::min).saturating_sub(pipeline.now_ms())
+        });
         match (verdict, cooldown) {
             _ if attempt.reading.is_of_proxy => Ok(self.cannot_answer(attempt, Code::PermissionDenied)),
             (Verdict::TokenRejected | Verdict::KeyRejected, _) => {
@@ -247,11 +252,8 @@ impl<'a> Call<'a> {
             }
             (Verdict::PermissionDenied, _) => Ok(self.cannot_answer(attempt, Code::PermissionDenied)),
             (Verdict::AllocationLimit, Some(cooldown)) => {
-                // The caller waits for the account that is available first.
-                let others = selection.cooling().iter().map(|(_, other)| other.until);
-                let free_at = others.fold(cooldown.until, u64::min);
                 let mut answer = attempt.answer;
-                answer.set_retry_after(free_at.saturating_sub(pipeline.now_ms()));
+                answer.set_retry_after(wait_ms);
                 answer.note_error(Code::RateLimited);
                 self.last = Some(Ok(answer));
                 Ok(Next::After(Outcome::Cooling(cooldown)))
@@ -260,8 +262,11 @@ impl<'a> Call<'a> {
                 if verdict == Verdict::PaymentRequired {
                     self.cannot_answer(attempt, Code::PaymentRequired);
                 } else if verdict == Verdict::RateLimited {
-                    let limit = FinalError::of_rate_limit(retry_after_ms, now, self.utc_offset_minutes);
-                    let mut answer = attempt.answer;
+                    let (mut answer, wait_ms) = (attempt.answer, retry_after_ms.map(|_| wait_ms));
+                    if let Some(wait_ms) = wait_ms.filter(|_| pipeline.settings.for_opencode) {
+                        answer.set_retry_after(wait_ms);
+                    }
+                    let limit = FinalError::of_rate_limit(wait_ms, now, self.utc_offset_minutes);
                     answer.note_error(Code::RateLimited);
                     self.last = Some(Ok(self.for_opencode(answer, limit)));
                 }

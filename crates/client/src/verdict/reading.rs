@@ -155,7 +155,9 @@ impl Reading {
         let (reason, until, window) = match self.verdict {
             Verdict::QuotaExhausted { window, until } => {
                 let least = least_cooldown_ms(window, quota_cooldown_ms);
-                let until = until.unwrap_or_else(|| exhausted_until(now_ms, least, retry_after_ms));
+                let is_possible = |wait: &u64| window.is_none_or(|window| *wait <= window.length_ms());
+                let wait = retry_after_ms.filter(is_possible);
+                let until = until.unwrap_or_else(|| exhausted_until(now_ms, least, wait));
                 (CoolingReason::Quota, until, window)
             }
             Verdict::RateLimited => {

@@ -118,6 +118,10 @@ fn the_window_of_a_quota_is_read_from_the_message() {
         (400, "Can't parse \"the bill is overdue\""),
         (403, "Unterminated string: 'free allocated quota exceeded'"),
         (400, "I can't read \"well. the weekly quota has been exhausted. ok\""),
+        (403, "messages[0].content: 'invalid api key' is not allowed"),
+        (403, "The prompt \"token expired\" was blocked"),
+        (403, "Content 'access denied' is blocked by policy"),
+        (400, "invalid text \u{300c}bill is overdue\u{300d}"),
     ] {
         for code in ["", "invalid_parameter_error"] {
             assert_eq!(
@@ -351,9 +355,11 @@ fn a_conversation_that_is_too_long_has_the_limit_of_the_message() {
         "Invalid value for messages[2].content: \"This model's maximum context length is 8 tokens\"",
         "tools are not available in the context window of this model",
         "max_tokens must be less than the context window of 8192",
+        "Range of input length should be [1, 2048] for tool name",
     ] {
         assert_eq!(key(400, "", message), Verdict::Pass, "{message}");
     }
+    assert_eq!(key(429, "Throttling", "the maximum context length is 8"), Verdict::RateLimited);
 }
 
 #[test]
@@ -543,6 +549,9 @@ fn words_about_the_account_outweigh_a_general_code_but_not_a_specific_one() {
             Verdict::PaymentRequired,
         ),
         (true, Some("server_error"), "", "Model qwen3-coder-plus not exist.", Verdict::ModelUnavailable),
+        (true, None, "BadRequest", "tools[0]: rate limit is an unknown field", Verdict::Pass),
+        (true, None, "BadRequest", "Access denied by the host of an image", Verdict::Pass),
+        (true, None, "BadRequest", "messages[0].content: 'token expired' is invalid", Verdict::Pass),
         (true, Some("ServiceUnavailable"), "", "hour allocated quota exceeded", Verdict::Pass),
         (true, Some("model_not_found"), "invalid_request_error", "token expired", Verdict::ModelUnavailable),
         (false, Some("InvalidParameter"), "", "Could not load the image: access denied", Verdict::Pass),

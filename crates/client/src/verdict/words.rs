@@ -48,7 +48,8 @@ const MODEL_CODES: [&str; 7] = [
     "model_access_denied",
 ];
 /// Words about trouble that passes.
-const PASSING_WORDS: [&str; 5] = ["try again", "retry", "temporar", "at the moment", "at this time"];
+const PASSING_WORDS: [&str; 6] =
+    ["try again", "retry", "temporar", "at the moment", "at this time", "right now"];
 /// Messages about a used-up quota. With a key and status 429 they mean its tokens per minute.
 const QUOTA_WORDS: [&str; 2] =
     ["you exceeded your current quota", "allocated quota exceeded, please increase your quota limit"];
@@ -79,8 +80,10 @@ const CODE_STATUSES: [(&str, u16); 23] = [
     ("invalid_parameter", 400),
 ];
 /// The status for a part of a general code.
-const GENERAL_CODE_STATUSES: [(&str, u16); 6] = [
+const GENERAL_CODE_STATUSES: [(&str, u16); 8] = [
     ("invalid", 400),
+    ("badrequest", 400),
+    ("bad_request", 400),
     ("internal", 500),
     ("server_error", 500),
     ("systemerror", 500),
@@ -211,17 +214,19 @@ impl Words {
             // `[1, N]` or `N tokens`.
             let rest = rest.strip_prefix("1,").unwrap_or(rest).trim_start();
             let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-            Some(Verdict::TooLong { limit: rest[..end].parse().ok() })
+            // `[1, N] for tool name`
+            let is_of_part = rest[end..].trim_start_matches([']', ' ']).starts_with("for ");
+            (!is_of_part).then(|| Verdict::TooLong { limit: rest[..end].parse().ok() })
         };
-        limit("range of input length should be")
-            .or_else(|| limit("maximum context length is"))
-            .or_else(|| limit("context window of").filter(|_| self.says(&["exceed", "too long"])))
-            .or_else(|| {
-                let is_too_long = status == 413
-                    || self.is("context_length_exceeded")
-                    || (status == 400 && self.says(&LENGTH_WORDS));
-                is_too_long.then_some(Verdict::TooLong { limit: None })
-            })
+        let in_words = || {
+            limit("range of input length should be")
+                .or_else(|| limit("maximum context length is"))
+                .or_else(|| limit("context window of").filter(|_| self.says(&["exceed", "too long"])))
+                .or_else(|| self.says(&LENGTH_WORDS).then_some(Verdict::TooLong { limit: None }))
+        };
+        let is_known = status == 413 || self.is("context_length_exceeded");
+        let found = if is_known || status == 400 { in_words() } else { None };
+        found.or_else(|| is_known.then_some(Verdict::TooLong { limit: None }))
     }
 
     fn quota(&self, status: u16, context: &RequestContext) -> Option<Verdict> {

@@ -186,6 +186,7 @@ async fn a_used_up_window_cools_until_its_known_end() {
         (spent("hour"), HALF_AN_HOUR_MS, "5-hour"),
         (spent("hour").header("retry-after", "7200"), 2 * HOUR_MS, "5-hour"),
         (spent("hour").header("retry-after", "60"), HALF_AN_HOUR_MS, "5-hour"),
+        (spent("hour").header("retry-after", "172800"), HALF_AN_HOUR_MS, "5-hour"),
         (spent("month"), 24 * HOUR_MS, "monthly"),
         (spent("month").header("retry-after", "60"), 24 * HOUR_MS, "monthly"),
         (spent("month").header("retry-after", "172800"), 48 * HOUR_MS, "monthly"),

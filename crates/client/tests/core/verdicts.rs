@@ -170,6 +170,20 @@ async fn an_error_after_content_is_noted_for_the_next_request() {
 }
 
 #[tokio::test]
+async fn opencode_waits_for_the_account_that_is_free_first() {
+    for waits in [["20", "3600"], ["3600", "20"]] {
+        let (fleet, first, second) = two_keys().await;
+        for (host, wait) in [&first, &second].into_iter().zip(waits) {
+            let limit = Reply::api_error(429, "Throttling.RateQuota", "Requests rate limit exceeded.");
+            host.on_every_api(limit.header("retry-after", wait));
+        }
+        let answer = say(&fleet.setup.host_client(), true).await;
+        let wait: u64 = answer.headers["retry-after"].to_str().unwrap().parse().unwrap();
+        assert_eq!((answer.status.as_u16(), (18..=20).contains(&wait)), (429, true), "{wait}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_that_is_refused_after_content_is_not_asked_again() {
     let (fleet, first, _second) = two_keys().await;
     let error = json!({"error": {"code": "invalid_api_key", "message": "Incorrect API key provided."}});
