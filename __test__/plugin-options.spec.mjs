@@ -81,6 +81,6 @@ test("the id of a metered key that another account precedes is quoted for a shel
   await (await method.authorize({})).callback("sk-1");
   while (toasts.length === 0) await new Promise((resolve) => setTimeout(resolve, 20));
   assert.deepEqual(toasts, [
-    "\"two\" is billed by use, and another account stays active. To use it: `npx opencode-qwen-cli-auth use $'\\033[2Jx\\012root'`",
+    "\"two\" is billed by use, and another account stays active. To use it: `npx opencode-qwen-cli-auth use $'\\033[2Jx\\nroot'`",
   ]);
 });

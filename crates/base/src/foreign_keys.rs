@@ -66,6 +66,13 @@ pub const OPENAI_MARK: &str = "T3BlbkFJ";
 /// Returns the part of a key that shows its maker, and the maker; `None` if it may be Alibaba's.
 #[must_use]
 pub fn foreign_maker(key: &str) -> Option<(&'static str, &'static str)> {
+    let mut key = key;
+    // A prefix may have been typed before the pasted key.
+    while let Some(rest) = key.strip_prefix("sk-sp-").or_else(|| key.strip_prefix("sk-"))
+        && rest.starts_with("sk-")
+    {
+        key = rest;
+    }
     let by_prefix = PREFIXES.into_iter().find(|(prefix, _)| key.starts_with(prefix));
     by_prefix.or_else(|| key.contains(OPENAI_MARK).then_some((OPENAI_MARK, "OpenAI")))
 }

@@ -161,6 +161,8 @@ impl Registry {
                 left.extend(self.remove_credentials(&removed));
             }
             left.extend(self.erase(&removed));
+            left.sort();
+            left.dedup();
             Ok(left)
         })
     }

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use crate::model::Binding;
 use crate::model::Token;
-use crate::model::same_user;
+use crate::model::{fingerprint, same_user};
 use crate::store::document::Document;
 use crate::store::import_formats::Login;
 use crate::store::record::Record;
@@ -22,6 +22,8 @@ pub struct Held {
     pub token: Token,
     /// Time of the last write, in epoch milliseconds.
     pub modified_at: u64,
+    /// Fingerprints of the refresh tokens from which the token was rotated while the store could not be written.
+    pub predecessors: Vec<String>,
 }
 
 /// Result of a reconciliation.
@@ -79,6 +81,14 @@ enum Relation {
     Spent,
     /// Another token of the same user.
     SameUser,
+    /// A token that the account's one was redeemed for.
+    Successor,
+}
+
+fn relation_of_held(record: &Record, held: &Held) -> Option<Relation> {
+    let own = record.token().and_then(|token| token.refresh_token).map(|token| fingerprint(&token));
+    let is_successor = own.is_some_and(|own| held.predecessors.contains(&own));
+    relation(record, &held.token).or_else(|| is_successor.then_some(Relation::Successor))
 }
 
 fn relation(record: &Record, held: &Token) -> Option<Relation> {
@@ -107,13 +117,14 @@ fn link(
     let related = document
         .records
         .iter_mut()
-        .find_map(|record| relation(record, &held.token).map(|found| (record, found)));
+        .find_map(|record| relation_of_held(record, held).map(|found| (record, found)));
     let Some((record, relation)) = related else { return adopt(document, held, now_ms, new_id, result) };
     let Some(own) = record.token() else { return };
     result.linked = Some(record.id().to_owned());
     let held_is_newer = held.token.expires_at > own.expires_at;
     match relation {
         Relation::Spent => result.repair = Some(own),
+        Relation::Successor => record.set_token(&held.token.clone().or_else_from(&own), now_ms),
         Relation::Same | Relation::SameUser if held_is_newer => {
             record.set_token(&held.token.clone().or_else_from(&own), now_ms);
         }
@@ -250,7 +261,7 @@ mod tests {
     use crate::store::document::tests::token;
 
     fn held(name: &str, expires_at: u64) -> Held {
-        Held { token: token(name, expires_at), modified_at: 50 }
+        Held { token: token(name, expires_at), modified_at: 50, predecessors: Vec::new() }
     }
 
     fn ids() -> impl FnMut() -> String {
@@ -295,7 +306,7 @@ mod tests {
     fn the_same_refresh_token_with_a_newer_access_token_is_adopted() {
         let mut document = store("a", 10);
         let newer =
-            Held { token: Token { access_token: Secret::new("newer"), ..token("a", 20) }, modified_at: 50 };
+            Held { token: Token { access_token: Secret::new("newer"), ..token("a", 20) }, ..held("a", 20) };
         let result = run(&mut document, Some(&newer));
         assert_eq!((result.linked.as_deref(), result.repair), (Some("one"), None));
         assert_eq!(document.records[0].token().unwrap().access_token.expose(), "newer");
@@ -327,6 +338,17 @@ mod tests {
         assert_eq!(document.records[1].label(), Some("Mine"));
         assert_eq!(document.records[0].token(), Some(token("a", 10)));
         assert!(document.records[0].is_superseded() && !document.records[1].is_superseded());
+    }
+
+    #[test]
+    fn a_token_that_names_the_accounts_one_as_its_predecessor_is_the_accounts() {
+        let mut document = store("a", 10);
+        let spent = token("a", 10).refresh_token.unwrap();
+        let successor = Held { predecessors: vec![fingerprint(&spent)], ..held("b", 20) };
+        let result = run(&mut document, Some(&successor));
+        assert_eq!((result.linked.as_deref(), result.repair), (Some("one"), None));
+        assert_eq!((document.records.len(), document.records[0].token()), (1, Some(token("b", 20))));
+        assert!(document.records[0].has_spent(&spent));
     }
 
     #[test]

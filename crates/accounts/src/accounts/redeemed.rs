@@ -125,7 +125,7 @@ impl Registry {
             Err(error) if error.code() == Code::Io => return if stored? { Ok(()) } else { Err(error) },
             Ok(Some(_)) | Err(_) => return stored.map(drop),
         };
-        match self.credentials.put_over(token, &held, room, false) {
+        match self.credentials.put_over(token, &held, room, false, !is_kept || stored.is_ok()) {
             Ok(Replaced::Declined) if is_kept => stored.map(drop),
             Ok(Replaced::Declined) => self.keep_beside(store.take().flatten(), account, spent, token),
             Ok(replaced) => {
@@ -155,7 +155,7 @@ impl Registry {
     ) -> Result<()> {
         let is_stored = stored.as_ref().is_ok_and(|is_stored| *is_stored);
         // The file's own token is spent, so a file that a crash could tear is better than a lost login.
-        match self.credentials.put_over(token, held, None, true) {
+        match self.credentials.put_over(token, held, None, true, stored.is_ok()) {
             Ok(Replaced::Declined) => return stored.map(drop),
             Ok(_) => self.tell_of_store(account, stored),
             Err(_) if !is_stored => return Err(cause),

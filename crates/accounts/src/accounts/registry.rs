@@ -209,7 +209,11 @@ impl Registry {
             Ok(held) => (held, None),
             Err(error) => (None, Some(error)),
         };
-        let held = held.map(|Credentials { token, modified_at, .. }| Held { token, modified_at });
+        let held = held.map(|Credentials { token, modified_at, predecessors, .. }| Held {
+            token,
+            modified_at,
+            predecessors,
+        });
         let legacy = self.legacy.read();
         let now = self.clock.now_ms();
         let new_id = || first_id.take().unwrap_or_else(|| new_id(now));

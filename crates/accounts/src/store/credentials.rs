@@ -8,6 +8,7 @@ use qwen_base::{
     fault::{self, Safeguard},
     opaque_debug,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, error::Category};
 
 use super::atomic::{self, Replaced, Reservation};
@@ -15,10 +16,16 @@ use super::file::{self, Contents};
 use super::lock::LockPaths;
 use super::obstacle::Obstacle;
 use super::raw_fields::RawFields;
-use crate::model::{FIELDS, Token};
+use crate::model::{FIELDS, Token, fingerprint};
 
 /// Larger files are refused.
 const MAX_SIZE: u64 = 1024 * 1024;
+
+/// Our own field: the refresh tokens from which the file's token was rotated while the store could not be written. Without it
+/// the token would look like another login, and the spent token of the store would be redeemed again.
+const ROTATION: &str = "opencode_qwen_rotation";
+/// Number of refresh tokens in the field.
+const MAX_PREDECESSORS: usize = 20;
 
 /// Space for longer tokens, in bytes.
 const ROOM_FOR_LONGER_TOKENS: u64 = 1024;
@@ -29,7 +36,17 @@ pub struct Credentials {
     pub token: Token,
     /// Time of the last write, in epoch milliseconds.
     pub modified_at: u64,
+    /// Fingerprints of the refresh tokens that the store may have instead of this one.
+    pub predecessors: Vec<String>,
     document: RawFields,
+}
+
+/// The value of [`ROTATION`], as fingerprints.
+#[derive(Serialize, Deserialize)]
+struct Rotation {
+    /// The refresh token that this is about. Another program may have kept the field beside its own token.
+    to: String,
+    from: Vec<String>,
 }
 
 opaque_debug!(Credentials);
@@ -83,7 +100,10 @@ impl CredentialsFile {
         };
         let token =
             Token::read(&known(&document)).ok_or_else(|| self.invalid("has no usable access_token"))?;
-        Ok(Credentials { token, modified_at, document })
+        let rotation = document.get(ROTATION).and_then(|field| serde_json::from_value(field).ok());
+        let rotation = rotation.filter(|rotation: &Rotation| is_of(&token, &rotation.to));
+        let predecessors = rotation.map_or_else(Vec::new, |rotation| rotation.from);
+        Ok(Credentials { token, modified_at, predecessors, document })
     }
 
     /// As [`CredentialsFile::read`], with a second try: a network file system fails now and then, and the CLI may be
@@ -103,11 +123,12 @@ impl CredentialsFile {
     /// # Errors
     /// `ERR_QWEN_IO`; the reason why the file can't be replaced.
     pub fn put(&self, token: &Token, previous: Option<&Credentials>, may_tear: bool) -> Result<Replaced> {
-        self.put_if(&contents(token, previous)?, None, may_tear, &|| true)
+        self.put_if(&contents(token, previous, None)?, None, may_tear, &|| true)
     }
 
     /// As [`CredentialsFile::put`], if the file still holds the refresh token of `previous` just before it is written.
-    /// `reserved` is disk space from [`CredentialsFile::reserve`].
+    /// `reserved` is disk space from [`CredentialsFile::reserve`]. `is_stored` is false if the store may still have the
+    /// token of `previous`.
     ///
     /// # Errors
     /// Those of [`CredentialsFile::put`].
@@ -117,8 +138,10 @@ impl CredentialsFile {
         previous: &Credentials,
         reserved: Option<Reservation>,
         may_tear: bool,
+        is_stored: bool,
     ) -> Result<Replaced> {
-        let contents = contents(token, Some(previous))?;
+        let rotation = if is_stored { None } else { previous.rotation_to(token) };
+        let contents = contents(token, Some(previous), rotation)?;
         self.put_if(&contents, reserved, may_tear, &|| self.still_holds(previous))
     }
 
@@ -192,8 +215,21 @@ impl CredentialsFile {
     }
 }
 
+impl Credentials {
+    fn rotation_to(&self, token: &Token) -> Option<Rotation> {
+        let mut from = self.predecessors.clone();
+        from.push(fingerprint(self.token.refresh_token.as_ref()?));
+        from.drain(..from.len().saturating_sub(MAX_PREDECESSORS));
+        Some(Rotation { to: fingerprint(token.refresh_token.as_ref()?), from })
+    }
+}
+
+fn is_of(token: &Token, print: &str) -> bool {
+    token.refresh_token.as_ref().is_some_and(|token| fingerprint(token) == print)
+}
+
 /// Returns the file's contents with other tokens. Other fields of `previous` stay.
-fn contents(token: &Token, previous: Option<&Credentials>) -> Result<Vec<u8>> {
+fn contents(token: &Token, previous: Option<&Credentials>, rotation: Option<Rotation>) -> Result<Vec<u8>> {
     let mut document = previous.map(|credentials| credentials.document.clone()).unwrap_or_default();
     let before = known(&document);
     let mut after = before.clone();
@@ -201,6 +237,8 @@ fn contents(token: &Token, previous: Option<&Credentials>) -> Result<Vec<u8>> {
     for name in FIELDS.into_iter().filter(|name| before.get(*name) != after.get(*name)) {
         document.set(name, after.get(name)).map_err(Error::internal)?;
     }
+    let rotation = rotation.map(serde_json::to_value).transpose().map_err(Error::internal)?;
+    document.set(ROTATION, rotation.as_ref()).map_err(Error::internal)?;
     Ok(document.to_json())
 }
 

@@ -4,13 +4,13 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Write as _};
 use std::path::Path;
 
-use qwen_accounts::{Obstacle, atomic, file, lock::LockPaths, mount_point};
+use qwen_accounts::{Obstacle, StoreFile, Stored, atomic, file, lock::LockPaths, mount_point};
 use qwen_base::shell::{as_root, path as quoted};
 use qwen_base::{Error, KernelLock};
 
 use super::files::is_of_another_user;
 use super::finding::{Finding, ours, unmark};
-use super::removal::own_copy;
+use super::removal::{own_copy, remove};
 use super::settings::CheckedSettings;
 
 pub(super) const FILE_SYSTEM: &str = "file-system";
@@ -36,7 +36,8 @@ pub(super) fn writable(directory: &Path) -> Result<Finding, Finding> {
 
 /// Returns how a directory or file becomes writable after this error.
 pub(super) fn writable_again(path: &Path, error: ErrorKind) -> String {
-    match (error, mount_point(path)) {
+    let place = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    match (error, mount_point(&place)) {
         (ErrorKind::ReadOnlyFilesystem, Some(mount)) => {
             as_root(&format!("mount -o remount,rw {}", quoted(mount)))
         }
@@ -66,14 +67,23 @@ pub(super) fn rooms(settings: &CheckedSettings) -> Vec<Finding> {
         is_free(credentials.path()).then(|| locks.as_ref().map_err(Error::clone).and(credentials.reserve()));
     let beside = is_free(store.path()).then(|| store.reserve());
     let found = match (own, beside) {
-        (Some(Err(error)), beside) => no_room(credentials.path(), &error, matches!(beside, Some(Ok(_)))),
+        (Some(Err(error)), Some(Err(other)))
+            if room_again(credentials.path(), &error) != room_again(store.path(), &other) =>
+        {
+            return vec![no_room(credentials.path(), &error, false), no_room(store.path(), &other, false)];
+        }
+        (Some(Err(error)), beside) => {
+            // A login needs both files.
+            let is_in_store = matches!(beside, Some(Ok(_))) && credentials.path().exists();
+            no_room(credentials.path(), &error, is_in_store)
+        }
         (None, Some(Err(error))) => no_room(store.path(), &error, false),
         // A refresh of the credentials file needs no other space; a login does.
         (Some(Ok(room)), Some(Err(error))) => {
             drop(room);
             match store.reserve() {
                 Err(error) if !credentials.path().exists() => no_room(store.path(), &error, false),
-                _ => no_room_for_a_login(store.path(), &error),
+                _ => no_room_beside(&store, &error),
             }
         }
         _ => return Vec::new(),
@@ -97,30 +107,37 @@ fn placeholders(locks: &LockPaths) -> Result<Vec<File>, Error> {
 fn no_room(path: &Path, error: &Error, is_in_store: bool) -> Finding {
     const ONLY_IN_STORE: &str =
         "Refreshed tokens only go to the account store, and the qwen CLI must log in again.";
-    let target = atomic::follow_links(path).unwrap_or_else(|_| path.to_owned());
     let shown = path.display();
-    if target.parent() != path.parent() {
-        let message = format!(
-            "{shown} is a link to {}, which can't be replaced. {ONLY_IN_STORE} {}",
-            target.display(),
-            error.message()
-        );
-        return Finding::warning(FILE_SYSTEM, message, own_copy(path));
-    }
     if is_in_store {
         let message = format!("{shown} can't be replaced. {ONLY_IN_STORE} {}", error.message());
         return Finding::warning(FILE_SYSTEM, message, room_again(path, error));
     }
-    let message = format!("New tokens can't be saved. {}", error.message());
+    let message = format!("New tokens can't be saved in {shown}. {}", error.message());
     Finding::broken(FILE_SYSTEM, message, room_again(path, error))
 }
 
-fn no_room_for_a_login(store: &Path, error: &Error) -> Finding {
+/// Reports a store that can't be written although the credentials file can.
+fn no_room_beside(store: &StoreFile, error: &Error) -> Finding {
+    let fix = room_again(store.path(), error);
+    let has_others = store.read().is_ok_and(|stored| match stored {
+        Stored::Usable(document) => {
+            document.records.iter().any(|record| Some(record.id()) != document.linked_id())
+        }
+        Stored::Missing | Stored::Broken { .. } => false,
+    });
+    if has_others {
+        let message = format!("Only the login of oauth_creds.json can be refreshed. {}", error.message());
+        return Finding::broken(FILE_SYSTEM, message, fix);
+    }
     let message = format!("Tokens can be refreshed, but there is no space for a login. {}", error.message());
-    Finding::warning(FILE_SYSTEM, message, room_again(store, error))
+    Finding::warning(FILE_SYSTEM, message, fix)
 }
 
 fn room_again(path: &Path, error: &Error) -> String {
+    let target = atomic::follow_links(path).unwrap_or_else(|_| path.to_owned());
+    if target.parent() != path.parent() {
+        return if path.exists() { own_copy(path) } else { remove(path) };
+    }
     let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
     let kind = cause.map_or(ErrorKind::Other, io::Error::kind);
     writable_again(path.parent().unwrap_or(path), kind)

@@ -63,8 +63,16 @@ fn directory_findings(paths: &Paths, settings: &CheckedSettings) -> Vec<Finding>
     if let (false, Ok(target)) = (directory.exists(), fs::read_link(directory)) {
         let message =
             format!("{} is a link to {}, which does not exist.", directory.display(), target.display());
-        let fix =
-            format!("mkdir -p -m 700 {}", quoted(&directory.parent().unwrap_or(directory).join(target)));
+        let target = directory.parent().unwrap_or(directory).join(target);
+        let above = target.ancestors().skip(1).find(|above| above.exists());
+        let make = format!("mkdir -p -m 700 {}", quoted(&target));
+        let fix = match above.and_then(|above| Some((above, tempfile::tempfile_in(above).err()?.kind()))) {
+            None => make,
+            Some((above, kind @ ErrorKind::ReadOnlyFilesystem)) => {
+                format!("{} && {make}", writable_again(above, kind))
+            }
+            Some((above, kind)) => writable_again(above, kind),
+        };
         return vec![Finding::broken(FILES, message, fix)];
     }
     if !directory.exists() {

@@ -380,7 +380,8 @@ mod tests {
     #[test]
     fn keys_of_other_companies_are_recognised() {
         let web_token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl";
-        let others = PREFIXES.iter().map(|(prefix, _)| format!("{prefix}0123456789abcdef"));
+        let prefixes = PREFIXES.iter().map(|(prefix, _)| *prefix).chain(["sk-sk-ant-", "sk-sp-sk-ant-"]);
+        let others = prefixes.map(|prefix| format!("{prefix}0123456789abcdef"));
         let more = [web_token, "LTAI5t0123456789", "hunter2", "sk-0123456789T3BlbkFJ0123456789"];
         for text in others.chain(more.map(str::to_owned)) {
             let (key, _) = read(&text).unwrap();

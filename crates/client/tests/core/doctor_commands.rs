@@ -14,7 +14,7 @@ use crate::support::setup::Setup;
 use crate::support::time::soon;
 
 /// Scripts that spoil a Qwen directory, the worst state of the findings, and their number.
-const SPOILED: [(&str, FindingState, usize); 35] = [
+const SPOILED: [(&str, FindingState, usize); 40] = [
     ("touch oauth_creds.flock && chmod 0 oauth_creds.flock", FindingState::Broken, 1),
     (
         "touch oauth_creds.flock && chmod 444 oauth_creds.flock && chown 54321 oauth_creds.flock",
@@ -108,6 +108,31 @@ const SPOILED: [(&str, FindingState, usize); 35] = [
         FindingState::Broken,
         2,
     ),
+    (
+        "mkdir ../nix && mv oauth_creds.json ../nix && store ../nix/s && ln -s ../nix/oauth_creds.json . && ln -s ../nix/s oauth_accounts.json && read_only ../nix",
+        FindingState::Broken,
+        2,
+    ),
+    (
+        "mkdir ../nix && store ../nix/s && ln -s ../nix/s oauth_accounts.json && read_only ../nix",
+        FindingState::Broken,
+        1,
+    ),
+    (
+        "mkdir ../nix && mv $PWD ../nix/q && ln -s nix/q $PWD && cd ../nix && read_only $PWD",
+        FindingState::Broken,
+        1,
+    ),
+    (
+        "rm oauth_creds.json && mkdir ../nix && ln -s ../nix/c oauth_creds.json && read_only ../nix",
+        FindingState::Broken,
+        1,
+    ),
+    (
+        "mkdir ../nix && rm -r $PWD && ln -s nix/q $PWD && cd ../nix && read_only $PWD",
+        FindingState::Broken,
+        1,
+    ),
     ("rm -r $PWD && echo > $PWD", FindingState::Broken, 1),
     ("rm -r $PWD && mkfifo $PWD", FindingState::Broken, 1),
     ("rm -r $PWD && ln -s .qwen $PWD", FindingState::Broken, 1),
@@ -115,9 +140,11 @@ const SPOILED: [(&str, FindingState, usize); 35] = [
 
 /// Runs a script in a directory and returns its output; `None` if it fails.
 fn run(script: &str, directory: &Path) -> Option<String> {
-    let helpers = "read_only() { mount --bind $1 $1 && mount -o remount,bind,ro $1; }; cd $0 && ";
+    let helpers = r#"read_only() { mount --bind $1 $1 && mount -o remount,bind,ro $1; }
+        store() { echo '{"version":1,"accounts":[{"id":"b","token":{"access_token":"x"}}]}' > $1; chmod 600 $1; }
+        cd $0"#;
     let ran =
-        Command::new("bash").args(["-c", &format!("{helpers}{script}")]).arg(directory).output().unwrap();
+        Command::new("bash").args(["-c", &format!("{helpers} && {script}")]).arg(directory).output().unwrap();
     ran.status.success().then(|| String::from_utf8(ran.stdout).unwrap())
 }
 

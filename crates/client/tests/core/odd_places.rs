@@ -231,6 +231,28 @@ impl Drop for Unchangeable {
     }
 }
 
+#[tokio::test]
+async fn a_login_that_the_store_could_not_take_is_not_taken_for_another_login() {
+    let fleet = Fleet::expiring_in(&[-60, 3600]).await;
+    let setup = &fleet.setup;
+    let Some(unchangeable) = Unchangeable::make(setup.home.store(), "i") else { return };
+    for access_token in ["access.ann.1", "access.ann.2"] {
+        let token = fleet.client().access_token(None).await.unwrap();
+        assert_eq!(token.access_token.expose(), access_token);
+        let mut held = setup.home.document();
+        held["expiry_date"] = 1.into();
+        setup.home.write(&held);
+    }
+    drop(unchangeable);
+    let client = fleet.client();
+    client.set_active_account("ann").await.unwrap();
+    let accounts = client.accounts().await.unwrap();
+    assert_eq!(accounts.iter().map(|account| account.id.as_str()).collect::<Vec<_>>(), ["ann", "bob"]);
+    assert_eq!((setup.server.redemptions(), setup.server.redeemed_again()), (3, 0));
+    assert_eq!(fleet.stored("ann")["token"]["refresh_token"], "refresh.ann.3");
+    assert_eq!(setup.home.document().as_object().unwrap().len(), 5, "the CLI's fields alone");
+}
+
 /// Names `path` in the findings, and removes its mark as they advise.
 async fn remove_mark(setup: &Setup, path: &Path, row: &str) {
     let findings = setup.doctor(&[]).examine().await.unwrap();
