@@ -7,10 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use http::header::HeaderMap;
 use qwen_accounts::{Account, Record, Snapshot, Token, TokenManager};
-use qwen_base::{
-    Clock, Code, Error, Event, EventKind, Events, Http, Logger, Result, TransportError, blocking, decoded,
-    display_url, read_limited,
-};
+use qwen_base::{Clock, Code, Error, Event, EventKind, Events, Http, Logger, Result, blocking, display_url};
 use url::Url;
 
 use super::Client;
@@ -182,23 +179,16 @@ impl ListReader {
         let Server { account, token, .. } = server;
         let base_url = account.base_url(token, None)?;
         let host = base_url.host_str().unwrap_or_default().to_owned();
-        let asked = async {
-            let headers = headers::for_attempt(&HeaderMap::new(), &token.access_token, account.kind, &host)?;
-            let url = Url::parse(&format!("{}/models", display_url(&base_url))).map_err(Error::internal)?;
-            let request = self.http.client_for(&url).await?.get(url).headers(headers);
-            let broken = |error: reqwest::Error| self.http.failure(&error, &host).error;
-            let mut response = decoded(request.send().await.map_err(broken)?);
-            let status = response.status();
-            if !status.is_success() {
-                return Err(unusable(&host, &format!("answered with status {}", status.as_u16())));
-            }
-            let body = read_limited(&mut response, MAX_BODY).await.map_err(broken)?;
-            let body = body.ok_or_else(|| unusable(&host, "sent more than 4 MiB"))?;
-            let list = blocking(move || read_list(&body)).await?;
-            list.ok_or_else(|| unusable(&host, "sent no list of models"))
-        };
-        let timeout = |_| Err(TransportError::no_answer(&host, LIMIT).error);
-        tokio::time::timeout(LIMIT, asked).await.unwrap_or_else(timeout)
+        let headers = headers::for_attempt(&HeaderMap::new(), &token.access_token, account.kind, &host)?;
+        let url = Url::parse(&format!("{}/models", display_url(&base_url))).map_err(Error::internal)?;
+        let request = |client: reqwest::Client| client.get(url.clone()).headers(headers);
+        let answer = self.http.exchange(&url, LIMIT, MAX_BODY, request).await?;
+        if !answer.status.is_success() {
+            return Err(unusable(&host, &format!("answered with status {}", answer.status.as_u16())));
+        }
+        let body = answer.body?.ok_or_else(|| unusable(&host, "sent more than 4 MiB"))?;
+        let list = blocking(move || read_list(&body)).await?;
+        list.ok_or_else(|| unusable(&host, "sent no list of models"))
     }
 }
 
