@@ -128,7 +128,7 @@ impl Client {
             clock: clock.clone(),
             events: events.clone(),
             logger: logger.clone(),
-            look_at: Arc::default(),
+            next_check_at: Arc::default(),
         };
         let settings = Settings {
             base_url: config.base_url.clone(),
@@ -215,7 +215,7 @@ impl Client {
     /// # Errors
     /// As [`Pipeline::fetch`].
     pub async fn fetch(&self, request: Request) -> Result<Answer> {
-        self.lists.look_now_and_then();
+        self.lists.check_now_and_then();
         self.pipeline.fetch(request).await
     }
 

@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// Largest list that is read, in bytes.
 const MAX_BODY: usize = 4 * 1024 * 1024;
 /// Time between two checks for old lists, in milliseconds.
-const LOOK_MS: u64 = 10 * 60_000;
+const CHECK_INTERVAL_MS: u64 = 10 * 60_000;
 
 /// Reads the servers' lists of models. Clones share state.
 #[derive(Debug, Clone)]
@@ -32,8 +32,8 @@ pub(super) struct ListReader {
     pub(super) clock: Clock,
     pub(super) events: Events,
     pub(super) logger: Logger,
-    /// Time of the next check, in epoch milliseconds; 0 before the first request.
-    pub(super) look_at: Arc<AtomicU64>,
+    /// In epoch milliseconds; 0 before the first request.
+    pub(super) next_check_at: Arc<AtomicU64>,
 }
 
 struct Server {
@@ -128,17 +128,17 @@ impl ListReader {
     }
 
     /// Refreshes old lists now and then, since a process may run for months.
-    pub(super) fn look_now_and_then(&self) {
+    pub(super) fn check_now_and_then(&self) {
         let now = self.clock.now_ms();
-        let look_at = self.look_at.load(Ordering::Relaxed);
-        if look_at > now && look_at - now <= LOOK_MS {
+        let due_at = self.next_check_at.load(Ordering::Relaxed);
+        if due_at > now && due_at - now <= CHECK_INTERVAL_MS {
             return;
         }
-        let next = now + LOOK_MS;
+        let next = now + CHECK_INTERVAL_MS;
         let is_mine =
-            self.look_at.compare_exchange(look_at, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+            self.next_check_at.compare_exchange(due_at, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         // The first request only starts the timer: a new process has usually just listed the models.
-        if is_mine && look_at > 0 {
+        if is_mine && due_at > 0 {
             self.refresh_in_background(true);
         }
     }
