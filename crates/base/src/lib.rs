@@ -36,7 +36,7 @@ pub use http::certificates::read_certificates;
 pub use http::decoding::decoded;
 pub use http::proxy::{NamedProxy, Proxies, UnreadableProxy};
 pub use http::retry_after::{RETRY_AFTER_MS, retry_after_ms, retry_after_of};
-pub use http::{Http, HttpConfig, PRODUCT, SharedHttp, TransportError, is_secure, read_limited};
+pub use http::{Http, HttpAnswer, HttpConfig, PRODUCT, SharedHttp, TransportError, is_secure};
 pub use kernel_lock::{KernelGuard, KernelLock};
 pub use logging::background::Background;
 pub use logging::{DEBUG_LOG, Logger, MAX_LOG_BYTES};

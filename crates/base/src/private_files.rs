@@ -6,16 +6,6 @@ use std::path::Path;
 
 use crate::safe_open::{self, NotAFile};
 
-/// Returns a builder of directories with mode 0700.
-#[must_use]
-pub fn directory_builder() -> DirBuilder {
-    #[cfg_attr(not(unix), expect(unused_mut, reason = "Windows has no modes"))]
-    let mut builder = DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder
-}
-
 /// Creates a directory and its parents with mode 0700, and gives an existing directory that mode.
 ///
 /// # Errors
@@ -36,7 +26,12 @@ pub fn ensure_directory(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn create_directory(directory: &Path) -> io::Result<()> {
+/// Creates a directory and its missing parents with mode 0700. An existing directory stays as it is. Directories that
+/// root creates belong to the owner of the parent directory.
+///
+/// # Errors
+/// Errors of the file system.
+pub fn create_directory(directory: &Path) -> io::Result<()> {
     if directory.is_dir() {
         return Ok(());
     }
@@ -44,7 +39,11 @@ fn create_directory(directory: &Path) -> io::Result<()> {
     if let Some(above) = above {
         create_directory(above)?;
     }
-    match directory_builder().create(directory) {
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "Windows has no modes"))]
+    let mut builder = DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    match builder.create(directory) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists && directory.is_dir() => return Ok(()),
         created => created?,
     }

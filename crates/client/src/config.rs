@@ -133,17 +133,24 @@ pub struct ClientConfig {
     pub base_url_override: Option<BaseUrlOverride>,
     /// Path of the account store, and true if that is the default path.
     pub accounts_path: (PathBuf, bool),
+    /// Longest time without a byte from the server.
+    pub idle_timeout: Duration,
+    /// Settings with a default.
+    pub lenient: LenientSettings,
+}
+
+/// Settings that have their default if they can't be read.
+#[derive(Debug, Clone)]
+pub struct LenientSettings {
     /// Settings of the request path.
     pub request: RequestOptions,
     /// True to ask the qwen CLI when all accounts are out of quota.
     pub cli_fallback: bool,
-    /// Longest time without a byte from the server.
-    pub idle_timeout: Duration,
     /// True to write a debug log (`DEBUG_QWEN_PLUGIN`).
     pub debug_log: bool,
     /// True to log each request to its own file (`ENABLE_PLUGIN_REQUEST_LOGGING`).
     pub request_log: bool,
-    /// Messages about settings that can't be read. Their defaults are used.
+    /// Messages about settings that can't be read.
     pub warnings: Vec<String>,
 }
 
@@ -153,15 +160,31 @@ impl ClientConfig {
     /// # Errors
     /// `ERR_QWEN_INVALID_ARGUMENT` for an option that can't be used, `ERR_QWEN_INVALID_CONFIG` for such a variable.
     pub fn read(options: &ClientOptions, environment: &Environment) -> Result<Self> {
-        let mut warnings = Vec::new();
         let oauth = oauth_config(&options.oauth, environment, "oauth.")?;
         let base_url_override = base_url_override(options, environment, &oauth)?;
         let connect_timeout = options.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT);
         let http = HttpConfig::from_environment(environment, connect_timeout);
-        warnings.extend(http.warnings());
         let default_base_url = || api_base_url(DEFAULT_API_BASE_URL).map_err(Error::internal);
         let paths = Paths::from_environment(environment)?;
         let accounts_path = accounts_path(options.accounts_path.as_deref(), environment, &paths)?;
+        Ok(Self {
+            paths,
+            oauth,
+            http,
+            base_url: base_url_override.as_ref().map_or_else(default_base_url, |set| Ok(set.url.clone()))?,
+            base_url_override,
+            accounts_path,
+            idle_timeout: options.idle_timeout.unwrap_or(DEFAULT_IDLE_TIMEOUT),
+            lenient: LenientSettings::read(options, environment),
+        })
+    }
+}
+
+impl LenientSettings {
+    /// Reads options and environment, as [`ClientConfig::read`].
+    #[must_use]
+    pub fn read(options: &ClientOptions, environment: &Environment) -> Self {
+        let mut warnings = Vec::new();
         let quota_cooldown = options.quota_cooldown.map(|cooldown| cooldown.as_millis());
         let quota_cooldown_ms = match quota_cooldown {
             Some(ms) => u64::try_from(ms).unwrap_or(u64::MAX),
@@ -183,20 +206,8 @@ impl ClientConfig {
         let qwen_mode = is_on(options.qwen_mode, "QWEN_MODE", true);
         let debug_log = is_on(None, "DEBUG_QWEN_PLUGIN", false);
         let request_log = is_on(None, "ENABLE_PLUGIN_REQUEST_LOGGING", false);
-        Ok(Self {
-            paths,
-            oauth,
-            http,
-            base_url: base_url_override.as_ref().map_or_else(default_base_url, |set| Ok(set.url.clone()))?,
-            base_url_override,
-            accounts_path,
-            request: RequestOptions { quota_cooldown_ms, rotation, degrade, allow_paid_fallback, qwen_mode },
-            cli_fallback,
-            idle_timeout: options.idle_timeout.unwrap_or(DEFAULT_IDLE_TIMEOUT),
-            debug_log,
-            request_log,
-            warnings,
-        })
+        let request = RequestOptions { quota_cooldown_ms, rotation, degrade, allow_paid_fallback, qwen_mode };
+        Self { request, cli_fallback, debug_log, request_log, warnings }
     }
 }
 
@@ -366,13 +377,17 @@ mod tests {
         ClientConfig::read(options, &environment)
     }
 
+    fn lenient(options: &ClientOptions, pairs: &[(&str, &str)]) -> LenientSettings {
+        LenientSettings::read(options, &pairs.iter().copied().collect())
+    }
+
     #[test]
     fn options_win_over_variables_and_variables_over_defaults() {
         let config = read(&ClientOptions::default(), &[]).unwrap();
         assert_eq!(config.base_url.as_str(), DEFAULT_API_BASE_URL);
         assert_eq!(config.base_url_override, None);
         assert_eq!(config.oauth.token_endpoint.as_str(), "https://chat.qwen.ai/api/v1/oauth2/token");
-        assert!(config.request.qwen_mode);
+        assert!(config.lenient.request.qwen_mode);
 
         let variables = [
             ("OPENCODE_QWEN_BASE_URL", "api.example"),
@@ -382,7 +397,7 @@ mod tests {
         let config = read(&ClientOptions::default(), &variables).unwrap();
         assert_eq!(config.base_url.as_str(), "https://api.example/v1");
         assert_eq!(config.oauth.token_endpoint.as_str(), "https://login.example/sub/api/v1/oauth2/token");
-        assert!(!config.request.qwen_mode);
+        assert!(!config.lenient.request.qwen_mode);
 
         let options = ClientOptions {
             base_url: Some("https://mine.example/v1".into()),
@@ -398,7 +413,7 @@ mod tests {
         assert_eq!(config.base_url.as_str(), "https://mine.example/v1");
         assert_eq!(config.oauth.token_endpoint.as_str(), "https://mine.example/token");
         assert_eq!(config.oauth.device_authorization_endpoint.as_str(), "https://mine.example/device");
-        assert!(config.request.qwen_mode);
+        assert!(config.lenient.request.qwen_mode);
     }
 
     #[test]
@@ -433,7 +448,7 @@ mod tests {
             (cooldown, "99999999999999999999999999"),
             ("OPENCODE_QWEN_ROTATION", "random"),
         ] {
-            let config = read(&ClientOptions::default(), &[(name, value)]).unwrap();
+            let config = lenient(&ClientOptions::default(), &[(name, value)]);
             assert!(config.warnings.len() == 1 && config.warnings[0].contains(name), "{name}={value}");
             let request = &config.request;
             assert!(request.qwen_mode && !config.cli_fallback && request.rotation == Rotation::Sequential);
@@ -447,7 +462,7 @@ mod tests {
             [(None, "", false), (None, "0", false), (Some(false), "1", false), (None, "1", true)]
         {
             let options = ClientOptions { cli_fallback: option, ..ClientOptions::default() };
-            let config = read(&options, &[("OPENCODE_QWEN_ENABLE_CLI_FALLBACK", variable)]).unwrap();
+            let config = lenient(&options, &[("OPENCODE_QWEN_ENABLE_CLI_FALLBACK", variable)]);
             assert_eq!(config.cli_fallback, is_on, "{option:?} {variable}");
         }
     }
@@ -465,7 +480,7 @@ mod tests {
             ("No", false),
             ("OFF", false),
         ] {
-            let config = read(&ClientOptions::default(), &[("QWEN_MODE", value)]).unwrap();
+            let config = lenient(&ClientOptions::default(), &[("QWEN_MODE", value)]);
             assert_eq!((config.request.qwen_mode, config.warnings.len()), (is_on, 0), "{value}");
         }
     }
@@ -482,10 +497,10 @@ mod tests {
 
     #[test]
     fn logs_are_off_by_default() {
-        let config = read(&ClientOptions::default(), &[]).unwrap();
+        let config = lenient(&ClientOptions::default(), &[]);
         assert!(!config.debug_log && !config.request_log);
         let variables = [("DEBUG_QWEN_PLUGIN", "1"), ("ENABLE_PLUGIN_REQUEST_LOGGING", "loud")];
-        let config = read(&ClientOptions::default(), &variables).unwrap();
+        let config = lenient(&ClientOptions::default(), &variables);
         assert!(config.debug_log && !config.request_log);
         assert!(config.warnings[0].contains("ENABLE_PLUGIN_REQUEST_LOGGING"));
     }

@@ -24,6 +24,7 @@ mod sse;
 #[cfg(test)]
 mod test_tokens;
 mod usage;
+mod user_files;
 mod verdict;
 
 pub use client::{

@@ -7,27 +7,22 @@ use std::path::{Path, PathBuf};
 use qwen_base::{Environment, safe_open};
 use serde_json::Value;
 
-/// Largest configuration file that is read, in bytes.
-pub const MAX_SIZE: u64 = 1024 * 1024;
+use crate::user_files::{MAX_FILE, parse_settings};
 
 /// Reads a configuration file. `None` if there is no such file. The error completes "… can't be read: ".
 pub fn read_configuration(path: &Path) -> Result<Option<Value>, String> {
     let Ok(metadata) = fs::metadata(path) else { return Ok(None) };
-    if !metadata.is_file() || metadata.len() > MAX_SIZE {
+    if !metadata.is_file() || metadata.len() > MAX_FILE {
         return Ok(None);
     }
-    let text = safe_open::read_text(path, MAX_SIZE).map_err(|error| error.to_string())?;
+    let text = safe_open::read_text(path, MAX_FILE).map_err(|error| error.to_string())?;
     parse_configuration(text).map(Some)
 }
 
-/// Parses a configuration, which may have comments and trailing commas.
-pub fn parse_configuration(mut text: String) -> Result<Value, String> {
-    json_strip_comments::strip(&mut text).map_err(|error| error.to_string())?;
-    match serde_json::from_str(&text) {
-        Ok(value @ Value::Object(_)) => Ok(value),
-        Ok(_) => Err("it is not an object".to_owned()),
-        Err(error) => Err(format!("line {}, column {} is not JSON", error.line(), error.column())),
-    }
+/// Parses a configuration.
+pub fn parse_configuration(text: String) -> Result<Value, String> {
+    parse_settings(text)
+        .and_then(|value| if value.is_object() { Ok(value) } else { Err("it is not an object".to_owned()) })
 }
 
 #[derive(Debug)]

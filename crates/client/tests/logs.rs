@@ -123,7 +123,7 @@ fn each_entry_is_one_line() {
             });
         }
     });
-    logger.error("text", &[("why", &format!("no\r\nway: {ACCESS_TOKEN}, {KEY}, password={PASSWORD}"))]);
+    logger.warn("text", &[("why", &format!("no\r\nway: {ACCESS_TOKEN}, {KEY}, password={PASSWORD}"))]);
     drop(logger);
 
     let text = fs::read_to_string(directory.join(DEBUG_LOG)).unwrap();
@@ -413,7 +413,7 @@ fn a_disabled_or_unwritable_log_stops_no_request() {
     let mut record = start(&log, "{}");
     record.attempt_started("a", &url("https://portal.qwen.ai/v1"), &Secret::new(KEY));
     record.finish(LogOutcome::Completed);
-    Logger::off().error("event", &[]);
+    Logger::off().warn("event", &[]);
     assert!(log.flush(Duration::ZERO) && !directory.exists());
 
     let in_the_way = temporary.path().join("in-the-way");
@@ -422,7 +422,7 @@ fn a_disabled_or_unwritable_log_stops_no_request() {
     start(&log, "{}").finish(LogOutcome::Completed);
     drop(log);
     let logger = logger(&in_the_way);
-    logger.error("event", &[]);
+    logger.warn("event", &[]);
     assert!(logger.flush(LIMIT));
     assert!(
         fs::read_to_string(directory.join(DEBUG_LOG)).unwrap().contains(" WARN request-log-failed error=")

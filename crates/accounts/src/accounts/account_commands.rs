@@ -6,7 +6,7 @@ use qwen_base::{Code, Error, EventKind, Result};
 use serde::Deserialize;
 
 use super::account::{disabled_account, unknown_account};
-use super::availability::{Availability, availability};
+use super::availability::availability;
 use super::erase::{MAX_DEPTH, MAX_FILES, Traces};
 use super::reconcile::{self, Imported};
 use super::registry::{ONLY_ACCOUNT, Registry, new_id};
@@ -334,17 +334,12 @@ fn keep_key(document: &mut Document, key: &Key, label: Option<&str>, now: u64) -
 fn is_surpassed(document: &Document, id: &str, now: u64) -> bool {
     let Some(price) = document.record(id).map(|record| record.kind().price()) else { return true };
     let is_active = |record: &Record| document.active_id() == Some(record.id());
+    let works = |record: &Record| {
+        record.is_enabled() && availability(record, now).works() && record.rejected_at().is_none()
+    };
     document.all().any(|record| {
-        record.id() != id && works(record, now) && (is_active(record) || record.kind().price() < price)
+        record.id() != id && works(record) && (is_active(record) || record.kind().price() < price)
     })
-}
-
-/// True if the account can answer a request, now or after its cooldown.
-fn works(record: &Record, now: u64) -> bool {
-    let availability = availability(record, now);
-    record.is_enabled()
-        && matches!(availability, Availability::Ready | Availability::Cooling(_))
-        && record.rejected_at().is_none()
 }
 
 #[cfg(test)]

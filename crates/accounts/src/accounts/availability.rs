@@ -19,6 +19,14 @@ pub enum Availability {
     Dead,
 }
 
+impl Availability {
+    /// True if the account can answer requests, now or after a cooldown.
+    #[must_use]
+    pub const fn works(self) -> bool {
+        matches!(self, Self::Ready | Self::Cooling(_))
+    }
+}
+
 /// Availability of an account at `now_ms`.
 #[must_use]
 pub fn availability(record: &Record, now_ms: u64) -> Availability {

@@ -13,9 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{ACCEPT, CONTENT_TYPE};
-use qwen_base::{
-    Clock, Code, Error, Http, Result, Secret, TransportError, decoded, read_limited, retry_after_of,
-};
+use qwen_base::{Clock, Code, Error, Http, Result, Secret, TransportError, retry_after_of};
 use tokio::time::{Instant, sleep};
 use url::{Url, form_urlencoded};
 
@@ -73,10 +71,6 @@ impl OAuthClient {
         &self.config
     }
 
-    fn http(&self) -> &Http {
-        &self.http
-    }
-
     /// Returns the same client for tokens of another server.
     #[must_use]
     pub fn at(&self, token_endpoint: Url, client_id: String) -> Self {
@@ -100,10 +94,7 @@ impl OAuthClient {
         // Qwen expects a request id here, and on no other request.
         let request_id = uuid::Uuid::new_v4().to_string();
         let endpoint = &self.config.device_authorization_endpoint;
-        let answer = self
-            .post(endpoint, &form, Some(&request_id), self.config.timeout)
-            .await
-            .map_err(|failure| failure.error)?;
+        let answer = self.post(endpoint, &form, Some(&request_id), self.config.timeout).await?;
         device::read_device_authorization(&answer, &self.config.client_id, verifier)
     }
 
@@ -138,8 +129,8 @@ impl OAuthClient {
             let reply = match self.post(&self.config.token_endpoint, &form, None, limit).await {
                 Ok(answer) => poll::read_poll(&answer, self.clock.now_ms()),
                 // An unreadable certificate file stays unreadable, so waiting is useless.
-                Err(failure) if !failure.error.is_retryable() => PollReply::Failed(failure.error),
-                Err(failure) => PollReply::Trouble(failure.error),
+                Err(error) if !error.is_retryable() => PollReply::Failed(error),
+                Err(error) => PollReply::Trouble(error),
             };
             polling.note(&reply);
             match reply {
@@ -203,10 +194,8 @@ impl OAuthClient {
         }
         Some(match outcome {
             Ok(answer) => redemption::read_refresh(&answer, self.clock.now_ms()),
-            Err(failure) if !failure.error.is_retryable() => Redemption::Unusable(failure.error),
-            Err(failure) => {
-                Redemption::Unavailable { cause: failure.error, in_doubt: !send_state.withhold() }
-            }
+            Err(error) if !error.is_retryable() => Redemption::Unusable(error),
+            Err(cause) => Redemption::Unavailable { cause, in_doubt: !send_state.withhold() },
         })
     }
 
@@ -216,7 +205,7 @@ impl OAuthClient {
         form: &[(&str, &str)],
         request_id: Option<&str>,
         limit: Duration,
-    ) -> Result<OAuthAnswer, TransportError> {
+    ) -> Result<OAuthAnswer> {
         self.post_body(endpoint, encoded(form).into(), request_id, limit).await
     }
 
@@ -226,34 +215,24 @@ impl OAuthClient {
         body: reqwest::Body,
         request_id: Option<&str>,
         limit: Duration,
-    ) -> Result<OAuthAnswer, TransportError> {
-        let host = endpoint.host_str().unwrap_or("the OAuth server");
-        let client = self
-            .http
-            .client_for(endpoint)
-            .await
-            .map_err(|error| TransportError { error, before_send: true })?;
-        let mut request = client
-            .post(endpoint.clone())
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header(ACCEPT, "application/json")
-            .body(body);
-        if let Some(id) = request_id {
-            request = request.header("x-request-id", id);
-        }
-        let exchange = async {
-            let response = request.send().await.map_err(|error| self.http.failure(&error, host))?;
-            let mut response = decoded(response);
-            let status = response.status().as_u16();
-            let retry_after_ms = retry_after_of(response.headers(), self.clock.now_ms());
-            let body = read_limited(&mut response, MAX_BODY)
-                .await
-                .map_err(|error| TransportError::broken_body(&error, host))?;
-            Ok(OAuthAnswer { status, retry_after_ms, body: OAuthBody::read(body.as_deref()) })
+    ) -> Result<OAuthAnswer> {
+        let request = |client: reqwest::Client| {
+            let request = client
+                .post(endpoint.clone())
+                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .header(ACCEPT, "application/json")
+                .body(body);
+            match request_id {
+                Some(id) => request.header("x-request-id", id),
+                None => request,
+            }
         };
-        tokio::time::timeout(limit, exchange)
-            .await
-            .unwrap_or_else(|_| Err(TransportError::no_answer(host, limit)))
+        let answer = self.http.exchange(endpoint, limit, MAX_BODY, request).await?;
+        Ok(OAuthAnswer {
+            status: answer.status.as_u16(),
+            retry_after_ms: retry_after_of(&answer.headers, self.clock.now_ms()),
+            body: OAuthBody::read(answer.body?.as_deref()),
+        })
     }
 }
 

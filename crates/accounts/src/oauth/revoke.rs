@@ -2,7 +2,7 @@
 //! known.
 
 use http::header::ACCEPT;
-use qwen_base::{Code, Error, Result, Secret, TransportError, decoded, host_url, read_limited};
+use qwen_base::{Code, Error, Result, Secret, host_url};
 use serde_json::Value;
 use url::Url;
 
@@ -33,8 +33,7 @@ impl OAuthClient {
             ("token_type_hint", "refresh_token"),
             ("client_id", self.config().client_id.as_str()),
         ];
-        let answer = self.post(&endpoint, &form, None, self.config().timeout).await;
-        let status = answer.map_err(|failure| failure.error)?.status;
+        let status = self.post(&endpoint, &form, None, self.config().timeout).await?.status;
         if (200..300).contains(&status) {
             return Ok(Revocation::Revoked);
         }
@@ -48,22 +47,12 @@ impl OAuthClient {
         let mut url = issuer.clone();
         url.set_path(METADATA_PATH);
         url.set_query(None);
-        let host = issuer.host_str().unwrap_or("the OAuth server");
-        let exchange = async {
-            let request =
-                self.http().client_for(&url).await?.get(url.clone()).header(ACCEPT, "application/json");
-            let failed = |error: reqwest::Error| self.http().failure(&error, host).error;
-            let mut response = decoded(request.send().await.map_err(failed)?);
-            if !response.status().is_success() {
-                return Ok(None);
-            }
-            read_limited(&mut response, MAX_METADATA).await.map_err(failed)
-        };
-        let limit = self.config().timeout;
-        let body = tokio::time::timeout(limit, exchange)
-            .await
-            .unwrap_or_else(|_| Err(TransportError::no_answer(host, limit).error))?;
-        let metadata = body.and_then(|body| serde_json::from_slice::<Value>(&body).ok());
+        let request = |client: reqwest::Client| client.get(url.clone()).header(ACCEPT, "application/json");
+        let answer = self.http.exchange(&url, self.config().timeout, MAX_METADATA, request).await?;
+        if !answer.status.is_success() {
+            return Ok(None);
+        }
+        let metadata = answer.body?.and_then(|body| serde_json::from_slice::<Value>(&body).ok());
         let named = metadata.as_ref().and_then(|metadata| metadata.get("revocation_endpoint")?.as_str());
         let endpoint = named.and_then(|named| host_url(named).ok());
         Ok(endpoint.filter(|endpoint| endpoint.origin() == issuer.origin()))

@@ -364,37 +364,23 @@ fn sync_data(file: &File) -> std::io::Result<()> {
     if fault::omits(Safeguard::DataSync) { Ok(()) } else { file.sync_all() }
 }
 
-/// Creates a directory and its missing parents with mode 0700. An existing directory stays as it is. Directories that
-/// root creates belong to the owner of the parent directory.
+/// As [`private_files::create_directory`].
 ///
 /// # Errors
-/// `ERR_QWEN_IO`.
+/// `ERR_QWEN_IO`, with advice about a link to a missing directory.
 pub fn create_private_directory(directory: &Path) -> Result<()> {
-    if directory.is_dir() {
-        return Ok(());
-    }
-    let above = directory.parent().filter(|above| !above.as_os_str().is_empty());
-    if let Some(above) = above {
-        create_private_directory(above)?;
-    }
-    if let Ok(target) = fs::read_link(directory) {
+    private_files::create_directory(directory).map_err(|error| {
+        let missing = directory.ancestors().take_while(|path| !path.is_dir() && path.parent().is_some());
+        let failed = missing.last().unwrap_or(directory);
+        let Ok(target) = fs::read_link(failed) else { return Error::io("create", failed, error) };
         // The link may lead to a disk that is not mounted now.
         let message = format!(
             "{} is a link to {}, where there is no directory. Create that directory or remove the link, then try again.",
-            directory.display(),
+            failed.display(),
             target.display()
         );
-        return Err(Error::new(Code::Io, message).with_path(directory));
-    }
-    match private_files::directory_builder().create(directory) {
-        Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::AlreadyExists && directory.is_dir() => return Ok(()),
-        Err(error) => return Err(Error::io("create", directory, error)),
-    }
-    if let (Some(above), Ok(made)) = (above, File::open(directory)) {
-        private_files::inherit_owner(&made, above);
-    }
-    Ok(())
+        Error::new(Code::Io, message).with_path(failed)
+    })
 }
 
 /// Returns the path that a chain of links leads to. The target may be missing.

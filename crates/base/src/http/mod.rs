@@ -11,12 +11,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use reqwest::{Proxy, Response};
+use http::{HeaderMap, StatusCode};
+use reqwest::{Proxy, RequestBuilder};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::OnceCell;
+use tokio::time::{Instant, timeout_at};
 use url::{Host, Url};
 
 use self::certificates::read_certificates;
+use self::decoding::decoded;
 use self::names::{Names, UnknownProxy};
 use self::proxy::{NamedProxy, Proxies};
 use crate::blocking::blocking;
@@ -71,7 +74,7 @@ impl HttpConfig {
     }
 }
 
-/// A lazily built HTTP client. It never follows redirects. [`decoded`](decoding::decoded) decodes the bodies.
+/// A lazily built HTTP client. It never follows redirects.
 pub struct Http {
     config: HttpConfig,
     client: Mutex<Arc<OnceCell<Built>>>,
@@ -123,6 +126,41 @@ impl Http {
         }
     }
 
+    /// Sends a request and reads its answer, all within `limit`.
+    ///
+    /// # Errors
+    /// Those of [`Http::client_for`], and `ERR_QWEN_NETWORK` or `ERR_QWEN_TIMEOUT` if no answer came.
+    pub async fn exchange(
+        &self,
+        url: &Url,
+        limit: Duration,
+        max_body: usize,
+        request: impl FnOnce(reqwest::Client) -> RequestBuilder,
+    ) -> Result<HttpAnswer> {
+        let host = url.host_str().unwrap_or_default();
+        let request = request(self.client_for(url).await?);
+        let ends_at = Instant::now() + limit;
+        let no_answer = || TransportError::no_answer(host, limit).error;
+        let response = timeout_at(ends_at, request.send()).await.map_err(|_| no_answer())?;
+        let mut response = decoded(response.map_err(|error| self.failure(&error, host).error)?);
+        let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+        let read = async {
+            let mut body = Vec::new();
+            while let Some(chunk) = response.chunk().await? {
+                if body.len() + chunk.len() > max_body {
+                    return Ok(None);
+                }
+                body.extend_from_slice(&chunk);
+            }
+            Ok(Some(body))
+        };
+        let body = match timeout_at(ends_at, read).await {
+            Ok(body) => body.map_err(|error| TransportError::broken_body(&error, host).error),
+            Err(_) => Err(no_answer()),
+        };
+        Ok(HttpAnswer { status, headers, body })
+    }
+
     /// Classifies the failure of a request to `host`, and names the proxy if there was one.
     #[must_use]
     pub fn failure(&self, error: &reqwest::Error, host: &str) -> TransportError {
@@ -134,6 +172,17 @@ impl Http {
     pub fn close(&self) {
         *lock(&self.client) = Arc::default();
     }
+}
+
+/// The answer of [`Http::exchange`].
+#[derive(Debug)]
+pub struct HttpAnswer {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// Headers of the answer.
+    pub headers: HeaderMap,
+    /// The decoded body, `None` if it is too large, or the error that ended it early.
+    pub body: Result<Option<Vec<u8>>>,
 }
 
 /// Variables that [`HttpConfig`] reads.
@@ -372,21 +421,6 @@ fn in_plain_words(reason: String) -> String {
         return "the server closed it early".to_owned();
     }
     reason
-}
-
-/// Reads a body of at most `limit` bytes; `None` if it is larger.
-///
-/// # Errors
-/// The error that ended the body early.
-pub async fn read_limited(response: &mut Response, limit: usize) -> Result<Option<Vec<u8>>, reqwest::Error> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > limit {
-            return Ok(None);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(Some(body))
 }
 
 /// True if a secret may be sent to this URL: https, or http on loopback.

@@ -36,8 +36,6 @@ pub enum Level {
     Info,
     /// Problems that were handled.
     Warn,
-    /// Failures.
-    Error,
 }
 
 impl Level {
@@ -46,7 +44,6 @@ impl Level {
             Self::Debug => "DEBUG",
             Self::Info => "INFO",
             Self::Warn => "WARN",
-            Self::Error => "ERROR",
         }
     }
 }
@@ -101,11 +98,6 @@ impl Logger {
     /// Logs a problem that was handled.
     pub fn warn(&self, event: &'static str, fields: &[(&'static str, &dyn Display)]) {
         self.log(Level::Warn, event, fields);
-    }
-
-    /// Logs a failure.
-    pub fn error(&self, event: &'static str, fields: &[(&'static str, &dyn Display)]) {
-        self.log(Level::Error, event, fields);
     }
 
     /// Logs an entry. Never waits and never fails.

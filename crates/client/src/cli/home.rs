@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use qwen_accounts::atomic;
 use qwen_base::{Environment, Error, Paths, Result, private_files, safe_open};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::login::CliLogin;
 use super::prompt::SYSTEM_PROMPT;
+use crate::user_files::{MAX_FILE, read_settings, read_text};
 
 /// Directory where the CLI looks for an administrator's settings.
 const SYSTEM_DIRECTORY: &str = if cfg!(target_os = "macos") {
@@ -26,8 +27,6 @@ const PREFIX: &str = "qwen-fallback-";
 const MARK: (&str, &str) = (".opencode-qwen-cli-auth", "made by opencode-qwen-cli-auth\n");
 /// Age after which a directory is no longer in use.
 const FORGOTTEN: Duration = Duration::from_secs(3_600);
-/// Largest settings file that is read, in bytes.
-const MAX_SETTINGS: u64 = 4 * 1024 * 1024;
 /// With this marker the CLI keeps the file. Without it, 0.15.10 asks for the system's language.
 const OUTPUT_LANGUAGE: &str = "# Output language preference: auto\n<!-- qwen-code:llm-output-language: auto -->\n\n\
     Write in the language of the conversation.\n";
@@ -176,27 +175,14 @@ pub fn login(environment: &Environment, paths: &Paths) -> CliLogin {
         .get("QWEN_CODE_SYSTEM_DEFAULTS_PATH")
         .map_or_else(|| system.with_file_name("system-defaults.json"), PathBuf::from);
     let user = paths.qwen_dir().join("settings.json");
-    let documents: Vec<Value> = [&defaults, &user, &system].map(|path| document(path)).into();
+    let notes = &mut Vec::new();
+    let documents: Vec<Value> = [&defaults, &user, &system].map(|path| read_settings(path, notes)).into();
     let env_files = [paths.qwen_dir().to_owned(), paths.home().join(".qwen"), paths.home().to_owned()];
-    let env_files: Vec<String> =
-        env_files.iter().filter_map(|directory| read(&directory.join(".env"))).collect();
+    let env_files: Vec<String> = env_files
+        .iter()
+        .filter_map(|directory| read_text(&directory.join(".env"), MAX_FILE, notes))
+        .collect();
     CliLogin::new(environment, &documents, &env_files)
-}
-
-/// Reads a settings file, which may have comments. Null if it can't be read.
-fn document(path: &Path) -> Value {
-    let parsed = read(path).and_then(|mut text| {
-        json_strip_comments::strip(&mut text).ok()?;
-        serde_json::from_str(&text).ok()
-    });
-    parsed.unwrap_or_else(|| Value::Object(Map::new()))
-}
-
-fn read(path: &Path) -> Option<String> {
-    use std::io::Read as _;
-    let mut text = String::new();
-    safe_open::open(path).ok()?.take(MAX_SETTINGS).read_to_string(&mut text).ok()?;
-    Some(text)
 }
 
 #[cfg(test)]
@@ -262,15 +248,5 @@ mod tests {
             left,
             ["other-old", "qwen-fallback-link", "qwen-fallback-new", "qwen-fallback-of-others-unmarked"]
         );
-    }
-
-    #[test]
-    fn settings_may_have_comments() {
-        let temporary = tempfile::tempdir().unwrap();
-        let path = temporary.path().join("settings.json");
-        write(&path, "{ // mine\n \"a\": \"//b\" /* c */ }").unwrap();
-        assert_eq!(document(&path), json!({"a": "//b"}));
-        assert_eq!(document(temporary.path()), json!({}));
-        assert_eq!(document(&temporary.path().join("none")), json!({}));
     }
 }

@@ -91,12 +91,12 @@ impl Client {
         let secrets = KnownSecrets::default();
         let (logger, request_log) = open_logs(&config, &clock, &secrets);
         let events = logged(events, logger.clone());
-        let fallback = config.cli_fallback.then(|| {
+        let fallback = config.lenient.cli_fallback.then(|| {
             let fallback = CliFallback::new(environment.clone(), config.paths.clone(), clock.clone());
             Arc::new(fallback.with_busy(busy.clone()))
         });
-        for message in &config.warnings {
-            events.emit(Event::new(EventKind::Config, clock.now_ms(), message.clone()));
+        for message in config.http.warnings().chain(config.lenient.warnings) {
+            events.emit(Event::new(EventKind::Config, clock.now_ms(), message));
         }
         let http = Arc::new(Http::new(config.http).telling(events.clone(), clock.clone()));
         let oauth = OAuthClient::new(Arc::clone(&http), config.oauth, clock.clone());
@@ -128,12 +128,12 @@ impl Client {
             clock: clock.clone(),
             events: events.clone(),
             logger: logger.clone(),
-            look_at: Arc::default(),
+            next_check_at: Arc::default(),
         };
         let settings = Settings {
             base_url: config.base_url.clone(),
             for_opencode,
-            options: config.request,
+            options: config.lenient.request,
             fallback,
             discovery: Discovery {
                 environment: environment.clone(),
@@ -215,7 +215,7 @@ impl Client {
     /// # Errors
     /// As [`Pipeline::fetch`].
     pub async fn fetch(&self, request: Request) -> Result<Answer> {
-        self.lists.look_now_and_then();
+        self.lists.check_now_and_then();
         self.pipeline.fetch(request).await
     }
 
@@ -485,12 +485,12 @@ impl Client {
 
 fn open_logs(config: &ClientConfig, clock: &Clock, secrets: &KnownSecrets) -> (Logger, RequestLog) {
     let logs = config.paths.logs();
-    let logger = if config.debug_log {
+    let logger = if config.lenient.debug_log {
         Logger::in_directory(&logs, clock.clone(), secrets.clone())
     } else {
         Logger::off()
     };
-    let request_log = if config.request_log {
+    let request_log = if config.lenient.request_log {
         RequestLog::in_directory(&logs, clock.clone(), secrets.clone(), logger.clone())
     } else {
         RequestLog::off()

@@ -7,10 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use http::header::HeaderMap;
 use qwen_accounts::{Account, Record, Snapshot, Token, TokenManager};
-use qwen_base::{
-    Clock, Code, Error, Event, EventKind, Events, Http, Logger, Result, TransportError, blocking, decoded,
-    display_url, read_limited,
-};
+use qwen_base::{Clock, Code, Error, Event, EventKind, Events, Http, Logger, Result, blocking, display_url};
 use url::Url;
 
 use super::Client;
@@ -24,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// Largest list that is read, in bytes.
 const MAX_BODY: usize = 4 * 1024 * 1024;
 /// Time between two checks for old lists, in milliseconds.
-const LOOK_MS: u64 = 10 * 60_000;
+const CHECK_INTERVAL_MS: u64 = 10 * 60_000;
 
 /// Reads the servers' lists of models. Clones share state.
 #[derive(Debug, Clone)]
@@ -35,8 +32,8 @@ pub(super) struct ListReader {
     pub(super) clock: Clock,
     pub(super) events: Events,
     pub(super) logger: Logger,
-    /// Time of the next check, in epoch milliseconds; 0 before the first request.
-    pub(super) look_at: Arc<AtomicU64>,
+    /// In epoch milliseconds; 0 before the first request.
+    pub(super) next_check_at: Arc<AtomicU64>,
 }
 
 struct Server {
@@ -131,17 +128,17 @@ impl ListReader {
     }
 
     /// Refreshes old lists now and then, since a process may run for months.
-    pub(super) fn look_now_and_then(&self) {
+    pub(super) fn check_now_and_then(&self) {
         let now = self.clock.now_ms();
-        let look_at = self.look_at.load(Ordering::Relaxed);
-        if look_at > now && look_at - now <= LOOK_MS {
+        let due_at = self.next_check_at.load(Ordering::Relaxed);
+        if due_at > now && due_at - now <= CHECK_INTERVAL_MS {
             return;
         }
-        let next = now + LOOK_MS;
+        let next = now + CHECK_INTERVAL_MS;
         let is_mine =
-            self.look_at.compare_exchange(look_at, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+            self.next_check_at.compare_exchange(due_at, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         // The first request only starts the timer: a new process has usually just listed the models.
-        if is_mine && look_at > 0 {
+        if is_mine && due_at > 0 {
             self.refresh_in_background(true);
         }
     }
@@ -182,23 +179,16 @@ impl ListReader {
         let Server { account, token, .. } = server;
         let base_url = account.base_url(token, None)?;
         let host = base_url.host_str().unwrap_or_default().to_owned();
-        let asked = async {
-            let headers = headers::for_attempt(&HeaderMap::new(), &token.access_token, account.kind, &host)?;
-            let url = Url::parse(&format!("{}/models", display_url(&base_url))).map_err(Error::internal)?;
-            let request = self.http.client_for(&url).await?.get(url).headers(headers);
-            let broken = |error: reqwest::Error| self.http.failure(&error, &host).error;
-            let mut response = decoded(request.send().await.map_err(broken)?);
-            let status = response.status();
-            if !status.is_success() {
-                return Err(unusable(&host, &format!("answered with status {}", status.as_u16())));
-            }
-            let body = read_limited(&mut response, MAX_BODY).await.map_err(broken)?;
-            let body = body.ok_or_else(|| unusable(&host, "sent more than 4 MiB"))?;
-            let list = blocking(move || read_list(&body)).await?;
-            list.ok_or_else(|| unusable(&host, "sent no list of models"))
-        };
-        let timeout = |_| Err(TransportError::no_answer(&host, LIMIT).error);
-        tokio::time::timeout(LIMIT, asked).await.unwrap_or_else(timeout)
+        let headers = headers::for_attempt(&HeaderMap::new(), &token.access_token, account.kind, &host)?;
+        let url = Url::parse(&format!("{}/models", display_url(&base_url))).map_err(Error::internal)?;
+        let request = |client: reqwest::Client| client.get(url.clone()).headers(headers);
+        let answer = self.http.exchange(&url, LIMIT, MAX_BODY, request).await?;
+        if !answer.status.is_success() {
+            return Err(unusable(&host, &format!("answered with status {}", answer.status.as_u16())));
+        }
+        let body = answer.body?.ok_or_else(|| unusable(&host, "sent more than 4 MiB"))?;
+        let list = blocking(move || read_list(&body)).await?;
+        list.ok_or_else(|| unusable(&host, "sent no list of models"))
     }
 }
 

@@ -7,20 +7,18 @@ mod opencode;
 mod qwen_cli;
 mod variables;
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use qwen_accounts::{Document, Token};
-use qwen_base::{Code, Environment, Error, Paths, Secret, blocking, safe_open};
-use serde_json::Value;
+use qwen_base::{Code, Environment, Error, Paths, Secret, blocking};
 
 pub use self::found::{FoundKey, last_four};
 use self::found::{KeyEntry, collect};
 use self::opencode::Configuration;
 use self::variables::{EnvFile, VariableSources};
 use crate::opencode_files::{OpenCodeFiles, parse_configuration, read_configuration};
+use crate::user_files::{MAX_FILE, parse_settings, read_settings, read_text};
 
-const MAX_FILE: u64 = 1024 * 1024;
 /// Largest key file that a configuration refers to, in bytes.
 const MAX_KEY_FILE: u64 = 64 * 1024;
 
@@ -49,7 +47,7 @@ impl Discovery {
     #[must_use]
     pub fn look(&self) -> Discovered {
         let mut notes = Vec::new();
-        let settings = self.settings(&mut notes);
+        let settings = read_settings(&self.settings_path(), &mut notes);
         let env_files = self.env_files(&mut notes);
         let variables = VariableSources { environment: &self.environment, env_files: &env_files };
         let mut entries = variables.entries();
@@ -85,24 +83,21 @@ impl Discovery {
     #[must_use]
     pub fn in_file(&self, path: &Path) -> Vec<FoundKey> {
         let notes = &mut Vec::new();
-        let Some(mut text) = read(path, MAX_FILE, notes) else { return Vec::new() };
-        let contents = json_strip_comments::strip(&mut text)
-            .ok()
-            .and_then(|()| serde_json::from_str::<Value>(&text).ok());
-        let entries = match contents {
-            Some(contents) if contents.get("provider").is_some() => {
+        let Some(text) = read_text(path, MAX_FILE, notes) else { return Vec::new() };
+        let entries = match parse_settings(text.clone()) {
+            Ok(contents) if contents.get("provider").is_some() => {
                 let configuration = Configuration { path: path.to_owned(), contents, is_of_project: false };
                 let resolve = |text: &str| self.resolve(text, path);
                 opencode::of_configuration(&configuration, &[], resolve)
             }
-            Some(settings)
+            Ok(settings)
                 if ["env", "modelProviders", "security"].iter().any(|name| settings.get(name).is_some()) =>
             {
                 let variables = VariableSources { environment: &self.environment, env_files: &[] };
                 qwen_cli::entries(&settings, path, &variables)
             }
-            Some(auth) => opencode::of_auth(&auth, path, &[]),
-            None => {
+            Ok(auth) => opencode::of_auth(&auth, path, &[]),
+            Err(_) => {
                 let variables = crate::dotenv::variables(&text).collect();
                 let file = EnvFile { path: path.to_owned(), variables, is_of_project: false };
                 VariableSources { environment: &Environment::default(), env_files: &[file] }.entries()
@@ -113,17 +108,6 @@ impl Discovery {
 
     fn settings_path(&self) -> PathBuf {
         self.paths.qwen_dir().join("settings.json")
-    }
-
-    fn settings(&self, notes: &mut Vec<String>) -> Value {
-        let path = self.settings_path();
-        let Some(mut text) = read(&path, MAX_FILE, notes) else { return Value::Null };
-        let parsed =
-            json_strip_comments::strip(&mut text).ok().and_then(|()| serde_json::from_str(&text).ok());
-        parsed.unwrap_or_else(|| {
-            notes.push(format!("{} is not JSON, so it was not searched for keys.", path.display()));
-            Value::Null
-        })
     }
 
     /// Returns the first `.env` file from the working directory upward, and those of the user.
@@ -143,7 +127,7 @@ impl Discovery {
             }
         }
         let read = |(path, is_of_project): (PathBuf, bool)| {
-            let text = read(&path, MAX_FILE, notes)?;
+            let text = read_text(&path, MAX_FILE, notes)?;
             Some(EnvFile { variables: crate::dotenv::variables(&text).collect(), path, is_of_project })
         };
         paths.into_iter().filter_map(read).collect()
@@ -174,13 +158,7 @@ impl Discovery {
             }
         }
         let path = files.auth();
-        let auth = read(&path, MAX_FILE, notes).map_or(Value::Null, |text| {
-            serde_json::from_str(&text).unwrap_or_else(|_| {
-                notes.push(format!("{} is not JSON, so it was not searched for keys.", path.display()));
-                Value::Null
-            })
-        });
-        let mut entries = opencode::of_auth(&auth, &path, &configurations);
+        let mut entries = opencode::of_auth(&read_settings(&path, notes), &path, &configurations);
         for configuration in &configurations {
             let resolve = |text: &str| self.resolve(text, &configuration.path);
             entries.extend(opencode::of_configuration(configuration, &configurations, resolve));
@@ -201,7 +179,7 @@ impl Discovery {
                 let path = qwen_base::expand_home(reference.strip_prefix("file:")?.trim(), self.paths.home());
                 let directory = configuration.parent().filter(|directory| directory.is_absolute());
                 let path = directory.or(self.working_directory.as_deref())?.join(path);
-                resolved.push_str(read(&path, MAX_KEY_FILE, &mut Vec::new())?.trim());
+                resolved.push_str(read_text(&path, MAX_KEY_FILE, &mut Vec::new())?.trim());
             }
             rest = after;
         }
@@ -218,24 +196,6 @@ pub fn is_known(key: &FoundKey, accounts: &Document) -> bool {
 }
 
 /// Reads a text file. `None` if there is none. A note gives the reason if the file can't be read.
-fn read(path: &Path, limit: u64, notes: &mut Vec<String>) -> Option<String> {
-    let shown = path.display();
-    match safe_open::read(path, limit) {
-        Ok(Some(bytes)) => Some(String::from_utf8_lossy(&bytes).trim_start_matches('\u{feff}').to_owned()),
-        Ok(None) => {
-            notes.push(format!("{shown} is larger than {limit} bytes, so it was not searched for keys."));
-            None
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => None,
-        // A parent of the path is a file.
-        Err(error) if error.kind() == ErrorKind::NotADirectory && path.symlink_metadata().is_err() => None,
-        Err(error) => {
-            notes.push(format!("{shown} was skipped: {error}."));
-            None
-        }
-    }
-}
-
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "the files are other tools'")]
 mod tests {
@@ -243,7 +203,7 @@ mod tests {
 
     use proptest::prelude::*;
     use qwen_base::KeyPlan;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

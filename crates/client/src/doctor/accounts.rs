@@ -134,9 +134,8 @@ fn has_lost_its_tier(record: &Record) -> bool {
 
 /// True if the account can answer requests, now or after a cooldown.
 fn works(record: &Record, settings: &CheckedSettings, now_ms: u64) -> bool {
-    let is_available = matches!(availability(record, now_ms), Availability::Ready | Availability::Cooling(_));
     let is_refused = record.is_refused() || record.rejected_at().is_some() || has_lost_its_tier(record);
-    is_available && !is_refused && !is_of_ended_tier(record, settings, now_ms)
+    availability(record, now_ms).works() && !is_refused && !is_of_ended_tier(record, settings, now_ms)
 }
 
 /// True for a login of Qwen's own server after the end of the free tier. Logins of other servers may still work.

@@ -7,10 +7,9 @@ use futures_util::future::join_all;
 use http::header::{DATE, HeaderMap, USER_AGENT};
 use qwen_accounts::Kind;
 use qwen_base::{
-    Code, Environment, Error, Http, NamedProxy, Proxies, Result, Secret, TransportError, display_url,
-    epoch_ms, read_certificates, read_limited,
+    Code, Environment, Error, Http, HttpAnswer, NamedProxy, Proxies, Result, Secret, display_url, epoch_ms,
+    read_certificates,
 };
-use reqwest::Response;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::Url;
@@ -99,7 +98,7 @@ async fn ask_oauth_server(http: &Http, endpoint: &Url, proxies: &Proxies) -> (Fi
     root.set_query(None);
     let shown = root.origin().ascii_serialization();
     match send(http, http::Method::HEAD, root.clone(), HeaderMap::new()).await {
-        Ok(response) => (Finding::ok(OAUTH, format!("The OAuth server {shown} answers.")), date(&response)),
+        Ok(answer) => (Finding::ok(OAUTH, format!("The OAuth server {shown} answers.")), date(&answer)),
         Err(error) => (unreachable(OAUTH, &error, &root, proxies), None),
     }
 }
@@ -121,13 +120,12 @@ async fn ask_api(http: &Http, account: &AskedAccount, proxies: &Proxies) -> (Fin
         };
         send(http, http::Method::GET, url, headers).await
     };
-    let mut response = match answer.await {
-        Ok(response) => response,
+    let answer = match answer.await {
+        Ok(answer) => answer,
         Err(error) => return (unreachable(API, &error, &account.base_url, proxies), None),
     };
-    let (status, time) = (response.status().as_u16(), date(&response));
-    let body = timeout(PATIENCE, read_limited(&mut response, MAX_BODY)).await;
-    let body = body.ok().and_then(Result::ok).flatten().unwrap_or_default();
+    let (status, time) = (answer.status.as_u16(), date(&answer));
+    let body = answer.body.ok().flatten().unwrap_or_default();
     let context = RequestContext { is_key: account.kind != Kind::OAuth, model: "", now_ms: 0 };
     let verdict = match &account.access_token {
         Some(_) => Reading::of_body(status, &body, &context).verdict,
@@ -201,19 +199,16 @@ fn refused(account: &AskedAccount, name: &str, status: u16) -> Finding {
     }
 }
 
-async fn send(http: &Http, method: http::Method, url: Url, mut headers: HeaderMap) -> Result<Response> {
-    let host = url.host_str().unwrap_or_default().to_owned();
+async fn send(http: &Http, method: http::Method, url: Url, mut headers: HeaderMap) -> Result<HttpAnswer> {
     headers.insert(USER_AGENT, http::HeaderValue::from_static(PRODUCT));
-    let request = http.client_for(&url).await?.request(method, url).headers(headers).send();
-    match timeout(PATIENCE, request).await {
-        Ok(Ok(response)) if response.status() == http::StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
-            let message = format!("The proxy on the way to {host} asks for a user name and password.");
-            Err(Error::new(Code::Network, message))
-        }
-        Ok(Ok(response)) => Ok(response),
-        Ok(Err(error)) => Err(http.failure(&error, &host).error),
-        Err(_) => Err(TransportError::no_answer(&host, PATIENCE).error),
+    let request = |client: reqwest::Client| client.request(method, url.clone()).headers(headers);
+    let answer = http.exchange(&url, PATIENCE, MAX_BODY, request).await?;
+    if answer.status == http::StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        let host = url.host_str().unwrap_or_default();
+        let message = format!("The proxy on the way to {host} asks for a user name and password.");
+        return Err(Error::new(Code::Network, message));
     }
+    Ok(answer)
 }
 
 /// Suspects the proxy first, then a certificate, then the network.
@@ -231,8 +226,8 @@ fn unreachable(id: &'static str, error: &Error, url: &Url, proxies: &Proxies) ->
     Finding::broken(id, error.message(), fix)
 }
 
-fn date(response: &Response) -> Option<u64> {
-    let date = response.headers().get(DATE)?.to_str().ok()?;
+fn date(answer: &HttpAnswer) -> Option<u64> {
+    let date = answer.headers.get(DATE)?.to_str().ok()?;
     Some(epoch_ms(httpdate::parse_http_date(date).ok()?))
 }
 

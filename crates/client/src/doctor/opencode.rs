@@ -13,7 +13,8 @@ use super::opencode_config::{File, PACKAGE, PROVIDER, configuration_findings, pa
 use super::removal::{free_name, move_to, remove};
 use super::settings::CheckedSettings;
 use super::{Doctor, programs};
-use crate::opencode_files::{MAX_SIZE, OpenCodeFiles, read_configuration};
+use crate::opencode_files::{OpenCodeFiles, read_configuration};
+use crate::user_files::MAX_FILE;
 
 pub const ID: &str = "opencode";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -60,7 +61,7 @@ fn copies(places: &OpenCodeFiles) -> Vec<PathBuf> {
     let mut copies: Vec<PathBuf> = entries
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "js" || extension == "ts"))
-        .filter(|path| safe_open::read_text(path, MAX_SIZE).is_ok_and(|text| text.contains(PACKAGE)))
+        .filter(|path| safe_open::read_text(path, MAX_FILE).is_ok_and(|text| text.contains(PACKAGE)))
         .collect();
     copies.sort();
     copies.dedup();
@@ -82,7 +83,7 @@ fn installed(places: &OpenCodeFiles, files: &[File]) -> Vec<Finding> {
     let all = own.chain([(shared.join(PACKAGE), places.cache.clone())]);
     all.filter_map(|(directory, root)| {
         let manifest = root.join("node_modules").join(PACKAGE).join("package.json");
-        let manifest: Value = serde_json::from_str(&safe_open::read_text(&manifest, MAX_SIZE).ok()?).ok()?;
+        let manifest: Value = serde_json::from_str(&safe_open::read_text(&manifest, MAX_FILE).ok()?).ok()?;
         let version = manifest["version"].as_str().filter(|version| *version != VERSION)?.to_owned();
         let message = format!("OpenCode has version {version} of the plugin; this is {VERSION}. OpenCode doesn't update it on its own.");
         Some(Finding::warning("version", message, remove(&directory)))
@@ -93,7 +94,7 @@ fn installed(places: &OpenCodeFiles, files: &[File]) -> Vec<Finding> {
 /// Reports a logout in `OpenCode`: it sends no requests then, even if other files hold a login.
 fn logins(places: &OpenCodeFiles, had_host_login: bool) -> Option<Finding> {
     let path = places.auth();
-    let entries = safe_open::read(&path, MAX_SIZE).ok().flatten();
+    let entries = safe_open::read(&path, MAX_FILE).ok().flatten();
     let entries = entries.map(|bytes| serde_json::from_slice::<Value>(&bytes));
     match entries {
         Some(Err(_)) => Some(Finding::broken(

@@ -8,12 +8,9 @@ use qwen_base::{Environment, Error, HttpConfig, Paths, UnreadableProxy};
 use super::finding::{Finding, unset};
 use super::removal::remove;
 use super::{Doctor, PATIENCE};
-use crate::config::{self, ClientConfig, ClientOptions};
+use crate::config::{self, LenientSettings};
 
 const ID: &str = "settings";
-/// Variables without a default for unusable values. They keep a client from starting.
-const FATAL: [&str; 4] =
-    ["QWEN_HOME", "OPENCODE_QWEN_ACCOUNTS_PATH", "OPENCODE_QWEN_BASE_URL", "OPENCODE_QWEN_OAUTH_BASE_URL"];
 
 /// The usable settings.
 #[derive(Debug, Default)]
@@ -53,10 +50,9 @@ pub fn check(doctor: &Doctor) -> (CheckedSettings, Vec<Finding>) {
         let find = if *stops_requests { Finding::broken } else { Finding::warning };
         findings.push(find(ID, message.clone(), unset(variable)));
     }
-    let lenient = lenient(options, environment);
-    let warnings = lenient.as_ref().map(|config| config.warnings.as_slice()).unwrap_or_default();
-    for message in warnings {
-        findings.push(Finding::broken(ID, message.clone(), unset(first_word(message))));
+    let lenient = LenientSettings::read(options, environment);
+    for message in &lenient.warnings {
+        findings.push(Finding::broken(ID, message, unset(first_word(message))));
     }
     findings.extend(environment.iter().filter_map(|(name, _)| unknown(name)));
     if findings.is_empty() {
@@ -68,23 +64,9 @@ pub fn check(doctor: &Doctor) -> (CheckedSettings, Vec<Finding>) {
         oauth,
         http: Some(http),
         base_url_override: base_url_override.flatten(),
-        cli_fallback: lenient.is_some_and(|config| config.cli_fallback),
+        cli_fallback: lenient.cli_fallback,
     };
     (settings, findings)
-}
-
-/// Reads the configuration without the fatal settings.
-fn lenient(options: &ClientOptions, environment: &Environment) -> Option<ClientConfig> {
-    // `HttpConfig` already reported the proxies.
-    let is_fatal = |name: &str| FATAL.contains(&name) || name.to_ascii_lowercase().ends_with("_proxy");
-    let rest: Environment = environment.iter().filter(|(name, _)| !is_fatal(name)).collect();
-    let options = ClientOptions {
-        oauth: config::OAuthOptions::default(),
-        base_url: None,
-        accounts_path: None,
-        ..options.clone()
-    };
-    ClientConfig::read(&options, &rest).ok()
 }
 
 /// Messages begin with the name of the setting, or with the path of a link that no setting names.

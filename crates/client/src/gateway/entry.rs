@@ -88,7 +88,7 @@ impl Drop for Recording {
     fn drop(&mut self) {
         let mut entry = std::mem::take(&mut self.entry);
         entry.duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        entry.tokens = self.scanner.as_ref().and_then(Scanner::found);
+        entry.tokens = self.scanner.as_mut().and_then(Scanner::end);
         (self.listener)(entry);
     }
 }

@@ -21,7 +21,7 @@ pub(super) const TEXTS: [&str; 3] = ["content", "reasoning_content", "reasoning"
 /// Length in characters of the part of the answer's id that makes the ids of its tool calls unique.
 const ID_PART: usize = 12;
 
-type Fields = Map<String, Value>;
+type JsonObject = Map<String, Value>;
 
 /// Corrects the events of one stream.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ impl Shape {
     }
 
     /// Corrects an event, except for its finish reasons. Returns true if the event changed.
-    pub(super) fn correct(&mut self, event: &mut Fields) -> bool {
+    pub(super) fn correct(&mut self, event: &mut JsonObject) -> bool {
         // The host takes an event with this member for an error, whatever the value.
         let mut is_changed = event.shift_remove("error").is_some();
         is_changed |= put_right(event, "id", Value::is_string, as_text);
@@ -79,7 +79,7 @@ pub(super) fn text_of_parts(content: &Value) -> Option<String> {
 
 /// Replaces a value that is neither null nor good, or removes it. Returns true if it did.
 fn put_right(
-    fields: &mut Fields,
+    fields: &mut JsonObject,
     name: &str,
     is_good: impl Fn(&Value) -> bool,
     better: impl Fn(&Value) -> Option<Value>,
@@ -116,7 +116,7 @@ fn as_content(value: &Value) -> Option<Value> {
     text.map(Value::from).or_else(|| as_text(value))
 }
 
-fn correct_usage(usage: &mut Fields) -> bool {
+fn correct_usage(usage: &mut JsonObject) -> bool {
     let mut is_changed = correct_counts(usage, &COUNTS);
     for (name, counts) in DETAILS {
         is_changed |= put_right(usage, name, Value::is_object, |_| None);
@@ -127,7 +127,7 @@ fn correct_usage(usage: &mut Fields) -> bool {
     is_changed
 }
 
-fn correct_counts(fields: &mut Fields, names: &[&str]) -> bool {
+fn correct_counts(fields: &mut JsonObject, names: &[&str]) -> bool {
     let mut is_changed = false;
     for name in names {
         is_changed |= put_right(fields, name, Value::is_number, as_number);
@@ -136,7 +136,7 @@ fn correct_counts(fields: &mut Fields, names: &[&str]) -> bool {
 }
 
 /// Corrects the delta of a choice, except for its tool calls.
-fn correct_delta(choice: &mut Fields) -> bool {
+fn correct_delta(choice: &mut JsonObject) -> bool {
     let as_delta = |value: &Value| value.is_string().then(|| json!({"content": value}));
     let mut is_changed = put_right(choice, "delta", Value::is_object, as_delta);
     if choice.get("delta").is_none_or(Value::is_null)
@@ -175,7 +175,7 @@ struct Calls {
 }
 
 impl Calls {
-    fn correct(&mut self, delta: &mut Fields, unique: &str) -> bool {
+    fn correct(&mut self, delta: &mut JsonObject, unique: &str) -> bool {
         let mut is_changed = put_right(delta, "tool_calls", Value::is_array, |value| {
             value.is_object().then(|| json!([value]))
         });
@@ -194,7 +194,7 @@ impl Calls {
     }
 
     /// True for a part that would begin a call, but says nothing about it. The host would refuse the whole answer.
-    fn is_empty_start(&self, call: &Fields) -> bool {
+    fn is_empty_start(&self, call: &JsonObject) -> bool {
         let function = &call["function"];
         let parts = [call.get("id"), function.get("name"), function.get("arguments")];
         let index = call.get("index").and_then(Value::as_u64).or(self.last);
@@ -203,7 +203,7 @@ impl Calls {
     }
 
     /// Gives a call the index and the id that it lacks. Returns true if it lacked one.
-    fn identify(&mut self, call: &mut Fields, unique: &str) -> bool {
+    fn identify(&mut self, call: &mut JsonObject, unique: &str) -> bool {
         let (id, has_name) = (said(call.get("id")), said(call["function"].get("name")).is_some());
         let given = call.get("index").and_then(Value::as_u64);
         let index = given.unwrap_or_else(|| self.index_of(id.as_deref(), has_name));
@@ -245,7 +245,7 @@ fn said(value: Option<&Value>) -> Option<String> {
 }
 
 /// Corrects the parts of one tool call.
-fn correct_call(call: &mut Fields) -> bool {
+fn correct_call(call: &mut JsonObject) -> bool {
     let mut is_changed = put_right(call, "id", Value::is_string, as_text);
     is_changed |= put_right(call, "index", Value::is_number, as_number);
     is_changed |= put_right(call, "extra_content", Value::is_object, |_| None);

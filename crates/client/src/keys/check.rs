@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use qwen_accounts::Kind;
-use qwen_base::{Code, Error, Http, Result, Secret, TransportError, decoded, display_url};
+use qwen_base::{Code, Error, Http, Result, Secret, TransportError, display_url};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
@@ -68,8 +68,7 @@ impl<'a> Inquiry<'a> {
 
     async fn ask(&self, place: &CandidateEndpoint) -> EndpointAnswer {
         let host = place.base_url.host_str().unwrap_or_default();
-        let limit = (Instant::now() + PLACE_LIMIT).min(self.ends_at);
-        match timeout_at(limit, self.send(place, host)).await {
+        match timeout_at(self.ends_at, self.send(place, host)).await {
             Ok(Ok((status, body))) => meaning(status, &body, host),
             Ok(Err(error)) => EndpointAnswer::Unknown(error),
             Err(_) => EndpointAnswer::Unknown(TransportError::no_answer(host, PLACE_LIMIT).error),
@@ -84,16 +83,10 @@ impl<'a> Inquiry<'a> {
         let body = json!({"model": COMMON_MODEL, "messages": [message], "max_tokens": 1});
         let url = format!("{}/chat/completions", display_url(&place.base_url));
         let url = Url::parse(&url).map_err(Error::internal)?;
-        let request = self.http.client_for(&url).await?.post(url).headers(headers).body(body.to_string());
-        let failed = |error: reqwest::Error| self.http.failure(&error, host).error;
-        let mut response = decoded(request.send().await.map_err(failed)?);
-        let mut body = Vec::new();
-        while body.len() < MAX_ERROR_BODY
-            && let Some(chunk) = response.chunk().await.map_err(failed)?
-        {
-            body.extend_from_slice(&chunk);
-        }
-        Ok((response.status().as_u16(), body))
+        let request =
+            |client: reqwest::Client| client.post(url.clone()).headers(headers).body(body.to_string());
+        let answer = self.http.exchange(&url, PLACE_LIMIT, MAX_ERROR_BODY, request).await?;
+        Ok((answer.status.as_u16(), answer.body?.unwrap_or_default()))
     }
 }
 

@@ -230,13 +230,10 @@ fn serving<'a>(candidates: &'a [Candidate<'a>], active: usize) -> Vec<&'a Candid
         Serving::Unlikely | Serving::No => false,
     };
     let (others_may, has_key) = (candidates.iter().any(may_serve), candidates.iter().any(is_key));
-    let works = |candidate: &Candidate| {
-        matches!(candidate.availability, Availability::Ready | Availability::Cooling(_))
-    };
     // A login is asked for an unknown model only if no other account may have it, and beside keys only if it works.
     let is_wanted = |candidate: &&Candidate| match candidate.serving {
         Serving::Yes | Serving::Unlikely => true,
-        Serving::Maybe => is_key(candidate) || (!others_may && (works(candidate) || !has_key)),
+        Serving::Maybe => is_key(candidate) || (!others_may && (candidate.availability.works() || !has_key)),
         Serving::No => false,
     };
     let mut found: Vec<_> = from_active.iter().chain(before).filter(is_wanted).collect();

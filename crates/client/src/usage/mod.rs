@@ -210,8 +210,7 @@ impl Meter {
 
 impl Drop for Metering {
     fn drop(&mut self) {
-        self.scanner.end();
-        let counts = Counts::of_answer(self.scanner.found());
+        let counts = Counts::of_answer(self.scanner.end());
         self.book.count(&self.account, self.utc_offset_minutes, &counts);
     }
 }

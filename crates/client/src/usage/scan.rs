@@ -1,21 +1,21 @@
 //! Finds the `usage` object in the bytes of an answer.
 //!
-//! Bytes pass through unchanged, and only the `usage` object is kept. The size of the pieces makes no difference.
+//! Bytes pass through unchanged, and their pieces may have any size.
 
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
-use memchr::{memchr2, memrchr};
+use memchr::memrchr;
+use serde::Deserialize;
 use serde_json::Value;
 
-use crate::sse::{DONE, LineReader, data_of, is_done, start_of};
+use crate::sse::{DONE, LineReader, MAX_LINE, data_of, is_done, start_of};
 
-const KEY: &[u8] = b"usage";
 const QUOTED_KEY: &[u8] = b"\"usage\"";
 /// Built once, because that takes longer than a search in one event.
 static REPORT: LazyLock<Finder> = LazyLock::new(|| Finder::new(QUOTED_KEY));
-/// Largest `usage` object, in bytes.
-const MAX_OBJECT: usize = 8 * 1024;
+/// Largest JSON body whose usage is read, in bytes.
+const MAX_DOCUMENT: usize = MAX_LINE;
 /// Largest integer that is exact in JavaScript.
 pub const MAX_COUNT: u64 = (1 << 53) - 1;
 
@@ -35,7 +35,7 @@ pub enum Form {
     Json,
     /// Server-sent events, with one JSON document per line.
     Events,
-    /// One of these, as the first byte says: some servers send events without a type, or with a wrong one.
+    /// JSON or events, as the first byte says: some servers send events without a type, or with a wrong one.
     Unknown,
     /// Any other body, which is not searched.
     Other,
@@ -59,7 +59,8 @@ impl Form {
 pub struct Scanner {
     form: Form,
     lines: LineReader,
-    json: Json,
+    /// A JSON body as far as it has passed. It is parsed at its end.
+    document: Vec<u8>,
     found: Option<Tokens>,
     is_done: bool,
 }
@@ -67,13 +68,7 @@ pub struct Scanner {
 impl Scanner {
     #[must_use]
     pub fn new(form: Form) -> Self {
-        Self { form, lines: LineReader::default(), json: Json::default(), found: None, is_done: false }
-    }
-
-    /// Returns the last reported usage, which includes earlier reports.
-    #[must_use]
-    pub fn found(&self) -> Option<Tokens> {
-        self.found
+        Self { form, lines: LineReader::default(), document: Vec::new(), found: None, is_done: false }
     }
 
     /// True if the last event (`[DONE]`) has passed.
@@ -82,22 +77,31 @@ impl Scanner {
         self.is_done
     }
 
-    pub fn pass(&mut self, bytes: &[u8]) {
+    pub fn pass(&mut self, mut bytes: &[u8]) {
         if self.form == Form::Unknown {
             let Some(start) = start_of(bytes) else { return };
-            self.form = if matches!(bytes[start], b'{' | b'[') { Form::Json } else { Form::Events };
+            bytes = &bytes[start..];
+            self.form = match bytes[0] {
+                b'{' => Form::Json,
+                b'[' => Form::Other,
+                _ => Form::Events,
+            };
         }
         match self.form {
-            Form::Json => self.json.pass(bytes, &mut self.found),
+            Form::Json if self.document.len() + bytes.len() <= MAX_DOCUMENT => {
+                self.document.extend_from_slice(bytes);
+            }
+            Form::Json => (self.form, self.document) = (Form::Other, Vec::new()),
             Form::Events => self.pass_events(bytes),
             Form::Unknown | Form::Other => {}
         }
     }
 
-    /// Reads an unfinished last line.
-    pub fn end(&mut self) {
-        let Self { lines, found, .. } = self;
+    /// Ends the body, and returns the last reported usage, which includes earlier reports.
+    pub fn end(&mut self) -> Option<Tokens> {
+        let Self { lines, document, found, .. } = self;
         lines.end(|line| report(line.text, found));
+        usage_of(document).or(*found)
     }
 
     fn pass_events(&mut self, bytes: &[u8]) {
@@ -122,7 +126,7 @@ impl Scanner {
 /// Reads the usage in a line of an event stream.
 fn report(line: &[u8], found: &mut Option<Tokens>) {
     if let Some(data) = data_of(line).filter(|data| REPORT.find(data).is_some()) {
-        Json::default().pass(data, found);
+        *found = usage_of(data).or(*found);
     }
 }
 
@@ -141,132 +145,21 @@ fn uninteresting(bytes: &[u8]) -> usize {
     at.map_or(whole.len(), |at| memrchr(b'\n', &whole[..at]).map_or(0, |newline| newline + 1))
 }
 
-/// Tracks the structure of one JSON document.
-#[derive(Debug, Default)]
-struct Json {
-    depth: usize,
-    /// True if the outermost value is an object.
-    is_object: bool,
-    in_string: bool,
-    is_escaped: bool,
-    place: Position,
-    /// The part of the `usage` object that has passed.
-    object: Option<Vec<u8>>,
-}
-
-/// Position in the outermost object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Position {
-    #[default]
-    BeforeKey,
-    /// The number of bytes that match `usage`; `None` in another key.
-    InKey(Option<usize>),
-    AfterKey {
-        is_usage: bool,
-    },
-    Value {
-        is_usage: bool,
-    },
-}
-
-impl Json {
-    fn pass(&mut self, bytes: &[u8], found: &mut Option<Tokens>) {
-        let mut rest = bytes;
-        while let Some((&byte, after)) = rest.split_first() {
-            if !self.in_string {
-                self.structure(byte, found);
-                rest = after;
-            } else if std::mem::take(&mut self.is_escaped) {
-                self.text(&rest[..1]);
-                rest = after;
-            } else {
-                let end = memchr2(b'"', b'\\', rest);
-                self.text(&rest[..end.unwrap_or(rest.len())]);
-                let Some(end) = end else { return };
-                self.keep(&rest[end..=end]);
-                if rest[end] == b'"' {
-                    self.end_string();
-                } else {
-                    self.is_escaped = true;
-                    // Keys with escapes are not compared.
-                    self.differ();
-                }
-                rest = &rest[end + 1..];
-            }
-        }
+/// Returns the usage in a JSON object.
+fn usage_of(document: &[u8]) -> Option<Tokens> {
+    #[derive(Deserialize)]
+    struct Report {
+        usage: Value,
     }
-
-    fn text(&mut self, bytes: &[u8]) {
-        self.keep(bytes);
-        if let Position::InKey(Some(seen)) = self.place {
-            let matches = KEY[seen..].starts_with(bytes);
-            self.place = Position::InKey(matches.then_some(seen + bytes.len()));
-        }
+    // serde would also read the struct from an array.
+    if document.trim_ascii_start().first() != Some(&b'{') {
+        return None;
     }
-
-    fn differ(&mut self) {
-        if matches!(self.place, Position::InKey(_)) {
-            self.place = Position::InKey(None);
-        }
-    }
-
-    fn end_string(&mut self) {
-        self.in_string = false;
-        if let Position::InKey(seen) = self.place {
-            self.place = Position::AfterKey { is_usage: seen == Some(KEY.len()) };
-        }
-    }
-
-    /// Handles a byte outside of strings.
-    fn structure(&mut self, byte: u8, found: &mut Option<Tokens>) {
-        self.keep(&[byte]);
-        let is_top = self.depth == 1 && self.is_object;
-        match byte {
-            b'"' => {
-                self.in_string = true;
-                if is_top && self.place == Position::BeforeKey {
-                    self.place = Position::InKey(Some(0));
-                }
-            }
-            b'{' | b'[' => {
-                if self.depth == 0 {
-                    (self.is_object, self.place) = (byte == b'{', Position::BeforeKey);
-                } else if is_top && byte == b'{' && self.place == (Position::Value { is_usage: true }) {
-                    self.object = Some(vec![byte]);
-                }
-                self.depth += 1;
-            }
-            b'}' | b']' => {
-                self.depth = self.depth.saturating_sub(1);
-                if self.depth == 1
-                    && let Some(object) = self.object.take()
-                {
-                    *found = read(&object).or(*found);
-                }
-            }
-            b',' if is_top => self.place = Position::BeforeKey,
-            b':' if is_top => {
-                if let Position::AfterKey { is_usage } = self.place {
-                    self.place = Position::Value { is_usage };
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn keep(&mut self, bytes: &[u8]) {
-        if let Some(object) = &mut self.object {
-            object.extend_from_slice(bytes);
-            if object.len() > MAX_OBJECT {
-                self.object = None;
-            }
-        }
-    }
+    read(&serde_json::from_slice::<Report>(document).ok()?.usage)
 }
 
 /// Reads a `usage` object. `None` if it has neither input nor output.
-fn read(object: &[u8]) -> Option<Tokens> {
-    let object: Value = serde_json::from_slice(object).ok()?;
+fn read(object: &Value) -> Option<Tokens> {
     let count = |value: Option<&Value>| value?.as_u64().filter(|count| *count <= MAX_COUNT);
     let input = count(object.get("prompt_tokens"));
     let output = count(object.get("completion_tokens"));
@@ -294,7 +187,7 @@ mod tests {
                 from = cut;
             }
         }
-        scanner.found()
+        scanner.end()
     }
 
     /// Scans all bytes at once and one by one.
@@ -338,7 +231,7 @@ mod tests {
             json!({"usage": {}}),
             json!({"usage": {"prompt_tokens": "9", "completion_tokens": -1}}),
             json!({"usage": {"prompt_tokens": u64::MAX}}),
-            json!({"usage": {"prompt_tokens": 9, "padding": "x".repeat(MAX_OBJECT)}}),
+            json!([{"prompt_tokens": 9}]),
             json!({"text": "usage", "more": {"prompt_tokens": 9}}),
         ] {
             assert_eq!(scan_both(Form::Json, &document.to_string()), None, "{document}");
@@ -376,14 +269,17 @@ mod tests {
     }
 
     #[test]
-    fn a_long_answer_needs_little_memory() {
+    fn a_document_above_the_limit_is_neither_kept_nor_read() {
+        let document = r#"{"usage":{"prompt_tokens":1}}"#;
+        let padded = |size: usize| format!("{document}{}", " ".repeat(size - document.len()));
+        assert_eq!(scan(Form::Json, padded(MAX_DOCUMENT).as_bytes(), &[1]), Some(tokens(1, 0, 0)));
         let mut scanner = Scanner::new(Form::Json);
-        scanner.pass(b"{\"usage\":{\"x\":\"");
-        for _ in 0..1_000 {
-            scanner.pass(&[b'y'; 10_000]);
-            assert!(scanner.json.object.as_ref().is_none_or(|object| object.capacity() <= 4 * MAX_OBJECT));
+        for piece in [padded(MAX_DOCUMENT + 1).as_bytes(), document.as_bytes()] {
+            scanner.pass(&piece[..1]);
+            scanner.pass(&piece[1..]);
+            assert_eq!(scanner.document.capacity(), 0);
         }
-        assert_eq!(scanner.json.object, None);
+        assert_eq!(scanner.end(), None);
     }
 
     #[test]
@@ -417,8 +313,7 @@ mod tests {
 
     /// The result of a JSON parser.
     fn parsed(document: &Value) -> Option<Tokens> {
-        document.as_object()?.get("usage").filter(|usage| usage.is_object())?;
-        read(document["usage"].to_string().as_bytes())
+        read(document.as_object()?.get("usage")?)
     }
 
     fn any_json() -> impl Strategy<Value = Value> {
