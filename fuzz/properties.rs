@@ -109,6 +109,7 @@ pub fn store(data: &[u8]) {
             expires_at: NOW + 1,
         },
         modified_at: NOW,
+        predecessors: Vec::new(),
     };
     let mut count = 0;
     let mut new_id = || {
