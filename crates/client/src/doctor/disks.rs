@@ -129,7 +129,7 @@ fn no_room_beside(store: &StoreFile, error: &Error) -> Finding {
         let message = format!("Only the login of oauth_creds.json can be refreshed. {}", error.message());
         return Finding::broken(FILE_SYSTEM, message, fix);
     }
-    let message = format!("Tokens can be refreshed, but there is no space for a login. {}", error.message());
+    let message = format!("Tokens can be refreshed, but no further login can be saved. {}", error.message());
     Finding::warning(FILE_SYSTEM, message, fix)
 }
 

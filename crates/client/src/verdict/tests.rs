@@ -506,6 +506,8 @@ fn an_error_without_a_code_has_the_status_of_its_words() {
         ("Your postpaid bill is overdue.", Verdict::PaymentRequired),
         ("Range of input length should be [1, 8]", Verdict::TooLong { limit: Some(8) }),
         ("The model qwen3-coder-plus does not exist", Verdict::ModelUnavailable),
+        ("The token expired.", Verdict::KeyRejected),
+        ("Download of the image failed: token expired", Verdict::Pass),
         ("tools is invalid", Verdict::Pass),
     ] {
         assert_eq!(inner_verdict(true, &json!({"error": {"message": message}})), verdict, "{message}");

@@ -91,7 +91,7 @@ const GENERAL_CODE_STATUSES: [(&str, u16); 8] = [
     ("api_error", 500),
 ];
 /// The status for words that can only be about the account or the length of the conversation.
-const SPECIFIC_WORD_STATUSES: [(&str, u16); 14] = [
+const SPECIFIC_WORD_STATUSES: [(&str, u16); 13] = [
     ("free tier of the model has been exhausted", 403),
     ("account is in good standing", 400),
     ("quota exceeded", 429),
@@ -103,7 +103,6 @@ const SPECIFIC_WORD_STATUSES: [(&str, u16); 14] = [
     ("maximum context length is", 400),
     ("context window of", 400),
     ("invalid access token", 401),
-    ("token expired", 401),
     ("api key provided", 401),
     ("invalid api-key", 401),
 ];
@@ -147,6 +146,7 @@ impl Words {
             |statuses| [&self.code, &self.kind].into_iter().find_map(|code| status_of(code, statuses));
         by_code(&CODE_STATUSES)
             .or_else(|| status_of(&self.message, &SPECIFIC_WORD_STATUSES))
+            .or_else(|| self.begins_with_expired_token().then_some(401))
             .or_else(|| self.says(&LENGTH_WORDS).then_some(400))
             .or_else(|| self.lacks_model(context.model).then_some(404))
             .or_else(|| by_code(&GENERAL_CODE_STATUSES))
@@ -271,6 +271,13 @@ impl Words {
             }
             _ => Verdict::Pass,
         }
+    }
+
+    /// True for "Token expired." and the like, but not for the token of another server: "the image's token expired".
+    fn begins_with_expired_token(&self) -> bool {
+        const LEADS: [&str; 6] = ["", "the", "your", "this", "access", "login"];
+        let lead = self.message.split_once("token expired").map(|(lead, _)| lead);
+        lead.is_some_and(|lead| lead.split(' ').all(|word| LEADS.contains(&word)))
     }
 
     fn lacks_model(&self, model: &str) -> bool {
