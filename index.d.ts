@@ -210,6 +210,8 @@ declare namespace qwen {
     plan?: "coding-plan" | "token-plan" | "dashscope";
     /** The region of the plan, such as `"cn"` or `"intl"`, if it is known. */
     region?: string;
+    /** True for a key whose requests are billed by use. Missing for logins and subscriptions. */
+    billedByUse?: true;
     /**
      * `ready` for requests, `cooling` while it is out of quota or rate limited, `needs-login` after its tokens were rejected.
      */

@@ -31,6 +31,7 @@ test("a key is checked with one cheap request, stored, and used", async (t) => {
     kind: "api-key",
     active: true,
     enabled: true,
+    billedByUse: true,
     state: "ready",
     baseUrl: server.placeUrl("coding-plan", "intl"),
   });

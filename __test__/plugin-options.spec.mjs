@@ -75,7 +75,7 @@ test("a project can forbid paid requests, but not allow them", async (t) => {
 
 test("the id of a metered key that another account precedes is quoted for a shell", async (t) => {
   const { hooks, toasts } = await load(t, await startServer(t), {});
-  const account = { id: "\u001b[2Jx\nroot", label: "two", kind: "api-key", active: false };
+  const account = { id: "\u001b[2Jx\nroot", label: "two", kind: "api-key", billedByUse: true, active: false };
   t.mock.method(QwenClient.prototype, "addApiKey", async () => account);
   const method = hooks.auth.methods.find(({ label }) => label.endsWith("key"));
   await (await method.authorize({})).callback("sk-1");

@@ -83,7 +83,7 @@ class QwenClient {
     return models;
   }
 
-  /** Absolute paths of the files that hold accounts and models. */
+  /** Absolute paths of the files that hold accounts and models. The first is the one of the qwen CLI. */
   get accountFiles() {
     return this.#native.accountFiles;
   }

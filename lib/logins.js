@@ -50,17 +50,18 @@ async function adopt(qwen, auth) {
 
 const ANY = "";
 
+const PLANS = [
+  { label: "Token Plan", value: "token-plan" },
+  { label: "Coding Plan", value: "coding-plan" },
+  { label: "DashScope (billed by use)", value: "dashscope" },
+];
+
 const PROMPTS = [
   {
     type: "select",
     key: "plan",
     message: "Which plan is the key of?",
-    options: [
-      { label: "I don't know: find out", value: ANY },
-      { label: "Token Plan", value: "token-plan" },
-      { label: "Coding Plan", value: "coding-plan" },
-      { label: "DashScope (billed by use)", value: "dashscope" },
-    ],
+    options: [{ label: "I don't know: find out", value: ANY }, ...PLANS],
   },
   {
     type: "select",
@@ -110,4 +111,14 @@ function keyMethods(add) {
   ];
 }
 
-module.exports = { AGENT_HEADER, PROVIDER, SERVICE, accountOf, adopt, keyMethods, placeholder, startLogin };
+module.exports = {
+  AGENT_HEADER,
+  PLANS,
+  PROVIDER,
+  SERVICE,
+  accountOf,
+  adopt,
+  keyMethods,
+  placeholder,
+  startLogin,
+};

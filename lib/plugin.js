@@ -4,6 +4,7 @@
 // is in `fetch`, since the user's configuration may replace everything else.
 
 const { QwenClient } = require("./client");
+const { shellOperand } = require("./native");
 const { AGENT_HEADER, PROVIDER, SERVICE, adopt, keyMethods, placeholder, startLogin } = require("./logins");
 const { LOGIN_MODELS, hostModels } = require("./models");
 const { pluginOptions } = require("./validate");
@@ -114,10 +115,7 @@ async function QwenAuthPlugin(input, options) {
 
   /** Tells the user about a key that is billed by use. */
   function tellPrice(account) {
-    // Loaded only when it is needed, since loading it takes longer than the rest of the start.
-    const { isMetered } = require("./cli/plans");
-    const { shellOperand } = require("./native");
-    if (!isMetered(account)) return;
+    if (!account.billedByUse) return;
     const text = account.active
       ? `"${account.label}" is the active account now. Its requests are billed by use.`
       : `"${account.label}" is billed by use, and another account stays active. To use it: \`npx ${SERVICE} use ${shellOperand(account.id)}\``;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use napi::bindgen_prelude::{Array, BufferSlice, Either, Env, Uint8Array, Utf16String};
 use napi_derive::napi;
 use qwen_accounts::{Availability, Kind, QuotaWindow, Token};
-use qwen_base::{Error, Event, KeyPlan, Result, Secret, instant_from_number};
+use qwen_base::{Error, Event, KeyPlan, Price, Result, Secret, instant_from_number};
 use qwen_client::{
     AccessToken, AccountInfo, AccountUsage, Counts, Estimate, FoundCredential, ImportedKey, OfferedModel,
     Summary, Thinking,
@@ -122,6 +122,7 @@ pub fn account_value(account: &AccountInfo) -> Value {
         "kind": account.kind.as_str(),
         "plan": account.kind.plan().map(KeyPlan::as_str),
         "region": account.region,
+        "billedByUse": (account.kind.price() == Price::Metered).then_some(true),
         "active": account.active,
         "enabled": account.enabled,
         "state": match account.availability {

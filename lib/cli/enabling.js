@@ -4,7 +4,6 @@
 
 const { shellOperand } = require("../native");
 const { shown, withAccount } = require("./naming");
-const { isMetered } = require("./plans");
 
 /**
  * @param {string} name an id or a label
@@ -21,7 +20,7 @@ function describe(before, accounts) {
   if (active === undefined) return [];
   if (active.enabled) {
     if (active.id === before?.id) return [];
-    const price = isMetered(active) ? " It is billed by use." : "";
+    const price = active.billedByUse ? " It is billed by use." : "";
     return [`${shown(active)} is the active account now.${price}`];
   }
   const left = accounts.find(({ enabled }) => enabled);

@@ -2,19 +2,10 @@
 
 // Names of plans and regions for display.
 
+const { keyPages } = require("../native");
 const { clean } = require("./text");
 
-const TITLES = { "coding-plan": "Coding Plan", "token-plan": "Token Plan", dashscope: "DashScope" };
-
-/** True for an account whose requests are billed by use. */
-function isMetered({ kind, plan }) {
-  return kind === "api-key" && plan !== "coding-plan" && plan !== "token-plan";
-}
-
-/** Adds `billedByUse: true` to a metered account, for the JSON of commands that add accounts. */
-const withPrice = (account) => (isMetered(account) ? { ...account, billedByUse: true } : account);
-
-const planTitle = (plan) => (Object.hasOwn(TITLES, plan) ? TITLES[plan] : clean(plan));
+const planTitle = (plan) => keyPages().find((place) => place.plan === plan)?.title ?? clean(plan);
 
 /** Returns text such as "Token Plan, intl". A login has no plan and no region. */
 function planOf({ kind, plan, region }) {
@@ -23,4 +14,4 @@ function planOf({ kind, plan, region }) {
   return region === undefined ? title : `${title}, ${clean(region)}`;
 }
 
-module.exports = { isMetered, planOf, planTitle, withPrice };
+module.exports = { planOf, planTitle };

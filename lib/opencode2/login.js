@@ -3,7 +3,7 @@
 // The login methods of OpenCode 2. OpenCode keeps a placeholder that names the account, since its own file of credentials is
 // plain text.
 
-const { PROVIDER, startLogin, placeholder } = require("../logins");
+const { PLANS, PROVIDER, startLogin, placeholder } = require("../logins");
 
 /** The id that OpenCode 2 gives to a login that it imports from OpenCode 1. */
 const OAUTH = "oauth";
@@ -12,7 +12,6 @@ const KEY = "key";
 const CONSOLE = "https://bailian.console.aliyun.com/?tab=model#/api-key";
 const HOME = "https://chat.qwen.ai";
 
-const option = (value, label) => ({ value, label });
 /** Hidden, since plan and region are detected. `--answer` can set them. */
 const KEY_FORM = [
   {
@@ -21,11 +20,7 @@ const KEY_FORM = [
     title: "Plan",
     required: false,
     hidden: true,
-    options: [
-      option("coding-plan", "Coding Plan"),
-      option("token-plan", "Token Plan"),
-      option("dashscope", "DashScope (billed by use)"),
-    ],
+    options: PLANS,
   },
   { key: "region", type: "string", title: "Region", required: false, hidden: true },
 ];

@@ -4,7 +4,6 @@ const { pageLines } = require("../../key-pages");
 const { shellOperand } = require("../../native");
 const { failure } = require("../failure");
 const { shown } = require("../naming");
-const { isMetered, withPrice } = require("../plans");
 const { readSecret } = require("../secret-input");
 const { clean } = require("../text");
 
@@ -18,7 +17,7 @@ async function run({ client, options, signal, prompt }) {
   }
   const check = !options["no-check"];
   const account = await client.addApiKey({ key, plan, region, baseUrl, label, tier, check });
-  return { value: withPrice(account), lines: success(account, await client.activeAccount()) };
+  return { value: account, lines: success(account, await client.activeAccount()) };
 }
 
 /** Shows where keys are found, except for a server of the user's own. */
@@ -29,7 +28,7 @@ function showPages(prompt, { plan, region, baseUrl }) {
 
 function success(account, active) {
   const lines = [`Added ${shown(account)}; its requests go to ${clean(account.baseUrl)}.`];
-  const price = isMetered(account) ? " Its requests are billed by use." : "";
+  const price = account.billedByUse ? " Its requests are billed by use." : "";
   if (account.active) lines.push(`It is the active account now.${price}`);
   else if (active !== null) {
     lines.push(

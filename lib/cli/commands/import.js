@@ -2,7 +2,6 @@
 
 const { choose, list } = require("../found-keys");
 const { shown } = require("../naming");
-const { isMetered, withPrice } = require("../plans");
 const { canAsk } = require("../question");
 const { clean } = require("../text");
 
@@ -15,7 +14,7 @@ async function run(context) {
   if (options["dry-run"]) return preview(await client.previewImport(operand), clean(operand));
   const imported = await client.importAccounts(operand);
   return {
-    value: imported.map(withPrice),
+    value: imported,
     lines: [...describe(imported, clean(operand)), ...prices(imported)],
   };
 }
@@ -32,7 +31,7 @@ function preview(found, file) {
 
 /** Says which of the imported accounts costs money by use now. */
 function prices(imported) {
-  const active = imported.filter((account) => account.active && isMetered(account));
+  const active = imported.filter((account) => account.active && account.billedByUse);
   return active.map((account) => `${shown(account)} is the active account; its requests are billed by use.`);
 }
 
@@ -84,12 +83,12 @@ async function importChosen(client, chosen, all) {
   const active = await client.activeAccount();
   if (accounts.length > 0 && active !== null) {
     lines.push(
-      `${shown(active)} is the active account${isMetered(active) ? "; its requests are billed by use" : ""}.`,
+      `${shown(active)} is the active account${active.billedByUse ? "; its requests are billed by use" : ""}.`,
     );
   }
   const failures = results.filter(({ error }) => error !== undefined);
   return {
-    value: accounts.map(withPrice),
+    value: accounts,
     lines,
     failures: failures.map(lineOf),
     exitCode: failures.length > 0 ? FAILED : undefined,

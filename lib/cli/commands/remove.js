@@ -1,12 +1,11 @@
 "use strict";
 
 const { existsSync } = require("node:fs");
-const { credentialsFile } = require("../directory");
 const { clean } = require("../text");
 const { OPERAND, shown, withAccount } = require("../naming");
 
-async function run({ client, operand, options, env }) {
-  const path = credentialsFile(env);
+async function run({ client, operand, options }) {
+  const [path] = client.accountFiles;
   const wasThere = existsSync(path);
   const removed = await withAccount(client, operand, async (account) => {
     const { leftBehind } = await client.removeAccount(account.id, { revoke: options.revoke });

@@ -1,7 +1,7 @@
 "use strict";
 
+const { dirname } = require("node:path");
 const { version } = require("../../../package.json");
-const { qwenDirectory } = require("../directory");
 const { LOG_IN, shown } = require("../naming");
 const { elsewhere } = require("../found-keys");
 const { planOf } = require("../plans");
@@ -10,7 +10,7 @@ const { accountsTable } = require("../table");
 const { clean } = require("../text");
 const { distance, timeOfDay } = require("../time");
 
-async function run({ client, env, notes, screen }) {
+async function run({ client, notes, screen }) {
   const accounts = await overview(client, notes);
   const now = Date.now();
   const activeAccount = accounts.find(({ active }) => active) ?? null;
@@ -27,7 +27,7 @@ async function run({ client, env, notes, screen }) {
       needsLogin: inState("needs-login"),
       ...(disabled > 0 && { disabled }),
     },
-    directory: qwenDirectory(env),
+    directory: dirname(client.accountFiles[0]),
     // Here the notes are part of the output.
     notes: notes.splice(0),
     versions: { package: version, node: process.versions.node },
