@@ -1,18 +1,22 @@
 "use strict";
 
-// Removes arguments that may be secrets from errors, since terminals and CI keep the output.
+// Recognizes secrets in arguments, even without the addon, and removes them from errors: terminals and CI keep the output.
 
 const { existsSync } = require("node:fs");
 const { dirname } = require("node:path");
 
 const HIDDEN = "***";
 /** Prefixes of the keys and tokens of well-known services. */
-const KNOWN = /^(?:sk[-_]|gh[pousr]_|github_pat_|glpat-|npm_|hf_|xox[a-z]-|AKIA|ASIA|AIza|eyJ|[Bb]earer\s)/u;
+const KNOWN =
+  /^(?:sk[-_]|gh[pousr]_|github_pat_|glpat-|npm_|hf_|xox\w-|A[KS]IA[A-Z\d]{12}|AIza|eyJ|[Bb]earer\s)/u;
 const ACCOUNT_ID = /^acct_[\da-f]+_[\da-f]{8}$/u;
 
 /** @param {string} text */
+const isKey = (text) => text.length >= 8 && KNOWN.test(text);
+
+/** @param {string} text */
 function mayBeSecret(text) {
-  if (text.length >= 8 && KNOWN.test(text)) return true;
+  if (isKey(text)) return true;
   const isOneWord = text.length >= 20 && /^[\w.~+=-]+$/u.test(text);
   return isOneWord && /\d/u.test(text) && /[a-z]/iu.test(text) && !ACCOUNT_ID.test(text);
 }
@@ -39,13 +43,11 @@ const PATHS = [
  * @param {Record<string, string | undefined>} env
  */
 function hider(argv, env) {
-  const inPaths = PATHS.flatMap((name) => (env[name] ?? "").split(/[=\s/\\]/u)).filter((word) =>
-    KNOWN.test(word),
-  );
+  const inPaths = PATHS.flatMap((name) => (env[name] ?? "").split(/[=\s/\\]/u)).filter(isKey);
   const secrets = [...argv.flatMap(words), ...inPaths]
     .filter(mayBeSecret)
     .sort((one, other) => other.length - one.length);
   return (text) => secrets.reduce((shown, secret) => shown.replaceAll(secret, HIDDEN), text);
 }
 
-module.exports = { hider };
+module.exports = { hider, isKey };
