@@ -25,7 +25,10 @@ const gateways = new Set();
  */
 const onceAwake = globalThis.Bun === undefined ? (take) => take() : setImmediate;
 
-/** Returns the bridge of this environment, which the first use creates: importing the package starts nothing. */
+/**
+ * Returns the bridge of this environment, which the first use creates: importing the package starts nothing. Throws if no addon
+ * can be loaded.
+ */
 function connect() {
   if (bridge === undefined) {
     try {
@@ -36,12 +39,6 @@ function connect() {
     }
   }
   return bridge;
-}
-
-/** Returns the version of the addon. Throws if no addon can be loaded. */
-function addonVersion() {
-  connect();
-  return addon.version();
 }
 
 /** Returns the pages that show a user's keys: `{ plan, title, region, page }`. */
@@ -256,8 +253,8 @@ function createNativeClient(settings, env, onEvent) {
 }
 
 module.exports = {
-  addonVersion,
   call,
+  connect,
   createNativeClient,
   finishAtExit,
   forget,

@@ -9,6 +9,8 @@
 //   has printed everything itself
 // - optional: `isStandalone`, true if the command needs no client
 
+const { disable, enable } = require("./enabling");
+
 const COMMANDS = {
   login: require("./login"),
   "add-key": require("./add-key"),
@@ -16,8 +18,8 @@ const COMMANDS = {
   accounts: require("./accounts"),
   use: require("./use"),
   rename: require("./rename"),
-  enable: require("./enable"),
-  disable: require("./disable"),
+  enable,
+  disable,
   remove: require("./remove"),
   models: require("./models"),
   serve: require("./serve"),
