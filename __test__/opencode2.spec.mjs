@@ -14,6 +14,8 @@ async function logInWithKey({ report, data }) {
   const { Host } = await import(data.hostModule);
   const host = await Host.load(data.checkout);
   const location = await host.open();
+  const answer = { plan: "coding-plan", region: "intl" };
+  const { url, instructions } = await location.connect("qwen-code", "key", answer);
   const { status, message } = await location.login("qwen-code", "key", { code: data.key });
   const has = () => location.provider.get("qwen-code").models.some(({ id }) => id === "qwen3-coder-plus");
   for (const end = Date.now() + 60_000; !has() && Date.now() < end;) {
@@ -22,7 +24,8 @@ async function logInWithKey({ report, data }) {
   const answers = await location.chat("qwen-code", "qwen3-coder-plus");
   const { credentials } = host;
   await host.close();
-  report({ status, message, credentials, answers: answers.map(({ status, text }) => ({ status, text })) });
+  const login = { url, instructions, status, message };
+  report({ ...login, credentials, answers: answers.map(({ status, text }) => ({ status, text })) });
 }
 
 for (const runtime of Object.keys(RUNTIMES)) {
@@ -36,6 +39,8 @@ for (const runtime of Object.keys(RUNTIMES)) {
     };
     const told = await inChild(t, runtime, logInWithKey, { data, env });
     assert.equal(told.status, "complete", told.message);
+    assert.match(told.url, /^https:\/\/modelstudio\.console\.alibabacloud\.com\/\S*tab=coding-plan/);
+    assert.ok(told.instructions.endsWith(`Key pages: Coding Plan, international: ${told.url}`));
     assert.equal(told.credentials.length, 1);
     assert.match(told.credentials[0].value.access, /^opencode-qwen-cli-auth:/);
     assert.equal(told.credentials[0].label, "Coding Plan key");

@@ -81,6 +81,14 @@ const PROMPTS = [
 const VISIBLE =
   "The key is visible while you paste it here. To enter it hidden, cancel and run `npx opencode-qwen-cli-auth add-key`.";
 
+/** Returns the plan and region that the user chose, the first page that shows such keys, and a sentence with all pages. */
+function keyPagesFor(inputs) {
+  // Loaded when a key is asked for: each file costs time at the start of OpenCode.
+  const { pageLines, pagesOf } = require("./key-pages");
+  const choice = { plan: inputs?.plan || undefined, region: inputs?.region || undefined };
+  return { choice, url: pagesOf(choice)[0].page, pages: `Key pages: ${pageLines(choice).join("; ")}` };
+}
+
 /**
  * Returns the login methods for keys: one asks for the key alone, the other for plan and region too, which needs a
  * terminal in OpenCode.
@@ -90,12 +98,10 @@ const VISIBLE =
  */
 function keyMethods(add) {
   const authorize = async (inputs) => {
-    // Loaded when a key is asked for: each file costs time at the start of OpenCode.
-    const { pageLines, pagesOf } = require("./key-pages");
-    const choice = { plan: inputs?.plan || undefined, region: inputs?.region || undefined };
+    const { choice, url, pages } = keyPagesFor(inputs);
     return {
-      url: pagesOf(choice)[0].page,
-      instructions: `Paste a key of a Token Plan, a Coding Plan or DashScope. ${VISIBLE} Key pages: ${pageLines(choice).join("; ")}`,
+      url,
+      instructions: `Paste a key of a Token Plan, a Coding Plan or DashScope. ${VISIBLE} ${pages}`,
       method: "code",
       callback: (key) => add(key, choice),
     };
@@ -119,6 +125,7 @@ module.exports = {
   accountOf,
   adopt,
   keyMethods,
+  keyPagesFor,
   placeholder,
   startLogin,
 };

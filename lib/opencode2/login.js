@@ -3,13 +3,11 @@
 // The login methods of OpenCode 2. OpenCode keeps a placeholder that names the account, since its own file of credentials is
 // plain text.
 
-const { PLANS, PROVIDER, startLogin, placeholder } = require("../logins");
+const { PLANS, PROVIDER, keyPagesFor, placeholder, startLogin } = require("../logins");
 
 /** The id that OpenCode 2 gives to a login that it imports from OpenCode 1. */
 const OAUTH = "oauth";
 const KEY = "key";
-/** The page that creates keys. */
-const CONSOLE = "https://bailian.console.aliyun.com/?tab=model#/api-key";
 const HOME = "https://chat.qwen.ai";
 
 /** Hidden, since plan and region are detected. `--answer` can set them. */
@@ -76,17 +74,18 @@ function loginMethods({ client, labelOf, onAccount, signal }) {
   }
 
   async function authorizeKey(answer) {
-    const { plan, region } = answer ?? {};
-    return {
-      mode: "code",
-      url: CONSOLE,
-      instructions:
-        "Paste a key of a Coding Plan, a Token Plan or DashScope. Its plan and region are detected.",
-      callback: async (key) => {
-        const choice = { plan: plan || undefined, region: region || undefined };
-        return credential(KEY)(await client().addApiKey({ key: String(key ?? ""), ...choice }));
-      },
-    };
+    try {
+      const { choice, url, pages } = keyPagesFor(answer);
+      return {
+        mode: "code",
+        url,
+        instructions: `Paste a key of a Token Plan, a Coding Plan or DashScope. Its plan and region are detected. ${pages}`,
+        callback: async (key) =>
+          credential(KEY)(await client().addApiKey({ key: String(key ?? ""), ...choice })),
+      };
+    } catch (error) {
+      return failed(error);
+    }
   }
 
   const label = ({ access }) => labelOf(access);
