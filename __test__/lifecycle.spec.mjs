@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { inChild, RUNTIMES, startChild } from "./support/child.mjs";
-import { chat, EXPIRED, gate, setUp, temporaryHome, until } from "./support/harness.mjs";
+import { chat, EXPIRED, gate, midway, setUp, temporaryHome, until } from "./support/harness.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const CALLS = process.env.TEST_STRESS ? 150_000 : 50_000;
@@ -326,4 +326,24 @@ test("closing a client closes its connections", async (t) => {
   assert.ok(server.stats.openSockets > 0);
   client.close();
   await until(() => server.stats.openSockets === 0, "the end of every connection");
+});
+
+test("a refresh outlives its callers and its client", async (t) => {
+  const { server, home, client, open } = await midway(t);
+  const before = home.bytes();
+  const controller = new AbortController();
+  const { signal } = controller;
+  const aborted = [client.getAccessToken({ signal }), chat(client, "hi", {}, { signal })];
+  const left = client.getAccessToken();
+  await server.waitFor("token");
+  controller.abort();
+  client.close();
+  await Promise.all([...aborted, left].map((call) => assert.rejects(call, { name: "AbortError" })));
+  assert.deepEqual(home.bytes(), before);
+  open();
+  await until(() => !home.bytes().equals(before), "the token is written");
+  assert.ok(server.issued.includes(home.read().refresh_token));
+  const files = ["oauth_creds.flock", "oauth_creds.json"].join();
+  await until(() => home.files().join() === files, "the lock is released");
+  assert.deepEqual([server.stats.redemptions, server.stats.chats, server.stats.closedByClient], [1, 0, 0]);
 });

@@ -3,21 +3,12 @@
 import http from "node:http";
 import net from "node:net";
 
-/**
- * @param {object} t the test, which closes it at the end
- * @param {object} [options]
- * @param {string} [options.credentials] "user:password" that it requires
- * @param {number} [options.refusals] number of CONNECTs that it first answers with 502
- */
-export async function startHttpProxy(t, { credentials, refusals = 0 } = {}) {
+/** @param {object} t the test, which closes it at the end */
+export async function startHttpProxy(t) {
   const seen = [];
-  const expected = credentials && `Basic ${Buffer.from(credentials).toString("base64")}`;
-  const allowed = (req) => !expected || req.headers["proxy-authorization"] === expected;
   const server = http.createServer((req, res) => {
     seen.push({ method: req.method, target: req.url });
-    if (!allowed(req)) return res.writeHead(407, { "proxy-authenticate": "Basic" }).end();
-    const { "proxy-authorization": _, ...headers } = req.headers;
-    const onward = http.request(req.url, { method: req.method, headers }, (answer) => {
+    const onward = http.request(req.url, { method: req.method, headers: req.headers }, (answer) => {
       res.writeHead(answer.statusCode, answer.headers);
       answer.pipe(res);
     });
@@ -26,8 +17,6 @@ export async function startHttpProxy(t, { credentials, refusals = 0 } = {}) {
   });
   server.on("connect", (req, socket, head) => {
     seen.push({ method: "CONNECT", target: req.url });
-    if (!allowed(req)) return socket.end("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n");
-    if (seen.length <= refusals) return socket.end("HTTP/1.1 502 Bad Gateway\r\n\r\n");
     const [host, port] = split(req.url);
     join(socket, host, port, (onward) => {
       socket.write("HTTP/1.1 200 Connection established\r\n\r\n");
@@ -35,7 +24,7 @@ export async function startHttpProxy(t, { credentials, refusals = 0 } = {}) {
     });
   });
   const port = await listen(t, server);
-  return { url: `http://${credentials ? `${credentials}@` : ""}127.0.0.1:${port}`, seen };
+  return { url: `http://127.0.0.1:${port}`, seen };
 }
 
 function split(authority) {

@@ -10,14 +10,10 @@ use qwen_accounts::{CredentialsFile, lock};
 use qwen_base::{Clock, Secret};
 
 use crate::support::home::{document, in_seconds};
-use crate::support::qwen_cli::{CliLock, NEW_STALE, OLD_STALE, age};
+use crate::support::qwen_cli::{CliLock, NEW_STALE, OLD_STALE};
 use crate::support::reply::Reply;
 use crate::support::setup::{ONLY, Setup};
-use crate::support::time::{soon, until};
-
-fn modified(path: &Path) -> Option<SystemTime> {
-    fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
-}
+use crate::support::time::soon;
 
 fn make_older(path: &Path, age: Duration) {
     let file = fs::OpenOptions::new().write(true).open(path).unwrap();
@@ -147,34 +143,6 @@ async fn a_stale_lock_is_removed_at_once() {
         assert_eq!(token.access_token.expose(), "access-1");
         assert!(!setup.home.cli_lock().exists());
     }
-}
-
-#[tokio::test]
-async fn a_slow_refresh_keeps_its_lock_fresh_and_takes_it_again_where_it_was_removed() {
-    let setup = Setup::expired().await;
-    let lock = setup.home.cli_lock();
-    let caller = setup.asking(&setup.manager()).await;
-    let old_cli = CliLock::new(lock.clone(), OLD_STALE);
-    let first = modified(&lock).unwrap();
-    let mut oldest = Duration::ZERO;
-    until("a touch of the lock", || {
-        oldest = oldest.max(age(&lock).unwrap_or_default());
-        assert!(!old_cli.try_acquire());
-        modified(&lock).is_some_and(|modified| modified > first)
-    })
-    .await;
-    assert!(oldest < Duration::from_secs(8), "{oldest:?}");
-
-    // An exiting qwen process removes the lock, even if another program holds it.
-    old_cli.release();
-    until("the lock that was removed", || lock.exists()).await;
-    assert!(!old_cli.try_acquire());
-    assert_eq!(fs::read_to_string(&lock).unwrap().lines().count(), 2);
-    setup.server.release();
-    let token = soon("the token", caller).await.unwrap().unwrap();
-    assert_eq!(token.access_token.expose(), "access-1");
-    assert!(!lock.exists());
-    assert_eq!(setup.home.access_token(), "access-1");
 }
 
 #[tokio::test]

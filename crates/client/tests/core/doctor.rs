@@ -9,6 +9,9 @@ use qwen_base::Clock;
 use qwen_client::{Finding, FindingState};
 use serde_json::json;
 
+use crate::support::fleet::Fleet;
+use crate::support::home::in_seconds;
+use crate::support::proxies::connect;
 use crate::support::reply::Reply;
 use crate::support::setup::Setup;
 use crate::support::time::soon;
@@ -44,6 +47,10 @@ fn only<'a>(findings: &'a [Finding], id: &str) -> &'a str {
     let [(found_id, message)] = found[..] else { panic!("not one thing is broken: {found:?}") };
     assert_eq!(found_id, id, "{message}");
     message
+}
+
+fn fixes(findings: &[Finding]) -> Vec<&str> {
+    findings.iter().filter_map(|finding| finding.fix.as_deref()).collect()
 }
 
 #[tokio::test]
@@ -196,4 +203,60 @@ async fn a_read_only_directory_is_found() {
     fs::write(setup.home.qwen_dir(), json!({}).to_string()).unwrap();
     let findings = setup.doctor(&[]).examine().await.unwrap();
     assert!(broken(&findings).iter().any(|(id, _)| *id == "file-system"), "{findings:?}");
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_tunnels_is_found() {
+    let mut setup = Setup::fresh().await;
+    setup.options.oauth.base_url = Some("https://qwen.test:9".to_owned());
+    let (proxy, _) = connect(usize::MAX).await;
+    let findings = examine_with(&setup, &[("HTTPS_PROXY", &format!("http://{proxy}"))]).await;
+    only(&findings, "oauth-server");
+    assert!(fixes(&findings).contains(&"unset HTTPS_PROXY"), "{findings:?}");
+}
+
+#[tokio::test]
+async fn a_fallback_needs_a_cli_with_a_key() {
+    let setup = Setup::fresh().await;
+    let on = ("OPENCODE_QWEN_ENABLE_CLI_FALLBACK", "1");
+    let gone = ("QWEN_CLI_PATH", "/nope");
+    let findings = examine_with(&setup, &[gone]).await;
+    assert!(broken(&findings).is_empty() && fixes(&findings).contains(&"unset QWEN_CLI_PATH"));
+    let findings = examine_with(&setup, &[gone, on]).await;
+    only(&findings, "qwen-cli");
+    assert_eq!(fixes(&findings), ["unset QWEN_CLI_PATH"]);
+    let path = ("PATH", setup.home.path().to_str().unwrap());
+    let findings = examine_with(&setup, &[path, on]).await;
+    only(&findings, "qwen-cli");
+    assert_eq!(fixes(&findings), ["npm install -g @qwen-code/qwen-code"]);
+
+    let program = setup.home.path().join("qwen");
+    fs::write(&program, "#!/bin/sh\necho 0.24.4\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let settings = json!({"security": {"auth": {"selectedType": "qwen-oauth"}}});
+    fs::write(setup.home.qwen_dir().join("settings.json"), settings.to_string()).unwrap();
+    assert!(only(&examine_with(&setup, &[path, on]).await, "qwen-cli").contains("uses OAuth"));
+    fs::remove_file(setup.home.qwen_dir().join("settings.json")).unwrap();
+    let findings = examine_with(&setup, &[path, on, ("OPENAI_API_KEY", "sk-of-the-cli")]).await;
+    assert!(broken(&findings).is_empty(), "{findings:?}");
+}
+
+#[tokio::test]
+async fn cooling_and_ended_accounts_are_told_apart() {
+    let fleet = Fleet::of(2).await;
+    fleet.edit_store(|store| store["accounts"][1]["exhaustedUntil"] = json!(in_seconds(600)));
+    let findings = examine(&fleet.setup).await;
+    assert!(broken(&findings).is_empty(), "{findings:?}");
+    assert!(
+        findings.iter().any(|finding| finding.message.contains("out of quota; it is asked again in 10 min"))
+    );
+    let ended = json!({"code": "ERR_QWEN_FREE_TIER_DISCONTINUED", "message": "It ended.", "at": 1});
+    fleet.edit_store(|store| store["accounts"][0]["lastError"] = ended.clone());
+    let findings = examine(&fleet.setup).await;
+    assert!(broken(&findings).is_empty(), "{findings:?}");
+    assert!(fixes(&findings).iter().any(|fix| fix.ends_with("remove ann")), "{findings:?}");
+    fleet.edit_store(|store| store["accounts"][1]["lastError"] = ended);
+    let findings = examine(&fleet.setup).await;
+    assert_eq!(broken(&findings).len(), 2, "{findings:?}");
+    assert!(fixes(&findings).iter().all(|fix| fix.ends_with("add-key")), "{findings:?}");
 }

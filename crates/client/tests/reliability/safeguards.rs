@@ -221,6 +221,8 @@ async fn an_exiting_cli_lets_no_other_in_thanks_to_taking_the_lock_again_at_once
         until("the lock that was removed", || cli.path.exists()).await;
         assert!(!cli.try_acquire());
     }
+    // It names its process again.
+    assert_eq!(std::fs::read_to_string(&cli.path).unwrap().lines().count(), 2);
     setup.server.release();
     assert_eq!(client.answer().await, "access-1");
 
