@@ -258,22 +258,12 @@ async function measureStreams(contenders, { rounds, mib }, record) {
     }
   }
   for (const [contender, values] of Object.entries(rates)) {
-    record({ measure: "gateway: stream, 16 KiB chunks", contender, unit: "MB/s", ...summary(values) });
+    const measure = "gateway: stream, 16 KiB chunks";
+    const over = (other) => summary(values.map((value, round) => value / other[round]));
+    record({ measure, contender, unit: "MB/s", ...summary(values) });
     if (rates.splice) {
-      const toSplice = values.map((value, round) => value / rates.splice[round]);
-      record({
-        measure: "gateway: stream, 16 KiB chunks, over the splice's",
-        contender,
-        unit: "x",
-        ...summary(toSplice),
-      });
+      record({ measure: `${measure}, over the splice's`, contender, unit: "x", ...over(rates.splice) });
     }
-    const ratios = values.map((value, round) => value / rates.direct[round]);
-    record({
-      measure: "gateway: stream, 16 KiB chunks: times as good as direct",
-      contender,
-      unit: "x",
-      ...summary(ratios),
-    });
+    record({ measure: `${measure}: times as good as direct`, contender, unit: "x", ...over(rates.direct) });
   }
 }

@@ -189,28 +189,16 @@ async function measureRequests({ runtime, server, size, contenders, add, wants, 
     };
 
     if (wants("latency")) {
-      await one(
-        "small request",
-        "us",
-        "less",
-        usual,
-        () => ({ command: "latency", count: size.latencies }),
-        ({ us }) => us,
-      );
+      const latency = (who, count, times) => {
+        const command = () => ({ command: "latency", count });
+        return one("small request", "us", "less", who, command, ({ us }) => us, times);
+      };
+      await latency(usual, size.latencies);
       const slow = [...running.keys()].filter((name) => limitOf(name, "slow"));
       for (const name of slow) {
         const reason = limitOf(name, "slow");
         if (size.slowRequests === 0) add({ measure: "small request", contender: name, reason });
-        else
-          await one(
-            "small request",
-            "us",
-            "less",
-            [name],
-            () => ({ command: "latency", count: 1 }),
-            ({ us }) => us,
-            size.slowRequests,
-          );
+        else await latency([name], 1, size.slowRequests);
       }
     }
     for (const [index, width] of [1, 8, 64].entries()) {
