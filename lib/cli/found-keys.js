@@ -4,7 +4,7 @@
 
 const { planTitle } = require("./plans");
 const { ask } = require("./question");
-const { clean, pad, width } = require("./text");
+const { clean, columns } = require("./text");
 
 const NOTHING = [
   "No keys were found: not in the environment, in .env files, in the qwen CLI's settings, or in OpenCode's auth.json and",
@@ -26,10 +26,7 @@ function list(found, title = "Keys that other tools keep:") {
       known ? `${sources} (an account has it)` : sources,
     ];
   });
-  const widths = [0, 1, 2].map((column) => Math.max(...rows.map((row) => width(row[column]))));
-  const line = (row) =>
-    `  ${row.map((cell, column) => (column < 3 ? pad(cell, widths[column]) : cell)).join("  ")}`;
-  return [title, ...rows.map(line)];
+  return [title, ...columns(rows).map((line) => `  ${line}`)];
 }
 
 /** Returns the plan and region, or the server, that a key's entry names. */

@@ -64,4 +64,11 @@ function pad(text, limit) {
   return clipped + " ".repeat(limit - width(clipped));
 }
 
-module.exports = { clean, clip, json, pad, quotedWord, width };
+/** Aligns the cells of rows. */
+function columns(rows) {
+  const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => width(row[column]))));
+  const line = (row) => row.map((cell, column) => pad(cell, widths[column])).join("  ");
+  return rows.map((row) => line(row).trimEnd());
+}
+
+module.exports = { clean, clip, columns, json, quotedWord, width };

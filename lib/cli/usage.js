@@ -3,6 +3,7 @@
 // The texts of --help.
 
 const { COMMANDS } = require("./commands");
+const { columns } = require("./text");
 
 const PROGRAM = "opencode-qwen-cli-auth";
 
@@ -32,10 +33,10 @@ function help(name) {
       usageLine(),
       "",
       "Commands:",
-      ...columns(commands),
+      ...indented(commands),
       "",
       "Options of all commands:",
-      ...columns(COMMON),
+      ...indented(COMMON),
       "",
       `"${PROGRAM} <command> --help" shows the options of a command.`,
       "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 ended by Ctrl-C.",
@@ -49,7 +50,7 @@ function help(name) {
     `${summary[0].toUpperCase()}${summary.slice(1)}.`,
     "",
     "Options:",
-    ...columns([...own, ...COMMON]),
+    ...indented([...own, ...COMMON]),
   ];
 }
 
@@ -57,9 +58,6 @@ function flag(option, value) {
   return value === undefined ? `--${option}` : `--${option} ${value}`;
 }
 
-function columns(rows) {
-  const width = Math.max(...rows.map(([left]) => left.length));
-  return rows.map(([left, right]) => `  ${left.padEnd(width)}  ${right}`);
-}
+const indented = (rows) => columns(rows).map((line) => `  ${line}`);
 
 module.exports = { PROGRAM, help, usageLine };

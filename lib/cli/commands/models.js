@@ -1,9 +1,8 @@
 "use strict";
 
 const { LOG_IN } = require("../naming");
-const { clean, pad, width } = require("../text");
+const { clean, columns } = require("../text");
 
-const GAP = "  ";
 const HEADINGS = ["MODEL", "CONTEXT", "OUTPUT", "INPUT", "THINKING", "ACCOUNTS"];
 
 async function run({ client, options, screen }) {
@@ -26,15 +25,8 @@ function table(models, accounts, style) {
     levels(thinking),
     clean(ids.map((account) => labels.get(account) ?? account).join(", ")),
   ]);
-  const widths = HEADINGS.map((heading, column) =>
-    Math.max(width(heading), ...rows.map((row) => width(row[column]))),
-  );
-  const line = (cells) =>
-    cells
-      .map((cell, column) => pad(cell, widths[column]))
-      .join(GAP)
-      .trimEnd();
-  return [style.bold(line(HEADINGS)), ...rows.map(line), ...missing];
+  const [headings, ...lines] = columns([HEADINGS, ...rows]);
+  return [style.bold(headings), ...lines, ...missing];
 }
 
 /** 1,000,000 as 1M, 65,536 as 66k. */
