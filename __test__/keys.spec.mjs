@@ -95,30 +95,6 @@ test("choosing a key beside a login keeps the qwen CLI's file unchanged", async 
   assert.equal(store.read().apiKeys, undefined);
 });
 
-test("a text that is not clearly a key is refused, and nothing is sent or stored", async (t) => {
-  const { server, client, home } = await setUp(t);
-  const good = { key: "sk-sp-1", baseUrl: server.apiBaseUrl };
-  for (const wrong of [
-    { key: "" },
-    { key: 1 },
-    { key: undefined },
-    { plan: "free" },
-    { region: "mars" },
-    { tier: "huge" },
-    { key: "sk-sp-****cdef" },
-    { region: "" },
-    { baseUrl: "https://user:secret@host.example/v1" },
-    { label: "a\u001bb" },
-    { check: "no" },
-  ]) {
-    const error = await rejection(client.addApiKey({ ...good, ...wrong }), "ERR_QWEN_INVALID_ARGUMENT");
-    assert.doesNotMatch(error.message, /sk-sp-1|secret/);
-  }
-  await rejection(client.addApiKey(), "ERR_QWEN_INVALID_ARGUMENT");
-  assert.equal(server.requests.length, 0);
-  assert.throws(() => home.files(), { code: "ENOENT" });
-});
-
 test("a key that is refused or can't be checked is not stored", async (t) => {
   const { server, client, home } = await setUp(t);
   const key = server.addKey({ plan: "coding-plan" });

@@ -163,6 +163,12 @@ test("the methods of a client refuse invalid arguments", async (t) => {
   const labels = [...NO_TEXTS, "a\nb", "\u001b[31m", "x".repeat(101)];
   await refuses((value) => client.login({ label: value }), "label", labels);
   await refuses((value) => client.login({ replace: value }), "replace", [...NO_TEXTS, "nobody"]);
+  const addKey = (options) => client.addApiKey({ key: "sk-sp-1", ...options });
+  await refuses((value) => client.addApiKey(value), "options", NO_OBJECTS);
+  await refuses((key) => addKey({ key }), "key", [undefined, ...NO_TEXTS]);
+  await refuses((value) => addKey({ label: value }), "label", labels);
+  await refuses((region) => addKey({ region }), "region", NO_TEXTS);
+  await refuses((check) => addKey({ check }), "check", NO_BOOLEANS);
   await refuses((value) => client.importAccounts(value), "path", NO_TEXTS);
   for (const method of ["setActiveAccount", "removeAccount", "updateAccount"])
     await refuses((value) => client[method](value, {}), "id", [undefined, ...NO_TEXTS, "nobody"]);
