@@ -295,18 +295,15 @@ function tellIgnored(names, host) {
 const printable = (name) => name.replaceAll(/[^\w.-]/gu, "?").slice(0, 40);
 
 function brokenClient(error) {
+  const fail = async () => {
+    throw error;
+  };
   return {
     baseUrl: "https://dashscope.aliyuncs.com/compatible-mode/v1",
     fetch: async () => refusal(400, error),
-    login: async () => {
-      throw error;
-    },
-    accounts: async () => {
-      throw error;
-    },
-    addApiKey: async () => {
-      throw error;
-    },
+    login: fail,
+    accounts: fail,
+    addApiKey: fail,
     hostModels() {},
     adopt() {},
     noteHostLogin() {},
