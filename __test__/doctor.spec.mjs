@@ -17,7 +17,7 @@ import { dirname, join } from "node:path";
 import { describe, test } from "node:test";
 import { promisify } from "node:util";
 import { fileURLToPath } from "node:url";
-import { makeCertificates, withoutOpenssl } from "./support/certificates.mjs";
+import { withoutOpenssl } from "./support/certificates.mjs";
 import { runProgram } from "./support/command-line.mjs";
 import { rejection, startClient, startServer, temporaryHome } from "./support/harness.mjs";
 import { startPlaces } from "./support/places.mjs";
@@ -29,8 +29,8 @@ const isUnix = process.platform !== "win32";
 const PRIVATE = { mode: 0o600 };
 
 /** A healthy home: logged in, and OpenCode configured. */
-async function setUp(t, { server: serverOptions, token = {} } = {}) {
-  const server = await startServer(t, { autoApprove: true, ...serverOptions });
+async function setUp(t, { token = {} } = {}) {
+  const server = await startServer(t, { autoApprove: true });
   const home = temporaryHome(t);
   if (token !== null) home.write(server.issueToken(token));
   const bin = join(home.home, "path");
@@ -272,19 +272,6 @@ describe("doctor", { concurrency: 4, timeout: 600_000, skip: !isUnix }, () => {
     assert.ok(!JSON.stringify(finding).includes(key));
     const again = await addKey(context, key);
     assert.equal(again.code, 0, again.stderr);
-    assert.deepEqual(inState(await examine(context), "broken"), []);
-  });
-
-  test("a server with an untrusted certificate is reported", { skip: withoutOpenssl }, async (t) => {
-    const { tls, caPath } = makeCertificates(t);
-    const context = await setUp(t, { server: { tls } });
-    const broken = inState(await examine(context), "broken");
-    assert.deepEqual(idsOf(broken), ["oauth-server", "api"]);
-    for (const { message, fix } of broken) {
-      assert.match(message, /certificate/);
-      assert.match(fix, /NODE_EXTRA_CA_CERTS/);
-    }
-    context.env.NODE_EXTRA_CA_CERTS = caPath;
     assert.deepEqual(inState(await examine(context), "broken"), []);
   });
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::future::join_all;
 use qwen_base::{Code, EventKind, Events};
+use qwen_client::FindingState;
 
 use crate::support::home::{document, in_seconds, make_pipe};
 use crate::support::port::ClosedPort;
@@ -261,6 +262,10 @@ async fn further_roots_come_from_the_environment_map() {
         assert_eq!(error.code(), Code::Network);
         assert!(error.message().contains("certificate"), "{}", error.message());
     }
+    let findings = setup.doctor(&[]).examine().await.unwrap();
+    let api = findings.iter().find(|finding| finding.id == "api").unwrap();
+    assert!(api.state == FindingState::Broken && api.message.contains("certificate"), "{api:?}");
+    assert!(api.fix.as_ref().unwrap().contains("NODE_EXTRA_CA_CERTS"), "{api:?}");
     assert_eq!(server.all_requests(), 2);
 }
 
