@@ -151,6 +151,7 @@ fn usage_of(document: &[u8]) -> Option<Tokens> {
     struct Report {
         usage: Value,
     }
+    let document = document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document);
     // serde would also read the struct from an array.
     if document.trim_ascii_start().first() != Some(&b'{') {
         return None;
