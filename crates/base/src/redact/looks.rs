@@ -90,29 +90,41 @@ pub(super) fn is_secret_header(name: &str) -> bool {
 /// Finds possible secrets in a text, leaving out ranges that are redacted already. Runs in linear time, because no part
 /// of a match is searched again.
 pub(super) fn find(text: &str) -> Vec<Range<usize>> {
-    let mut found = Vec::new();
     // It has the same byte positions as `text`.
     let lower = text.to_ascii_lowercase();
-    let mut add = |range: Range<usize>| {
-        if !text[range.clone()].bytes().all(|byte| byte == b'*') {
-            found.push(range);
-        }
-    };
+    let mut found = Vec::new();
+    find_bearer_tokens(text, &lower, &mut found);
+    find_keys(text, &lower, &mut found);
+    find_foreign_keys(text, &mut found);
+    find_web_tokens(text, &mut found);
+    find_users_in_urls(text, &mut found);
+    find_named(text, &lower, &mut found);
+    found.retain(|range| !text[range.clone()].bytes().all(|byte| byte == b'*'));
+    found
+}
+
+fn find_bearer_tokens(text: &str, lower: &str, found: &mut Vec<Range<usize>>) {
     for (at, word) in lower.match_indices("bearer") {
         let start = skip(text, at + word.len(), is_blank);
         if start > at + word.len() {
-            add(start..skip(text, start, is_token));
+            found.push(start..skip(text, start, is_token));
         }
     }
+}
+
+fn find_keys(text: &str, lower: &str, found: &mut Vec<Range<usize>>) {
     let mut end = 0;
     for (at, prefix) in lower.match_indices("sk-") {
         if at >= end {
             end = skip(text, at + prefix.len(), is_word);
         }
         if end - at - prefix.len() >= MIN_KEY && begins_word(text, at) {
-            add(at..end);
+            found.push(at..end);
         }
     }
+}
+
+fn find_foreign_keys(text: &str, found: &mut Vec<Range<usize>>) {
     for prefix in PREFIXES.iter().map(|(prefix, _)| *prefix).chain([ACCESS_KEY_ID]) {
         let mut end = 0;
         for (at, _) in text.match_indices(prefix) {
@@ -122,7 +134,7 @@ pub(super) fn find(text: &str) -> Vec<Range<usize>> {
             end = skip(text, at + prefix.len(), is_word);
             let rest = &text.as_bytes()[at + prefix.len()..end];
             if rest.len() >= MIN_FOREIGN_KEY && is_random(rest) {
-                add(at..end);
+                found.push(at..end);
             }
         }
     }
@@ -132,10 +144,13 @@ pub(super) fn find(text: &str) -> Vec<Range<usize>> {
             let before = &text.as_bytes()[end..at];
             let start = before.iter().rposition(|byte| !is_word(*byte)).map_or(end, |last| end + last + 1);
             end = skip(text, at, is_word);
-            add(start..end);
+            found.push(start..end);
         }
     }
-    // A JSON Web Token: a JSON object in base64 and two more parts.
+}
+
+/// Finds JSON Web Tokens: a JSON object in base64 and two more parts.
+fn find_web_tokens(text: &str, found: &mut Vec<Range<usize>>) {
     let (mut first_end, mut end, mut parts) = (0, 0, 0);
     for (at, _) in text.match_indices("eyJ") {
         if at >= first_end {
@@ -147,17 +162,24 @@ pub(super) fn find(text: &str) -> Vec<Range<usize>> {
             parts += 1;
         }
         if parts == 3 && begins_word(text, at) {
-            add(at..end);
+            found.push(at..end);
         }
     }
+}
+
+fn find_users_in_urls(text: &str, found: &mut Vec<Range<usize>>) {
     for (at, _) in text.match_indices("://") {
         let start = at + 3;
         let end =
             skip(text, start, |byte| !is_blank(byte) && !br#"/?#"'`<>\"#.contains(&byte) && byte >= b' ');
         if let Some(user) = text[start..end].rfind('@') {
-            add(start..start + user);
+            found.push(start..start + user);
         }
     }
+}
+
+/// Finds the values of names such as `access_token`.
+fn find_named(text: &str, lower: &str, found: &mut Vec<Range<usize>>) {
     let in_text =
         NAMES_IN_TEXT.iter().chain(&NAMES_IN_QUERY).chain([&NAME_OF_ARGUMENT]).map(|name| (name, false));
     for (name, line) in in_text.chain(NAMES_OF_LINES.iter().map(|name| (name, true))) {
@@ -169,11 +191,10 @@ pub(super) fn find(text: &str) -> Vec<Range<usize>> {
             }
             if let Some(range) = value_after(text, at + name.len(), line) {
                 covered = range.end;
-                add(range);
+                found.push(range);
             }
         }
     }
-    found
 }
 
 /// Finds the value after a name: `name=value`, `name: value`, `"name": "value"`, `\"name\":\"value\"`, `--name value`.
