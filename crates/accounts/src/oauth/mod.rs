@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderValue, Method};
 use qwen_base::{Clock, Code, Error, Http, Result, Secret, TransportError, retry_after_of};
 use tokio::time::{Instant, sleep};
 use url::{Url, form_urlencoded};
@@ -216,18 +217,15 @@ impl OAuthClient {
         request_id: Option<&str>,
         limit: Duration,
     ) -> Result<OAuthAnswer> {
-        let request = |client: reqwest::Client| {
-            let request = client
-                .post(endpoint.clone())
-                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-                .header(ACCEPT, "application/json")
-                .body(body);
-            match request_id {
-                Some(id) => request.header("x-request-id", id),
-                None => request,
-            }
-        };
-        let answer = self.http.exchange(endpoint, limit, MAX_BODY, request).await?;
+        let mut request = reqwest::Request::new(Method::POST, endpoint.clone());
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        if let Some(id) = request_id {
+            headers.insert("x-request-id", HeaderValue::from_str(id).map_err(Error::internal)?);
+        }
+        *request.body_mut() = Some(body);
+        let answer = self.http.exchange(request, limit, MAX_BODY).await?;
         Ok(OAuthAnswer {
             status: answer.status.as_u16(),
             retry_after_ms: retry_after_of(&answer.headers, self.clock.now_ms()),

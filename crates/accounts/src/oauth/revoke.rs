@@ -2,6 +2,7 @@
 //! known.
 
 use http::header::ACCEPT;
+use http::{HeaderValue, Method};
 use qwen_base::{Code, Error, Result, Secret, host_url};
 use serde_json::Value;
 use url::Url;
@@ -47,8 +48,9 @@ impl OAuthClient {
         let mut url = issuer.clone();
         url.set_path(METADATA_PATH);
         url.set_query(None);
-        let request = |client: reqwest::Client| client.get(url.clone()).header(ACCEPT, "application/json");
-        let answer = self.http.exchange(&url, self.config().timeout, MAX_METADATA, request).await?;
+        let mut request = reqwest::Request::new(Method::GET, url);
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
+        let answer = self.http.exchange(request, self.config().timeout, MAX_METADATA).await?;
         if !answer.status.is_success() {
             return Ok(None);
         }

@@ -2,6 +2,7 @@
 
 pub mod certificates;
 pub mod decoding;
+pub mod informational;
 mod names;
 pub mod proxy;
 pub mod retry_after;
@@ -12,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
-use reqwest::{Proxy, RequestBuilder};
+use reqwest::Proxy;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
@@ -132,16 +133,15 @@ impl Http {
     /// Those of [`Http::client_for`], and `ERR_QWEN_NETWORK` or `ERR_QWEN_TIMEOUT` if no answer came.
     pub async fn exchange(
         &self,
-        url: &Url,
+        request: reqwest::Request,
         limit: Duration,
         max_body: usize,
-        request: impl FnOnce(reqwest::Client) -> RequestBuilder,
     ) -> Result<HttpAnswer> {
-        let host = url.host_str().unwrap_or_default();
-        let request = request(self.client_for(url).await?);
+        let url = request.url().clone();
+        let (client, host) = (self.client_for(&url).await?, url.host_str().unwrap_or_default());
         let ends_at = Instant::now() + limit;
         let no_answer = || TransportError::no_answer(host, limit).error;
-        let response = timeout_at(ends_at, request.send()).await.map_err(|_| no_answer())?;
+        let response = timeout_at(ends_at, client.execute(request)).await.map_err(|_| no_answer())?;
         let mut response = decoded(response.map_err(|error| self.failure(&error, host).error)?);
         let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
         let read = async {
@@ -376,6 +376,15 @@ impl TransportError {
             limit.as_secs_f64()
         );
         Self { error: Error::new(Code::Timeout, message).retryable(), before_send: false }
+    }
+
+    /// Creates the error for a server that sends informational responses in place of an answer. Another try would meet the same.
+    #[must_use]
+    pub fn flood(host: &str) -> Error {
+        let message = format!(
+            "{host} sends informational responses (1xx) without end and no answer. Check the base URL and the proxy."
+        );
+        Error::new(Code::InvalidResponse, message)
     }
 
     /// Creates the error for a body that stopped arriving.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use http::header::HeaderMap;
+use http::{HeaderMap, Method};
 use qwen_accounts::{Account, Record, Snapshot, Token, TokenManager};
 use qwen_base::{Clock, Code, Error, Event, EventKind, Events, Http, Logger, Result, blocking, display_url};
 use url::Url;
@@ -181,8 +181,9 @@ impl ListReader {
         let host = base_url.host_str().unwrap_or_default().to_owned();
         let headers = headers::for_attempt(&HeaderMap::new(), &token.access_token, account.kind, &host)?;
         let url = Url::parse(&format!("{}/models", display_url(&base_url))).map_err(Error::internal)?;
-        let request = |client: reqwest::Client| client.get(url.clone()).headers(headers);
-        let answer = self.http.exchange(&url, LIMIT, MAX_BODY, request).await?;
+        let mut request = reqwest::Request::new(Method::GET, url);
+        *request.headers_mut() = headers;
+        let answer = self.http.exchange(request, LIMIT, MAX_BODY).await?;
         if !answer.status.is_success() {
             return Err(unusable(&host, &format!("answered with status {}", answer.status.as_u16())));
         }

@@ -201,8 +201,9 @@ fn refused(account: &AskedAccount, name: &str, status: u16) -> Finding {
 
 async fn send(http: &Http, method: http::Method, url: Url, mut headers: HeaderMap) -> Result<HttpAnswer> {
     headers.insert(USER_AGENT, http::HeaderValue::from_static(PRODUCT));
-    let request = |client: reqwest::Client| client.request(method, url.clone()).headers(headers);
-    let answer = http.exchange(&url, PATIENCE, MAX_BODY, request).await?;
+    let mut request = reqwest::Request::new(method, url.clone());
+    *request.headers_mut() = headers;
+    let answer = http.exchange(request, PATIENCE, MAX_BODY).await?;
     if answer.status == http::StatusCode::PROXY_AUTHENTICATION_REQUIRED {
         let host = url.host_str().unwrap_or_default();
         let message = format!("The proxy on the way to {host} asks for a user name and password.");

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use http::Method;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use qwen_accounts::Kind;
 use qwen_base::{Code, Error, Http, Result, Secret, TransportError, display_url};
@@ -83,9 +84,9 @@ impl<'a> Inquiry<'a> {
         let body = json!({"model": COMMON_MODEL, "messages": [message], "max_tokens": 1});
         let url = format!("{}/chat/completions", display_url(&place.base_url));
         let url = Url::parse(&url).map_err(Error::internal)?;
-        let request =
-            |client: reqwest::Client| client.post(url.clone()).headers(headers).body(body.to_string());
-        let answer = self.http.exchange(&url, PLACE_LIMIT, MAX_ERROR_BODY, request).await?;
+        let mut request = reqwest::Request::new(Method::POST, url);
+        (*request.headers_mut(), *request.body_mut()) = (headers, Some(body.to_string().into()));
+        let answer = self.http.exchange(request, PLACE_LIMIT, MAX_ERROR_BODY).await?;
         Ok((answer.status.as_u16(), answer.body?.unwrap_or_default()))
     }
 }

@@ -6,7 +6,10 @@ use std::time::Duration;
 use http::header::{CONTENT_TYPE, LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, StatusCode};
 use qwen_accounts::{Account, BaseUrlOverride, Kind, Token};
-use qwen_base::{Clock, Code, Error, HIDDEN, Http, Result, Secret, TransportError, decoded, retry_after_of};
+use qwen_base::{
+    Clock, Code, Error, HIDDEN, Http, Result, Secret, TransportError, decoded, flood, note_arrival,
+    retry_after_of,
+};
 use url::Url;
 
 use super::answer::{Answer, Beginning, Body};
@@ -212,7 +215,11 @@ impl Sender {
             *request.headers_mut() =
                 headers::for_attempt(&prepared.headers, &access.token.access_token, kind, &host)?;
             *request.body_mut() = prepared.body_for(kind).cloned().map(reqwest::Body::from);
-            let response = match tokio::time::timeout(self.idle_timeout, client.execute(request)).await {
+            let answered = tokio::select! {
+                answered = tokio::time::timeout(self.idle_timeout, client.execute(request)) => answered,
+                () = flood() => return Err(TransportError::flood(&host)),
+            };
+            let response = match answered {
                 Ok(Ok(response)) => decoded(response),
                 Ok(Err(error)) => {
                     let failure = self.http.failure(&error, &host);
@@ -224,6 +231,7 @@ impl Sender {
                 }
                 Err(_) => return Err(TransportError::no_answer(&host, self.idle_timeout).error),
             };
+            note_arrival();
             let Some(next) = redirected(&response, &url, &prepared.method) else { return Ok(response) };
             match prepared.redirect {
                 Redirect::Follow if next.origin() == url.origin() && budget.may_retry() => url = next,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use qwen_base::{Error, Result, TransportError, opaque_debug};
+use qwen_base::{Error, Result, TransportError, note_arrival, opaque_debug};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Timeout};
 
@@ -330,6 +330,7 @@ impl Body {
 
     fn meter(&mut self, received: &Result<Option<Bytes>>) {
         if let Ok(Some(bytes)) = received {
+            note_arrival();
             self.meter.chunk(bytes);
         } else {
             self.meter.finish();

@@ -373,6 +373,21 @@ async fn a_chat_is_answered_after_every_broken_network() {
 }
 
 #[tokio::test]
+async fn a_flood_of_informational_answers_ends_long_before_the_idle_limit() {
+    let setup = Setup::fresh().await;
+    let flood = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n".repeat(1000);
+    let gate = Gate::to(setup.server.address()).await;
+    gate.set(Way::Repeats(flood));
+    let base = format!("http://{}/v1", gate.address());
+    let client = setup.client_with(&[("OPENCODE_QWEN_BASE_URL", &base)], false);
+    let request = post(&format!("{base}/chat/completions"), &serde_json::json!({}));
+    let limit = Duration::from_secs(60);
+    let error = tokio::time::timeout(limit, client.fetch(request)).await.expect("an end").unwrap_err();
+    assert_eq!((error.code(), error.is_retryable()), (Code::InvalidResponse, false), "{error}");
+    assert!(error.message().contains("1xx"), "{error}");
+}
+
+#[tokio::test]
 async fn a_client_recovers_from_names_that_cannot_be_resolved() {
     let Some(text) = run_apart("network_faults::on_a_network_without_names").await else { return };
     assert!(text.contains("every endpoint got over it"), "{text}");
