@@ -8,10 +8,6 @@ use tokio::runtime::{Builder, Runtime};
 /// Each wait for a lock and each name lookup needs a thread.
 const MAX_BLOCKING_THREADS: usize = 64;
 
-/// Number of tasks that run between two looks at sockets and timers. With tokio's 61, a connection that is always readable
-/// delays all others for seconds.
-const EVENT_INTERVAL: u32 = 8;
-
 /// One async thread for the process. All workers share it, and it outlives them.
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 
@@ -38,7 +34,6 @@ pub fn runtime() -> Result<&'static Runtime> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .max_blocking_threads(MAX_BLOCKING_THREADS)
-        .event_interval(EVENT_INTERVAL)
         .thread_name("qwen-auth")
         .enable_all()
         .build()

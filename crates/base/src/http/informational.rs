@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use tokio::runtime::{Handle, RuntimeMetrics};
 
+/// Time between two measurements. In a flood, timers are late.
 const WINDOW: Duration = Duration::from_secs(2);
-/// Number of windows in a row.
-const WINDOWS: u32 = 5;
-/// Time that the async threads are busy in a window of a flood. Threads that only wait are busy for a thousandth of it.
+/// Busy time that ends the wait, in at least two windows.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Busy time in a window of a flood. Threads that only wait are busy for a thousandth of this.
 const LEAST_BUSY: Duration = Duration::from_millis(500);
 /// Longest time that the arrival of one piece takes, with its decoding.
 const LONGEST_PIECE: Duration = Duration::from_millis(20);
@@ -27,14 +28,15 @@ pub fn note_arrival() {
 /// Resolves after the async threads have been busy for ten seconds with something else than what arrived.
 pub async fn flood() {
     let metrics = Handle::current().metrics();
-    let mut busy_windows = 0;
-    while busy_windows < WINDOWS {
+    let (mut total, mut windows) = (Duration::ZERO, 0);
+    while total < LIMIT || windows < 2 {
         let (arrivals, busy) = (ARRIVALS.load(Ordering::Relaxed), busy_time(&metrics));
         tokio::time::sleep(WINDOW).await;
         let arrived = ARRIVALS.load(Ordering::Relaxed).wrapping_sub(arrivals);
         let explained = LONGEST_PIECE.saturating_mul(u32::try_from(arrived).unwrap_or(u32::MAX));
         let unexplained = busy_time(&metrics).saturating_sub(busy).saturating_sub(explained);
-        busy_windows = if unexplained > LEAST_BUSY { busy_windows + 1 } else { 0 };
+        (total, windows) =
+            if unexplained < LEAST_BUSY { (Duration::ZERO, 0) } else { (total + unexplained, windows + 1) };
     }
 }
 
