@@ -107,10 +107,10 @@ const TARGETS = [
     (value, { find }) => value >= (find("gather complete", "fetch") ?? 0),
   ],
   [
-    ALL,
+    NODE,
     "CPU of a MB, at most 0.7 times fetch's",
     ({ find }) => 1 / find("gather cpu: times as good as fetch", "client"),
-    (value, { runtime }) => (runtime === "node" ? value <= 0.7 : undefined),
+    atMost(0.7),
     "x",
   ],
   [
