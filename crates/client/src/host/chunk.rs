@@ -55,6 +55,9 @@ impl Frame {
 /// Returns the position of the first byte that can't stand inside a JSON string: the quote that ends it, a control character,
 /// or the start of a broken escape.
 fn end_of_string(text: &[u8]) -> Option<usize> {
+    if !has_special(text) {
+        return None;
+    }
     let mut at = 0;
     while let Some(byte) = text.get(at) {
         at += match (byte, text.get(at + 1)) {
@@ -65,6 +68,21 @@ fn end_of_string(text: &[u8]) -> Option<usize> {
         };
     }
     None
+}
+
+/// True if a text has a quote, a backslash or a control character. Looks at eight bytes at once, since it reads each event.
+fn has_special(text: &[u8]) -> bool {
+    const ONES: u64 = u64::MAX / 0xFF;
+    const HIGH_BITS: u64 = ONES << 7;
+    let each = |byte: u8| ONES * u64::from(byte);
+    // Sets the high bit of the first byte below `limit`.
+    let below = |word: u64, limit: u8| word.wrapping_sub(each(limit)) & !word & HIGH_BITS;
+    let (words, rest) = text.as_chunks();
+    let is_in_word = |bytes: &[u8; 8]| {
+        let word = u64::from_ne_bytes(*bytes);
+        below(word ^ each(b'"'), 1) | below(word ^ each(b'\\'), 1) | below(word, b' ') != 0
+    };
+    words.iter().any(is_in_word) || rest.iter().any(|byte| matches!(byte, b'"' | b'\\' | 0..b' '))
 }
 
 fn is_hex(digits: Option<&[u8]>) -> bool {
@@ -153,6 +171,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn eight_bytes_at_once_are_read_as_one_by_one(text in proptest::collection::vec(any::<u8>(), 0..20)) {
+            let found = text.iter().any(|byte| matches!(byte, b'"' | b'\\' | 0..b' '));
+            prop_assert_eq!(has_special(&text), found);
+        }
+
         #[test]
         fn an_event_that_fits_the_frame_needs_no_parsing(
             first in "[a-z]{0,3}", text in r#"(\\|"|\[|\{|:|,|\t|a|u12ef|content|error|finish_reason|id:){0,9}"#,
