@@ -372,8 +372,20 @@ async fn a_chat_is_answered_after_every_broken_network() {
     on_every_network(Endpoint::Api).await;
 }
 
+#[test]
+fn a_flood_of_informational_answers_ends_long_before_the_idle_limit() {
+    // The answers of other tests in the same process would explain why its threads are busy.
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "network_faults::a_flood_of_informational_answers", "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
 #[tokio::test]
-async fn a_flood_of_informational_answers_ends_long_before_the_idle_limit() {
+#[ignore = "run by another test as a process of its own"]
+async fn a_flood_of_informational_answers() {
     let setup = Setup::fresh().await;
     let flood = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n".repeat(1000);
     let gate = Gate::to(setup.server.address()).await;
