@@ -1,10 +1,12 @@
 //! The body of an answer, as a stream of bytes.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use qwen_base::{Error, Result, TransportError, note_arrival, opaque_debug};
 use tokio::task::JoinHandle;
@@ -20,6 +22,8 @@ use crate::verdict::dialect::ServerError;
 const MAX_HELD: usize = 1024 * 1024;
 /// Longest wait for the server to close the connection after the last event.
 const DONE_GRACE: Duration = Duration::from_millis(100);
+/// Length in bytes below which chunks are joined: reading a chunk costs more than copying a small one.
+const MAX_JOINED: usize = 16 * 1024;
 /// Longest time to read an error body ahead.
 const MAX_ERROR_TIME: Duration = Duration::from_secs(10);
 
@@ -33,7 +37,7 @@ enum Source {
 /// Length in bytes of the end of an unguarded stream that is searched for an error.
 const MAX_TAIL: usize = 8 * 1024;
 /// Length in bytes of a chunk from which on it is not an event, so that only the end of it is kept: copying takes time.
-const LARGE_CHUNK: usize = 16 * 1024;
+const LARGE_CHUNK: usize = MAX_JOINED;
 /// Length in bytes of what is kept of a large chunk.
 const MAX_LARGE_TAIL: usize = 4 * 1024;
 
@@ -106,7 +110,7 @@ pub struct Body {
     /// Chunks that were read ahead.
     head: VecDeque<Bytes>,
     source: Option<Source>,
-    /// The result that follows the chunks that were read ahead.
+    /// The result that follows the chunks that were read ahead. It is not counted in `meter`.
     received: Option<Result<Option<Bytes>>>,
     idle_timeout: Duration,
     /// End of the wait for the server to close the connection after the last event.
@@ -184,7 +188,7 @@ impl Body {
     /// `ERR_QWEN_TIMEOUT` after the longest silence, `ERR_QWEN_NETWORK` if the connection broke.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
-            if let Some(next) = self.next_if_here() {
+            if let Some(next) = self.next_available().await {
                 return next;
             }
             if let Some(PendingEnd { report, .. }) = &mut self.pending_end {
@@ -198,10 +202,10 @@ impl Body {
         }
     }
 
-    /// Returns the result of [`next`](Self::next) if it is available without waiting. The CLI's reader must not be dropped in
-    /// the middle of a read, so its bytes always need a wait.
-    pub fn next_if_here(&mut self) -> Option<Result<Option<Bytes>>> {
-        let next = self.next_unrecorded()?;
+    /// Returns the result of [`next`](Self::next) if it is available once the ready tasks have run. The CLI's reader must not be
+    /// dropped in the middle of a read, so its bytes always need a wait.
+    pub async fn next_available(&mut self) -> Option<Result<Option<Bytes>>> {
+        let next = self.next_unrecorded().await?;
         match &next {
             Ok(Some(bytes)) => self.record.chunk(bytes),
             Ok(None) => self.record.finish(LogOutcome::Completed),
@@ -210,7 +214,7 @@ impl Body {
         Some(next)
     }
 
-    fn next_unrecorded(&mut self) -> Option<Result<Option<Bytes>>> {
+    async fn next_unrecorded(&mut self) -> Option<Result<Option<Bytes>>> {
         if let Some(bytes) = self.head.pop_front() {
             if self.guard.is_none() {
                 self.remember(&bytes);
@@ -221,8 +225,8 @@ impl Body {
             if self.guard.as_ref().is_some_and(Guard::has_failed) {
                 self.stop();
             }
-            let chunk = self.receive_now()?;
-            match (&mut self.guard, chunk) {
+            let chunks = self.receive_together().await?;
+            match (&mut self.guard, chunks) {
                 (Some(guard), Ok(Some(bytes))) => {
                     let lines = guard.pass(bytes);
                     if !lines.is_empty() {
@@ -273,10 +277,51 @@ impl Body {
     }
 
     async fn receive(&mut self) -> Result<Option<Bytes>> {
-        match self.receive_now() {
+        let received = match self.receive_now() {
             Some(received) => received,
             None => self.wait().await,
+        };
+        self.meter(&received);
+        received
+    }
+
+    /// Receives the available chunks, small ones as one.
+    async fn receive_together(&mut self) -> Option<Result<Option<Bytes>>> {
+        let received = match self.receive_soon().await? {
+            Ok(Some(first)) if first.len() < MAX_JOINED => Ok(Some(self.join(first).await)),
+            received => received,
+        };
+        self.meter(&received);
+        Some(received)
+    }
+
+    /// Returns a chunk together with the small ones that follow it and are available.
+    async fn join(&mut self, first: Bytes) -> Bytes {
+        let mut joined = BytesMut::new();
+        while let Some(next) = self.receive_soon().await {
+            match next {
+                Ok(Some(next)) if first.len().max(joined.len()) + next.len() < MAX_JOINED => {
+                    if joined.is_empty() {
+                        joined.extend_from_slice(&first);
+                    }
+                    joined.extend_from_slice(&next);
+                }
+                next => {
+                    self.received = Some(next);
+                    break;
+                }
+            }
         }
+        if joined.is_empty() { first } else { joined.freeze() }
+    }
+
+    /// Receives what is available once the ready tasks have run: the connection's task delivers one chunk per turn.
+    async fn receive_soon(&mut self) -> Option<Result<Option<Bytes>>> {
+        if let Some(received) = self.receive_now() {
+            return Some(received);
+        }
+        turn().await;
+        self.receive_now()
     }
 
     /// Receives what is available without waiting. A timer costs as much as reading a small chunk, so only
@@ -295,7 +340,7 @@ impl Body {
             }
             Some(Source::Cli(_)) => return None,
         };
-        self.meter(&received);
+        note_arrival();
         Some(received)
     }
 
@@ -315,7 +360,7 @@ impl Body {
             // The CLI has its own time limits.
             Some(Source::Cli(body)) => body.next().await,
         };
-        self.meter(&received);
+        note_arrival();
         received
     }
 
@@ -330,7 +375,6 @@ impl Body {
 
     fn meter(&mut self, received: &Result<Option<Bytes>>) {
         if let Ok(Some(bytes)) = received {
-            note_arrival();
             self.meter.chunk(bytes);
         } else {
             self.meter.finish();
@@ -423,6 +467,20 @@ impl Body {
     }
 }
 
+/// Lets the ready tasks run first. Unlike `yield_now` of tokio it does not poll the system for events.
+async fn turn() {
+    let mut had_turn = false;
+    poll_fn(|context| {
+        if had_turn {
+            return Poll::Ready(());
+        }
+        had_turn = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 fn host(response: &reqwest::Response) -> &str {
     response.url().host_str().unwrap_or("Qwen")
 }
@@ -441,7 +499,7 @@ mod tests {
         let mut body = Body::from_bytes(error.clone());
         body.on_server_error(|_| Some(tokio::spawn(std::future::pending())));
         assert_eq!(body.next().await.unwrap(), Some(error));
-        assert!(body.next_if_here().is_none());
+        assert!(body.next_available().await.is_none());
         let before = Instant::now();
         assert_eq!(body.next().await.unwrap(), None);
         assert_eq!(before.elapsed().as_secs(), MAX_REPORT_TIME.as_secs());

@@ -4,9 +4,7 @@
 //! and the server sends no faster than the reader reads. Cancelling drops the connection at once.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use qwen_base::{Error, lock};
@@ -100,22 +98,13 @@ impl StreamState {
         }
     }
 
-    /// Takes the data that is available without waiting. The connection's task delivers one piece per turn, so this lets it run
-    /// between pieces.
+    /// Takes the data that is available without waiting.
     async fn take_available(&mut self, body: &mut Body) {
-        let mut had_turn = false;
-        while self.end.is_none() && self.size < MAX_WHOLE {
-            match body.next_if_here() {
-                Some(next) => {
-                    self.take(next);
-                    had_turn = false;
-                }
-                None if had_turn => return,
-                None => {
-                    turn().await;
-                    had_turn = true;
-                }
-            }
+        while self.end.is_none()
+            && self.size < MAX_WHOLE
+            && let Some(next) = body.next_available().await
+        {
+            self.take(next);
         }
     }
 
@@ -159,20 +148,6 @@ pub(crate) async fn next_together(body: &mut Body) -> (Bytes, Option<Result<(), 
         news.compact();
     }
     (news.chunks.pop_front().unwrap_or_default(), news.end)
-}
-
-/// Lets the ready tasks run first. Unlike `yield_now` of tokio it does not poll the system for events.
-async fn turn() {
-    let mut had_turn = false;
-    poll_fn(|context| {
-        if had_turn {
-            return Poll::Ready(());
-        }
-        had_turn = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 impl Queue {
