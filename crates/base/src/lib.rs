@@ -34,7 +34,7 @@ pub use error::{Code, Error, Result};
 pub use events::{Event, EventKind, Events};
 pub use http::certificates::read_certificates;
 pub use http::decoding::decoded;
-pub use http::informational::{flood, note_arrival};
+pub use http::informational::{answer_within, note_arrival};
 pub use http::proxy::{NamedProxy, Proxies, UnreadableProxy};
 pub use http::retry_after::{RETRY_AFTER_MS, retry_after_ms, retry_after_of};
 pub use http::{Http, HttpAnswer, HttpConfig, PRODUCT, SharedHttp, TransportError, is_secure};

@@ -3,10 +3,15 @@
 //! hyper reads and drops these responses, and reqwest doesn't pass on the extension that would report them. So a flood only
 //! shows in the time that the async thread is busy although nothing arrives.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::{Handle, RuntimeMetrics};
+use tokio::time::{Instant, timeout};
+
+use super::TransportError;
+use crate::Result;
 
 /// Time between two measurements. In a flood, timers are late.
 const WINDOW: Duration = Duration::from_secs(2);
@@ -25,18 +30,35 @@ pub fn note_arrival() {
     ARRIVALS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Resolves after the async threads have been busy for ten seconds with something else than what arrived.
-pub async fn flood() {
+/// Waits for an answer of `host`, for `limit` at most.
+///
+/// # Errors
+/// `ERR_QWEN_TIMEOUT` after the limit, and `ERR_QWEN_INVALID_RESPONSE` after the async threads have been busy for ten seconds
+/// with something else than what arrived.
+pub async fn answer_within<T>(host: &str, limit: Duration, answer: impl Future<Output = T>) -> Result<T> {
     let metrics = Handle::current().metrics();
-    let (mut total, mut windows) = (Duration::ZERO, 0);
-    while total < LIMIT || windows < 2 {
-        let (arrivals, busy) = (ARRIVALS.load(Ordering::Relaxed), busy_time(&metrics));
-        tokio::time::sleep(WINDOW).await;
-        let arrived = ARRIVALS.load(Ordering::Relaxed).wrapping_sub(arrivals);
+    let look = || (ARRIVALS.load(Ordering::Relaxed), busy_time(&metrics));
+    let mut answer = pin!(answer);
+    let begun = Instant::now();
+    let (mut before, mut total, mut windows) = (look(), Duration::ZERO, 0);
+    loop {
+        let left = limit.saturating_sub(begun.elapsed());
+        if let Ok(answer) = timeout(left.min(WINDOW), &mut answer).await {
+            return Ok(answer);
+        }
+        if left <= WINDOW {
+            return Err(TransportError::no_answer(host, limit).error);
+        }
+        let now = look();
+        let arrived = now.0.wrapping_sub(before.0);
         let explained = LONGEST_PIECE.saturating_mul(u32::try_from(arrived).unwrap_or(u32::MAX));
-        let unexplained = busy_time(&metrics).saturating_sub(busy).saturating_sub(explained);
+        let unexplained = now.1.saturating_sub(before.1).saturating_sub(explained);
+        before = now;
         (total, windows) =
             if unexplained < LEAST_BUSY { (Duration::ZERO, 0) } else { (total + unexplained, windows + 1) };
+        if total >= LIMIT && windows >= 2 {
+            return Err(TransportError::flood(host));
+        }
     }
 }
 

@@ -7,12 +7,12 @@ use http::header::{CONTENT_TYPE, LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, StatusCode};
 use qwen_accounts::{Account, BaseUrlOverride, Kind, Token};
 use qwen_base::{
-    Clock, Code, Error, HIDDEN, Http, Result, Secret, TransportError, decoded, flood, note_arrival,
-    retry_after_of,
+    Clock, Code, Error, HIDDEN, Http, Result, Secret, answer_within, decoded, note_arrival, retry_after_of,
 };
 use url::Url;
 
 use super::answer::{Answer, Beginning, Body};
+use super::body::TooLate;
 use super::prepare::{Prepared, Redirect};
 use crate::headers;
 use crate::host::errors::{FinalError, SHORT_WAIT_MS, calmed};
@@ -176,7 +176,8 @@ impl Sender {
         if self.for_opencode && prepared.is_chat_stream {
             return answer.watch().await;
         }
-        match tokio::time::timeout(self.hold_of(answer), first_content_or_error(&mut answer.body)).await {
+        let hold = self.hold_of(answer);
+        match first_content_or_error(&mut answer.body, hold).await {
             Ok(Content::Error(error)) => Beginning::Error(error),
             _ => Beginning::Content,
         }
@@ -215,13 +216,10 @@ impl Sender {
             *request.headers_mut() =
                 headers::for_attempt(&prepared.headers, &access.token.access_token, kind, &host)?;
             *request.body_mut() = prepared.body_for(kind).cloned().map(reqwest::Body::from);
-            let answered = tokio::select! {
-                answered = tokio::time::timeout(self.idle_timeout, client.execute(request)) => answered,
-                () = flood() => return Err(TransportError::flood(&host)),
-            };
+            let answered = answer_within(&host, self.idle_timeout, client.execute(request)).await?;
             let response = match answered {
-                Ok(Ok(response)) => decoded(response),
-                Ok(Err(error)) => {
+                Ok(response) => decoded(response),
+                Err(error) => {
                     let failure = self.http.failure(&error, &host);
                     match reconnecting.take().filter(|_| failure.before_send && budget.may_retry()) {
                         Some(tell) => tell(&failure.error),
@@ -229,7 +227,6 @@ impl Sender {
                     }
                     continue;
                 }
-                Err(_) => return Err(TransportError::no_answer(&host, self.idle_timeout).error),
             };
             note_arrival();
             let Some(next) = redirected(&response, &url, &prepared.method) else { return Ok(response) };
@@ -286,11 +283,11 @@ fn hide(answer: &mut Answer, error_body: &mut Vec<u8>, token: &Secret) {
     }
 }
 
-/// Reads ahead to the first content or error in the body of a success.
-async fn first_content_or_error(body: &mut Body) -> Content {
+/// Reads ahead to the first content or error in the body of a success, for `limit` at most.
+async fn first_content_or_error(body: &mut Body, limit: Duration) -> Result<Content, TooLate> {
     let mut reader = AnswerReader::default();
-    let found = body.read_ahead(MAX_READ_AHEAD, |bytes| reader.read(bytes)).await;
-    found.unwrap_or_else(|| reader.end())
+    let found = body.read_ahead(MAX_READ_AHEAD, limit, |bytes| reader.read(bytes)).await?;
+    Ok(found.unwrap_or_else(|| reader.end()))
 }
 
 /// True if a proxy or gateway asks for a login of its own, which is not the account's.

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use qwen_base::{Error, Result, TransportError, note_arrival, opaque_debug};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, Timeout};
+use tokio::time::{Instant, Timeout, timeout};
 
 use crate::cli::CliBody;
 use crate::host::guard::Guard;
@@ -92,6 +92,10 @@ struct PendingEnd {
     report: Option<Pin<Box<Timeout<JoinHandle<()>>>>>,
     end: Result<Option<Bytes>>,
 }
+
+/// The bytes that were looked for did not come in time.
+#[derive(Debug)]
+pub(super) struct TooLate;
 
 /// The beginning of the answer to a chat.
 #[derive(Debug)]
@@ -259,7 +263,7 @@ impl Body {
     /// Ends the stream, and notes the error that a guard found or that is at its end.
     fn end_with(&mut self, end: Result<Option<Bytes>>, found: Option<ServerError>) {
         let report = self.error_watch.take().and_then(|mut watch| watch.report(found));
-        let report = report.map(|report| Box::pin(tokio::time::timeout(MAX_REPORT_TIME, report)));
+        let report = report.map(|report| Box::pin(timeout(MAX_REPORT_TIME, report)));
         self.pending_end = Some(PendingEnd { report, end });
     }
 
@@ -277,7 +281,7 @@ impl Body {
     }
 
     async fn receive(&mut self) -> Result<Option<Bytes>> {
-        let received = match self.receive_now() {
+        let received = match self.receive_soon().await {
             Some(received) => received,
             None => self.wait().await,
         };
@@ -324,8 +328,7 @@ impl Body {
         self.receive_now()
     }
 
-    /// Receives what is available without waiting. A timer costs as much as reading a small chunk, so only
-    /// [`wait`](Self::wait) sets one.
+    /// Receives what is available without waiting.
     fn receive_now(&mut self) -> Option<Result<Option<Bytes>>> {
         if self.received.is_some() {
             return self.received.take();
@@ -350,7 +353,7 @@ impl Body {
             None => Ok(None),
             Some(Source::Network(response)) => {
                 let limit = grace.unwrap_or(self.idle_timeout);
-                match tokio::time::timeout(limit, response.chunk()).await {
+                match timeout(limit, response.chunk()).await {
                     Ok(Ok(chunk)) => Ok(chunk),
                     _ if grace.is_some() => Ok(None),
                     Ok(Err(error)) => Err(broken(response, &error)),
@@ -391,27 +394,38 @@ impl Body {
             None::<()>
         };
         // The beginning of an endless body is enough.
-        let _ = tokio::time::timeout(MAX_ERROR_TIME, self.read_ahead(limit, take)).await;
+        let _ = self.read_ahead(limit, MAX_ERROR_TIME, take).await;
         seen.truncate(limit);
         seen
     }
 
     /// Reads ahead until `see` returns a value, or for about `limit` bytes. They stay part of the body. If the body breaks off,
-    /// [`Body::next`] returns the error after these bytes.
-    pub async fn read_ahead<T>(
+    /// [`Body::next`] returns the error after these bytes. Fails if the value doesn't come in `time`.
+    pub(super) async fn read_ahead<T>(
         &mut self,
         limit: usize,
+        time: Duration,
         mut see: impl FnMut(&[u8]) -> Option<T>,
-    ) -> Option<T> {
-        let mut seen = 0;
+    ) -> Result<Option<T>, TooLate> {
+        let (mut seen, begun) = (0, Instant::now());
         while seen < limit {
-            match self.receive().await {
+            let left = time.saturating_sub(begun.elapsed());
+            if seen > 0 && left.is_zero() {
+                return Err(TooLate);
+            }
+            // Most bytes have already come, and a timer costs as much as reading a small chunk.
+            let received = match self.receive_soon().await {
+                Some(received) => received,
+                None => timeout(left, self.wait()).await.map_err(|_| TooLate)?,
+            };
+            self.meter(&received);
+            match received {
                 Ok(Some(chunk)) => {
                     seen += chunk.len();
                     let found = see(&chunk);
                     self.head.push_back(chunk);
                     if found.is_some() {
-                        return found;
+                        return Ok(found);
                     }
                 }
                 Ok(None) => break,
@@ -421,7 +435,7 @@ impl Body {
                 }
             }
         }
-        None
+        Ok(None)
     }
 
     /// Guards the stream of chat events for a host, and reads ahead to its first content or its end.

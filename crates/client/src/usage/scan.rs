@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 use memchr::memrchr;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::sse::{DONE, LineReader, MAX_LINE, data_of, is_done, start_of};
 
@@ -145,37 +145,48 @@ fn uninteresting(bytes: &[u8]) -> usize {
     at.map_or(whole.len(), |at| memrchr(b'\n', &whole[..at]).map_or(0, |newline| newline + 1))
 }
 
-/// Returns the usage in a JSON object.
+/// Returns the usage in a JSON object. `None` if it has neither input nor output.
 fn usage_of(document: &[u8]) -> Option<Tokens> {
     #[derive(Deserialize)]
-    struct Report {
-        usage: Value,
+    struct Report<'a> {
+        #[serde(borrow)]
+        usage: &'a RawValue,
+    }
+    #[derive(Deserialize)]
+    struct Usage<'a> {
+        #[serde(borrow)]
+        prompt_tokens: Option<&'a RawValue>,
+        completion_tokens: Option<&'a RawValue>,
+        prompt_tokens_details: Option<&'a RawValue>,
+    }
+    #[derive(Deserialize)]
+    struct Details<'a> {
+        #[serde(borrow)]
+        cached_tokens: &'a RawValue,
     }
     let document = document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document);
-    // serde would also read the struct from an array.
-    if document.trim_ascii_start().first() != Some(&b'{') {
-        return None;
-    }
-    read(&serde_json::from_slice::<Report>(document).ok()?.usage)
-}
-
-/// Reads a `usage` object. `None` if it has neither input nor output.
-fn read(object: &Value) -> Option<Tokens> {
-    let count = |value: Option<&Value>| value?.as_u64().filter(|count| *count <= MAX_COUNT);
-    let input = count(object.get("prompt_tokens"));
-    let output = count(object.get("completion_tokens"));
+    let usage: Usage = object(object::<Report>(document)?.usage.get().as_bytes())?;
+    let count = |value: &RawValue| value.get().parse().ok().filter(|count| *count <= MAX_COUNT);
+    let (input, output) = (usage.prompt_tokens.and_then(count), usage.completion_tokens.and_then(count));
     if input.is_none() && output.is_none() {
         return None;
     }
-    let cached = count(object.pointer("/prompt_tokens_details/cached_tokens")).unwrap_or(0);
+    let details = usage.prompt_tokens_details.and_then(|details| object::<Details>(details.get().as_bytes()));
+    let cached = details.and_then(|details| count(details.cached_tokens)).unwrap_or(0);
     let input = input.unwrap_or(0);
     Some(Tokens { input, cached: cached.min(input), output: output.unwrap_or(0) })
+}
+
+/// Reads an object. serde would also read a struct from an array.
+fn object<'a, T: Deserialize<'a>>(document: &'a [u8]) -> Option<T> {
+    let is_object = document.trim_ascii_start().first() == Some(&b'{');
+    is_object.then(|| serde_json::from_slice(document).ok()).flatten()
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -314,7 +325,12 @@ mod tests {
 
     /// The result of a JSON parser.
     fn parsed(document: &Value) -> Option<Tokens> {
-        read(document.as_object()?.get("usage")?)
+        let usage = document.as_object()?.get("usage")?;
+        let count = |path: &str| usage.pointer(path)?.as_u64().filter(|count| *count <= MAX_COUNT);
+        let (input, output) = (count("/prompt_tokens"), count("/completion_tokens"));
+        let cached = count("/prompt_tokens_details/cached_tokens").unwrap_or(0);
+        let found = tokens(input.unwrap_or(0), cached.min(input.unwrap_or(0)), output.unwrap_or(0));
+        (input.is_some() || output.is_some()).then_some(found)
     }
 
     fn any_json() -> impl Strategy<Value = Value> {

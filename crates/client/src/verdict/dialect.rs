@@ -215,7 +215,7 @@ impl<'a> LowercaseFields<'a> {
         let names = ["error", "errors", "error_code", "error_type", "error_message", "error_msg"];
         let has_code = || self.code().is_some_and(|code| is_failure(&code));
         names.iter().any(|name| self.names_error(name, MAX_NESTED))
-            || self.text(&["object"]).as_deref() == Some("error")
+            || self.raw("object") == Some("\"error\"")
             || (!self.is_answer() && (has_code() || self.is_failure_report()))
     }
 
