@@ -4,7 +4,7 @@
 
 const FREE = { input: 0, output: 0 };
 /** Thinking levels that OpenCode adds to these models itself, even if the models don't have them. */
-const HOST_LEVELS = { pattern: /deepseek-v4/i, names: ["low", "medium", "high", "max"] };
+const HOST_LEVELS = { part: "deepseek-v4", names: ["low", "medium", "high", "max"] };
 
 /** The models of a login, for a package without its addon. */
 const LOGIN_MODELS = [
@@ -46,7 +46,7 @@ function variantsOf(id, levels) {
       ...(effort !== undefined && { reasoningEffort: effort }),
     };
   }
-  if (HOST_LEVELS.pattern.test(id)) {
+  if (id.toLowerCase().includes(HOST_LEVELS.part)) {
     for (const name of HOST_LEVELS.names) variants[name] ??= { disabled: true };
   }
   return variants;

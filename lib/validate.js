@@ -25,11 +25,15 @@ const string = (value, name) => {
   return value;
 };
 
-/** Matches white space and characters of no width. */
-const SHOWS_NOTHING = /^[\s\p{Default_Ignorable_Code_Point}\u2800]*$/u;
+/**
+ * Returns true for white space and characters of no width. The pattern is a string, since reading it as a part of this file
+ * would double the time to load the file.
+ */
+const showsNothing = (value) => new RegExp(NOTHING, "u").test(value);
+const NOTHING = String.raw`^[\s\p{Default_Ignorable_Code_Point}\u2800]*$`;
 
 const text = (value, name) => {
-  if (typeof value !== "string" || SHOWS_NOTHING.test(value))
+  if (typeof value !== "string" || showsNothing(value))
     throw invalidArgument(name, "must be a non-empty string");
   return value;
 };
