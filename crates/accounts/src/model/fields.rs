@@ -1,5 +1,7 @@
 //! JSON objects of which some fields are known: the others survive a rewrite.
 
+use std::marker::PhantomData;
+
 use qwen_base::instant_from_number;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -27,18 +29,30 @@ pub fn read_strings<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Vec<St
     Ok(Some(items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect()))
 }
 
-/// Reads the known fields of an object. Returns also the others, which must be kept: unknown fields, and those whose value
-/// has an unexpected type, which count as missing.
-pub fn read<T: Serialize + DeserializeOwned + Default>(
-    fields: Map<String, Value>,
-) -> (T, Map<String, Value>) {
-    let names = object(&T::default());
-    let fits = |name: &String, value: &Value| {
-        let alone = || Value::Object(Map::from_iter([(name.clone(), value.clone())]));
-        names.contains_key(name) && T::deserialize(alone()).is_ok()
-    };
-    let (known, others) = fields.into_iter().partition(|(name, value)| fits(name, value));
-    (T::deserialize(Value::Object(known)).unwrap_or_default(), others)
+/// The names of the known fields of `T`.
+pub struct Names<T>(Map<String, Value>, PhantomData<fn() -> T>);
+
+impl<T: Serialize + DeserializeOwned + Default> Names<T> {
+    pub fn new() -> Self {
+        Self(object(&T::default()), PhantomData)
+    }
+
+    /// Reads the known fields of an object. Returns also the others, which must be kept: unknown fields, and those whose value
+    /// has an unexpected type, which count as missing.
+    pub fn read(&self, fields: Map<String, Value>) -> (T, Map<String, Value>) {
+        let (known, mut others): (Map<_, _>, Map<_, _>) =
+            fields.into_iter().partition(|(name, _)| self.0.contains_key(name));
+        // Nearly all objects have values of the expected types alone.
+        if let Ok(read) = T::deserialize(&known) {
+            return (read, others);
+        }
+        let fits = |(name, value): &(String, Value)| {
+            T::deserialize(&Map::from_iter([(name.clone(), value.clone())])).is_ok()
+        };
+        let (known, unexpected): (Map<_, _>, Map<_, _>) = known.into_iter().partition(fits);
+        others.extend(unexpected);
+        (T::deserialize(&known).unwrap_or_default(), others)
+    }
 }
 
 /// Returns the object to write: the known fields that have a value, then the others.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::record::Record;
 use super::sanitize::sanitized;
-use crate::model::fields::{self, read_instant, read_strings};
+use crate::model::fields::{self, Names, read_instant, read_strings};
 use crate::model::{Binding, Token, binding_fingerprint, fingerprint};
 
 const VERSION: u64 = 1;
@@ -91,7 +91,7 @@ impl Document {
             records.collect::<Result<Vec<_>, _>>()
         };
         let (records, keys) = (read(accounts, false)?, read(keys, true)?);
-        let (fields, others) = fields::read(fields);
+        let (fields, others) = Names::<StoreFields>::new().read(fields);
         Ok(Self { fields: StoreFields { others, ..fields }, records, keys })
     }
 

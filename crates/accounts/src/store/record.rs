@@ -1,5 +1,7 @@
 //! One account of the store. Pure.
 
+use std::sync::LazyLock;
+
 use qwen_base::{
     Endpoint, Error, KeyPlan, MAX_LABEL, MAX_SHOWN, NEVER, Secret, Tier, endpoint_of, one_line, opaque_debug,
     shows_nothing,
@@ -8,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::model::fields::{self, read_instant, read_strings};
+use crate::model::fields::{self, Names, read_instant, read_strings};
 use crate::model::{
     Binding, Cooldown, CoolingReason, Kind, Pause, QuotaWindow, Token, cooling_until, fingerprint,
 };
@@ -62,6 +64,8 @@ pub struct Record {
 }
 
 opaque_debug!(Record);
+
+static NAMES: LazyLock<Names<Record>> = LazyLock::new(Names::new);
 
 /// An access token that the API refused.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -132,7 +136,7 @@ impl Record {
     /// Reads a record from the array of logins or of keys. Texts that may be shown are cleaned.
     #[must_use]
     pub fn from_fields(fields: Map<String, Value>, is_key: bool) -> Self {
-        let (mut record, others): (Self, _) = fields::read(fields);
+        let (mut record, others): (Self, _) = NAMES.read(fields);
         (record.others, record.is_key) = (others, is_key);
         record.label = record.label.map(|label| one_line(&label, MAX_LABEL));
         record.last_error = record.last_error.map(|LastError { code, message, at }| LastError {

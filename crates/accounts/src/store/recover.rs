@@ -5,7 +5,7 @@ use serde_json::{Deserializer, Map, Value};
 use super::document::Document;
 use super::record::Record;
 use super::sanitize::sanitized;
-use crate::model::fields;
+use crate::model::fields::Names;
 
 /// Largest number of braces that are tried as the start of an object.
 const MAX_TRIES: usize = 10_000;
@@ -20,7 +20,7 @@ pub fn recover(contents: &[u8]) -> Document {
     let fields = ["activeAccountId", "removedTokens", "openCodeLogin"]
         .into_iter()
         .filter_map(|name| Some((name.to_owned(), field_of_broken(contents, name)?)));
-    let mut document = Document { fields: fields::read(fields.collect()).0, ..Document::default() };
+    let mut document = Document { fields: Names::new().read(fields.collect()).0, ..Document::default() };
     for_each_object(contents, &mut |object| take(&mut document, object));
     document
 }
