@@ -48,6 +48,10 @@ impl Server {
         let source = ListSource::of(record).filter(|_| record.is_enabled())?;
         Some(Self { source, account: snapshot.account(record), token: record.token()? })
     }
+
+    fn all_of(snapshot: &Snapshot) -> Vec<Self> {
+        snapshot.document.all().filter_map(|record| Self::of(snapshot, record)).collect()
+    }
 }
 
 impl Client {
@@ -57,15 +61,15 @@ impl Client {
     /// # Errors
     /// Those of [`Registry::snapshot`](qwen_accounts::Registry::snapshot). A list that can't be read is reported as an event.
     pub async fn models(&self, refresh: bool) -> Result<Vec<OfferedModel>> {
+        let mut snapshot = self.tokens.snapshot().await?;
+        let servers = Server::all_of(&snapshot);
         if refresh {
-            let snapshot = self.tokens.snapshot().await?;
-            let servers =
-                snapshot.document.all().filter_map(|record| Server::of(&snapshot, record)).collect();
             self.lists.ask_all(servers).await;
+            snapshot = self.tokens.snapshot().await?;
         } else {
-            self.lists.refresh_in_background(false);
+            let lists = self.lists.clone();
+            tokio::spawn(async move { lists.refresh_old(servers, false).await });
         }
-        let snapshot = self.tokens.snapshot().await?;
         let (book, now) = (self.lists.book.clone(), self.clock.now_ms());
         if snapshot.document.keys.is_empty() {
             return Ok(offers(&snapshot, None, now));
@@ -100,34 +104,28 @@ fn offers(snapshot: &Snapshot, book: Option<&ModelBook>, now_ms: u64) -> Vec<Off
 }
 
 impl ListReader {
-    /// Refreshes lists older than a day. With `since_asked`, skips servers that were never asked. Needs the runtime.
-    fn refresh_in_background(&self, since_asked: bool) {
-        let reader = self.clone();
-        tokio::spawn(async move {
-            let Ok(snapshot) = reader.tokens.snapshot().await else { return };
-            let servers: Vec<_> =
-                snapshot.document.all().filter_map(|record| Server::of(&snapshot, record)).collect();
-            if servers.is_empty() {
-                return;
+    /// Refreshes lists older than a day. With `since_asked`, skips servers that were never asked.
+    async fn refresh_old(&self, servers: Vec<Server>, since_asked: bool) {
+        if servers.is_empty() {
+            return;
+        }
+        let book = self.book.clone();
+        let claim = move || {
+            let mut due = servers;
+            due.retain(|server| book.is_due(&server.source, since_asked));
+            if !due.is_empty() {
+                let sources: Vec<_> = due.iter().map(|server| server.source.clone()).collect();
+                let claimed = book.claim(&sources);
+                due.retain(|server| claimed.contains(&server.source));
             }
-            let book = reader.book.clone();
-            let claim = move || {
-                let mut due = servers;
-                due.retain(|server| book.is_due(&server.source, since_asked));
-                if !due.is_empty() {
-                    let sources: Vec<_> = due.iter().map(|server| server.source.clone()).collect();
-                    let claimed = book.claim(&sources);
-                    due.retain(|server| claimed.contains(&server.source));
-                }
-                due
-            };
-            if let Ok(due) = blocking(claim).await {
-                reader.ask_all(due).await;
-            }
-        });
+            due
+        };
+        if let Ok(due) = blocking(claim).await {
+            self.ask_all(due).await;
+        }
     }
 
-    /// Refreshes old lists now and then, since a process may run for months.
+    /// Refreshes old lists now and then, since a process may run for months. Needs the runtime.
     pub(super) fn check_now_and_then(&self) {
         let now = self.clock.now_ms();
         let due_at = self.next_check_at.load(Ordering::Relaxed);
@@ -139,7 +137,12 @@ impl ListReader {
             self.next_check_at.compare_exchange(due_at, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         // The first request only starts the timer: a new process has usually just listed the models.
         if is_mine && due_at > 0 {
-            self.refresh_in_background(true);
+            let lists = self.clone();
+            tokio::spawn(async move {
+                if let Ok(snapshot) = lists.tokens.snapshot().await {
+                    lists.refresh_old(Server::all_of(&snapshot), true).await;
+                }
+            });
         }
     }
 
