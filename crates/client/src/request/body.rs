@@ -186,7 +186,7 @@ impl Body {
         self.record = record;
     }
 
-    /// Returns the next bytes, or `None` at the end.
+    /// Returns the next bytes, or `None` at the end. Bytes can be lost if the future is dropped.
     ///
     /// # Errors
     /// `ERR_QWEN_TIMEOUT` after the longest silence, `ERR_QWEN_NETWORK` if the connection broke.
