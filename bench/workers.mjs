@@ -18,14 +18,14 @@ const ownBun = join(here, "node_modules/bun-linux-x64/bin/bun");
 /** @type {Record<string, {title: string, command?: string, args: string[], env: Record<string, string>}>} */
 export const RUNTIMES = {
   node: { title: `Node ${process.versions.node}`, command: process.execPath, args: ["--expose-gc"], env: {} },
-  bun: { title: "Bun", command: existsSync(ownBun) ? ownBun : undefined, args: [], env: {} },
+  bun: { title: "Bun", command: ownBun, args: [], env: {} },
   opencode: { title: "the Bun of OpenCode", command: openCodeBun, args: [], env: bunEnvironment },
 };
 
 /** Adds each Bun's version to its title and removes missing ones. */
 export async function findRuntimes(wanted) {
   for (const [name, runtime] of Object.entries(RUNTIMES)) {
-    if (runtime.command === undefined || !wanted.includes(name)) {
+    if (runtime.command === undefined || !existsSync(runtime.command) || !wanted.includes(name)) {
       delete RUNTIMES[name];
     } else if (name !== "node") {
       const version = await firstLine(runtime.command, ["--version"], runtime.env);
