@@ -86,82 +86,59 @@ impl Client {
     /// # Errors
     /// As [`ClientConfig::read`].
     pub fn new(options: &ClientOptions, environment: Environment, context: Context) -> Result<Self> {
-        let Context { for_opencode, clock, events, busy } = context;
         let config = ClientConfig::read(options, &environment)?;
         let secrets = KnownSecrets::default();
-        let (logger, request_log) = open_logs(&config, &clock, &secrets);
+        let (logger, request_log) = open_logs(&config, &context.clock, &secrets);
+        let Context { for_opencode, clock, events, busy } = context;
         let events = logged(events, logger.clone());
-        let fallback = config.lenient.cli_fallback.then(|| {
-            let fallback = CliFallback::new(environment.clone(), config.paths.clone(), clock.clone());
-            Arc::new(fallback.with_busy(busy.clone()))
-        });
+        let cli = || CliFallback::new(environment.clone(), config.paths.clone(), clock.clone());
+        let fallback = config.lenient.cli_fallback.then(|| Arc::new(cli().with_busy(busy.clone())));
         for message in config.http.warnings().chain(config.lenient.warnings) {
             events.emit(Event::new(EventKind::Config, clock.now_ms(), message));
         }
+        let (paths, base_url, base_url_override) = (config.paths, config.base_url, config.base_url_override);
+        let account_files = [paths.credentials(), config.accounts_path.0.clone(), paths.models()];
         let http = Arc::new(Http::new(config.http).telling(events.clone(), clock.clone()));
         let oauth = OAuthClient::new(Arc::clone(&http), config.oauth, clock.clone());
-        let (accounts_path, is_default) = config.accounts_path;
-        let account_files = [config.paths.credentials(), accounts_path.clone(), config.paths.models()];
-        let registry = Registry::new(
-            CredentialsFile::new(config.paths.credentials()),
-            StoreFile::new(accounts_path, is_default),
-            LegacyFile::new(config.paths.legacy_token()),
-            clock.clone(),
-            events.clone(),
-        );
-        let usage =
-            UsageBook::new(usage_file(config.paths.usage()), clock.clone(), events.clone(), logger.clone());
-        let models = ModelBook::new(config.paths.models(), clock.clone(), events.clone(), logger.clone());
+        let usage = UsageBook::new(usage_file(paths.usage()), clock.clone(), events.clone(), logger.clone());
+        let book = ModelBook::new(paths.models(), clock.clone(), events.clone(), logger.clone());
         let tokens = TokenManager::new(
             oauth.clone(),
-            Arc::new(registry),
+            Arc::new(open_registry(&paths, config.accounts_path, &clock, &events)),
             clock.clone(),
             events.clone(),
             busy,
             secrets,
-            config.base_url_override.clone(),
+            base_url_override.clone(),
         );
-        let lists = ListReader {
+        let sender = Sender {
             http: Arc::clone(&http),
-            tokens: tokens.clone(),
-            book: models.clone(),
+            base_url_override: base_url_override.clone(),
+            idle_timeout: config.idle_timeout,
+            for_opencode,
             clock: clock.clone(),
-            events: events.clone(),
-            logger: logger.clone(),
-            next_check_at: Arc::default(),
         };
         let settings = Settings {
-            base_url: config.base_url.clone(),
+            base_url: base_url.clone(),
             for_opencode,
             options: config.lenient.request,
             fallback,
             discovery: Discovery {
                 environment: environment.clone(),
-                paths: config.paths.clone(),
+                paths: paths.clone(),
                 working_directory: None,
             },
-            models,
+            models: book.clone(),
         };
-        let sender = Sender {
-            http: Arc::clone(&http),
-            base_url_override: config.base_url_override.clone(),
-            idle_timeout: config.idle_timeout,
-            for_opencode,
+        let lists = ListReader::new(&http, &tokens, book, &clock, &events, &logger);
+        let journal = Journal {
             clock: clock.clone(),
+            events: events.clone(),
+            logger,
+            request_log,
+            usage: usage.clone(),
         };
-        let pipeline = Pipeline::new(
-            settings,
-            sender,
-            tokens.clone(),
-            Journal {
-                clock: clock.clone(),
-                events: events.clone(),
-                logger,
-                request_log,
-                usage: usage.clone(),
-            },
-        );
-        let (base_url, base_url_override, paths) = (config.base_url, config.base_url_override, config.paths);
+        let pipeline = Pipeline::new(settings, sender, tokens.clone(), journal);
         Ok(Self {
             http,
             base_url,
@@ -481,6 +458,21 @@ impl Client {
         let record = snapshot.record(id).ok_or_else(|| unknown_account("id", id))?;
         Ok(self.describe(&snapshot, record))
     }
+}
+
+fn open_registry(
+    paths: &Paths,
+    (store, is_default): (PathBuf, bool),
+    clock: &Clock,
+    events: &Events,
+) -> Registry {
+    Registry::new(
+        CredentialsFile::new(paths.credentials()),
+        StoreFile::new(store, is_default),
+        LegacyFile::new(paths.legacy_token()),
+        clock.clone(),
+        events.clone(),
+    )
 }
 
 fn open_logs(config: &ClientConfig, clock: &Clock, secrets: &KnownSecrets) -> (Logger, RequestLog) {

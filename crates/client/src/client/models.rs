@@ -26,14 +26,14 @@ const CHECK_INTERVAL_MS: u64 = 10 * 60_000;
 /// Reads the servers' lists of models. Clones share state.
 #[derive(Debug, Clone)]
 pub(super) struct ListReader {
-    pub(super) http: Arc<Http>,
-    pub(super) tokens: TokenManager,
+    http: Arc<Http>,
+    tokens: TokenManager,
     pub(super) book: ModelBook,
-    pub(super) clock: Clock,
-    pub(super) events: Events,
-    pub(super) logger: Logger,
+    clock: Clock,
+    events: Events,
+    logger: Logger,
     /// In epoch milliseconds; 0 before the first request.
-    pub(super) next_check_at: Arc<AtomicU64>,
+    next_check_at: Arc<AtomicU64>,
 }
 
 struct Server {
@@ -104,6 +104,25 @@ fn offers(snapshot: &Snapshot, book: Option<&ModelBook>, now_ms: u64) -> Vec<Off
 }
 
 impl ListReader {
+    pub(super) fn new(
+        http: &Arc<Http>,
+        tokens: &TokenManager,
+        book: ModelBook,
+        clock: &Clock,
+        events: &Events,
+        logger: &Logger,
+    ) -> Self {
+        Self {
+            http: Arc::clone(http),
+            tokens: tokens.clone(),
+            book,
+            clock: clock.clone(),
+            events: events.clone(),
+            logger: logger.clone(),
+            next_check_at: Arc::default(),
+        }
+    }
+
     /// Refreshes lists older than a day. With `since_asked`, skips servers that were never asked.
     async fn refresh_old(&self, servers: Vec<Server>, since_asked: bool) {
         if servers.is_empty() {
