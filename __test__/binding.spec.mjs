@@ -1,9 +1,9 @@
 // Finding this platform's addon, and the error without one.
 import assert from "node:assert/strict";
-import { cpSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import fs, { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { TARGETS, addonName, packageName } from "../scripts/targets.mjs";
@@ -28,31 +28,20 @@ function pretend(t, values) {
   }
 }
 
-/** An executable whose second program header names a loader. */
-function executable(t, loader) {
-  const [headerBytes, entryBytes] = [64, 56];
-  const bytes = Buffer.alloc(8192);
-  bytes.write("\u007fELF", "latin1");
-  bytes.writeBigUInt64LE(BigInt(headerBytes), 32);
-  bytes.writeUInt16LE(entryBytes, 54);
-  bytes.writeUInt16LE(loader === undefined ? 1 : 2, 56);
-  bytes.writeUInt32LE(6, headerBytes);
-  if (loader !== undefined) {
-    // At the end of the file, where tools that change executables put it.
-    const at = 6000;
-    bytes.writeUInt32LE(3, headerBytes + entryBytes);
-    bytes.writeBigUInt64LE(BigInt(at), headerBytes + entryBytes + 8);
-    bytes.writeBigUInt64LE(BigInt(loader.length + 1), headerBytes + entryBytes + 32);
-    bytes.write(loader, at);
-  }
-  const path = join(folder(t), "program");
-  writeFileSync(path, bytes);
-  return path;
+/** Gives this process a list of mapped files during the test; without one, it has no /proc. */
+function map(t, files) {
+  const { readFileSync } = fs;
+  t.mock.method(fs, "readFileSync", (path, ...rest) => {
+    if (path !== "/proc/self/maps") return readFileSync(path, ...rest);
+    if (files === undefined) throw Object.assign(new Error("no /proc"), { code: "ENOENT" });
+    return files.map((file) => `7f0000000000-7f0000001000 r--p 00000000 fe:00 1 ${file}\n`).join("");
+  });
 }
 
-function systemOf(t, { os, cpu, libc: library }) {
-  const loader = library === "musl" ? "/lib/ld-musl-x86_64.so.1" : "/lib64/ld-linux-x86-64.so.2";
-  return { platform: os, arch: cpu, execPath: executable(t, loader) };
+/** Makes this process look like one on another system during the test. */
+function pretendSystem(t, { os, cpu, libc: library }) {
+  pretend(t, { platform: os, arch: cpu });
+  map(t, ["/usr/bin/node", library === "musl" ? "/lib/ld-musl-x86_64.so.1" : "/lib64/ld-linux-x86-64.so.2"]);
 }
 
 /** The installed package, with only the addon that `install` adds. */
@@ -78,46 +67,38 @@ function installed(t) {
 for (const [loader, expected] of [
   ["/lib64/ld-linux-x86-64.so.2", "gnu"],
   ["/lib/ld-musl-x86_64.so.1", "musl"],
-  ["/lib/ld-musl-aarch64.so.1", "musl"],
+  ["/nix/store/abc-musl-1.2.5/lib/ld-musl-aarch64.so.1", "musl"],
   ["/nix/store/abc-glibc-2.40/lib/ld-linux-aarch64.so.1", "gnu"],
 ]) {
-  test(`a program that ${loader} starts runs on ${expected}`, (t) => {
-    pretend(t, { execPath: executable(t, loader) });
+  test(`a process that ${loader} loaded runs on ${expected}`, (t) => {
+    map(t, ["/usr/bin/node", loader, "[stack]"]);
     assert.equal(libc(), expected);
   });
 }
 
-test("a program without a loader, and a loader that was given the program", (t) => {
-  const program = executable(t);
-  pretend(t, { execPath: program });
-  assert.equal(libc(), "gnu");
-  const loader = join(dirname(program), "ld-musl-x86_64.so.1");
-  renameSync(program, loader);
-  pretend(t, { execPath: loader });
-  assert.equal(libc(), "musl");
-});
-
-test("with a script, or without a program, the kernel is asked", (t) => {
-  const own = libc();
-  const script = join(folder(t), "run-on-ld-musl-x86_64");
-  writeFileSync(script, "#!/bin/sh\nexec node\n".padEnd(100, " "));
-  pretend(t, { execPath: script });
-  assert.equal(libc(), own);
-  pretend(t, { execPath: `${script}-none` });
-  assert.equal(libc(), own);
+test("without /proc the report of the runtime names the loader", (t) => {
+  map(t, undefined);
+  for (const [sharedObjects, expected] of [
+    [["/usr/lib/libm.so.6", "/lib/ld-musl-x86_64.so.1"], "musl"],
+    [["/lib64/ld-linux-x86-64.so.2"], "gnu"],
+    [undefined, "gnu"],
+  ]) {
+    t.mock.method(process.report, "getReport", () => ({ sharedObjects }));
+    assert.equal(libc(), expected);
+  }
 });
 
 for (const target of TARGETS) {
   test(`${target.name} takes the package of that name`, (t) => {
     const { load, install } = installed(t);
-    pretend(t, systemOf(t, target));
+    pretendSystem(t, target);
     install(target, `exports.version = () => "${version}"; exports.name = "${target.name}";`);
     assert.equal(load().name, target.name);
   });
 
   test(`${target.name} without its package gets an error with the searched names and the fix`, (t) => {
     const { load } = installed(t);
-    pretend(t, systemOf(t, target));
+    pretendSystem(t, target);
     assert.throws(load, (error) => {
       assert.deepEqual([error.code, error.target], ["ERR_QWEN_NATIVE_BINDING", target.name]);
       const [what, advice, ...rest] = error.message.split("\n");
@@ -144,7 +125,7 @@ test("a system without a build is named", (t) => {
 test("a package of another version is not used", (t) => {
   const { load, install } = installed(t);
   const [target] = TARGETS;
-  pretend(t, systemOf(t, target));
+  pretendSystem(t, target);
   install(target, `exports.version = () => "0.0.1";`);
   assert.throws(load, { code: "ERR_QWEN_NATIVE_BINDING", message: /of version 0\.0\.1, but this is/ });
 });
