@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { TARGETS, addonName, packageName } from "../scripts/targets.mjs";
+import { CORE_SPECS, TARGETS, addonName, packageName } from "../scripts/targets.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const NAME = "opencode-qwen-cli-auth";
@@ -86,6 +86,11 @@ test("without /proc the report of the runtime names the loader", (t) => {
     t.mock.method(process.report, "getReport", () => ({ sharedObjects }));
     assert.equal(libc(), expected);
   }
+});
+
+test("the tests of each target exist", () => {
+  const missing = CORE_SPECS.filter((spec) => !fs.existsSync(join(ROOT, "__test__", `${spec}.spec.mjs`)));
+  assert.deepEqual(missing, []);
 });
 
 for (const target of TARGETS) {

@@ -6,6 +6,9 @@ const { platformTarget } = createRequire(import.meta.url)("../binding.js");
 
 export const NAME = "opencode-qwen-cli-auth";
 
+/** The specs that run with the addon of each target. */
+export const CORE_SPECS = ["oauth", "requests", "credentials", "managing", "streams", "process-ends"];
+
 /**
  * @typedef {object} Target
  * @property {string} name in the names of its package and of its addon

@@ -4,10 +4,8 @@ import { cpSync, existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { crossDirectory } from "./cross/tools.mjs";
 import { runtimeFor } from "./cross/runtimes.mjs";
-import { addonName, hostTarget, targetNamed } from "./targets.mjs";
+import { CORE_SPECS, addonName, hostTarget, targetNamed } from "./targets.mjs";
 import { exitCode, readJson, root } from "./tasks.mjs";
-
-const CORE = ["oauth", "refresh", "token-refresh", "credentials", "managing", "streams", "processes"];
 
 const target = targetNamed(process.argv[2]);
 const addon = join(root, "npm", target.name, addonName(target));
@@ -21,7 +19,7 @@ if (runtime === undefined) {
   process.exit(1);
 }
 const folder = stage();
-const specs = process.argv.length > 3 ? process.argv.slice(3) : CORE;
+const specs = process.argv.length > 3 ? process.argv.slice(3) : CORE_SPECS;
 const failed = [];
 for (const spec of specs) {
   console.log(`\n${target.name}: ${spec}`);
@@ -40,7 +38,7 @@ function stage() {
   rmSync(stage, { recursive: true, force: true });
   mkdirSync(stage, { recursive: true });
   const isOurs = (path) => !relative(root, path).split(/[/\\]/).includes("node_modules");
-  for (const name of [...readJson("package.json").files, "package.json", "__test__"]) {
+  for (const name of [...readJson("package.json").files, "package.json", "__test__", "catalog"]) {
     cpSync(join(root, name), join(stage, name), { recursive: true, filter: isOurs });
   }
   cpSync(addon, join(stage, addonName(target)));
