@@ -113,10 +113,14 @@ pub enum Beginning {
 pub struct Body {
     /// Chunks that were read ahead.
     head: VecDeque<Bytes>,
+    /// The same as the server sent them, if a guard reads the stream. The meter, which is set later, counts these.
+    raw_head: Vec<Bytes>,
     source: Option<Source>,
     /// The result that follows the chunks that were read ahead. It is not counted in `meter`.
     received: Option<Result<Option<Bytes>>>,
     idle_timeout: Duration,
+    /// Start of the wait for the next bytes. A wait that was given up, since it took too long to read ahead, goes on.
+    waiting_since: Option<Instant>,
     /// End of the wait for the server to close the connection after the last event.
     done_until: Option<Instant>,
     guard: Option<Guard>,
@@ -132,9 +136,11 @@ impl Body {
     pub fn from_bytes(bytes: Bytes) -> Self {
         Self {
             head: VecDeque::from([bytes]),
+            raw_head: Vec::new(),
             source: None,
             received: None,
             idle_timeout: Duration::MAX,
+            waiting_since: None,
             done_until: None,
             guard: None,
             error_watch: None,
@@ -164,7 +170,9 @@ impl Body {
     /// Counts the usage in all bytes that the server sends.
     pub fn metered(&mut self, meter: Meter) {
         self.meter = meter;
-        for chunk in &self.head {
+        let raw = std::mem::take(&mut self.raw_head);
+        let unguarded = self.head.iter().filter(|_| raw.is_empty());
+        for chunk in raw.iter().chain(unguarded) {
             self.meter.chunk(chunk);
         }
         if self.source.is_none() {
@@ -343,26 +351,29 @@ impl Body {
             }
             Some(Source::Cli(_)) => return None,
         };
+        self.waiting_since = None;
         note_arrival();
         Some(received)
     }
 
     async fn wait(&mut self) -> Result<Option<Bytes>> {
         let grace = self.grace();
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
         let received = match &mut self.source {
             None => Ok(None),
             Some(Source::Network(response)) => {
-                let limit = grace.unwrap_or(self.idle_timeout);
+                let limit = grace.unwrap_or_else(|| self.idle_timeout.saturating_sub(since.elapsed()));
                 match timeout(limit, response.chunk()).await {
                     Ok(Ok(chunk)) => Ok(chunk),
                     _ if grace.is_some() => Ok(None),
                     Ok(Err(error)) => Err(broken(response, &error)),
-                    Err(_) => Err(TransportError::timeout(host(response), limit).error),
+                    Err(_) => Err(TransportError::timeout(host(response), self.idle_timeout).error),
                 }
             }
             // The CLI has its own time limits.
             Some(Source::Cli(body)) => body.next().await,
         };
+        self.waiting_since = None;
         note_arrival();
         received
     }
@@ -466,6 +477,7 @@ impl Body {
             match next {
                 Ok(Some(bytes)) => {
                     held += bytes.len();
+                    self.raw_head.push(bytes.clone());
                     self.head.push_back(guard.pass(bytes));
                 }
                 end => {

@@ -14,6 +14,7 @@ use crate::sse::{DONE, LineReader, MAX_LINE, data_of, is_done, start_of};
 const QUOTED_KEY: &[u8] = b"\"usage\"";
 /// Built once, because that takes longer than a search in one event.
 static REPORT: LazyLock<Finder> = LazyLock::new(|| Finder::new(QUOTED_KEY));
+static LAST: LazyLock<Finder> = LazyLock::new(|| Finder::new(DONE));
 /// Largest JSON body whose usage is read, in bytes.
 const MAX_DOCUMENT: usize = MAX_LINE;
 /// Largest integer that is exact in JavaScript.
@@ -35,7 +36,7 @@ pub enum Form {
     Json,
     /// Server-sent events, with one JSON document per line.
     Events,
-    /// JSON or events, as the first byte says: some servers send events without a type, or with a wrong one.
+    /// JSON or events, as the first byte says: some servers send them without a type, or with a wrong one.
     Unknown,
     /// Any other body, which is not searched.
     Other,
@@ -46,8 +47,7 @@ impl Form {
     pub fn of_content_type(content_type: &str) -> Self {
         let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         match kind.as_str() {
-            "text/event-stream" => Self::Events,
-            "" | "text/plain" | "application/json" => Self::Unknown,
+            "" | "text/event-stream" | "text/plain" | "application/json" => Self::Unknown,
             _ if kind.ends_with("+json") => Self::Unknown,
             _ => Self::Other,
         }
@@ -130,7 +130,7 @@ fn report(line: &[u8], found: &mut Option<Tokens>) {
     }
 }
 
-/// Returns the length of the whole lines at the start that report nothing.
+/// Returns the length of the whole lines at the start that report nothing and are not the last event.
 fn uninteresting(bytes: &[u8]) -> usize {
     let Some(end) = memrchr(b'\n', bytes) else { return 0 };
     let whole = &bytes[..=end];
@@ -139,9 +139,7 @@ fn uninteresting(bytes: &[u8]) -> usize {
         !(after.next() == Some(&b':') && after.next() == Some(&b'n'))
     };
     let at = REPORT.find_iter(whole).find(reports);
-    // The last event is at the end.
-    let end = whole.trim_ascii_end();
-    let at = at.or_else(|| end.ends_with(DONE).then(|| end.len() - DONE.len()));
+    let at = LAST.find(&whole[..at.unwrap_or(whole.len())]).or(at);
     at.map_or(whole.len(), |at| memrchr(b'\n', &whole[..at]).map_or(0, |newline| newline + 1))
 }
 
@@ -268,6 +266,22 @@ mod tests {
     }
 
     #[test]
+    fn the_last_event_is_seen_whatever_follows_it() {
+        for (text, is_done) in [
+            ("data: {}\n\ndata: [DONE]\n\n: ping\n\n", true),
+            ("data: [DONE]\n\ndata: {\"usage\":{\"prompt_tokens\":1}}\n\n", true),
+            ("data: {\"usage\":null}\n\ndata:[DONE]\nid: 7\n\n", true),
+            ("data: {\"content\":\"[DONE]\"}\n\n: [DONE]\n\n", false),
+        ] {
+            for size in 1..=text.len() {
+                let mut scanner = Scanner::new(Form::Events);
+                text.as_bytes().chunks(size).for_each(|piece| scanner.pass(piece));
+                assert_eq!(scanner.is_done(), is_done, "{text} in pieces of {size}");
+            }
+        }
+    }
+
+    #[test]
     fn a_cut_line_does_not_hide_the_next_one() {
         let stream =
             "data: {\"choices\":[{\"delta\":{\"content\":\"bro\n\ndata:{\"usage\":{\"prompt_tokens\":1}}\n\n";
@@ -297,7 +311,7 @@ mod tests {
     #[test]
     fn the_content_type_determines_the_form() {
         for (content_type, form) in [
-            ("text/event-stream; charset=utf-8", Form::Events),
+            ("text/event-stream; charset=utf-8", Form::Unknown),
             ("Application/JSON", Form::Unknown),
             ("application/problem+json", Form::Unknown),
             ("text/plain", Form::Unknown),

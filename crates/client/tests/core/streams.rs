@@ -177,6 +177,8 @@ async fn a_chat_is_over_at_done_though_its_connection_stays_open() {
             vec![format!("{begun}data: [DONE]\n\n")],
             vec![format!("{begun}data: [DONE]")],
             vec![format!("{begun}data: [DONE]\n")],
+            vec![format!("{begun}data: [DONE]\n\n: ping\n\n")],
+            vec![format!("{begun}data: [DONE]\n\n"), ": ping\n\n".to_owned()],
             vec![begun.to_owned(), "data: [DO".to_owned(), "NE]".to_owned()],
             vec![format!("{begun}data: [DO"), "NE]\n\n".to_owned()],
         ] {

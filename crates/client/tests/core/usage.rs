@@ -68,6 +68,32 @@ async fn streams_are_counted_and_passed_on_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn usage_is_counted_wherever_its_event_is_cut() {
+    let setup = Setup::fresh().await;
+    let client = setup.host_client();
+    let begin = "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\n";
+    let end = format!(
+        "data: {{\"choices\":[{{\"delta\":{{}},\"finish_reason\":\"stop\"}}],\"usage\":{USAGE}}}\n\ndata: [DONE]\n\n"
+    );
+    for cut in [0, 2, 40, end.len() - 20] {
+        setup.server.on_api([Reply::events(vec![
+            Part::text(&format!("{begin}{}", &end[..cut])),
+            Part::Pause(Duration::from_millis(20)),
+            Part::text(&end[cut..]),
+        ])]);
+        assert_eq!(text(client.fetch(chat(true)).await.unwrap()).await, format!("{begin}{end}"));
+    }
+    assert_eq!(today(&client, ONLY).await, counts(4, 0, 4));
+    // The host gets a stream for it.
+    let document = format!(
+        "{{\"choices\":[{{\"message\":{{\"content\":\"hi\"}},\"finish_reason\":\"stop\"}}],\"usage\":{USAGE}}}"
+    );
+    setup.server.on_api([Reply::new(200, "application/json", vec![Part::text(&document)])]);
+    assert!(text(client.fetch(chat(true)).await.unwrap()).await.contains("[DONE]"));
+    assert_eq!(today(&client, ONLY).await, counts(5, 0, 5));
+}
+
+#[tokio::test]
 async fn json_answers_and_embeddings_are_counted_and_nothing_else() {
     let setup = Setup::fresh().await;
     let client = setup.client();
