@@ -3,13 +3,32 @@
 // Finds the compiled addon: the one built in this checkout, otherwise the package for this platform that npm installed beside
 // this one.
 
-const { existsSync } = require("node:fs");
+const fs = require("node:fs");
 const { join } = require("node:path");
-const { libc } = require("./lib/libc");
 const { version } = require("./package.json");
 
 const NAME = "opencode-qwen-cli-auth";
 const PLATFORMS = ["darwin-arm64", "darwin-x64", "linux-arm64", "linux-x64", "win32-arm64", "win32-x64"];
+
+/**
+ * Returns the C library of this process on Linux. A process on musl has mapped the loader of musl. The kernel's list of mapped
+ * files takes less time to read than the executable or `process.report`.
+ *
+ * @returns {"gnu" | "musl"}
+ */
+function libc() {
+  return mappedFiles().includes("/ld-musl-") ? "musl" : "gnu";
+}
+
+function mappedFiles() {
+  try {
+    return fs.readFileSync("/proc/self/maps", "utf8");
+  } catch {
+    // A chroot or a container can lack /proc.
+    const report = /** @type {{sharedObjects?: string[]}} */ (process.report?.getReport() ?? {});
+    return report.sharedObjects?.join("\n") ?? "";
+  }
+}
 
 /** Returns the name of the build for this platform, which may not exist. */
 function platformTarget() {
@@ -28,7 +47,7 @@ function load() {
     );
   }
   const built = join(__dirname, `${NAME}.${target}.node`);
-  const wanted = existsSync(built) ? built : `${NAME}-${target}`;
+  const wanted = fs.existsSync(built) ? built : `${NAME}-${target}`;
   let addon;
   try {
     addon = require(wanted);
@@ -58,4 +77,4 @@ function bindingError(target, found, advice, cause) {
   return Object.assign(new Error(message, { cause }), { code: "ERR_QWEN_NATIVE_BINDING", target });
 }
 
-module.exports = { load, platformTarget };
+module.exports = { libc, load, platformTarget };

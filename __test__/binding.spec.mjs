@@ -10,7 +10,7 @@ import { CORE_SPECS, TARGETS, addonName, packageName } from "../scripts/targets.
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const NAME = "opencode-qwen-cli-auth";
-const { libc } = createRequire(import.meta.url)("../lib/libc.js");
+const { libc } = createRequire(import.meta.url)("../binding.js");
 const { version } = createRequire(import.meta.url)("../package.json");
 
 function folder(t) {
