@@ -86,10 +86,10 @@ impl Client {
     /// # Errors
     /// As [`ClientConfig::read`].
     pub fn new(options: &ClientOptions, environment: Environment, context: Context) -> Result<Self> {
+        let Context { for_opencode, clock, events, busy } = context;
         let config = ClientConfig::read(options, &environment)?;
         let secrets = KnownSecrets::default();
-        let (logger, request_log) = open_logs(&config, &context.clock, &secrets);
-        let Context { for_opencode, clock, events, busy } = context;
+        let (logger, request_log) = open_logs(&config, &clock, &secrets);
         let events = logged(events, logger.clone());
         let cli = || CliFallback::new(environment.clone(), config.paths.clone(), clock.clone());
         let fallback = config.lenient.cli_fallback.then(|| Arc::new(cli().with_busy(busy.clone())));

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
-use qwen_base::{Error, Result, TransportError, note_arrival, opaque_debug};
+use qwen_base::{Error, Result, TransportError, note_arrival};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Timeout, timeout};
 
+use super::error_watch::ErrorWatch;
 use crate::cli::CliBody;
 use crate::host::guard::Guard;
 use crate::request_log::{LogOutcome, RequestRecord};
@@ -23,7 +24,7 @@ const MAX_HELD: usize = 1024 * 1024;
 /// Longest wait for the server to close the connection after the last event.
 const DONE_GRACE: Duration = Duration::from_millis(100);
 /// Length in bytes below which chunks are joined: reading a chunk costs more than copying a small one.
-const MAX_JOINED: usize = 16 * 1024;
+pub(super) const MAX_JOINED: usize = 16 * 1024;
 /// Longest time to read an error body ahead.
 const MAX_ERROR_TIME: Duration = Duration::from_secs(10);
 
@@ -34,57 +35,8 @@ enum Source {
     Cli(Box<CliBody>),
 }
 
-/// Length in bytes of the end of an unguarded stream that is searched for an error.
-const MAX_TAIL: usize = 8 * 1024;
-/// Length in bytes of a chunk from which on it is not an event, so that only the end of it is kept: copying takes time.
-const LARGE_CHUNK: usize = MAX_JOINED;
-/// Length in bytes of what is kept of a large chunk.
-const MAX_LARGE_TAIL: usize = 4 * 1024;
-
 /// Longest time for which the end of a stream waits until its error is noted. A disk may be stuck.
 const MAX_REPORT_TIME: Duration = Duration::from_secs(1);
-
-/// Starts a task that notes an error of the server; `None` if there is nothing to note.
-type Callback = Box<dyn FnOnce(ServerError) -> Option<JoinHandle<()>> + Send + Sync>;
-
-/// Finds the error at the end of a stream, and passes it to `callback`.
-struct ErrorWatch {
-    callback: Option<Callback>,
-    /// The last bytes of a stream that no guard reads.
-    tail: Vec<u8>,
-    /// The bytes before `tail`, more than [`MAX_TAIL`]. Two buffers spare a copy.
-    before: Vec<u8>,
-}
-
-opaque_debug!(ErrorWatch);
-
-impl ErrorWatch {
-    fn remember(&mut self, bytes: &[u8]) {
-        if self.tail.len() > MAX_TAIL {
-            std::mem::swap(&mut self.tail, &mut self.before);
-            self.tail.clear();
-        }
-        let kept = if bytes.len() < LARGE_CHUNK { bytes.len() } else { MAX_LARGE_TAIL };
-        self.tail.extend_from_slice(&bytes[bytes.len() - kept..]);
-    }
-
-    /// Notes the error that a guard found, or else the one at the end of the stream.
-    fn report(&mut self, found: Option<ServerError>) -> Option<JoinHandle<()>> {
-        let callback = self.callback.take()?;
-        let at_end = || {
-            let end = [self.before.as_slice(), &self.tail].concat();
-            ServerError::in_events(&String::from_utf8_lossy(&end))
-        };
-        callback(found.or_else(at_end)?)
-    }
-}
-
-impl Drop for ErrorWatch {
-    /// Notes the error of a stream whose reader stops there.
-    fn drop(&mut self) {
-        self.report(None);
-    }
-}
 
 /// The end of a stream, which waits until its error is noted.
 #[derive(Debug)]
@@ -185,8 +137,7 @@ impl Body {
         &mut self,
         callback: impl FnOnce(ServerError) -> Option<JoinHandle<()>> + Send + Sync + 'static,
     ) {
-        let callback = Some(Box::new(callback) as Callback);
-        self.error_watch = Some(ErrorWatch { callback, tail: Vec::new(), before: Vec::new() });
+        self.error_watch = Some(ErrorWatch::new(Box::new(callback)));
     }
 
     /// Writes all bytes and the end to a record.

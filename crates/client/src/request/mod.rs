@@ -7,6 +7,7 @@ pub mod attempt;
 mod body;
 mod call;
 mod cooling;
+mod error_watch;
 mod no_account;
 pub mod pipeline;
 pub mod prepare;
